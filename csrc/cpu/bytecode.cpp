@@ -40,7 +40,8 @@ const Bytecode& decode(const std::vector<int64_t>& code, const std::vector<doubl
   size_t at = 0;
   auto next = [&](const char* name, int64_t least, int64_t most) {
     if (at == code.size())
-      throw std::runtime_error(std::string("bytecode: ") + name + ": expected a number, got the end");
+      throw std::runtime_error(std::string("bytecode: ") + name +
+                               ": expected a number, got the end");
     expect_in_range(name, code[at], least, most);
     return code[at++];
   };

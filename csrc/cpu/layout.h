@@ -66,8 +66,8 @@ template <class T> struct Packed {
   // [currents][S * N,NP] w_jk of the synapses that act with delays[s], else 0; or null where only
   // lists of synapses are read
   const T* w;
-  const T* w_in;           // [I,NP] weights of the inputs; follow w unless it is null
-  const T* bias;           // [NP] of the inputs
+  const T* w_in;  // [I,NP] weights of the inputs; follow w unless it is null
+  const T* bias;  // [NP] of the inputs
   // [currents][S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product;
   // or null
   const T* panels;

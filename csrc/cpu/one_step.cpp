@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "chosen.h"
+#include "dispatch.h"
 #include "thread_teams.h"
 
 namespace lsnn::cpu {
@@ -22,7 +22,7 @@ template <class T> class PackedStep : public OneStep {
     ForwardArgs f = given;
     f.last.z = nullptr;  // copied below
     const Packed<T> p = packed(l, f.first.r, 0);
-    in_tiles(worth(parallel, l.B * l.N), l.B, kernels_.forward_scratch(f, 1),
+    in_tiles(serial_if_few(parallel, l.B * l.N), l.B, kernels_.forward_scratch(f, 1),
              [&](int64_t tile, const Member& member) {
                const Timed timed(p.hooks, Count::ns_forward_tiles);
                kernels_.forward_tile(f, p, tile, member);
@@ -48,7 +48,7 @@ template <class T> class PackedStep : public OneStep {
     f.gw = nullptr;  // made below
     const ScratchBytes scratch =
         kernels_.backward_scratch(f, p.product.span, p.w_bf16 != nullptr, 1);
-    in_tiles(worth(parallel, n_state * l.N * std::max<int64_t>(l.S, 1) / 8), l.B, scratch,
+    in_tiles(serial_if_few(parallel, n_state * l.N * std::max<int64_t>(l.S, 1) / 8), l.B, scratch,
              [&](int64_t tile, const Member& member) {
                const Timed timed(p.hooks, Count::ns_backward_tiles);
                kernels_.backward_tile(f, p, tile, member,

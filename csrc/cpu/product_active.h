@@ -108,7 +108,7 @@ LSNN_LOCAL void sort_rows(int64_t N, int64_t j0, int64_t j1, const uint16_t* act
 }
 
 // Calls add(k0, k1) for blocks of columns whose dL/dc of all items stays in the L1 cache. bytes: of
-// a column.
+// a number.
 template <class F> LSNN_INLINE void each_block(int64_t N, int64_t l1_size, int64_t bytes,
                                                const F& add) {
   const int64_t most = l1_size * 2 / 3 / (max_items * bytes), blocks = (N + most - 1) / most;

@@ -9,8 +9,8 @@
 #include <string>
 
 #include "block_cache.h"
-#include "chosen.h"
 #include "counters.h"
+#include "dispatch.h"
 #include "instruction_sets.h"
 #include "pack.h"
 #include "thread_teams.h"
@@ -133,8 +133,8 @@ void hand_out_weights(const BackwardArgs& f, const Layer& l, int64_t current, co
     if (!l.autapses) to[j] = T(0);
   };
   if (f.existing && !p.learning.start) return each_row_of_weights<T>(l, parallel, of_row);
-  each(worth(parallel, matrices(l) * N * N), matrices(l) * N,
-       [&](int64_t r) { of_row(r / N, r % N, nullptr); });
+  parallel_for(serial_if_few(parallel, matrices(l) * N * N), matrices(l) * N,
+               [&](int64_t r) { of_row(r / N, r % N, nullptr); });
 }
 }  // namespace
 
@@ -186,11 +186,12 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   // Sums all groups into the first, then copies from there.
   constexpr int64_t slice = 1 << 14;
   T* const first = (T*)block.data;
-  each(worth(parallel, (groups - 1) * n_all), (n_all + slice - 1) / slice, [&](int64_t i) {
-    const int64_t end = std::min(n_all, (i + 1) * slice);
-    for (int64_t g = 1; g < groups; g++)
-      for (int64_t at = i * slice; at < end; at++) first[at] += first[g * n_all + at];
-  });
+  parallel_for(serial_if_few(parallel, (groups - 1) * n_all), (n_all + slice - 1) / slice,
+               [&](int64_t i) {
+                 const int64_t end = std::min(n_all, (i + 1) * slice);
+                 for (int64_t g = 1; g < groups; g++)
+                   for (int64_t at = i * slice; at < end; at++) first[at] += first[g * n_all + at];
+               });
   const Sums<T> sum = sums(0);
   for (int64_t k = 0; f.gw && k < l.sizes.currents; k++)
     hand_out_weights(f, layer_of_current(l, k, sizeof(T)), k, p.packed, sum.w + k * l.S * N * NP,
@@ -219,7 +220,7 @@ template <class T> void linear_forward(const Linear& l, Parallel parallel) {
     for (int64_t n = 0; n < NP; n++)
       w[i * NP + n] = n < l.N ? ((const T*)l.w)[n * l.w_stride_n + i * l.w_stride_i] : T(0);
   for (int64_t n = 0; n < NP; n++) bias[n] = l.bias && n < l.N ? ((const T*)l.bias)[n] : T(0);
-  each(parallel, (l.R + rows_each - 1) / rows_each, [&](int64_t slice) {
+  parallel_for(parallel, (l.R + rows_each - 1) / rows_each, [&](int64_t slice) {
     const Block scratch(k.linear_scratch(l));
     k.linear_forward(l, w, bias, slice * rows_each, std::min(l.R, (slice + 1) * rows_each),
                      scratch.data);
@@ -231,7 +232,7 @@ template <class T> void linear_forward(const Linear& l, Parallel parallel) {
 template <class T> void linear_backward_of_counts(const Linear& l, Parallel parallel) {
   const int64_t steps = l.R / l.g_rows, columns = l.g_rows * words(l.I), columns_each = 128;
   const Block counts(l.g_rows * l.I * (int64_t)sizeof(T));
-  each(parallel, (columns + columns_each - 1) / columns_each, [&](int64_t slice) {
+  parallel_for(parallel, (columns + columns_each - 1) / columns_each, [&](int64_t slice) {
     kernels<T>().spike_counts(l, slice * columns_each,
                               std::min(columns, (slice + 1) * columns_each), (T*)counts.data);
   });
@@ -254,7 +255,7 @@ template <class T> void linear_backward(const Linear& l, Parallel parallel) {
   const Kernels<T>& k = kernels<T>();
   const Block block(n_slices * slice_size * (int64_t)sizeof(T));
   T* sum = (T*)block.data;
-  each(parallel, n_slices, [&](int64_t slice) {
+  parallel_for(parallel, n_slices, [&](int64_t slice) {
     const Block scratch(k.linear_scratch(l));
     T* gw = sum + slice * slice_size;
     std::memset(gw, 0, slice_size * sizeof(T));
@@ -300,7 +301,7 @@ template <class T>
 bool spike_bits(const T* x, int64_t R, int64_t I, uint32_t* bits, Parallel parallel) {
   constexpr int64_t rows_each = 256;
   std::atomic<bool> spikes{true};
-  each(parallel, (R + rows_each - 1) / rows_each, [&](int64_t slice) {
+  parallel_for(parallel, (R + rows_each - 1) / rows_each, [&](int64_t slice) {
     const int64_t r0 = slice * rows_each, r1 = std::min(R, r0 + rows_each);
     if (spikes && !spike_bits_of_rows(x, I, r0, r1, bits)) spikes = false;
   });
@@ -315,8 +316,8 @@ template <class F> void each_columns(Parallel parallel, int64_t T, int64_t n, co
   constexpr int64_t line = 16, most = 4096;
   const int64_t lines_each = (n + line * parallel.threads - 1) / (line * parallel.threads);
   const int64_t columns = std::clamp(lines_each * line, line, most);
-  each(worth(parallel, T * n), (n + columns - 1) / columns,
-       [&](int64_t slice) { body(slice * columns, std::min(n, (slice + 1) * columns)); });
+  parallel_for(serial_if_few(parallel, T * n), (n + columns - 1) / columns,
+               [&](int64_t slice) { body(slice * columns, std::min(n, (slice + 1) * columns)); });
 }
 }  // namespace
 template <class T> void leaky_forward(const LeakyForward& f, Parallel parallel) {

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "copies.h"
 #include "layout.h"
+#include "parallel.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -16,18 +16,20 @@ template <class T, class F>
 void each_row_of_weights(const Layer& l, Parallel parallel, const F& body) {
   constexpr int64_t side = 32;
   const int64_t N = l.N, blocks = (N + side - 1) / side;
-  each(worth(parallel, matrices(l) * N * N), matrices(l) * blocks, [&](int64_t block) {
-    const int64_t m = block / blocks, j0 = block % blocks * side, j1 = std::min(N, j0 + side);
-    const T* from = matrix<T>(l, m) + j0 * l.w_stride_j;
-    std::vector<T> rows;
-    if (l.w_stride_k != 1 || !l.autapses) {
-      rows.resize((j1 - j0) * N);
-      copy_rows({one_by_one, 1}, j1 - j0, N, from, l.w_stride_j, l.w_stride_k, rows.data(), N);
-      for (int64_t j = j0; !l.autapses && j < j1; j++) rows[(j - j0) * N + j] = T(0);
-    }
-    for (int64_t j = j0; j < j1; j++)
-      body(m, j, rows.empty() ? from + (j - j0) * l.w_stride_j : rows.data() + (j - j0) * N);
-  });
+  parallel_for(
+      serial_if_few(parallel, matrices(l) * N * N), matrices(l) * blocks, [&](int64_t block) {
+        const int64_t m = block / blocks, j0 = block % blocks * side, j1 = std::min(N, j0 + side);
+        const T* from = matrix<T>(l, m) + j0 * l.w_stride_j;
+        std::vector<T> rows;
+        if (l.w_stride_k != 1 || !l.autapses) {
+          rows.resize((j1 - j0) * N);
+          copy_rows({run_serially, 1}, j1 - j0, N, from, l.w_stride_j, l.w_stride_k, rows.data(),
+                    N);
+          for (int64_t j = j0; !l.autapses && j < j1; j++) rows[(j - j0) * N + j] = T(0);
+        }
+        for (int64_t j = j0; j < j1; j++)
+          body(m, j, rows.empty() ? from + (j - j0) * l.w_stride_j : rows.data() + (j - j0) * N);
+      });
 }
 
 // The index of a synapse's delay in `delays`, where each synapse has its own delay; -1: not found.
@@ -129,7 +131,7 @@ template <class T> class SynapseLists {
       }
     place_.resize(entries());
     group_value_.resize(entries());
-    each(worth(parallel, entries()), groups * N, [&](int64_t r) {
+    parallel_for(serial_if_few(parallel, entries()), groups * N, [&](int64_t r) {
       const int64_t g = r / N, j = r % N;
       uint32_t at = group_start_[r];
       for (int64_t s = first[g]; s < first[g + 1]; s++)

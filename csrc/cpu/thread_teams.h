@@ -110,7 +110,7 @@ void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const Scra
               const F& body) {
   std::vector<Team> teams(how.teams);
   std::atomic<int64_t> next{0};
-  each(parallel, how.teams * how.members, [&](int64_t i) {
+  parallel_for(parallel, how.teams * how.members, [&](int64_t i) {
     const int64_t team = i / how.members;
     teams[team].join(how, bytes, parallel.interrupt, [&](const Member& member) {
       // Of neighbours, as the scheduler may give them, one thread would have the longest of all.

@@ -21,7 +21,7 @@ struct Candidates {
 
   template <class T> static Candidates of(bool may_be_paper, const Plan& plan) {
     if (sizeof(T) != 4 || !may_be_paper) return {false, true};
-    return {true, (plan.told.zero & no_terms) != no_terms};
+    return {true, (plan.host.zero & no_terms) != no_terms};
   }
   bool both() const { return paper && general; }
   bool some() const { return paper || general; }
@@ -67,8 +67,8 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   const Pass& pass = plan.forward;
   Arena arena(workspace);
   const ForwardWorkspace<T, W> own(arena, l, pass);
-  if (l.B == 0 && !plan.told.made) return;
-  pack<T, W>(l, f.first.r, plan.told, own.packed, stream);
+  if (l.B == 0 && !plan.host.made) return;
+  pack<T, W>(l, f.first.r, plan.host, own.packed, stream);
   if (l.B == 0) return;
   pack_lengths(l, own.packed, stream);
   clear_after_end(f, own.packed, stream);
@@ -234,7 +234,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   Arena arena(workspace);
   const BackwardWorkspace<T, W> own(arena, f, plan);
   if (l.B > 0) {
-    pack<T, W>(l, f.first.r, plan.told, own.packed, stream);
+    pack<T, W>(l, f.first.r, plan.host, own.packed, stream);
     pack_lengths(l, own.packed, stream);
     clear_after_end(f, own.packed, stream);
     const Chosen chosen = Chosen::of<T>(f, pass, plan);

@@ -48,7 +48,7 @@ template <class T, class W> struct PackJob {
   Layer layer;
   Packed<T> p;
   const void* first_r;  // [B,N] or null: zeros
-  Told told;
+  HostCoefficients host;
   int S0, n_delays;  // this launch packs delays [S0, S0 + n_delays)
   int delays[delays_at_once];
 };
@@ -76,10 +76,10 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
     const int64_t n = i % NP;
     // Neurons that do not exist never fire and divide nothing by 0.
     const T x = n >= N                   ? T(c == THETA || c == WIDTH)
-                : job.told.zero >> c & 1 ? T(0)
-                : job.told.made          ? value_of<T>(job.told.rows[c], n)
+                : job.host.zero >> c & 1 ? T(0)
+                : job.host.made          ? value_of<T>(job.host.rows[c], n)
                                          : ((const T*)l.coefficients)[c * N + n];
-    if (job.told.made && n < N) ((T*)job.told.made)[c * N + n] = x;
+    if (job.host.made && n < N) ((T*)job.host.made)[c * N + n] = x;
     job.p.k[i] = x;
     if (x != T(0)) flags |= c == SIGMA ? +SYNAPSE : c == P ? +COUPLING : c == ETA ? +CURRENT : 0;
   }
@@ -93,9 +93,10 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
   if (threadIdx.x == 0) *job.p.flags = found;
 }
 
-template <class T, class W> void pack(const Layer& l, const void* first_r, const Told& told,
-                                      const Packed<T>& p, void* stream) {
-  PackJob<T, W> job{l, p, first_r, told, 0, 0, {}};
+template <class T, class W> void pack(const Layer& l, const void* first_r,
+                                      const HostCoefficients& host, const Packed<T>& p,
+                                      void* stream) {
+  PackJob<T, W> job{l, p, first_r, host, 0, 0, {}};
   // Once at least, for the coefficients and the flags.
   for (bool more = true; more; job.S0 += delays_at_once) {
     more = job.S0 + delays_at_once < l.S;

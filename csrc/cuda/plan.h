@@ -58,7 +58,7 @@ struct Row {
 
 // What the host knows of the coefficients, which then are taken for what is said here, whatever is
 // in memory.
-struct Told {
+struct HostCoefficients {
   unsigned zero = 0;  // a bit each: 0 for every neuron; sigma, p and eta: no kernel has to look
   // [n_coefficients,N] written by the kernel that packs the layer, which makes them of the rows;
   // null: they are read
@@ -79,7 +79,7 @@ struct Plan {
   Storage storage;
   Pass forward, backward;
   WeightTiles tiles;  // of the weight gradient
-  Told told = {};
+  HostCoefficients host = {};
   // By the kernels of lsnn_forward.cuh and lsnn_backward.cuh, where they run the layer in fewer
   // cycles. `forward` and `backward` are those of the general kernels: for calls that
   // by_lsnn() refuses, or whose coefficients the host does not know.

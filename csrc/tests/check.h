@@ -61,7 +61,7 @@ template <class T> void check_ends(const char* what, const Run<T>& got) {
       return check(false, place(what, gx, i) + differ(got.b[gx][i], 0));
 }
 
-// The outputs [from, to), gradients unless told otherwise, number by number, relative to the
+// The outputs [from, to), gradients by default, number by number, relative to the
 // largest of each.
 template <class T, class U>
 void check_close(const char* what, const Run<T>& got, const Run<U>& wanted, double tolerance,

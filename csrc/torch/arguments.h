@@ -1,8 +1,7 @@
-// The arguments of an operator as the kernels read them: checked, contiguous, kept alive.
+// Converts the arguments of an operator for the kernels: checked, contiguous, kept alive.
 //
-// These are the checks of the operators. lsnn_ext/_core/arguments.py and resolve.py have the same
-// checks for the functions, with the names of their arguments.
-// docs/contributing.md says what an argument touches.
+// lsnn_ext/_core/arguments.py and resolve.py have the same checks for the functions, with the names
+// of their arguments. docs/add_an_argument.md lists the places that an argument touches.
 #pragma once
 #include <cmath>
 #include <limits>
@@ -17,7 +16,7 @@
 
 namespace lsnn::binding {
 
-// A width that is no normal number has an infinite reciprocal, and no gradient: it is refused.
+// A subnormal width is refused: its reciprocal may be infinite, and it has no gradient.
 template <class T>
 void check_coefficients(const T* k, int64_t N, double dampening, int64_t zero) {
   constexpr double least_width = std::numeric_limits<T>::min();
@@ -35,22 +34,22 @@ void check_coefficients(const T* k, int64_t N, double dampening, int64_t zero) {
                                                             : "a finite number > 0";
       refuse(coefficient_names[c], ": expected ", wanted, ", got ", x, " at neuron ", n);
     }
-  LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0, "dampening: expected a finite number >= 0, got ",
-              dampening);
+  LSNN_EXPECT(std::isfinite(dampening) && dampening >= 0,
+              "dampening: expected a finite number >= 0, got ", dampening);
 }
 
-// The gradients of kappa and sigma come from the current i, which follows from y by a division by
-// kappa. want: coefficients whose gradient is asked for, a bit each.
+// The gradients of kappa and sigma need the current i, which follows from y by a division by kappa.
+// want: a bit for each coefficient with a gradient.
 inline void check_kappa(const Layer& l, int64_t want, bool wide) {
   if (!(want & (1 << KAPPA | 1 << SIGMA))) return;
   for (int64_t n = 0; n < l.N; n++) {
     const int64_t at = KAPPA * l.N + n;
     const double kappa =
         wide ? ((const double*)l.coefficients)[at] : ((const float*)l.coefficients)[at];
-    LSNN_EXPECT(
-        kappa != 0,
-        "kappa: expected a number other than 0 for the gradient of kappa or sigma, got 0 at neuron ",
-        n);
+    LSNN_EXPECT(kappa != 0,
+                "kappa: expected a number other than 0 for the gradient of kappa or sigma, got 0 "
+                "at neuron ",
+                n);
   }
 }
 
@@ -58,8 +57,7 @@ inline std::optional<Tensor> dense(const std::optional<Tensor>& t) {
   return t ? std::optional<Tensor>(dense(*t)) : std::nullopt;
 }
 
-// Keeps alive what the pointers of a Layer point to. Moved, never copied: moving leaves a vector's
-// numbers where they are.
+// Keeps the memory of a Layer alive. Not copyable: pointers into its vectors survive moves only.
 struct LayerHolder {
   Tensor coefficients, delay;
   Ints delays, lengths;
@@ -70,16 +68,16 @@ struct LayerHolder {
   LayerHolder(const LayerHolder&) = delete;
 };
 
-// The kernels number rows of weights, events and rows of gradients with 32 bits.
+// The kernels index rows of weights, events and rows of gradients with 32 bits.
 inline constexpr int64_t offsets = int64_t(1) << 32;
 
-// What the largest delay must stay below: dL/dc of that many steps and a chunk is kept, in rows of
-// all items of a tile.
+// Exclusive upper limit of delays: dL/dc of that many steps and a chunk is kept for all items of a
+// tile.
 template <class T> int64_t delay_limit(int64_t N) {
   return offsets / (cpu::max_items * cpu::gradient_stride<T>(cpu::padded(N))) - chunk - 1;
 }
 
-// more than fit into any memory, so that sums of steps never wrap around
+// more than fit in memory, and sums of steps cannot overflow
 inline constexpr int64_t most_steps = int64_t(1) << 48;
 
 inline void check_checkpoint(int64_t steps, const Tensor& like) {
@@ -94,7 +92,7 @@ inline void check_real(const Tensor& t, const char* name) {
   LSNN_EXPECT(is_real(t.scalar_type()), name, ": expected float32 or float64, got ", dtype_text(t));
 }
 
-// The steps of each item as Layer has them, [B] descending from T at most to 0; none given: none.
+// Layer::lengths: [B] steps of each item, descending, from at most T to 0; empty without lengths.
 inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
   if (!lengths) return {};
   LSNN_EXPECT(lengths->is_cpu() && lengths->scalar_type() == ScalarType::Long,
@@ -106,7 +104,7 @@ inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
   for (int64_t b = 0; b < B; b++) {
     const int64_t most = b ? n[b - 1] : T;
     LSNN_EXPECT(n[b] >= 0 && n[b] <= most, "lengths: expected numbers from 0 to ", most,
-                 " at item ", b, ", got ", n[b], "; lengths descend from at most T = ", T);
+                " at item ", b, ", got ", n[b], "; lengths descend from at most T = ", T);
   }
   return Ints(n, n + B);
 }
@@ -114,17 +112,17 @@ inline Ints read_lengths(const Maybe& lengths, int64_t T, int64_t B) {
 inline void check_choices(const Constants& c) {
   LSNN_EXPECT(c.dynamics >= 0 && c.dynamics < n_models, "dynamics: expected a number from 0 to ",
               n_models - 1, ", got ", c.dynamics);
-  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates, "surrogate: expected a number from 0 to ",
-              n_surrogates - 1, ", got ", c.surrogate);
+  LSNN_EXPECT(c.surrogate >= 0 && c.surrogate < n_surrogates,
+              "surrogate: expected a number from 0 to ", n_surrogates - 1, ", got ", c.surrogate);
   LSNN_EXPECT(c.refractory >= 0 && c.refractory < (1 << 24),
               "refractory: expected 0 to 2^24 - 1 steps, got ", c.refractory);
-  LSNN_EXPECT(c.bf16_parts >= 0 && c.bf16_parts < exact_parts, "bf16_parts: expected 0, 1 or 2, got ",
-              c.bf16_parts);
+  LSNN_EXPECT(c.bf16_parts >= 0 && c.bf16_parts < exact_parts,
+              "bf16_parts: expected 0, 1 or 2, got ", c.bf16_parts);
 }
 
-// like: the tensor, called `of`, whose device and dtype all others have. recurrence: w_rec, and the
-// delay of each synapse or none. is_made: the coefficients have no numbers yet.
-// other: a neuron that is no model of the table, or null.
+// like: the tensor, named `of`, whose device and dtype the others must have. recurrence: w_rec, and
+// the delay of each synapse or none. is_made: the coefficients are not computed yet. other: a
+// registered neuron, or null.
 inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of,
                               const Maybe& lengths, const Tensor& coefficients,
                               const Maybes& recurrence, const Ints& delays, const Constants& c,
@@ -140,7 +138,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   check_shape(coefficients, "coefficients", {other ? other->coefficients : +n_coefficients, N});
   LSNN_EXPECT(w_rec.has_value() == (S > 0),
               "delays: expected at least one with w_rec and none without it, got ", S);
-  // one dimension more for several currents, and one more for weights of each delay
+  // one more dimension for several currents, and one for weights of each delay
   const int64_t one_matrix = K > 1 ? 3 : 2;
   const bool by_delay = w_rec && w_rec->dim() == one_matrix + 1;
   auto square = [&] { return K > 1 ? Ints{K, N, N} : Ints{N, N}; };
@@ -171,7 +169,8 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   h.lengths = read_lengths(lengths, T, B);
   if (delay) {
     h.delay = dense(*delay);
-    LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay: expected int64, got ", dtype_text(*delay));
+    LSNN_EXPECT(delay->scalar_type() == ScalarType::Long, "delay: expected int64, got ",
+                dtype_text(*delay));
     check_shape(*delay, "delay", square());
     check_like_device(*delay, "delay", like, of);
     const int64_t* d = (const int64_t*)data(h.delay);
@@ -184,7 +183,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
     }
   }
   LSNN_EXPECT(c.cutoff >= 0, "cutoff: expected a number >= 0, got ", c.cutoff);
-  // What lies on a GPU is not read here: the host would have to wait for it.
+  // Coefficients on a GPU are not read: the host would have to synchronize.
   if (coefficients.is_cpu() && !is_made && !other) {
     const int64_t zero = c.zero_coefficients;
     if (wide) check_coefficients((const double*)data(h.coefficients), N, c.dampening, zero);
@@ -216,17 +215,17 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   return h;
 }
 
-// The state, contiguous; of a longer z the kernels read the first D steps, the newest. None: zeros.
+// The state, contiguous; the kernels read the first D steps of z, the newest. None: zeros.
 struct StateHolder {
   Maybe v = {}, a = {}, i = {}, r = {}, z = {};
-  Tensors others = {};  // of a neuron that is no model, in place of v to r
+  Tensors others = {};  // of a registered neuron, in place of v to r
   std::vector<void*> pointers = {};
   State state() const {
     return {(void*)data(v), (void*)data(a), (void*)data(i),
             (void*)data(r), (void*)data(z), pointers.empty() ? nullptr : pointers.data()};
   }
 };
-// Zeros where `like` lies.
+// Zeros on the device of `like`.
 inline Tensor zeros(const Tensor& like, const Ints& sizes) {
   const Tensor t = empty(like, sizes, like.scalar_type());
   Tensor written = t;
@@ -270,8 +269,7 @@ inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l
   return h;
 }
 
-// Spikes as bits [T,B,words(N)]: a bit beyond N in a last word would be read as a neuron that does
-// not exist.
+// Spikes as bits [T,B,words(N)]: set bits beyond N would be read as neurons.
 inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t B, int64_t N) {
   check_shape(bits, name, {T, B, words(N)});
   if (N % 32 == 0 || !bits.is_cpu()) return;
@@ -283,7 +281,7 @@ inline void check_bits(const Tensor& bits, const char* name, int64_t T, int64_t 
               ", got ones; pack the spikes after slicing them");
 }
 
-// Inputs (T,B,I) as bits, beside x that carries nothing but their dtype and device.
+// Inputs (T,B,I) as bits; x has their dtype and device.
 inline void check_input_bits(const Tensor& bits, const char* name, const Tensor& x, int64_t T,
                              int64_t B, int64_t I) {
   LSNN_EXPECT(bits.scalar_type() == ScalarType::Int && bits.is_contiguous(), name,
@@ -293,8 +291,7 @@ inline void check_input_bits(const Tensor& bits, const char* name, const Tensor&
   check_bits(bits, name, T, B, I);
 }
 
-// The projection in front of the recurrence, x is [T,B,I] then: w_in, bias or none, and the inputs
-// as bits or none.
+// The projection of inputs x [T,B,I]: w_in, bias or none, and the inputs as bits or none.
 struct ProjectionHolder {
   Maybe w, bias, bits;
   Projection projection;
@@ -309,8 +306,7 @@ inline ProjectionHolder make_projection(const Tensor& x, const Maybes& given, co
     return h;
   }
   const Tensor& w_in = *h.w;
-  LSNN_EXPECT(has_cpu_kernels(x),
-              "w_in: expected None for the CUDA kernels, got a tensor");
+  LSNN_EXPECT(has_cpu_kernels(x), "w_in: expected None for the CUDA kernels, got a tensor");
   LSNN_EXPECT(x.size(2) >= 1, "x: expected at least one input with w_in, got shape ",
               shape_text(x));
   in.I = x.size(2);
@@ -335,8 +331,7 @@ inline ProjectionHolder make_projection(const Tensor& x, const Maybes& given, co
   return h;
 }
 
-// The readout behind the recurrence: w_out, p before the first step, or none for zeros, and on a
-// GPU a bias or none.
+// The readout: w_out, p before the first step, or none for zeros, and on a GPU a bias or none.
 struct ReadoutHolder {
   Maybe w, p, bias;
   Readout readout;

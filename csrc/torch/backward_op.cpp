@@ -8,7 +8,7 @@
 namespace lsnn::binding {
 namespace {
 
-// A gradient of this shape like `like`, contiguous, or none.
+// A contiguous gradient of this shape, with device and dtype of `like`, or none.
 Maybe gradient(const Maybe& g, const char* name, const Ints& sizes, const Tensor& like) {
   if (!g) return g;
   check_like(*g, name, like, "carry");
@@ -31,9 +31,9 @@ Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor&
   return out;
 }
 
-// Gradients of the outputs as of alif_forward, each or none: g_state v, a, i, z; g_readout p, p
+// Gradients of the outputs of alif_forward, each may be none: g_state v, a, i, z; g_readout p, p
 // after the last step. x is read where y was not saved, and for the gradients of a projection.
-// Gradients not asked for have the shape (0,).
+// Gradients that are not wanted have the shape (0,).
 std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
     Maybe g_spikes, Maybes g_traces, Maybes g_state, Maybes g_readout, Maybe x, Tensors state,
     Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection, Maybes readout,
@@ -42,8 +42,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ",
               saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
-  LSNN_EXPECT(bits.dim() == 3, "bits: expected three dimensions, got shape ",
-              shape_text(bits));
+  LSNN_EXPECT(bits.dim() == 3, "bits: expected three dimensions, got shape ", shape_text(bits));
   const RegisteredNeuron* const other = find_neuron(key, carry, "carry");
   const int64_t n_gradients = other ? other->sizes.gradients : +n_coefficients;
   const Constants c = read_constants(constants, numbers, n_gradients);
@@ -67,7 +66,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   check_like_device(y, "y", carry, "carry");
   check_shape(y, "y", c.checkpoint ? Ints{0} : Ints{T, B, K * N});
   check_shape(carry, "carry", {S * segments(T, every), B, N});
-  LSNN_EXPECT(bits.scalar_type() == ScalarType::Int, "bits: expected int32, got ", dtype_text(bits));
+  LSNN_EXPECT(bits.scalar_type() == ScalarType::Int, "bits: expected int32, got ",
+              dtype_text(bits));
   check_like_device(bits, "bits", carry, "carry");
   if (l.smooth) {
     check_like(smooth_z, "smooth_z", carry, "carry");
@@ -103,7 +103,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   static constexpr const char* trace_names[] = {"gradient of trace v", "gradient of trace a",
                                                 "gradient of trace threshold"};
   static constexpr const char* state_names[] = {"gradient of v", "gradient of a", "gradient of i"};
-  // gradients of r do not exist
+  // r has no gradient
   const size_t n_g = other ? (size_t)S : 3, n_traces = (size_t)l.sizes.traces;
   Maybes of_traces, of_states;
   const void* g_trace_rows[neuron::max_states] = {};
@@ -147,7 +147,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
     g_first.push_back(empty_unless(has_state, {B, N}));
     g_first_states[k] = pointer_if(has_state, g_first.back());
   }
-  // steps of z that were given, l.D or more
+  // steps of the given z, at least l.D
   const int64_t past = has_state ? state.back().size(0) : 0;
   Tensor gz0 = empty_unless(want_z, {past, B, N});
   if (want_z && past > l.D) torch::stable::zero_(gz0);
@@ -203,7 +203,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   f.gw_out = pointer_if(want_out, gw_out);
   f.gp_first = pointer_if(O, gp0);
   f.gbias_out = pointer_if(want_b_out, gb_out);
-  run(f, carry, cuda::Told{.zero = (unsigned)c.zero_coefficients});
+  run(f, carry, cuda::HostCoefficients{.zero = (unsigned)c.zero_coefficients});
   const Tensor gx = I && want_current ? input_gradient(g_current, *in.w, *x) : g_current;
   return {gx, gw, gk, g_first, {gw_in, gbias}, {gw_out, gp0, gb_out}};
 }

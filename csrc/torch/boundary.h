@@ -1,5 +1,4 @@
-// What travels through the operators in lists: one definition of each order, which Python reads
-// from _C.
+// Lists of the operators: one definition of each order, which Python reads from _C.
 #pragma once
 #include <iterator>
 #include <optional>
@@ -15,13 +14,12 @@ using Maybe = std::optional<Tensor>;
 using Maybes = std::vector<Maybe>;
 using Tensors = std::vector<Tensor>;
 
-// Whole numbers of a call. checkpoint: 0, or steps between two saved states, and y is computed
-// again in the backward pass. outputs, gradients: masks of the bits below. coefficient_gradients:
-// bit k for row k of the coefficients. bf16_parts: how many bfloat16
-// numbers may stand for a factor of a product of the backward pass, 1 or 2; 0: none is rounded.
-// zero_coefficients: bit k, row k of the coefficients is 0, and where nobody can look,
-// on a GPU, it is taken for 0. without_autapses: the diagonals of w_rec count as 0. existing: only
-// weights that are not zero get a gradient, by the CPU kernels alone.
+// Integers of a call. checkpoint: 0, or steps between two saved states, with y recomputed in the
+// backward pass. outputs, gradients: masks of the bits below. coefficient_gradients: bit k for row
+// k of the coefficients. bf16_parts: bfloat16 numbers that factors of the backward pass may be
+// split into, 1 or 2; 0: factors are exact. zero_coefficients: bit k: row k of the coefficients is
+// 0; assumed without a check on a GPU. without_autapses: the diagonals of w_rec count as 0.
+// existing: only nonzero weights have a gradient; CPU kernels only.
 #define LSNN_CONSTANTS(X)  \
   X(dynamics)              \
   X(surrogate)             \
@@ -41,7 +39,7 @@ using Tensors = std::vector<Tensor>;
   X(k_out)              \
   X(cutoff)
 
-// What may be forced of a call, see ../options.h; a list of none leaves it to the environment.
+// Options of a call, see ../options.h; an empty list: those of the environment.
 #define LSNN_OPTIONS(X) \
   X(product)            \
   X(team_size)          \
@@ -49,15 +47,15 @@ using Tensors = std::vector<Tensor>;
   X(design)             \
   X(kernels)
 
-// What the forward pass is asked for: spikes as numbers, traces, what the backward pass needs,
-// spikes as bits; and that y is saved in bfloat16.
+// Outputs of the forward pass: spikes as numbers, traces, tensors for the backward pass, spikes as
+// bits; saved_bf16: y is saved in bfloat16.
 #define LSNN_OUTPUTS(X) \
   X(spikes)             \
   X(traces)             \
   X(saved)              \
   X(bits)               \
   X(saved_bf16)
-// Whose gradients the backward pass is asked for, besides those that come of themselves.
+// Gradients that the backward pass computes only on request.
 #define LSNN_GRADIENTS(X) \
   X(x)                    \
   X(w_rec)                \
@@ -87,7 +85,7 @@ struct Constants {
   bool has(Gradient bit) const { return gradients >> (int)bit & 1; }
 };
 
-// n_gradients: how many coefficients may have one.
+// n_gradients: number of coefficients that may have a gradient.
 inline Constants read_constants(const Ints& whole, const std::vector<double>& real,
                                 int64_t n_gradients) {
   constexpr size_t n_whole = std::size(constant_names), n_real = std::size(number_names);
@@ -115,8 +113,8 @@ inline Constants read_constants(const Ints& whole, const std::vector<double>& re
   return c;
 }
 
-// Element i of a list, none where the list is shorter. A tensor of zeros without memory, as
-// forward-mode differentiation makes them, is given some by torch everywhere but in such lists.
+// Element i of a list, or none beyond its end. Zero tensors without memory, as of forward-mode
+// differentiation, are materialized by torch except in lists.
 inline Maybe at(const Maybes& list, size_t i) {
   if (i >= list.size() || !list[i]) return std::nullopt;
   LSNN_EXPECT(list[i]->numel() == 0 || list[i]->const_data_ptr(),

@@ -72,7 +72,7 @@ inline void check_shape(const Tensor& t, const char* name, const std::vector<int
               shape_text(t));
 }
 
-// t: on the device of `other`, the argument called `of`.
+// Expects t on the device of `other`, the argument named `of`.
 inline void check_like_device(const Tensor& t, const char* name, const Tensor& other,
                               const char* of = "current") {
   const bool same = t.is_cpu() == other.is_cpu() && t.is_cuda() == other.is_cuda() &&
@@ -80,7 +80,7 @@ inline void check_like_device(const Tensor& t, const char* name, const Tensor& o
   LSNN_EXPECT(same, name, ": expected the device of ", of, ", ", device_text(other), ", got ",
               device_text(t));
 }
-// t: on the device and of the dtype of `other`, the argument called `of`.
+// Expects t with the device and dtype of `other`, the argument named `of`.
 inline void check_like(const Tensor& t, const char* name, const Tensor& other,
                        const char* of = "current") {
   check_like_device(t, name, other, of);

@@ -13,7 +13,7 @@
 #include "../cuda/run.h"
 #include "signals.h"
 
-#ifdef LSNN_CUDA_KERNELS  // real ones
+#ifdef LSNN_CUDA_KERNELS  // kernels for a GPU
 #include <torch/csrc/stable/accelerator.h>
 #endif
 
@@ -67,14 +67,15 @@ void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace,
   cuda::backward(f, plan, workspace, product, stream);
 }
 
-template <class Args> void run_as_planned(const Args& f, const Tensor& like, const cuda::Told& told,
+template <class Args> void run_as_planned(const Args& f, const Tensor& like,
+                                          const cuda::HostCoefficients& host,
                                           const cuda::Product& product, void* stream) {
   const cuda::Device device = cuda::current_device();
   cuda::Storage storage = storage_of(like);
   if constexpr (std::is_same_v<Args, BackwardArgs>)
     storage = cuda::backward_storage(device, f.layer, storage);
   cuda::Plan plan = cuda::choose(device, f.layer, storage, {});
-  plan.told = told;
+  plan.host = host;
   const int64_t bytes = workspace_of(f, plan);
   const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
   run_kernels(f, plan, workspace.mutable_data_ptr(), product, stream);
@@ -82,7 +83,7 @@ template <class Args> void run_as_planned(const Args& f, const Tensor& like, con
 #endif
 
 #ifdef LSNN_CUDA_KERNELS
-// Functions of libtorch_cuda, which is there whenever a CUDA tensor is; this module must load
+// A function of libtorch_cuda, which is loaded if there is a CUDA tensor; this module must load
 // without it.
 template <class F> F torch_cuda_function(const char* name) {
   void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
@@ -131,18 +132,19 @@ struct TorchProduct {
 #endif
 
 template <class Args>
-void run_where_it_lies(const Args& f, const Tensor& like, [[maybe_unused]] const cuda::Told& told) {
+void run_where_it_lies(const Args& f, const Tensor& like,
+                       [[maybe_unused]] const cuda::HostCoefficients& host) {
   if (like.is_cpu()) {
 #ifdef LSNN_EMULATOR
     if (!has_cpu_kernels(like)) {
       if (!std::strcmp(std::getenv("LSNN_EMULATE"), "torch")) {
         TorchProduct product{like, f.layer.B, f.layer.N};
-        return run_as_planned(f, like, told, {&TorchProduct::add, &product}, nullptr);
+        return run_as_planned(f, like, host, {&TorchProduct::add, &product}, nullptr);
       }
       cuda::Sizes sizes{f.layer.B, f.layer.N};
       const bool wide = like.scalar_type() == ScalarType::Double;
       return run_as_planned(
-          f, like, told,
+          f, like, host,
           {wide ? &cuda::add_host_product<double> : &cuda::add_host_product<float>, &sizes},
           nullptr);
     }
@@ -152,11 +154,10 @@ void run_where_it_lies(const Args& f, const Tensor& like, [[maybe_unused]] const
 #ifdef LSNN_CUDA_KERNELS
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
   TorchProduct product{like, f.layer.B, f.layer.N};
-  run_as_planned(f, like, told, {&TorchProduct::add, &product}, current_stream(like));
+  run_as_planned(f, like, host, {&TorchProduct::add, &product}, current_stream(like));
 #else
-  LSNN_EXPECT(
-      false,
-      "current: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
+  LSNN_EXPECT(false,
+              "current: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
 #endif
 }
 
@@ -168,11 +169,11 @@ bool has_cpu_kernels(const Tensor& like) {
 #endif
   return like.is_cpu();
 }
-void run(const ForwardArgs& f, const Tensor& like, const cuda::Told& told) {
-  run_where_it_lies(f, like, told);
+void run(const ForwardArgs& f, const Tensor& like, const cuda::HostCoefficients& host) {
+  run_where_it_lies(f, like, host);
 }
-void run(const BackwardArgs& f, const Tensor& like, const cuda::Told& told) {
-  run_where_it_lies(f, like, told);
+void run(const BackwardArgs& f, const Tensor& like, const cuda::HostCoefficients& host) {
+  run_where_it_lies(f, like, host);
 }
 
 namespace {
@@ -228,8 +229,7 @@ template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& 
 #elif defined(LSNN_EMULATOR)
   integrate_on_device(f, storage_of(like), nullptr);
 #else
-  LSNN_EXPECT(false,
-              "x: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
+  LSNN_EXPECT(false, "x: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
 #endif
 }
 
@@ -238,7 +238,7 @@ template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& 
 void run(const LeakyForward& f, const Tensor& like) { integrate_where_it_lies(f, like); }
 void run(const LeakyBackward& f, const Tensor& like) { integrate_where_it_lies(f, like); }
 
-// The emulated kernels stand in for what a GPU does alone.
+// Emulated kernels only compute what the CUDA kernels support.
 bool multiplies_on_cpu(const Tensor& like, bool has_bits) {
   const bool wide = like.scalar_type() == ScalarType::Double;
   return has_cpu_kernels(like) || (like.is_cpu() && (wide || !has_bits));
@@ -255,8 +255,7 @@ void run_linear(const Linear& l, bool backward, const Tensor& like, bool has_bit
 #elif defined(LSNN_EMULATOR)
   multiply_on_device(l, backward, like, has_bits, nullptr);
 #else
-  LSNN_EXPECT(false,
-              "x: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
+  LSNN_EXPECT(false, "x: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
 #endif
 }
 

@@ -7,13 +7,13 @@
 namespace lsnn::binding {
 namespace {
 
-// The rows of coefficients that are to be made of `sources`, tensors of one number or N: for each
-// number, sign, place among the sources and dt, see cuda/plan.h; and where they are left, [11,N].
-cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, const Tensor& x,
-                     const Tensor& made) {
-  cuda::Told told;
-  LSNN_EXPECT(!has_cpu_kernels(x),
-              "rows: expected none for the CPU kernels, got ", rows.size(), " numbers");
+// The coefficients that kernels compute from `sources`, tensors of 1 or N numbers. rows: number,
+// sign, index of the source and dt of each, see cuda/plan.h. made: [11,N] written by the kernels.
+cuda::HostCoefficients read_rows(const Tensors& sources, const std::vector<double>& rows,
+                                 const Tensor& x, const Tensor& made) {
+  cuda::HostCoefficients host;
+  LSNN_EXPECT(!has_cpu_kernels(x), "rows: expected none for the CPU kernels, got ", rows.size(),
+              " numbers");
   constexpr size_t of_row = 4;
   LSNN_EXPECT(rows.size() == of_row * n_coefficients, "rows: expected ", of_row * n_coefficients,
               " numbers, got ", rows.size());
@@ -31,7 +31,7 @@ cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, co
                     std::isfinite(dt) && dt >= 0,
                 "rows: expected finite numbers, signs -1, 0 or 1, and dt >= 0 for ",
                 coefficient_names[c], ", got ", number, ", ", sign, " and ", dt);
-    cuda::Row& to = told.rows[c];
+    cuda::Row& to = host.rows[c];
     to = {.number = number, .dt = dt, .sign = (int)sign};
     if (sign == 0) continue;
     LSNN_EXPECT(place >= 0 && place < (double)sources.size() && place == std::floor(place),
@@ -41,17 +41,16 @@ cuda::Told read_rows(const Tensors& sources, const std::vector<double>& rows, co
     to.tensor = data(source);
     to.stride = source.numel() == 1 ? 0 : source.stride(0);
   }
-  told.made = made.mutable_data_ptr();
-  return told;
+  host.made = made.mutable_data_ptr();
+  return host;
 }
 
-// x [T,B,N] is the current, or [T,B,I] the inputs of a projection; of inputs as bits nothing is
-// read but its shape and type. state: none for zeros. lengths [B]: the steps of each item,
-// descending; none: T of each. Results that are not asked for have the shape (0,). Without
-// coefficients the CUDA kernels make them of sources and rows, see read_rows, and they are returned
-// as the last of what is saved. neuron: the key of one that is no model of the table, see
-// neurons.h; then x is [T,B,K N], y the same, state S tensors and z, traces S tensors, coefficients
-// [C,N].
+// x [T,B,N] is the current, or [T,B,I] the inputs of a projection; with inputs as bits only its
+// shape and dtype are read. state: none for zeros. lengths [B]: the steps of each item, descending;
+// none: T. Outputs that are not wanted have the shape (0,). Without coefficients the CUDA kernels
+// compute them from sources and rows, see read_rows, and return them as the last saved tensor.
+// neuron: the key of a registered neuron, see neurons.h; then x is [T,B,K N], y the same, state S
+// tensors and z, traces S tensors, coefficients [C,N].
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
     Tensor x, Tensors state, Maybe coefficients, Maybes recurrence, Ints delays, Maybes projection,
     Maybes readout, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
@@ -64,8 +63,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   LSNN_EXPECT(is_real(type), "x: expected float32 or float64, got ", dtype_text(x));
   const int64_t T = x.size(0), B = x.size(1);
   LSNN_EXPECT(coefficients.has_value() == rows.empty(),
-              "coefficients: expected a tensor or rows, got ",
-              rows.empty() ? "neither" : "both");
+              "coefficients: expected a tensor or rows, got ", rows.empty() ? "neither" : "both");
   const bool is_made = !rows.empty();
   const Maybe w_rec = at(recurrence, 0);
   const Tensor k = is_made ? empty(x, {n_coefficients, w_rec ? w_rec->size(-1) : x.size(2)}, type)
@@ -83,8 +81,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces),
              save = c.has(Output::saved);
   const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16);
-  LSNN_EXPECT(spikes || on_cpu,
-              "outputs: expected spikes for the CUDA kernels, got none");
+  LSNN_EXPECT(spikes || on_cpu, "outputs: expected spikes for the CUDA kernels, got none");
   LSNN_EXPECT(!save_bf16 || (type == ScalarType::Float && !other),
               "outputs: expected no saved_bf16 for float64 or a registered neuron, got it");
   const StateHolder first = make_state(x, "x", l, state);
@@ -95,14 +92,14 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   auto empty_unless = [&](bool wanted, const Ints& sizes) {
     return empty(x, wanted ? sizes : Ints{0}, type);
   };
-  // Another neuron's states cost more to find again.
+  // States of a registered neuron cost more to recompute.
   const int64_t every = c.checkpoint ? c.checkpoint
                         : other      ? chunk
                                      : segment,
                 O = out.readout.O, S = l.sizes.states;
-  // Saved: the state of every so many steps and the spike bits; without checkpoint also y, in
-  // bfloat16 with saved_bf16; smooth spikes as the numbers that they are.
-  // The kernels of a GPU write bits where they save everything.
+  // Saved: the state of every `every` steps and the spike bits; without checkpoint y, in bfloat16
+  // with saved_bf16; smooth spikes as numbers. The CUDA kernels write bits only together with the
+  // rest.
   const bool saves = save || (bits_asked && !on_cpu);
   const bool save_y = saves && !c.checkpoint, save_z = saves && l.smooth,
              keep_bits = saves || bits_asked;
@@ -156,11 +153,12 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   f.readout = out.readout;
   f.readout_p = pointer_if(O, p[0]);
   f.readout_last = pointer_if(O, p[1]);
-  cuda::Told told = is_made ? read_rows(sources.value_or(Tensors{}), rows, x, k) : cuda::Told{};
-  told.zero = (unsigned)c.zero_coefficients;
-  run(f, x, told);
+  cuda::HostCoefficients host =
+      is_made ? read_rows(sources.value_or(Tensors{}), rows, x, k) : cuda::HostCoefficients{};
+  host.zero = (unsigned)c.zero_coefficients;
+  run(f, x, host);
   Tensors saved = {y, bits, smooth_z, carry};
-  if (!save)  // but for the bits it was not asked for
+  if (!save)  // only the bits were requested
     for (size_t k : {0, 2, 3}) saved[k] = empty(x, {0}, saved[k].scalar_type());
   if (is_made) saved.push_back(k);
   return {z, last, trace, p, saved};
@@ -177,7 +175,7 @@ STABLE_TORCH_LIBRARY(lsnn, m) {
       "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }
-// Also where there are no CUDA kernels: then they say so.
+// Registered without CUDA kernels too: then it raises an error.
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CUDA, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }
 
 }  // namespace lsnn::binding

@@ -1,5 +1,4 @@
-// The operators around the recurrence: products of spikes with a weight matrix, and matrices in
-// reused memory.
+// Operators around the recurrence: products of spikes with weights, and matrices in reused memory.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -19,7 +18,8 @@ void check_numbers(int64_t I, int64_t N) {
 // An uninitialised (rows, columns) matrix in reused memory, of the dtype of `like`.
 Tensor buffer(Tensor like, int64_t rows, int64_t columns) {
   check_real(like, "like");
-  LSNN_EXPECT(rows >= 0 && columns >= 0, "rows, columns: expected numbers >= 0, got ", rows, " and ", columns);
+  LSNN_EXPECT(rows >= 0 && columns >= 0, "rows, columns: expected numbers >= 0, got ", rows,
+              " and ", columns);
   return empty(like, {rows, columns}, like.scalar_type());
 }
 
@@ -30,8 +30,8 @@ void set_sizes(const Tensor& x, Linear& l) {
   l.I = x.size(1);
 }
 
-// The inputs of a linear map, x (R,I): numbers, or bits (1,R,words(I)) beside which x is nothing
-// but a carrier of its shape. Returns what has to live as long as l.
+// Sets the inputs of a linear map: numbers x (R,I), or bits (1,R,words(I)), with which x gives only
+// the shape. Returns the tensor that must outlive l.
 std::optional<Tensor> set_inputs(const Tensor& x, const std::optional<Tensor>& bits, Linear& l) {
   if (bits) {
     check_input_bits(*bits, "bits", x, 1, l.R, l.I);
@@ -43,8 +43,7 @@ std::optional<Tensor> set_inputs(const Tensor& x, const std::optional<Tensor>& b
   return numbers;
 }
 
-// x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); cheap where most of x is
-// zero.
+// x (R,I), weight (N,I), bias (N) or none -> x weight^T + bias (R,N); fast for sparse x.
 Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
                      std::optional<Tensor> bits) {
   Linear l{};
@@ -71,8 +70,8 @@ Tensor linear_events(Tensor x, Tensor weight, std::optional<Tensor> bias,
   return y;
 }
 
-// g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N), or (0) where it is not wanted. g of
-// fewer rows repeats.
+// g (R,N) = dL/dy, x (R,I) -> dL/dweight (N,I), dL/dbias (N), or (0) without `bias`. Fewer rows of
+// g repeat.
 std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optional<Tensor> bits,
                                                   bool bias) {
   Linear l{};
@@ -80,12 +79,11 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
   check_like(g, "gradient", x, "x");
   LSNN_EXPECT(
       g.dim() == 2 && (g.size(0) == x.size(0) || (g.size(0) > 0 && x.size(0) % g.size(0) == 0)),
-      "gradient: expected ", x.size(0), " rows or a divisor of it, got shape ",
-      shape_text(g));
+      "gradient: expected ", x.size(0), " rows or a divisor of it, got shape ", shape_text(g));
   const int64_t N = g.size(1);
   check_numbers(l.I, N);
   const std::optional<Tensor> inputs = set_inputs(x, bits, l);
-  const bool sums = bias && multiplies_on_cpu(x, bits.has_value());  // the kernels
+  const bool sums = bias && multiplies_on_cpu(x, bits.has_value());  // in the kernels
   const Tensor g_dense = dense(g), gw = empty(x, {N, l.I}, x.scalar_type()),
                gbias = bias && !sums ? torch::stable::sum(g_dense, Ints{0})
                                      : empty(x, {bias ? N : 0}, x.scalar_type());
@@ -98,8 +96,8 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
   return {gw, gbias};
 }
 
-// Bits (R,words(I)) of spikes x (R,I), real numbers, bool or uint8; without rows where some number
-// is other than 0 and 1.
+// Bits (R,words(I)) of spikes x (R,I), real numbers, bool or uint8; (0,words(I)) if any number is
+// not 0 or 1.
 Tensor spike_bits(Tensor x) {
   const ScalarType dtype = x.scalar_type();
   LSNN_EXPECT(x.dim() == 2, "x: expected shape (rows, inputs), got ", shape_text(x));

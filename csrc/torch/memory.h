@@ -12,8 +12,7 @@ namespace lsnn::binding {
 
 using Ints = std::vector<int64_t>;
 
-// What the allocator of torch gives. Its reason for a failure is lost on the way through the stable
-// interface.
+// A tensor from torch's allocator. The stable interface loses the text of its exception.
 template <class Make> Tensor allocated(const Ints& sizes, int64_t bytes, const Make& make) {
   try {
     return make();
@@ -23,13 +22,13 @@ template <class Make> Tensor allocated(const Ints& sizes, int64_t bytes, const M
   }
 }
 
-// Uninitialised, where `like` lies.
+// Uninitialised, on the device of `like`.
 inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
   int64_t bytes = type == ScalarType::Double ? 8 : type == ScalarType::Byte ? 1 : 4;
   bool fits = true;
   for (int64_t s : sizes) fits = fits && !__builtin_mul_overflow(bytes, s, &bytes);
-  LSNN_EXPECT(fits, "not enough memory: the bytes of a tensor of shape ", shape_text(sizes.data(), sizes.size()),
-              " exceed int64");
+  LSNN_EXPECT(fits, "not enough memory: the bytes of a tensor of shape ",
+              shape_text(sizes.data(), sizes.size()), " exceed int64");
   if (!like.is_cpu())
     return allocated(sizes, bytes, [&] { return torch::stable::new_empty(like, sizes, type); });
   Ints strides(sizes.size(), 1);
@@ -52,13 +51,13 @@ inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const std::optional<Tensor>& t) {
   return t ? t->const_data_ptr() : nullptr;
 }
-// Where the kernels write a result; null: it is not wanted.
+// Pointer to an output of the kernels; null: not wanted.
 inline void* pointer_if(bool is_wanted, const Tensor& t) {
   return is_wanted ? t.mutable_data_ptr() : nullptr;
 }
 
-// Threads as torch has them. Its parallel_for loses the text of an exception on the way through the
-// stable interface, so the first one of a body is kept and thrown again from here.
+// The threads of torch. Through the stable interface its parallel_for loses the text of an
+// exception, so the first exception of a body is kept and rethrown here.
 inline Parallel parallel() {
   auto run = [](int64_t n, void (*body)(int64_t, void*), void* context) {
     std::atomic_flag failed = ATOMIC_FLAG_INIT;

@@ -1,5 +1,5 @@
-// lsnn_ext._C: what tensors can't say. Importing it also registers the operators of the files
-// *_op.cpp and *_ops.cpp, which lie in the same object.
+// lsnn_ext._C: functions that do not take tensors. Importing it also registers the operators of
+// *_op.cpp and *_ops.cpp.
 #include <pybind11/stl.h>
 
 #include <cstdlib>
@@ -22,7 +22,7 @@ namespace py = pybind11;
 
 namespace {
 
-py::list table() {  // the models in the words of lsnn_ext/models.py
+py::list table() {  // the models, with the words of lsnn_ext/models.py
   using namespace lsnn;
   py::list all;
   for (const Model& m : models) {
@@ -75,23 +75,21 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_set", &lsnn::cpu::instruction_set,
         "avx512, avx2, neon or portable; see LSNN_CPU.");
   m.def("instruction_set_flags", &lsnn::cpu::instruction_set_flags,
-        "The same with the bits of a vector and the flags of a compiler for it.");
+        "The same with the bits of a vector and the compiler flags.");
   m.def("cached_bytes", &lsnn::cpu::cached_bytes, "Bytes kept for reuse.");
-  m.def("empty_cache", &lsnn::cpu::empty_cache,
-        "Gives the memory kept for reuse back to the system.");
+  m.def("empty_cache", &lsnn::cpu::empty_cache, "Returns the memory kept for reuse to the system.");
   m.def("profile", &lsnn::cpu::set_profiling,
-        "Lets the CPU kernels count, or not; returns what was set before.", py::arg("on"));
-  m.def(
-      "counters", &counters,
-      "What the CPU kernels have counted since the last call, see csrc/cpu/counters.h; clears it.");
+        "Turns the counters of the CPU kernels on or off; returns the previous setting.",
+        py::arg("on"));
+  m.def("counters", &counters,
+        "Counters of the CPU kernels since the last call, see csrc/cpu/counters.h; clears them.");
   m.def("take_signal_exception", &lsnn::binding::take_signal_exception,
-        "What a signal handler raised during the last pass that ended with "
-        "'interrupted by a signal', or None; only once.");
+        "The exception of a signal handler that ended the last pass with "
+        "'interrupted by a signal', or None; returned once.");
   m.def(
       "default_options",
       [] { return lsnn::binding::option_list(lsnn::binding::default_options()); },
-      "The options of a call that brings none along, from the environment; "
-      "in the order of _C.options.");
+      "The options of a call without its own, from the environment; in the order of _C.options.");
   m.attr("constants") = tuple_of(lsnn::binding::constant_names);
   m.attr("numbers") = tuple_of(lsnn::binding::number_names);
   m.attr("options") = tuple_of(lsnn::binding::option_names);
@@ -113,11 +111,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("register_program", &lsnn::binding::register_program, lsnn::binding::register_program_text,
         "key"_a, "wide"_a, "code"_a, "constants"_a);
   m.def("readout_fits", &lsnn::cuda::readout_fits,
-        "Whether the CUDA kernels have room for a readout of O outputs; wide: in float64.", "N"_a,
-        "O"_a, "wide"_a);
+        "Whether a readout of O outputs fits the CUDA kernels; wide: in float64.", "N"_a, "O"_a,
+        "wide"_a);
   m.def("multiplies_bits", &lsnn::binding::multiplies_bits,
-        "Whether the CUDA kernels of that GPU take spikes as bits in products with weights.",
-        "index"_a);
+        "Whether the CUDA kernels of that GPU multiply spikes as bits with weights.", "index"_a);
   m.def("costs", &lsnn::binding::costs, lsnn::binding::costs_text);
   using lsnn::binding::Address, lsnn::binding::PreparedLayer;
   py::class_<PreparedLayer>(m, "PreparedLayer", lsnn::binding::prepared_layer_text)
@@ -136,9 +133,10 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("row", &PreparedLayer::row)
       .def("run", &PreparedLayer::run, py::call_guard<py::gil_scoped_release>(),
            lsnn::binding::run_text, "T"_a, "B"_a, "current"_a, "first"_a, "last"_a, "spikes"_a);
-  m.def("driver_too_old", &lsnn::cuda::driver_too_old,
-        "What a build by this CUDA says of a driver for that one, 0: of none; 13000 is CUDA 13.0.",
-        "runtime"_a, "driver"_a);
+  m.def(
+      "driver_too_old", &lsnn::cuda::driver_too_old,
+      "The message for a driver that is too old for this CUDA runtime; 0: no driver; 13000: 13.0.",
+      "runtime"_a, "driver"_a);
 #ifdef LSNN_CUDA_KERNELS
   m.attr("cuda") =
       py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES,
@@ -148,7 +146,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
 #ifdef LSNN_EMULATOR
   m.def("launches", &lsnn::cuda::launches,
-        "Launches of emulated kernels by this thread so far, memory that is cleared too.");
+        "Launches of emulated kernels by this thread so far, including those that clear memory.");
   m.attr("emulator") = true;
 #else
   m.attr("emulator") = false;

@@ -6,13 +6,13 @@
 #include <memory>
 #include <mutex>
 
-#include "../cpu/chosen.h"  // and the boundary of lsnn_ext/codegen/neuron.h
+#include "../cpu/dispatch.h"  // and the boundary of lsnn_ext/codegen/neuron.h
 #include "devices.h"
 
 namespace lsnn::binding {
 namespace {
 
-// Entries stay for the life of the process, as calls and graphs may hold their keys.
+// Entries are never removed, as calls and graphs may hold their keys.
 std::mutex lock;
 std::map<int64_t, std::unique_ptr<const RegisteredNeuron>>& neurons() {
   static auto* const all = new std::map<int64_t, std::unique_ptr<const RegisteredNeuron>>;
@@ -59,9 +59,11 @@ const RegisteredNeuron* find_neuron(int64_t key, const Tensor& x, const char* na
   }
   LSNN_EXPECT(found, "neuron: expected a key that is registered in this process, got ", key,
               "; call lsnn_ext.functional.recurrent with the neuron once");
-  LSNN_EXPECT(has_cpu_kernels(x), name, ": expected a CPU tensor for a registered neuron, got ", device_text(x));
+  LSNN_EXPECT(has_cpu_kernels(x), name, ": expected a CPU tensor for a registered neuron, got ",
+              device_text(x));
   LSNN_EXPECT(x.scalar_type() == (found->wide ? ScalarType::Double : ScalarType::Float), name,
-              ": expected ", found->wide ? "float64" : "float32", " as registered, got ", dtype_text(x));
+              ": expected ", found->wide ? "float64" : "float32", " as registered, got ",
+              dtype_text(x));
   return found;
 }
 
@@ -80,7 +82,7 @@ void register_neuron(int64_t key, const std::string& path) {
 }
 
 namespace {
-// Stays for the life of the process, as what it is made of.
+// Never freed, like its bytecode.
 template <class T> const neuron::NeuronTable<T>& interpreter(const neuron::Bytecode& code) {
   return *new auto(cpu::chosen_kernels<T>().interpreter(code));
 }

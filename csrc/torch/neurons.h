@@ -1,4 +1,4 @@
-// Neurons that are no models of the table, by the key under which Python has registered them.
+// Registered neurons, which are not in the table of models, by their keys.
 #pragma once
 #include <string>
 #include <vector>
@@ -16,16 +16,16 @@ struct RegisteredNeuron {
   bool has_number_spikes;
 };
 
-// The neuron registered under a key, for x; null where the key is 0. Raises where there is
-// none, where it is of another dtype, and for tensors that the CPU kernels do not take.
+// The neuron of a key; null for key 0. Throws if the key is unknown, if x has another dtype than
+// the neuron, and if x is not for the CPU kernels.
 const RegisteredNeuron* find_neuron(int64_t key, const Tensor& x, const char* name);
 
 inline constexpr char register_neuron_text[] =
-    "Loads a shared object with a neuron, see lsnn_ext/codegen/neuron.h, and keeps it under a key.";
+    "Loads a shared object with a neuron, see lsnn_ext/codegen/neuron.h, and registers its key.";
 void register_neuron(int64_t key, const std::string& path);
 
 inline constexpr char register_program_text[] =
-    "Keeps a neuron that is interpreted, see lsnn_ext/codegen/encode.py, under a key. wide: float64.";
+    "Registers an interpreted neuron, see lsnn_ext/codegen/encode.py. wide: float64.";
 void register_program(int64_t key, bool wide, const Ints& code,
                       const std::vector<double>& constants);
 

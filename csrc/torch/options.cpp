@@ -9,8 +9,7 @@
 namespace lsnn::binding {
 namespace {
 
-// What an option may be besides 0: one of these names, counted from names[0], which is automatic;
-// or a whole number.
+// Values of an option other than 0: indices into names, or integers.
 struct Allowed {
   const char* const* names;
   int64_t least;
@@ -40,7 +39,7 @@ Options from_list(const Ints& list) {
   return options;
 }
 
-// The value of an option in words, or -1 where it is none.
+// The value of an option from text, or -1 if invalid.
 int64_t value_of(const char* text, const Allowed& a) {
   if (a.names) {
     for (int64_t k = a.least; k <= a.most; k++)
@@ -79,8 +78,7 @@ const Options& default_options() {
 Options read_options(const Ints& list) {
   if (list.empty()) return default_options();
   constexpr size_t n = std::size(option_names);
-  LSNN_EXPECT(list.size() == n, "options: expected none, or ", n, " integers, got ",
-              list.size());
+  LSNN_EXPECT(list.size() == n, "options: expected none, or ", n, " integers, got ", list.size());
   for (size_t i = 0; i < n; i++) {
     const Allowed& a = allowed[i];
     const bool is_allowed = list[i] == 0 || (list[i] >= a.least && list[i] <= a.most);

@@ -35,8 +35,7 @@ constexpr Named devices[] = {
 Device find_device(const std::optional<std::string>& name) {
   if (!name) {
     if (has_cuda) return cuda_device();
-    throw std::runtime_error(
-        "device: expected a name, got None; this build has no CUDA kernels");
+    throw std::runtime_error("device: expected a name, got None; this build has no CUDA kernels");
   }
   std::string known;
   for (const Named& c : devices) {
@@ -56,8 +55,8 @@ Storage find_storage(const std::string& dtype, const std::string& weights) {
       dtype + "' with '" + weights + "'");
 }
 
-// In a sentence: why this one, given what was found for each design, and for the kernel of the
-// paper's network.
+// Why a pass was chosen. considered: cycles of each design and of the paper's kernels, or why it is
+// impossible.
 std::string reason(const Pass& pass, const Layer& l, const py::dict& considered) {
   const char* chosen = name_of(pass);
   if (pass.shape.parts && l.options.kernels == Kernels::matrices) return "matrices were requested";
@@ -85,7 +84,7 @@ py::object cycles_or_why(const cuda::Possible& p, const Device& device, const La
   return py::str(p.why);
 }
 
-// considered: what was found for the kernel of the paper's network, or nothing.
+// considered: cycles of the paper's kernels, or why they are impossible.
 py::dict describe(const Pass& chosen, py::dict considered, const Device& device, const Layer& l,
                   Storage s, const cuda::Activity& a,
                   cuda::Possible (*possible)(Design, const Device&, const Layer&, Storage),
@@ -154,9 +153,9 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   l.delays = delays.data();
   l.smooth = smooth;
   l.model = find_model(model);
-  l.surrogate = models[0].surrogate;  // of the paper's network: the plan asks for no other
+  l.surrogate = models[0].surrogate;  // the only surrogate that the plan distinguishes
   static const int64_t no_delay = 0;
-  // one weight for each synapse; the plan reads no more of it
+  // each synapse has one delay; the plan only tests for null
   l.delay = delays.size() > 1 ? &no_delay : nullptr;
   l.options = read_options(options);
   if (bf16_parts < 0 || bf16_parts >= exact_parts)
@@ -189,7 +188,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
                                                activity, &cuda::lsnn_backward_cycles);
   d["backward"] = describe(p.lsnn_backward ? *p.lsnn_backward : p.backward, lsnn_backward, device,
                            l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
-  // What a call has for its backward pass, which may take shorter weights than were asked about.
+  // The backward pass may use shorter weights than requested.
   d["backward weights"] =
       cuda::backward_storage(device, l, storage) == Storage::f32_bf16 ? "bfloat16" : dtype;
   py::dict tiles;
@@ -200,7 +199,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   tiles["rows"] = by_cores ? 32 * cuda::words_of_warp * cuda::warps_down : p.tiles.rows;
   tiles["columns"] = by_cores ? 32 * cuda::warps_across : p.tiles.columns;
   tiles["tiles"] = by_cores ? by_cores->count() : p.tiles.count();
-  tiles["bfloat16 numbers"] = by_cores ? by_cores->parts : 0;  // that stand for a float
+  tiles["bfloat16 numbers"] = by_cores ? by_cores->parts : 0;  // that a float is split into
   tiles["slices"] = by_cores ? by_cores->slices : p.tiles.slices;
   d["weight gradient"] = tiles;
   return d;

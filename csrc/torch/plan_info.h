@@ -11,24 +11,25 @@ namespace lsnn::binding {
 namespace py = pybind11;
 
 inline constexpr const char* plan_text =
-    "The CUDA kernels that would run a layer of T steps, B items, N neurons, as a dict: for both\n"
-    "directions the design, its kernels, 'general' or those made for the model 'lsnn', its "
-    "launch,\n"
-    "'why' it was chosen, and under 'considered' for each design, and for 'lsnn', the cycles of a\n"
-    "step by crude formulas (no measurement, see docs/kernels.md), or why it cannot run.\n\n"
-    "delays: distinct extra delays, ascending. dtype: of the numbers. weights: how they are\n"
-    "stored, bfloat16 or as dtype.\n"
+    "The CUDA kernels for a layer of T steps, B items and N neurons, as a dict. For each "
+    "direction:\n"
+    "the design, its kernels ('general', or 'lsnn' for those of the model lsnn), the launch, "
+    "'why'\n"
+    "it was selected, and 'considered': for each design, and for the kernels of lsnn, the cycles "
+    "per\n"
+    "step by rough formulas (not measured, see docs/kernels.md), or why it cannot run.\n\n"
+    "delays: distinct extra delays, ascending. dtype: of the numbers. weights: bfloat16 or dtype.\n"
     "spikes, active: expected shares of neurons that fire, and that are active, in a step.\n"
     "device: h100, a100, ... or None for the current device.\n"
-    "options: in the order of _C.options; none: as the environment says.\n"
-    "clusters: of 2, 4 and 8 blocks that the device takes at once, as its runtime says; 0: none;\n"
-    "-1 or left out: so many as it has SMs for, or as the current device says.\n"
-    "model: of the table of models; a call that asks for traces takes the general kernels.\n"
-    "bf16_parts: bfloat16 numbers that may stand for a factor of a product backwards, 1 or 2; 0:\n"
-    "it is not rounded.";
+    "options: in the order of _C.options; empty: from the environment.\n"
+    "clusters: of 2, 4 and 8 blocks that fit on the device at once; 0: none; -1 or left out: as\n"
+    "reported by the current device, or limited only by the number of SMs.\n"
+    "model: of the table of models; calls that return traces use the general kernels.\n"
+    "bf16_parts: bfloat16 numbers that factors of backward products may be split into, 1 or 2; 0:\n"
+    "factors are exact.";
 
 inline constexpr const char* costs_text =
-    "What the plan's formulas count with: by name a number, its unit, and where it is from; see\n"
+    "The constants of the plan's formulas: by name a number, its unit and its origin; see\n"
     "csrc/cuda/costs.h.";
 py::dict costs();
 

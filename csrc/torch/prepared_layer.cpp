@@ -34,7 +34,7 @@ PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>
   coefficients = copy(given, n_coefficients * N * size);
   if (weights) {
     w = copy(0, N * NP * size);
-    for (int64_t j = 0; j < N; j++) {  // rows as the kernels pack them, zeros behind
+    for (int64_t j = 0; j < N; j++) {  // packed rows, padded with zeros
       char* row = (char*)w.get() + j * NP * size;
       std::memcpy(row, (const char*)weights + j * N * size, N * size);
       std::memset(row + N * size, 0, (NP - N) * size);
@@ -72,9 +72,9 @@ PreparedLayer::PreparedLayer(bool is_wide, int64_t N, const std::vector<int64_t>
   layer.w_in_place = weights != 0;
 }
 
-// Whether the weights of all neurons that spiked, before: [D,B,N] and spikes: [T,B,N], are those of
-// the caller, bit for bit. A few rows of the stored matrix at a time, since neighbours lie in one
-// line of the cache, along its rows and along those of w.
+// Whether the weights of all neurons that spiked, in before [D,B,N] and spikes [T,B,N], are bitwise
+// those of the caller. A few rows of the stored matrix at a time, as cache lines run along its rows
+// and along those of w.
 template <class Bits> bool PreparedLayer::weights_hold(int64_t B, int64_t items, const void* before,
                                                        const void* spikes) const {
   const int64_t N = layer.N, NP = layer.w_stride_j;
@@ -88,7 +88,7 @@ template <class Bits> bool PreparedLayer::weights_hold(int64_t B, int64_t items,
   std::vector<int64_t> active;
   for (int64_t j = 0; j < N; j++)
     if (any[j]) active.push_back(j);
-  const size_t most = layer.N / 16;  // from which on comparing everything, in order, is faster
+  const size_t most = layer.N / 16;  // above it a sequential comparison of all is faster
   if (active.size() > most)
     return !std::memcmp((const void*)stored, as_stored.get(), N * N * sizeof(Bits));
   constexpr int64_t few = 8;
@@ -104,7 +104,7 @@ template <class Bits> bool PreparedLayer::weights_hold(int64_t B, int64_t items,
 }
 
 namespace {
-// The tensors of a state, in the order of their addresses: v, a, i, r, z.
+// A state from addresses of v, a, i, r, z.
 State state_at(const std::vector<Address>& of) {
   void* at[5];
   for (size_t k = 0; k < 5; k++) at[k] = (void*)of[k];
@@ -125,9 +125,8 @@ bool PreparedLayer::sources_hold() const {
 ForwardArgs PreparedLayer::forward_args(int64_t T, int64_t B, Address current,
                                         const std::vector<Address>& first,
                                         const std::vector<Address>& last, Address spikes) const {
-  LSNN_EXPECT(first.size() == 5 && last.size() == 5,
-              "first, last: expected 5 addresses each, got ", first.size(), " and ",
-              last.size());
+  LSNN_EXPECT(first.size() == 5 && last.size() == 5, "first, last: expected 5 addresses each, got ",
+              first.size(), " and ", last.size());
   ForwardArgs f{};
   f.layer = layer;
   f.layer.T = T;
@@ -150,7 +149,7 @@ bool PreparedLayer::run(int64_t T, int64_t B, Address current, const std::vector
   if (wide) cpu::forward<double>(f, parallel());
   else cpu::forward<float>(f, parallel());
   if (!stored) return true;
-  // The last step's spikes have met no weights yet.
+  // The spikes of the last step have not been multiplied yet.
   const int64_t items = T > 1 ? (T - 1) * B : 0;
   return wide ? weights_hold<uint64_t>(B, items, f.first.z, (void*)spikes)
               : weights_hold<uint32_t>(B, items, f.first.z, (void*)spikes);

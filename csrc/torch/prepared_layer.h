@@ -1,5 +1,5 @@
-// _C.PreparedLayer: a layer prepared for short calls on the CPU, as control loops make them, past
-// the dispatcher.
+// _C.PreparedLayer: a layer prepared for short calls on the CPU, as in control loops, without the
+// dispatcher.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -16,29 +16,31 @@ namespace lsnn::binding {
 using Address = std::uintptr_t;  // of a tensor's memory, from Tensor.data_ptr()
 
 inline constexpr const char* prepared_layer_text =
-    "Keeps coefficients (11,N), weights w (N,N) from neuron to neuron and delays (N,N) of a layer\n"
-    "(addresses; w 0 and no delays: none), and the bytes of the tensors that they were computed\n"
-    "from (sources: address and bytes of each). stored: w transposed, as the caller has it, or 0;\n"
-    "its diagonal counts as 0 without autapses. recorded: whether steps will be recorded.";
+    "Copies coefficients (11,N), weights w (N,N) from neuron to neuron and delays (N,N) of a\n"
+    "layer (addresses; w 0 and no delays: none), and the bytes of the tensors that they were\n"
+    "computed from (sources: address and bytes of each). stored: w transposed, as the caller "
+    "stores\n"
+    "it, or 0; its diagonal counts as 0 without autapses. recorded: whether steps will be "
+    "recorded.";
 inline constexpr const char* run_text =
-    "T steps of B items from the addresses of contiguous tensors: current (T,B,N), the five of\n"
-    "the state and where the five after the last step go, (B,N) and (D,B,N), and the spikes\n"
-    "(T,B,N). False, and the results are void, where the sources do not hold the bytes any more\n"
-    "from which the layer was prepared, or stored has other weights of a neuron that spiked:\n"
-    "those of the others were not read.";
+    "Runs T steps of B items on addresses of contiguous tensors: current (T,B,N), the five "
+    "tensors\n"
+    "of the first and of the last state, (B,N) and (D,B,N), and the spikes (T,B,N). False if the\n"
+    "bytes of the sources have changed, or the stored weights of a neuron that spiked; the "
+    "results\n"
+    "are void then. Weights of other neurons are not compared.";
 
 inline constexpr const char* is_current_text =
-    "Whether the sources and all stored weights are those from which the layer was prepared.";
+    "Whether the sources and all stored weights are unchanged since the layer was prepared.";
 inline constexpr const char* record_text =
-    "One step that a backward pass will follow, from addresses as of run; y (B,N) and bits\n"
-    "(B,ceil(N/32)) of 32 bits each are what it needs beside the state. Nothing is compared: ask\n"
-    "is_current() before.";
+    "Runs a step for a later backward pass, from addresses as in run. Saves y (B,N) and bits\n"
+    "(B,ceil(N/32)) of 32 bits each. Compares nothing: call is_current() before.";
 inline constexpr const char* adjoint_text =
-    "The backward pass of such a step. want: bits of the coefficients whose gradient is asked "
-    "for.\n"
-    "g: addresses of the gradients of spikes, v, a, i, z, or 0 for none; to: where those of\n"
-    "current, v, a, i, z go; sums: what those of w (S,N,row) of each delay, of the current over\n"
-    "the batch (N) and of the coefficients (11,N) are added to; 0 for none, but for current.";
+    "The backward pass of a recorded step. want: a bit for each coefficient with a gradient.\n"
+    "g: addresses of the gradients of spikes, v, a, i, z, or 0 for none; to: addresses for those "
+    "of\n"
+    "current, v, a, i, z, or 0 for none except current; sums: those of w (S,N,row) of each delay,\n"
+    "of the current summed over the batch (N) and of the coefficients (11,N), added in place.";
 
 class PreparedLayer {
  public:
@@ -55,7 +57,7 @@ class PreparedLayer {
   void adjoint(int64_t B, int64_t want, const std::vector<Address>& first, Address y, Address bits,
                const std::vector<Address>& g, const std::vector<Address>& to,
                const std::vector<Address>& sums) const;
-  int64_t row() const { return cpu::padded(layer.N); }  // numbers of a row of the sums of w
+  int64_t row() const { return cpu::padded(layer.N); }  // numbers of a row of the gradient of w
 
  private:
   struct Free {
@@ -73,10 +75,10 @@ class PreparedLayer {
   Address stored;
   bool autapses;
   std::vector<int64_t> delays;
-  Memory coefficients, w, as_stored, delay, bytes;  // bytes: of all sources, one after the other
+  Memory coefficients, w, as_stored, delay, bytes;  // bytes: of all sources, concatenated
   std::vector<std::pair<Address, int64_t>> sources;
   Layer layer;
-  std::unique_ptr<cpu::OneStep> one_step;  // of steps that are recorded, or null
+  std::unique_ptr<cpu::OneStep> one_step;  // for recorded steps, or null
 };
 
 }  // namespace lsnn::binding

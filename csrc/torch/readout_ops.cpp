@@ -1,4 +1,4 @@
-// The readout as an operator of its own: the leaky integrator of a product that was made elsewhere.
+// The leaky integrator of the readout as an operator, for a given product.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -12,7 +12,7 @@ void check_rows(const Tensor& t, const char* name) {
   check_real(t, name);
   LSNN_EXPECT(t.dim() == 3, name, ": expected shape (T, B, O), got ", shape_text(t));
 }
-// One number for each item and output of x, the argument called `of`.
+// Expects a number for each item and output of x, the argument named `of`.
 void check_row(const Tensor& t, const char* name, const Tensor& x, const char* of) {
   check_like(t, name, x, of);
   const int64_t wanted[] = {x.size(1), x.size(2)};
@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor> leaky_readout(Tensor x, std::optional<Tensor> p, doub
   return {all, last};
 }
 
-// g_p (T,B,O), g_last (B,O) or none, which is zeros: gradients of both results -> those of x and p.
+// g_p (T,B,O), g_last (B,O) or none for zeros: gradients of both results -> those of x and p.
 std::tuple<Tensor, Tensor> leaky_readout_backward(Tensor g_p, std::optional<Tensor> g_last,
                                                   double k) {
   check_rows(g_p, "g_p");

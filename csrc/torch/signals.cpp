@@ -8,7 +8,7 @@ namespace py = pybind11;
 namespace lsnn::binding {
 namespace {
 
-PyObject* raised = nullptr;  // by a handler; the interpreter's lock guards it
+PyObject* raised = nullptr;  // by a handler; guarded by the GIL
 
 }  // namespace
 

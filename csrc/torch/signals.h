@@ -1,5 +1,5 @@
-// Ctrl-C during a long pass: Python's signal handlers run while the kernels do, and an exception of
-// theirs ends the pass.
+// Ctrl-C during a long pass: Python's signal handlers run during the pass, and their exceptions end
+// it.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -11,16 +11,16 @@
 
 namespace lsnn::binding {
 
-// What a signal handler raised during the last pass that finish() has ended, or None; only once.
+// The exception of a signal handler that ended the last pass in finish(), or None; returned once.
 pybind11::object take_signal_exception();
 
-// Belongs to one call of an operator, made on the thread that makes it. Handlers run on Python's
-// main thread alone; a call from any other thread is never interrupted.
+// For one call of an operator, on its thread. Handlers run only on Python's main thread; calls from
+// other threads are never interrupted.
 class SignalWatch {
  public:
   Interrupt interrupt() { return {wanted, this}; }
-  // Throws std::runtime_error where a handler has raised: the results are void.
-  // take_signal_exception() has what it raised.
+  // Throws std::runtime_error if a handler raised: the results are void. take_signal_exception()
+  // returns the exception.
   void finish() const;
 
  private:

@@ -12,7 +12,7 @@ from lsnn_ext import _ops, functional
 from rounding import rounded
 
 T, B, N = 20, 9, 65
-TOLERANCE = {"high": 1e-4, "medium": 5e-3}  # of the largest gradient; see csrc/tests/cuda/routes.h
+TOLERANCE = {"high": 1e-4, "medium": 5e-3}  # of the largest gradient; see kernel_routes.h
 
 
 def gradients(precision: str) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -42,11 +42,11 @@ inline void check_changed_weights() {
       l.w_stride_j = N;
       l.w_stride_k = 1;
       cpu::SynapseLists<float> lists;
-      lists.count(l, false, {cpu::one_by_one, 1});
+      lists.count(l, false, {cpu::run_serially, 1});
       const auto counted = (uint32_t)lists.entries();
       std::copy_n((become_many ? many : few).begin(), 2 * N * N, w.begin());
       for (int64_t i = 2 * N * N; i < (int64_t)w.size(); i++) w[i] = 1;
-      lists.list(l, {cpu::one_by_one, 1});
+      lists.list(l, {cpu::run_serially, 1});
       check(counted > 0 && keeps_to_its_places(l, lists.rows(), counted),
             "a list keeps to its places");
     }

@@ -109,9 +109,9 @@ class DeviceMemory {
     translate(f.readout);
     translate(f.gp, f.gp_last, f.gw_out, f.gp_first, f.gbias_out);
   }
-  void translate(cuda::Told& told) {
-    translate(told.made);
-    for (cuda::Row& row : told.rows) translate(row.tensor);
+  void translate(cuda::HostCoefficients& host) {
+    translate(host.made);
+    for (cuda::Row& row : host.rows) translate(row.tensor);
   }
   void translate(Linear& l) { translate(l.w, l.bias, l.y, l.g, l.gw, l.bits); }
   void translate(LeakyForward& f) { translate(f.x, f.first, f.p, f.last); }

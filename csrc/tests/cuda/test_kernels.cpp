@@ -8,7 +8,7 @@
 // forward, reverse and random. Another run must give the same bits.
 //
 // Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only route to
-// run, see routes.h: a design, or the kernels of the paper's network.
+// run, see kernel_routes.h: a design, or the kernels of the paper's network.
 // LSNN_CASES=k/n takes the k-th of n parts of the table only, k from 0. LSNN_OTHER_LIBM=1 gives the
 // emulated kernels other last bits of exp, erf and atan than the CPU path has, as a GPU does. The
 // exit status is 0 if all that ran agreed, 1 if not, 2 without a GPU.
@@ -21,10 +21,10 @@
 #include "../leaky.h"
 #include "../linear.h"
 #include "../table.h"
+#include "coefficient_sources.h"
 #include "device_memory.h"
-#include "made_of.h"
+#include "kernel_routes.h"
 #include "readout.h"
-#include "routes.h"
 
 namespace lsnn::test {
 
@@ -74,7 +74,7 @@ template <class T> struct Kernels {
     char* own = workspace.get();
     device.translate(own);
     cuda::Plan there = plan;
-    device.translate(there.told);
+    device.translate(there.host);
     device.send();
     pass(f, there, own, {&add_product<T>, &sizes}, nullptr);
     device.copy_back();
@@ -194,14 +194,14 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
   }
 }
 
-// A first state that is not there gives the bits of one of zeros, and coefficients that the kernels
-// are told, 0 or what they are made of, those of coefficients that they read.
+// Results are bitwise identical without a first state and with zeros, and with coefficients from
+// the host, 0 or made of sources, and from memory.
 template <class T> void check_no_state(const Case& c, const cuda::Device& device, Storage storage,
                                        int order, int only) {
   const std::initializer_list<Name> state = {v0, a0, i0, z0, r0};
   const Run<T> zeros(c);
   for (Name name : state) std::fill_n(zeros.b[name].get(), size_of(c, name), T(0));
-  const MadeOf<T> source(c, zeros.b[k], c.zero & ~(1u << Q));
+  const CoefficientSources<T> source(c, zeros.b[k], c.zero & ~(1u << Q));
   Case absent = c;
   absent.absent |= set_of(v0, a0, i0, z0, r0, gv0, ga0, gi0, gz0);
   for (int d = 1; d < n_routes; d++) {
@@ -213,10 +213,10 @@ template <class T> void check_no_state(const Case& c, const cuda::Device& device
     const Run<T> wanted(zeros), got(absent);
     std::fill_n(got.b[k].get(), size_of(c, k), T(NAN));
     run_guarded([&] {
-      kernels.plan.told = source.told;
+      kernels.plan.host = source.host;
       if (c.B) kernels.forward(got);
       else std::copy_n(zeros.b[k].get(), size_of(c, k), source.made.get());
-      kernels.plan.told = cuda::Told{.zero = source.told.zero};
+      kernels.plan.host = cuda::HostCoefficients{.zero = source.host.zero};
       for (int64_t i = 0; i < size_of(c, k); i++) {
         const T made = source.made[i], other = zeros.b[k][i];  // another exp has another last bit
         const bool near = i / c.N > KAPPA ? made == other : std::abs(made - other) < T(1e-6);
@@ -368,7 +368,7 @@ int run(const char* word) {
   for (int d = 1; is_asked && d < n_routes; d++)
     if (!std::strcmp(requested, routes[d].name)) only = d;
   at_hand = "LSNN_DESIGN";
-  check(!is_asked || only, "expected the name of a route, see routes.h");
+  check(!is_asked || only, "expected the name of a route, see kernel_routes.h");
 
   const char* other_libm = std::getenv("LSNN_OTHER_LIBM");
 #ifdef LSNN_OTHER_LIBM

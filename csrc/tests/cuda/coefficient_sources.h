@@ -11,21 +11,22 @@ namespace lsnn::test {
 
 // What coefficients [n_coefficients,N] are made of: a decay, of a tau for each neuron, and one less
 // it; one less a tensor; one number for all in a tensor, and without one. Their numbers too.
-template <class T> struct MadeOf {
+template <class T> struct CoefficientSources {
   Buffer<T> tensors[n_coefficients], made;
-  cuda::Told told;
+  cuda::HostCoefficients host;
 
-  MadeOf(const Case& c, const Buffer<T>& k, unsigned zero) : made(buffer<T>(size_of(c, Name::k))) {
+  CoefficientSources(const Case& c, const Buffer<T>& k, unsigned zero)
+      : made(buffer<T>(size_of(c, Name::k))) {
     const int64_t N = c.N;
     auto row = [&](int of) { return &k[of * N]; };
     const double dt = 0.7;
     std::fill_n(made.get(), size_of(c, Name::k), T(NAN));
-    told.zero = zero;
-    told.made = made.get();
+    host.zero = zero;
+    host.made = made.get();
     for (int of = 0; of < n_coefficients; of++) {
       tensors[of] = buffer<T>(of == BETA ? 1 : N);
       std::copy_n(row(of), of == BETA ? 1 : N, tensors[of].get());
-      cuda::Row& row_of = told.rows[of];
+      cuda::Row& row_of = host.rows[of];
       row_of.tensor = tensors[of].get();
       row_of.stride = of != BETA;
       row_of.sign = 1;
@@ -39,13 +40,13 @@ template <class T> struct MadeOf {
       row(BETA)[n] = tensors[BETA][0];
       row(WIDTH)[n] = T(0.9);
     }
-    told.rows[ALPHA].dt = dt;
-    told.rows[WIDTH] = cuda::Row();
-    told.rows[WIDTH].number = 0.9;
+    host.rows[ALPHA].dt = dt;
+    host.rows[WIDTH] = cuda::Row();
+    host.rows[WIDTH].number = 0.9;
     for (const auto& [one, other] : {std::pair{KAPPA, ALPHA}, std::pair{Q, RHO}}) {
-      told.rows[one] = told.rows[other];
-      told.rows[one].number = 1;
-      told.rows[one].sign = -1;
+      host.rows[one] = host.rows[other];
+      host.rows[one].number = 1;
+      host.rows[one].sign = -1;
     }
   }
 };
