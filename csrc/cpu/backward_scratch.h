@@ -12,17 +12,17 @@ namespace {
 template <class T> struct BackwardScratch {
   ReplayScratch<T> replay;
   ReadoutScratch<T> readout;
-  T* gc;          // [chunk + D,currents,items,ND] dL/dc, step t in slot t % (chunk + D)
-  T* d_states;                 // [states,items,NP] dL/d of the carried states
-  T* dz;                       // [items,ND] dL/d of the spikes of the current step
-  T* gx_out;                   // [items,currents,N] a row to be streamed out
+  T* gc;  // [chunk + D,currents,items,ND] dL/dc, step t in slot t % (chunk + D)
+  T* d_states;  // [states,items,NP] dL/d of the carried states
+  T* dz;  // [items,ND] dL/d of the spikes of the current step
+  T* gx_out;  // [items,currents,N] a row to be streamed out
   // [gradients,NP] gradients of the coefficients over the chunk: short sums round less
   T* sums;
   // [D + span,N,max_items] dL/dc of the last steps for the sparse product, step t in slot t % (D +
   // 1), followed by copies of the first slots, so that the slots of a group of delays are
   // contiguous
   T* gc_transposed;
-  const T** slices;            // [S] first slots of the groups
+  const T** slices;  // [S] first slots of the groups
   // [D + 1,items,gradient_stride] dL/dc of the last steps for products in bfloat16
   uint16_t* gc_bf16;
   uint32_t* nonzero;  // [words(I) + 1] nonzero inputs of one item

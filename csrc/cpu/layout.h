@@ -60,9 +60,9 @@ template <class T> struct SparseGroups {
 };
 
 template <class T> struct Packed {
-  int64_t l1_size;     // bytes
-  int64_t NP;              // padded(N)
-  int64_t W;               // words(N)
+  int64_t l1_size;  // bytes
+  int64_t NP;  // padded(N)
+  int64_t W;  // words(N)
   // [currents][S * N,NP] w_jk of the synapses that act with delays[s], else 0; or null where only
   // lists of synapses are read
   const T* w;

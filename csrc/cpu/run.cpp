@@ -329,8 +329,7 @@ template <class T> void leaky_backward(const LeakyBackward& f, Parallel parallel
                [&](int64_t c0, int64_t c1) { kernels<T>().leaky_backward(f, c0, c1); });
 }
 
-// ------------------------------------------------------------------------------------------
-// choices
+// ---------------------------------------------------------------------------------------- dispatch
 template <class T> const Kernels<T>& chosen_kernels() { return kernels<T>(); }
 
 template const Kernels<float>& chosen_kernels<float>();

@@ -1,7 +1,7 @@
-// The backward pass (BPTT) of a whole sequence in one launch. Chunk by chunk from the end: the
-// chunk's carried state is replayed from the last saved one; step by step the product with the
-// weights, only for the active neurons, and the adjoint of step() give dL/dc. The weight gradient
-// is summed afterwards, see weight_gradient.cuh.
+// The backward pass (BPTT) of a whole sequence in one launch, chunk by chunk from the end. The
+// states of a chunk are replayed from the last saved one; for each step the product with the
+// weights, for active neurons only, and the adjoint of step() give dL/dc. The weight gradient is
+// summed afterwards, see weight_gradient.cuh.
 #pragma once
 #include "cluster_rows.cuh"
 #include "lane_sums.cuh"
@@ -15,7 +15,7 @@ template <class T> struct BackwardSequence : BackwardJob<T> {
   T* replayed;  // [groups of all blocks,replayed_rows,width]
 };
 
-// How dL/dc of a step reaches all threads that need it: into `row` [NP] of each block.
+// Distributes dL/dc of a step: into `row` [NP] of each block.
 //
 // In one block: a barrier.
 template <class T> struct BlockGradients {
@@ -27,9 +27,9 @@ template <class T> struct BlockGradients {
   __device__ __forceinline__ void end_step(const Group& group) const { group.sync(); }
 };
 
-// Across a cluster: see cluster_rows.cuh. While some warp, in step n, reads the rows of D steps
-// before it, no other writes more than that of n + 1, which takes the place of the oldest once
-// step n is over: D + 1 rows are enough.
+// Across a cluster, see cluster_rows.cuh. In step n a warp reads the rows of n - D to n - 1, then
+// sends n. Row n + 1, which replaces n - D, is sent after the wait for n: all warps have sent n and
+// read n - D. So D + 1 rows suffice.
 template <class T> struct ClusterGradients {
   static_assert(sizeof(T) == 4);
   static constexpr bool in_cluster = true;
@@ -39,19 +39,19 @@ template <class T> struct ClusterGradients {
                                               const Layer& l, const Shape& shape)
       : rows(mbarriers, group, l, shape, 4 * padded(l.N)) {}
   __device__ __forceinline__ void publish(T* row, const Cell& cell, const Quad<T>& dc) const {
-    rows.begin_step();  // a lane has one quad, so it comes here once a step
+    rows.begin_step();  // once per step, as a lane has one quad
     rows.send(row + cell.n, dc.of, 0, 1);
   }
   __device__ __forceinline__ void end_step(const Group& group) {
     rows.end_step();
-    group.sync();  // warps without neurons, which nobody waits for, fall behind no phase
-    // The products of the step need none: who reads them has sent what it made of them.
+    group.sync();  // holds warps without neurons, which send nothing
+    // No barrier for dz: its readers sent dL/dc after reading it.
   }
 };
 
-inline constexpr int rows_of_product = 8;  // whose sums go from lane to lane together
+inline constexpr int rows_of_product = 8;  // that are reduced together
 
-// C: quads of a lane. rows_in_shared: the weight rows lie in shared memory.
+// C: quads of a lane. rows_in_shared: whether weight rows lie in shared memory.
 template <class T, class W, class Spec, class Gradients, int C,
           bool rows_in_shared> struct BackwardGroup {
   static_assert(C == 1 || !Gradients::in_cluster);
@@ -68,7 +68,7 @@ template <class T, class W, class Spec, class Gradients, int C,
   uint16_t* const list;    // [list_size] of this warp
   const Replayed<T> replayed;
   const int first_delay;
-  const bool choose;  // whether there can be neurons that are not active
+  const bool choose;  // whether neurons can be inactive
   unsigned turn = 0;  // of step 0 of the item
 
   __device__ __forceinline__ int column(int c) const {
@@ -77,16 +77,16 @@ template <class T, class W, class Spec, class Gradients, int C,
   __device__ __forceinline__ unsigned marked(const uint32_t* marks, int c, const Cell& cell) const {
     return cell.live ? marks[column(c) / 32] >> column(c) % 32 & 15 : 0;
   }
-  // Rows take turns from step to step and from item to item: a block that has begun the next one
-  // overwrites nothing that another still reads.
+  // Rows rotate over steps and items, so that a block which has begun the next item overwrites no
+  // row that another still reads.
   __device__ __forceinline__ T* dc_of(int t) const {
     const unsigned slots = (unsigned)job.shape.slots;
     return dc + (slots == 1 ? 0 : (turn - (unsigned)t) % slots) * padded(job.f.layer.N);
   }
 
   // --------------------------------------------------------------------------------------- product
-  // dz[j] = sum over delays and k of w_jk dL/dc_k of the step that the spikes of step t reached,
-  // for eight rows j of the slice. length: steps of the item.
+  // dz[j] = sum over delays d and k of w_jk dL/dc_k[t + 1 + d], for eight rows j of the slice.
+  // length: steps of the item.
   __device__ __forceinline__ void rows_product(int length, int t,
                                                const int (&rows)[rows_of_product], int n) const {
     const Layer& l = job.f.layer;
@@ -116,8 +116,7 @@ template <class T, class W, class Spec, class Gradients, int C,
     for (int r = 1; r < rows_of_product; r++) row = i == r ? rows[r] : row;
     if (group.lane() % 4 == 0 && i < n) dz[row] = total;
   }
-  // For the marked rows of the slice, or for all where `marks` is null. The warps share them out by
-  // eights.
+  // For the marked rows of the slice, or for all if `marks` is null; eight rows per warp at a time.
   __device__ __forceinline__ void product(int length, int t, const uint32_t* marks) const {
     const int neurons = (int)job.f.layer.N - slice.neuron;
     auto word = [&](int w) { return marks[w]; };
@@ -126,13 +125,13 @@ template <class T, class W, class Spec, class Gradients, int C,
       const int all = 32 * (slice.words - w0) < most ? 32 * (slice.words - w0) : most;
       const int n = marks ? list_neurons(word, w0, slice.words, group.lane(), list) : all;
       for (int e = rows_of_product * group.warp(); e < n; e += rows_of_product * group.warps()) {
-        // what lies beyond n is not used
+        // entries beyond n are not used
         const Quad<uint16_t> low = quad_at(list + e), high = quad_at(list + e + 4);
         int rows[rows_of_product];
 #pragma unroll
         for (int i = 0; i < rows_of_product; i++) {
           const int row = marks ? (i < 4 ? low[i] : high[i - 4]) : 32 * w0 + e + i;
-          // what is left of eight: the first row again
+          // beyond n: the first row again
           rows[i] = i == 0 || e + i < n ? row : rows[0];
         }
         rows_product(length, t, rows, n - e);
@@ -159,7 +158,7 @@ template <class T, class W, class Spec, class Gradients, int C,
       cell[c] = cell_of(slice, l, b, column(c));
       d[c] = last_adjoint(job, spec, cell[c]);
     }
-    // Of the segment and of the chunk at hand; the past spikes of the first state follow step 0.
+    // First steps of the segment and of the chunk; t < 0: past spikes of the first state.
     int S0 = length, t0 = S0;
     for (int t = length - 1; t >= (job.f.gfirst.z ? -(int)l.D : 0); t--) {
       if (t >= 0 && t < t0) {
@@ -191,7 +190,7 @@ template <class T, class W, class Spec, class Gradients, int C,
     group.sync();
   }
 
-  // step: of the chunk. t < 0: of the past spikes only.
+  // step: index in the chunk. t < 0: only past spikes.
   __device__ __forceinline__ void step_back(const Cell (&cell)[C], QuadAdjoint<T> (&d)[C],
                                             int length, int t, int step) const {
     const bool some = reaches(job, spec, length, t, first_delay), choosing = choose && t >= 0;
@@ -214,8 +213,8 @@ template <class T, class W, class Spec, class Gradients, int C,
         if (job.f.layer.S) gradients.publish(dc_of(t), cell[c], dc_quad);
       }
     }
-    if (job.f.layer.S == 0) return;  // nobody reads dL/dc of others
-    if (t < 0) group.sync();  // the products have been read
+    if (job.f.layer.S == 0) return;  // no thread reads dL/dc of others
+    if (t < 0) group.sync();  // dz has been read
     else gradients.end_step(group);
   }
 };
@@ -242,7 +241,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
     w = shared.w;
     w_rows = slice.width;
   }
-  // What pads the last quad of dL/dc meets weights that are 0.
+  // Padding of dL/dc must be finite: its weights are 0.
   for (int i = threadIdx.x; i < shape.groups * shape.slots * NP; i += blockDim.x)
     shared.dc[i] = T(0);
   Gradients gradients(group, shared.mbarriers + 2 * group.id, l, shape);
@@ -267,7 +266,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
       first_delay(job.p, l),
       can_be_inactive(spec)};
   const Share share = Share::mine(shape, group);
-  // Nobody waits for a block without neurons.
+  // A block without neurons sends nothing.
   for (int64_t b = share.first; b < l.B && slice.words > 0; b += share.step) backward.item(b);
 }
 

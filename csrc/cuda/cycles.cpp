@@ -1,4 +1,4 @@
-// The formulas that set the designs side by side, with the numbers of costs.h alone.
+// The formulas that compare the designs, with the constants of costs.h.
 #include <algorithm>
 #include <cmath>
 
@@ -8,7 +8,7 @@
 namespace lsnn::cuda {
 namespace {
 
-// The rows that one SM reads in a step, in bytes, and how many items it works on.
+// Items of an SM, and the bytes of the rows that it reads in a step.
 struct Load { double items, bytes; };
 Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double share) {
   const double items = double(l.B) / std::max(device.teams(p.shape.ranks), 1),
@@ -17,13 +17,13 @@ Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
 
-// The rounds of items in a step by matrices.
+// Rounds of items in a step by matrices.
 double rounds_of(const Device& device, const Layer& l, const Pass& p) {
   const int64_t items = device.teams(p.shape.ranks) * items_of_block(p.shape);
   return double(std::max<int64_t>(ceiling(l.B, items), 1));
 }
-// The same in a cluster, of a round: what all warps of a block take of a step. What other blocks
-// send has most of a step to arrive.
+// Cycles of a round in a cluster, for all warps of a block. Transfers between blocks overlap most
+// of a step.
 double matrix_step(const Layer& l, const Pass& p) {
   const int parts = p.shape.parts, of_kernel = words_of_kernel(l.N);
   const double words_of_block = p.shape.threads / 32.0;
@@ -35,7 +35,7 @@ double matrix_step(const Layer& l, const Pass& p) {
              (products * costs.lsnn_matrix_product + in_shared * costs.lsnn_matrix_fragment);
 }
 
-// In a block, of all its warps; few of them take what one takes alone.
+// Cycles of a round in a block: the throughput of all warps, or the latency of one.
 double block_matrix_step(const Pass& p) {
   const double warps = p.shape.threads / 32.0;
   const double all = p.shape.parts == most_parts_of_block
@@ -44,23 +44,24 @@ double block_matrix_step(const Pass& p) {
   return std::max(all, costs.lsnn_block_chain);
 }
 
-// dL/dc of an item, which each warp of a block loads whole for its rows, four lanes the same.
+// Bytes of dL/dc of an item: each warp of a block loads all of it for its rows, four lanes the
+// same.
 double bytes_of_gradients(const Layer& l, const Pass& p) {
   return 4.0 * double(words(l.N) * bytes_of_number(Storage::f32) * padded(l.N)) / p.shape.ranks;
 }
 
-// Of a step but its rows. Items of a round hide each other's waiting; rounds follow each other.
+// Cycles of a step without its rows. Items of a round overlap; rounds do not.
 double chain(double step, const Load& at, const Pass& p) {
   return step * std::ceil(at.items / p.shape.groups);
 }
-// Of dL/dc between the blocks of a cluster: a block receives that of its items from the others.
+// Cycles to exchange dL/dc between the blocks of a cluster.
 double exchange(const Load& at, const Layer& l, const Pass& p) {
   const double all = at.items * double(l.N * bytes_of_number(Storage::f32));
   return p.design == Design::cluster && l.S
              ? chain(costs.exchange, at, p) + (all - all / p.shape.ranks) / costs.cluster_bytes
              : 0;
 }
-// Of the general kernels: a step but its rows, and what blocks of a cluster exchange.
+// Cycles of the general kernels. step: without rows; exchanged: between blocks of a cluster.
 double general_cycles(const Device& device, const Layer& l, const Pass& p, const Load& at,
                       double step, double exchanged) {
   const double steps = chain(step, at, p);

@@ -1,5 +1,5 @@
-// What kernels and their launches need of the device: the CUDA headers, or the emulator in their
-// place. Single machine instructions stand in ptx.cuh.
+// Device functions and launches: the CUDA headers, or the emulator instead. Single machine
+// instructions are in ptx.cuh.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
@@ -18,7 +18,7 @@
 
 namespace lsnn::cuda {
 
-// A grid of `blocks`, in clusters of `cluster` blocks that are on the device together.
+// A grid of `blocks`, in clusters of `cluster` co-resident blocks.
 struct Launch {
   int64_t blocks;
   int threads;           // of a block
@@ -38,7 +38,7 @@ struct Launch {
 inline std::string no_device(cudaError_t error) {
   int needed = 0, driver = 0;
   cudaRuntimeGetVersion(&needed);
-  cudaDriverGetVersion(&driver);  // 0 where there is none
+  cudaDriverGetVersion(&driver);  // 0 without a driver
   const bool too_old = error == cudaErrorInsufficientDriver || driver / 1000 < needed / 1000;
   return "no CUDA device: " +
          (too_old ? driver_too_old(needed, driver) : cudaGetErrorString(error));
@@ -49,7 +49,7 @@ LSNN_DEVICE unsigned char* shared_memory() {
   return lsnn_shared;
 }
 LSNN_DEVICE void warp_barrier(Where) { __syncwarp(); }
-// Read only while the kernel runs, so that the cache for constants may serve it.
+// A load through the read-only cache, of memory that is constant while the kernel runs.
 template <class X> LSNN_DEVICE X load_constant(const X* p) {
   static_assert(sizeof(X) == 8 || sizeof(X) % 16 == 0);
   X x;
@@ -66,7 +66,7 @@ template <class X> LSNN_DEVICE X load_constant(const X* p) {
   return x;
 }
 
-// Sixteen bytes or more in one piece; p must be aligned for it.
+// A vectorized access; p must be aligned to Q.
 template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) {
   return *reinterpret_cast<const Q*>(p);
 }
@@ -74,9 +74,8 @@ template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) {
   *reinterpret_cast<Q*>(p) = q;
 }
 
-// A loop that waits for another block's store and has looked `polls` times: gives way when that
-// takes longer than an exchange does. Builds for tests give up, as a mistake in the protocol must
-// not hang a GPU.
+// Backs off in a loop that polls for a store of another block, after more polls than an exchange
+// takes. Builds for tests trap, so that an error in the protocol does not hang a GPU.
 LSNN_DEVICE void poll_again(unsigned& polls) {
   if (++polls > 64) __nanosleep(32);
 #ifdef LSNN_MOST_POLLS
@@ -100,15 +99,15 @@ inline int device_attribute(cudaDeviceAttr which) {
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, which, device);
   if (error != cudaSuccess) {
-    cudaGetLastError();  // the error does not stay behind
+    cudaGetLastError();  // clears the error
     throw std::runtime_error(no_device(error));
   }
   return value;
 }
 
-// What a launch is asked for, ready for the runtime. The kernel is allowed all the shared memory
-// that there is, always: where it was allowed what this launch needs, another thread of the host
-// that launches it for a larger layer could find it lowered.
+// A launch configuration for the runtime. The limit of shared memory is always set to the maximum:
+// with the size of this launch, another host thread that launches a larger layer could find it
+// lowered.
 class Configuration {
  public:
   template <class Kernel> Configuration(const Launch& l, Kernel* kernel) {
@@ -145,8 +144,7 @@ template <class Job> void launch(const char* what, const Launch& l, void (*kerne
   cudaGetLastError();
   fail(what, l, cudaGetErrorString(error));
 }
-// How many clusters of such a launch the device can have at once; 0 where it says that there are
-// none.
+// The number of clusters of such a launch that fit on the device at once; 0: none.
 template <class Job> int clusters_at_once(const Launch& l, void (*kernel)(Job)) {
   const Configuration c(l, kernel);
   int n = 0;
@@ -163,7 +161,7 @@ inline void clear(void* p, int64_t bytes, void* stream) {
         throw std::runtime_error(std::string("clearing memory: ") + cudaGetErrorString(error));
 }
 
-// Without the clusters, which depend on a kernel.
+// Without `clusters`, which depends on a kernel.
 inline Device device_limits() {
   const int capability = 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
                          device_attribute(cudaDevAttrComputeCapabilityMinor);
@@ -171,8 +169,8 @@ inline Device device_limits() {
           device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
           device_attribute(cudaDevAttrClusterLaunch) ? 8 : 1};
 }
-// The compute capability that a kernel was compiled for, see as_compiled; 0: for no GPU that is
-// here, as a launch will say.
+// The compute capability that a kernel was compiled for, see as_compiled; 0: for no GPU here; the
+// launch will fail.
 template <class Kernel> int compiled_for(Kernel* kernel) {
   cudaFuncAttributes of{};
   if (cudaFuncGetAttributes(&of, reinterpret_cast<const void*>(kernel)) == cudaSuccess)
@@ -189,13 +187,13 @@ inline int device_index() {
 
 #else  // ----------------------------------------------------------------------------- the emulator
 
-// A small GPU, so that few items already meet blocks that work on several of them.
+// A small GPU, so that blocks have several items already for small batches.
 inline constexpr Device emulated_device = {90, 4, 227 << 10, 8};
 
 LSNN_DEVICE unsigned char* shared_memory() { return emulator::shared_memory(); }
 LSNN_DEVICE void warp_barrier(Where where) { __syncwarp(~0u, where); }
 template <class X> LSNN_DEVICE X load_constant(const X* p) { return *p; }
-// By memcpy: a host compiler may move an aligned load before the test of the alignment.
+// By memcpy: a host compiler may hoist an aligned load above the test of the alignment.
 template <class Q, class X> LSNN_DEVICE Q load_whole(const X* p) {
   Q q;
   std::memcpy(&q, p, sizeof q);
@@ -222,7 +220,7 @@ template <class Job> void launch(const char* what, const Launch& l, void (*kerne
   }
 }
 inline void clear(void* p, int64_t bytes, void*) {
-  emulator::stats().launches++;  // as the host pays for one
+  emulator::stats().launches++;  // clearing memory is a launch, too
   std::memset(p, 0, (size_t)bytes);
 }
 inline uint64_t counted_launches() { return emulator::stats().launches; }
@@ -235,7 +233,7 @@ inline int device_index() { return 0; }
 
 #endif
 
-// The threads of a block that share a batch item: one or more whole warps.
+// The threads of a block that share a batch item: one or more warps.
 struct Group {
   int id;  // among the groups of the block
   int thread;  // of the group
@@ -247,7 +245,7 @@ struct Group {
   __device__ __forceinline__ int lane() const { return thread % 32; }
   __device__ __forceinline__ int warp() const { return thread / 32; }
   __device__ __forceinline__ int warps() const { return threads / 32; }
-  // All threads of the group, and what they have written to shared and global memory.
+  // Synchronizes the threads of the group and their writes to shared and global memory.
   __device__ __forceinline__ void sync(Where where = Where::current()) const {
     if (threads == 32) warp_barrier(where);
     else barrier_sync(id + 1, threads, where);

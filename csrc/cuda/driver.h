@@ -1,12 +1,12 @@
-// Which driver a build needs. The CUDA runtime is linked into it, and runs on drivers of its own
-// major version, however old, and on later ones: from NVIDIA's table of CUDA releases and drivers
-// ("minor version compatibility").
+// The driver that a build needs. The statically linked CUDA runtime runs on any driver of its major
+// version and on later ones ("minor version compatibility"; NVIDIA's table of CUDA releases and
+// drivers).
 #pragma once
 #include <string>
 
 namespace lsnn::cuda {
 
-// The oldest driver, as nvidia-smi shows it, for a runtime 13000 of CUDA 13.0; null: not known.
+// The oldest driver, as in nvidia-smi, for a runtime such as 13000 (CUDA 13.0); null: unknown.
 inline const char* oldest_driver(int runtime) {
   switch (runtime / 1000) {
     case 11: return "450";
@@ -18,8 +18,7 @@ inline const char* oldest_driver(int runtime) {
 inline std::string cuda_version(int number) {
   return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
 }
-// runtime: of the build; driver: the CUDA version that the driver knows, 0 where there is no
-// driver.
+// runtime: of the build; driver: newest CUDA version of the driver, 0 without a driver.
 inline std::string driver_too_old(int runtime, int driver) {
   const char* oldest = oldest_driver(runtime);
   const std::string wanted =

@@ -7,15 +7,15 @@ namespace lsnn::cuda {
 
 // Spikes of the last steps as words [slots,words(N)], step t in slot t % slots.
 //
-// In one block: a barrier ends each step. With D past steps in use, a warp that is one step ahead
-// writes the slot D + 1 back.
+// In one block: a barrier ends each step. A warp that is one step ahead writes the slot of D + 1
+// steps before, so D + 1 slots suffice.
 struct BlockSpikes {
   using Word = uint32_t;
   static constexpr bool idle_warps_wait = true;  // at the barrier
   Word* ring;
   int n_words;
 
-  // The words of a step, for whole warps.
+  // The words of a step; called by full warps.
   struct Step {
     const uint32_t* words;
     __device__ __forceinline__ uint32_t operator()(int w) const { return words[w]; }
@@ -25,7 +25,7 @@ struct BlockSpikes {
   __device__ __forceinline__ Step wait(int slot, uint32_t, int) const {
     return {ring + slot * n_words};
   }
-  // Eight lanes have the word, the first is lane 0 of 8.
+  // Eight lanes hold the word; lane: 0 to 7 of them.
   __device__ __forceinline__ void publish(int slot, int w, uint32_t word, uint32_t, int lane,
                                           int) const {
     if (lane == 0) ring[slot * n_words + w] = word;
@@ -33,19 +33,19 @@ struct BlockSpikes {
   __device__ __forceinline__ void end_step(const Group& group) const { group.sync(); }
 };
 
-// Across a cluster: each word is stored into every block together with the number of its step, in
-// one piece of 64 bits, and who reads waits for the number. No barrier: a warp that writes step t
-// has read all of step t - 1 - d, d the smallest delay, hence every warp has finished that step,
-// and reads nothing older than t - d - D; so D + d + 1 slots are enough.
+// Across a cluster: each word is stored into every block together with the number of its step, as
+// one 64-bit value, and readers poll for the number. No barrier: a warp that writes step t has read
+// all words of step t - 1 - d, d the smallest delay. Hence every warp has finished that step and
+// reads nothing older than t - d - D, so D + d + 1 slots suffice.
 struct ClusterSpikes {
   using Word = uint64_t;
-  // nobody waits for those who send nothing: they would fall behind the ring
+  // warps that send nothing would fall behind the ring
   static constexpr bool idle_warps_wait = false;
   Word* ring;
   int n_words;
 
-  // Lane w has kept words w and w + 32, each from the load that brought its number: the compiler
-  // may make two loads of one, and only of the same load are both halves of one store.
+  // Lane w keeps words w and w + 32 from the load that matched their numbers: only halves of a
+  // single load belong to the same store.
   struct Step {
     uint32_t kept[most_polled_words / 32];
     __device__ __forceinline__ uint32_t operator()(int w) const {
@@ -53,7 +53,7 @@ struct ClusterSpikes {
     }
   };
 
-  // all have finished the item before
+  // all warps have finished the item before
   __device__ __forceinline__ void begin_item() const { cluster_sync(); }
   __device__ __forceinline__ uint32_t poll(int slot, uint32_t number, int w) const {
     uint64_t x = 0;
@@ -131,7 +131,7 @@ template <class T, class W, class Spec, class Spikes, int C,
     });
   }
 
-  // n0: number of the item's first step; steps are numbered through over the items of the group.
+  // n0: number of the item's first step; numbers continue over the items of the group.
   __device__ __forceinline__ void item(int64_t b, uint32_t n0) const {
     const ForwardArgs& f = job.f;
     const Layer& l = f.layer;
@@ -164,7 +164,7 @@ template <class T, class W, class Spec, class Spikes, int C,
         if (t + 8 < length && cell[c].live) prefetch_global_l2(x[c] + 7 * f.x_stride_t);
       }
       for (int d = 0; d < l.S; d++) {  // (1)
-        // the common one waits for no load
+        // the first delay needs no load
         const int delay = d ? job.p.delays[d] : first_delay, past = t - 1 - delay;
         const W* rows = w + d * l.N * slice.width;
         if (past < 0) add_real(sum, cell, rows, first_z<T>(f.first, l, past, b));
@@ -183,7 +183,7 @@ template <class T, class W, class Spec, class Spikes, int C,
                                           group.lane());
         const int at = column(c) / 32;
         if (at >= slice.words) continue;
-        if (l.S)  // else nobody reads them
+        if (l.S)  // else they are not read
           spikes.publish(slot, slice.word + at, word, n0 + (uint32_t)t + 1, group.lane() % 8,
                          job.shape.ranks);
         if (bits && group.lane() % 8 == 0) bits[at] = word;
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(Forwar
     copy_columns(shared.w, w, int(l.S * l.N), (int)padded(l.N), slice.neuron, slice.width);
     w = shared.w;
   }
-  // no number of a step
+  // 0 is not the number of a step
   for (int i = threadIdx.x; i < shape.groups * ring; i += blockDim.x) shared.ring[i] = 0;
   __syncthreads();
 
@@ -229,13 +229,13 @@ __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(Forwar
       first_delay(job.p, l)};
   const Share share = Share::mine(shape, group);
   uint32_t n0 = 0;
-  // All groups of a cluster go through the loop equally often, for its barriers.
+  // All groups of a cluster run the same number of iterations, as these have cluster barriers.
   for (int64_t first = share.first - group.id; first < l.B;
        first += share.step, n0 += (uint32_t)l.T) {
     spikes.begin_item();
     if (first + group.id < l.B) forward.item(first + group.id, n0);
   }
-  if (shape.ranks > 1) cluster_sync();  // no block leaves while another may still store into it
+  if (shape.ranks > 1) cluster_sync();  // no block exits before all stores into it
 }
 
 }  // namespace lsnn::cuda

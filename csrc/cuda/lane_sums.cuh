@@ -4,9 +4,8 @@
 
 namespace lsnn::cuda {
 
-// Of x[i] over a warp, or over groups of so many lanes: in lanes / rows lanes from i lanes / rows
-// on of the group. In each round a lane gives half of what it has to another one, and adds what it
-// gets.
+// Sums each x[i] over a warp, or over groups of `lanes` lanes; a lane returns the sum of x[lane %
+// lanes * rows / lanes]. In each round lanes exchange half of their partial sums in pairs.
 template <int lanes = 32, int rows, class T> LSNN_DEVICE T sum_lanes(T (&x)[rows], int lane) {
 #pragma unroll
   for (int half = rows / 2, o = lanes / 2; half; half /= 2, o /= 2)

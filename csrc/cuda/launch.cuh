@@ -14,8 +14,8 @@
 
 namespace lsnn::cuda {
 
-// Which kernels may have to do the work, see wrong_kernel. The paper's network has kernels of its
-// own in float, in the common shapes.
+// Kernels that may apply to a call, see wrong_kernel. The paper's network has its own kernels for
+// float and common shapes.
 struct Candidates {
   bool paper, general;
 
@@ -25,7 +25,7 @@ struct Candidates {
   }
   bool both() const { return paper && general; }
   bool some() const { return paper || general; }
-  // Calls f(type of model) for each of them.
+  // Calls f(Spec) for each of them.
   template <class T, class F> void each(const F& f) const {
     if constexpr (sizeof(T) == 4)
       if (paper) f(std::type_identity<PaperSpec>());
@@ -33,8 +33,7 @@ struct Candidates {
   }
 };
 
-// What is launched for a call: those of the paper's network, which do what the design's kernel for
-// it would, and the kernels of the design.
+// Kernels that are launched for a call: those of the paper's network, and those of the design.
 struct Chosen {
   bool lsnn;
   Candidates kernels;
@@ -148,15 +147,15 @@ template <class T, class W> struct BackwardWorkspace {
   }
 };
 
-// The sums of the slices: by tensor cores, and by events all steps or those that tensor cores leave
-// out, whose spikes, any numbers, come before the sequence.
+// The sums of the slices: by tensor cores, and by events for the other steps, whose spikes come
+// before the sequence and may be any number; or for all steps by events.
 template <class T> void weight_gradient(const BackwardArgs& f, const Plan& plan,
                                         const Packed<T>& packed, T* partial_sums, void* stream) {
   const Layer& l = f.layer;
   int64_t by_events = l.T * l.B;
   if constexpr (std::is_same_v<T, float>)
     if (plan.tensor_cores) {
-      // Item i of the product has the spikes of item i of [T,B] and dL/dc of d + 1 steps later.
+      // Item i of the product: spikes of item i of [T,B], and dL/dc of d + 1 steps later.
       const int64_t later = (l.delays[0] + 1) * l.B * l.N, items = spike_products(l, l.delays[0]),
                     slice = f.first.z ? l.N * l.N : 0;
       launch_spike_product({f.saved.bits, (const float*)f.gx + later, items, l.N, l.N,
@@ -246,7 +245,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
                        pass.shape.ranks, stream};
     const BackwardSequence<T> sequence{job, pass.shape, own.replayed};
     if (!kernels.some()) {
-      // the kernel of the paper's network does it all
+      // the paper's kernel does all steps
     } else if (pass.design == Design::step)
       backward_steps(job, kernels, pass, own, product, stream);
     else if (pass.quads > 1)
@@ -286,7 +285,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   else if (f.want) clear(f.gcoefficients, n_coefficients * l.N * (int64_t)sizeof(T), stream);
 }
 
-// The workspaces in bytes.
+// Bytes of the workspaces.
 template <class T, class W> int64_t workspace_of(const ForwardArgs& f, const Plan& plan) {
   Arena counted;
   ForwardWorkspace<T, W>(counted, f.layer, plan.forward);
@@ -298,8 +297,8 @@ template <class T, class W> int64_t workspace_of(const BackwardArgs& f, const Pl
   return counted.used;
 }
 
-// How many clusters of so many blocks can be on the device at once, when each block takes all that
-// a block may have: a kernel that leaves no room for a second block in an SM, as all of the design.
+// The number of clusters of `ranks` blocks that fit on the device at once, for a kernel with all
+// the shared memory of a block: one block per SM, as with all kernels of the design.
 template <class T, class W> int clusters(int ranks, const Device& device) {
   if constexpr (sizeof(T) != 4) return 0;
   else
@@ -312,14 +311,14 @@ template <class T, class W> int compiled() {
   return compiled_for(&backward_kernel<T, W, GeneralSpec, BlockGradients<T>, 1, true>);
 }
 
-// One row of these for each pair, filled in by its own file.
+// The functions of a pair of types, defined in a file for each pair.
 struct Entry {
   int64_t (*forward_workspace)(const ForwardArgs&, const Plan&);
   int64_t (*backward_workspace)(const BackwardArgs&, const Plan&);
   void (*forward)(const ForwardArgs&, const Plan&, void*, const Product&, void*);
   void (*backward)(const BackwardArgs&, const Plan&, void*, const Product&, void*);
   int (*clusters)(int ranks, const Device&);
-  int (*compiled)();  // for which compute capability
+  int (*compiled)();  // compute capability of the code
 };
 template <class T, class W> inline constexpr Entry entry_of{
     &workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>,

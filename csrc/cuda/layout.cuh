@@ -1,5 +1,4 @@
-// The layer as the kernels read it: padded, with every synapse under its delay. pack() makes it on
-// the device.
+// The layer as packed on the device by pack(): padded, with each synapse under its delay.
 #pragma once
 #include "../alif_math.h"
 #include "plan.h"
@@ -8,12 +7,12 @@
 
 namespace lsnn::cuda {
 
-// sigma, p, eta, the first r: not all are 0
+// some sigma, p, eta or first r is not 0
 enum Flag : uint32_t { SYNAPSE = 1, COUPLING = 2, CURRENT = 4, REFRACTORY = 8 };
 
 template <class T> struct Packed {
   void* w;  // [S,N,NP] w_jk of the synapses that act with delays[s], else 0; T or bfloat16
-  T* k;  // [n_coefficients,NP] padded with harmless values
+  T* k;  // [n_coefficients,NP] padded with valid values
   int* delays;  // [S]
   uint32_t* flags;  // [1]
   int* lengths;  // [B], or null: all T
@@ -30,12 +29,12 @@ template <class T> struct Packed {
   }
 };
 
-// The smallest delay; any number where there are no weights.
+// The smallest delay; arbitrary without weights.
 template <class T> LSNN_DEVICE int first_delay(const Packed<T>& p, const Layer& l) {
   return l.S ? p.delays[0] : 0;
 }
 
-// Of neuron n, with the roundings that torch has where it computes the same.
+// The coefficient of neuron n, with the same roundings as in torch.
 template <class T> LSNN_DEVICE T value_of(const Row& row, int64_t n) {
   if (!row.tensor) return T(row.number);
   T x = ((const T*)row.tensor)[n * row.stride];
@@ -66,15 +65,15 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
     static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = W(x);
   }
   if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
-  // The flags are found by one block, which stores them: a word that blocks add to would have to be
-  // cleared by a launch of its own.
+  // One block finds and stores the flags: a word shared by several blocks would need another launch
+  // to clear it.
   if (job.S0 || blockIdx.x) return;
 
   uint32_t flags = 0;
   for (int64_t i = threadIdx.x; i < n_coefficients * NP; i += blockDim.x) {
     const int c = int(i / NP);
     const int64_t n = i % NP;
-    // Neurons that do not exist never fire and divide nothing by 0.
+    // Padding neither fires nor divides by 0.
     const T x = n >= N                   ? T(c == THETA || c == WIDTH)
                 : job.host.zero >> c & 1 ? T(0)
                 : job.host.made          ? value_of<T>(job.host.rows[c], n)
@@ -97,7 +96,7 @@ template <class T, class W> void pack(const Layer& l, const void* first_r,
                                       const HostCoefficients& host, const Packed<T>& p,
                                       void* stream) {
   PackJob<T, W> job{l, p, first_r, host, 0, 0, {}};
-  // Once at least, for the coefficients and the flags.
+  // At least once, for the coefficients and the flags.
   for (bool more = true; more; job.S0 += delays_at_once) {
     more = job.S0 + delays_at_once < l.S;
     job.n_delays = int(l.S - job.S0 < delays_at_once ? l.S - job.S0 : delays_at_once);
@@ -108,7 +107,7 @@ template <class T, class W> void pack(const Layer& l, const void* first_r,
   }
 }
 
-// What the kernels know of the layer; the flags of the device and the arguments together.
+// The Spec of a kernel, from the flags on the device and the arguments.
 template <class Spec> struct Known;
 template <> struct Known<PaperSpec> {
   LSNN_DEVICE PaperSpec spec(const Layer& l, uint32_t flags, unsigned) {
@@ -129,11 +128,10 @@ template <> struct Known<GeneralSpec> {
   }
 };
 
-// The kernels made for the paper's network take for granted that the layer is aligned, too: whole
-// quads on their boundaries in every array, no traces. Whether they may do the work, as far as the
-// host can tell. Where it does not know that sigma, p and eta are 0, that stands in the flags: then
-// both kernels are launched, and the wrong one returns at once, so that the host never waits for
-// the device.
+// The paper's kernels also require an aligned layer, with full quads on their boundaries in every
+// array, and no traces. If the host does not know whether sigma, p and eta are 0, the flags on the
+// device do: then both kernels are launched and the wrong one returns immediately, so that the host
+// never synchronizes.
 inline constexpr unsigned no_terms = 1u << SIGMA | 1u << P | 1u << ETA;
 inline bool may_be_paper(const Layer& l, unsigned want) {
   return l.N % 4 == 0 &&

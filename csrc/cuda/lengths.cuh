@@ -1,11 +1,11 @@
 // Items that end before the sequence: their lengths on the device, and zeros after their last
-// steps. The kernels of all designs only stop there.
+// steps, which the kernels of the designs do not write.
 #pragma once
 #include "layout.cuh"
 
 namespace lsnn::cuda {
 
-// The lengths come with the launches, as the host waits for no copy.
+// Lengths are passed as kernel arguments, so that the host waits for no copy.
 inline constexpr int lengths_at_once = 256;
 template <class T> struct LengthsJob {
   Packed<T> p;
@@ -41,7 +41,7 @@ template <class T> struct ClearJob {
 template <class X> LSNN_DEVICE void clear_row(void* to, int64_t bytes, int lane) {
   for (int64_t i = lane; i < bytes / (int64_t)sizeof(X); i += 32) static_cast<X*>(to)[i] = X(0);
 }
-// A warp to a row of an item. A row has whole pairs of bytes, as numbers have two or more.
+// A warp for each row of an item. Rows have an even number of bytes.
 template <class T> __global__ void clear_after_end_kernel(ClearJob<T> job) {
   const Layer& l = job.layer;
   const int lane = threadIdx.x % 32;

@@ -1,6 +1,6 @@
-// The linear map of inputs that are bits, y = x W^T + bias: a warp has a row of y, and adds the
-// rows of the transposed weights whose inputs are 1, in ascending order as the CPU does, hence to
-// the same bits. What it reads is small and stays in the caches. The gradient of the weights is a
+// The linear map of inputs as bits, y = x W^T + bias. A warp computes a row of y: it adds the rows
+// of the transposed weights whose inputs are 1, in ascending order, so that results are bitwise
+// identical to the CPU's. Its operands are small and stay in the caches. The weight gradient is a
 // product of spikes, see spike_product.cuh.
 #pragma once
 #include "quad.cuh"
@@ -24,9 +24,9 @@ __global__ void __launch_bounds__(linear_threads) linear_transpose_kernel(Linear
   job.weights[at] = n < l.N ? w[n * l.w_stride_n] : 0.0f;
 }
 
-// A lane has so many quads of a row, 128 columns apart. The rows of the inputs that are 1 among 32,
-// whose first one has the row `rows`, are added to them, two in a round; where one is left, -0
-// stands in for the other, which changes no sum.
+// Adds the rows of the set inputs of a word, whose first input has the row `rows`, two in a round.
+// A lane has `quads` quads of a row, 128 columns apart. A missing second row is replaced by -0,
+// which changes no sum.
 template <int quads> LSNN_DEVICE void add_rows(uint32_t word, const char* rows, uint32_t row_bytes,
                                                const int (&live)[quads],
                                                Quad<float> (&sum)[quads]) {

@@ -9,7 +9,7 @@
 
 namespace lsnn::cuda {
 
-// f with what is known while compiling
+// calls f with a compile-time constant
 template <class F> static void with_constant(bool x, const F& f) {
   if (x) f(std::true_type());
   else f(std::false_type());
@@ -42,7 +42,7 @@ void launch_lsnn(const ForwardJob<float>& general, const Pass& pass, void* strea
   });
 }
 
-// By matrices in a cluster, for so many words of a layer: by the parts of a factor.
+// Kernels by matrices in a cluster for a number of words, by the parts of a factor.
 using BackwardKernel = void (*)(LsnnBackward);
 struct MatrixKernels {
   int words;

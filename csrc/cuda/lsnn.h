@@ -1,5 +1,4 @@
-// The launches of the kernels that are made for the paper's network, see lsnn_forward.cuh and
-// lsnn_backward.cuh.
+// Launches of the kernels for the paper's network, see lsnn_forward.cuh and lsnn_backward.cuh.
 #pragma once
 #include "replay.cuh"
 
@@ -7,7 +6,7 @@ namespace lsnn::cuda {
 
 void launch_lsnn(const ForwardJob<float>&, const Pass&, void* stream);
 
-// Numbers that the backward kernel needs as a workspace.
+// Numbers of the backward kernel's workspace.
 int64_t lsnn_workspace(const Pass&);
 void launch_lsnn(const BackwardJob<float>&, const Pass&, float* workspace, void* stream);
 

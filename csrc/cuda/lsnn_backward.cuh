@@ -1,11 +1,10 @@
-// The backward pass of the paper's network in float32, all neurons with one delay and coefficients
-// without gradients: a kernel of its own in the designs `block` and `cluster`, for what only that
-// model allows. Its test is of the old membrane, so that dL/dc of a step needs nothing of dL/dz of
-// that step: it is published before the product that makes dL/dz, and one barrier a step, or one
-// wait for what other blocks send, orders both.
+// The backward pass of the paper's network in float32, with one delay and coefficients without
+// gradients, in the designs `block` and `cluster`. The model tests the old membrane, so dL/dc of a
+// step does not depend on dL/dz of that step: it is published before the product that gives dL/dz.
+// One barrier per step, or one wait for the rows of other blocks, orders both.
 //
-// A lane owns a neuron. So the rows of a warp's product are those of its own active neurons, which
-// no other warp has to know, and sums reach their owners by a shuffle.
+// A lane owns a neuron. The rows of a warp's product are those of its own active neurons, unknown
+// to other warps, and sums reach the lanes that own the neurons by a shuffle.
 #pragma once
 #include <algorithm>
 
@@ -17,13 +16,12 @@
 
 namespace lsnn::cuda {
 
-// The neurons of a warp whose rows of weights a step needs, in turn for each of four groups of
-// lanes.
+// The rows of weights that a warp needs in a step, dealt in turn to four groups of lanes.
 struct LsnnRows {
   static constexpr unsigned groups = 4, of_group = 32 / groups;
-  uint32_t* list;  // [groups,of_group] where the rows begin, in bytes
+  uint32_t* list;  // [groups,of_group] byte offsets of the rows
   int n;           // of them
-  unsigned rank;   // of the lane's own; any number where it is none
+  unsigned rank;   // of the lane's row; undefined if it has none
 
   __device__ __forceinline__ void make(uint32_t* to, bool is_one, uint32_t place, unsigned lane) {
     const unsigned all = __ballot_sync(~0u, is_one);
@@ -32,19 +30,18 @@ struct LsnnRows {
     rank = __popc(all & ((1u << lane) - 1));
     if (is_one) list[rank % groups * of_group + rank / groups] = place;
   }
-  // Four places for the lane's group, from the first one on or from the fifth.
+  // Four offsets for the lane's group, from the first or from the fifth.
   __device__ __forceinline__ Quad<uint32_t> places(unsigned lane, unsigned from) const {
     return quad_at(list + lane / (32 / groups) * of_group + from);
   }
 };
 
-// W dL/dc for such rows, by fused multiply-adds. A group of lanes has a row, each of them some
-// columns of it; quads: how many times four of them, of which a lane may not have the last; 0: as
-// many as NP has, which is known while running.
+// W dL/dc for such rows, by fused multiply-adds. Each lane of a group has `quads` quads of columns
+// of a row; some lanes lack the last one. quads = 0: the number follows from NP at run time.
 template <int quads> struct LsnnProduct {
-  static constexpr int groups = LsnnRows::groups, lanes = 32 / groups;  // lanes of each
-  static constexpr int most = 4, rows = most * groups;  // whose sums a lane makes together
-  // whose loads are under way at a time: as many as registers hold
+  static constexpr int groups = LsnnRows::groups, lanes = 32 / groups;  // lanes of a group
+  static constexpr int most = 4, rows = most * groups;  // summed together by a lane
+  // columns loaded at a time: as many as registers hold
   static constexpr int most_columns_at_once = LSNN_FEWER_REGISTERS ? 2 : 4;
   const float* w;  // [N,NP] from the lane's columns on
   int NP;
@@ -58,9 +55,9 @@ template <int quads> struct LsnnProduct {
     return (int)(lane % lanes * 4) + c * lanes * 4;
   }
   struct Sums { float of[most]; };
-  // dc: [NP]. The sums over the lane's columns, for n rows at `place`; more than half of them are
-  // there in most steps. What lies beyond n is the place of some row, whose sum nobody takes. If
-  // there are many, others() comes first, in the branch that is theirs already.
+  // dc: [NP]. The sums over the lane's columns for n rows at `place`; in most steps n is more than
+  // half of the maximum. Offsets beyond n are valid; their sums are not used. With many rows
+  // others() runs first, in their branch.
   template <class Others>
   __device__ __forceinline__ Sums sums(const float* dc, const Quad<uint32_t>& place, int n,
                                        const Others& others) const {
@@ -78,7 +75,7 @@ template <int quads> struct LsnnProduct {
   template <int n> __device__ __forceinline__ void add(const float* dc, const Quad<uint32_t>& place,
                                                        Sums& sum) const {
     constexpr bool is_known = quads > 0;
-    // With a number that is only known while running two of them leave no register spilled.
+    // Two at a time do not spill if the number is known only at run time.
     constexpr int known = quads - 1, alike = is_known ? known - 2 : 2;
     [[maybe_unused]] constexpr int at_once =
         (is_known && known < 4) || n == most ? 1 : std::min(alike, most_columns_at_once);
@@ -103,7 +100,7 @@ template <int quads> struct LsnnProduct {
 #pragma unroll
       for (int q = 0; q < 4; q++) sum.of[i] = fma_(row[i][q], g[q], sum.of[i]);
   }
-  // The sum of the lane's own row; any number where it is not one of these.
+  // The sum of the lane's own row; undefined if it is not among these.
   __device__ __forceinline__ float own(const Sums& sum, const LsnnRows& of) const {
     Sums given = sum;
     const float total = sum_lanes<lanes>(given.of, (int)lane);
@@ -111,12 +108,12 @@ template <int quads> struct LsnnProduct {
   }
 };
 
-// How dL/dc of a step reaches all warps that need it, in slots of rows [NP]. Steps are numbered
-// from the end on, through over the items: in step n a warp writes a slot, then reads the one that
-// was written d + 1 steps before.
+// Distributes dL/dc of a step to all warps, in slots of rows [NP]. Steps are numbered from the end,
+// continuing over items: in step n a warp writes a slot, then reads the one written d + 1 steps
+// before.
 //
-// In one block: a barrier ends the step, so that nobody reads what is older. d + 2 slots are
-// enough, and that which is read is the next to be written.
+// In one block: a barrier ends the step, so the slot that was read may be written next: d + 2 slots
+// suffice.
 struct LsnnBlockGradients {
   static constexpr bool in_cluster = false;
   int barrier, threads;
@@ -125,7 +122,7 @@ struct LsnnBlockGradients {
                                                 const LsnnBackward&)
       : barrier(group.id + 1),
         threads(group.threads) {}
-  // When the block has made what all read or write.
+  // After initialization of shared memory.
   __device__ __forceinline__ void begin() const { __syncthreads(); }
   __device__ __forceinline__ int word() const { return 0; }  // the first of the block
   // x: of the lane's neuron
@@ -137,8 +134,8 @@ struct LsnnBlockGradients {
   }
 };
 
-// Across a cluster: see cluster_rows.cuh. While a warp in step n reads what was written d + 1 steps
-// before, others write in step n + 1 at most: d + 3 slots are enough.
+// Across a cluster, see cluster_rows.cuh. While a warp in step n reads the slot of n - d - 1,
+// others write at most that of n + 1: d + 3 slots suffice.
 struct LsnnClusterGradients {
   static constexpr bool in_cluster = true;
   ClusterRows<2> rows;
@@ -152,8 +149,7 @@ struct LsnnClusterGradients {
         first_word(Slice(job.f.layer.N, job.shape.ranks, (int)cluster_rank()).word) {}
   __device__ __forceinline__ void begin() const { cluster_sync(); }
   __device__ __forceinline__ int word() const { return first_word; }
-  // Eight lanes have the quads of the warp and send them to a block, so that a warp serves four at
-  // a time.
+  // Eight lanes send the quads of the warp to a block, so a warp serves four blocks at a time.
   __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x) const {
     rows.begin_step();
     const unsigned lane = threadIdx.x % 32, column = lane % 8 * 4;
@@ -166,7 +162,7 @@ struct LsnnClusterGradients {
   }
   __device__ __forceinline__ void end_step(Where where = Where::current()) {
     rows.end_step(where);
-    warp_barrier(where);  // lists, which lanes write for others
+    warp_barrier(where);  // for lists, which lanes write for others
   }
 };
 
@@ -180,7 +176,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
   float* const dc;  // [slots,NP]
   uint32_t* const lists;  // [2,threads]
 
-  // Those of steps that follow each other lie apart, so that none is written while it is read.
+  // Two buffers: the list of the next step is written while that of this step is read.
   __device__ __forceinline__ uint32_t* list(int t) const {
     return lists + (t & 1) * group.threads + 32 * group.warp();
   }
@@ -188,28 +184,28 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
   __device__ __forceinline__ int slot_before(int slot) const {
     return (slot == 0 ? job.shape.slots * product.NP : slot) - product.NP;
   }
-  // written: where dL/dc of the next step lies among the slots.
+  // written: slot for dL/dc of the next step.
   __device__ __forceinline__ void item(int64_t b, Gradients& gradients, int& written) const {
     const BackwardArgs& f = job.f;
     const Layer& l = f.layer;
     const int length = job.p.length(l, b), NP = product.NP, thread = opaque(group.thread);
-    const int end = length - 1 - job.delay;  // spikes of earlier steps reach others
+    const int end = length - 1 - job.delay;  // spikes of steps t < end reach other neurons
     const LsnnNeuron neuron(job, b, 32 * gradients.word() + thread);
     const Coefs<float>& k = neuron.k;
     const int64_t at = neuron.at(job);
     Adjoint<float> d{neuron.load(f.glast.v, at), neuron.load(f.glast.a, at),
                      neuron.load(f.glast.i, at), 0.f};
     LsnnRows rows{};
-    // dL/dc of the step whose product is formed
+    // dL/dc that the product reads
     auto read = [&] {
       return dc + slot_before(Gradients::in_cluster ? slot_before(written) : written);
     };
-    // of the last state, for the spikes of step t >= end
+    // dL/dz of the last state, for step t >= end
     auto last_z = [&](int t) {
       return neuron.load(f.glast.z, neuron.at(job) + (end + job.delay - t) * job.row);
     };
-    // What (1) carries back to the spikes of step t: of the first rows, for which `sums` are made,
-    // or of `others`, which most steps do not have.
+    // dL/dz of step t through (1): from `sums` of the first rows, or from `others` of further rows,
+    // which most steps do not have.
     auto sums = [&](const Quad<uint32_t>& places, float& others) {
       return product.sums(read(), places, rows.n, [&] {
         constexpr int first = LsnnProduct<quads>::rows;
@@ -225,7 +221,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
       const float own = product.own(first, rows);
       return t >= end ? 0.f : rows.rank < (unsigned)product.rows ? own : others;
     };
-    const uint32_t place = (uint32_t)thread * 4 * NP;  // of the lane's own row
+    const uint32_t place = (uint32_t)thread * 4 * NP;  // offset of the lane's own row
     if (length > 0) d.z = last_z(length - 1);
 
     if (length > 0) {
@@ -234,7 +230,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
           of_gz{};
       if (f.gz)
         of_gz = {outside_z_at(job, neuron.cell, length - 1), -f.gz_stride_t, neuron.is_real};
-      int next = length - 1;  // the step whose record is not on its way yet
+      int next = length - 1;  // the next step to copy
       auto copy = [&](float* to) {
         of_y.copy(to, next > 0);
         of_gz.copy(to + group.threads, next >= 0);
@@ -242,7 +238,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
       };
       StageRing<stages_of_record> stages(record + thread, 2 * group.threads, copy);
       LsnnReplay replayed{job, neuron, group, gradients.word() + group.warp(), a + thread, length};
-      // Of a step: what it read, dL/dz from outside, which stays 0 where there is none.
+      // State before a step, and dL/dz from outside; 0 without it.
       Carry<float> before;
       float gz;
       if (!f.gz)
@@ -284,8 +280,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         const Slope<float> at_test = slope_of_step(neuron.spec, k, before);
         float others = 0.f;
         const Sums first = sums(places, others);
-        // What the step before needs is worked out while the sums go from lane to lane. Before step
-        // 0 these are any numbers, of which nothing is used.
+        // Prepares the step before while sums are shuffled. Before step 0 the values are not used.
         const Carry<float> read_by_step = before;
         const float gz_of_step = gz;
         begin(t - 1);
@@ -308,10 +303,10 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
     neuron.store(f.gfirst.a, first, d.a);
     neuron.store(f.gfirst.i, first, d.i);
     if (!f.gfirst.z) return;
-    // Spikes before the sequence: all of them. The newest ones have a local part too.
+    // All spikes before the sequence. The newest also have a local part.
     rows.make(list(0), neuron.is_real, place, product.lane);
     warp_barrier(Where::current());
-    const int next = written;  // as nothing is written
+    const int next = written;  // nothing is written below
 #pragma unroll 1
     for (int t = -1; t >= -1 - job.delay; t--) {
       float others = 0.f;
@@ -342,7 +337,7 @@ __global__ void __launch_bounds__(most_threads_of<Gradients>(quads), 1)
   const int first = 32 * gradients.word();
   copy_columns(shared.w, (const float*)job.p.w + (int64_t)first * NP,
                std::min(N - first, shared.rows), NP, 0, NP);
-  // What pads the last quad of dL/dc meets weights that are 0; a list may be read beyond its end.
+  // Padding of dL/dc must be finite, as its weights are 0; a list may be read beyond its end.
   for (int i = threadIdx.x; i < shape.groups * shape.slots * NP; i += blockDim.x)
     shared.dc[i] = 0.f;
   for (int i = threadIdx.x; i < shape.groups * 2 * shape.threads; i += blockDim.x)
@@ -358,7 +353,7 @@ __global__ void __launch_bounds__(most_threads_of<Gradients>(quads), 1)
       shared.list + group.id * 2 * shape.threads};
   const Share share = Share::mine(shape, group);
   int written = 0;
-  // A warp without neurons has nothing to do, and nobody waits for it.
+  // Warps without neurons send nothing and leave.
   const bool some = gradients.word() + group.warp() < (int)words(l.N);
   for (int64_t b = share.first; b < l.B && some; b += share.step)
     backward.item(b, gradients, written);

@@ -1,8 +1,7 @@
-// The forward pass of the paper's network in float32, all neurons with one delay: a kernel of its
-// own in the designs `block` and `gather`, for what only that model allows. Its test is of the old
-// membrane, so that (7) of a step needs nothing of (1): z_t is made and published while the weight
-// rows of z_{t-1-d} are on their way, and one barrier a step orders both. The sums are those of the
-// general kernels in the same order, hence the same bits.
+// The forward pass of the paper's network in float32 with one delay, in the designs `block` and
+// `gather`. The model tests the old membrane, so (7) of a step does not depend on (1): z_t is
+// computed and published while the weight rows of z_{t-1-d} are loaded, and one barrier per step
+// orders both. Sums have the order of the general kernels, so results are bitwise identical.
 #pragma once
 #include "lsnn_stream.cuh"
 #include "sequence.cuh"
@@ -13,19 +12,18 @@ struct LsnnForward : ForwardJob<float> {
   Shape shape;
   int delay;
   float n_ref;
-  int64_t row, row_of_bits;  // from one step to the next, in [T,B,N] and [T,B,words(N)]
+  int64_t row, row_of_bits;  // strides of a step in [T,B,N] and [T,B,words(N)]
 };
 
-// Where the weight rows of the last steps' spikes begin, in bytes, in a ring of slots, one a step.
-// A warp lists its own neurons, ascending; so the lists of a slot ascend one after the other. In
-// step t all read the slot of t - 1 - d and write that of t: with d + 2 slots these two follow each
-// other.
+// Byte offsets of the weight rows of spikes, in a ring with a slot for each step. A warp lists its
+// own neurons in ascending order, so the lists of a slot are ascending in sequence. Step t reads
+// the slot of t - 1 - d and writes that of t: with d + 2 slots these are adjacent.
 template <int warps> struct SpikeLists {
   static constexpr int slot = list_words(warps);
   uint32_t* const ring;  // [slots,slot]
   const int end;  // of the ring
   const int lane, warp;
-  int written, read;  // the slots of this step
+  int written, read;  // offsets of the slots of this step
 
   __device__ __forceinline__ SpikeLists(uint32_t* lists, int slots, const Group& group)
       : ring(lists),
@@ -40,8 +38,8 @@ template <int warps> struct SpikeLists {
   }
   __device__ __forceinline__ const uint32_t* list(int of) const { return ring + read + 128 * of; }
   __device__ __forceinline__ int length(int of) const { return (int)ring[read + 128 * warps + of]; }
-  // fired: of the lane's quad; first: where the weight row of its first neuron begins; row: the
-  // bytes of one.
+  // fired: of the lane's quad; first: offset of the weight row of its first neuron; row: bytes of a
+  // row.
   __device__ __forceinline__ void publish(const bool (&fired)[4], uint32_t first,
                                           uint32_t row) const {
     const unsigned lower = (1u << lane) - 1;
@@ -62,10 +60,10 @@ template <int warps> struct SpikeLists {
   }
 };
 
-// The sum of (1) over the listed spikes of a slot. What most steps need is under way together: the
-// first rows of all lists. Where a list is shorter a row of -0 takes the place of what is missing,
-// which changes no sum, not even one of -0, so that most steps ask for no number of spikes twice.
-// in_shared: rows are in shared memory, and that of -0 is one of them.
+// The sum of (1) over the listed spikes of a slot. The first rows of all lists, enough for most
+// steps, are loaded together. Missing rows of short lists are replaced by a row of -0, which
+// changes no sum, so that most steps need no loop over a list. in_shared: rows, and that of -0, are
+// in shared memory.
 template <int warps, bool in_shared> struct RecurrentSum {
   static constexpr int at_once = RowBatch<float>::at_once;
   const float* w;  // from the lane's columns on
@@ -85,7 +83,7 @@ template <int warps, bool in_shared> struct RecurrentSum {
     return constant_quad<in_shared>(
         reinterpret_cast<const float*>(reinterpret_cast<const char*>(w) + place));
   }
-  // none: where the row of -0 begins.
+  // none: offset of the row of -0.
   __device__ __forceinline__ void load(uint32_t none) {
 #pragma unroll
     for (int of = 0; of < warps; of++)
@@ -105,7 +103,7 @@ template <int warps, bool in_shared> struct RecurrentSum {
 #pragma unroll
     for (int of = 0; of < warps; of++) batch[of].add_to(sum, at_once);
   }
-  // The same with lists that are longer than what was loaded.
+  // The same with lists longer than the loaded rows.
   __device__ __forceinline__ void add_all_to(Quad<float>& sum,
                                              const SpikeLists<warps>& lists) const {
 #pragma unroll
@@ -123,9 +121,9 @@ template <int warps, bool in_shared> struct RecurrentSum {
   }
 };
 
-// The neurons of a quad: a step in two parts, what needs no current and the rest.
+// The neurons of a quad. A step has two parts: the first needs no current.
 struct LsnnNeurons {
-  // The counters of a layer without a refractory period stay 0 by the same statements.
+  // Without a refractory period the counters stay 0.
   const PaperSpec spec{{true, false}};
   static_assert(PaperSpec::model.test == Test::old_v);
   QuadCoefs<float> k;
@@ -138,7 +136,7 @@ struct LsnnNeurons {
       : k(job.p, job.f.layer, cell),
         n_ref(job.n_ref),
         s(first_state(job, cell)) {
-    // A lane without neurons has those of packed arrays that do not exist: they never fire.
+    // Lanes without neurons have values with which they never fire.
 #pragma unroll
     for (int c = 0; c < n_coefficients; c++)
       if (!cell.live) k.k[c] = Quad<float>::all(c == THETA ? 1.f : 0.f);
@@ -146,7 +144,7 @@ struct LsnnNeurons {
 
   __device__ __forceinline__ Coefs<float> of(int q) const {
     Coefs<float> c = k.of(q);
-    c.n_ref = n_ref;  // made a number once, not in each step
+    c.n_ref = n_ref;  // converted once, not in each step
     return c;
   }
   __device__ __forceinline__ void fire_all(bool (&fired)[4]) {
@@ -180,7 +178,7 @@ struct LsnnNeurons {
 template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
   const LsnnForward& job;
   const Group group;
-  const float* const w;  // [N,NP], in shared memory with one of -0 behind
+  const float* const w;  // [N,NP], in shared memory followed by a row of -0
   float* const current;  // [stages,4 threads]
   uint32_t* const lists;  // [slots,list_words]
 
@@ -198,7 +196,7 @@ template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
     const float* const rows = w + cell.n;
     LsnnNeurons neurons(job, cell);
     LaneRows<4, whole> of_x{current_at(job, cell, 0), f.x_stride_t, cell.live};
-    int left = length;  // steps that are not on their way yet
+    int left = length;  // steps still to copy
     auto copy = [&](float* to) { of_x.copy(to, left-- > 0); };
     StageRing<stages_of_current> x(current + 4 * group.thread, 128 * warps, copy);
     SpikeLists<warps> spikes(lists, job.shape.slots, group);

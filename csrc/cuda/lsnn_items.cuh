@@ -1,5 +1,5 @@
-// The backward pass of the paper's network by matrices: what a lane does with its items, whatever
-// blocks and tensor cores make of their dL/dc. See lsnn_backward.cuh for the order of a step.
+// The backward pass of the paper's network by matrices: the steps of a lane's items, independent of
+// how blocks and tensor cores multiply. See lsnn_matrix_cluster.cuh for the order of a step.
 #pragma once
 #include <utility>
 
@@ -9,7 +9,7 @@
 
 namespace lsnn::cuda {
 
-// A pair of numbers as bfloat16, the first in the lower half, and what that leaves of them.
+// Two numbers as bfloat16, the first in the lower half; leaves their residuals.
 LSNN_DEVICE uint32_t take_upper(float& first, float& second) {
   const uint32_t pair = cvt_rn_bf16x2_f32(first, second);
   first -= __uint_as_float(pair << 16);
@@ -17,8 +17,8 @@ LSNN_DEVICE uint32_t take_upper(float& first, float& second) {
   return pair;
 }
 
-// The left factor of a mma, of which a lane has four neighbouring columns of two rows, as bfloat16;
-// the rows keep what that leaves of them.
+// The left factor of an mma in bfloat16, of which a lane has four adjacent columns of two rows; the
+// rows keep the residuals.
 LSNN_DEVICE Quad<uint32_t> take_fragment(Quad<float>& row, Quad<float>& row_below) {
   Quad<uint32_t> fragment;
 #pragma unroll
@@ -28,7 +28,7 @@ LSNN_DEVICE Quad<uint32_t> take_fragment(Quad<float>& row, Quad<float>& row_belo
   }
   return fragment;
 }
-// The right factor, of which a lane has four neighbouring bfloat16 numbers of a column.
+// The right factor, of which a lane has four adjacent bfloat16 numbers of a column.
 LSNN_DEVICE void load_factor(const void* from, uint32_t (&right)[2]) {
   const Quad<uint16_t> unit = quad_at((const uint16_t*)from);
 #pragma unroll
@@ -36,16 +36,15 @@ LSNN_DEVICE void load_factor(const void* from, uint32_t (&right)[2]) {
     right[pair] = unit[2 * pair] | (uint32_t)unit[2 * pair + 1] << 16;
 }
 
-// A lane's neuron in one of its items: a backward step in two parts, what needs no product and the
-// rest.
+// A lane's neuron in one of its items. A backward step has two parts: the first needs no product.
 struct LsnnPair {
   const LsnnBackward& job;
   const LsnnNeuron& neuron;
-  const int length, end;  // end: spikes of earlier steps reach others
-  const int steps;  // length, or 0 where no neuron is
+  const int length, end;  // end: spikes of steps t < end reach other neurons
+  const int steps;  // length, or 0 without a neuron
   LsnnReplay replayed;
   Adjoint<float> d;
-  Carry<float> before{};  // what the step read
+  Carry<float> before{};  // state before the step
   Slope<float> at_test{};  // of the step
   float gz = 0.f;  // dL/dz from outside
 
@@ -66,33 +65,33 @@ struct LsnnPair {
     d = {neuron.load(f.glast.v, at), neuron.load(f.glast.a, at), neuron.load(f.glast.i, at),
          length > 0 ? last_z(length - 1) : 0.f};
   }
-  // Of the last state, for the spikes of step t >= end.
+  // dL/dz of the last state, for step t >= end.
   __device__ __forceinline__ float last_z(int t) const {
     return neuron.load(job.f.glast.z, neuron.at(job) + (length - 1 - t) * job.row);
   }
-  // dL/dc of step t; 0 behind the item's end, and where no neuron is.
+  // dL/dc of step t; 0 after the item's end, and without a neuron.
   __device__ __forceinline__ float current(int t) const {
     return works(t) ? current_adjoint(neuron.k, d.v, d.i) : 0.f;
   }
   __device__ __forceinline__ bool works(int t) const { return t < steps; }
-  // record: [2,threads] of step t. Behind the item's end all that follows are any numbers, also the
-  // adjoint: what stands under no condition is done for all items of a lane at a time.
+  // record: [2,threads] of step t. After the item's end values and adjoint are undefined: without
+  // branches the items of a lane run in parallel.
   __device__ __forceinline__ void read(int t, const float* record, int threads) {
     before = replayed.read_by(t, record[0]);
     gz = record[threads];
   }
-  // What needs no product.
+  // The part that needs no product.
   __device__ __forceinline__ void find_slope() {
     at_test = slope_of_step(neuron.spec, neuron.k, before);
   }
-  // carried: what (1) carries back to the spikes of the step.
+  // carried: dL/dz of the step through (1).
   __device__ __forceinline__ void step(float carried) {
     d.z = d.z + carried + gz;
     Coefs<float> g{};
     step_adjoint(neuron.spec, neuron.k, before, 0.f, 0.f, 0.f, d, g,
                  [&](float, float) { return at_test; });
   }
-  // What the last state adds behind step t > end.
+  // Adds dL/d of the last state after step t > end.
   __device__ __forceinline__ void add_last_state(int t) {
     if (t == length) take_last_state();
     if (t > end && t > 0 && t < length) d.z = d.z + last_z(t - 1);
@@ -103,15 +102,15 @@ struct LsnnPair {
     neuron.store(job.f.gfirst.a, first, d.a);
     neuron.store(job.f.gfirst.i, first, d.i);
   }
-  // Spikes before the sequence, t < 0. The newest ones have a local part too.
+  // Spikes before the sequence, t < 0. The newest also have a local part.
   __device__ __forceinline__ void store_first_z(int t, float carried) const {
     neuron.store(job.f.gfirst.z, neuron.at(job) + (-1 - t) * job.row,
                  (t == -1 ? d.z : 0.f) + (t >= end ? last_z(t) : carried));
   }
 };
 
-// Where a lane's numbers lie of a row [B,N] of steps that follow each other backwards. How far
-// apart steps and items are, in bytes, stands among the kernel's arguments: no register keeps it.
+// A lane's numbers in rows [B,N] of steps, backwards. Strides in bytes are kernel arguments, so
+// they take no registers.
 struct LsnnColumn {
   char* at;  // of the first item
 
@@ -122,11 +121,11 @@ struct LsnnColumn {
   __device__ __forceinline__ void advance(int64_t bytes_of_step) { at -= bytes_of_step; }
 };
 
-// The slots of dL/dc of the last steps, taken in turn, backwards. A step writes one, and reads the
-// one that is written again `apart` steps later.
+// A ring of slots for dL/dc of the last steps. A step writes one, and reads the one that is written
+// again `apart` steps later.
 template <int size, int apart> struct LsnnSlots {
   const int all;  // numbers of all slots
-  int written = 0, read;  // where those of this step begin
+  int written = 0, read;  // offsets of the slots of this step
 
   __device__ __forceinline__ explicit LsnnSlots(int slots)
       : all(slots * size),
@@ -137,14 +136,14 @@ template <int size, int apart> struct LsnnSlots {
   }
 };
 
-// Items that go through the steps together. A group has the neurons of the block in one item, or in
-// `items` of them, as far apart as there are groups: a lane has as many adjoints, which stand side
-// by side, under no condition of their own, so that each hides the other's waiting.
+// Items that run through the steps together. A group has the neurons of the block in `items` items,
+// `groups` apart: a lane has one adjoint for each, without branches, so that they hide each other's
+// latency.
 //
-// Products: publish(x) gives away dL/dc of a step; await() waits for what multiply() reads, which
-// makes the product of the step d + 1 later, of which carried(found, item) is what the lane's
-// neuron gets; dL/dc behind an item's end is 0. advance() goes to the slot of the next step,
-// end_step() waits until that may be written, and finish() until nothing is under way.
+// Products: publish(x) distributes dL/dc of a step t, 0 after an item's end. await() waits for the
+// row that multiply() reads: that of step t + 1 + d. carried(found, item) is the result for the
+// lane's neuron. advance() moves to the slot of the next step, end_step() waits until it may be
+// written, and finish() until all transfers are complete.
 template <class Products> struct LsnnItems {
   static constexpr int items = Products::items;
   const LsnnBackward& job;
@@ -153,14 +152,14 @@ template <class Products> struct LsnnItems {
   float* const record;  // [stages_of_record,items,2,threads] of the group
   float* const a;  // [items,steps_of_replay,threads] of the group
 
-  // Whether an item's last step is that before t.
+  // Whether an item ends with step t - 1.
   static __device__ __forceinline__ bool begins(const LsnnPair (&pair)[items], int t) {
     bool found = false;
 #pragma unroll
     for (int item = 0; item < items; item++) found |= t == pair[item].length;
     return found;
   }
-  // Of the steps before t > 0 the next one with something to prepare().
+  // The last step before t > 0 that needs prepare().
   static __device__ __forceinline__ int due_before(const LsnnPair (&pair)[items], int t) {
     int due = LsnnReplay::due_before(t);
 #pragma unroll
@@ -172,7 +171,7 @@ template <class Products> struct LsnnItems {
 #pragma unroll
     for (int item = 0; item < items; item++) pair[item].find_slope();
   }
-  // What is due between the reads of step t and of that before it, see LsnnReplay.
+  // Prepares the reads of steps before t, see LsnnReplay.
   static __device__ __forceinline__ void prepare(LsnnPair (&pair)[items], int t) {
     auto replay_of = [&](int item) -> LsnnReplay& { return pair[item].replayed; };
     if (LsnnReplay::is_rare(t) | (t == 1) | begins(pair, t)) [[unlikely]] {
@@ -190,7 +189,7 @@ template <class Products> struct LsnnItems {
                                                            std::integer_sequence<int, of...>) {
     const Layer& l = job.f.layer;
     const int longest = job.p.length(l, first), thread = group.thread, threads = group.threads;
-    // An item that is not there, and one without neurons of the warp, has no steps.
+    // Missing items, and warps without neurons, have no steps.
     auto number = [&](int item) { return first + item * job.shape.groups + group.id; };
     auto is_there = [&](int item) { return number(item) < l.B && word < (int)words(l.N); };
     const LsnnNeuron neuron[] = {LsnnNeuron(job, is_there(of) ? number(of) : first,
@@ -207,8 +206,8 @@ template <class Products> struct LsnnItems {
     LsnnColumn gx((float*)f.gx + last), of_y((const float*)f.saved.y + last - job.row),
         of_gz(f.gz ? outside_z_at(job, neuron[0].cell, longest - 1) : nullptr);
     int next = longest - 1;  // the step whose record is not on its way yet
-    // Of each item the last step for which nothing is copied, of y and of dL/dz. All are read as if
-    // they were as long as the longest one; a lane's first item that is not there reads `first`.
+    // For each item the last step without a copy, of y and of dL/dz. All items are read with the
+    // length of the longest; a missing first item of a lane reads `first`.
     auto reads = [&](int item) { return item == 0 || is_there(item); };
     const int none[] = {reads(of) ? 0 : longest...},
               none_of_gz[] = {f.gz && reads(of) ? -1 : longest...};
@@ -239,13 +238,13 @@ template <class Products> struct LsnnItems {
       products.publish(x);
 #pragma unroll
       for (int item = 0; item < items; item++) {
-        float* to = opaque(gx.of(item, job.bytes_of_item));  // beside other things, in no branch
+        float* to = opaque(gx.of(item, job.bytes_of_item));  // computed outside of the branch
         if (pair[item].works(t)) *to = x[item];
       }
       gx.advance(job.row_bytes);
       products.await();
-      // All that needs no product stands in one piece of code with it, without a branch: so
-      // instructions fill the time that tensor cores take.
+      // Work that needs no product is in the same basic block, so that it overlaps the tensor
+      // cores.
       const float* stage = stages.wait();
 #pragma unroll
       for (int item = 0; item < items; item++)
@@ -258,7 +257,7 @@ template <class Products> struct LsnnItems {
         find_slopes(pair);
         due = due_before(pair, t);
       }
-      // At the end slots have what the items before have left.
+      // For the last d + 1 steps t the slots still hold rows of the items before.
       const bool reaches = t < longest - 1 - job.delay;
 #pragma unroll
       for (int item = 0; item < items; item++)

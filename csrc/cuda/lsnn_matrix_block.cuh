@@ -1,13 +1,13 @@
 // The backward pass of the paper's network by matrices in one block, which has all weights. A lane
 // owns a neuron in two items. A warp multiplies the 32 rows of its own neurons, so that no sum
-// leaves it, and holds them in registers as fragments: of a tile of 16 rows a lane of the product
-// finds those of its own neuron and of its neighbours. What other warps need is dL/dc alone, and
-// one barrier a step orders it.
+// leaves it, and holds them in registers as fragments, permuted so that the lane of a row is one of
+// the four lanes that have its sums. The order of a step is that of lsnn_matrix_cluster.cuh, except
+// that the only barrier is at its end. It orders all: rows of earlier steps are complete, and the
+// slot that a step reads is written by the next one at the earliest, so d + 2 slots suffice.
 //
-// With one part the columns of a mma are the two items, four times over, so that each lane has the
-// sums of both. With two they are both parts of the one item and both of the other, twice over: a
-// lane adds them up, and changes one sum with its neighbour. Then the weights' lower parts lie in
-// shared memory.
+// With one part the columns of an mma are the two items, repeated four times, so that each lane has
+// the sums of both. With two parts they are both parts of either item, repeated twice: a lane adds
+// them, and exchanges one sum with its neighbour. The weights' lower parts are in shared memory.
 #pragma once
 #include "lsnn_items.cuh"
 
@@ -21,10 +21,10 @@ struct LsnnBlockProducts : LsnnSlots<pairs_of_lane * parts * numbers_of_column(3
   static constexpr int across = 2 * warps, down = 2;  // tiles of all columns and of a warp's rows
   static constexpr int columns = items * parts, column = numbers_of_column(32 * warps);
   uint16_t* const dc;  // [slots,columns,column]
-  uint32_t* const lower;  // [down,across,words_of_fragment] of the warp, from the lane's place on
+  uint32_t* const lower;  // [down,across,words_of_fragment] of the warp, from the lane's element on
   uint32_t upper[down][across][4];
 
-  // from: [N,NP], all weights. What is beyond is 0.
+  // from: [N,NP], all weights; 0 beyond.
   __device__ __forceinline__ LsnnBlockProducts(const float* from, int N, int NP,
                                                const LsnnBlockMatrixShared& shared, int n_slots)
       : Slots(n_slots),
@@ -48,7 +48,7 @@ struct LsnnBlockProducts : LsnnSlots<pairs_of_lane * parts * numbers_of_column(3
             if (parts == 2) rest[2 * pair + half] = take_upper(x[2 * pair], x[2 * pair + 1]);
           }
         }
-        // Its own lane alone reads it.
+        // Read only by this lane.
         if (parts == 2) store_whole(lower + (tile * across + of) * words_of_fragment, rest);
       }
   }
@@ -66,12 +66,12 @@ struct LsnnBlockProducts : LsnnSlots<pairs_of_lane * parts * numbers_of_column(3
   }
   __device__ __forceinline__ void await() const {}
   struct Sums { float of[items]; };
-  // Of the step d + 1 later, whose slot is the next to be written.
+  // The product with the row of step t + 1 + d, whose slot is the next to be written.
   __device__ __forceinline__ Sums multiply() const {
     const int lane = (int)threadIdx.x % 32;
     const uint16_t* from = dc + read + lane / 4 % columns * column + lane % 4 * 4;
     constexpr int chains = parts == 1 ? 2 : 3;
-    float sum[chains][down][4] = {};  // taken in turn, so that a mma does not wait for the last one
+    float sum[chains][down][4] = {};  // in turn, so that consecutive mmas are independent
 #pragma unroll
     for (int of = 0; of < across; of++) {
       uint32_t right[2];
@@ -90,7 +90,7 @@ struct LsnnBlockProducts : LsnnSlots<pairs_of_lane * parts * numbers_of_column(3
       const float all = sum[0][tile][i] + sum[1][tile][i];
       return parts == 1 ? all : all + sum[chains - 1][tile][i];
     };
-    // Of the row `half` of the lane's own tile.
+    // Sum i of row `half` in the tile of the lane's own row.
     auto of_row = [&](int half, int i) {
       return second_tile ? total(1, 2 * half + i) : total(0, 2 * half + i);
     };

@@ -1,22 +1,48 @@
-// The backward pass of the paper's network by matrices in a cluster. Eight items go through the
-// steps together: the eight columns of a mma. A block has the weights of its own neurons, 64 at
-// most, and its warps hold them in registers from the first step to the last.
+// The backward pass of the paper's network by matrices in a cluster. With one delay d
 //
-// A factor is the sum of one, two or three bfloat16 numbers, its parts. Three are a float, so that
-// only sums round; with fewer the last of them is rounded. Of the products of parts the smallest
-// are left out, which are below that rounding, or below that of a product in float32.
+//   dL/dz_j[t] = outside + local + sum over k of w_jk dL/dc_k[t + 1 + d]
 //
-// Four warps have the same 32 neurons, each in two of the eight items. They share out the product:
-// 16 rows of it each, and one half of the columns. Sums change hands in shared memory, behind a
-// barrier of these four. What other warps need is dL/dc alone, for which one waits once in a step,
-// see cluster_rows.cuh.
+// and the last term is a product of matrices: W (16 x 16 tiles) times dL/dc of eight items, the
+// eight columns of an mma, which run through the steps together. Factors are split into one, two or
+// three bfloat16 numbers, their parts. Three are exact; of fewer the last is rounded. The smallest
+// products of parts are left out: they are below that rounding, or below that of float32.
+//
+// A block has the rows of W for its own neurons, at most two words of 32. Four warps share a word.
+// Each owns the 32 neurons in two of the eight items (a lane one neuron), and multiplies 16 of the
+// 32 rows by one half of the columns, with its tiles in registers as far as they fit. `sums`
+// exchanges the results between the four warps.
+//
+// The model tests the old membrane, so that dL/dc[t] follows from dL/dv and dL/di after the step,
+// without dL/dz[t]. A warp therefore sends dL/dc of a step before it has the product for that step.
+// Order of step n, which is t = T - 1 - n in the first item:
+//
+//   publish(n)     dL/dc from v, i     -> row n of every block (st.async)
+//   await          wait until row n - 1 is complete, see cluster_rows.cuh
+//   read, slopes   state before the step, psi: needs no product
+//   multiply(n)    W times row n - 1 - d -> sums, barrier of the four warps, add two halves
+//   step           dL/d of the state before the step, from the product
+//
+// Invariant. In multiply(n) the d + 4 slots of a block hold the rows
+//
+//   n-1-d        n-d ... n-1    n, n+1, n+2
+//   being read   complete       may be arriving, from this warp and from faster ones
+//
+// Proof. Row n - 1 - d is complete: rows are awaited in order, and n - 1 - d <= n - 1. It is not
+// overwritten: its slot is next that of row n + 3, which a warp sends after wait(n + 1); then all
+// warps have sent row n + 1, and before that finished multiply(n). With d + 3 slots row n + 2 would
+// follow wait(n), when warps have sent row n, but may not have multiplied. Of the two buffers of
+// `sums` that of step n is written again in step n + 2, behind the barrier of step n + 1, at which
+// each of the four warps arrives after it has read the sums of step n. After the last step, N - 1,
+// d + 1 products follow for the spikes before the sequence. They read rows N - 1 - d to N - 1 and
+// publish nothing, so that warps which are ahead have sent at most rows N and N + 1 of the next
+// items: d + 3 rows, in different slots.
 #pragma once
 #include "cluster_rows.cuh"
 #include "lsnn_items.cuh"
 
 namespace lsnn::cuda {
 
-// words_of_layer: of 32 neurons, or more than there are.
+// words_of_layer: words of the layer, or more.
 template <int words_of_layer, int parts>
 struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3> {
   using Slots = typename LsnnClusterProducts::LsnnSlots;
@@ -25,8 +51,8 @@ struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3
   using Rows = ClusterRows<barriers_of_matrix>;
   static constexpr int tiles = words_of_layer;  // of a warp: half of the columns
   static constexpr int held = held_fragments(tiles, parts);
-  // Products of one part of W with one of dL/dc, and sums of their own, so that a mma does not wait
-  // for the last one.
+  // Products of a part of W with one of dL/dc, each with its own sums, so that consecutive mmas are
+  // independent.
   static constexpr int products = parts * (parts + 1) / 2, chains = products == 1 ? 2 : products;
   const Group group;
   const int word;  // of the warp's neurons
@@ -35,22 +61,21 @@ struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3
                        part = numbers_of_slot(words_of_layer, 1);
   uint16_t* const given;  // [parts,items,32] of the warp
   float* const dc;  // [slots,parts,all items,units,words_of_unit]
-  float* sums;  // [2,shares_of_sum,all items,rows_of_sum] of the word, from those at hand on
-  uint32_t* const beyond;  // [parts tiles - held,words_of_fragment] from the lane's place on
-  int turn = sums_of_step;  // from the sums at hand to the others
+  float* sums;  // [2,shares_of_sum,all items,rows_of_sum] of the word, from the current buffer on
+  uint32_t* const beyond;  // [parts tiles - held,words_of_fragment] from the lane's element on
+  int turn = sums_of_step;  // to the other buffer of sums
   Quad<uint32_t> fragments[held];
 
   __device__ __forceinline__ int tile_of_rows() const { return group.id % 2; }
   __device__ __forceinline__ int share() const { return group.id / 2; }
-  // The word of columns where the share begins. Of an odd number of words the one in the middle is
-  // the last of both shares, each of which has a tile of it.
+  // The first word of columns of the share. With an odd number of words each share has one tile of
+  // the middle word, as its last.
   __device__ __forceinline__ int first_word() const { return share() * ((tiles + 1) / 2); }
   static constexpr int middle_word = tiles / 2,
                        sums_of_step = shares_of_sum * columns_of_mma * rows_of_sum;
 
-  // from: [N,NP], all weights. What is beyond is 0. Of a word a lane has eight neighbouring
-  // columns, four in each tile; which place of a mma they take is ours to choose, as long as both
-  // factors agree.
+  // from: [N,NP], all weights; 0 beyond. A lane has eight adjacent columns of a word, four in each
+  // tile; columns may be permuted within an mma, as long as both factors agree.
   __device__ __forceinline__ LsnnClusterProducts(const Layer& l, const Shape& shape,
                                                  const LsnnMatrixShared& shared, const Group& own,
                                                  int own_word, const Rows& cluster_rows,
@@ -81,13 +106,13 @@ struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3
         const Quad<uint32_t> fragment = take_fragment(x[0], x[1]);
         const int at = of * tiles + tile;
         if (at < held) fragments[at < held ? at : 0] = fragment;
-        else store_whole(beyond + (at - held) * words_of_fragment, fragment);  // for itself alone
+        else store_whole(beyond + (at - held) * words_of_fragment, fragment);  // for this lane
       }
     }
   }
 
-  // x: dL/dc of the lane's neuron in its items. A unit has one part of eight neighbouring neurons
-  // in one item; eight lanes have those of the warp and send them to a block.
+  // x: dL/dc of the lane's neuron in its items. A unit is one part of eight adjacent neurons in an
+  // item; eight lanes send the units of the warp to a block.
   __device__ __forceinline__ void publish(const float (&x)[items]) {
     rows.begin_step();
     const int lane = group.lane(), octet = lane % 4, item = lane / 4 % 2;
@@ -117,8 +142,7 @@ struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3
 
   __device__ __forceinline__ void await() const { rows.wait(rows.number - 2); }
   struct Sums { float of[items]; };
-  // unit: of dL/dc, one of each part, in the lane's column; half: the tile of the word that they
-  // are for.
+  // unit: a unit of dL/dc for each part, of the lane's column; half: tile of the word.
   __device__ __forceinline__ void add_tile(const Quad<uint32_t> (&unit)[parts], int half, int tile,
                                            float (&sum)[chains][4]) const {
     int product = 0;
@@ -134,8 +158,7 @@ struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3
       }
     }
   }
-  // Of the step d + 1 later, the newest that has to be there. What this step has sent, a warp may
-  // send on before that.
+  // The product with the row of step t + 1 + d.
   __device__ __forceinline__ Sums multiply() {
     const int lane = group.lane();
     const float* from = dc + read + (lane / 4 * units + lane % 4) * words_of_unit;
@@ -187,7 +210,7 @@ struct LsnnClusterProducts : LsnnSlots<numbers_of_slot(words_of_layer, parts), 3
     return found.of[item];
   }
   __device__ __forceinline__ void end_step() const {}
-  // All that was sent is there.
+  // Waits for the last row.
   __device__ __forceinline__ void finish() const { rows.wait(rows.number - 1); }
 };
 
@@ -199,7 +222,7 @@ __global__ void __launch_bounds__(32 * groups_of_matrix * most_words_matrix, 1)
   const Shape& shape = job.shape;
   using Products = LsnnClusterProducts<words_of_layer, parts>;
   constexpr int groups = Products::groups, items = Products::items;
-  // Warps of the same neurons are neighbours, so that those of a scheduler have different ones.
+  // Warps of a word are adjacent, so that the warps of a scheduler have different words.
   const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
   const Group group{warp % groups, warp / groups * 32 + lane, threads_of_matrix},
       block = Group::mine((int)blockDim.x);
@@ -210,10 +233,10 @@ __global__ void __launch_bounds__(32 * groups_of_matrix * most_words_matrix, 1)
   Products products(l, shape, shared, group, word,
                     typename Products::Rows(shared.mbarriers, block, l, shape, bytes_of_step),
                     (const float*)job.p.w);
-  // What pads the last tiles of dL/dc meets weights that are 0.
+  // Padding of dL/dc must be finite, as its weights are 0.
   for (int i = threadIdx.x; i < products.all; i += blockDim.x) shared.dc[i] = 0.f;
   cluster_sync();
-  if (word >= (int)words(l.N)) return;  // it has nothing to do, and nobody waits for it
+  if (word >= (int)words(l.N)) return;  // it sends nothing
   LsnnItems<Products> pairs{job, group, word,
                             shared.record + group.id * stages_of_record * items * 2 * group.threads,
                             shared.a + group.id * items * steps_of_replay * group.threads};

@@ -1,45 +1,44 @@
-// What the backward kernel of the paper's network has to know of its steps again. The adaptation
-// and the refractory counter follow from a neuron's spikes alone, the membrane from y of the step
-// before. A lane owns a neuron.
+// Replays steps of the paper's network for the backward kernels. The adaptation and the refractory
+// counter follow from a neuron's spikes only, the membrane from y of the step before. A lane owns a
+// neuron.
 #pragma once
 #include "replay.cuh"
 
 namespace lsnn::cuda {
 
-// What a lane keeps at the first step of each `steps_of_replay`, of a segment.
+// Saved states of a lane in a segment: one for each `steps_of_replay` steps.
 inline constexpr int starts_of_segment = segment / steps_of_replay;
 inline constexpr int lsnn_start_numbers = 4 * starts_of_segment;
 
 struct LsnnBackward : BackwardJob<float> {
   Shape shape;
   int delay;
-  float dampening, n_ref;     // of the layer, made numbers once, not in each step
-  float* starts;              // [items of all groups,starts_of_segment,threads,4]
-  int64_t row, row_of_bits;   // from one step to the next, in [T,B,N] and [T,B,words(N)]
-  int64_t row_bytes;          // of `row` numbers
-  // From one step to the next of dL/dz from outside; and from one item of a lane to the next, of
-  // that and of [T,B,N].
+  float dampening, n_ref;  // of the layer, converted once, not in each step
+  float* starts;  // [items of all groups,starts_of_segment,threads,4]
+  int64_t row, row_of_bits;  // strides of a step in [T,B,N] and [T,B,words(N)]
+  int64_t row_bytes;  // of `row` numbers
+  // Strides of a step of dL/dz from outside; and of an item of a lane, of that and of [T,B,N].
   int64_t gz_bytes, gz_bytes_of_item, bytes_of_item;
 };
 
-// Rows of 32 bits, one to a lane, turned into columns: bit i of lane n was bit n of lane i.
+// Transposes 32 x 32 bits, one row per lane: bit i of lane n was bit n of lane i.
 LSNN_DEVICE uint32_t transpose_bits(uint32_t row, int lane) {
 #pragma unroll
   for (int o = 16; o; o /= 2) {
-    const uint32_t low = ~0u / ((1u << o) + 1);  // the places whose number has no o
+    const uint32_t low = ~0u / ((1u << o) + 1);  // bits whose index lacks bit o
     const uint32_t other = __shfl_xor_sync(~0u, row, o);
     row = lane & o ? (row & ~low) | (other >> o & low) : (row & low) | (other & low) << o;
   }
   return row;
 }
 
-// A lane's neuron; one that is not there takes the place of the first, and stores nothing.
+// A lane's neuron; a missing one reads neuron 0 and stores nothing.
 struct LsnnNeuron {
-  // The counters of a layer without a refractory period stay 0 by the same statements.
+  // Without a refractory period the counters stay 0.
   const PaperSpec spec{{true, false}};
   static_assert(PaperSpec::model.test == Test::old_v && PaperSpec::model.when == When::next &&
                 PaperSpec::model.reset == Reset::minus_A);
-  int n;  // also of one that is not there
+  int n;  // also of a missing one
   bool is_real;
   Cell cell;
   Coefs<float> k;
@@ -54,12 +53,12 @@ struct LsnnNeuron {
     k.n_ref = job.n_ref;
   }
   __device__ __forceinline__ int first_of_warp() const { return n / 32 * 32; }
-  // Where it stands in a row [B,N], worked out whenever it is needed: most steps do without, and
-  // have no registers to spare.
+  // Its index in a row [B,N]. Recomputed at each use, since most steps do not need it and registers
+  // are scarce.
   __device__ __forceinline__ int64_t at(const LsnnBackward& job) const {
     return opaque(cell.b) * job.f.layer.N + cell.n;
   }
-  // Its number in a row [B,N], or 0 where there is none.
+  // Its number in a row [B,N], or 0 if row is null or the neuron is missing.
   __device__ __forceinline__ float load(const void* row, int64_t at) const {
     return row && is_real ? ((const float*)row)[at] : 0.f;
   }
@@ -68,35 +67,34 @@ struct LsnnNeuron {
   }
 };
 
-// a and r of a neuron's steps again. They follow from its spikes alone, which it reads as bits of
-// its own: those of 32 steps at a time. What follows here for n items of a lane is done for all of
-// them side by side, so that each hides the others' waiting; of(i) is that of item i.
+// Replays a and r of a neuron from its spikes, which it reads as bits of 32 steps at a time.
+// Functions for n items of a lane interleave them, so that they hide each other's latency; of(i):
+// the replay of item i.
 struct LsnnReplay {
   const LsnnBackward& job;
   const LsnnNeuron& neuron;
   const Group& group;
   const int word;  // of the warp's neurons, in a row of bits
-  float* const a;  // [steps_of_replay,threads] from the lane's place on
+  float* const a;  // [steps_of_replay,threads] from the lane's element on
   const int length;  // steps of the item
-  int items = 1, item = 0;  // of the lane: how many, and which of them
+  int items = 1, item = 0;  // of the lane: number, and index
 
-  // Of the steps at hand that are still to come, the next one in bit 31: the spike of two steps
-  // before, and whether the step finds the neuron refractory.
+  // Of the replayed steps still to be read, the next one in bit 31: the spike of two steps before,
+  // and whether the neuron is refractory in the step.
   uint32_t spikes = 0, counting = 0;
-  float z = 0.f;  // the last spike that came out of these
+  float z = 0.f;  // the last spike taken from these
 
-  // Of eight steps, of which the first reads: a, r and z. Then bits of spikes, bit 0 eight steps
-  // before.
+  // State before the first of eight steps: a, r, z, and bits of spikes, bit 0 eight steps before.
   enum { A_OF_START, R_OF_START, Z_OF_START, BITS_OF_START };
   using Start = Quad<float>;
 
-  // What it reads and keeps in main memory, worked out whenever it is needed.
+  // Addresses in global memory, recomputed at each use.
   struct Memory {
     const uint32_t* words;  // of the warp, of step 0
     int64_t row_of_bits;
-    float* starts;          // [starts_of_segment,threads,4] from the lane's place on
+    float* starts;  // [starts_of_segment,threads,4] from the lane's element on
     int threads;
-    const float* carry;     // of the neuron, in the first state
+    const float* carry;  // of the neuron, in the first state
     int64_t row;
     const float* z_before;  // its last spike before the sequence, or null
 
@@ -104,9 +102,9 @@ struct LsnnReplay {
     __device__ __forceinline__ float* start(int t) const {
       return starts + (unsigned)t % segment / steps_of_replay * 4 * threads;
     }
-    // any number
+    // spike before step 0; any number
     __device__ __forceinline__ float before_0() const { return z_before ? *z_before : 0.f; }
-    // variable `variable` that step S0 reads
+    // variable of the state before step S0
     __device__ __forceinline__ const float* state(int S0, int variable) const {
       return carry + (S0 / (int)segment * 4 + variable) * row;
     }
@@ -133,8 +131,8 @@ struct LsnnReplay {
     return (int32_t)bits < 0 ? 1.f : 0.f;
   }
 
-  // Keeps what the first of each steps_of_replay reads, from the segment's first step to `end`, for
-  // items that have so many steps.
+  // Saves the state before the first of each steps_of_replay steps, from the segment's first step
+  // to `end`, for items with at least `end` steps.
   template <int n, class Of>
   static __device__ __forceinline__ void replay_segment(int end, const Of& of) {
     constexpr int at_once = 32;  // steps whose bits a lane holds
@@ -176,8 +174,7 @@ struct LsnnReplay {
     }
   }
 
-  // What step t of the steps at hand has read, one after the other, from the last one down. y: of
-  // the step before.
+  // The state before step t, for descending t within the replayed steps. y: of the step before.
   __device__ __forceinline__ Carry<float> read_by(int t, float y) {
     Carry<float> s{0.f, a[(unsigned)t % steps_of_replay * group.threads], 0.f,
                    (int32_t)counting < 0 ? 1.f : 0.f, z};
@@ -187,24 +184,23 @@ struct LsnnReplay {
     counting <<= 1;
     return s;
   }
-  // Behind the reads of steps 1 and 0: these have numbers of the first state, and no bits.
+  // Corrects the reads of steps 1 and 0, which have numbers of the first state instead of bits.
   __device__ __forceinline__ void read_first_state(int t, Carry<float>& before) {
     const Memory m = memory();
     if (t == 1) {
-      z = m.before_0();  // no spike in the bits, so that the membrane is y as yet
+      z = m.before_0();  // bits hold no spike, so before.v is still y
       before.v = membrane_before(neuron.spec, neuron.k, before.v, before.a, z);
     } else {
       before.v = neuron.load(m.state(0, 0), 0);
     }
   }
-  // Behind the read of step t > 0 the eight steps before it are replayed where is_due(t), and where
-  // is_rare(t) prepare() comes first; also where an item begins with step t - 1: t is its length.
-  // What is replayed once more is the same.
+  // After the read of step t > 0 the eight steps before it are replayed if is_due(t); if
+  // is_rare(t), or if t is the length of an item, prepare() comes first. Replaying again changes
+  // nothing.
   static __device__ __forceinline__ bool is_due(int t) {
     return (unsigned)t % steps_of_replay == 0;
   }
-  // The last step before t > 0 of which that is so, or step 1, behind whose read is the first
-  // state.
+  // The last step before t > 0 for which is_due() holds, or step 1, which reads the first state.
   static __device__ __forceinline__ int due_before(int t) {
     return max((t - 1) / steps_of_replay * steps_of_replay, t > 1 ? 1 : 0);
   }
@@ -219,7 +215,7 @@ struct LsnnReplay {
         own.z = t == 1 ? m.before_0() : m.word(t - 2) >> threadIdx.x % 32 & 1 ? 1.f : 0.f;
     }
   }
-  // Goes on to the steps that end with t.
+  // Replays the block of eight steps that contains t, which is read next.
   template <int n, class Of> static __device__ __forceinline__ void replay_to(int t, const Of& of) {
     Start start[n];
 #pragma unroll

@@ -1,17 +1,17 @@
-// What the kernels of the paper's network read of main memory, some steps before it is used.
+// Prefetches global memory for the kernels of the paper's network, some steps ahead.
 #pragma once
 #include "neurons.cuh"
 
 namespace lsnn::cuda {
 
-// What a lane reads of the rows of an array: `most` numbers side by side, of which `live` are
-// there. whole: as load_row has it.
+// Rows of an array that a lane reads: `most` adjacent numbers, of which `live` exist. whole: as for
+// load_row.
 template <int most, bool whole> struct LaneRows {
-  const float* from;  // the next row that is not on its way yet
+  const float* from;  // the next row to copy
   int64_t stride;     // from one row to the next
   int live;
 
-  // is_there: whether the array has that row.
+  // is_there: whether the row exists.
   __device__ __forceinline__ void copy(float* to, bool is_there, Where where = Where::current()) {
     if (whole) {
       if (is_there && live) cp_async_shared_global<16>(to, from, where);
@@ -24,13 +24,13 @@ template <int most, bool whole> struct LaneRows {
   }
 };
 
-// A ring of stages, one a step. Each lane copies what it reads itself: no barrier. copy(to) begins
-// the copies of the next step that is not on its way yet.
+// A ring of stages, one per step. Each lane copies only what it reads itself, so no barrier is
+// needed. copy(to) starts the copies of the next step.
 template <unsigned stages> struct StageRing {
   static_assert((stages & (stages - 1)) == 0);
-  float* const ring;  // [stages,stage] from the lane's place on
+  float* const ring;  // [stages,stage] from the lane's element on
   const int stage;
-  unsigned at;  // of the step at hand
+  unsigned at;  // stage of this step
 
   template <class Copy> __device__ __forceinline__ StageRing(float* own, int size, const Copy& copy)
       : ring(own),
@@ -39,7 +39,7 @@ template <unsigned stages> struct StageRing {
 #pragma unroll
     for (unsigned i = 0; i < stages - 1; i++) begin(i, copy);
   }
-  // A group for each step, also where none is left: their number says which of them have arrived.
+  // One commit group per step, also after the last, as wait() counts groups.
   template <class Copy>
   __device__ __forceinline__ void begin(unsigned to, const Copy& copy,
                                         Where where = Where::current()) const {
@@ -50,7 +50,7 @@ template <unsigned stages> struct StageRing {
     cp_async_wait_group<(int)stages - 2>(where);
     return ring + (int)at * stage;
   }
-  // Into the stage of the step before, which has been read.
+  // Refills the stage of the step before.
   template <class Copy> __device__ __forceinline__ void advance(const Copy& copy) {
     begin((at + stages - 1) % stages, copy);
     at = (at + 1) % stages;

@@ -1,12 +1,12 @@
-// One step of the four neurons of a quad: what every design does alike, over step(), replay() and
+// One step of the four neurons of a quad, common to all designs, by step(), replay() and
 // step_adjoint().
 #pragma once
 #include "layout.cuh"
 
 namespace lsnn::cuda {
 
-// Where a quad stands: neurons [n, n + live) of item b. Lanes without neurons have live = 0 and do
-// all but load and store.
+// The position of a quad: neurons [n, n + live) of item b. Lanes without neurons have live = 0 and
+// only skip loads and stores.
 struct Cell {
   int64_t b;
   int n, live;
@@ -16,7 +16,7 @@ struct Cell {
     if (first < l.N) live = (int)(l.N - first < 4 ? l.N - first : 4);
     else n = 0;
   }
-  // Where its numbers begin in row t of an array [T,B,N].
+  // Index of its first number in row t of an array [T,B,N].
   LSNN_METHOD int64_t at(const Layer& l, int64_t t) const { return (t * l.B + b) * l.N + n; }
 };
 
@@ -68,8 +68,7 @@ template <class T> struct QuadCoefs {
   }
 };
 
-// How far the loop over the four neurons is unrolled: the general kernel is too long to stand there
-// four times.
+// Unroll factor of the loop over the four neurons: the general kernel is too long to unroll.
 template <class Spec> inline constexpr int unrolled = is_paper<Spec> ? 4 : 1;
 
 // [B,N], or null: zeros
@@ -130,7 +129,7 @@ template <class T> LSNN_DEVICE const T* current_at(const ForwardJob<T>& job, con
   return (const T*)job.f.x + t * job.f.x_stride_t + cell.b * job.f.x_stride_b + cell.n;
 }
 
-// The state that step t reads, where a segment begins with it.
+// Stores the state before step t, if a segment begins with t.
 template <class T> LSNN_DEVICE void store_carry(const ForwardJob<T>& job, const Cell& cell,
                                                 int64_t t, const QuadState<T>& s) {
   const Layer& l = job.f.layer;
@@ -140,15 +139,15 @@ template <class T> LSNN_DEVICE void store_carry(const ForwardJob<T>& job, const 
   for (int variable = 0; variable < 4; variable++)
     store(carry + cell.at(l, variable), *variables[variable], cell.live);
 }
-// y: where it is saved, in rows of whole quads.
+// whole: rows consist of full quads.
 template <bool whole, class T> LSNN_DEVICE void store_y(void* to, bool is_bf16, int64_t at,
                                                         const Quad<T>& y, int live) {
   if (is_bf16) store_row<whole>((bfloat16*)to + at, widen<bfloat16>(y), live);
   else store_row<whole>((T*)to + at, y, live);
 }
 
-// c: the sums of (1). at: cell.at(l, t). Writes what the forward pass has to write but the spike
-// bits, which it returns.
+// c: the sums of (1). at: cell.at(l, t). Writes all outputs of the step except the spike bits,
+// which it returns.
 template <class T, class Spec>
 LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Spec& spec, const QuadCoefs<T>& k,
                                   const Cell& cell, int64_t t, int64_t at, const Quad<T>& c,
@@ -178,8 +177,8 @@ LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Spec& spec, co
   return fired;
 }
 
-// The word of 32 spikes that eight neighbouring lanes make of their four bits each. All lanes of
-// the warp take part.
+// The word of 32 spikes from four bits of each of eight adjacent lanes. All lanes of the warp must
+// call it.
 LSNN_DEVICE uint32_t gather_word(unsigned four_bits, int lane) {
   uint32_t word = four_bits << 4 * (lane % 8);
 #pragma unroll

@@ -10,7 +10,7 @@
 namespace lsnn::cuda {
 namespace {
 
-// Of steps and items, with so many tiles of a weight gradient.
+// Slices of the steps and items of a weight gradient with `tiles` tiles.
 int slices(const Device& device, int64_t tiles, int64_t items) {
   return (int)std::clamp<int64_t>(device.sms / tiles, 1, std::max<int64_t>(ceiling(items, 256), 1));
 }
@@ -50,17 +50,16 @@ Possible too_large(const Device& device, const Pass& p) {
                     " bytes of shared memory, the GPU gives " + std::to_string(device.shared));
 }
 
-// at most of a block; of a group where fewer would do for its neurons; neurons of each
+// block: at most; group: at most, unless its neurons need more; neurons: of each thread
 struct Threads { int64_t block, group, neurons = 4; };
 
-// Steps whose spikes or dL/dc a block of the general kernels keeps.
+// Steps whose spikes or dL/dc a block of the general kernels stores.
 int64_t forward_slots(Design design, const Layer& l) {
   return l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0);
 }
 int64_t backward_slots(Design design, const Layer& l) { return l.D + (design == Design::cluster); }
 
-// A kernel of a whole sequence: as many items at a time as there are for each SM, and as shared
-// memory holds.
+// A kernel of a whole sequence, with the items of an SM at a time if shared memory holds them.
 template <class Shared>
 Possible sequence_pass(Design design, const Device& device, const Layer& l, int ranks,
                        Threads limit, int64_t slots, const Shared& shared) {
@@ -68,14 +67,14 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
   const Slice slice(l.N, ranks, 0);
   const int64_t lanes = ceiling(slice.width, limit.neurons);
   while (ceiling(lanes, 32 * p.quads) * 32 > limit.block) p.quads *= 4;
-  const int most_quads = design == Design::gather ? 4 : 1;  // the others have no kernels for more
+  const int most_quads = design == Design::gather ? 4 : 1;  // the others support one
   if (p.quads > most_quads)
     return impossible("a block holds at most " + std::to_string(4 * most_quads * limit.block) +
                       " neurons");
   const int64_t least = std::max<int64_t>(ceiling(lanes, 32 * p.quads) * 32, 32),
                 teams = device.teams(ranks);
   if (teams == 0) return no_room(ranks);
-  // Named barriers are 1 to 15; a group of one warp needs none. Items come in rounds of equal size.
+  // Named barriers are 1 to 15; a group of one warp needs none. Rounds have equal numbers of items.
   const int64_t most_groups = least == 32 && limit.group <= 32
                                   ? limit.block / least
                                   : std::min<int64_t>(limit.block / least, 15);
@@ -98,8 +97,7 @@ template <class Shared>
 Possible any_pass(Design design, const Device& device, const Layer& l, Storage storage,
                   Threads limit, int64_t slots, const Shared& shared) {
   if (design == Design::step) {
-    if (storage == Storage::f32_bf16)
-      return impossible("it does not support bfloat16 weights");
+    if (storage == Storage::f32_bf16) return impossible("it does not support bfloat16 weights");
     return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
   }
   if (l.T >= int64_t(1) << 31) return impossible("it counts steps in 32 bits");
@@ -115,9 +113,7 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
     last = sequence_pass(design, device, l, ranks, limit, slots, shared);
     if (last.yes) return last;
   }
-  return last.why.empty()
-             ? impossible("a cluster needs at least two words of 32 neurons")
-             : last;
+  return last.why.empty() ? impossible("a cluster needs at least two words of 32 neurons") : last;
 }
 
 template <class Cycles> Design fastest(const Device& device, const Layer& l, Storage s,
@@ -144,7 +140,7 @@ Possible forward_pass(Design design, const Device& device, const Layer& l, Stora
                   [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
 }
 namespace {
-// What both kernels of the paper's network ask for; empty where the layer has it.
+// Why both directions of the paper's kernels refuse a layer; empty if they support it.
 std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_t most_neurons) {
   if (l.options.kernels == Kernels::general) return "the general kernels were requested";
   if (s != Storage::f32) return "it requires float32 numbers and weights";
@@ -157,7 +153,7 @@ std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_
   if (l.T >= int64_t(1) << 31) return "it counts steps in 32 bits";
   return "";
 }
-// more: arguments of Shared behind the shape.
+// more: arguments of Shared after the shape.
 template <class Shared, class... More>
 Possible lsnn_sequence(Design design, const Device& device, const Layer& l, int ranks,
                        Threads limit, int64_t slots, More... more) {
@@ -184,7 +180,7 @@ Possible lsnn_forward_gather_pass(const Device& device, const Layer& l, Storage 
   return lsnn_forward_pass(Design::gather, device, l, s);
 }
 namespace {
-// The same of those that go backwards. parts: of a factor, of a kernel by matrices, else 0.
+// The same for the backward kernels. parts: of a factor, for kernels by matrices, else 0.
 std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage s,
                                   int64_t most_neurons, bool in_cluster, int parts) {
   if (in_cluster && device.most_ranks < 2) return "the GPU has no clusters";
@@ -197,7 +193,7 @@ std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage 
              ? "it requires the surrogate triangle"
              : refused;
 }
-// In the number of blocks that costs least, of those that it can do with.
+// The pass with the number of blocks that costs least.
 template <class PassOf> Possible lsnn_in_cluster(const Device& device, const Layer& l, Storage s,
                                                  const PassOf& pass_of) {
   Possible best = impossible("a cluster needs at least two words of 32 neurons");
@@ -210,7 +206,7 @@ template <class PassOf> Possible lsnn_in_cluster(const Device& device, const Lay
   }
   return best;
 }
-// With as many blocks as there are SMs, or items. pass: without these.
+// A pass by matrices; sets the shared memory and the blocks, at most one for each SM.
 template <class Shared> Possible matrix_pass(const Device& device, const Layer& l, Pass pass) {
   Arena counted;
   Shared(counted, l, pass.shape);
@@ -283,13 +279,13 @@ std::string no_tensor_cores(const Device& device, const Layer& l, Storage s) {
   return "";
 }
 Possible backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
-  // More warps than own neurons: they share the rows of the product.
+  // Extra warps without neurons share the rows of the product.
   return any_pass(design, device, l, s, {most_threads_backward(design != Design::gather), 256},
                   backward_slots(design, l),
                   [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
 }
 
-// Whether the layer's options leave room for it.
+// Whether the layer's options allow a pass.
 static bool may_take(const Layer& l, const Pass& p) {
   return l.options.design == Design::automatic || l.options.design == p.design;
 }
@@ -297,7 +293,7 @@ Storage backward_storage(const Device& device, const Layer& l, Storage storage) 
   if (storage != Storage::f32 || l.bf16_parts > 1 || l.S == 0 ||
       l.options.kernels == Kernels::matrices)
     return storage;
-  auto least_cycles = [&](Storage s) {  // of the designs that can run the layer
+  auto least_cycles = [&](Storage s) {  // of the passes that can run the layer
     double least = std::numeric_limits<double>::infinity();
     for (Design d : {Design::block, Design::cluster, Design::gather, Design::step}) {
       const Possible p = backward_pass(d, device, l, s);
@@ -343,7 +339,7 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
     return own_cycles(device, l, storage, lsnn.pass, activity) <
            general_cycles(device, l, storage, general, activity);
   };
-  // The one of fewest cycles, where it has fewer than the general one.
+  // The kernel with the fewest cycles, if fewer than the general one.
   auto best_lsnn = [&](const auto& kernels, const Pass& general, const auto& own_cycles,
                        const auto& general_cycles) {
     std::optional<Pass> best;
@@ -361,7 +357,7 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   plan.lsnn_backward =
       best_lsnn(lsnn_backward_kernels, b.pass, lsnn_backward_cycles, backward_cycles);
 
-  // The largest tile of whole words that the shared memory holds; slices so that all SMs have one.
+  // The largest tile of full words that fits in shared memory, and enough slices to occupy all SMs.
   WeightTiles& t = plan.tiles;
   const int64_t columns = std::min<int64_t>(ceiling(l.N, 32) * 32, 256), most = device.shared;
   t.columns = (int)columns;

@@ -1,4 +1,4 @@
-// Which kernels run a layer on a GPU: the policy, without any device. Sizes are bytes unless said.
+// Selects the kernels for a layer on a GPU; needs no device. Sizes are in bytes by default.
 #pragma once
 #include <optional>
 #include <string>
@@ -10,15 +10,15 @@ namespace lsnn::cuda {
 inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Device {
-  int capability;         // compute capability: 90 is 9.0; of the code if it is for an older one
-  int sms;         // SMs
-  int64_t shared;         // shared memory that a block may have
-  int most_ranks;         // blocks of a cluster, 1: none
-  // Clusters of 2, 4 and 8 blocks that are on the GPU at once, as the runtime says, which knows how
-  // many SMs of each part of the GPU are there; -1: not asked.
+  int capability;  // compute capability, 90 is 9.0; of the code if that is older
+  int sms;  // SMs
+  int64_t shared;  // shared memory available to a block
+  int most_ranks;  // blocks of a cluster, 1: none
+  // Clusters of 2, 4 and 8 blocks that fit on the GPU at once, from the runtime, as it depends on
+  // the SMs of each part of the GPU; -1: unknown.
   int clusters[3] = {-1, -1, -1};
 
-  // Blocks or clusters that are at work at the same time; 0: the GPU takes no such cluster.
+  // Blocks or clusters that run concurrently; 0: such clusters do not fit.
   int teams(int ranks) const {
     const int most = sms / ranks > 1 ? sms / ranks : 1;
     const int asked = ranks == 1 ? -1 : clusters[ranks == 2 ? 0 : ranks == 4 ? 1 : 2];
@@ -26,8 +26,8 @@ struct Device {
   }
 };
 
-// A device as code sees it that was compiled for this compute capability: an older one where the
-// driver has translated PTX for the device, and then all that came later was left out of the code.
+// A device, limited to the features of code for this compute capability, which is older if the
+// driver compiled PTX for the device.
 inline Device as_compiled(Device device, int capability) {
   if (capability < device.capability) device.capability = capability;
   if (capability < 90) device.most_ranks = 1;
@@ -41,27 +41,26 @@ LSNN_INLINE int64_t bytes_of_weight(Storage s) {
   return s == Storage::f64 ? 8 : s == Storage::f32 ? 4 : 2;
 }
 
-// What the user expects of the layer; it chooses between the designs and changes no result.
+// Expected activity, which affects the choice of designs but no result.
 struct Activity {
   double spikes = 0.02;  // share of the neurons that fire in a step
-  double active = 0.3;  // share of the neurons that are active
+  double active = 0.3;  // share of neurons that are active
 };
 
-// A row of the coefficients as the caller has it: a number; or x of a tensor, or its decay
-// exp(-dt / x) where dt is not 0; or, with a sign below 0, the number less that.
+// The source of a coefficient: a number; or x of a tensor, or exp(-dt / x) if dt is not 0; with
+// sign -1 the number less that.
 struct Row {
   double number = 0, dt = 0;
-  const void* tensor = nullptr;  // null: the number alone
+  const void* tensor = nullptr;  // null: `number`
   int64_t stride = 0;  // from neuron to neuron; 0: one number for all
   int sign = 0;
 };
 
-// What the host knows of the coefficients, which then are taken for what is said here, whatever is
-// in memory.
+// Coefficients that the host knows; they override those in device memory.
 struct HostCoefficients {
-  unsigned zero = 0;  // a bit each: 0 for every neuron; sigma, p and eta: no kernel has to look
-  // [n_coefficients,N] written by the kernel that packs the layer, which makes them of the rows;
-  // null: they are read
+  unsigned zero = 0;  // a bit each: 0 for all neurons; for sigma, p and eta kernels need not check
+  // [n_coefficients,N] computed from rows and written by the packing kernel; null: coefficients are
+  // read from memory
   void* made = nullptr;
   Row rows[n_coefficients] = {};
 };
@@ -73,27 +72,27 @@ struct Pass {
   Shape shape{};
   int64_t blocks = 0;
   int64_t shared = 0;  // of a block
-  const char* kernel = nullptr;  // of the paper's network, by its name below; null: a general one
+  const char* kernel = nullptr;  // name of a paper's kernel, see below; null: a general one
 };
 struct Plan {
   Storage storage;
   Pass forward, backward;
   WeightTiles tiles;  // of the weight gradient
   HostCoefficients host = {};
-  // By the kernels of lsnn_forward.cuh and lsnn_backward.cuh, where they run the layer in fewer
-  // cycles. `forward` and `backward` are those of the general kernels: for calls that
-  // by_lsnn() refuses, or whose coefficients the host does not know.
+  // Of the kernels of lsnn_forward.cuh and lsnn_backward.cuh, if they need fewer cycles. `forward`
+  // and `backward` are for the general kernels: for calls that by_lsnn() refuses, or whose
+  // coefficients the host does not know.
   std::optional<Pass> lsnn = std::nullopt, lsnn_backward = std::nullopt;
-  // Of the weight gradient by tensor cores, where they can. `tiles` are then for the steps whose
+  // Of the weight gradient by tensor cores, if supported. `tiles` are then for the steps whose
   // spikes come before the sequence.
   std::optional<SpikeTiles> tensor_cores = std::nullopt;
 
-  // Of both, in the order in which they are summed.
+  // Slices of both, in the order of summation.
   int64_t slices(bool before) const {
     return tensor_cores ? tensor_cores->slices + before : tiles.slices;
   }
 };
-// Whether these may do the work of a call, as far as the host can tell.
+// Whether the paper's kernels support a call, as far as the host knows.
 inline bool by_lsnn(const ForwardArgs& f, const Plan& plan) {
   return plan.lsnn && !f.trace_v && !f.trace_a && !f.trace_A;
 }
@@ -101,9 +100,9 @@ inline bool by_lsnn(const BackwardArgs& f, const Plan& plan) {
   return plan.lsnn_backward && !f.gv && !f.ga && !f.gA && !f.want && !f.saved.y_is_bf16;
 }
 
-// The pass that a design would use, or why it cannot run this layer on this GPU. `l` needs T, B, N,
-// S, D, delays, smooth and whether `delay` is null; those of the paper's network the choices of the
-// model and the surrogate, and `choose` the design and kernels of its options, too.
+// The pass of a design, or why it cannot run this layer on this GPU. Reads T, B, N, S, D, delays,
+// smooth and whether `delay` is null; the paper's kernels also read model and surrogate, and
+// choose() the options `design` and `kernels`.
 struct Possible {
   bool yes;
   Pass pass;
@@ -111,7 +110,7 @@ struct Possible {
 };
 Possible forward_pass(Design, const Device&, const Layer& l, Storage);
 Possible backward_pass(Design, const Device&, const Layer& l, Storage);
-// The kernels of the paper's network, by the names that _C.plan gives them.
+// The kernels of the paper's network, by their names in _C.plan.
 struct LsnnKernel {
   const char* name;
   Possible (*pass)(const Device&, const Layer& l, Storage);
@@ -130,25 +129,25 @@ inline constexpr LsnnKernel lsnn_backward_kernels[] = {
     {"lsnn, matrices", &lsnn_backward_matrix_pass},
     {"lsnn, matrices in a block", &lsnn_backward_block_matrix_pass}};
 
-// The storage with which the formulas below expect the backward pass to be fastest: that of the
-// numbers, or weights in bfloat16 where the layer allows it.
+// The fastest storage for the backward pass by the formulas below: that of the numbers, or weights
+// in bfloat16 if the layer allows it.
 Storage backward_storage(const Device&, const Layer& l, Storage);
 
-// The designs that the formulas below expect to be fastest, or the one of the layer's options.
-// Throws std::invalid_argument when that one cannot run the layer.
+// The fastest designs by the formulas below, or the one of the layer's options. Throws
+// std::invalid_argument if that one cannot run the layer.
 Plan choose(const Device&, const Layer& l, Storage, const Activity&);
 
-// Whether the device and the code have bfloat16 for tensor cores.
+// Whether device and code support bfloat16 on tensor cores.
 inline bool has_tensor_cores(const Device& device) { return device.capability >= 80; }
-// Of a product of spikes [K,M] with numbers [K,N] by tensor cores; as many slices of K as SMs can
-// work on.
+// Tiles of a product of spikes [K,M] with numbers [K,N] by tensor cores, with enough slices of K to
+// occupy the SMs.
 SpikeTiles spike_tiles(const Device&, int64_t M, int64_t N, int64_t K);
 
-// Why tensor cores cannot make the weight gradient; nothing where they can.
+// Why tensor cores cannot compute the weight gradient; empty if they can.
 std::string no_tensor_cores(const Device&, const Layer& l, Storage);
 
-// Clock cycles of one step of the busiest SM, by crude formulas that only set the designs side by
-// side. The models of docs/findings.md are finer; none is a measurement.
+// Cycles of a step of the busiest SM, by rough formulas that only rank the designs. The model of
+// docs/kernels.md is finer; neither is a measurement.
 double forward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 double lsnn_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 double backward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);

@@ -1,6 +1,5 @@
-// What CUDA offers as machine instructions alone, once for each, by the names that PTX has for
-// them: the state space is a part of the name, and pointers must lie there. Under the emulator its
-// functions stand in for them.
+// PTX instructions without an intrinsic, by their PTX names. A state space in the name applies to
+// the pointers. The emulator has functions instead.
 #pragma once
 #include <cstdint>
 
@@ -20,7 +19,7 @@
 
 namespace lsnn::cuda {
 
-// Where in the kernel something waits; the emulator names the place when it goes wrong.
+// The source location of a wait, for messages of the emulator.
 #if LSNN_NVCC
 struct Where {
   static constexpr __device__ Where current() { return {}; }
@@ -29,8 +28,7 @@ struct Where {
 using Where = std::source_location;
 #endif
 
-// x, of which the compiler does not know that it is: what follows from it is worked out where it
-// is needed, and kept in no register before.
+// x, opaque to the compiler: expressions of it are recomputed at each use and take no registers.
 template <class X> LSNN_DEVICE X opaque(X x) {
 #if LSNN_NVCC
   if constexpr (sizeof(X) == 8) asm volatile("" : "+l"(x));
@@ -45,8 +43,8 @@ LSNN_DEVICE unsigned shared_address(const void* shared) {
   return (unsigned)__cvta_generic_to_shared(shared);
 }
 
-// Waits for the `threads` threads of the block that name this barrier, 1 to 15. aligned: all lanes
-// of a warp come to it together.
+// Waits for `threads` threads of the block at barrier 1 to 15. aligned: all lanes of a warp execute
+// it together.
 LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where) {
   asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
@@ -57,12 +55,12 @@ LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, unsigned threads, Where)
   asm volatile("barrier.sync.aligned %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-// To the second level cache; reads nothing.
+// Prefetches into the L2 cache.
 LSNN_DEVICE void prefetch_global_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
-// 64 bits that arrive whole in a block of the cluster, in no order with anything else.
+// An atomic, relaxed 64-bit store to a block of the cluster.
 LSNN_DEVICE void st_relaxed_cluster(uint64_t* p, uint64_t x) {
 #if LSNN_CLUSTERS
   asm volatile("st.relaxed.cluster.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
@@ -79,7 +77,7 @@ LSNN_DEVICE uint64_t ld_relaxed_cluster_shared_cta(const uint64_t* shared) {
   return x;
 }
 
-// A barrier in shared memory, which counts threads that arrive and bytes that come.
+// A barrier in shared memory that counts arrivals and bytes.
 LSNN_DEVICE void mbarrier_init(uint64_t* shared, unsigned arrivals, Where) {
 #if LSNN_CLUSTERS
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(shared)),
@@ -87,7 +85,7 @@ LSNN_DEVICE void mbarrier_init(uint64_t* shared, unsigned arrivals, Where) {
                : "memory");
 #endif
 }
-// So that the other blocks of the cluster find it, which a barrier of the cluster has to follow.
+// Makes the initialization visible to the cluster; a cluster barrier has to follow.
 LSNN_DEVICE void fence_mbarrier_init_release_cluster() {
 #if LSNN_CLUSTERS
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -101,10 +99,9 @@ LSNN_DEVICE void mbarrier_arrive_expect_tx(uint64_t* shared, unsigned bytes, Whe
       : "memory");
 #endif
 }
-// Whether its phase of this parity has ended. May wait for some time, but not in builds for tests,
-// which count how often they look. Acquires for the block, though other blocks store: what they
-// store lies in this block's shared memory, and acquiring for the cluster would also empty the
-// first level cache.
+// Whether the phase of this parity has ended. May suspend the thread, except in builds for tests,
+// which count polls. Acquires at block scope although other blocks store, as the data lies in this
+// block's shared memory; cluster scope would also invalidate the L1 cache.
 #ifdef LSNN_MOST_POLLS
 #define LSNN_MBARRIER_WAIT "mbarrier.test_wait.parity.shared::cta.b64"
 #else
@@ -121,7 +118,7 @@ LSNN_DEVICE bool mbarrier_try_wait_parity(const uint64_t* shared, unsigned parit
   return has;
 }
 #undef LSNN_MBARRIER_WAIT
-// Where this place lies in a block of the cluster.
+// The address of this location in another block of the cluster.
 LSNN_DEVICE unsigned mapa_shared_cluster(const void* shared, unsigned rank) {
   unsigned there = 0;
 #if LSNN_CLUSTERS
@@ -132,9 +129,9 @@ LSNN_DEVICE unsigned mapa_shared_cluster(const void* shared, unsigned rank) {
   return there;
 }
 
-// Where wanted, four numbers into a block of the cluster, at the places that these pointers are in
-// this one; the barrier there counts their bytes. The condition is that of the instruction: with no
-// branch around it addresses are worked out beside other things.
+// If wanted, stores four numbers into a block of the cluster, at the location of `shared` there;
+// its mbarrier counts the bytes. The instruction is predicated: without a branch the address
+// computation overlaps other work.
 LSNN_DEVICE void st_async_shared_cluster_if(bool wanted, float* shared, const float (&x)[4],
                                             uint64_t* mbarrier, unsigned rank, Where) {
 #if LSNN_CLUSTERS
@@ -149,8 +146,7 @@ LSNN_DEVICE void st_async_shared_cluster_if(bool wanted, float* shared, const fl
 #endif
 }
 
-// A copy of 4 or 16 bytes that nobody waits for yet: 16 bytes do not stay in the first level cache.
-// Without such copies a plain one.
+// An asynchronous copy of 4 or 16 bytes; 16 bytes bypass the L1 cache. Synchronous on older GPUs.
 template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const void* global,
                                                              Where) {
   static_assert(bytes == 4 || bytes == 16);
@@ -163,13 +159,14 @@ template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const
   memcpy(shared, global, bytes);
 #endif
 }
-// Makes a group of the copies that this thread has begun since the last one.
+// Commits this thread's copies since the last commit as a group.
 LSNN_DEVICE void cp_async_commit_group(Where) {
 #if LSNN_ASYNC_COPIES
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-// Until all but the `left` newest groups of this thread have arrived; only it sees them then.
+// Waits until all but the `left` newest groups of this thread are complete; visible to this thread
+// only.
 template <int left> LSNN_DEVICE void cp_async_wait_group(Where) {
 #if LSNN_ASYNC_COPIES
   asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
@@ -186,12 +183,12 @@ LSNN_DEVICE uint32_t cvt_rn_bf16x2_f32(float first, float second) {
 #endif
   return pair;
 }
-// Four of the eight bytes of two words, by the hexadecimal digits of `which`, the last one first.
+// Selects four of the eight bytes of two words by the hexadecimal digits of `which`, lowest first.
 LSNN_DEVICE uint32_t prmt(uint32_t low, uint32_t high, uint32_t which) {
   return __byte_perm(low, high, which);
 }
-// c (16,8) += a (16,16) b (16,8) of bfloat16, by all lanes of a warp; PTX says which lane holds
-// what of them.
+// c (16,8) += a (16,16) b (16,8) in bfloat16, by all lanes of a warp; PTX defines the layout over
+// lanes.
 LSNN_DEVICE void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if LSNN_TENSOR_CORES
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "

@@ -1,5 +1,4 @@
-// Four neighbouring neurons: what a lane owns. Whole quads move as 16 bytes where they lie on such
-// a boundary.
+// Four adjacent neurons, which a lane owns. Full quads move as 16 bytes if aligned.
 #pragma once
 #include "../bfloat16.h"
 #include "device.h"
@@ -12,8 +11,7 @@ template <class X> struct alignas(sizeof(X) * 4 < 16 ? sizeof(X) * 4 : 16) Quad 
   LSNN_METHOD X& operator[](int i) { return of[i]; }
   LSNN_METHOD const X& operator[](int i) const { return of[i]; }
   LSNN_METHOD static Quad all(X x) { return {{x, x, x, x}}; }
-  // The same by selection: an index that is not known while compiling would move the quad to local
-  // memory.
+  // The same by selection: a run-time index would move the quad to local memory.
   LSNN_METHOD X pick(int i) const {
     return i < 2 ? (i == 0 ? of[0] : of[1]) : (i == 2 ? of[2] : of[3]);
   }
@@ -29,7 +27,7 @@ template <class X> LSNN_DEVICE bool on_boundary(const X* p) {
   return (uintptr_t)p % alignof(Quad<X>) == 0;
 }
 
-// The first `live` of four numbers, zeros for the others; p may lie anywhere.
+// The first `live` of four numbers, zeros for the others; p may be unaligned.
 template <class X> LSNN_DEVICE Quad<X> load(const X* p, int live) {
   if (live >= 4 && on_boundary(p)) return load_whole<Quad<X>>(p);
   Quad<X> q{};
@@ -48,7 +46,7 @@ template <class X> LSNN_DEVICE void store(X* p, const Quad<X>& q, int live) {
     if (i < live) p[i] = q[i];
 }
 
-// The same where a quad is known to be whole and on its boundary, or without neurons.
+// The same; whole: the quad is full and aligned, or has no neurons.
 template <bool whole, class X> LSNN_DEVICE Quad<X> load_row(const X* p, int live) {
   if constexpr (whole) return live ? load_whole<Quad<X>>(p) : Quad<X>{};
   else return load(p, live);
@@ -58,13 +56,12 @@ template <bool whole, class X> LSNN_DEVICE void store_row(X* p, const Quad<X>& q
   else if (live) store_whole(p, q);
 }
 
-// A quad of a packed array, which always lies on a boundary.
+// A quad of a packed array, which is always aligned.
 template <class X> LSNN_DEVICE const Quad<X>& quad_at(const X* p) {
   return *reinterpret_cast<const Quad<X>*>(p);
 }
 
-// The same of a packed array that does not change while the kernel runs, in shared or in global
-// memory.
+// The same of a packed array that is constant during the kernel, in shared or in global memory.
 template <bool shared, class X> LSNN_DEVICE Quad<X> constant_quad(const X* p) {
   if constexpr (shared) return quad_at(p);
   else return load_constant(&quad_at(p));

@@ -8,7 +8,7 @@ Launch columns(int64_t n, void* stream) {
   return {(n + leaky_threads - 1) / leaky_threads, leaky_threads, 0, 1, stream};
 }
 
-// Two for each SM, so that one works while the other waits; no more than there are items.
+// Two for each SM, to hide latency; at most one for each item.
 int64_t blocks_of(const Layer& l, const Device& device) {
   return l.B < 2 * device.sms ? l.B : 2 * device.sms;
 }

@@ -1,12 +1,11 @@
-// The leaky integrator of a product that was made elsewhere, and its adjoint: a thread to an item
-// and output, which walks over the steps. Neighbouring threads read neighbouring numbers, and loads
-// of later steps need not wait for what is carried.
+// The leaky integrator of a given product, and its adjoint, with a thread for each item and output
+// that iterates over the steps. Loads are coalesced, and loads of later steps do not wait for the
+// carried value.
 //
-// And the readout of spikes, with the sums in front. A block works on an item from its first step
-// to its last, some steps at a time: its warps sum up what a step each adds, which does not wait
-// for other steps, and a thread for each output integrates these sums. Backwards a thread for each
-// output has dL/d(w z) first, then the warps make dL/dz of a step each, and a thread for each
-// neuron adds what its spikes give to dL/dw.
+// And the readout of spikes, including the product. A block processes an item from its first step
+// to its last, some steps at a time: each warp sums the spikes of a step, independent of other
+// steps, and a thread for each output integrates the sums. Backwards a thread for each output
+// computes dL/d(w z), then each warp dL/dz of a step, and a thread for each neuron adds to dL/dw.
 #pragma once
 #include "../alif_math.h"
 #include "device.h"
@@ -50,10 +49,10 @@ template <class T> __global__ void __launch_bounds__(leaky_threads)
 
 inline constexpr int readout_threads = 256;
 
-// The spikes of neurons, as bits, or as numbers where they may be other than 0 and 1.
+// Spikes as bits, or as numbers if they can differ from 0 and 1.
 template <class T> struct ReadSpikes {
   const uint32_t* bits;  // [T,B,words(N)] or null
-  const T* z;  // [T,B,N], read where there are no bits
+  const T* z;  // [T,B,N], read without bits
 
   // Of item b at step t.
   __device__ __forceinline__ T at(const Layer& l, int64_t t, int64_t b, int64_t n) const {
@@ -63,7 +62,7 @@ template <class T> struct ReadSpikes {
   }
 };
 
-// What both directions of a readout have.
+// Common to both directions of a readout.
 template <class T> struct ReadoutJob {
   Layer layer;
   Readout readout;
@@ -190,7 +189,7 @@ template <class T> __global__ void __launch_bounds__(readout_threads)
     to[i] = i < n_w ? shared.gw[i] : shared.gbias[i - n_w];
 }
 
-// Sums over the blocks, one after the other.
+// Sums over the blocks, in order.
 template <class T> struct ReadoutSums {
   const T* partial_sums;  // [n_partial_sums,N O + O]
   int64_t n_partial_sums, N, O;

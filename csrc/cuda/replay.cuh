@@ -1,5 +1,5 @@
-// One step of the four neurons of a quad backwards: the state that it read, replayed, and its
-// adjoint. What every design does alike.
+// One backward step of the four neurons of a quad, common to all designs: replay of the state
+// before it, and its adjoint.
 #pragma once
 #include "neurons.cuh"
 
@@ -12,15 +12,15 @@ template <class T> struct BackwardJob {
   bool both;  // see wrong_kernel
 };
 
-// The word of spikes that holds a quad's bits at step t >= 0, and these. Apart, so that many words
-// can be on their way.
+// The word of spikes with a quad's bits at step t >= 0, and these bits. Two functions, so that many
+// loads can be in flight.
 template <class T> LSNN_DEVICE uint32_t word_of(const BackwardJob<T>& job, const Cell& cell,
                                                 int64_t t) {
   const Layer& l = job.f.layer;
   return job.f.saved.bits[(t * l.B + cell.b) * words(l.N) + cell.n / 32];
 }
 LSNN_DEVICE unsigned bits_of(const Cell& cell, uint32_t word) { return word >> cell.n % 32 & 15; }
-// The spikes of step t as numbers, given their bits where t >= 0.
+// The spikes of step t as numbers; bits: for t >= 0.
 template <class T> LSNN_DEVICE Quad<T> spikes_at(const BackwardJob<T>& job, const Cell& cell,
                                                  int64_t t, unsigned fired) {
   const Layer& l = job.f.layer;
@@ -55,13 +55,13 @@ template <class T> LSNN_DEVICE QuadState<T> saved_state(const BackwardJob<T>& jo
 }
 
 // ------------------------------------------------------------------------------------------ replay
-// What the forward pass has saved of a step.
+// Values of a step saved by the forward pass.
 template <class T> struct QuadSaved {
   Quad<T> y;
-  uint32_t word;  // that holds the bits of its spikes
+  uint32_t word;  // with the bits of its spikes
 };
 
-// A step again. Returns the bits of the active neurons.
+// Replays a step. Returns the bits of the active neurons.
 template <class T, class Spec>
 LSNN_DEVICE unsigned replay_quad(const BackwardJob<T>& job, const Spec& spec, const QuadCoefs<T>& k,
                                  const Cell& cell, int64_t t, const QuadSaved<T>& saved,
@@ -80,9 +80,8 @@ LSNN_DEVICE unsigned replay_quad(const BackwardJob<T>& job, const Spec& spec, co
   return active;
 }
 
-// Steps [first, last) again, from the state s; before(t, s) and after(t, bits as above) are called
-// for each of them. Several steps are loaded together, so that the latency of the memory is met
-// once for all of them.
+// Replays steps [first, last) from the state s; calls before(t, s) and after(t, bits of active
+// neurons) for each. Several steps are loaded together to hide the latency of memory.
 template <class Spec> inline constexpr int steps_at_once = is_paper<Spec> ? 4 : 1;
 template <class T, class Spec, class Before, class After>
 LSNN_DEVICE void replay_steps(const BackwardJob<T>& job, const Spec& spec, const Cell& cell,
@@ -105,8 +104,8 @@ LSNN_DEVICE void replay_steps(const BackwardJob<T>& job, const Spec& spec, const
   }
 }
 
-// What steps have read, thread by thread: rows [0, segment / chunk) of the first step of each
-// chunk, then of each step of a chunk.
+// States before steps, by thread: rows [0, segment / chunk) before the first step of each chunk,
+// then before each step of a chunk.
 inline constexpr int first_step_row = segment / chunk;
 inline constexpr int64_t replayed_rows = (first_step_row + chunk) * 4;
 template <class T> struct Replayed {
@@ -123,7 +122,7 @@ template <class T> struct Replayed {
     if (spec.want >> SIGMA & 1) store_whole(to + 2 * width, s.i);
     if (spec.refractory) store_whole(to + 3 * width, s.r);
   }
-  // z stays as it is.
+  // z is unchanged.
   template <class Spec> __device__ __forceinline__ void recall(const Spec& spec, const Cell& cell,
                                                                int64_t column, int row,
                                                                QuadState<T>& s) const {
@@ -136,7 +135,7 @@ template <class T> struct Replayed {
   }
 };
 
-// Keeps what the first step of each chunk of the segment [S0, S1) read.
+// Saves the state before the first step of each chunk of the segment [S0, S1).
 template <class T, class Spec>
 LSNN_DEVICE void replay_segment(const BackwardJob<T>& job, const Spec& spec, const Cell& cell,
                                 const Replayed<T>& replayed, int64_t column, int S0, int S1) {
@@ -146,7 +145,7 @@ LSNN_DEVICE void replay_segment(const BackwardJob<T>& job, const Spec& spec, con
   };
   replay_steps(job, spec, cell, S0, S1, s, keep, [](int, unsigned) {});
 }
-// Keeps what each step of the chunk [t0, t1) read, and calls mark(t - t0, bits of the active
+// Saves the state before each step of the chunk [t0, t1), and calls mark(t - t0, bits of the active
 // neurons).
 template <class T, class Spec, class Mark>
 LSNN_DEVICE void replay_chunk(const BackwardJob<T>& job, const Spec& spec, const Cell& cell,
@@ -180,8 +179,8 @@ template <class T> LSNN_DEVICE Quad<T> outside(const BackwardJob<T>& job, const 
                                                const Cell& cell, int64_t t) {
   return g ? load((const T*)g + cell.at(job.f.layer, t), cell.live) : Quad<T>{};
 }
-// dL/dz of the last state that belongs to the spikes of step t, which may lie before the sequence.
-// length: steps of the item.
+// dL/dz of the last state for the spikes of step t, which may be negative. length: steps of the
+// item.
 template <class T>
 LSNN_DEVICE Quad<T> last_state_z(const BackwardJob<T>& job, const Cell& cell, int length,
                                  int64_t t) {
@@ -192,12 +191,11 @@ LSNN_DEVICE Quad<T> last_state_z(const BackwardJob<T>& job, const Cell& cell, in
              : Quad<T>{};
 }
 
-// All that the adjoint of step t reads of global memory, so that it can be under way while the
-// product is formed.
+// Global memory that the adjoint of step t reads, loaded while the product is computed.
 template <class T> struct QuadRecord {
   Quad<T> y, gz;
-  QuadState<T> before;           // but z
-  uint32_t word, word_before;    // that hold the bits of the spikes of steps t and t - 1
+  QuadState<T> before;           // without z
+  uint32_t word, word_before;    // with the bits of the spikes of steps t and t - 1
 };
 template <class T, class Spec>
 LSNN_DEVICE QuadRecord<T> recorded(const BackwardJob<T>& job, const Spec& spec, const Cell& cell,
@@ -209,14 +207,13 @@ LSNN_DEVICE QuadRecord<T> recorded(const BackwardJob<T>& job, const Spec& spec, 
                        word_of(job, cell, t),
                        t ? word_of(job, cell, t - 1) : 0};
   replayed.recall(spec, cell, column, first_step_row + step, record.before);
-  // On their way to the second level cache: what the replay of the segment before and the next
-  // steps will read.
+  // Prefetches into the L2 cache for the replay of the segment before and for the next steps.
   if (t >= segment && cell.live) prefetch_y(job, cell, t - segment);
   if (t >= 8 && cell.live && job.f.gz) prefetch_global_l2(outside_z_at(job, cell, t - 8));
   return record;
 }
 
-// Whether (1) carries dL/dz of step t, which may lie before the sequence.
+// Whether step t, which may be negative, receives dL/dz through (1).
 template <class T, class Spec>
 LSNN_DEVICE bool reaches(const BackwardJob<T>& job, const Spec& spec, int length, int t,
                          int first_delay) {
@@ -224,7 +221,7 @@ LSNN_DEVICE bool reaches(const BackwardJob<T>& job, const Spec& spec, int length
   return l.S && !(spec.model.detach & detach_rec) && t + l.D >= 0 && t + 1 + first_delay < length;
 }
 
-// dL/d of the last state. The gradients of the coefficients start at 0.
+// dL/d of the last state. Clears the gradients of the coefficients.
 template <class T, class Spec> LSNN_DEVICE QuadAdjoint<T> last_adjoint(const BackwardJob<T>& job,
                                                                        const Spec& spec,
                                                                        const Cell& cell) {
@@ -236,7 +233,7 @@ template <class T, class Spec> LSNN_DEVICE QuadAdjoint<T> last_adjoint(const Bac
       load_state<T>(s.v, l, cell), load_state<T>(s.a, l, cell), load_state<T>(s.i, l, cell), {}};
 }
 
-// product: W dL/dc, what reached the spikes of step t through (1). Writes gx and returns it.
+// product: W dL/dc, dL/dz of step t through (1). Writes gx and returns it.
 template <class T, class Spec>
 LSNN_DEVICE Quad<T> adjoint_quad(const BackwardJob<T>& job, const Spec& spec, const Cell& cell,
                                  int length, int64_t t, const QuadRecord<T>& record,
@@ -284,8 +281,8 @@ template <class T> LSNN_DEVICE void store_first_gradients(const BackwardJob<T>& 
   store_state(first.a, l, cell, d.a);
   store_state(first.i, l, cell, d.i);
 }
-// dL/d of the spikes `steps_back` + 1 steps before the sequence; the newest ones have a local part
-// too, which step 0 left in d.
+// dL/d of the spikes `steps_back` + 1 steps before the sequence; the newest also have the local
+// part of step 0 in d.
 template <class T>
 LSNN_DEVICE void store_first_z_gradient(const BackwardJob<T>& job, const Cell& cell, int length,
                                         int steps_back, const QuadAdjoint<T>& d,

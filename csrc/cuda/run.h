@@ -1,46 +1,46 @@
 // The CUDA path: the whole sequence, forward and backward, on the current device. All pointers are
-// the device's, but `delays` of the layer; nothing here waits for the device. Errors of launches
-// are thrown as std::runtime_error with the launch's shape.
+// to device memory except `delays` and `lengths` of the layer; no function synchronizes. Errors of
+// launches are thrown as std::runtime_error with the shape of the launch.
 #pragma once
 #include "plan.h"
 
 namespace lsnn::cuda {
 
-// The products of the design `step`, by the caller's library: out [B,N] += a [B,N] times w, or
-// times w transposed; w [N,N] with rows padded(N) long.
+// The products of the design `step`, by a library of the caller: out [B,N] += a [B,N] w, or a w^T;
+// w [N,N] with rows of padded(N) numbers.
 struct Product {
   void (*add)(void* context, const void* a, const void* w, bool transposed, void* out);
   void* context;
 };
 
-// Bytes of memory on the device that a pass needs for itself.
+// Bytes of device memory for the workspace of a pass.
 int64_t forward_workspace(const ForwardArgs&, const Plan&);
 int64_t backward_workspace(const BackwardArgs&, const Plan&);
 
 void forward(const ForwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 void backward(const BackwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 
-// The readout of these passes: after the recurrence; and before it, in memory of its own, where the
-// gradient of the spikes then lies. forward and backward call them.
+// The readout, called by forward() after the recurrence and by backward() before it, with a
+// workspace that holds the gradient of the spikes.
 void readout_forward(const ForwardArgs&, Storage, const Device&, void* stream);
 int64_t readout_workspace(const BackwardArgs&, Storage, const Device&);
 void readout_backward(BackwardArgs&, Storage, const Device&, void* workspace, void* stream);
 
-// The leaky integrator of a product that was made elsewhere; f64 or f32.
+// The leaky integrator of a given product; f64 or f32.
 void leaky_forward(const LeakyForward&, Storage, void* stream);
 void leaky_backward(const LeakyBackward&, Storage, void* stream);
 
-// The projection of inputs that are bits, in float32; backward where has_tensor_cores(). N and I
-// are at most 2^28. Bytes of memory on the device that a direction needs for itself.
+// The projection of inputs as bits, in float32; backward only if has_tensor_cores(). N and I are at
+// most 2^28. linear_workspace: bytes of device memory for a direction.
 int64_t linear_workspace(const Linear&, const Device&, bool backward);
 void linear_forward(const Linear&, const Device&, void* workspace, void* stream);
 void linear_backward(const Linear&, const Device&, void* workspace, void* stream);
 
-// Launches of this thread of the host so far, memory that is cleared too; counted by the emulator
-// alone.
+// Launches of this host thread so far, including those that clear memory; only counted by the
+// emulator.
 uint64_t launches();
 
-// The current device. Throws std::runtime_error when there is none.
+// The current device. Throws std::runtime_error without a device.
 Device current_device();
 
 }  // namespace lsnn::cuda

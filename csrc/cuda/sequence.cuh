@@ -1,6 +1,6 @@
-// What the forward and the backward kernel of a whole sequence share. A group of warps works on one
-// batch item from the first step to the last, then on the next one; a block holds several groups.
-// Where the weight rows lie is the design:
+// Common to the forward and backward kernels of a whole sequence. A group of warps processes one
+// batch item from the first step to the last, then the next one; a block has several groups. The
+// design is the location of the weight rows:
 //
 //   block     in shared memory, copied once
 //   gather    in global memory, served by the caches: any number of neurons
@@ -10,12 +10,12 @@
 
 namespace lsnn::cuda {
 
-// The quad that starts at `column` of the slice; none beyond its end.
+// The quad at `column` of the slice; empty beyond its end.
 LSNN_DEVICE Cell cell_of(const Slice& slice, const Layer& l, int64_t b, int column) {
   return Cell(l, b, column < 32 * slice.words ? (int64_t)slice.neuron + column : l.N);
 }
 
-// The items that a group works on: item, item + step, ...
+// The items of a group: first, first + step, ...
 struct Share {
   int64_t first, step;
 
@@ -25,16 +25,16 @@ struct Share {
   }
 };
 
-// The set bits of words [first, first + 8) of n_words in ascending order, as numbers of neurons.
-// Whole warps call; returns how many.
+// Lists the set bits of words [first, first + 8) of n_words, ascending, as numbers of neurons, and
+// returns their number. Called by full warps.
 template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int first, int n_words,
                                                     int lane, uint16_t* list) {
   constexpr int most = list_size / 32;
-  uint32_t word[most];  // all loads before the first store: they do not wait for each other
+  uint32_t word[most];  // all loads before the first store, so that they overlap
 #pragma unroll
   for (int i = 0; i < most; i++) word[i] = first + i < n_words ? word_at(first + i) : 0;
   int n = 0;
-  __syncwarp();  // the warp has used what the list held before
+  __syncwarp();  // the warp has read the previous list
 #pragma unroll
   for (int i = 0; i < most; i++) {
     if (word[i] >> lane & 1)
@@ -45,8 +45,7 @@ template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int fi
   return n;
 }
 
-// Weight rows that are loaded together, so that they overlap, and added in turn, in the order of
-// (1).
+// Weight rows that are loaded together, so that loads overlap, and added in the order of (1).
 template <class W> struct RowBatch {
   static constexpr int at_once = 4;
   Quad<W> row[at_once];
@@ -66,8 +65,8 @@ template <class W> struct RowBatch {
   }
 };
 
-// Spikes that are any number, z [N] in global memory or null, zeros: add(j, z[j]) for those that
-// are not 0, ascending. Whole warps call.
+// Calls add(j, z[j]) for nonzero spikes in ascending order; z: [N] real numbers in global memory,
+// or null: zeros. Called by full warps.
 template <class T, class Add>
 LSNN_DEVICE void for_real_spikes(const T* z, int N, int lane, const Add& add) {
   for (int j0 = 0; z && j0 < N; j0 += 32) {
@@ -79,8 +78,8 @@ LSNN_DEVICE void for_real_spikes(const T* z, int N, int lane, const Add& add) {
   }
 }
 
-// Rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on; zeros
-// beyond NP. The whole block calls.
+// Copies rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on;
+// zeros beyond NP. Called by all threads of the block.
 template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int rows, int NP, int first,
                                                  int width) {
   const int quads = width / 4;

@@ -1,17 +1,17 @@
-// What a block keeps in its shared memory, and how a launch is shaped. No device is needed here:
-// the policy of plan.cpp counts with the same structures that the kernels carve their memory with.
+// Shared memory of a block, and shapes of launches. Needs no device: plan.cpp computes sizes by the
+// structures with which the kernels allocate.
 #pragma once
 #include "../alif.h"
 #include "../arena.h"
 
 namespace lsnn::cuda {
 
-// Threads of a block: so many that the registers which each of them needs are left, 168, or 255
-// where the addresses of the rows have 64 bits.
+// Threads of a block: limited by registers, 168 for each, or 255 if the addresses of the rows have
+// 64 bits.
 inline constexpr int most_threads_forward = 384;
 constexpr int most_threads_backward(bool rows_in_shared) { return rows_in_shared ? 384 : 256; }
-inline constexpr int list_size = 256;  // neurons that a warp's list may hold: those of 8 words
-inline constexpr int most_polled_words = 64;  // words of spikes that the lanes of a warp wait for
+inline constexpr int list_size = 256;  // capacity of a warp's list of neurons: 8 words
+inline constexpr int most_polled_words = 64;  // words of spikes that the lanes of a warp poll
 
 LSNN_INLINE int64_t padded(int64_t n) { return (n + 3) / 4 * 4; }  // whole quads
 
@@ -19,12 +19,12 @@ struct Shape {
   int groups;  // of a block
   int threads;  // of a group
   int ranks;  // blocks that share an item
-  int slots;  // steps whose spikes or dL/dc a block keeps
-  int parts = 0;  // bfloat16 numbers that stand for a factor; 0: no matrices
-  int items = 1;  // of a group, as many as a lane has neurons
+  int slots;  // steps whose spikes or dL/dc a block stores
+  int parts = 0;  // bfloat16 numbers that a factor is split into; 0: no matrices
+  int items = 1;  // of a group: for each a lane has a neuron
 };
 
-// The neurons of one rank: whole words of 32, so that a word of spikes has one owner.
+// The neurons of a rank: full words of 32, so that a word of spikes has one writer.
 struct Slice {
   int word, words;  // first and number
   int neuron, width;  // first and number, padded to whole quads; the rows of a slice are this long
@@ -38,7 +38,7 @@ struct Slice {
   }
 };
 
-// Blocks of a cluster that have neurons: the last ones may be left over.
+// Blocks of a cluster that have neurons; the last ones may have none.
 LSNN_INLINE int ranks_with_neurons(int64_t N, int ranks) {
   const int all = (int)words(N), each = Slice(N, ranks, 0).words;
   return (all + each - 1) / each;
@@ -61,9 +61,10 @@ template <class W, class Word> struct ForwardShared {
 inline constexpr int most_threads_lsnn = 256;
 // Of a group: with rows in shared memory, and in global memory.
 inline constexpr int most_warps_lsnn = 2, most_warps_lsnn_gather = 4;
-inline constexpr int stages_of_current = 8;  // steps whose currents are there or on their way
+inline constexpr int stages_of_current = 8;  // steps whose currents are loaded or in flight
 
-// A slot of spike lists: the places of the rows of a warp's spikes, most of them, then how many.
+// Words of a slot of spike lists: offsets of the rows of spikes, 128 for each warp, then their
+// numbers.
 constexpr int list_words(int warps) { return warps * 128 + 4; }
 
 struct LsnnShared {
@@ -82,18 +83,18 @@ struct LsnnShared {
 inline constexpr int most_threads_lsnn_backward = 480;  // a group needs one of 15 barriers
 inline constexpr int most_warps_lsnn_backward = 8;  // of a group
 inline constexpr int most_threads_lsnn_cluster = 512;  // of which each has 128 registers
-// Threads of as many groups of so many warps as a block can have.
+// Threads of as many groups of `warps` warps as fit in a block.
 constexpr int whole_groups_lsnn_backward(int warps) {
   return most_threads_lsnn_backward / (32 * warps) * 32 * warps;
 }
-inline constexpr int stages_of_record = 4;  // steps that are there or on their way
-inline constexpr int steps_of_replay = 8;  // whose adaptation is kept; divides segment
+inline constexpr int stages_of_record = 4;  // steps that are loaded or in flight
+inline constexpr int steps_of_replay = 8;  // whose adaptation is stored; divides segment
 
 struct LsnnBackwardShared {
   int rows;  // of weights: those of the block's own neurons
   float* w;  // [rows,NP]
   float* record;  // [groups,stages,2,threads] y of the step before, dL/dz of the step
-  float* a;  // [groups,steps_of_replay,threads] adaptation that the steps read
+  float* a;  // [groups,steps_of_replay,threads] adaptation before the steps
   float* dc;  // [groups,slots,NP]
   uint32_t* list;  // [groups,2,threads] of each warp
   uint64_t* mbarriers;  // [groups,2] in a cluster
@@ -112,49 +113,49 @@ struct LsnnBackwardShared {
 };
 
 // Of both kernels by matrices.
-inline constexpr int side_of_tile = 16;  // rows and columns of W in the left factor of a mma
-inline constexpr int words_of_fragment = 4 * 32;  // of all lanes, such a factor
-inline constexpr int pairs_of_lane = 2;  // a lane's neuron in so many items
-// Items that go through the steps together.
+inline constexpr int side_of_tile = 16;  // rows and columns of W in the left factor of an mma
+inline constexpr int words_of_fragment = 4 * 32;  // such a factor, of all lanes
+inline constexpr int pairs_of_lane = 2;  // items of a lane's neuron
+// Items that run through the steps together.
 LSNN_INLINE int items_of_block(const Shape& shape) { return shape.groups * shape.items; }
 
 // Of the kernel in lsnn_matrix_cluster.cuh.
 inline constexpr int columns_of_mma = 8;  // items of a cluster
 inline constexpr int groups_of_matrix = columns_of_mma / pairs_of_lane;
-inline constexpr int most_words_matrix = 2;  // of a block, which has a group's warp for each
-// Of a group, where each has a number in memory: known while compiling, also where there are fewer.
+inline constexpr int most_words_matrix = 2;  // of a block; a group has a warp for each
+// Of a group in shared memory: a constant, also if a block has fewer.
 inline constexpr int threads_of_matrix = 32 * most_words_matrix;
 inline constexpr int barriers_of_matrix = 4;  // in shared memory, see cluster_rows.cuh
-inline constexpr int shares_of_sum = 2;  // of the columns: warps that make the parts of a sum
-inline constexpr int words_of_unit = 4;  // one part of eight neighbouring neurons' dL/dc
-// Of a layer; of more, three parts find no room in shared memory.
+inline constexpr int shares_of_sum = 2;  // of the columns: warps whose partial sums are added
+inline constexpr int words_of_unit = 4;  // one part of dL/dc of eight adjacent neurons
+// Of a layer; limited by shared memory with three parts.
 constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 14; }
-// Of a layer, whose kernel is one for as many words or some more.
+// Of the kernel for a layer, which may be for more words.
 LSNN_INLINE int words_of_kernel(int64_t N) {
   const int all = (int)words(N);
   return all < 2 ? 2 : all <= 8 ? all : (all + 1) / 2 * 2;
 }
-// Of a warp's fragments, parts x words, those that registers hold; the others lie in shared memory.
+// Of a warp's fragments, parts x words, those in registers; the others are in shared memory.
 constexpr int held_fragments(int of_kernel, int parts) {
   const int most = parts < 3 ? 25 : of_kernel < 10 ? 21 : 20;
   return of_kernel * parts < most ? of_kernel * parts : most;
 }
-// From item to item: half of a row of banks more than a multiple of it, so that the two items which
-// a quarter of a warp loads lie in different ones.
+// Stride of an item: an odd multiple of half a row of banks, so that the two items that a quarter
+// of a warp loads have no bank conflict.
 constexpr int units_of_item(int of_kernel) { return 4 * of_kernel + (of_kernel % 2 ? 0 : 4); }
 // [parts,items,units,words_of_unit]
 constexpr int numbers_of_slot(int of_kernel, int parts) {
   return parts * columns_of_mma * units_of_item(of_kernel) * words_of_unit;
 }
-inline constexpr int rows_of_sum = 32 + 4;  // so that the stores of a warp meet different banks
+inline constexpr int rows_of_sum = 32 + 4;  // padded: stores of a warp have no bank conflicts
 
 struct LsnnMatrixShared {
-  uint32_t* w;  // [warps,fragments that registers do not hold,words_of_fragment]
+  uint32_t* w;  // [warps,fragments not in registers,words_of_fragment]
   float* dc;  // [slots,parts,items,units,words_of_unit]
   float* sums;  // [words of the block,2,shares_of_sum,items,rows_of_sum]
   float* record;  // [groups,stages_of_record,items of a lane,2,threads_of_matrix]
   float* a;  // [groups,items of a lane,steps_of_replay,threads_of_matrix]
-  uint16_t* given;  // [warps,parts,items of a lane,32] of dL/dc, on their way into units
+  uint16_t* given;  // [warps,parts,items of a lane,32] of dL/dc, to be packed into units
   uint64_t* mbarriers;  // [barriers_of_matrix]
 
   LSNN_METHOD LsnnMatrixShared(Arena& m, const Layer& l, const Shape& shape) {
@@ -174,8 +175,8 @@ struct LsnnMatrixShared {
 // Of the kernel in lsnn_matrix_block.cuh.
 inline constexpr int most_parts_of_block = 2;
 inline constexpr int most_warps_block_matrix = 7;  // whose registers hold the weights
-// From one column of dL/dc to the next, in bfloat16 numbers: 32 bytes more than a multiple of the
-// banks, so that what four columns are loaded from meets no bank twice.
+// Stride of a column of dL/dc, in bfloat16 numbers: a multiple of 128 bytes plus 32, so that loads
+// of four columns have no bank conflicts.
 constexpr int numbers_of_column(int threads) { return (threads + 63) / 64 * 64 + 16; }
 
 struct LsnnBlockMatrixShared {
@@ -215,7 +216,7 @@ template <class T, class W> struct BackwardShared {
 };
 
 // ----------------------------------------------------------------------------------------- readout
-inline constexpr int readout_steps = 32;  // that a block has at hand
+inline constexpr int readout_steps = 32;  // that a block processes at a time
 
 template <class T> struct ReadoutShared {
   T* w;  // [N,O]
@@ -235,8 +236,7 @@ template <class T> struct ReadoutShared {
     bits = m.take<uint32_t>(backward ? readout_steps * words(N) : 0);
   }
 };
-// Whether the kernels of a readout have room in the 48 KiB that every GPU gives a block; wide:
-// numbers of float64.
+// Whether a readout fits in 48 KiB of shared memory, available on every GPU; wide: float64.
 inline bool readout_fits(int64_t N, int64_t O, bool wide) {
   if (N < 1 || O < 1 || N > 1 << 16 || O > 1 << 16) return false;
   Arena counted;
@@ -247,7 +247,7 @@ inline bool readout_fits(int64_t N, int64_t O, bool wide) {
 
 // --------------------------------------------------------------------------------- weight gradient
 struct WeightTiles {
-  int rows, columns;  // of a tile; rows: whole words of spikes, list_size at most
+  int rows, columns;  // of a tile; rows: full words of spikes, at most list_size
   int down, across;  // tiles of a matrix
   int slices;  // of the steps and items
   int matrices = 1;  // see alif.h
@@ -262,23 +262,23 @@ inline constexpr int items_at_once = 16, loads_at_once = 8;
 struct SpikeTiles {
   int down, across;  // tiles of the matrix
   int slices;
-  int parts = exact_parts;  // bfloat16 numbers that stand for one of the right factor
+  int parts = exact_parts;  // bfloat16 numbers that the right factor is split into
 
   LSNN_METHOD int64_t count() const { return (int64_t)down * across; }
 };
 inline constexpr int words_of_warp = 2, warps_down = 2, warps_across = 4;
 inline constexpr int warps_of_product = warps_down * warps_across;
 
-// Items of steps [T,B] whose spikes from `delay` + 1 steps before are in the sequence.
+// Items of steps [T,B] for which the step `delay` + 1 before is in the sequence.
 LSNN_INLINE int64_t spike_products(const Layer& l, int64_t delay) {
   return l.T > delay + 1 ? (l.T - delay - 1) * l.B : 0;
 }
 
 template <class T> struct WeightShared {
   T* sum;  // [rows,columns]
-  // [items_at_once,list_size] rows of the tile whose spikes reach the steps at hand
+  // [items_at_once,list_size] rows of the tile whose spikes reach these steps
   uint16_t* list;
-  int* listed;  // [items_at_once] how many
+  int* listed;  // [items_at_once] their numbers
 
   LSNN_METHOD WeightShared(Arena& m, const WeightTiles& tiles) {
     sum = m.take<T>((int64_t)tiles.rows * tiles.columns);

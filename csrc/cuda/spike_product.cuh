@@ -1,18 +1,16 @@
-// A weight gradient by tensor cores: that of recurrent weights, dL/dw_jk, is the sum over steps and
-// items of z_j[t-1-d] times dL/dc_k[t], that of input weights the same with the spikes of inputs: a
-// product of matrices whose left one holds spikes. In bfloat16 a spike is exact, and a float is the
-// sum of three bfloat16 numbers, which are its upper, middle and lower bits; so every product is
-// exact, and only sums round; below about 1e-33 the lower bits are lost. Where products may round
-// their factors, one number or two stand for a float, of which the last is rounded. Split-K: a
-// block has a tile of the matrix and a slice of the steps and items, warps share nothing, and there
-// is no barrier. For one delay and float; the steps whose spikes come before the sequence are
-// summed by weight_gradient.cuh.
+// A weight gradient by tensor cores. dL/dw_jk of recurrent weights is the sum over steps and items
+// of z_j[t-1-d] dL/dc_k[t]; for input weights z are the inputs. This is a matrix product whose left
+// factor holds spikes. A spike is exact in bfloat16, and a float is the sum of three bfloat16
+// numbers, its upper, middle and lower bits. So products are exact and only sums round; below about
+// 1e-33 the lower bits are lost. If factors may round, a float is split into one number or two, of
+// which the last is rounded. Split-K: a block has a tile of the matrix and a slice of the steps and
+// items; warps share nothing, so there is no barrier. For one delay and float; steps whose spikes
+// come before the sequence are summed by weight_gradient.cuh.
 //
-// A mma adds 16 items of steps to 16 rows and 8 columns. Which lane holds what is given by the
-// instruction; which item, row or column a place of it stands for is ours to choose, as long as
-// both factors agree: a lane's four items are neighbours, so that it reads four rows of dL/dc, and
-// the eight columns of the four mmas beside each other are those of quads, so that it reads and
-// writes whole quads.
+// An mma adds 16 items of steps to 16 rows and 8 columns. The instruction defines the layout over
+// lanes; items, rows and columns may be permuted, as long as both factors agree. Here a lane's four
+// items are adjacent, so that it reads four rows of dL/dc, and the columns of four adjacent mmas
+// form quads, so that it reads and writes full quads.
 #pragma once
 #include "neurons.cuh"
 #include "spike_product.h"
@@ -21,12 +19,11 @@ namespace lsnn::cuda {
 
 // Items of steps that a mma adds, and those of a lane.
 inline constexpr int items_of_mma = 16, items_of_lane = 4;
-// After so many items sums are added to others by roundings of float32: tensor cores have been seen
-// to cut off what they add, always towards 0.
+// Items after which sums are added to float32 accumulators: tensor cores were observed to truncate
+// sums towards 0.
 inline constexpr int items_of_sum = 64 * items_of_mma;
 
-// Upper halves of two floats as two bfloat16 numbers, the first in the lower half: cut off, not
-// rounded.
+// Two floats truncated to bfloat16, the first in the lower half.
 LSNN_DEVICE uint32_t upper_halves(float first, float second) {
   return __float_as_uint(first) >> 16 | (__float_as_uint(second) & 0xffff0000u);
 }
@@ -34,8 +31,8 @@ LSNN_DEVICE float without_upper_half(float x) {
   return x - __uint_as_float(__float_as_uint(x) & 0xffff0000u);
 }
 
-// What a lane holds of the right factor: a quad of columns of four items, in parts that add up to
-// it. The last index is that of the instruction: items 0 and 1, 2 and 3.
+// A lane's share of the right factor: a quad of columns of four items, split into parts. The last
+// index is that of the instruction: items 0 and 1, 2 and 3.
 template <int parts> struct GradientFragments {
   uint32_t of[parts][4][2];
 
@@ -56,7 +53,7 @@ template <int parts> struct GradientFragments {
   }
 };
 
-// What it holds of the left one: rows `row` and row + 8 of 16, of the same items, as 1 or 0.
+// A lane's share of the left factor: rows `row` and row + 8 of 16, of the same items, as 1 or 0.
 LSNN_DEVICE void spike_fragment(const uint32_t (&word)[items_of_lane], int row, uint32_t (&of)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
@@ -115,7 +112,7 @@ template <bool whole, int parts> __global__ void __launch_bounds__(32 * warps_of
 #pragma unroll
       for (int m = 0; m < 2 * words_of_warp; m++)
         spike_fragment(word[m / 2], m % 2 * 16 + row, left[m]);
-      load(i0 + items_of_mma);  // under way while the tensor cores work
+      load(i0 + items_of_mma);  // overlaps the tensor cores
 #pragma unroll
       for (int part = 0; part < parts; part++)
 #pragma unroll

@@ -6,7 +6,7 @@ namespace lsnn::cuda {
 
 struct SpikeProductJob {
   const uint32_t* bits;  // [K,words(M)] spikes of K items of steps
-  const float* g;  // [K,N] what each of them is multiplied with
+  const float* g;  // [K,N] the right factor
   int64_t K, M, N;
   SpikeTiles tiles;
   float* partial_sums;  // [slices,M,N]

@@ -1,18 +1,18 @@
-// The design `step`: every step is a product by the caller's library and one of these kernels, a
-// thread to a quad of each item. Any number of neurons, any delays; the products are dense, so that
-// it is the one for high activity.
+// The design `step`: each step is a product by a library of the caller and one of these kernels,
+// with a thread for each quad of an item. It supports any number of neurons and any delays; its
+// products are dense, which suits high activity.
 #pragma once
 #include "replay.cuh"
 #include "sequence.cuh"
 
 namespace lsnn::cuda {
 
-// Where a thread stands. Quads are padded to whole words and threads to whole warps, so that eight
+// The position of a thread. Quads are padded to full words and threads to full warps, so that eight
 // lanes share a word.
 struct Point {
   int64_t index;  // of the thread, [B,8 words(N)]
   Cell cell;
-  bool real;  // not one of those that fill the last warp
+  bool real;  // false: padding of the last warp
 
   LSNN_METHOD static int64_t count(const Layer& l) { return (l.B * 8 * words(l.N) + 31) / 32 * 32; }
   LSNN_DEVICE Point mine(const Layer& l) {
@@ -22,7 +22,7 @@ struct Point {
   }
 };
 
-// What a thread carries from step to step: [variables,threads] quads.
+// State that a thread carries from step to step: [variables,threads] quads.
 template <class T> struct Kept {
   Quad<T>* quads;
   int64_t threads;
@@ -46,12 +46,12 @@ template <class T, class Spec> __global__ void __launch_bounds__(256)
   const ForwardArgs& f = job.f;
   const Layer& l = f.layer;
   const Point at = Point::mine(l);
-  if (at.index >= job.state.threads) return;  // whole warps
+  if (at.index >= job.state.threads) return;  // full warps
   Cell cell = at.cell;
   const int length = job.p.length(l, cell.b);
   const bool ended = job.t >= length;
   if (__all_sync(~0u, ended)) return;
-  if (ended) cell.live = 0;  // the warp has the spikes of other items to gather
+  if (ended) cell.live = 0;  // the warp gathers the spikes of other items
   auto variable = [&](int p) -> Quad<T>& { return job.state.variable(p, at); };
   QuadState<T> s;
   if (job.t < 0) s = first_state(job, cell);
@@ -92,11 +92,11 @@ template <class T, class Spec> __global__ void __launch_bounds__(256)
   if (wrong_kernel<Spec>(job.both, flags)) return;
   const Layer& l = job.f.layer;
   const Point at = Point::mine(l);
-  if (at.index >= job.adjoint.threads) return;  // whole warps
+  if (at.index >= job.adjoint.threads) return;  // full warps
   const Cell& cell = at.cell;
   const int length = job.p.length(l, cell.b);
   const bool starts = job.t == l.T;
-  if (!starts && job.t >= length) return;  // the item's last step is still to come
+  if (!starts && job.t >= length) return;  // the item's last step is later in this pass
   const Spec spec = Known<Spec>::spec(l, flags, job.f.want);
   auto variable = [&](int p) -> Quad<T>& { return job.adjoint.variable(p, at); };
   QuadAdjoint<T> d;
@@ -131,7 +131,7 @@ template <class T, class Spec> __global__ void __launch_bounds__(256)
   if (wrong_kernel<Spec>(job.both, flags)) return;
   const Layer& l = job.f.layer;
   const Point at = Point::mine(l);
-  if (at.index >= job.threads) return;  // whole warps
+  if (at.index >= job.threads) return;  // full warps
   const int length = job.p.length(l, at.cell.b), last = job.last < length ? job.last : length;
   if (job.first >= last) return;
   const Spec spec = Known<Spec>::spec(l, flags, job.f.want);

@@ -1,6 +1,6 @@
-// dL/dw: the sum over steps and items of z_j[t-1-d_jk] dL/dc_k[t], by events and always in the same
-// order. A block sums a tile of the matrix over a slice of the steps and items in shared memory, a
-// thread to a column; then the partial sums are added up.
+// dL/dw: the sum over steps and items of z_j[t-1-d_jk] dL/dc_k[t], event-driven and always in the
+// same order. A block sums a tile of the matrix over a slice of the steps and items in shared
+// memory, with a thread for each column; then the partial sums are added.
 #pragma once
 #include "replay.cuh"
 #include "sequence.cuh"
@@ -9,11 +9,11 @@ namespace lsnn::cuda {
 
 template <class T> struct WeightJob : BackwardJob<T> {
   WeightTiles tiles;
-  int64_t items;  // of steps, [T,B], the first so many
+  int64_t items;  // of steps: the first ones of [T,B]
   T* partial_sums;  // [slices,matrices,N,N]
 };
 
-// A step of an item, counted through [T,B].
+// A step of an item, as an index into [T,B].
 struct ItemStep {
   int64_t t, b;
 
@@ -33,7 +33,7 @@ template <class T> __global__ void __launch_bounds__(256, 1)
   const WeightTiles& tiles = job.tiles;
   const int N = (int)l.N, W = (int)words(l.N);
   const int all_tiles = blockIdx.x % (int)tiles.count(), slice = blockIdx.x / (int)tiles.count();
-  // A matrix for each delay is summed by blocks of its own; one for all meets each delay in turn.
+  // A matrix for each delay has its own blocks; a single matrix loops over the delays.
   const int of = all_tiles / (int)tiles.of_matrix(), tile = all_tiles % (int)tiles.of_matrix();
   const bool own_delays = matrices(l) != l.S;
   const int d0 = own_delays ? 0 : of, d1 = own_delays ? (int)l.S : of + 1;
@@ -55,15 +55,15 @@ template <class T> __global__ void __launch_bounds__(256, 1)
     for (int d = d0; d < d1; d++) {
       const int delay = job.p.delays[d];
       const ItemStep start(i0, l.B);
-      __syncthreads();  // the lists before have been used
-      // Whole warps list the rows of one item after the other.
+      __syncthreads();  // the previous lists have been read
+      // Each warp lists the rows of one item at a time.
       for (int i = warp; i < items_at_once; i += warps) {
         const ItemStep at(i0 + i, l.B);
         const int64_t past = at.t - 1 - delay;
         const uint32_t* bits = f.saved.bits + (past * l.B + at.b) * W + w0;
         const bool some = i0 + i < last && past >= 0 && at.t < job.p.length(l, at.b);
-        // A bit beyond N, in tensors that the forward pass did not write, would become a row of
-        // another tile.
+        // Bits beyond N, in tensors not written by the forward pass, would become rows of another
+        // tile.
         auto word = [&](int w) {
           return !some ? 0 : w0 + w == W - 1 ? bits[w] & last_word : bits[w];
         };
@@ -85,7 +85,7 @@ template <class T> __global__ void __launch_bounds__(256, 1)
         for (int i = 0; i < loads_at_once; i++, at.advance(l.B)) {
           if (i0 + i1 + i >= last) break;
           const int64_t past = at.t - 1 - delay;
-          if (past < 0 || l.smooth) {  // spikes that are any number
+          if (past < 0 || l.smooth) {  // spikes as real numbers
             const T* z = past < 0 ? first_z<T>(f.first, l, past, at.b)
                                   : (const T*)f.saved.z + (past * l.B + at.b) * l.N;
             for (int j = 0; z && j < rows; j++)
@@ -95,7 +95,7 @@ template <class T> __global__ void __launch_bounds__(256, 1)
           const uint16_t* list = shared.list + (i1 + i) * list_size;
           const int n = shared.listed[i1 + i];
           int e = 0;
-          for (; e + 4 <= n; e += 4) {  // different rows: they do not wait for each other
+          for (; e + 4 <= n; e += 4) {  // independent rows
             const Quad<uint16_t> j = quad_at(list + e);
             if (own_delays) {
               for (int q = 0; q < 4; q++) add(j.pick(q), g[i]);
@@ -117,14 +117,14 @@ template <class T> __global__ void __launch_bounds__(256, 1)
   }
 }
 
-// out[i] = the sum of partial_sums[p][i], one after the other.
+// out[i] = sum of partial_sums[p][i] over p, in order.
 template <class T> struct SumJob {
   const T* partial_sums;  // [n_partial_sums,stride]
   T* out;  // [n]
   int64_t n, stride, n_partial_sums;
   uint64_t rows;  // bit r: row r of out is wanted; all where row_length = 0
   int64_t row_length, padded_length;
-  int64_t diagonal = 0;  // N: out is [..,N,N], and the numbers on the diagonals are 0
+  int64_t diagonal = 0;  // N: out is [..,N,N] with zeros on the diagonals
   int64_t transposed = 0;  // M: the sums are [M,n/M], and out is their transpose
 };
 template <class T> __global__ void sum_partial_kernel(SumJob<T> job) {

@@ -1,7 +1,7 @@
 // Converts the arguments of an operator for the kernels: checked, contiguous, kept alive.
 //
 // lsnn_ext/_core/arguments.py and resolve.py have the same checks for the functions, with the names
-// of their arguments. docs/add_an_argument.md lists the places that an argument touches.
+// of their arguments. docs/contributing.md lists the places that an argument touches.
 #pragma once
 #include <cmath>
 #include <limits>
