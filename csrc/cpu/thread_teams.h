@@ -50,17 +50,17 @@
 namespace lsnn::cpu {
 namespace {
 
-// How many teams of how many threads, how long the first waits for the others, and whether the
-// first tasks are the longest.
+// Number of teams, threads of a team, how long the first waits for the others, and whether tasks
+// are sorted by descending length.
 struct Formation {
   int64_t teams, members;
-  std::chrono::microseconds patience{200};  // a sleeping thread arrives after some ten
+  std::chrono::microseconds patience{200};  // a sleeping thread wakes within tens
   bool descending = false;
 };
 
 class Team {
  public:
-  // Runs body(member) on this thread, if it is early enough to be one of the members.
+  // Runs body(member) on this thread if it is in time to be a member.
   template <class F> void join(const Formation& how, const ScratchBytes& bytes,
                                const Interrupt& interrupt, const F& body) {
     const int64_t index = state_.fetch_add(1);
@@ -104,7 +104,7 @@ class Team {
   }
 };
 
-// body(task, member) for each task, on all members of one team.
+// Runs body(task, member) for each task, on all members of one team.
 template <class F>
 void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const ScratchBytes& bytes,
               const F& body) {
@@ -113,15 +113,15 @@ void in_teams(Parallel parallel, const Formation& how, int64_t tasks, const Scra
   parallel_for(parallel, how.teams * how.members, [&](int64_t i) {
     const int64_t team = i / how.members;
     teams[team].join(how, bytes, parallel.interrupt, [&](const Member& member) {
-      // Of neighbours, as the scheduler may give them, one thread would have the longest of all.
+      // Tasks in order: the scheduler may give a thread adjacent indices, the longest tasks.
       const int64_t first = how.descending && how.members == 1 ? next++ : team;
       for (int64_t task = first; task < tasks; task += how.teams) body(task, member);
     });
   });
 }
 
-// What a barrier of two threads takes, in nanoseconds: 50 to 500, as their cores share a cache or
-// do not. Measured once; infinite where threads do not run at once.
+// Nanoseconds of a barrier of two threads: 50 to 500, depending on shared caches. Measured once;
+// infinite where threads cannot run concurrently.
 inline double barrier_ns(Parallel parallel) {
   static std::atomic<double> known{0};
   static std::atomic<int> trials{0};
@@ -143,13 +143,12 @@ inline double barrier_ns(Parallel parallel) {
   return best;
 }
 
-// How many steps there are, what one takes a thread alone, and the bytes of it that other members
-// read.
+// Number of steps, nanoseconds of a step on one thread, and its bytes that other members read.
 struct Work { double steps, ns, bytes; };
 
-// The fastest for so many tasks of a tile each, by the time of the team that has most to do. A
-// member has whole units of `pad` neurons; a cache line that another one has read takes it about a
-// fifth of a barrier to write again.
+// The fastest formation for `tasks` tiles, by the time of the busiest team. A member has multiples
+// of `pad` neurons; writing a cache line that another member has read takes about a fifth of a
+// barrier.
 inline Formation formation(Parallel parallel, int64_t tasks, const Layer& l, const Work& work) {
   const int64_t units = padded(l.N) / pad;
   auto teams_of = [&](int64_t members) {
@@ -157,11 +156,11 @@ inline Formation formation(Parallel parallel, int64_t tasks, const Layer& l, con
   };
   if (const int64_t requested = l.options.team_size) {
     Formation how{requested > 1 ? teams_of(requested) : tasks, std::min(requested, units)};
-    // On a busy machine too it is the team that was asked for, where the threads are there.
+    // The requested team, also on a loaded machine, if there are enough threads.
     if (parallel.threads >= how.teams * how.members) how.patience = std::chrono::seconds(1);
     return how;
   }
-  constexpr double worth_asking_ns = 500;  // as long as the slowest barrier
+  constexpr double worth_asking_ns = 500;  // the slowest barrier
   constexpr double waking_ns = 50e3;  // until all threads have arrived
   if (parallel.threads <= tasks || units < 2 || work.ns < worth_asking_ns ||
       work.steps * work.ns < waking_ns)
@@ -183,9 +182,8 @@ inline Formation formation(Parallel parallel, int64_t tasks, const Layer& l, con
   return best;
 }
 
-// By measurement, in nanoseconds a vector of neurons: the neurons' own equations, and what grows
-// with the events of (1), of which a layer is taken to have 3 % of its neurons and 5 % of its
-// inputs, or with the row of the product.
+// Measured nanoseconds for a vector of neurons: a constant for the equations, plus a term for the
+// events of (1), assumed 3 % of the neurons and 5 % of the inputs, or for the rows of the product.
 inline Formation forward_teams(const ForwardArgs& f, Parallel parallel, int64_t lanes) {
   const Layer& l = f.layer;
   const double numbers = (double)(tile_items(l.B) * padded(l.N));

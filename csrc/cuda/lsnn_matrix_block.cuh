@@ -1,9 +1,9 @@
 // The backward pass of the paper's network by matrices in one block, which has all weights. A lane
 // owns a neuron in two items. A warp multiplies the 32 rows of its own neurons, so that no sum
-// leaves it, and holds them in registers as fragments, permuted so that the lane of a row is one of
-// the four lanes that have its sums. The order of a step is that of lsnn_matrix_cluster.cuh, except
-// that the only barrier is at its end. It orders all: rows of earlier steps are complete, and the
-// slot that a step reads is written by the next one at the earliest, so d + 2 slots suffice.
+// leaves it, and holds them in registers as fragments, permuted so that four lanes have the sums of
+// their own four neurons. The order of a step is that of lsnn_matrix_cluster.cuh, with one barrier
+// at its end: rows of earlier steps are complete, and the slot that a step reads is written by the
+// next one at the earliest, so d + 2 slots suffice.
 //
 // With one part the columns of an mma are the two items, repeated four times, so that each lane has
 // the sums of both. With two parts they are both parts of either item, repeated twice: a lane adds

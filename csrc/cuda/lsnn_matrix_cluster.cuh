@@ -14,7 +14,7 @@
 //
 // The model tests the old membrane, so that dL/dc[t] follows from dL/dv and dL/di after the step,
 // without dL/dz[t]. A warp therefore sends dL/dc of a step before it has the product for that step.
-// Order of step n, which is t = T - 1 - n in the first item:
+// Order of step n, which is t = T - 1 - n for the first items:
 //
 //   publish(n)     dL/dc from v, i     -> row n of every block (st.async)
 //   await          wait until row n - 1 is complete, see cluster_rows.cuh
