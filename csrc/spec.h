@@ -37,7 +37,7 @@ struct LearnedCoefficients {  // no optional term
   bool refractory, cut;
   unsigned want;
 };
-struct Synapse {  // sigma alone
+struct Synapse {  // sigma only
   static constexpr bool synapse = true, coupling = false, current = false;
   bool refractory, cut;
   unsigned want;

@@ -104,7 +104,7 @@ template <class T> struct Kernels {
   int64_t lanes;  // numbers of a vector
   int64_t panel;  // columns of a panel of the backward product
   ScratchBytes (*forward_scratch)(const ForwardArgs&, int64_t members);  // of one tile
-  // span: of SparseGroups, 0 where there are none
+  // span: of SparseGroups, 0 without
   ScratchBytes (*backward_scratch)(const BackwardArgs&, int64_t span, bool bf16, int64_t members);
   // Called by each member of a team.
   void (*forward_tile)(const ForwardArgs&, const Packed<T>&, int64_t tile, const Member&);

@@ -218,7 +218,7 @@ LSNN_LOCAL void adjoint_rows(const void* settings, const AdjointRows<T>& given) 
       store(dc_rows + at_z, dc);
       if (write_di) store(d_read.i + at, d.i);
       if (gx) store_n(gx + b * rows.gx_items + n, dc, left);
-      // In groups, as a test costs as much as a sum.
+      // In groups, as a branch costs about the same as a sum.
       if (spec.want & membrane_group) {
         sums.alpha = sums.alpha + g.alpha;
         sums.kappa = sums.kappa + g.kappa;

@@ -1,7 +1,7 @@
 // Vectors of numbers for the target of this translation unit, see target.h.
 //
 // Arithmetic comes from the compiler's vector extension; masks, fma, partial and streaming access
-// from intrinsics. All names have internal linkage; platform.h says why.
+// from intrinsics. All names have internal linkage, see platform.h.
 //
 // To add an instruction set see instruction_sets.h.
 #pragma once

@@ -41,7 +41,7 @@ struct LsnnRows {
 template <int quads> struct LsnnProduct {
   static constexpr int groups = LsnnRows::groups, lanes = 32 / groups;  // lanes of a group
   static constexpr int most = 4, rows = most * groups;  // summed together by a lane
-  // columns loaded at a time: as many as registers hold
+  // columns loaded at a time, limited by registers
   static constexpr int most_columns_at_once = LSNN_FEWER_REGISTERS ? 2 : 4;
   const float* w;  // [N,NP] from the lane's columns on
   int NP;

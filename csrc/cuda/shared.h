@@ -83,7 +83,7 @@ struct LsnnShared {
 inline constexpr int most_threads_lsnn_backward = 480;  // a group needs one of 15 barriers
 inline constexpr int most_warps_lsnn_backward = 8;  // of a group
 inline constexpr int most_threads_lsnn_cluster = 512;  // of which each has 128 registers
-// Threads of as many groups of `warps` warps as fit in a block.
+// Threads of all groups of `warps` warps that fit in a block.
 constexpr int whole_groups_lsnn_backward(int warps) {
   return most_threads_lsnn_backward / (32 * warps) * 32 * warps;
 }

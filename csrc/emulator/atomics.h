@@ -1,4 +1,4 @@
-// CUDA's atomic functions, relaxed as they are there. Before each of them another thread may run
+// CUDA's atomic functions, relaxed as in CUDA. Another thread may run before each
 // (Options::yield_in_256).
 #pragma once
 #include <type_traits>
@@ -7,8 +7,8 @@
 
 namespace emulator {
 
-// Replaces *address by change(*address) and returns the old value. In terms of integers of the same
-// size, since ThreadSanitizer sees no atomic operation in GCC's atomics of floats.
+// Replaces *address by change(*address) and returns the old value. Uses integers of the same size,
+// since ThreadSanitizer does not recognise GCC's atomics of floats.
 template <class T, class F> T atomic_update(T* address, const F& change, Place place) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   using Bits [[gnu::may_alias]] = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
@@ -29,7 +29,7 @@ template <class T, class F> T atomic_update(T* address, const F& change, Place p
 
 }  // namespace emulator
 
-// The operand takes the type of what it is applied to, as with CUDA's overloads.
+// The operand is converted to the type of the target, as with CUDA's overloads.
 template <class T> T atomicAdd(T* address, std::type_identity_t<T> x,
                                emulator::Place place = emulator::Place::current()) {
   return emulator::atomic_update(address, [x](T old) { return T(old + x); }, place);

@@ -1,6 +1,5 @@
-// What kernels see instead of the CUDA headers. Kernels take their shared memory from
-// emulator::shared_memory(): there is no
-// __shared__, since several blocks can be alive on one OS thread.
+// Replaces the CUDA headers for kernels. Shared memory comes from emulator::shared_memory(): there
+// is no __shared__, since several blocks can be alive on one OS thread.
 #pragma once
 #include <math.h>
 

@@ -8,8 +8,7 @@ namespace emulator {
 // ---------------------------------------------------------------------------------------- barriers
 constexpr char arrive_name[] = "cluster_arrive";
 
-// All threads of a block call the same barrier. Blocks of a cluster may do different things: there
-// arrivals of any kind count.
+// All threads of a block must call the same barrier. For a cluster arrivals of any kind count.
 void Scheduler::arrive(Barrier& barrier, bool vote, const char* operation, Place place) {
   if (!barrier.arrived++) {
     barrier.operation = operation;
@@ -54,8 +53,7 @@ Votes barrier(Scope scope, bool vote, const char* operation, Place place) {
   return b.votes;
 }
 
-// Hardware counts warps. When the count is reached by parts of warps, more threads come than it
-// says.
+// Hardware counts warps: if parts of warps complete the count, more threads will arrive.
 static void require_whole_warps(const NamedBarrier& b, unsigned id, Place place) {
   const Task* last = b.waiters.last;
   for (const Task* task = last; task; task = task->before) task->warp->waiting = 0;
@@ -66,7 +64,7 @@ static void require_whole_warps(const NamedBarrier& b, unsigned id, Place place)
               " it counts");
 }
 
-// All of the barrier's threads are one event; those of different groups have different numbers.
+// One event for all threads of the barrier; groups must use different numbers.
 void named_barrier(unsigned id, unsigned threads, Place place) {
   Scheduler& s = *active;
   Task& task = running();
@@ -124,7 +122,7 @@ void cluster_wait(Place place) {
 }
 
 // --------------------------------------------------------------------------------- warp operations
-// The thread joins those that wait in the same operation, or is the first.
+// Joins the threads that wait in the same operation, or starts it.
 WarpOperation& Scheduler::join(unsigned mask, const char* operation, Place place) {
   const Task& task = running();
   Warp& warp = *task.warp;
@@ -156,7 +154,7 @@ WarpOperation& Scheduler::join(unsigned mask, const char* operation, Place place
   return o;
 }
 
-// Returns when all lanes have come.
+// Returns when all lanes have arrived.
 void Scheduler::meet(WarpOperation& o, bool orders) {
   Task& task = running();
   void* clock = &o.waiters.clocks[0];
@@ -176,7 +174,7 @@ void sync_warp(unsigned mask, Place place) {
   active->meet(active->join(mask, "__syncwarp", place), true);
 }
 
-// The results stay valid after meet(): nobody else can run before they are read.
+// The results stay valid after meet(): no other thread runs before they are read.
 unsigned ballot(unsigned mask, bool vote, const char* operation, Place place) {
   WarpOperation& o = active->join(mask, operation, place);
   o.votes |= unsigned(vote) << current->lane;
@@ -227,8 +225,8 @@ void maybe_yield(Place place) {
   }
 }
 
-// Any two fences are ordered as they come: more than CUDA promises, so that a missing fence is
-// seen, but not each fence that is there and of no use.
+// All fences are ordered, which is more than CUDA guarantees: a missing fence is detected, but not
+// always a useless one.
 void fence() {
   acquire(&active->fences);
   release(&active->fences);
@@ -260,16 +258,16 @@ bool arrived_copy(unsigned left, Copy& copy) {
 }
 
 // ---------------------------------------------------------------------------- barriers in memory
-// What the word of an mbarrier holds here.
+// Layout of the word of an mbarrier.
 struct MemoryBarrier {
   static constexpr unsigned char made = 0xA5;
-  int32_t bytes;  // that are expected and have not come; below 0: that came before
+  int32_t bytes;  // expected bytes that have not arrived; < 0: bytes that arrived early
   unsigned char arrivals, missing;  // threads of a phase, and those that have not arrived
   unsigned char parity, mark;
 };
 static_assert(sizeof(MemoryBarrier) == sizeof(uint64_t));
 
-// The address that stands for a phase; the next but one has it again.
+// The address that identifies a phase; reused two phases later.
 static void* clock_of(const uint64_t* at, unsigned parity) {
   return reinterpret_cast<char*>(const_cast<uint64_t*>(at)) + parity;
 }
@@ -324,9 +322,9 @@ static Block& block_of(const void* address, Place place) {
     if (address >= block->shared && address < block->shared + active->shape.shared) return *block;
   fail_at(place, "store to an address outside the shared memory of the cluster");
 }
-// Also a late store is ordered behind what its sender did before, and not behind what other senders
-// did: the phase that it belongs to knows the sender, and who lets it arrive has waited for the
-// phase before.
+// A late store is ordered after its sender's earlier operations, and not after those of other
+// senders: its phase knows the sender, and the thread that lets it arrive has waited for the phase
+// before.
 bool delay(const Store& store) {
   if (reinterpret_cast<uintptr_t>(store.shared) % Store::bytes)
     fail_at(store.place, "store of ", Store::bytes, " bytes: not on a boundary of as many");
@@ -338,7 +336,7 @@ bool delay(const Store& store) {
   to.late.push_back(store);
   return true;
 }
-// As many as chance will have it, eight in the mean, so that also a whole phase comes in parts.
+// A random number of stores, eight on average, so that a phase arrives in parts.
 bool arrived_store(const uint64_t* at, unsigned parity, Store& store, Place place) {
   std::vector<Store>& late = running().block->late;
   Scheduler& s = *active;
@@ -363,7 +361,7 @@ void* map_shared_rank(const void* address, unsigned rank, Place place) {
     fail_at(place, "map_shared_rank() of block ", rank, " in a cluster of ", task.cluster_size);
   if (offset >= s.shape.shared)
     fail_at(place, "map_shared_rank() of an address outside the block's shared memory");
-  // those of a cluster are neighbours
+  // blocks of a cluster are adjacent
   const Block& peer = task.block[int(rank) - int(task.cluster_rank)];
   if (!peer.barrier.alive)
     fail_at(place, "map_shared_rank() of block ", rank, " of the cluster, which has ended");

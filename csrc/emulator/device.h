@@ -1,6 +1,6 @@
-// What runs below the CUDA functions of cuda.h, and what CUDA offers through PTX only. All of it is
-// called by threads of a kernel. `Place` is the kernel's line that calls; functions that wrap these
-// should take and pass one, for the diagnostics.
+// Implementation of cuda.h, and functions for PTX instructions. Called by threads of a kernel.
+// `Place` is the calling line of the kernel; functions that wrap these should take and pass one,
+// for the diagnostics.
 #pragma once
 #include <cstring>
 
@@ -35,7 +35,7 @@ void named_barrier(unsigned id, unsigned threads, Place = Place::current());
 void cluster_arrive(Place = Place::current());
 void cluster_wait(Place = Place::current());
 
-// The same place in the shared memory of another block of the cluster.
+// The same location in the shared memory of another block of the cluster.
 void* map_shared_rank(const void*, unsigned rank, Place);
 
 // --------------------------------------------------------------------------------- warp operations
@@ -51,11 +51,11 @@ uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char
 void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place);
 
 // ------------------------------------------------------------------------------------------ memory
-// Lets the others run. A loop that waits for another thread's store calls it, or makes its test
-// with an atomic function.
+// Lets other threads run. A loop that waits for another thread's store must call it, or test with
+// an atomic function.
 void yield(Place = Place::current());
 
-// Called by all atomic functions: lets the others run at random, and every so often for sure.
+// Called by all atomic functions: yields at random, and after a fixed number of calls.
 void maybe_yield(Place);
 
 // Orders memory for ThreadSanitizer, which knows nothing of fences.
@@ -76,9 +76,9 @@ template <class T> void store_relaxed(T* address, T value, Place place = Place::
 }
 
 // ------------------------------------------------------------------------- copies that run beside
-// cp.async: 4, 8 or 16 bytes from global into shared memory. They arrive when the thread that began
-// them waits for their group, as late as they may; until then bytes 0xFF are there. Other threads
-// see them after a barrier that follows the wait.
+// cp.async: 4, 8 or 16 bytes from global into shared memory. They arrive as late as possible, when
+// their thread waits for the group; until then the target holds bytes 0xFF. Other threads see them
+// after a barrier that follows the wait.
 struct Copy {
   void* shared;
   const void* global;
@@ -103,10 +103,9 @@ inline void wait_copies(unsigned left) {
 }
 
 // ---------------------------------------------------------------------------- barriers in memory
-// mbarrier: a word of 8 bytes in the shared memory of a block. A phase ends when as many threads
-// have arrived as the barrier was made for, and as many bytes have come as they said; then the next
-// one begins. Who has waited sees what the arriving threads have written, and the stores that it
-// counts.
+// mbarrier: a word of 8 bytes in the shared memory of a block. A phase ends when the number of
+// arrivals given to init and the bytes that these announced are complete; then the next phase
+// begins. A wait makes the writes of the arriving threads visible, and the counted stores.
 void init_mbarrier(uint64_t*, unsigned arrivals, Place = Place::current());
 // mbarrier.arrive.expect_tx: of the block's own barrier.
 void arrive_mbarrier(uint64_t*, unsigned bytes, Place = Place::current());
@@ -114,7 +113,7 @@ void count_bytes(uint64_t*, unsigned bytes, Place);
 bool has_passed(const uint64_t*, unsigned parity, Place);
 
 // st.async: 16 bytes into the shared memory of any block of the cluster, counted by a barrier
-// beside them. They arrive at once, or when a thread waits for that barrier, in any order.
+// there. They arrive immediately, or when a thread waits for that barrier, in any order.
 struct Store {
   static constexpr unsigned bytes = 16;
   void* shared;
@@ -122,7 +121,7 @@ struct Store {
   Place place;
   unsigned char x[bytes];
 };
-// Into a block of a cluster that have not arrived; beyond, they arrive at once.
+// Limit of late stores into a block; further stores arrive immediately.
 inline constexpr unsigned most_late_stores = 2048;
 bool delay(const Store&);  // whether the store will be late
 bool arrived_store(const uint64_t* mbarrier, unsigned parity, Store&, Place);  // of the late ones

@@ -1,5 +1,5 @@
-// Runs CUDA kernel source on the host, every CUDA thread a fiber of the calling OS thread: what a
-// host program calls. What kernels see is in cuda.h.
+// Runs CUDA kernel source on the host, with every CUDA thread as a fiber of the calling OS thread:
+// the interface for host programs. That for kernels is cuda.h.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,19 +12,19 @@ namespace emulator {
 
 using Place = std::source_location;
 
-// In which order threads run, and the blocks that need not be alive at the same time. A thread runs
-// until it waits. forward and reverse let the first and the last warp run as far ahead of the
-// others as the barriers allow.
+// The order of threads, and of blocks that need not be alive at the same time. A thread runs until
+// it waits. forward and reverse let the first and the last warp run ahead of the others as far as
+// barriers allow.
 enum class Order { forward, reverse, random };
 
 struct Options {
   Order order = Order::forward;
   uint64_t seed = 1;  // of everything random in a launch: the same seed gives the same run
   unsigned yield_in_256 = 0;  // how many of 256 atomic operations let another thread run first
-  unsigned late_in_256 = 128;  // how many of 256 store_async() come only when somebody waits
-  // shared memory starts as bytes 0xFF, NaN as a float; else as whatever was there
+  unsigned late_in_256 = 128;  // how many of 256 store_async() arrive only when a thread waits
+  // shared memory starts as bytes 0xFF, NaN as a float; else it is not initialized
   bool poison = true;
-  // so many yields with no thread that passes a barrier or returns are an Error
+  // yields without a passed barrier or a returning thread that raise an Error
   uint64_t spin_limit = 10'000'000;
 };
 Options& options();  // of the launches of the calling OS thread
@@ -32,9 +32,8 @@ Options& options();  // of the launches of the calling OS thread
 struct Stats { uint64_t switches = 0, barriers = 0, launches = 0, threads = 0; };
 Stats& stats();  // of the calling OS thread, since it started; may be set to {}
 
-// All that the emulator finds wrong with a kernel is thrown by launch() as an Error: what, where in
-// the kernel's source, and which thread. Whatever the other threads were doing then is dropped;
-// destructors of their variables do not run.
+// launch() throws an Error for each error in a kernel: what, where in the kernel's source, and
+// which thread. Other threads are dropped; destructors of their variables do not run.
 struct Error : std::runtime_error { using std::runtime_error::runtime_error; };
 
 struct Launch {

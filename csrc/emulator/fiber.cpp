@@ -5,8 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-// The one place of the emulator that asks for the machine. EMULATOR_UCONTEXT forces the portable
-// switch.
+// The only machine-dependent file of the emulator. EMULATOR_UCONTEXT forces the portable switch.
 #if !defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
 #define EMULATOR_UCONTEXT 1
 #endif
@@ -52,7 +51,7 @@ void enter() {
 #ifdef EMULATOR_ASAN
   const void* from_stack = nullptr;
   size_t from_size = 0;
-  // it is kept: to make one takes long
+  // reused, as creation is slow
   __sanitizer_finish_switch_fiber(self.fake_stack, &from_stack, &from_size);
   // the first fiber is entered from there
   if (!main_stack) {
@@ -171,8 +170,8 @@ static bool get_stack(Fiber& fiber, bool guard) {
     fiber.stack = static_cast<char*>(memory) + guard_size;
     return !guard || mprotect(memory, guard_size, PROT_NONE) == 0;
   }
-  // A stack that has been used. What the former thread did on it would be a race with the next one,
-  // which is not ordered after it: fresh memory makes ThreadSanitizer forget.
+  // A used stack. Accesses of the former thread would race with those of the next one, which is not
+  // ordered after it: fresh memory resets ThreadSanitizer.
   return !watches_order ||
          mmap(fiber.stack, stack_size, protection, flags | MAP_FIXED, -1, 0) == fiber.stack;
 }
@@ -183,7 +182,7 @@ bool start(Fiber& fiber, void (*entry)(), bool guard) {
   set_entry(fiber);
 #ifdef EMULATOR_TSAN
   if (fiber.sanitizer_fiber) __tsan_destroy_fiber(fiber.sanitizer_fiber);
-  fiber.sanitizer_fiber = __tsan_create_fiber(0);  // ordered after what the caller has done so far
+  fiber.sanitizer_fiber = __tsan_create_fiber(0);  // ordered after the caller's earlier operations
 #endif
   return true;
 }
@@ -209,7 +208,7 @@ void abandon(Fiber& fiber) {
   open_memory(fiber.stack, stack_size);
 #ifdef EMULATOR_TSAN
   if (!fiber.sanitizer_fiber) return;
-  // what the fiber did is ordered before what the caller does next
+  // operations of the fiber are ordered before the caller's next ones
   constexpr unsigned orders_all = 0;
   void* caller = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(fiber.sanitizer_fiber, orders_all);

@@ -1,6 +1,5 @@
-// CUDA's functions of bits, of caching hints and of single roundings. To have the bits of the GPU,
-// build without contraction of a multiplication and an addition (-ffp-contract=off), and let nvcc
-// do so too (-fmad=false).
+// CUDA's functions of bits, of caching hints and of single roundings. For results bitwise identical
+// to a GPU, build without contraction (-ffp-contract=off), with nvcc too (-fmad=false).
 #pragma once
 #include <math.h>
 

@@ -1,5 +1,5 @@
-// A launch: the blocks that must be alive at the same time run together, such sets of blocks one
-// after another.
+// A launch: blocks that must be alive at the same time run together, and such sets one after
+// another.
 #include <stdlib.h>
 
 #include <cstring>
@@ -21,7 +21,7 @@ Scheduler::~Scheduler() {
   for (Task& task : tasks) free_stack(task.fiber);
 }
 
-// After a failure, so that nothing of what threads were doing is left.
+// Drops the state of all threads after a failure.
 void Scheduler::forget() {
   for (Task& task : tasks) {
     abandon(task.fiber);
@@ -37,7 +37,7 @@ void Scheduler::forget() {
 
 static unsigned product(dim3 d) { return d.x * d.y * d.z; }
 
-// What is wrong with a launch; null: nothing. The limits are those of compute capability 9.0.
+// The error of an invalid launch, or null. Limits are those of compute capability 9.0.
 static const char* complaint(const Launch& l) {
   if (!product(l.grid) || !product(l.block)) return "no threads";
   if (l.grid.y > 65535 || l.grid.z > 65535) return "more than 65535 blocks along y or z";
@@ -112,7 +112,7 @@ void Scheduler::prepare(unsigned first_block, unsigned n) {
     if (options.poison) memset(shared[b].get(), 0xFF, shape.shared);
   }
 
-  // Threads start when all of this is done, for ThreadSanitizer takes it as ordered before them.
+  // Threads start after all of this, which ThreadSanitizer orders before them.
   alive = grid.alive = n * threads;
   for (unsigned b = 0; b < n; b++) {
     Block& block = blocks[b];
@@ -151,8 +151,8 @@ void Scheduler::prepare(unsigned first_block, unsigned n) {
   stats.threads += size_t(n) * threads;
 }
 
-// Other blocks may not use the shared memory of a block that has ended. They find the poison there,
-// or AddressSanitizer finds them. ThreadSanitizer would take this write for one of the kernel's.
+// Other blocks must not use the shared memory of a block that has ended: they read poison, or
+// AddressSanitizer reports them. ThreadSanitizer would attribute this write to the kernel.
 void Scheduler::end_block(Block& block) {
   if (options.poison && !watches_order && (shape.cluster > 1))
     memset(block.shared, 0xFF, shape.shared);
@@ -180,7 +180,7 @@ void Scheduler::launch() {
     current = first;
     switch_fiber(main, first->fiber);
   }
-  acquire(&ended);  // only now: the blocks of a launch are not ordered among themselves
+  acquire(&ended);  // only now, as the blocks of a launch are not ordered
   retired.clear();
 }
 

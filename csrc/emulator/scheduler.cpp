@@ -49,7 +49,7 @@ void stop() {
 
 void fail(const char* what, Place place) { fail_at(place, what); }
 
-// Threads of a block that wait at the same place are listed once.
+// Threads of a block that wait at the same line are listed once.
 static std::string describe_deadlock(const Scheduler& s) {
   std::string text = "deadlock: " + std::to_string(s.alive) + " threads wait";
   std::vector<const Task*> listed;
@@ -74,7 +74,7 @@ static std::string describe_deadlock(const Scheduler& s) {
   return text;
 }
 
-// ----------------------------------------------------------------------------------- who runs next
+// -------------------------------------------------------------------------------------- scheduling
 unsigned Scheduler::random_below(unsigned n) {  // xorshift
   random_state ^= random_state << 13;
   random_state ^= random_state >> 7;
@@ -92,8 +92,8 @@ Task* Scheduler::next() {
   return ready.pop_front();
 }
 
-// Continues with another thread, or with the caller of launch() when there is none left. Returns
-// when somebody continues with the thread that called.
+// Continues with another thread, or with the caller of launch() if none is left. Returns when the
+// calling thread is continued.
 void Scheduler::run_next() {
   Task& from = running();
   Task* to = next();
@@ -103,8 +103,7 @@ void Scheduler::run_next() {
   switch_fiber(from.fiber, to ? to->fiber : main);
 }
 
-// The thread waits for release_all() once it calls run_next(). Also the last one to come waits, for
-// its turn.
+// The thread waits for release_all() once it calls run_next(); so does the last one to arrive.
 void Scheduler::enlist(Waiters& waiters, const char* operation, Place place) {
   Task& task = running();
   task.before = waiters.last;
@@ -113,7 +112,7 @@ void Scheduler::enlist(Waiters& waiters, const char* operation, Place place) {
   task.place = place;
 }
 
-// The one that came first will be the first to run.
+// The first to arrive will be the first to run.
 void Scheduler::release_all(Waiters& waiters) {
   for (Task* task = waiters.last; task; task = task->before) {
     task->waits_in = nullptr;

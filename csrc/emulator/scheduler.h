@@ -15,9 +15,9 @@ struct Task;
 
 // Threads that wait for the same event.
 struct Waiters {
-  Task* last = nullptr;  // the one that came last; it leads to the others
-  // Their addresses stand for the event and for the next one of the same kind. Two, since threads
-  // can reach the next event before others have left this one; none can reach the one after.
+  Task* last = nullptr;  // the last to arrive; links to the others
+  // Their addresses identify the event and the next one of the same kind. Two, since threads can
+  // reach the next event before others have left this one, but not the one after.
   char clocks[2] = {};
   unsigned phase = 0;
   void* clock() { return &clocks[phase & 1]; }
@@ -38,12 +38,12 @@ struct NamedBarrier {
   Waiters waiters;
 };
 
-// What each lane of a warp gives to an operation: words, as many as the largest has.
+// Operands of the lanes of a warp; large enough for all operations.
 struct Words { uint64_t word[3]; };
 struct Exchanged { Words of[32]; };
 
-// Lanes that meet in one operation. It stays in use until each of them has fetched its result, so
-// that there can be two of the same mask at once, but never more than there are lanes.
+// Lanes that meet in one operation. It is in use until each lane has fetched its result, so there
+// can be two with the same mask at once, but never more than lanes.
 struct WarpOperation {
   unsigned mask = 0, arrived = 0, fetched = 0;  // lanes
   unsigned votes = 0;
@@ -51,7 +51,7 @@ struct WarpOperation {
   Place place;
   Waiters waiters;
   Exchanged values;
-  WarpOperation() {}  // the values stay as they are: most operations have none
+  WarpOperation() {}  // values are not initialized: most operations have none
 };
 
 struct Warp {
@@ -66,8 +66,8 @@ struct Block {
   NamedBarrier named[16];
   Barrier* cluster = nullptr;
   unsigned char* shared = nullptr;
-  // Into its shared memory. Does not grow, as memory that one CUDA thread takes and another one
-  // gives back looks like a race to ThreadSanitizer.
+  // Into its shared memory. Fixed capacity, as memory allocated by one CUDA thread and freed by
+  // another looks like a race to ThreadSanitizer.
   std::vector<Store> late;
 };
 
@@ -89,18 +89,18 @@ struct Task : Thread {
   Fiber fiber;
   Block* block = nullptr;
   Warp* warp = nullptr;
-  Task* before = nullptr;  // among the Waiters: the one that came before
+  Task* before = nullptr;  // among the Waiters: the previous arrival
   const char* waits_in = nullptr;  // null: it can run
   Place place;
-  bool arrived = false;  // at the cluster's barrier, without having waited yet
+  bool arrived = false;  // at the cluster's barrier, without a wait yet
   unsigned cluster_phase = 0;  // of that barrier when it arrived
-  unsigned atomics = 0;  // since it last let others run
+  unsigned atomics = 0;  // since its last yield
   CopyQueue copies;
   uint64_t groups = 0;  // of copies, committed so far
 };
 
-// Those that can run, in order. Threads that are released go to the front, so that they run as far
-// ahead as they can; threads that yield go to the back. A ring.
+// Runnable threads, in order. Released threads go to the front, so that they run ahead as far as
+// possible; threads that yield go to the back. A ring.
 class ReadyQueue {
   std::vector<Task*> ring = std::vector<Task*>(1);
   size_t first = 0, count = 0;
@@ -132,7 +132,7 @@ class ReadyQueue {
 struct FreeMemory { void operator()(unsigned char* p) const; };
 using Memory = std::unique_ptr<unsigned char, FreeMemory>;
 
-// Of one OS thread. Tasks, stacks and the rest are kept from launch to launch.
+// Of one OS thread. Tasks, stacks and the rest are reused between launches.
 struct Scheduler {
   Options options;
   Stats stats;
@@ -157,7 +157,7 @@ struct Scheduler {
   unsigned alive = 0;  // threads that have not returned
   uint64_t random_state = 1;
   uint64_t spins = 0;  // yields since a barrier was passed or a thread returned
-  char ended = 0;  // its address stands for the end of all threads
+  char ended = 0;  // its address identifies the end of all threads
   char fences = 0;  // and for all fences
   bool failed = false;
   std::string error;
@@ -200,8 +200,7 @@ void add(std::string& text, Lanes);
 bool same_place(Place, Place);
 [[noreturn]] void stop();  // ends the launch, which throws Scheduler::error
 
-// The text is put together here, where its memory is freed again: the stack of the thread that
-// fails is left as it is.
+// The text is built here, where its memory is freed: the failing thread's stack is not unwound.
 template <class... Parts> [[noreturn]] void fail_at(Place place, const Parts&... parts) {
   {
     std::string text;

@@ -1,4 +1,4 @@
-// The vector types of CUDA that kernels use.
+// CUDA's vector types.
 #pragma once
 
 struct dim3 {

@@ -1,4 +1,4 @@
-// How the C++ test programs compare, and count the cases that fail.
+// Comparisons of the C++ test programs, and the count of failed cases.
 #pragma once
 #include <cmath>
 #include <cstdio>
@@ -15,7 +15,7 @@ inline std::set<std::string> failed;  // the cases that failed: each prints its 
 inline void check(bool good, const std::string& what) {
   if (good || !failed.insert(at_hand).second) return;
   std::printf("FAILED %s: %s\n", at_hand.c_str(), what.c_str());
-  std::fflush(stdout);  // what is known stays known if the program is stopped
+  std::fflush(stdout);  // keeps the output if the program is stopped
 }
 inline int failures() { return (int)failed.size(); }
 inline std::string place(const char* what, int name, int64_t i) {
@@ -27,7 +27,7 @@ inline std::string differ(double got, double wanted) {
   return text;
 }
 
-// The part of a table of cases that LSNN_CASES=k/n asks for: the k-th of n, k from 0.
+// The part of a table of cases selected by LSNN_CASES=k/n: the k-th of n, k from 0.
 struct Part { size_t first = 0, of = 1; };
 inline Part requested_part() {
   Part part;
@@ -39,8 +39,8 @@ inline Part requested_part() {
   return read && part.of ? part : Part{};
 }
 
-// The outputs [from, to) bit for bit. NaN, the poison, equals nothing, so that this also finds what
-// was not written.
+// Outputs [from, to) must be bitwise identical. The poison NaN equals nothing, so that unwritten
+// outputs fail.
 template <class T> void check_same(const char* what, const Run<T>& got, const Run<T>& wanted,
                                    int from, int to) {
   for (int name = from; name < to; name++)
@@ -54,15 +54,14 @@ template <class T> void check_same_bits(const char* what, const Run<T>& got, con
       return check(false, std::string(what) + ", word " + std::to_string(i) + " of the spike bits");
 }
 
-// No gradient reaches the steps after an item's last one.
+// Gradients of steps after an item's last one must be 0.
 template <class T> void check_ends(const char* what, const Run<T>& got) {
   for (int64_t i = 0, n = size_of(got.c, gx); i < n; i++)
     if (got.c.after_end(i) && got.b[gx][i] != 0)
       return check(false, place(what, gx, i) + differ(got.b[gx][i], 0));
 }
 
-// The outputs [from, to), gradients by default, number by number, relative to the
-// largest of each.
+// Outputs [from, to), by default gradients, must be close, relative to the largest number of each.
 template <class T, class U>
 void check_close(const char* what, const Run<T>& got, const Run<U>& wanted, double tolerance,
                  int from = gx, int to = n_names) {
@@ -78,9 +77,9 @@ void check_close(const char* what, const Run<T>& got, const Run<U>& wanted, doub
   }
 }
 
-// How far the forward pass of a kernel may be from that of the CPU, relative to the largest number
-// of each output. Smooth spikes are results of exp, erf or atan, of which a GPU has its own; all
-// else is the same bit for bit.
+// Tolerance of a kernel's forward pass against that of the CPU, relative to the largest number of
+// each output. Smooth spikes depend on exp, erf or atan, which differ on a GPU; all else must be
+// bitwise identical.
 template <class T> double forward_tolerance(const Case& c) {
   const bool is_arithmetic = c.surrogate == Surrogate::triangle ||
                              c.surrogate == Surrogate::boxcar ||

@@ -1,4 +1,4 @@
-// The leaky integrator alone, for the C++ test programs: against a plain loop, to the last bit.
+// The leaky integrator against a plain loop, bitwise, for the C++ test programs.
 #pragma once
 #include "../cpu/run.h"
 #include "check.h"
@@ -47,8 +47,7 @@ void check_leaky(const char* what, int64_t steps, int64_t n, bool from_zero, con
   }
 }
 
-// Ends of vectors, of blocks of threads, of the columns that a thread of the CPU gets; nothing at
-// all.
+// Ends of vectors, of blocks of threads, and of the columns of a CPU thread; empty inputs.
 template <class Check> void for_leaky_sizes(const Check& check_size) {
   const int64_t sizes[][2] = {{0, 0},   {0, 5},    {3, 0},   {1, 1},     {7, 15},   {8, 16},
                               {9, 127}, {17, 128}, {5, 129}, {33, 1000}, {40, 5000}};

@@ -7,7 +7,7 @@
 
 namespace lsnn::test {
 
-// Spikes x [R,I] have these bits [R,words(I)]; other numbers none.
+// Spikes x [R,I] must have these bits [R,words(I)]; other numbers none.
 template <class T>
 void check_spike_bits(const T* x, int64_t R, int64_t I, const uint32_t* bits, bool spikes) {
   const int64_t n = R * words(I);
@@ -18,12 +18,12 @@ void check_spike_bits(const T* x, int64_t R, int64_t I, const uint32_t* bits, bo
   if (spikes) check(std::equal(bits, bits + n, found.get()), "bits of spikes");
 }
 
-// Rows x [R,I] that are mostly zero, as numbers, bytes and bits; ones: what is not 0 is 1.
+// Sparse rows x [R,I], as numbers, bytes and bits; ones: nonzero inputs are 1.
 template <class T> struct MostlyZero {
   Buffer<T> x;
   Buffer<uint8_t> bytes;
   Buffer<uint32_t> bits;
-  bool spikes = true;  // they are 0 and 1
+  bool spikes = true;  // all are 0 or 1
 
   MostlyZero(int64_t R, int64_t I, bool ones)
       : x(buffer<T>(R * I)),
@@ -42,12 +42,12 @@ template <class T> struct MostlyZero {
 
 struct LinearCase {
   int64_t R, I, N, g_rows;  // the gradient has g_rows rows, which repeat
-  bool bias, of_bias;  // whether there is one, and a gradient of it
-  bool transposed;  // the weights lie as [I,N]
+  bool bias, of_bias;  // whether there is a bias, and its gradient
+  bool transposed;  // the weights are stored as [I,N]
   bool ones;  // inputs are 0 or 1, and given as bits
 };
 
-// y = x W^T + bias to the last bit, its gradients to rounding, a second run as the first; forward
+// y = x W^T + bias bitwise, its gradients to rounding, and a second run bitwise identical; forward
 // and backward are those of the kernels under test, with the number of the run.
 template <class T, class Forward, class Backward>
 void check_linear(const char* what, const LinearCase& of, const Forward& forward,
@@ -110,7 +110,7 @@ void check_linear(const char* what, const LinearCase& of, const Forward& forward
     }
 }
 
-// On the CPU: three threads as one, and what becomes bits.
+// On the CPU: three threads against one, and spikes as bits.
 template <class T> void check_linear_on_cpu(const LinearCase& of) {
   auto on_threads = [](const auto& pass) {
     return [&pass](const Linear& l, int run) {

@@ -1,8 +1,7 @@
-// A case of the C++ test programs, and the numbers that belong to it.
+// A case of the C++ test programs, and its numbers.
 //
-// Every buffer is a heap block of its own of exactly the size that alif.h names, so that the
-// address sanitizer sees a step beyond it. Inputs are drawn from hashes of their place; outputs
-// start as NaN.
+// Every buffer is a heap block of exactly the size in alif.h, so that AddressSanitizer detects
+// accesses beyond it. Inputs are hashes of their index; outputs start as NaN.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -16,9 +15,8 @@
 
 namespace lsnn::test {
 
-// The inputs that have gradients, the coefficients `k` last of them; the other inputs; from `z` on
-// what the forward pass writes; from `gx` on what the backward pass writes. The spike bits are kept
-// apart.
+// Inputs with gradients, the coefficients `k` last; the other inputs; from `z` on outputs of the
+// forward pass; from `gx` on those of the backward pass. The spike bits are separate.
 enum Name {
   x,
   w,
@@ -67,7 +65,7 @@ template <class... Names> constexpr uint64_t set_of(Names... name) {
   return ((uint64_t(1) << name) | ...);
 }
 
-// Gradients are tested group by group: each input before k is a group, and so is each coefficient.
+// Gradients are tested by groups: each input before k is a group, and each coefficient.
 inline constexpr int n_groups = int(k) + int(n_coefficients);
 
 inline constexpr unsigned every = (1u << n_coefficients) - 1;  // coefficient
@@ -80,17 +78,17 @@ struct Case {
   std::vector<int64_t> delays = {0};  // none: no recurrent weights
   int64_t n_ref = 0;
   bool smooth = false;
-  // false drops the detach flags of the model: finite differences know nothing of them
+  // false drops the detach flags of the model, which finite differences do not have
   bool detach = true;
   int layout = 0;          // of x, w and gz, see strides()
-  unsigned want = every;   // coefficients whose gradient is asked for
+  unsigned want = every;   // a bit for each coefficient with a gradient
   unsigned zero = 0;       // coefficients that are 0
   uint64_t absent = 0;     // names whose pointer is null
   // largest refractory counter of the first state; -1: one more than n_ref, if there is one
   int64_t first_r = -1;
   double theta = 1, width = 1;  // factors: thresholds below zero, few neurons near their threshold
   double density = 1;  // share of the synapses that are not zero
-  // a synapse has a weight for each delay, not one weight and a delay of its own
+  // a synapse has a weight for each delay, instead of one weight and one delay
   bool all_delays = false;
   bool autapses = true;
   std::vector<int64_t> lengths = {};  // of the items, descending; empty: all T
@@ -156,7 +154,7 @@ inline Strides strides(const Case& c, int name) {
   }
 }
 
-// Of w: its matrices, rows and columns.
+// Strides of w: matrices, rows and columns.
 struct WStrides {
   int64_t s, j, n;
   int64_t at(int64_t matrix, int64_t from, int64_t to) const {
@@ -221,7 +219,8 @@ inline double input(const Case& c, int name, int64_t i) {
     case k: break;
     default: return 2 * u - 1;
   }
-  // p and eta of a neuron have one sign, or v would feed itself and gradients explode.
+  // p and eta of a neuron have the same sign, as otherwise v reinforces itself and gradients
+  // explode.
   const bool to_R = models[c.model].reset == Reset::to_R;
   const double low[] = {.6, .3, .7, .1, 0, .2, 0, .4, .2, .8, to_R ? -.2 : .3};
   const double high[] = {.95, 1, .95, .6, .2, 1.2, .8, .8, .8, 1.2, to_R ? .2 : .9};
@@ -233,7 +232,7 @@ inline double input(const Case& c, int name, int64_t i) {
   return c.zero >> which & 1 ? 0 : turn * (low[which] + (high[which] - low[which]) * u);
 }
 
-// Memory of the host; each program has its own.
+// Host memory; defined by each program.
 void* allocate(size_t bytes);
 void release(void* p);
 struct Release {
@@ -244,7 +243,7 @@ template <class X> Buffer<X> buffer(int64_t n) {
   return Buffer<X>(static_cast<X*>(allocate(size_t(n) * sizeof(X))));
 }
 
-inline Options options;  // of every case that runs now
+inline Options options;  // of all running cases
 
 // The buffers of a case and the arguments made of them.
 template <class T> struct Run {
@@ -256,8 +255,8 @@ template <class T> struct Run {
   explicit Run(const Case& of) : Run(of, Blank()) {
     for (int name = 0; name < z; name++)
       for (int64_t i = 0, n = size_of(c, name); i < n; i++) b[name][i] = T(input(c, name, i));
-    // What is given for steps after an item's last one must not be read. Layouts from 3 on have no
-    // such numbers of their own.
+    // Inputs of steps after an item's last one must not be read. In layouts from 3 on they are
+    // shared.
     for (Name name : {x, gz, gv, ga, gA})
       for (int64_t i = 0; i < c.T * c.item() && c.layout < 3; i++)
         if (c.after_end(i))
@@ -265,8 +264,8 @@ template <class T> struct Run {
     for (int64_t i = 0; c.S() && i < c.N * c.N; i++)
       delay[i] = c.delays[size_t(drawn(91, i, 0, double(c.S())))];
   }
-  // The same inputs and saved tensors, perhaps in another type of number; or, up to z, the inputs
-  // only, which takes less time than to draw them again.
+  // The same inputs and saved tensors, in this type; or, up to z, only the inputs, which is faster
+  // than drawing them again.
   template <class U> explicit Run(const Run<U>& from, Name to = gx) : Run(from.c, Blank()) {
     copy(from, to);
   }
@@ -324,7 +323,7 @@ template <class T> struct Run {
             of_first};
   }
 
-  // Whether the i-th number of an output must have been written.
+  // Whether the i-th number of an output must be written.
   bool written(int name, int64_t i) const {
     if (name == smooth_z && !c.smooth) return false;
     if (name == gk) return c.want >> i / c.N & 1;
@@ -352,7 +351,7 @@ template <class T> struct Run {
   }
 };
 
-// Numbers as bfloat16 holds them.
+// Numbers rounded to bfloat16.
 inline float rounded(float x) {  // to bfloat16, by arithmetic
   if (x == 0 || !std::isfinite(x)) return x;
   int exponent;

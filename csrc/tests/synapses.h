@@ -1,6 +1,5 @@
 // Layers without recurrent weights, and layers with a weight of each synapse for each delay,
-// against layers that say the same in another way: with weights that are zero; with one weight and
-// one delay of each synapse.
+// against equivalent layers: with zero weights; with one weight and one delay of each synapse.
 #pragma once
 #include "check.h"
 #include "problem.h"
@@ -9,10 +8,10 @@ namespace lsnn::test {
 
 using Delays = std::vector<int64_t>;
 
-// The coefficients that the kernels made for the paper's network take for 0.
+// Coefficients that are 0 in the kernels of the paper's network.
 inline constexpr unsigned zero_in_paper = 1u << SIGMA | 1u << P | 1u << ETA;
 
-// A case without weights, where there are no delays, or with a weight for each of them.
+// A case without weights if there are no delays, else with a weight for each delay.
 inline Case case_of(const Delays& delays, Case c) {
   c.delays = delays;
   c.all_delays = true;
@@ -55,7 +54,7 @@ inline std::vector<Case> synapse_cases() {
       for (const Delays& delays : {Delays{}, {1, 2, 6}})
         all.push_back(
             case_of(delays, {.model = layout, .T = 20, .B = 5, .N = N, .layout = layout}));
-  for (double density : {0.0, 0.02})  // matrices that are zero, mostly or altogether
+  for (double density : {0.0, 0.02})  // matrices that are zero, or mostly zero
     for (bool large : {false, true}) {
       Case c{.T = 20, .B = large ? 5 : 33, .N = large ? 220 : 33, .n_ref = 1, .want = 0};
       c.zero = zero_in_paper;
@@ -66,8 +65,8 @@ inline std::vector<Case> synapse_cases() {
   return all;
 }
 
-// At the ends of slices, warps and shared memories of the CUDA kernels; for the paper's network,
-// with its own kernels; one item after the other.
+// At the ends of slices, warps and shared memory of the CUDA kernels; for the paper's kernels;
+// several items in turn.
 inline std::vector<Case> synapse_kernel_cases() {
   std::vector<Case> all;
   for (const Delays& delays : {Delays{}, {1, 3, 4}}) {
@@ -88,7 +87,7 @@ inline std::vector<Case> synapse_kernel_cases() {
     for (int64_t T : {3, 4}) all.push_back(case_of(delays, {.T = T, .B = 38, .N = 40}));
   }
   for (int64_t N : {1537, 2100}) all.push_back(case_of({}, {.T = 3, .B = 1, .N = N, .n_ref = 1}));
-  Delays all_steps(70);  // more than one launch packs
+  Delays all_steps(70);  // more than one launch can pack
   for (int64_t d = 0; d < 70; d++) all_steps[size_t(d)] = d;
   for (bool all_delays : {false, true}) {
     all.push_back({.T = 80, .B = 2, .N = 9, .delays = all_steps});
@@ -110,7 +109,7 @@ inline std::vector<Case> synapse_cases_fused() {
   return all;
 }
 
-// Forward and backward pass into `r`, by whatever is tested.
+// Forward and backward pass of the tested kernels into `r`.
 template <class T> using RunBoth = void (*)(const Run<T>& r);
 
 // No weights against weights that are zero.
@@ -154,7 +153,7 @@ template <class T> void check_spread(const Run<T>& given, RunBoth<T> run) {
   check(same, "a matrix for each delay: gradients of w");
 }
 
-// Whichever of the two a run invites to; strides of 0 have no room for weights of their own.
+// The check that fits the run; strides of 0 do not allow separate weights.
 template <class T> void check_synapses(const Run<T>& r, RunBoth<T> run) {
   if (r.c.delays.empty()) check_alone(r, run);
   else if (r.c.S() > 1 && !r.c.all_delays && r.c.layout < 3) check_spread(r, run);

@@ -1,10 +1,10 @@
-// The one table of cases of the C++ test programs.
+// The table of cases of the C++ test programs.
 #pragma once
 #include "synapses.h"
 
 namespace lsnn::test {
 
-// Of so few numbers that finite differences can go through all of them.
+// Small enough for finite differences of all numbers.
 inline Case small_smooth_case(int model, Surrogate surrogate,
                               const std::vector<int64_t>& lengths = {}) {
   return {.model = model,
@@ -19,8 +19,8 @@ inline Case small_smooth_case(int model, Surrogate surrogate,
           .lengths = lengths};
 }
 
-// Items of unequal length: in one tile and in several, ending where chunks of 16 and segments of
-// 128 steps do or beside it, without a step, all alike; with what is carried past the end: delays,
+// Items of unequal length: in one tile and in several, ending at or next to chunks of 16 and
+// segments of 128 steps, without a step, all equal; with state carried past the end: delays,
 // counters, real spikes, gradients of the last state.
 inline std::vector<Case> table_of_lengths() {
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
@@ -115,7 +115,7 @@ inline std::vector<Case> table_of_lengths() {
 }
 
 inline std::vector<Case> table() {
-  // the coefficients that the kernels made for the paper's network take for 0
+  // coefficients that are 0 in the kernels of the paper's network
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
   const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA),
                  last = set_of(v_last, a_last, i_last, r_last, z_last),
@@ -200,7 +200,7 @@ inline std::vector<Case> table() {
                        .smooth = smooth,
                        .want = want,
                        .absent = absent});
-  // one gradient alone; one coefficient that is 0
+  // a single gradient; a coefficient that is 0
   for (int which = 0; which < n_coefficients; which++)
     for (unsigned zero : {0u, paper, 1u << which & ~(1u << KAPPA | 1u << WIDTH)})
       all.push_back({.model = which * 2,
@@ -209,8 +209,8 @@ inline std::vector<Case> table() {
                      .N = 9,
                      .want = 1u << which,
                      .zero = zero});
-  // each model with its own surrogate and the terms that kernels are compiled for: none, with fixed
-  // and with learned coefficients, a synapse, p and eta, all
+  // each model with its own surrogate and the terms of specialised kernels: none, with fixed and
+  // with learned coefficients, a synapse, p and eta, all
   for (int model = 0; model < n_models; model++)
     for (const auto& [zero, want] : std::initializer_list<std::pair<unsigned, unsigned>>{
              {paper, 0},
@@ -226,7 +226,7 @@ inline std::vector<Case> table() {
                      .n_ref = model % 2,
                      .want = want,
                      .zero = zero});
-  // an end of the surrogate that the layer gives it
+  // a cutoff of the surrogate
   for (int model = 0; model < n_models; model++)
     all.push_back({.model = model,
                    .surrogate = Surrogate(model % n_surrogates),
@@ -278,8 +278,8 @@ inline std::vector<Case> table() {
       }
   for (const Case& c : synapse_cases()) all.push_back(c);
   for (const Case& c : table_of_lengths()) all.push_back(c);
-  // So many tiles, delays and neurons that weight gradients are summed over several tiles at once,
-  // see run.cpp.
+  // Enough tiles, delays and neurons for groups of several tiles in sums of weight gradients, see
+  // run.cpp.
   all.push_back(
       {.T = 1, .B = 176, .N = 440, .delays = std::vector<int64_t>(16), .want = 0, .zero = paper});
   for (int64_t d = 0; d < 16; d++) all.back().delays[d] = d;
@@ -287,8 +287,8 @@ inline std::vector<Case> table() {
   return all;
 }
 
-// For the CPU kernels: the table, and thresholds that nothing varies with surrogates without an
-// end, where nothing is replayed ahead of the adjoint.
+// For the CPU kernels: the table, and constant thresholds with unbounded surrogates, where nothing
+// is replayed before the adjoint.
 inline std::vector<Case> cpu_table() {
   std::vector<Case> all = table();
   const Case largest = all.back();
@@ -307,7 +307,7 @@ inline std::vector<Case> cpu_table() {
                    .zero = varies,
                    .lengths = model % 3 ? std::vector<int64_t>{} : drawn_lengths(T, 5)});
   }
-  // few synapses with delays so far apart that 16 bits cannot tell their places apart
+  // few synapses with delays so far apart that their columns exceed 16 bits
   all.push_back({.T = 308,
                  .B = 4,
                  .N = 220,
@@ -319,8 +319,8 @@ inline std::vector<Case> cpu_table() {
   return all;
 }
 
-// For the CUDA kernels: the table, and sizes at the ends of their warps, slices and shared
-// memories; without the largest case.
+// For the CUDA kernels: the table, and sizes at the ends of their warps, slices and shared memory;
+// without the largest case.
 inline std::vector<Case> kernel_table() {
   const unsigned paper = 1u << SIGMA | 1u << P | 1u << ETA;
   std::vector<Case> all = table();
@@ -336,7 +336,7 @@ inline std::vector<Case> kernel_table() {
                      .N = N,
                      .delays = {B % 2, 3}});
     }
-  // Plain layers of the paper's network, which have kernels of their own: whole quads, no traces.
+  // Layers of the paper's network, which has its own kernels: full quads, no traces.
   const uint64_t traces = set_of(trace_v, trace_a, trace_A, gv, ga, gA);
   for (int64_t N : {4, 32, 36, 64, 100, 128, 160, 220, 236, 256, 512, 1024})
     for (int layout : {0, 1, 3})
@@ -357,18 +357,18 @@ inline std::vector<Case> kernel_table() {
       }
   // more than a lane's quad for each neuron
   all.push_back({.T = 3, .B = 1, .N = 2100, .n_ref = 1});
-  // Lengths come to the device in several launches.
+  // Lengths are passed to the device in several launches.
   all.push_back({.T = 5, .B = 300, .N = 5, .lengths = drawn_lengths(5, 300)});
-  // One item after the other, with sequences so short that the buffers of a cluster still hold
-  // steps of the item before.
+  // Several items in turn, with sequences so short that the buffers of a cluster still hold steps
+  // of the item before.
   for (int64_t T : {3, 4}) {
     all.push_back({.T = T, .B = 38, .N = 40, .want = 0, .zero = paper});
     all.push_back({.T = T, .B = 38, .N = 40, .delays = {0, 3}});
   }
   for (const Case& c : synapse_kernel_cases()) all.push_back(c);
-  for (Name one : {trace_v, trace_a, trace_A, gv, ga, gA})  // aligned, but for one of them
+  for (Name one : {trace_v, trace_a, trace_A, gv, ga, gA})  // aligned, except one of them
     all.push_back({.N = 64, .want = 0, .zero = paper, .absent = traces & ~set_of(one)});
-  // but for all that is not x
+  // only x is aligned
   all.push_back({.N = 33, .layout = 2, .want = 0, .zero = paper, .absent = traces});
   // smooth spikes of the paper's network with one delay
   all.push_back({.T = 20, .B = 5, .N = 36, .smooth = true, .want = 0, .zero = paper});

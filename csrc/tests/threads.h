@@ -1,4 +1,4 @@
-// The threads of the C++ tests: new ones for every call.
+// Threads of the C++ tests: new ones for every call.
 #pragma once
 #include <atomic>
 #include <thread>
@@ -19,7 +19,7 @@ inline void run_on_threads(int64_t n, void (*body)(int64_t, void*), void* contex
   work();
   for (std::thread& t : others) t.join();
 }
-// So many threads, and so many of them in a team, for the length of a scope.
+// Sets the number of threads and the size of a team for a scope.
 struct Threads {
   Threads(int threads, int members) {
     n_threads = threads;

@@ -1,4 +1,4 @@
-// The cache of memory blocks: what it keeps and gives back, alone and from several threads.
+// The cache of memory blocks, with one thread and with several.
 #pragma once
 #include <atomic>
 #include <cstring>

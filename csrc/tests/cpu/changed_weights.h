@@ -1,12 +1,12 @@
-// Lists of synapses whose weights another thread changes between the count of the entries and the
-// lists: each row keeps to its own places, with columns of its own in ascending order.
+// Lists of synapses whose weights another thread changes between counting and listing: each row
+// must stay within its own entries, with ascending columns.
 #pragma once
 #include "../../cpu/synapse_lists.h"
 #include "../check.h"
 
 namespace lsnn::test {
 
-// Whether the lists have the counted places alone, and in them synapses or zeros.
+// Whether the lists have exactly the counted entries, with synapses or zeros.
 inline bool keeps_to_its_places(const Layer& l, const cpu::Sparse<float>& rows, uint32_t counted) {
   bool good = rows.start[l.S * l.N] == counted;
   for (int64_t r = 0; r < l.S * l.N; r++)
@@ -23,7 +23,7 @@ inline void check_changed_weights() {
   const int64_t N = 37, delays[] = {0, 2};
   std::vector<int64_t> delay(N * N);
   for (int64_t i = 0; i < N * N; i++) delay[i] = delays[i % 2];
-  // with N more than a row has, for a loop that would leave it
+  // N more than a row has, for a loop that would run past it
   const std::vector<float> few(2 * N * N + N, 0), many(2 * N * N + N, 1);
   for (bool own_delays : {false, true})
     for (bool become_many : {false, true}) {

@@ -1,9 +1,9 @@
-// Equations (1) to (9) of alif.h once more, one number after the other, for the C++ test programs.
+// A scalar reference of equations (1) to (9) of alif.h, for the C++ test programs.
 //
 // Every number carries its derivatives along one direction for each group of inputs (forward mode;
-// through a spike they are those of the surrogate, and none go through what the model detaches). So
-// one transcription tells what the forward pass must write, to the last bit, and how the loss
-// changes along each direction, which the gradients must agree with.
+// spikes have the derivative of the surrogate, detached terms have none). So one implementation
+// gives the outputs of the forward pass, bitwise, and the slopes of the loss that the gradients
+// must match.
 #pragma once
 #include <array>
 
@@ -37,8 +37,8 @@ template <class T> struct Dual {
   }
 };
 
-// Reads the inputs of `given`, writes into `expected` what the forward pass must write, and returns
-// the slopes of the loss sum(gz z) + sum(gv trace_v) + ... over all gradients that are not absent.
+// Reads the inputs of `given`, writes the outputs of the forward pass to `expected`, and returns
+// the slopes of the loss sum(gz z) + sum(gv trace_v) + ... over all present gradients.
 template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expected) {
   using F = Dual<T>;
   const Case& c = given.c;
@@ -69,7 +69,7 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
     int64_t past;
     T w;
     double slope;
-  };  // past: from where neuron 0 of a step lies in h to the spike that acts
+  };  // past: offset in h from neuron 0 of a step to the acting spike
   std::vector<std::vector<Synapse>> synapses(c.N);  // of each neuron, in the order of the sum (1)
   for (int64_t s = 0; s < c.S(); s++)
     for (int64_t j = 0; j < c.N; j++)

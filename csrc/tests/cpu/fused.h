@@ -1,5 +1,5 @@
-// Fused projection and readout of the CPU kernels, and states saved every so many
-// steps. Inside the operator they must give what they give one after the other.
+// Fused projection and readout of the CPU kernels, and checkpoints. Results must equal those of
+// separate calls.
 #pragma once
 #include "../../cpu/run.h"
 #include "../check.h"
@@ -39,7 +39,7 @@ template <class T> struct Fused {
     p0 = make(of.B * O, 205, -1, 1);
     gp = make(steps * O, 206, -1, 1);
     gp_last = make(of.B * O, 207, -1, 1);
-    for (int64_t row = 0; row < steps; row++) {  // what must not be read
+    for (int64_t row = 0; row < steps; row++) {  // must not be read
       if (!of.after_end(row / of.B, row % of.B)) continue;
       std::fill_n(in.get() + row * I, I, T(NAN));
       std::fill_n(gp.get() + row * O, O, T(NAN));
@@ -65,8 +65,8 @@ template <class T> struct Fused {
     return {I, w_in.get(), I, 1, bias ? c.get() : nullptr, bits.empty() ? nullptr : bits.data()};
   }
   Readout readout() const { return {O, w_out.get(), r.c.N, 1, decay, p0.get()}; }
-  // every: 0, or steps between saved states without y; a multiple of chunk, or the sums over a
-  // chunk are others.
+  // every: 0, or steps between saved states without y; a multiple of chunk, as sums over a chunk
+  // differ otherwise.
   void run(int64_t every, Parallel parallel) {
     const int64_t B = r.c.B;
     const Buffer<T> states = buffer<T>(every ? segments(r.c.T, every) * 4 * r.c.item() : 0);
@@ -115,7 +115,7 @@ template <class T> void same_buffer(const char* what, const Buffer<T>& a, const 
       return check(false, std::string(what) + " " + std::to_string(i) + differ(a[i], b[i]));
 }
 
-// Inside against one after the other: the same bits forward, gradients to rounding.
+// Fused against separate: bitwise identical forward, gradients to rounding.
 template <class T> void check_fused(const Case& c, int64_t I, int64_t O, bool bias, bool ones,
                                     Parallel parallel) {
   const std::string name = std::string("fused ") + (sizeof(T) == 4 ? "float " : "double ") +
@@ -204,8 +204,8 @@ template <class T> void check_fused(const Case& c, int64_t I, int64_t O, bool bi
     for (int64_t i = 0; i < n_coefficients * N; i++) {
       const T got = saving.r.b[gk][i], want = inside.r.b[gk][i];
       if (!inside.r.written(gk, i) || !c.want) continue;
-      // i' of the first step of a segment is what the forward pass had; elsewhere it follows from
-      // y, and rounds.
+      // i' of the first step of a segment is that of the forward pass; elsewhere it follows from y,
+      // with rounding.
       if (i / N == SIGMA) near("checkpoints: sigma", i % N, got, want, largest);
       else check(got == want, "checkpoints: coefficients " + std::to_string(i) + differ(got, want));
     }

@@ -6,7 +6,7 @@ using namespace lsnn::neuron;
 
 namespace {
 template <class T> const void* table_for(const Bytecode& code) {
-  return new NeuronTable<T>(interpreter_table<T>(code));  // until the process ends
+  return new NeuronTable<T>(interpreter_table<T>(code));  // never freed
 }
 std::string message;
 }  // namespace

@@ -1,5 +1,4 @@
-// Items of unequal length in one call against each item in a call of its own, which has as many
-// steps as the item.
+// Items of unequal length in one call, against one call for each item with its number of steps.
 #pragma once
 #include <numeric>
 
@@ -7,8 +6,8 @@
 
 namespace lsnn::test {
 
-// Item b of a case, and how its numbers are copied out of those of all items, [rows,B,width]. It
-// has fewer rows.
+// Item b of a case, and how its numbers are copied from those of all items, [rows,B,width]. It has
+// fewer rows.
 template <class T> struct Alone {
   const Fused<T>& all;
   int64_t b;
@@ -89,7 +88,7 @@ void check_lengths(const Case& c, int64_t I, int64_t O, bool bias, bool ones, in
         item->close(name_text[name], all.r.b[name], N, one.r.b[name], size_of(item->c, name));
     item->close("gradient of the first readout", all.gp0, O, one.gp0, O);
   }
-  // What all items share: the sum of what each alone gives.
+  // Shared gradients: the sum over the calls of single items.
   auto sums = [&](const char* what, int64_t n, const auto& of) {
     std::vector<double> sum(n), size(n);
     for (const auto& item : items)

@@ -1,12 +1,12 @@
 // The CPU path without Python: every case of a table, in float and double, on one thread and on
 // three.
 //
-// The forward pass must agree with equations.h to the last bit. The gradients of double must agree
-// with its derivatives, and with finite differences of the forward pass where spikes are smooth;
-// those of float must agree with the backward pass of double on the same saved tensors. Three
-// threads must give the bits of one, while they count for lsnn_ext.profile. LSNN_CPU chooses the
-// instruction set; a word on the command line chooses the cases whose name holds it, LSNN_CASES=k/n
-// the k-th of n parts of the table, k from 0. Built with sanitizers, this is also what they watch.
+// The forward pass must be bitwise identical to equations.h. Gradients in double must agree with
+// its derivatives, and with finite differences of the forward pass if spikes are smooth; those in
+// float with the backward pass in double on the same saved tensors. Three threads, with profiling
+// on, must give the results of one. LSNN_CPU selects the instruction set; a word on the command
+// line selects the cases whose name contains it, LSNN_CASES=k/n the k-th of n parts of the table, k
+// from 0. Sanitizer builds run this program, too.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -34,8 +34,8 @@ void release(void* p) { std::free(p); }
 namespace {
 
 // -------------------------------------------------------------------------------------- recurrence
-// The gradients of one group of inputs, multiplied with its direction, against the slope of the
-// loss in this direction.
+// Compares the gradients of a group of inputs, multiplied with its direction, with the slope of the
+// loss.
 void check_slope(const char* what, const Run<double>& r, int group, double slope,
                  double tolerance) {
   const int name = gradient_of[std::min<int>(group, k)];
@@ -80,15 +80,15 @@ void check_finite_differences(const Run<double>& r) {
   }
 }
 
-// The backward pass in double on what the forward pass in float has saved.
+// The backward pass in double on the tensors saved by the forward pass in float.
 void check_float(const Run<float>& got) {
   const Run<double> twin(got);
   cpu::backward<double>(twin.backward_args(), parallel());
   check_close("float and double", got, twin, 1e-4);
 }
 
-// One algorithm of the backward product, and of the sums in the forward pass, after the other, case
-// by case: the same bits forward, gradients to rounding, and the same ones on three threads.
+// One algorithm of the backward product, and of the sums in the forward pass, for each case in
+// turn: bitwise identical forward, gradients to rounding, and identical on three threads.
 template <class T> void check_algorithm(const Run<T>& wanted) {
   static int next = 0;
   // Of each two calls one is in float, one in double. An instruction set without bfloat16 has rows
@@ -113,8 +113,7 @@ template <class T> void check_algorithm(const Run<T>& wanted) {
   options = {};
 }
 
-// Gradients of the weights that are not zero alone: these have the bits that they have among all,
-// the others are 0.
+// Gradients of nonzero weights only: bitwise identical to those among all; the others are 0.
 template <class T> void check_existing(const Case& c, const Run<T>& wanted) {
   const Run<T> one(wanted, z), team(wanted, z);
   for (const Run<T>* r : {&one, &team}) {
@@ -138,7 +137,7 @@ template <class T> void check_existing(const Case& c, const Run<T>& wanted) {
   }
 }
 
-// y saved as bfloat16: the same forward, and gradients as of the rounded numbers.
+// y saved as bfloat16: identical forward, and gradients as with the rounded numbers.
 void check_save_bf16(const Case& c, const Run<float>& wanted) {
   const Run<float> small(wanted, z), large(wanted);
   round_all(large.b[y], size_of(c, y));
@@ -163,8 +162,7 @@ void check_save_bf16(const Case& c, const Run<float>& wanted) {
 }
 void check_save_bf16(const Case&, const Run<double>&) {}
 
-// Every upper half of a float with the lower halves around the middle, where rounding turns: to
-// nearest even.
+// Every upper half of a float with lower halves around the tie: round to nearest even.
 void check_bfloat16() {
   at_hand = "bfloat16";
   for (uint32_t upper = 0; upper < 1 << 16; upper++)
@@ -291,7 +289,7 @@ void check_all_fused() {
   }
 }
 
-// Each item alone, on one thread and on several, with and without saved membranes.
+// Each item in its own call, on one thread and on several, with and without saved membranes.
 void check_all_lengths() {
   const std::vector<Case> cases = table_of_lengths();
   const Part part = requested_part();
@@ -334,7 +332,7 @@ int run(const char* word) {
   for (size_t i = part.first; i < all.size(); i += part.of) {
     const Case& c = all[i];
     if (c.text().find(word) == std::string::npos) continue;
-    if (c.N < 400) run_case<float>(c);  // the largest case is about the size of doubles
+    if (c.N < 400) run_case<float>(c);  // the largest case is for sizes in double
     run_case<double>(c);
   }
   at_hand = "the table";

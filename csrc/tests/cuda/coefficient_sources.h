@@ -1,4 +1,4 @@
-// Coefficients as callers have them, beside the numbers that the kernels make of them.
+// Sources of coefficients, and the numbers that the kernels compute from them.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -9,8 +9,8 @@
 
 namespace lsnn::test {
 
-// What coefficients [n_coefficients,N] are made of: a decay, of a tau for each neuron, and one less
-// it; one less a tensor; one number for all in a tensor, and without one. Their numbers too.
+// Sources of coefficients [n_coefficients,N]: a decay by a tau for each neuron, and 1 minus it; 1
+// minus a tensor; a tensor of one number, and a number without a tensor. k: the resulting numbers.
 template <class T> struct CoefficientSources {
   Buffer<T> tensors[n_coefficients], made;
   cuda::HostCoefficients host;

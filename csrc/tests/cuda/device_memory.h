@@ -1,6 +1,5 @@
-// Memory of the device for test_kernels.cpp: what kernels read and write lies there while they run,
-// in copies of the buffers of the host. Under the emulator the device is the host too, and each
-// copy is a heap block of exactly the size of its buffer, so that the address sanitizer sees a step
+// Device memory for test_kernels.cpp, with copies of the host's buffers. Under the emulator each
+// copy is a heap block of exactly the size of its buffer, so that AddressSanitizer detects accesses
 // beyond it.
 #pragma once
 #include <cstring>
@@ -29,8 +28,8 @@ inline void on_card(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
 
-// Two blocks of the same layout, of the host and of the device, so that a pass needs one copy each
-// way. They grow by need.
+// Two blocks of the same layout, on host and device, so that a pass needs one copy each way. They
+// grow as needed.
 class Slab {
  public:
   // The device's copy of a buffer, see send().
@@ -40,12 +39,12 @@ class Slab {
     std::memcpy(host_ + first, buffer, bytes);
     return device_ + first;
   }
-  // What the device had there after fetch().
+  // The fetched contents at a device address.
   const void* fetched(const void* there) const {
     return host_ + (static_cast<const char*>(there) - device_);
   }
   void send() { on_card(cudaMemcpy(device_, host_, used_, cudaMemcpyHostToDevice)); }
-  // Waits for the kernels, and throws what went wrong with them.
+  // Waits for the kernels, and throws their errors.
   void fetch() { on_card(cudaMemcpy(host_, device_, used_, cudaMemcpyDeviceToHost)); }
   // Empty, with room for all buffers that are alive.
   void reset() {
@@ -84,7 +83,7 @@ class DeviceMemory {
 #endif
   }
 
-  // Pointers to buffers, made pointers to their copies; null pointers stay.
+  // Replaces pointers to buffers by pointers to their copies; null stays null.
   template <class... P> void translate(P*&... p) { (translate_one(p), ...); }
   void translate(State& s) { translate(s.v, s.a, s.i, s.r, s.z); }
   void translate(Saved& s) { translate(s.y, s.bits, s.z, s.carry); }
@@ -117,13 +116,13 @@ class DeviceMemory {
   void translate(LeakyForward& f) { translate(f.x, f.first, f.p, f.last); }
   void translate(LeakyBackward& f) { translate(f.gp, f.gp_last, f.gx, f.gp_first); }
 
-  // Before the kernels start, when all is translated.
+  // Called after all translations, before the kernels.
   void send() const {
 #if LSNN_NVCC
     slab.send();
 #endif
   }
-  // When the kernels have ended: what they have written.
+  // Copies outputs back after the kernels.
   void copy_back() const {
 #if LSNN_NVCC
     slab.fetch();
@@ -157,7 +156,7 @@ class DeviceMemory {
   std::map<const void*, void*> copies_;  // by the buffer
 };
 
-// The product of the design `step` in the order of the CPU path, a thread to a sum.
+// The product of the design `step` in the order of the CPU path, with a thread for each sum.
 template <class T> struct ProductJob {
   int64_t B, N;
   bool transposed;

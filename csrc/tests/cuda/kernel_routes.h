@@ -1,5 +1,5 @@
-// What may run a case of test_kernels.cpp, by the names that LSNN_DESIGN has there: the general
-// kernels of a design, or those made for the paper's network, in one block or in a cluster.
+// The kernels that can run a case of test_kernels.cpp, by their names in LSNN_DESIGN: the general
+// kernels of a design, or those of the paper's network, in one block or in a cluster.
 #pragma once
 #include "../../alif.h"
 
@@ -8,15 +8,15 @@ namespace lsnn::test {
 struct Route {
   const char* name;
   Design design;
-  Kernels kernels;  // others than the general ones: those of the paper's network
+  Kernels kernels;  // other than general: those of the paper's network
   int bf16_parts = exact_parts;
 
   bool is_lsnn() const { return kernels != Kernels::general; }
-  // Whether matrices take floats as they are, in parts. Then they are held against rows, too.
+  // Whether matrices have exact factors. Then they are compared with rows, too.
   bool is_exact() const { return kernels == Kernels::matrices && bf16_parts == exact_parts; }
-  // How far gradients may be from exact ones, relative to the largest of each. By one part each of
-  // the two factors is off by up to 2^-9, again in each step that a gradient goes back through the
-  // weights; most cases, where roundings of many neurons cancel each other, are within 5e-3.
+  // Tolerance of gradients relative to the largest of each. With one part both factors are off by
+  // up to 2^-9, in each step that a gradient passes through the weights; in most cases, where
+  // roundings of many neurons cancel, gradients are within 5e-3.
   double tolerance() const { return bf16_parts == 1 ? 5 * 0x1p-8 : 1e-4; }
 };
 inline constexpr Route routes[] = {

@@ -22,7 +22,7 @@ inline std::vector<ReadoutCase> readout_cases() {
   none.T = 0;
   smooth.smooth = true;
   smooth.surrogate = Surrogate::gaussian;
-  Case silent = odd;  // no gradient of the spikes from outside
+  Case silent = odd;  // without a gradient of the spikes from outside
   silent.absent |= set_of(gz);
   return {{lsnn, 10},
           {lsnn, 40, false, true},
@@ -35,7 +35,7 @@ inline std::vector<ReadoutCase> readout_cases() {
           {odd, 2, true, false, true, true, false}};
 }
 
-// The numbers of a readout beside those of a layer.
+// A readout of a layer, with its buffers.
 template <class T> struct ReadoutRun {
   const ReadoutCase& c;
   const Run<T> r;
@@ -66,7 +66,7 @@ template <class T> struct ReadoutRun {
             1,
             c.O,
             0.8,
-            c.from_zero ? nullptr : p0.get(),  // w lies transposed
+            c.from_zero ? nullptr : p0.get(),  // w is transposed
             with_bias && c.bias ? bias.get() : nullptr};
   }
   ForwardArgs forward_args(bool with_bias, bool save = true) const {

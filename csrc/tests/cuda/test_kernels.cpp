@@ -1,17 +1,17 @@
 // The CUDA kernels against the CPU path, on the table of cases: under the emulator, or compiled by
 // nvcc on a GPU.
 //
-// Every design that can run a case must give the forward pass of the CPU to the last bit, smooth
-// spikes to rounding where the kernels have another library's exp, erf and atan, and its
-// gradients to rounding: those of float and bfloat16 storage against the CPU in double on the same
-// saved tensors. Under the emulator each design of a case runs in one thread order, in turn
-// forward, reverse and random. Another run must give the same bits.
+// Every design that can run a case must be bitwise identical to the CPU forward, except smooth
+// spikes if exp, erf and atan differ. Gradients must agree to rounding: those of float and bfloat16
+// storage with the CPU in double on the same saved tensors. Under the emulator each design of a
+// case runs in one thread order, in turn forward, reverse and random. A second run must be bitwise
+// identical.
 //
-// Arguments: a word that the name of a case must hold; LSNN_DESIGN names the only route to
-// run, see kernel_routes.h: a design, or the kernels of the paper's network.
-// LSNN_CASES=k/n takes the k-th of n parts of the table only, k from 0. LSNN_OTHER_LIBM=1 gives the
-// emulated kernels other last bits of exp, erf and atan than the CPU path has, as a GPU does. The
-// exit status is 0 if all that ran agreed, 1 if not, 2 without a GPU.
+// Arguments: a word that the name of a case must contain. LSNN_DESIGN selects one route, see
+// kernel_routes.h: a design, or kernels of the paper's network. LSNN_CASES=k/n selects the k-th of
+// n parts of the table, k from 0. LSNN_OTHER_LIBM=1 changes the last bits of exp, erf and atan in
+// the emulated kernels, as on a GPU. The exit status is 0 if all cases passed, 1 if not, 2 without
+// a GPU.
 #include <cstdlib>
 #include <cstring>
 
@@ -42,7 +42,7 @@ void set_order(int which) {
   emulator::options().order = emulator::Order(which % 3);
   emulator::options().seed = (uint64_t)which + 1;
   emulator::options().yield_in_256 = which % 3 == 2 ? 32 : 0;
-  // shared memory full of NaN, or as the block before has left it
+  // shared memory starts as NaN, or as the block before left it
   emulator::options().poison = which % 3 != 1;
 #else
   (void)which;
@@ -86,8 +86,8 @@ template <class T> struct Kernels {
   }
 };
 
-// Runs a case. What the emulator finds wrong with a kernel fails this case only; after a fault of a
-// GPU nothing more can run.
+// Runs a case. An error of the emulator fails only this case; after a fault of a GPU nothing more
+// can run.
 template <class Body> void run_guarded(const Body& body) {
   try {
     body();
@@ -99,8 +99,8 @@ template <class Body> void run_guarded(const Body& body) {
 
 int64_t n_runs = 0, n_of[n_routes] = {}, n_backward_by_lsnn = 0;
 
-// The layer with what the route is forced by, and whether it can run there; `only`: the route that
-// was asked for, 0: all.
+// Sets the layer's options for a route and returns whether the route can run it. only: the
+// requested route, 0: all.
 template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::Device& device,
                               Storage storage, Layer& layer) {
   layer = r.layer();
@@ -111,7 +111,7 @@ template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::
       !cuda::forward_pass(layer.options.design, device, layer, storage).yes ||
       !cuda::backward_pass(layer.options.design, device, layer, storage).yes)
     return false;
-  // With all traces it would be the general kernels again; with some it must be.
+  // With all traces this would run the general kernels again; with some it must.
   const ForwardArgs f = r.forward_args();
   if (!routes[route].is_lsnn()) return true;
   const cuda::Plan plan = cuda::choose(device, layer, storage, {});
@@ -145,8 +145,8 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
       kernels.forward(got);
       check_forward("forward", got, wanted, gx);
       check_same_bits("forward", got, wanted);
-      const Run<double> twin(got);  // of the same saved tensors
-      // the same, but for y: then compare gradients where y is rounded, too
+      const Run<double> twin(got);  // with the same saved tensors
+      // except y: then compare gradients with rounded y, too
       if (storage == Storage::f32_bf16) {
         kernels.save_bf16 = true;
         kernels.forward(got);
@@ -167,7 +167,7 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
       cpu::backward<double>(twin.backward_args(), serial);
       check_ends("gradients", got);
       check_close("gradients", got, twin, sizeof(T) == 4 ? routes[d].tolerance() : 1e-11);
-      if (routes[d].is_exact()) {  // then only sums round, as those of rows of active neurons do
+      if (routes[d].is_exact()) {  // only sums round, as with rows of active neurons
         layer.options.kernels = lsnn::Kernels::rows;
         const Kernels<T> rows{cuda::choose(device, layer, storage, {})};
         const Run<T> by_rows(wanted, z);
@@ -254,10 +254,10 @@ template <class T> void check_all_leaky(Storage storage) {
   });
 }
 
-// The projection of inputs that are bits, in every order of the threads: one item of steps and one
-// row too many, several tiles and slices, sums of more items than a tensor core adds at a time,
-// columns that are not whole quads, and nothing at all.
-// Bits beyond the last input are set, and mean nothing.
+// The projection of inputs as bits, in every order of the threads: one item of steps and one row
+// too many, several tiles and slices, sums of more items than a tensor core adds at a time, columns
+// that are not full quads, and empty inputs. Bits beyond the last input are set and must be
+// ignored.
 void check_all_projections(const cuda::Device& device) {
   const int64_t shapes[][3] = {{0, 3, 2},     {5, 0, 4},      {1, 1, 1},     {17, 31, 33},
                                {64, 64, 132}, {65, 33, 7},    {300, 65, 64}, {40, 140, 220},
@@ -291,7 +291,7 @@ void check_all_projections(const cuda::Device& device) {
     }
 }
 
-// The readout behind a layer, in every order of the threads.
+// The readout of a layer, in every order of the threads.
 template <class T> void check_all_readouts(const cuda::Device& device, Storage storage) {
   int order = 0;
   for (const ReadoutCase& c : readout_cases()) {
@@ -307,7 +307,7 @@ template <class T> void check_all_readouts(const cuda::Device& device, Storage s
   }
 }
 
-// Where the driver has translated PTX for an older GPU, what came later is not in the code.
+// Code compiled for an older GPU lacks later features.
 void check_older_code() {
   at_hand = "code for an older GPU";
   const cuda::Device hopper = {90, 4, 227 << 10, 8};
@@ -322,7 +322,7 @@ void check_older_code() {
   }
 }
 
-// All that a word and a part of the table ask for; only: the route, 0: all of them.
+// Runs the cases selected by a word and a part of the table. only: the route, 0: all.
 void run_all(const char* word, const Part& part, const cuda::Device& device, int only) {
   if (std::strstr("leaky", word)) {
     check_all_leaky<float>(Storage::f32);
@@ -333,7 +333,7 @@ void run_all(const char* word, const Part& part, const cuda::Device& device, int
     check_all_readouts<float>(device, Storage::f32);
     check_all_readouts<double>(device, Storage::f64);
   }
-  // one item after the other; no clusters, little shared memory
+  // a single SM; no clusters and little shared memory
   cuda::Device tiny = device, turing = device;
   tiny.sms = 1;
   turing.most_ranks = 1;
@@ -347,7 +347,7 @@ void run_all(const char* word, const Part& part, const cuda::Device& device, int
     run_case<float>(c, shape, i % 3 == 2 ? Storage::f32_bf16 : Storage::f32, order, only);
     if (i % 3 == 2) run_case<float>(c, device, Storage::f32, order + 1, only);
     if (c.N < 300) run_case<double>(c, device, Storage::f64, order + 2, only);
-    Case plain = c;  // the kernels of the paper's network make no traces
+    Case plain = c;  // the paper's kernels support no traces
     plain.absent |= set_of(trace_v, trace_a, trace_A, gv, ga, gA);
     for (int route = 1; route < n_routes && plain.absent != c.absent; route++)
       if (routes[route].is_lsnn() && (!only || only == route))
@@ -388,7 +388,7 @@ int run(const char* word) {
   check_older_code();
   try {
     run_all(word, part, device, only);
-  } catch (const std::exception&) {  // its case has failed
+  } catch (const std::exception&) {  // reported by its case
     std::printf("test_kernels: the GPU is lost, nothing more was run\n");
   }
   std::printf("test_kernels: %d runs", (int)n_runs);

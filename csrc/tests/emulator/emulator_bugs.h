@@ -1,7 +1,7 @@
-// One planted bug of each class that the emulator is to catch, and which build catches it.
+// One planted bug of each class that the emulator must catch, and the build that catches it.
 //
-// plain: launch() throws an Error with the text given here, or the result is wrong in some order of
-// the threads. address, thread: AddressSanitizer or ThreadSanitizer reports it.
+// plain: launch() throws an Error with this text, or the result is wrong in some order of the
+// threads. address, thread: AddressSanitizer or ThreadSanitizer reports it.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -102,7 +102,7 @@ __global__ void small_count(int* out) {
   int* shared = reinterpret_cast<int*>(shared_memory());
   const unsigned i = threadIdx.x;
   shared[i] = int(i);
-  named_barrier(1, 32);  // n threads come
+  named_barrier(1, 32);  // n threads arrive
   out[i] = shared[n - 1 - i];
 }
 
@@ -154,9 +154,9 @@ constexpr Launch grid_of_2 = {.grid = 2, .block = n, .cooperative = true};
 struct Bug {
   const char* name;
   const char* builds;
-  // a part of the Error; null: none, but wrong results or the report of a sanitizer
+  // a part of the Error; null: wrong results or a report of a sanitizer
   const char* error;
-  bool (*good)();  // runs the kernel and says whether its results are right
+  bool (*good)();  // runs the kernel and returns whether its results are right
 };
 
 inline bool nothing_to_check(const Launch& shape, void (*kernel)()) {
@@ -220,7 +220,7 @@ inline bool copies_are_waited_for() {
 }
 
 inline bool fragments_are_right(bool wrong_lane) {
-  std::vector<float> a(16 * 16), b(16 * 8), out(16 * 8);  // numbers that bfloat16 holds
+  std::vector<float> a(16 * 16), b(16 * 8), out(16 * 8);  // exact in bfloat16
   for (unsigned i = 0; i < a.size(); i++) a[i] = float(int(i * 7 % 31) - 15);
   for (unsigned i = 0; i < b.size(); i++) b[i] = float(int(i * 11 % 29) - 14);
   launch({.block = 32}, [&] { bugs::fragments(wrong_lane, a.data(), b.data(), out.data()); });

@@ -7,7 +7,7 @@ namespace emulator::test::bugs {
 
 constexpr unsigned n = 64;  // threads of a block: two warps
 
-// Three rows of n numbers through two stages; right: out[i] is the sum of the column.
+// Three rows of n numbers through two stages; expected: out[i] is the sum of the column.
 enum class Copying { no_wait, one_group_too_many, stage_overwritten };
 __global__ void copies(Copying bug, const int* rows, int* out) {
   int* ring = reinterpret_cast<int*>(shared_memory()) + threadIdx.x;
@@ -36,10 +36,9 @@ __global__ void copies_without_barrier(const int* from, int* out) {
 }
 
 // Steps of a cluster whose blocks, of 32 threads, need all numbers of the step before. Each thread
-// sends its number to all blocks, as the first of four, and after it the same once more; two
-// barriers in memory, which take turns with two others, count the bytes of each. No other barrier
-// stands between steps. With a slot for each of three steps nobody overwrites what another still
-// reads.
+// sends its number to all blocks, as the first of four, and then a second time; two mbarriers,
+// which alternate with two others, count the bytes of each. There is no other barrier between
+// steps. With a slot for each of three steps no number is overwritten while it is read.
 // later_store: each thread waits for a store that is sent after its number.
 enum class Sending {
   right,
@@ -85,8 +84,8 @@ __global__ void counted_stores(Sending bug, unsigned n_steps, int* out) {
   out[32 * blockIdx.x + i] = number;
 }
 
-// A product of matrices, a (16,16) with b (16,8), from fragments as PTX has them; wrong_lane: two
-// lanes hold each other's part of b.
+// A product of matrices, a (16,16) with b (16,8), from fragments as defined by PTX; wrong_lane: two
+// lanes have swapped parts of b.
 __global__ void fragments(bool wrong_lane, const float* a, const float* b, float* out) {
   const unsigned lane = threadIdx.x, g = lane / 4, t = lane % 4;
   const unsigned column = wrong_lane ? g ^ 1 : g;

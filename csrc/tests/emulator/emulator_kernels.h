@@ -1,4 +1,4 @@
-// Correct kernels, by which the emulator is tested.
+// Correct kernels for tests of the emulator.
 #pragma once
 #include "../../emulator/cuda.h"
 
@@ -34,7 +34,7 @@ __global__ void warp_scan(int* out) {
   out[i] = sum;
 }
 
-// Groups of lanes that meet at the same time without each other.
+// Disjoint groups of lanes that meet independently.
 __global__ void disjoint_masks(unsigned* out) {
   const unsigned i = threadIdx.x;
   if (i % 2) out[i] = __ballot_sync(0xaaaaaaaa, i >= 16);
@@ -69,7 +69,7 @@ __global__ void histogram(unsigned* bins, float* sum, double* largest) {
 
 __global__ void uninitialised(float* out) { out[threadIdx.x] = shared<float>()[threadIdx.x]; }
 
-// Neighbours in a warp exchange through shared memory.
+// Adjacent lanes exchange numbers through shared memory.
 __global__ void exchange_in_warp(int* out) {
   const unsigned i = threadIdx.x;
   shared<int>()[i] = int(i);
@@ -81,7 +81,7 @@ __global__ void exchange_in_warp(int* out) {
   out[i] = shared<int>()[i ^ 1];
 }
 
-// A block waits for what another one writes; the loop's atomic function lets the other block run.
+// A block waits for a write of another one; the loop's atomic function lets the other block run.
 __global__ void wait_for_flag(int* data, unsigned* flag, int* out) {
   if (blockIdx.x == 1) {
     while (!atomicOr(flag, 0)) {
@@ -110,7 +110,7 @@ __global__ void tagged_words(uint64_t* words, int* out) {
   }
 }
 
-// Two halves of a block with barriers of their own, a different number of times.
+// Two halves of a block with separate barriers and different numbers of steps.
 __global__ void two_groups(int* out) {
   const unsigned i = threadIdx.x, group = i / 64, place = i % 64;
   int* own = shared<int>() + 64 * group;
@@ -122,7 +122,7 @@ __global__ void two_groups(int* out) {
   }
 }
 
-// Named barriers count whole warps, also the last one of a block that fills it in part.
+// Named barriers count full warps, also the partial last warp of a block.
 __global__ void part_of_a_block(int* out) {
   const unsigned i = threadIdx.x;
   shared<int>()[i] = int(i);
@@ -177,8 +177,8 @@ __global__ void indices(uint3* out) {
       make_uint3(blockIdx.z, threadIdx.z, threadIdx.y);
 }
 
-// Rows of numbers on their way through a ring of stages: each thread reads what it copied itself,
-// and a copy into a stage begins after its last reader.
+// Rows of numbers through a ring of stages: each thread reads its own copies, and a copy into a
+// stage begins after its last reader.
 constexpr unsigned stages = 4;
 __global__ void staged(const float* rows, int n, float* out) {
   const unsigned i = threadIdx.x, width = blockDim.x;
@@ -196,8 +196,8 @@ __global__ void staged(const float* rows, int n, float* out) {
   }
 }
 
-// What a step of a recurrent network of spikes costs: each thread a neuron, a mask of those that
-// spike, two barriers a step.
+// The cost of a step of a recurrent spiking network: a thread for each neuron, a mask of spikes,
+// two barriers per step.
 __global__ void recurrent(const float* weights, float* v, unsigned* spikes, unsigned n_steps) {
   unsigned* masks = shared<unsigned>();
   const unsigned n = blockDim.x, i = threadIdx.x;

@@ -1,9 +1,9 @@
-// The emulator's own tests: correct kernels in all orders of their threads, and the planted bugs of
+// Tests of the emulator: correct kernels in all orders of their threads, and the planted bugs of
 // emulator_bugs.h.
 //
 // Without arguments: all kernels without data races, also under sanitizers. `list`: the bugs, and
-// which builds must catch them. `bug NAME`: that one alone; returns 1 and says how it showed, or 0
-// when it did not. `speed`: how fast threads switch. emulator_bugs.sh runs all of it.
+// which builds must catch them. `bug NAME`: one bug; returns 1 and prints its symptom if it is
+// caught, else 0. `speed`: time of a switch between threads. emulator_bugs.sh runs all of these.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
