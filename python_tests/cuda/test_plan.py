@@ -62,8 +62,9 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
     cycles = chosen["considered"]
     assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 64
     assert cycles["lsnn"] < cycles["block"]
-    assert chosen["why"].startswith(f"fewest cycles per step by the formulas, {int(cycles['lsnn'])} "
-                                    f"before lsnn, gather with {int(cycles['lsnn, gather'])}, "
+    assert chosen["why"].startswith("fewest cycles per step by the formulas, "
+                                    f"{int(cycles['lsnn'])} before lsnn, gather with "
+                                    f"{int(cycles['lsnn, gather'])}, "
                                     f"block with {int(cycles['block'])}")
     assert chosen["shared memory"] <= 227 << 10
     assert plan(**sizes, delays=[4])["forward"]["kernels"] == "lsnn"

@@ -51,6 +51,6 @@ def test_widths_that_are_no_normal_numbers(dtype: torch.dtype) -> None:
     least = torch.finfo(dtype).tiny
     x, w = torch.ones(3, 2, 4, dtype=dtype), torch.zeros(4, 4, dtype=dtype)
     functional.alif(x, w, alpha=0.9, theta=0.5, width=torch.full((4,), least, dtype=dtype))
-    with pytest.raises(RuntimeError, match="width: expected a normal number of its dtype, got .* at "
-                                           "neuron 0"):
+    with pytest.raises(RuntimeError, match="width: expected a normal number of its dtype, got .* "
+                                           "at neuron 0"):
         functional.alif(x, w, alpha=0.9, theta=0.5, width=torch.full((4,), least / 2, dtype=dtype))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sass import Kernel
 
 # Cycles until the result of an instruction without a fixed latency is there, on an H100, as others
-# have measured or as assumed; global memory that nobody waits for is not among them.
+# have measured or as assumed; without loads from global memory that are prefetched.
 LATENCY = {
     "LDS.128": 33, "LDS": 30, "LDG": 290, "LDGSTS": 20, "POPC": 16, "SHFL": 24, "LDC": 30,
     "MUFU": 22, "S2R": 25, "S2UR": 25, "R2UR": 12, "STS": 20, "STG": 20,

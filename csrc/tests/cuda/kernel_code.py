@@ -1,5 +1,5 @@
 """What is expected of the machine code of the hot CUDA kernels, a part of machine_code.py. Each
-function says what is wrong with a kernel, and prints what was counted."""
+function yields the errors of a kernel, and prints its counts."""
 import math
 import re
 from collections import Counter
@@ -40,7 +40,7 @@ STEPS_OF_REPLAY, SEGMENT, WORD = 8, 128, 32  # steps that are replayed together,
 COUNTED = {"lsnn_forward_kernel<2, true, true, float>": "lsnn_step",
            "lsnn_forward_kernel<4, false, true, float>": "lsnn_gather_step",
            "lsnn_backward_kernel<7, LsnnBlockGradients>": "lsnn_backward_step"}
-TOLD = {1: "medium", 2: "high"}  # by the parts of a factor
+OF_PARTS = {1: "medium", 2: "high"}  # by the parts of a factor
 MOST_OFF = 0.05
 
 
@@ -163,10 +163,10 @@ def walk(name: str, kernel: Kernel, path: Sequence[int], given: str, most: int,
         yield from hold_against_costs(counted, cost(counted), taken)
 
 
-def hold_against_costs(counted: str, told: float, taken: float) -> Iterator[str]:
-    """What costs.h tells of a kernel beside what was counted."""
-    if abs(told - taken) > MOST_OFF * taken:
-        yield f"costs.h: expected {counted} to be near {taken:.0f}, found {told:.0f}"
+def hold_against_costs(counted: str, stated: float, taken: float) -> Iterator[str]:
+    """Compares the cycles of costs.h with the counted ones."""
+    if abs(stated - taken) > MOST_OFF * taken:
+        yield f"costs.h: expected {counted} to be near {taken:.0f}, found {stated:.0f}"
 
 
 def walk_all(name: str, taken: float, given: str) -> Iterator[str]:
@@ -206,15 +206,15 @@ def with_replays(kernel: Kernel, step: Loop, items: int, load: Load,
 
 
 def read_spike_product(name: str, kernel: Kernel) -> Iterator[str]:
-    """The weight gradient: a loop of so many mma as a warp's tile has, for 16 items of steps."""
+    """The weight gradient: a loop over the mma of a warp's tile, for 16 items of steps."""
     parts = int(name[name.index(",") + 2])  # of a float
-    quads, rows = 4, 4  # of mma beside each other and below each other
+    quads, rows = 4, 4  # of mma across and down
     loop = kernel.loop_with("HMMA")
     if loop is None or (found := len(kernel.find("HMMA", loop))) != parts * quads * rows:
         yield f"{name}: expected a loop with {parts * quads * rows} HMMA, found {loop and found}"
         return
     if kernel.find("LDL|STL|LDS|STS|BAR"):  # it divides before its loop
-        yield f"{name}: expected registers alone, found other memory or a barrier"
+        yield f"{name}: expected only registers, found other memory or a barrier"
     if "<true" in name and len(kernel.find(r"LDG\.E\.128", loop)) != quads:
         yield f"{name}: expected {quads} loads of 16 bytes in a round"
     print(f"{name}\n    a round for 16 items of steps, 64 rows and 32 columns: {loop.length} "
@@ -230,7 +230,7 @@ def read_linear(name: str, kernel: Kernel) -> Iterator[str]:
         yield f"{name}: expected a loop with {2 * quads} loads of 16 bytes, found {wide}"
         return
     if kernel.find("LDL|STL"):
-        yield f"{name}: expected registers alone, found local memory"
+        yield f"{name}: expected only registers, found local memory"
     print(f"{name}\n    two inputs that are 1 are {loop.length} instructions")
 
 
@@ -274,7 +274,7 @@ class OwnRows(NamedTuple):
 
     mma: int
     counts: dict[str, int]  # of some other instructions
-    told: dict[str, int]  # the numbers of costs.h that make up its cycles, and how many times
+    stated: dict[str, int]  # the numbers of costs.h that make up its cycles, and how many times
     load: Load
     sends: int = 0  # how many times in a step a lane sends something
 
@@ -282,10 +282,10 @@ class OwnRows(NamedTuple):
 def own_rows(name: str) -> OwnRows:
     first, parts = (int(number) for number in re.findall(r"\d+", name))
     if name.startswith("lsnn_block"):  # the lower parts; dL/dc of a tile's columns; the barrier
-        told = f"lsnn_block_{TOLD[parts]}"
+        stated = f"lsnn_block_{OF_PARTS[parts]}"
         return OwnRows(4 * first * parts, {r"LDS\.128": 4 * first * (parts - 1),
                                            r"LDS\.64": 2 * first, "BAR": 1},
-                       {f"{told}_step": 1, f"{told}_warp": first}, Load(first))
+                       {f"{stated}_step": 1, f"{stated}_warp": first}, Load(first))
     # dL/dc of a word, or of half of the middle one, what is to be sent, and what registers do not
     # hold; the barrier of four warps; what is sent, to four blocks, one of which is its own, and to
     # four more where there are eight.
@@ -331,14 +331,14 @@ def read_lsnn_own_rows(name: str, kernel: Kernel) -> Iterator[str]:
     if sent:
         wait = next(i for i in path if kernel.code[i].name.startswith("SYNCS.PHASECHK"))
         load = load._replace(waits=wait, behind=1)
-    alone, taken = cycles(kernel, path), cycles_of_step(kernel, [path], load)
+    latency, taken = cycles(kernel, path), cycles_of_step(kernel, [path], load)
     print(f"{name}\n    {len(kernel.code)} instructions; a step has {len(path)}: one warp takes "
-          f"{alone} cycles by the model of chain.py, all warps {taken:.0f} by the model of "
+          f"{latency} cycles by the model of chain.py, all warps {taken:.0f} by the model of "
           f"multiprocessor.py, nothing measured")
-    if alone > (most := MOST_CYCLES_MATRICES.get(name, math.inf)):
-        yield f"{name}: {alone} cycles of one warp by the model, {most} at most"
+    if latency > (most := MOST_CYCLES_MATRICES.get(name, math.inf)):
+        yield f"{name}: {latency} cycles of one warp by the model, {most} at most"
     if name in MOST_CYCLES_OF_ALL:
-        told = sum(cost(part) * times for part, times in of.told.items())
-        yield from hold_against_costs(name, told, taken)
+        stated = sum(cost(part) * times for part, times in of.stated.items())
+        yield from hold_against_costs(name, stated, taken)
     yield from walk_all(name, with_replays(kernel, step, 2, load, path_with),
                         "replays of two items")

@@ -54,9 +54,9 @@ def of_the_build() -> tuple[list[str], list[str]]:
 
 
 # ------------------------------------------------------------------------------------------- budget
-def figures(said: str) -> Iterator[tuple[str, Figures]]:
-    """By mangled name, from what ptxas says."""
-    for part in said.split("Compiling entry function '")[1:]:
+def figures(output: str) -> Iterator[tuple[str, Figures]]:
+    """By mangled name, from the output of ptxas."""
+    for part in output.split("Compiling entry function '")[1:]:
         found = [
             re.search(what, part)
             for what in (
@@ -75,9 +75,9 @@ def figures(said: str) -> Iterator[tuple[str, Figures]]:
 
 def short_names(mangled: set[str]) -> dict[str, str]:
     """forward_kernel<float, float, PaperSpec, BlockSpikes, 1, true> and the like."""
-    said = subprocess.run(["c++filt", *mangled], capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(["c++filt", *mangled], capture_output=True, text=True, check=True)
     names = (re.sub(r"lsnn::(cuda::)?", "", line.removeprefix("void "))
-             for line in said.splitlines())
+             for line in done.stdout.splitlines())
     return {long: name[:name.rindex("(")] for long, name in zip(mangled, names, strict=True)}
 
 
@@ -173,7 +173,7 @@ def main() -> int:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             jobs = [(source, arch) for source in sorted(CUDA.glob("*.cu")) for arch in archs]
             results = list(pool.map(lambda job: compiled(*job), jobs))
-        every = [(name, arch, now) for arch, said, _ in results for name, now in figures(said)]
+        every = [(name, arch, now) for arch, output, _ in results for name, now in figures(output)]
         names = short_names({name for name, _, _ in every})
         # a kernel of two files is the same in both
         found = {(names[name], arch): now for name, arch, now in every}

@@ -50,7 +50,7 @@ class Load(NamedTuple):
     read: Mapping[int, float] = {}  # bytes from the second level cache, by an instruction's index
     sent: float = 0  # bytes that an instruction STAS sends to other blocks
     waits: int = -1  # the index of that which waits for what all blocks have sent in a step,
-    behind: int = 0  # this one or one so many steps before
+    behind: int = 0  # of this step, or of that many steps before
 
 
 class _Op(NamedTuple):

@@ -1,7 +1,7 @@
 """Planted bugs in the CUDA kernels, each with the check that finds it. mutants.py plants them one
 by one.
 
-Every barrier of every kernel is here, unless another one beside it does its work too; then indices,
+Every barrier of every kernel is here, unless an adjacent one has the same effect; then indices,
 masks, buffers, numbers of steps, flags and sums. What no test could see, as it changes no result,
 is not here.
 """
@@ -79,7 +79,7 @@ MUTANTS = [
            "shared.mbarriers + 2 * group.id", "shared.mbarriers", (f"cluster {MANY_ITEMS}",)),
     Mutant("forward, cluster: no wait for the second half of the words", "forward.cuh",
            "while (w < n_words &&", "while (w < 4 &&", (CLUSTER,)),
-    Mutant("forward, cluster: the word of the lane beside", "forward.cuh",
+    Mutant("forward, cluster: the word of the next lane", "forward.cuh",
            "? kept[0] : kept[1], w % 32)", "? kept[0] : kept[1], (w + 1) % 32)", (CLUSTER,)),
     Mutant("list: no barrier before it is written", "sequence.cuh", "__syncwarp();  //", "  //",
            (DELAYED,)),
@@ -171,7 +171,7 @@ MUTANTS = [
            "turn = (unsigned)length;", (f"cluster {MANY_ITEMS}",)),
     of_rows("one barrier for all steps", "return mbarriers + step % barriers;",
             "return mbarriers;"),
-    of_rows("nobody waits", "while (!mbarrier_try_wait_parity(mbarrier(step), step / barriers % 2, "
+    of_rows("no wait", "while (!mbarrier_try_wait_parity(mbarrier(step), step / barriers % 2, "
             "where)) poll_again(polls);", ""),
     of_rows("a wait for another phase", "step / barriers % 2, where)", "step % 2, where)"),
     of_rows("fewer bytes than come", "bytes((unsigned)of_step)", "bytes((unsigned)of_step - 16)"),
@@ -210,7 +210,7 @@ MUTANTS = [
            ("block T=17 B=3 N=33 n_ref=0 layout=2",)),
     Mutant("the paper's kernel with one dL/dz for all", "layout.cuh", "(f.gz_stride_n == 1 &&",
            "(", ("block N=64 n_ref=0 layout=3",)),
-    Mutant("flags: the paper's kernel alone where nobody has said that it may", "launch.cuh",
+    Mutant("flags: only the paper's kernel although no flag allows it", "launch.cuh",
            "(plan.host.zero & no_terms) != no_terms", "false", (ABSENT,)),
     Mutant("readout: the bias is carried", "readout.cuh", "bias ? p + bias[o] : p;",
            "bias ? p = p + bias[o] : p;", ("any readout",), object="readout"),

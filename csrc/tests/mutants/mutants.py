@@ -1,7 +1,7 @@
 """Do the tests of the CUDA kernels find bugs? Plants those of mutant_table.py one by one; each must
 be found.
 
-The C++ test program runs a few cases under the emulator in three builds: alone, with
+The C++ test program runs a few cases under the emulator in three builds: plain, with
 AddressSanitizer and with ThreadSanitizer, each made when it is first needed. First the kernels as
 they are must pass; then each bug must fail, in the plain build or in the one that the table names.
 Works on copies in a temporary folder and needs g++ only. Returns 1 when a bug is not found.
@@ -26,7 +26,7 @@ LIMIT_S = 120  # of a run; a kernel that hangs is a bug that was found
 CHECKS: list[Check] = [PLAIN, ADDRESS, THREAD]  # from cheap to dear
 CXX = os.environ.get("CXX", "g++")
 # As the build has it, but compiled fast: the CPU path, which the kernels are compared with, gives
-# the same bits with the portable kernels alone, and without those that few models have.
+# the same bits with only the portable kernels, and without those that few models have.
 FLAGS = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-w",
          "-DLSNN_ONLY_PORTABLE", "-DLSNN_FEW_KERNELS"]
 SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=thread"]}
@@ -38,7 +38,7 @@ KERNELS = {
                                             "spike_product", "linear", "readout")},
 }
 LOOKED_AT = "alif_f32", "lsnn", "spike_product", "linear"  # by sanitizers
-# What is compiled again when a file changes, where it is not the kernels of float alone. Those of
+# What is compiled again when a file changes, where it is not only the kernels of float. Those of
 # other types may stay as they are: functions that objects share are taken from the first one on the
 # linker's line, which is the new one.
 OBJECTS = {"plan.cpp": ["plan"], "readout.cuh": ["readout"], "shared.h": list(KERNELS)}
@@ -83,7 +83,7 @@ class Base:
                  "-DLSNN_TARGET_NAME=portable"])]
         self.made: set[Path] = set()
         self.programs: dict[Check, Path] = {}
-        self.told: dict[tuple[Check, str], str] = {}
+        self.found: dict[tuple[Check, str], str] = {}
 
     def emulator(self, check: Check) -> list[Job]:
         return [Job(f"emulator/{path.name}", self.folder / check / f"{path.stem}.o",
@@ -124,10 +124,10 @@ class Base:
 
     def failure(self, check: Check, run: str) -> str:
         self.make(check)
-        if (check, run) not in self.told:
-            told = failure(self.programs[check], run)
-            self.told[check, run] = told and f"the kernels as they are, {check}, {run}: {told}"
-        return self.told[check, run]
+        if (check, run) not in self.found:
+            found = failure(self.programs[check], run)
+            self.found[check, run] = found and f"the kernels as they are, {check}, {run}: {found}"
+        return self.found[check, run]
 
 
 def failure(program: Path, run: str) -> str:
@@ -147,8 +147,8 @@ def failure(program: Path, run: str) -> str:
     lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()
     if any(line.startswith("test_kernels: 0 runs") for line in lines):
         return "no such case, or it runs in no such design"
-    told = [line.strip() for line in lines if line.startswith("FAILED") or "Sanitizer:" in line]
-    return told[0] if told else f"ended with {done.returncode}"
+    found = [line.strip() for line in lines if line.startswith("FAILED") or "Sanitizer:" in line]
+    return found[0] if found else f"ended with {done.returncode}"
 
 
 def mutated(mutant: Mutant, text: str) -> str:
@@ -161,7 +161,7 @@ def mutated(mutant: Mutant, text: str) -> str:
 class Result(NamedTuple):
     mutant: Mutant
     check: Check | None  # that found it
-    told: str
+    found: str
     seconds: float
 
 
@@ -178,10 +178,10 @@ def tried(mutant: Mutant, base: Base, folder: Path) -> Result:
         changed = {name: compiled(csrc, job, mutant.name) for name, job in jobs.items()}
         program = base.program(check, folder / check / "test_kernels", changed)
         for run in mutant.runs:
-            if told := failure(program, run):
+            if found := failure(program, run):
                 if wrong := base.failure(check, run):
                     raise SystemExit(wrong)
-                return Result(mutant, check, told, time.monotonic() - start)
+                return Result(mutant, check, found, time.monotonic() - start)
     return Result(mutant, None, "", time.monotonic() - start)
 
 
@@ -209,7 +209,7 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = Path(name)
-        shutil.copytree(CSRC, folder / "csrc")  # so that nobody changes it meanwhile
+        shutil.copytree(CSRC, folder / "csrc")  # so that it does not change meanwhile
         headers = CSRC.parent / "lsnn_ext" / "fuse"  # which the CPU kernels include
         shutil.copytree(headers, folder / "lsnn_ext" / "fuse",
                         ignore=shutil.ignore_patterns("*.py", "__pycache__"))
@@ -224,7 +224,7 @@ def main() -> int:
         # found there.
         runs = list(dict.fromkeys((check, run) for m in chosen for run in m.runs
                                   for check in (PLAIN, m.check)))
-        wrong = [told for told in pool.map(lambda run: base.failure(*run), runs) if told]
+        wrong = [found for found in pool.map(lambda run: base.failure(*run), runs) if found]
         if wrong:
             print(*wrong, sep="\n")
             return 1
@@ -239,7 +239,7 @@ def main() -> int:
             if result.check and CHECKS.index(result.check) > CHECKS.index(result.mutant.check):
                 found += f", not {result.mutant.check} as in the table"
             print(f"{result.mutant.name:<60} {found:<9} {result.seconds:5.1f} s  "
-                  f"{result.told[:150]}", flush=True)
+                  f"{result.found[:150]}", flush=True)
             shutil.rmtree(folder / str(MUTANTS.index(result.mutant)))
     count = ", ".join(f"{check} {sum(result.check == check for result in results)}"
                       for check in CHECKS)
