@@ -101,6 +101,16 @@ def kernels_do_not_print(root: Path) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------- Python
+def messages_have_one_form(root: Path) -> list[str]:
+    """Errors of the operators are "name: expected X, got Y"."""
+    return [f"{path}: {' '.join(found[1].split())}"
+            for path, text in _files(root, "csrc/torch/*.h", "csrc/torch/*.cpp")
+            for found in re.finditer(r'\bLSNN_EXPECT\(((?:"[^"]*"|[^";])*)\);',
+                                     _without_comments(text))
+            if '"' in found[1]
+            and not re.search(r"expected .*\bgot\b|not enough memory", found[1], re.DOTALL)]
+
+
 def _imports(path: PurePosixPath, text: str) -> Iterator[str]:
     """The full names of what a module imports; of `from a import b` also a.b, since b may be a
     module."""
@@ -249,6 +259,8 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
      '// printf("fine")\nsnprintf(t, 1, "x");\nstd::printf("%d", 1);'),
     (kernels_do_not_print, "csrc/torch/a.cpp", "std::cerr << 1;"),
     (kernels_do_not_print, "csrc/cpu/a.cpp", "if (wrong) std::abort();"),
+    (messages_have_one_form, "csrc/torch/a.h",
+     'LSNN_EXPECT(ok, "x: expected 1, got ", x);\nLSNN_EXPECT(ok, "x must be 1, got ", x);'),
     (package_imports_go_down, "lsnn_ext/reference.py", "import torch\nfrom . import functional"),
     (package_imports_go_down, "lsnn_ext/functional.py",
      "from . import _ops\nfrom .modules import ALIF"),
@@ -288,7 +300,7 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in VIOLATIONS))
 CXX_RULES = {includes_go_down, headers_from_outside_have_their_place,
-             only_platform_asks_who_compiles, kernels_do_not_print}
+             only_platform_asks_who_compiles, kernels_do_not_print, messages_have_one_form}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
