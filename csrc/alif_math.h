@@ -339,8 +339,8 @@ LSNN_INLINE F step_adjoint(const Spec& spec, const Coefs<F>& k, const Carry<F>& 
 }
 
 // ----------------------------------------------------------------------------------------- readout
-// p = k p' + (1 - k) x, the leaky integrator behind the recurrence, and its adjoint. `Number` is
-// what F is made of.
+// p = k p' + (1 - k) x, the leaky integrator of the readout, and its adjoint. Number: element type
+// of F.
 template <class F> struct Leak {
   F k, rest;
 

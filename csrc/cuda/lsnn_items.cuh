@@ -205,7 +205,7 @@ template <class Products> struct LsnnItems {
     const int64_t last = neuron[0].at(job) + (longest - 1) * job.row;
     LsnnColumn gx((float*)f.gx + last), of_y((const float*)f.saved.y + last - job.row),
         of_gz(f.gz ? outside_z_at(job, neuron[0].cell, longest - 1) : nullptr);
-    int next = longest - 1;  // the step whose record is not on its way yet
+    int next = longest - 1;  // the next step to copy
     // For each item the last step without a copy, of y and of dL/dz. All items are read with the
     // length of the longest; a missing first item of a lane reads `first`.
     auto reads = [&](int item) { return item == 0 || is_there(item); };

@@ -239,7 +239,7 @@ void begin_copy(const Copy& copy, Place place) {
   if (copy.bytes != 4 && copy.bytes != 8 && copy.bytes != 16)
     fail_at(place, "copy of ", copy.bytes, " bytes: there are 4, 8 and 16");
   if (reinterpret_cast<uintptr_t>(copy.global) % copy.bytes || offset % copy.bytes)
-    fail_at(place, "copy of ", copy.bytes, " bytes: not on a boundary of as many");
+    fail_at(place, "copy of ", copy.bytes, " bytes: not on a boundary of its size");
   if (offset > s.shape.shared || s.shape.shared - offset < copy.bytes)
     fail_at(place, "copy to an address outside the block's shared memory");
   if (task.copies.full())
@@ -327,7 +327,7 @@ static Block& block_of(const void* address, Place place) {
 // before.
 bool delay(const Store& store) {
   if (reinterpret_cast<uintptr_t>(store.shared) % Store::bytes)
-    fail_at(store.place, "store of ", Store::bytes, " bytes: not on a boundary of as many");
+    fail_at(store.place, "store of ", Store::bytes, " bytes: not on a boundary of its size");
   Block& to = block_of(store.shared, store.place);
   Scheduler& s = *active;
   if (to.late.size() == to.late.capacity() || s.random_below(256) >= s.options.late_in_256)

@@ -75,7 +75,7 @@ template <class T> void store_relaxed(T* address, T value, Place place = Place::
   __atomic_store(address, &value, __ATOMIC_RELAXED);
 }
 
-// ------------------------------------------------------------------------- copies that run beside
+// ---------------------------------------------------------------------------- asynchronous copies
 // cp.async: 4, 8 or 16 bytes from global into shared memory. They arrive as late as possible, when
 // their thread waits for the group; until then the target holds bytes 0xFF. Other threads see them
 // after a barrier that follows the wait.
@@ -85,7 +85,7 @@ struct Copy {
   unsigned bytes;
   uint64_t group;  // of its thread
 };
-// Of a thread that are under way; a GPU has no such end.
+// Limit of a thread's copies in flight; a GPU has none.
 inline constexpr unsigned most_copies = 64;
 void begin_copy(const Copy&, Place);
 bool arrived_copy(unsigned left, Copy& copy);  // the next one, if there is one
