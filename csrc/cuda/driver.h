@@ -25,9 +25,9 @@ inline std::string driver_too_old(int runtime, int driver) {
       oldest ? std::string(oldest) + " or newer" : "one for CUDA " + cuda_version(runtime);
   const std::string got =
       driver ? "one for CUDA " + cuda_version(driver) + " at most" : std::string("none");
-  return "this build of lsnn_ext, by CUDA " + cuda_version(runtime) +
-         ", expected an NVIDIA driver " + wanted + ", got " + got +
-         "; update the driver, or build lsnn_ext with the nvcc of a CUDA that it knows";
+  return "driver: expected an NVIDIA driver " + wanted + " for this build (CUDA " +
+         cuda_version(runtime) + "), got " + got +
+         "; update the driver, or build lsnn_ext with an nvcc that it supports";
 }
 
 }  // namespace lsnn::cuda

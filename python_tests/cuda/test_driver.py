@@ -12,10 +12,11 @@ if _ops._C is None:
 
 
 @pytest.mark.parametrize(("runtime", "driver", "texts"), [
-    (13000, 12040, ("by CUDA 13.0", "driver 580 or newer", "got one for CUDA 12.4 at most")),
-    (12080, 11080, ("by CUDA 12.8", "driver 525 or newer", "got one for CUDA 11.8 at most")),
-    (11080, 0, ("by CUDA 11.8", "driver 450 or newer", "got none")),
-    (14010, 13000, ("by CUDA 14.1", "driver one for CUDA 14.1", "got one for CUDA 13.0 at most")),
+    (13000, 12040, ("build (CUDA 13.0)", "driver 580 or newer", "got one for CUDA 12.4 at most")),
+    (12080, 11080, ("build (CUDA 12.8)", "driver 525 or newer", "got one for CUDA 11.8 at most")),
+    (11080, 0, ("build (CUDA 11.8)", "driver 450 or newer", "got none")),
+    (14010, 13000, ("build (CUDA 14.1)", "driver one for CUDA 14.1",
+                    "got one for CUDA 13.0 at most")),
 ])
 def test_a_driver_that_is_too_old_is_told_what_is_needed(runtime: int, driver: int,
                                                          texts: tuple[str, ...]) -> None:
