@@ -166,7 +166,7 @@ def test_bad_input(change: dict[str, Any], message: str) -> None:
 
 def test_unknown_names() -> None:
     given = problem(torch.float32)
-    with pytest.raises(TypeError, match="'tau'"):
+    with pytest.raises(TypeError, match="^tau: expected a keyword argument of layer"):
         functional.layer(**given, tau=3.0, **NEURON)
     with pytest.raises(TypeError, match="theta: expected"):
         functional.layer(**given, alpha=0.9)
