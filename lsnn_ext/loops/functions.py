@@ -1,4 +1,5 @@
 """Functions of torch as a recording sees them: their names, and what they may do."""
+import functools
 import os
 import sys
 from dataclasses import dataclass
@@ -6,6 +7,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 # What Python may read of a tensor: it does not depend on its numbers.
@@ -67,6 +69,29 @@ def name_of(function: Any) -> str:
 
 def property_of(function: Any) -> str:
     return str(getattr(getattr(function, "__self__", None), "__name__", ""))
+
+
+def is_index_by_integers(func: Any, args: Any) -> bool:
+    """Whether an operator is an index by integers, not by a mask: its shape is known."""
+    return func is torch.ops.aten.index.Tensor and not any(
+        one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
+
+
+@functools.cache
+def _argument_names(func: Any) -> tuple[str, ...]:
+    return tuple(one.name for one in func._schema.arguments)
+
+
+def written_statistics(func: Any, args: Any) -> set[int]:
+    """The storages of running statistics that batch normalization writes to without a version."""
+    names = _argument_names(func)
+    if "running_mean" not in names:
+        return set()
+    named = dict(zip(names, args, strict=False))
+    if not (named.get("training", True) and named.get("train", True)):
+        return set()
+    return {one.untyped_storage()._cdata for one in (
+        named.get("running_mean"), named.get("running_var")) if isinstance(one, Tensor)}
 
 
 _INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep

@@ -1,11 +1,10 @@
 """record: runs a model once and notes each call of torch, as pure functions of values."""
-import functools
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,22 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import functions as of
 from .dropout import split_dropout
 from .functions import Apply, find_line, is_static, name_of, property_of
-from .generators import generator_states
-from .ir import Call, Kind, Leaf, Mode, Recording, Ref
+from .generators import generator_states, set_generator_states
+from .ir import Call, Kind, Mode, Recording, Ref
+from .origins import Origins
 from .refused import Refused
 
-
-class Origins(Protocol):
-    """Where tensors are held that were alive before the call."""
-
-    def find(self, tensor: Tensor) -> Leaf | None:
-        """None: nothing that can be looked up again held it."""
-
-    def is_constant(self, value: Any) -> bool:
-        """Whether the fingerprint has this object, which has held the same plain values so far."""
-
-    def changed(self, reference: Callable[[Tensor], Ref]) -> list[tuple[tuple[Any, ...], Any]]:
-        """Recording.changed. Raises Refused."""
+UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
 
 
 def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
@@ -251,8 +240,7 @@ class _Recorder(TorchFunctionMode):
         known = self.tensors.get(id(tensor))
         if known is not None and known.tensor() is tensor:
             if known.version != tensor._version:
-                raise Refused("a tensor was written to outside of the calls of torch that can be "
-                              "seen")
+                raise Refused(UNSEEN_WRITE)
             return known.value
         leaf = self.origins.find(tensor)
         if leaf is None:
@@ -287,9 +275,11 @@ class _Recorder(TorchFunctionMode):
         if self.refused:
             raise self.refused
         recording = self.recording
+        outputs: list[Tensor] = []
 
         def reference(one: Any) -> Any:
             if isinstance(one, Tensor):
+                outputs.append(one)
                 return Ref(self.value_of(one))
             if not isinstance(one, of.PLAIN):
                 raise Refused(f"result: expected tensors in tuples, lists and dicts, got "
@@ -297,14 +287,32 @@ class _Recorder(TorchFunctionMode):
             return one
 
         recording.result = pytree.tree_map(reference, result)
-        recording.changed = self.origins.changed(lambda one: Ref(self.value_of(one)))
+        recording.changed = self.origins.changed(reference)
         for known in self.tensors.values():
             one = known.tensor()
             if one is not None and one._version != known.version:
-                raise Refused("a tensor was written to outside of the calls of torch that can be "
-                              "seen")
+                raise Refused(UNSEEN_WRITE)
         self.check_generators()
+        if any(call.written for call in recording.calls):
+            self._check_backward([one for one in outputs if one.requires_grad])
         return recording
+
+    def _check_backward(self, outputs: list[Tensor]) -> None:
+        """Refuses a write to a tensor that the backward pass needs: a replay copies what it writes
+        to, and would return a gradient."""
+        live = [one for known in self.tensors.values()
+                if known.value in self.recording.leaves and (one := known.tensor()) is not None]
+        leaves = [one for one in live if one.requires_grad and not one._backward_hooks]
+        if not outputs or not leaves:
+            return
+        try:
+            torch.autograd.grad(outputs, leaves, list(map(torch.ones_like, outputs)),
+                                retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            raise Refused(f"expected a backward pass without errors, got "
+                          f"{str(error).partition(', which is')[0]}") from error
+        finally:
+            set_generator_states(self.generators)
 
     def check_generators(self) -> None:
         """Refuses where Python has set the state of a generator."""
@@ -331,11 +339,12 @@ class _Witness(TorchDispatchMode):
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
         is_fill = recorder.name in of.FILLS and id(args[0]) not in recorder.sizes
-        if of.VALUE_TAGS & set(func.tags) and not is_fill and not _is_by_numbers(func, args):
+        if of.VALUE_TAGS & set(func.tags) and not is_fill and not of.is_index_by_integers(
+                func, args):
             with recorder._refusals():
                 recorder.add_read(args[0], f"{func}: expected results whose shapes do not depend "
                                            f"on numbers")
-        recorder.unversioned |= _statistics(func, args)
+        recorder.unversioned |= of.written_statistics(func, args)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         with recorder._refusals():
@@ -344,29 +353,6 @@ class _Witness(TorchDispatchMode):
         recorder.is_random = True
         recorder.generators = generator_states()
         return out
-
-
-def _is_by_numbers(func: Any, args: Any) -> bool:
-    """An index by integers, not by a mask: its shape is known."""
-    return func is torch.ops.aten.index.Tensor and not any(
-        one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
-
-
-@functools.cache
-def _argument_names(func: Any) -> tuple[str, ...]:
-    return tuple(one.name for one in func._schema.arguments)
-
-
-def _statistics(func: Any, args: Any) -> set[int]:
-    """The storages of running statistics, which batch normalization writes to without a version."""
-    names = _argument_names(func)
-    if "running_mean" not in names:
-        return set()
-    named = dict(zip(names, args, strict=False))
-    if not (named.get("training", True) and named.get("train", True)):
-        return set()
-    return {one.untyped_storage()._cdata for one in (
-        named.get("running_mean"), named.get("running_var")) if isinstance(one, Tensor)}
 
 
 _lock = threading.RLock()

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
 from lsnn_ext.loops.run import Plan
-from small_loops import Inputs
 
 
 class Triangle(torch.autograd.Function):
@@ -36,6 +36,7 @@ def draw(*shape: int, scale: float = 1.0) -> Tensor:
 def prepare(function: Callable[..., Any], args: list[Tensor]) -> tuple[Plan, Any]:
     """A plan that verify can check, and the result of the function."""
     args = [one.requires_grad_(one.is_floating_point()) for one in args]
-    result, recording = record(function, tuple(args), {}, Inputs(args), keep_numbers=True)
+    result, recording = record(function, tuple(args), {}, Origins(function, tuple(args), {}),
+                               keep_numbers=True)
     assert not isinstance(recording, Exception), recording
     return Plan(recording), result

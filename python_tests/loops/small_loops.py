@@ -6,30 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lsnn_ext.loops.ir import Leaf
+from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
 from lsnn_ext.loops.run import Plan
 
 
-class Inputs:
-    """Origins of the arguments."""
-
-    def __init__(self, args: Sequence[Tensor]) -> None:
-        self.places = {id(one): k for k, one in enumerate(args)}
-
-    def is_constant(self, value: object) -> bool:
-        return False
-
-    def find(self, tensor: Tensor) -> Leaf | None:
-        return Leaf("input", (self.places[id(tensor)],)) if id(tensor) in self.places else None
-
-    def changed(self, reference: Any) -> list[Any]:
-        return []
-
-
 def run(function: Callable[..., Any], args: Sequence[Tensor]) -> tuple[Any, Any, Plan]:
     """The result of the function, that of its plan, and the plan."""
-    result, recording = record(function, tuple(args), {}, Inputs(args))
+    result, recording = record(function, tuple(args), {}, Origins(function, tuple(args), {}))
     if isinstance(recording, Exception):
         raise recording
     plan = Plan(recording)

@@ -17,6 +17,8 @@ from fooling.functions import SetUpContext
 from fooling.indices import Plain
 from fooling.layers import LayersInside, TwoLoops
 from fooling.parts import Shared
+from fooling.writes import SavedByFunction, SavedByProduct
+from lsnn_ext import loops
 
 MODELS = [Plain, LayersInside, AllStates, LastOnly, Readout, TwoLoops, DelayByDeque, Shared,
           DetachedInBetween]
@@ -251,3 +253,9 @@ def test_optimizer_trains_both_alike() -> None:
             optimizer.step()
         found.append(loss.item())
     assert found[0] > 0 and abs(found[0] - found[1]) < 1e-9 * found[0]
+
+
+def test_unverified_recording_with_a_failing_backward_is_refused() -> None:
+    for kind in (SavedByFunction, SavedByProduct):
+        with pytest.raises(loops.Refused, match="backward pass"):
+            loops.fuse(build(kind), x_of(0), verify=False)
