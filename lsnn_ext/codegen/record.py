@@ -1,5 +1,6 @@
 """Records what a step and its gradient call, as nodes of a program (what depends on rows of
 neurons) and as calls to repeat (what depends on coefficients only)."""
+import math
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -108,7 +109,8 @@ class Recorder(Values):
         are_fixed = tensors and all(isinstance(self.value(x), Fixed) for x in tensors)
         if not is_known and not (are_fixed and torch.Tag.pointwise in func.tags):
             raise self.error("elementwise operators", f"aten.{name}")
-        if "out" in func._overloadname or len(func._schema.returns) != 1:
+        if func._overloadname == "decimals" or "out" in func._overloadname or len(
+                func._schema.returns) != 1:
             raise self.error("elementwise operators", f"{func}")
         if name == "sum" and are_fixed and not self.is_backward:
             raise self.error("elementwise operators", "aten.sum")
@@ -290,7 +292,7 @@ class Recorder(Values):
         read: dict[str, Any] = {}
         for key, value in named.items():
             if key in ("alpha", "rounding_mode", "inplace") or value is None:
-                if isinstance(value, str | Tensor):
+                if isinstance(value, Tensor):
                     raise self.error("elementwise operators", f"aten.{name} with {key}={value!r}")
                 read |= {} if value is None else {key: value}
             elif key == "value" and name in ("addcmul", "addcdiv"):
@@ -299,6 +301,11 @@ class Recorder(Values):
                 read[key] = self.read(value, dtype)
         if name == "pow":
             read["is_number"] = not isinstance(named["exponent"], Tensor)
+        if name == "floor_divide" or read.get("rounding_mode") == "floor":
+            divisor = g.value(read["other"])
+            if divisor is None or abs(math.frexp(divisor)[0]) != 0.5:
+                raise self.error("a division that rounds down to have a constant power of 2 as "
+                                 "divisor", f"aten.{name}; torch.floor(a / b) takes any")
         return OPERATIONS[name](g, **read)
 
     def _is_sum(self, value: Any) -> bool:
@@ -322,7 +329,7 @@ class Recorder(Values):
         sums = [x for x in values.values() if self._is_sum(x)]
         if not sums:
             return False
-        terms = LINEAR.get(name, ())
+        terms = () if named.get("rounding_mode") else LINEAR.get(name, ())
         if name == "mul":  # either factor
             terms = tuple(key for key, x in values.items() if self._is_sum(x))[:1]
         are_terms = all(self._is_sum(named[key]) or (key in ("self", "other", "value")

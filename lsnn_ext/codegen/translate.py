@@ -5,7 +5,10 @@ Functions get the graph and the arguments of the operator by name: tensors are p
 numbers are numbers. exp, log, tanh, sigmoid, sin, cos, atan, erf, pow, sqrt and what contains them
 (silu, rsqrt) are within 2 units in the last place of torch's; all others are bitwise equal.
 """
+import math
 from collections.abc import Callable
+
+import torch
 
 from .graph import Graph
 
@@ -61,8 +64,11 @@ def _rsub(g: Graph, self: int, other: int, alpha: Number = 1) -> int:
 
 
 @_operation
-def _div(g: Graph, self: int, other: int) -> int:
-    return g.add("div", self, other)
+def _div(g: Graph, self: int, other: int, rounding_mode: str | None = None) -> int:
+    if rounding_mode == "floor":
+        return _floor_divide(g, self, other)
+    ratio = g.add("div", self, other)
+    return ratio if rounding_mode is None else _trunc(g, ratio)
 
 
 @_operation
@@ -109,6 +115,60 @@ def _pow(g: Graph, self: int, exponent: int, is_number: bool = False) -> int:
     if number in (0.5, -0.5, -1):
         return {0.5: OPERATIONS["sqrt"], -0.5: _rsqrt, -1: _reciprocal}[number](g, self)
     return g.add("pow", self, exponent)
+
+
+# --------------------------------------------------------------------------------------- rounding
+def _nearest(g: Graph, size: int) -> int:
+    """The integer next to a number >= 0, the even one of two: a sum with a number whose last place
+    is 1 rounds to integers. Larger numbers are integers."""
+    is_single = g.rounds_to_single or g.dtype == torch.float32
+    whole = g.constant(2.0 ** (23 if is_single else 52))
+    rounded = g.add("sub", g.add("add", size, whole), whole)
+    return g.add("select", g.add("lt", size, whole), rounded, size)
+
+
+def _with_sign(g: Graph, size: int, self: int) -> int:
+    """A number >= 0 with the sign of self, where it is 0 and self is finite, too."""
+    zero = g.constant(0)
+    signed = g.add("select", g.add("lt", self, zero), g.add("neg", size), size)
+    return g.add("select", g.add("eq", size, zero), g.add("mul", self, zero), signed)
+
+
+@_operation
+def _round(g: Graph, self: int) -> int:
+    return _with_sign(g, _nearest(g, g.add("abs", self)), self)
+
+
+@_operation
+def _trunc(g: Graph, self: int) -> int:
+    size = g.add("abs", self)
+    nearest = _nearest(g, size)
+    return _with_sign(g, g.add("sub", nearest, g.add("gt", nearest, size)), self)
+
+
+@_operation
+def _floor(g: Graph, self: int) -> int:
+    whole = _trunc(g, self)
+    return g.add("sub", whole, g.add("gt", whole, self))
+
+
+@_operation
+def _ceil(g: Graph, self: int) -> int:
+    return g.add("neg", _floor(g, g.add("neg", self)))
+
+
+@_operation
+def _floor_divide(g: Graph, self: int, other: int) -> int:
+    """Of a constant power of 2. torch divides what fmod leaves, which is exact then; without fmod
+    underflow and infinity need a rule of their own."""
+    zero, whole = g.constant(0), _floor(g, g.add("div", self, other))
+    is_below = g.add("lt" if (g.value(other) or 0) > 0 else "gt", self, zero)
+    whole = g.add("select", g.add("and", is_below, g.add("eq", whole, zero)), g.constant(-1), whole)
+    is_infinite = g.add("eq", g.add("abs", self), g.constant(math.inf))
+    return g.add("select", is_infinite, g.add("sub", self, self), whole)  # NaN
+
+
+OPERATIONS["frac"] = lambda g, self: g.add("sub", self, _trunc(g, self))
 
 
 # ------------------------------------------------------------------------------- limits and masks

@@ -247,17 +247,20 @@ class Component:
 
     def _draw(self, n: int) -> Given:
         random = torch.Generator().manual_seed(0)
-
-        def draw(kind: Kind, *sizes: int) -> Tensor:
-            one = torch.randn((*sizes, *kind.shape), generator=random, dtype=torch.float64)
-            one = (one > 0 if kind.dtype == torch.bool else one if sizes else one.abs()).to(
-                kind.dtype)
-            return one.requires_grad_(kind.requires_grad and self.found.reader.has_grad)
-
         reader = self.found.reader
-        sizes = {slot: () if reader.is_invariant(slot) else (n,) for slot in self.outside}
-        return Given(n, {slot: draw(reader.kind_of(slot), *sizes[slot]) for slot in self.outside},
-                     {value: draw(reader.kinds[value]) for value in self.initial})
+        matrices = {product.matrix for one in self.found.currents for product in one.products}
+
+        def draw(kind: Kind, *sizes: int, is_matrix: bool = False) -> Tensor:
+            one = torch.randn((*sizes, *kind.shape), generator=random, dtype=torch.float64)
+            if is_matrix:
+                one = one / self.found.neurons**0.5  # values do not grow from step to step
+            elif kind.dtype == torch.bool or not sizes:
+                one = one > 0 if kind.dtype == torch.bool else one.abs()
+            return one.to(kind.dtype).requires_grad_(kind.requires_grad and reader.has_grad)
+
+        return Given(n, {slot: draw(reader.kind_of(slot), *(
+            () if reader.is_invariant(slot) else (n,)), is_matrix=slot in matrices)
+            for slot in self.outside}, {value: draw(reader.kinds[value]) for value in self.initial})
 
     def _gradients(self, made: Mapping[Place, Tensor],
                    inputs: Sequence[Tensor]) -> list[Tensor | None]:

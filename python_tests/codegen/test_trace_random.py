@@ -20,6 +20,7 @@ UNARY: list[Callable[[Tensor], Tensor]] = [
     lambda x: x * 0.7, lambda x: x / 3, lambda x: (x > 0.3).to(x), lambda x: 1 / (1 + x.abs()),
     lambda x: x.clone().mul_(0.9).add_(0.1), lambda x: x.masked_fill(x > 1, 0.5),
     lambda x: torch.nn.functional.leaky_relu(x, 0.1), lambda x: x.clamp(min=0.2),
+    torch.round, torch.floor, torch.frac, lambda x: torch.div(x, 0.3, rounding_mode="trunc"),
 ]
 BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
     torch.add, torch.sub, torch.mul, torch.maximum, torch.minimum,

@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "masked read": (lambda v: v[v > 0], "aten.index"),
     "masked write of rows": (lambda v: torch.zeros_like(v).masked_scatter(v > 0, v), "scatter"),
     "cumsum": (lambda v: v.cumsum(0), "aten.cumsum"),
-    "floor": (lambda v: v.floor(), "aten.floor"),
+    "fmod": (lambda v: v.fmod(0.3), "aten.fmod"),
     "rand": (lambda v: v + torch.rand_like(v), "no random numbers, got aten.rand_like"),
     "dropout": (lambda v: F.dropout(v, 0.5), "no random numbers"),
     "bool": (lambda v: v if v.sum() > 0 else -v, "aten.sum"),

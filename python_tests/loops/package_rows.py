@@ -153,7 +153,7 @@ def _rows_of_snntorch() -> list[Row]:
         add(f"{kind} init_hidden", _snntorch(kind, init_hidden=True), model=models.SnnTorchHidden)
         add(f"{kind} reset_mem", _snntorch(kind), model=models.SnnTorchReset)
         add(f"{kind} inhibition", _snntorch(kind, inhibition=True), "torch.int64")
-        add(f"{kind} state_quant", _snntorch(kind, state_quant=_eighths), "got aten.round")
+        add(f"{kind} state_quant", _snntorch(kind, state_quant=_eighths))
         add(f"{kind} graded spikes", _snntorch(kind, _factor), is_smooth=True)
         add(f"{kind} convolution", _convolution(kind), "neurons.py", model=models.SnnTorchImages)
     return rows
@@ -185,9 +185,6 @@ def _iaf() -> Any:
     return IAFRecurrent(rec_connect=peers.linear_of(1.0, True), spike_threshold=torch.tensor(0.5))
 
 
-WHOLE = "got aten.div with rounding_mode='trunc'"  # several spikes in a step
-
-
 def _rows_of_sinabs() -> list[Row]:
     rows: list[Row] = []
 
@@ -216,9 +213,8 @@ def _rows_of_sinabs() -> list[Row]:
                                  ("Gaussian", {"sigma": 0.25, "grad_scale": 0.5}),
                                  ("MultiGaussian", {"grad_scale": 0.5}),
                                  ("PeriodicExponential", {})):
-            add(f"{kind} {function}", _sinabs(kind, {"surrogate_grad_fn": (function, values)}),
-                "got aten.floor" if function == "PeriodicExponential" else "")
-        add(f"{kind} MultiSpike", _sinabs(kind, spike_fn="MultiSpike"), WHOLE, is_smooth=True)
+            add(f"{kind} {function}", _sinabs(kind, {"surrogate_grad_fn": (function, values)}))
+        add(f"{kind} MultiSpike", _sinabs(kind, spike_fn="MultiSpike"))
         add(f"{kind} min_v_mem", _sinabs(kind, min_v_mem=-1.0))
         add(f"{kind} records states", _sinabs(kind, record_states=True))
         add(f"{kind} resets to 0.1",
@@ -227,7 +223,7 @@ def _rows_of_sinabs() -> list[Row]:
             _sinabs(kind, {"reset_fn": ("MembraneSubtract", {"subtract_value": 0.3})}))
         add(f"{kind} Sequential", lambda kind=kind: _sinabs(  # type: ignore[misc]
             kind, rec_connect=_sequential())())
-    add("IAFRecurrent", _iaf, WHOLE, is_smooth=True)
+    add("IAFRecurrent", _iaf, is_smooth=True)
     return rows
 
 

@@ -13,7 +13,8 @@ from package_models import Row, Small, Values
 from package_rows import ROWS
 
 COMPILED = {"norse LSNNRecurrent", "snnTorch RLeaky subtract late", "SEAdLIF", "Yin SRNN",
-            "sinabs ALIFRecurrent MembraneSubtract", "sparch RadLIFLayer normalization=none",
+            "sinabs ALIFRecurrent MembraneSubtract", "sinabs LIFRecurrent MultiSpike",
+            "sparch RadLIFLayer normalization=none",
             "SpikingJelly LIFNode v_reset=0.0"}  # the interpreter runs the others
 
 

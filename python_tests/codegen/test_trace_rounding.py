@@ -1,0 +1,140 @@
+"""Operators that round to integers, against those of torch."""
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsnn_ext.codegen.trace import StepError, trace
+from program import evaluate
+from traced_steps import check_step
+
+DTYPES = [torch.float32, torch.float64]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "round": torch.round,
+    "trunc": torch.trunc,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "frac": torch.frac,
+    "div trunc": lambda v: torch.div(v, 0.3, rounding_mode="trunc"),
+    "div trunc tensor": lambda v: torch.div(v, 0.25 + v.abs(), rounding_mode="trunc"),
+    **{f"div floor {b}": lambda v, b=b: torch.div(v, b, rounding_mode="floor")
+       for b in (1.0, -1, 0.125, -8)},
+    "floor_divide": lambda v: v.detach() // 2.0,  # torch has no gradient of it
+    "fix": torch.fix,
+}
+
+
+def numbers(dtype: torch.dtype) -> Tensor:
+    """Halves and their neighbours, numbers of all sizes, and the special ones."""
+    limits = torch.finfo(dtype)
+    halves = torch.arange(-40, 41, dtype=dtype) / 2
+    large = 2.0 ** torch.arange(-30, 60, dtype=dtype)
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, limits.max, limits.min,
+                            limits.tiny, -limits.tiny, limits.smallest_normal / 2,
+                            -limits.smallest_normal / 2, limits.eps], dtype=dtype)
+    bits = torch.int32 if dtype == torch.float32 else torch.int64
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(torch.iinfo(bits).min, torch.iinfo(bits).max, (20_000,), dtype=bits,
+                          generator=generator).view(dtype)
+    around = 100 * torch.randn(20_000, dtype=dtype, generator=generator)
+    near = torch.cat([halves, large, large + 0.5, -large, 0.5 - large])
+    up, down = torch.tensor(torch.inf, dtype=dtype), torch.tensor(-torch.inf, dtype=dtype)
+    return torch.cat([near, near.nextafter(up), near.nextafter(down), special, drawn, around])
+
+
+def assert_same_bits(got: Tensor, want: Tensor) -> None:
+    bits = torch.int32 if want.dtype == torch.float32 else torch.int64
+    wrong = (got.view(bits) != want.view(bits)) & ~(got.isnan() & want.isnan())
+    assert not wrong.any(), (got[wrong][:5], want[wrong][:5])
+
+
+@each_dtype
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values_are_bitwise_equal(name: str, dtype: torch.dtype) -> None:
+    function = FUNCTIONS[name]
+    program = trace(lambda c, v, z: (function(v), z), currents=1, states=1, dtype=dtype,
+                    coefficients={}).program
+    v = numbers(dtype)[None]
+    got = evaluate(program, [v], [v], v, []).new_states[0]
+    assert_same_bits(got, function(v))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values_of_float32_in_a_step_of_float64(name: str) -> None:
+    function = FUNCTIONS[name]
+    program = trace(lambda c, v, z: (function(v.float()).double(), z), currents=1, states=1,
+                    dtype=torch.float64, coefficients={}).program
+    v = torch.cat([numbers(torch.float32).double(), numbers(torch.float64)])[None]
+    got = evaluate(program, [v], [v], v, []).new_states[0]
+    assert_same_bits(got, function(v.float()).double())
+
+
+@each_dtype
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_are_those_of_torch(name: str, dtype: torch.dtype) -> None:
+    function = FUNCTIONS[name]
+    check_step(lambda c, v, z: (c * function(v) + v, z), dtype=dtype)
+    program = check_step(lambda c, v, z: (function(v) + c, z), dtype=dtype).program
+    has_gradient = name in ("frac", "div trunc tensor")  # of the latter 0 times another one
+    assert (program.d_states[0] is not None) == has_gradient
+
+
+class Count(torch.autograd.Function):
+    """Several spikes in a step, with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx, v, threshold):
+        ctx.save_for_backward(v)
+        return (v > 0) * torch.div(v, threshold, rounding_mode="trunc").float()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (v,) = ctx.saved_tensors
+        return gradient * (v > 0.5), None
+
+
+@each_dtype
+def test_several_spikes_in_a_step(dtype: torch.dtype) -> None:
+    def step(c, v, z, *, threshold):
+        v = 0.9 * v + c - threshold * z
+        z = Count.apply(v, threshold).to(v.dtype)
+        return v, z
+
+    for threshold in (0.3, torch.tensor(0.3, dtype=dtype)):
+        program = check_step(step, {"threshold": threshold}, dtype=dtype, batch=200).program
+        assert not program.is_spike
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "floor by 0.3": (lambda v: torch.div(v, 0.3, rounding_mode="floor"), "power of 2"),
+    "floor_divide by 3": (lambda v: v.detach() // 3, "power of 2"),
+    "floor by a tensor": (lambda v: torch.div(v, v, rounding_mode="floor"), "power of 2"),
+    "floor by 0": (lambda v: v.detach() // 0, "power of 2"),
+    "decimals": (lambda v: v.round(decimals=2), "aten.round.decimals"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    function, text = REFUSED[name]
+    with pytest.raises(StepError, match=text):
+        trace(lambda c, v, z: (function(v), z), currents=1, states=1, dtype=torch.float32,
+              coefficients={})
+
+
+class RoundedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v, k):
+        return v * k
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, torch.div(gradient.sum(), 2, rounding_mode="trunc")
+
+
+def test_a_rounded_sum_over_the_batch_is_refused() -> None:
+    with pytest.raises(StepError, match="aten.div of a sum over the batch"):
+        trace(lambda c, v, z, *, k: (RoundedSum.apply(v, k), z), currents=1, states=1,
+              dtype=torch.float32, coefficients={"k": torch.tensor(1.0, requires_grad=True)})
