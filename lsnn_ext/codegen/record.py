@@ -75,7 +75,7 @@ class Recorder(Values):
             raise self.error("no write in place to an expanded tensor", f"aten.{name}_")
         if len(fixed) == len(known):
             result: Fixed | Row = self._repeat(func, name, is_in_place, args, kwargs, fixed, out)
-        elif name in COPIES:
+        elif name in COPIES or (name == "sum" and out.numel() == tensors[0].numel()):
             result = self._copy(name, known[0], tensors[0], out)
         elif name in PRODUCTS:
             result = self._multiply(func, name, args, kwargs, out)
@@ -120,6 +120,7 @@ class Recorder(Values):
         full = (self.batch, self.neurons)
         if sizes == (0,):
             return  # torch.utils.checkpoint makes one, which nothing reads
+        sizes = strip(sizes) if len(strip(sizes)) == 2 else sizes  # (1, B, N)
         if len(sizes) > 2 or any(size not in (1, limit) for size, limit in zip(
                 reversed(sizes), reversed(full), strict=False)):
             raise self.error("values of shape (), (N,) or (B, N)",

@@ -12,10 +12,11 @@ from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
 from .record import COPIES, FACTORIES, Recorder, bind
 from .values import Fixed, Resize, StepError, aten
-from .wide_shapes import HANDLERS, is_copy, reshape
+from .wide_shapes import HANDLERS, is_copy, reshape, take_front
 
 MAKES_COMPLEX = {"complex", "polar"}  # of real values
 MAKES_WIDE = {*MAKES_COMPLEX, "select_backward", "slice_backward"}
+HAS_FRONT = {"select", "unbind", "stack", "select_backward"}
 RESHAPES = {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand"}
 
 
@@ -157,6 +158,10 @@ class WideRecorder(Recorder):
         wide = [value for value in values if self.find(value) is not None]
         if is_in_place and (wide or _key(args[0]) in self.shared):
             return self._write(func, name.removesuffix("_"), args, kwargs)
+        if not wide and name in HAS_FRONT:
+            made = take_front(self, name, bind(func, args, kwargs))
+            if made is not None:
+                return made
         if not wide and not self._makes_wide(name, args, kwargs):
             return super().__torch_dispatch__(func, types, args, kwargs)
         self.check_kind(func, name)
@@ -236,7 +241,8 @@ class WideRecorder(Recorder):
         if name == "stack":
             return len(args) > 1 and 1 <= args[0][0].dim() == args[1] % (args[0][0].dim() + 1)
         if name in ("view", "reshape", "expand", "_unsafe_view"):
-            return len(args[1]) == 3 and args[0].dim() == 2
+            is_front = tuple(args[1]) == (1, *args[0].shape)
+            return len(args[1]) == 3 and args[0].dim() == 2 and not is_front
         sizes = [x for x in args if isinstance(x, list | tuple)]
         return self._base(name) in FACTORIES and bool(sizes) and len(sizes[0]) == 3
 

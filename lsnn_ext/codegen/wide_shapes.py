@@ -236,6 +236,22 @@ def do_mean(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     return r.finish(out, r.form_of(total), rows)
 
 
+# -------------------------------------------------------------------------- an axis of 1 in front
+def take_front(r: Any, name: str, named: Any) -> Any:
+    """What select, unbind and stack, and the gradient of select, make of the axis of size 1 of a
+    value (1, B, N): its values. None: they have another axis."""
+    if name in ("select", "unbind"):
+        value = named["self"]
+        if value.dim() != 3 or value.shape[0] != 1 or named["dim"] % 3:
+            return None
+        part = r.part_of(aten.squeeze.dim, (value, 0))
+        return [part] if name == "unbind" else part
+    tensors = named["tensors"] if name == "stack" else [named["grad_output"]]
+    if len(tensors) != 1 or tensors[0].dim() != 2 or named["dim"] % 3:
+        return None
+    return r.part_of(aten.unsqueeze.default, (_copy(r, tensors[0]), 0))
+
+
 # ------------------------------------------------------------------------------------------- shapes
 def reshape(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     """view, reshape, squeeze, unsqueeze and expand."""

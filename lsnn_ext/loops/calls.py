@@ -50,6 +50,7 @@ class Name(NamedTuple):
     name: str
     dtype: torch.dtype
     has_new_axis: bool = False  # of size 1, behind that of the neurons
+    has_first_axis: bool = False  # of size 1, before that of the batch: (1, B, N)
 
 
 class StepCall(NamedTuple):

@@ -61,6 +61,11 @@ def is_static(leaf: Any) -> bool:
         isinstance(leaf, FunctionType) and leaf.__closure__ is None)
 
 
+def is_operator(function: Any) -> bool:
+    """Whether a function is one of torch.ops, such as those that packages register."""
+    return isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+
+
 def name_of(function: Any) -> str:
     """Of the getter of a property that of the property."""
     name = getattr(function, "__name__", type(function).__name__)

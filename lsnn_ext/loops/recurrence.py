@@ -15,7 +15,7 @@ import torch
 from ..codegen.form import MAX_AXIS, Form
 from .calls import SLOTS, Name, Product, Read, Reader, StepCall, Term, name_of
 from .frame import Place
-from .functions import Apply
+from .functions import Apply, is_operator
 from .ir import Before, Call, Kind, Loop, Now, Numbers, Slot, Varying
 from .refused import Refused
 
@@ -287,8 +287,11 @@ class Recurrence:
         # (B, N, 1) and (N, 1) stand for each number of an axis
         is_one = (is_wide and not is_stack and given[-1:] == (1,)
                   and shape[-1] == self.width(shape))
+        # an operator of a package may run over this axis as over time
+        has_first = len(given) == 3 and given[0] == 1 and is_operator(call.function)
         if isinstance(read, Read):
-            return self._name_of_read(read, ahead)._replace(has_new_axis=is_one)
+            return self._name_of_read(read, ahead)._replace(has_new_axis=is_one,
+                                                            has_first_axis=has_first)
         dtype = self._check_outside(slot, call, False)
         if is_one:
             shape = (*shape[:-1], 1)
@@ -299,7 +302,8 @@ class Recurrence:
                 name = f"k{len(self.coefficients)}"
                 return Name(self.coefficients.setdefault((slot, shape), name), dtype, is_one)
             ahead = 0
-        return Name(self._name_of_current(Current((), (slot,), shape, ahead)), dtype, is_one)
+        name = self._name_of_current(Current((), (slot,), shape, ahead))
+        return Name(name, dtype, is_one, has_first)
 
     def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
         """The dtype in which the step reads an argument."""

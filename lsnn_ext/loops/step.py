@@ -53,6 +53,8 @@ class Step:
             if not isinstance(leaf, Name):
                 return leaf
             one = made[leaf.name]
+            if leaf.has_first_axis and one.dim() == 2:
+                one = one.unsqueeze(0)
             if leaf.has_new_axis and one.dim():
                 one = one.unsqueeze(-1)
             if one.dtype == leaf.dtype:
@@ -70,6 +72,8 @@ class Step:
                     results = [next(one for one in given if isinstance(one, Tensor)).clone()]
             else:
                 results = call.run(given)
+            if any(isinstance(leaf, Name) and leaf.has_first_axis for leaf in leaves):
+                results = [one.squeeze(0) if one.dim() == 3 else one for one in results]
             made.update(zip(names, map(_fit, results, widths), strict=True))
         return tuple(made[name].to(self.dtype) for name in self.results)
 

@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, unpack_sequence
 
 import lsnn_ext
 from lsnn_ext import Neuron, Recurrent, functional
-from lsnn_ext.codegen.trace import StepError
+from lsnn_ext.codegen.trace import StepError, trace
 from lsnn_ext.zoo.surrogates import triangle
+from traced_steps import check_step
 from wide_states import B, N, T, check, leaves_of, total
 
 F64 = torch.float64
@@ -308,3 +309,25 @@ def test_refused_declarations() -> None:
             **coefficients(), "beta": torch.zeros(N, 3)})
     with lsnn_ext.use_reference(), pytest.raises(ValueError, match=r"shape \(B, N, K\)"):
         functional.recurrent(x, None, Neuron(lambda c, d, z: (torch.zeros(3, 2), z), {"d": 4}))
+
+
+def test_an_axis_of_1_in_front() -> None:
+    """Views, copies and sums of it, as of a sequence of one step."""
+    def step(c: Tensor, v: Tensor, w: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        first, = torch.stack([v * c]).unbind(0)
+        second = (w.unsqueeze(0) + v)[0] * v.view(1, *v.shape).select(0, -1)
+        both = torch.stack((second,), 0) + c
+        third = both.sum(0) + both.clone().mul_(0.5).squeeze(0).mul(w)
+        return first, third - torch.zeros_like(both)[0], triangle(both[0] - 0.5)
+
+    for dtype in (torch.float32, F64):
+        check_step(step, states=2, dtype=dtype)
+
+
+@pytest.mark.parametrize("function", [
+    lambda v: torch.stack([v, v])[1], lambda v: v.unsqueeze(1).unbind(0)[0],
+    lambda v: torch.stack([v])[:, 0] + v, lambda v: v[None].sum(1) + v])
+def test_other_axes_in_front_are_refused(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(StepError):
+        trace(lambda c, v, z: (function(v) + c, z), currents=1, states=1, dtype=F64,
+              coefficients={})

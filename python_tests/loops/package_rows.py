@@ -273,7 +273,6 @@ def _element_wise() -> Any:
     return layer.ElementWiseRecurrentContainer(neuron.LIFNode(), _add)
 
 
-OPERATOR = "got aten.unbind"  # in float32 a step is an operator of SpikingJelly, with a loop inside
 SURROGATES = ("Sigmoid", "ATan", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Erf", "Rect")
 
 
@@ -291,7 +290,7 @@ def _rows_of_spikingjelly() -> list[Row]:
             add(name, _container(kind, v_reset=rest, detach_reset=detach, decay_input=decay,
                                  **{tau: 3.0}))
         add(f"{kind} float32", _container(kind, dtype=SINGLE, v_threshold=0.75, **{tau: 4.0}),
-            OPERATOR, dtype=SINGLE)
+            dtype=SINGLE)
         for name, model, more in (
             ("without bias", models.Jelly, {"bias": False}),
             ("resets itself", models.JellyResets, {}),
@@ -307,7 +306,7 @@ def _rows_of_spikingjelly() -> list[Row]:
     add("QIFNode", _container(change=_node_of("QIFNode")))
     add("store_v_seq", _container(change=_stored), "no recurrence")
     add("smooth", _container(change=_smooth), is_smooth=True)
-    add("ElementWiseRecurrentContainer", _element_wise, OPERATOR, model=models.JellyElementWise,
+    add("ElementWiseRecurrentContainer", _element_wise, model=models.JellyElementWise,
         dtype=SINGLE)
     return rows
 

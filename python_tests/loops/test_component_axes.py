@@ -296,3 +296,67 @@ def _check_loop(model, *args):
     assert loops[0].reason
     assert loops[0].line.startswith("test_component_axes.py:")
     assert torch.equal(want, got)
+
+
+# ---------------------------------------------------------- operators of packages over an axis of 1
+LIBRARY = torch.library.Library("lsnn_loops", "DEF")
+LIBRARY.define("over_time(Tensor x, Tensor v, float tau) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define("first(Tensor x) -> Tensor")
+
+
+def over_time(x, v, tau):
+    """Spikes and charges of all steps, and the last membrane, as packages register it."""
+    spikes, charges = [], []
+    for x_t in x:
+        h = v + (x_t - v) / tau
+        z = spike(h - 1.0)
+        v = (1 - z) * h
+        spikes.append(z)
+        charges.append(h)
+    return torch.stack(spikes), torch.stack(charges), v
+
+
+def first(x):
+    return x[0] + 0.5 * x[0].unsqueeze(0).squeeze(0)
+
+
+LIBRARY.impl("over_time", over_time, "CompositeImplicitAutograd")
+LIBRARY.impl("first", first, "CompositeImplicitAutograd")
+
+
+def single_steps(x, w, v, z):
+    """Each step is a sequence of one."""
+    spikes, charges = [], []
+    for x_t in x.unbind(0):
+        current = torch.ops.lsnn_loops.first((x_t + z @ w).unsqueeze(0))
+        z, h, v = torch.ops.lsnn_loops.over_time(current[None], v, 2.0)
+        z = z[0]
+        spikes.append(z)
+        charges.append(h)
+    return spikes, torch.cat(charges), v
+
+
+def test_operator_over_an_axis_of_1():
+    args = (random(T, B, N, scale=3), random(N, N), random(B, N), (random(B, N) > 0).double())
+    compare(single_steps, *args)
+
+
+def test_operator_over_an_axis_of_1_and_a_batch_of_1():
+    args = (random(T, 1, N, scale=3), random(N, N), random(1, N), (random(1, N) > 0).double())
+    compare(single_steps, *args)
+
+
+def test_operator_over_two_steps_is_refused():
+    def model(x, w, v, z):
+        spikes = []
+        for x_t in x.unbind(0):
+            current = x_t + z @ w
+            z, _, v = torch.ops.lsnn_loops.over_time(torch.stack([current, current]), v, 2.0)
+            z = z[1]
+            spikes.append(z)
+        return spikes, v
+
+    args = (random(T, B, N, scale=3), random(N, N), random(B, N), (random(B, N) > 0).double())
+    _, _, plan = run(model, args)
+    kept, = [stage for stage in plan.stages if stage.kind == "loop"]
+    assert "stack" in kept.reason or "shape" in kept.reason, kept.reason
