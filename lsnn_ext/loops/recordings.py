@@ -101,7 +101,7 @@ class Recordings:
             return original(*args, **kwargs)
         for entry in entries:
             if entry.guard.holds(inputs):
-                return _replay(entry, original, inputs, args, kwargs)
+                return self._replay(root, entry, original, inputs, args, kwargs)
         if key in self.stopped or _has_saved_tensor_hooks():
             return original(*args, **kwargs)
         if not _recording.acquire(blocking=False):
@@ -136,7 +136,7 @@ class Recordings:
         entries = self.entries.get(key, [])
         for entry in entries:
             if entry.guard.settle(inputs):
-                return _replay(entry, original, inputs, args, kwargs)
+                return self._replay(root, entry, original, inputs, args, kwargs)
         try:
             if isinstance(root, nn.Module):
                 check_hooks(root)
@@ -205,11 +205,43 @@ class Recordings:
                     self._stop(key, reason)
                     raise Refused(reason)
 
+    def _replay(self, root: Any, entry: Entry, original: Callable[..., Any], inputs: list[Any],
+                args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if entry.plan is None:
+            return original(*args, **kwargs)
+        leaves = entry.guard.look_up(inputs)
+        written = entry.plan.recording.written
+        if written and _share_memory(leaves, written):
+            return original(*args, **kwargs)
+        states = generator_states() if entry.plan.is_random else []
+        try:
+            result, changed, values = entry.plan(leaves)
+        except Exception as error:  # the original may catch it, as that of a singular matrix
+            if _has_saved_tensor_hooks():  # which raise themselves, as to end a recomputation
+                raise
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            with torch.no_grad():
+                for leaf, value in values.items():
+                    leaves[leaf].copy_(value)
+            entry.guard.put(changed)
+            return result
+        set_generator_states(states)
+        result = original(*args, **kwargs)  # outside of the except clause: it may raise, too
+        name = getattr(root, "__name__", type(root).__name__)
+        self._warn("replay", f"{name}: expected a replay without errors, got {reason}; the "
+                             f"original ran instead, as in each such call", RuntimeWarning)
+        return result
+
     def _stop(self, key: Any, reason: str) -> None:
         self.stopped[key] = reason
-        if reason not in self._warned:
-            self._warned.add(reason)
-            warnings.warn(f"lsnn_ext: {reason}", UserWarning, stacklevel=2)
+        self._warn(reason, reason, UserWarning)
+
+    def _warn(self, key: str, text: str, category: type[Warning]) -> None:
+        """Once for a key."""
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(f"lsnn_ext: {text}", category, stacklevel=3)
 
 
 class Ran:
@@ -268,29 +300,6 @@ class Ran:
             line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
             self.refused = Refused(f"{what}: expected a call that does nothing but compute with "
                                    f"its arguments and the model", line)
-
-
-def _replay(entry: Entry, original: Callable[..., Any], inputs: list[Any], args: tuple[Any, ...],
-            kwargs: dict[str, Any]) -> Any:
-    if entry.plan is None:
-        return original(*args, **kwargs)
-    leaves = entry.guard.look_up(inputs)
-    written = entry.plan.recording.written
-    if written and _share_memory(leaves, written):
-        return original(*args, **kwargs)
-    states = generator_states() if entry.plan.is_random else []
-    try:
-        result, changed, values = entry.plan(leaves)
-    except Exception:  # such as that of a singular matrix, which the original may catch
-        if _has_saved_tensor_hooks():  # which raise themselves, as to end a recomputation
-            raise
-        set_generator_states(states)
-        return original(*args, **kwargs)
-    with torch.no_grad():
-        for leaf, value in values.items():
-            leaves[leaf].copy_(value)
-    entry.guard.put(changed)
-    return result
 
 
 def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[Any, Any]]:

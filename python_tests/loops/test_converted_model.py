@@ -140,6 +140,28 @@ def test_a_counter_is_refused_by_name() -> None:
         fuse(model, draw_x())
 
 
+class Inverts(Net):
+    """The inverse of a matrix, and what the user does where there is none."""
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        matrix = x[0].t() @ x[0] + torch.eye(5) * x[0, 0, 0]
+        try:
+            return super().forward(x @ torch.linalg.inv(matrix))
+        except torch.linalg.LinAlgError:
+            return super().forward(x * 0.5)
+
+
+def test_a_replay_that_raises_gives_way_to_the_original_with_a_warning() -> None:
+    model, original = make_pair(Inverts)
+    singular = torch.zeros(3, 2, 5)
+    with pytest.warns(RuntimeWarning, match="Inverts: expected a replay without errors, got .*ing"):
+        assert_same(model, original, singular)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(model, original, singular)
+        assert_same(model, original, draw_x(), replays=True)
+
+
 class SetsTime(Net):
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         self.calls = 0
