@@ -195,6 +195,10 @@ def _in_float64(program: Program, folder: Path) -> tuple[float, float]:
     """Differences of results and gradients."""
     torch.set_num_threads(1)
     one, other = (load(program, folder, torch.float64) for _ in range(2))
+    try:
+        one.step()
+    except RuntimeError as error:
+        raise RuntimeError(f"the program itself raises: {error}") from error
     if convert(other):
         return NAN, NAN
     found = compare(one, other)

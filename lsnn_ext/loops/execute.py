@@ -143,7 +143,7 @@ class Batched:
     def __init__(self, q: int, one: BodyCall, in_order: InOrder,
                  dtypes: Sequence[torch.dtype]) -> None:
         self.q, self.one, self.in_order, self.dtypes = q, one, in_order, dtypes
-        self.has_rule = True
+        self.has_rule = not isinstance(one.call.function, torch.jit.ScriptFunction)
         args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
         self.is_linear = (one.call.function is torch.nn.functional.linear and len(args) > 1
                           and kwargs.keys() <= {"bias"})

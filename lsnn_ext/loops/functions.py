@@ -61,6 +61,16 @@ def is_static(leaf: Any) -> bool:
         isinstance(leaf, FunctionType) and leaf.__closure__ is None)
 
 
+def is_pure_script(function: Any) -> bool:
+    """Whether a function of TorchScript does nothing but compute with its arguments: it neither
+    calls Python nor prints, and holds no tensor, as a traced function does."""
+    graph = function.inlined_graph
+    constants = [one.kindOf("value") for one in graph.findAllNodes("prim::Constant")
+                 if one.hasAttribute("value")]
+    return {*constants} <= {"i", "f", "s", "c", "is", "fs", "ss"} and not any(
+        graph.findAllNodes(kind) for kind in ("prim::PythonOp", "prim::Print", "aten::warn"))
+
+
 def is_operator(function: Any) -> bool:
     """Whether a function is one of torch.ops, such as those that packages register."""
     return isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket)

@@ -105,7 +105,7 @@ class _Recorder(TorchFunctionMode):
         self.depth += 1
         try:
             before = None
-            with self._refusals():
+            with self.refusals():
                 before = self._before(function, args, kwargs)
             self.is_random, self.name = False, name_of(function)
             self.sizes = {id(leaf) for leaf in pytree.tree_leaves([
@@ -115,19 +115,19 @@ class _Recorder(TorchFunctionMode):
             try:
                 result = run()
             except Exception:
-                with self._refusals():
+                with self.refusals():
                     raise Refused(f"{self.name}: expected no error that the caller catches") from (
                         None)
                 raise
             if before is not None:
-                with self._refusals():
+                with self.refusals():
                     self._after(before, result)
             return result
         finally:
             self.depth -= 1
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
+    def refusals(self) -> Iterator[None]:
         try:
             yield
         except Refused as refused:
@@ -261,6 +261,9 @@ class _Recorder(TorchFunctionMode):
 
     def add_read(self, tensor: Any, reason: str) -> None:
         """Python reads numbers: only of what small attributes make, as they were before."""
+        is_known = id(tensor) in self.tensors or self.origins.find(tensor) is not None
+        if not is_known:  # such as one inside of a function of TorchScript
+            raise Refused(reason)
         found = self.recording.attributes_of(self.value_of(tensor), of.MOST_READ)
         new = set(found) - self.recording.read.keys()
         live = {known.value: known.tensor() for known in self.tensors.values()} if new else {}
@@ -335,19 +338,19 @@ class _Witness(TorchDispatchMode):
         if recorder.refused is not None:
             return func(*args, **kwargs)
         if not recorder.depth and func is not torch.ops.aten.detach.default:
-            with recorder._refusals():
+            with recorder.refusals():
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
         is_fill = recorder.name in of.FILLS and id(args[0]) not in recorder.sizes
         if of.VALUE_TAGS & set(func.tags) and not is_fill and not of.is_index_by_integers(
                 func, args):
-            with recorder._refusals():
-                recorder.add_read(args[0], f"{func}: expected results whose shapes do not depend "
+            with recorder.refusals():
+                recorder.add_read(args[0], f"{func}: expected no shape and no branch that depends "
                                            f"on numbers")
         recorder.unversioned |= of.written_statistics(func, args)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
-        with recorder._refusals():
+        with recorder.refusals():
             recorder.check_generators()
         out = func(*args, **kwargs)
         recorder.is_random = True
@@ -360,22 +363,38 @@ _lock = threading.RLock()
 
 @contextmanager
 def _functions_noted(recorder: _Recorder) -> Iterator[None]:
-    """Notes autograd.Functions, whose apply no mode sees. Other threads pass through."""
+    """Notes autograd.Functions and functions of TorchScript, whose calls no mode sees. Those of
+    other threads pass through."""
+    base: Any = _SingleLevelFunction
+    script: Any = torch.jit.ScriptFunction
+    run_script = script.__call__
+
+    def is_noted() -> bool:
+        return threading.get_ident() == recorder.thread and not recorder.depth and (
+            recorder.refused is None)
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         run = super(_SingleLevelFunction, cls).apply
-        is_noted = threading.get_ident() == recorder.thread and not recorder.depth
-        if not is_noted or recorder.refused:
+        if not is_noted():
             return run(*args, **kwargs)
         return recorder.note(Apply(cls), args, kwargs, lambda: run(*args, **kwargs))
 
-    base: Any = _SingleLevelFunction
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_noted():
+            return run_script(function, *args, **kwargs)
+        if not of.is_pure_script(function):
+            with recorder.refusals():
+                raise Refused(f"{function.name}: expected a function of TorchScript that does "
+                              f"nothing but compute with its arguments")
+        return recorder.note(function, args, kwargs, lambda: run_script(function, *args, **kwargs))
+
     with _lock:
-        base.apply = classmethod(apply)
+        base.apply, script.__call__ = classmethod(apply), call
         try:
             yield
         finally:
             del base.apply
+            script.__call__ = run_script
 
 
 def _version(tensor: Tensor) -> tuple[int, bool]:

@@ -213,7 +213,7 @@ def scripted(z: Tensor) -> Tensor:
     return z * 0 + 0.5 if bool(z.sum() > 8) else z * 0 + 1
 
 
-@refused("jit|script|outside|without|seen|noted")
+@refused("_local_scalar_dense")
 class Scripted(Reader):
     def read(self, z: Tensor, v: Tensor) -> Any:
         return scripted(z.detach())
