@@ -19,10 +19,9 @@ from bench.measure import alternate
 from bench.memory import peak_of
 from bench.programs.load import Loaded, Program, load
 from lsnn_ext import loops
-from lsnn_ext.loops.ir import Call
+from lsnn_ext.loops.ir import Call, Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
-from lsnn_ext.loops.refused import Refused
 from lsnn_ext.loops.reroll import find_loops
 from lsnn_ext.loops.run import Plan
 

@@ -14,9 +14,8 @@ from ..codegen.neuron import Neuron
 from ..codegen.state import NeuronState
 from .calls import SLOTS, Product, Read, run_calls
 from .frame import Frame, Place
-from .ir import Before, Kind, Loop, Now, Numbers, Slot
+from .ir import Before, Kind, Loop, Now, Numbers, Refused, Slot
 from .recurrence import Current, Recurrence, Register
-from .refused import Refused
 from .step import Step
 
 # By what their steps do: equal layers, and recordings of another batch, share the kernels.

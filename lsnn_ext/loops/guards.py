@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from .functions import Apply
-from .ir import DEVICES, Leaf, Recording
+from .ir import DEVICES, Leaf, Recording, Refused
 from .origins import Origins, look_up
 from .places import IMMUTABLE, MISSING, SEQUENCES, Path, Step, cell_of, put, step_into
 from .plain import exact, is_mutable, is_same
-from .refused import Refused
 from .snapshot import Node, Snapshot, describe
 
 MADE_OF = attrgetter("__code__", "__defaults__", "__kwdefaults__")

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .ir import Refused
 from .origins import Origins
 from .places import OWN
 from .recordings import Options, Recordings
-from .refused import Refused
 from .report import Report, Speed, describe, measure_speed
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Leaf, Ref
+from .ir import Leaf, Ref, Refused
 from .places import (
     MISSING,
     SEQUENCES,
@@ -23,7 +23,6 @@ from .places import (
     step_into,
 )
 from .plain import exact, is_mutable, is_same, keep
-from .refused import Refused
 from .snapshot import Node, Snapshot
 
 SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")

@@ -1,9 +1,9 @@
-"""Plain values: when two are the same, and what puts one back."""
+"""Plain values and generators: when two values are the same, and what puts one back."""
 import enum
 import functools
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,3 +93,19 @@ def is_mutable(value: Any) -> bool:
     """Whether a plain value can change and stay the same object."""
     return isinstance(value, (np.ndarray, set, random.Random, np.random.Generator,
                               np.random.RandomState, functools._lru_cache_wrapper))
+
+
+def generator_states() -> list[Tensor]:
+    """Of torch, the CPU first."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_generator_states(states: Sequence[Tensor]) -> None:
+    """Of torch; an empty list changes nothing."""
+    if states:
+        torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(list(states[1:]))

@@ -14,12 +14,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import functions as of
-from .dropout import split_dropout
 from .functions import Apply, find_line, is_static, name_of, property_of
-from .generators import generator_states, set_generator_states
-from .ir import Call, Kind, Mode, Recording, Ref
+from .ir import Call, Kind, Mode, Recording, Ref, Refused, split_dropout
 from .origins import Origins
-from .refused import Refused
+from .plain import generator_states, set_generator_states
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
 

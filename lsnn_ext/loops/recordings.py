@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._core import torch_internals
-from .generators import generator_states, set_generator_states
 from .guards import Guard, check_hooks, describe_inputs, flags
-from .ir import Recording
+from .ir import Recording, Refused
 from .origins import Origins
 from .places import MISSING, Path, globals_of, is_user, name_of, names_of
-from .plain import exact
+from .plain import exact, generator_states, set_generator_states
 from .record import record
-from .refused import Refused
 from .rounding import VerificationError
 from .run import Plan
 from .verify import Comparison, verify

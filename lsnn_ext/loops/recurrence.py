@@ -16,8 +16,7 @@ from ..codegen.form import MAX_AXIS, Form
 from .calls import SLOTS, Name, Product, Read, Reader, StepCall, Term, name_of
 from .frame import Place
 from .functions import Apply, is_operator
-from .ir import Before, Call, Kind, Loop, Now, Numbers, Slot, Varying
-from .refused import Refused
+from .ir import Before, Call, Kind, Loop, Now, Numbers, Refused, Slot, Varying
 
 
 class Node(NamedTuple):

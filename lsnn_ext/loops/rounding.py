@@ -5,8 +5,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .ir import Call, Ref
-from .refused import Refused
+from .ir import Call, Ref, Refused
 
 Run: TypeAlias = Callable[[torch.Generator], tuple[Sequence[Tensor], Sequence[Tensor]]]
 ULPS = 64  # of the largest number of a value: what rounding may change in one step

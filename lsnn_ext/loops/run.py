@@ -11,8 +11,20 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .frame import Frame, Place, Values
-from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Part, Recording, Ref, Varying
-from .refused import Refused
+from .ir import (
+    Before,
+    BodyCall,
+    Call,
+    Fixed,
+    Loop,
+    Now,
+    Numbers,
+    Part,
+    Recording,
+    Ref,
+    Refused,
+    Varying,
+)
 from .reroll import find_loops
 from .stages import Planner, Stage, find_dead, is_live
 

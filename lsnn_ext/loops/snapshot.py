@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from .ir import Refused
 from .places import (
     MISSING,
     SEQUENCES,
@@ -19,7 +20,6 @@ from .places import (
     names_of,
 )
 from .plain import Same, exact, kind_of
-from .refused import Refused
 
 MAX_NODES = 20_000
 

@@ -11,8 +11,7 @@ from .component import fuse_component
 from .execute import Batched, InOrder, Invariant, Sliced, Written, find_time_index
 from .frame import Frame, Place
 from .functions import Apply
-from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Varying
-from .refused import Refused
+from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 
 INDEXING = (Tensor.__getitem__, Tensor.select, torch.select)
 PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "__matmul__", "tensordot",

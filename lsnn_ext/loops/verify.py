@@ -24,8 +24,8 @@ from torch.utils import _pytree as pytree
 from .component import Component
 from .component_check import check_component
 from .frame import Frame, Place, Values
-from .generators import generator_states, set_generator_states
 from .ir import Call, Leaf, Loop, Ref
+from .plain import generator_states, set_generator_states
 from .recorded import Recorded, is_uninitialized, made_by
 from .reroll import constant_key
 from .rounding import (

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lsnn_ext.loops.ir import Ref
+from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
 from lsnn_ext.loops.places import MISSING, name_of
 from lsnn_ext.loops.plain import exact
-from lsnn_ext.loops.refused import Refused
 from lsnn_ext.loops.snapshot import Snapshot
 
 GLOBAL = torch.tensor(0.5)
