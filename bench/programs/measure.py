@@ -21,9 +21,9 @@ from bench.programs.load import Loaded, Program, load
 from lsnn_ext import loops
 from lsnn_ext.loops.ir import Call, Refused
 from lsnn_ext.loops.origins import Origins
+from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
 from lsnn_ext.loops.reroll import find_loops
-from lsnn_ext.loops.run import Plan
 
 NAN = float("nan")
 LEAST = 1e-5

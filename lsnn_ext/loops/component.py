@@ -12,11 +12,11 @@ from torch import Tensor
 from .. import functional
 from ..codegen.neuron import Neuron
 from ..codegen.state import NeuronState
-from .calls import SLOTS, Product, Read, run_calls
-from .frame import Frame, Place
 from .ir import Before, Kind, Loop, Now, Numbers, Refused, Slot
+from .reader import SLOTS, Product, Read, run_calls
 from .recurrence import Current, Recurrence, Register
 from .step import Step
+from .values import Frame, Place
 
 # By what their steps do: equal layers, and recordings of another batch, share the kernels.
 _neurons: WeakValueDictionary[Any, Neuron] = WeakValueDictionary()
@@ -222,7 +222,7 @@ class Component:
             made = self._run(given)
             got = self._gradients(made, inputs)
         except Exception as error:  # of any operator on random numbers
-            text = re.sub(r" in (calls|step|ir)\.py line .*", "", str(error))
+            text = re.sub(r" in (step|ir)\.py line .*", "", str(error))
             line: str = self.neuron.step.line  # type: ignore[attr-defined]
             raise Refused(text, line) from error
         rows = run_calls(found.loop, found.positions, n, self._outside(given), given.initial)

@@ -7,11 +7,11 @@ from torch import Tensor
 from .. import functional
 from ..codegen.state import NeuronState
 from .component import Component
-from .frame import Place
+from .expected import Recorded
 from .ir import Before, Call, Fixed, Loop, Now, Ref, Varying
-from .recorded import Recorded
 from .recurrence import Register
 from .rounding import RUN, compare_gradients, find_differences, run_moved_call
+from .values import Place
 
 LARGEST = 1 << 24  # numbers of a state that a kernel gets at once
 

@@ -12,7 +12,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from .functions import Apply
 from .ir import DEVICES, Leaf, Recording, Refused
 from .origins import Origins, look_up
-from .places import IMMUTABLE, MISSING, SEQUENCES, Path, Step, cell_of, put, step_into
+from .paths import IMMUTABLE, MISSING, SEQUENCES, Path, Step, cell_of, put, step_into
 from .plain import exact, is_mutable, is_same
 from .snapshot import Node, Snapshot, describe
 

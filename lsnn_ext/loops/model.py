@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .ir import Refused
 from .origins import Origins
-from .places import OWN
-from .recordings import Options, Recordings
+from .paths import OWN
+from .replay import Options, Recordings
 from .report import Report, Speed, describe, measure_speed
 
 Model = TypeVar("Model", bound=nn.Module)

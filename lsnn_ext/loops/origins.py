@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .ir import Leaf, Ref, Refused
-from .places import (
+from .paths import (
     MISSING,
     SEQUENCES,
     Path,
@@ -33,7 +33,7 @@ class Origins:
     """A function and its arguments, as they are before a call.
 
     A Leaf of kind "input" has as its path the place among the flattened arguments; of kind
-    "attribute" the steps from the function, see places.py.
+    "attribute" the steps from the function, see paths.py.
     """
 
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any],

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..codegen.form import MAX_AXIS, Form
-from .calls import SLOTS, Name, Product, Read, Reader, StepCall, Term, name_of
-from .frame import Place
 from .functions import Apply, is_operator
 from .ir import Before, Call, Kind, Loop, Now, Numbers, Refused, Slot, Varying
+from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term, name_of
+from .values import Place
 
 
 class Node(NamedTuple):

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .component import Component
 from .ir import Call
-from .run import Plan
+from .plan import Plan
 from .stages import Stage
 from .verify import Comparison
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .ir import Refused
-from .places import (
+from .paths import (
     MISSING,
     SEQUENCES,
     Path,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .calls import Name, StepCall
 from .ir import Ref
+from .reader import Name, StepCall
 from .recurrence import Recurrence
 from .reroll import constant_key
 

@@ -23,10 +23,11 @@ from torch.utils import _pytree as pytree
 
 from .component import Component
 from .component_check import check_component
-from .frame import Frame, Place, Values
+from .expected import Recorded, is_uninitialized, made_by
 from .ir import Call, Leaf, Loop, Ref
 from .plain import generator_states, set_generator_states
-from .recorded import Recorded, is_uninitialized, made_by
+from .plan import Plan, expanded
+from .planner import is_live
 from .reroll import constant_key
 from .rounding import (
     VerificationError,
@@ -36,8 +37,8 @@ from .rounding import (
     kind_of,
     run_moved_call,
 )
-from .run import Plan, expanded
-from .stages import Stage, is_live
+from .stages import Stage
+from .values import Frame, Place, Values
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ from any_loop_run import (
     state_of,
 )
 from lsnn_ext import loops
+from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.report import Report
-from lsnn_ext.loops.run import Plan
 
 LEAST_SHARE = 0.5  # of the models that have a fused component
 MOST_UNSTABLE = 0.2  # models that differ within rounding, of those that can be compared

@@ -12,7 +12,7 @@ import torch
 import any_loop
 from any_loop import Judged, judge, run_plans_without_kernels
 from lsnn_ext import _ops
-from lsnn_ext.loops.run import Plan
+from lsnn_ext.loops.plan import Plan
 
 pytestmark = pytest.mark.skipif(
     not _ops.available, reason="this installation has no compiled operators"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext.loops import convert
-from lsnn_ext.loops.run import Plan
+from lsnn_ext.loops.plan import Plan
 from lsnn_ext.zoo.surrogates import triangle
 
 

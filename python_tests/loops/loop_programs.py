@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lsnn_ext.loops.origins import Origins
+from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
-from lsnn_ext.loops.run import Plan
 
 
 class Triangle(torch.autograd.Function):

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lsnn_ext.loops.origins import Origins
+from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
-from lsnn_ext.loops.run import Plan
 
 
 def run(function: Callable[..., Any], args: Sequence[Tensor]) -> tuple[Any, Any, Plan]:

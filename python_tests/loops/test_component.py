@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from loop_programs import spike
-from lsnn_ext.loops.run import Plan
+from lsnn_ext.loops.plan import Plan
 from small_loops import close, compare, run
 
 T, B, N, I = 7, 5, 6, 4

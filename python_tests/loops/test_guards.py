@@ -14,7 +14,7 @@ from lsnn_ext.loops.guards import Guard, check_hooks, describe_inputs, flags
 from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
-from lsnn_ext.loops.recordings import Ran
+from lsnn_ext.loops.replay import Ran
 from lsnn_ext.loops.snapshot import Snapshot
 
 GAIN = 2.0

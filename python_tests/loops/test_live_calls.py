@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext import loops
-from lsnn_ext.loops.run import Plan
+from lsnn_ext.loops.plan import Plan
 
 
 class Peeled(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
-from lsnn_ext.loops.places import MISSING, name_of
+from lsnn_ext.loops.paths import MISSING, name_of
 from lsnn_ext.loops.plain import exact
 from lsnn_ext.loops.snapshot import Snapshot
 

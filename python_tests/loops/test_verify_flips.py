@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from loop_programs import draw, prepare, spike
+from lsnn_ext.loops.expected import Recorded
 from lsnn_ext.loops.ir import Call, Loop
+from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import Apply
-from lsnn_ext.loops.recorded import Recorded
 from lsnn_ext.loops.rounding import VerificationError
-from lsnn_ext.loops.run import Plan
 from lsnn_ext.loops.verify import verify
 
 T, B, N = 9, 3, 5

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .frame import Frame, Place, Values
 from .ir import Call, Loop, Recording, Ref
+from .plan import Plan
 from .rounding import (
     DRAWS,
     MOVES,
@@ -21,8 +21,8 @@ from .rounding import (
     move,
     tolerance_of,
 )
-from .run import Plan
 from .stages import Stage
+from .values import Frame, Place, Values
 
 
 class Recorded:

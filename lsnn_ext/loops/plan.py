@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .frame import Frame, Place, Values
 from .ir import (
     Before,
     BodyCall,
@@ -25,8 +24,10 @@ from .ir import (
     Refused,
     Varying,
 )
+from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
-from .stages import Planner, Stage, find_dead, is_live
+from .stages import Stage
+from .values import Frame, Place, Values
 
 LEAST_GAIN = 1.1  # by how much fewer calls of torch a plan must run
 

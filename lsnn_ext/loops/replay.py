@@ -19,11 +19,11 @@ from .._core import torch_internals
 from .guards import Guard, check_hooks, describe_inputs, flags
 from .ir import Recording, Refused
 from .origins import Origins
-from .places import MISSING, Path, globals_of, is_user, name_of, names_of
+from .paths import MISSING, Path, globals_of, is_user, name_of, names_of
 from .plain import exact, generator_states, set_generator_states
+from .plan import Plan
 from .record import record
 from .rounding import VerificationError
-from .run import Plan
 from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes

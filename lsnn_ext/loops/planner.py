@@ -1,0 +1,216 @@
+"""Planner: cuts the body of a loop into stages, each of which runs for all iterations."""
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .component import fuse_component
+from .functions import Apply
+from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
+from .reader import find_invariants
+from .stages import Batched, InOrder, Invariant, Sliced, Stage, Written, find_time_index
+from .values import Place
+
+INDEXING = (Tensor.__getitem__, Tensor.select, torch.select)
+PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "__matmul__", "tensordot",
+                      "__rmatmul__", "conv1d", "conv2d", "conv3d", "bilinear", "baddbmm", "inner"})
+_OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",
+                "float": "_to_copy", "double": "_to_copy", "to": "_to_copy", "type": "_to_copy"}
+
+
+class Planner:
+    """The stages of a loop. Raises Refused where calls must stay in their order."""
+
+    def __init__(self, loop: Loop, recording: Recording, read: set[int], live: set[int],
+                 exact: bool) -> None:
+        """read: values that are read outside of the loop; live: that anything reads."""
+        self.loop, self.recording, self.exact = loop, recording, exact
+        self.last: set[Place] = set()  # read after the loop, the last iteration only
+        self.read: set[Place] = set()  # read after the loop
+        self.dead = find_dead(loop, live)
+        for value, (t, q, k) in loop.places().items():
+            if value in read:
+                self.read.add((q, k))
+                if t < loop.iterations - 1:
+                    self.last.discard((q, k))
+                elif all(made[q][k] not in read for made in loop.made[:-1]):
+                    self.last.add((q, k))
+        self.readers: dict[Place, set[int]] = {}
+        for q, one in enumerate(loop.body):
+            for slot in () if q in self.dead else one.slots:
+                if isinstance(slot, Now | Before):
+                    self.readers.setdefault(slot[:2], set()).add(q)
+
+    def stages(self) -> list[Stage]:
+        """In the order in which they run."""
+        body = self.loop.body
+        invariant = set(find_invariants(self.loop)) - self.dead
+        found = [Stage("invariant", (q,), Invariant(q, body[q])) for q in sorted(invariant)]
+        drawn = [q for q, one in enumerate(body) if one.call.is_random and not any(
+            isinstance(slot, Before | Varying) or (isinstance(slot, Now)
+                                                   and slot.position not in invariant)
+            for slot in one.slots)]
+        others = [q for q, one in enumerate(body) if one.call.is_random and q not in drawn]
+        if len(others) > 1 or (others and drawn):
+            raise Refused("random draws that depend on numbers of the loop stay in their order",
+                          body[others[0]].call.line)
+        if drawn:
+            found.append(Stage("drawn", tuple(drawn), InOrder(
+                self.loop, drawn, {(q, k) for q in drawn
+                                   for k in range(len(body[q].call.outputs))}, set())))
+        before = invariant | set(drawn) | self.dead
+        components = self._components(before)
+        absorbed = self._absorb([one for one in components if self._is_recurrent(one)], before)
+        taken = {q for extra in absorbed.values() for q in extra}
+        for component in components:
+            if self._is_recurrent(component):
+                found += self._recurrence(component, absorbed[component])
+            elif component[0] not in taken:
+                found.append(self._single(component[0]))
+        return found
+
+    # -------------------------------------------------------------------------- structure
+    def _needed(self, q: int, without: set[int]) -> set[int]:
+        return {slot.position for slot in self.loop.body[q].slots
+                if isinstance(slot, Now | Before) and slot.position not in without}
+
+    def _components(self, without: set[int]) -> list[tuple[int, ...]]:
+        """Strongly connected components, each after those that it reads (Tarjan)."""
+        index: dict[int, int] = {}
+        low: dict[int, int] = {}
+        stack: list[int] = []
+        found: list[tuple[int, ...]] = []
+        for root in range(len(self.loop.body)):
+            if root in index or root in without:
+                continue
+            work: list[tuple[int, Iterator[int]]] = []
+
+            def enter(q: int, work: list[tuple[int, Iterator[int]]] = work) -> None:
+                index[q] = low[q] = len(index)
+                stack.append(q)
+                work.append((q, iter(sorted(self._needed(q, without)))))
+
+            enter(root)
+            while work:
+                q, rest = work[-1]
+                for other in rest:
+                    if other not in index:
+                        enter(other)
+                        break
+                    if other in stack:
+                        low[q] = min(low[q], index[other])
+                else:
+                    work.pop()
+                    if work:
+                        low[work[-1][0]] = min(low[work[-1][0]], low[q])
+                    if low[q] == index[q]:
+                        at = stack.index(q)
+                        found.append(tuple(sorted(stack[at:])))
+                        del stack[at:]
+        return found
+
+    def _is_recurrent(self, component: tuple[int, ...]) -> bool:
+        return len(component) > 1 or component[0] in self._needed(component[0], set())
+
+    def _absorb(self, recurrent: Sequence[tuple[int, ...]],
+                without: set[int]) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """Elementwise calls that only follow a component and lead to an autograd.Function, which
+        has no rule for whole sequences."""
+        found = {}
+        taken: set[int] = set()
+        for component in recurrent:
+            inside, extra = set(component), []
+            for q, one in enumerate(self.loop.body):
+                needed = self._needed(q, without)
+                if (q not in inside and q not in taken and q not in without and needed
+                        and needed <= inside and is_elementwise(one.call)
+                        and not any(isinstance(slot, Varying | Before) for slot in one.slots)):
+                    inside.add(q)
+                    extra.append(q)
+            wanted = {q for q in extra if isinstance(self.loop.body[q].call.function, Apply)}
+            for q in reversed(extra):
+                if q in wanted:
+                    wanted |= self._needed(q, without) & set(extra)
+            taken |= wanted
+            found[component] = tuple(sorted(wanted))
+        return found
+
+    # ----------------------------------------------------------------------------- stages
+    def _outputs(self, positions: Sequence[int]) -> tuple[set[Place], set[Place]]:
+        """What of these calls is read outside of them, and of which only the last."""
+        places = {(q, k) for q in positions for k in range(len(self.loop.body[q].call.outputs))}
+        inside = set(positions)
+        outside = {place for place in places if self.readers.get(place, set()) - inside}
+        found = (places & self.read) | outside
+        return found, (found & self.last) - outside
+
+    def _recurrence(self, component: tuple[int, ...], extra: tuple[int, ...]) -> list[Stage]:
+        positions = tuple(sorted(component + extra))
+        if (stage := self._written(component)) is not None:
+            return [stage]
+        read, last = self._outputs(positions)
+        try:
+            fused = fuse_component(self.loop, positions, read, self.recording.kinds)
+            return [Stage("fused", positions, fused.run)]
+        except Refused as refused:
+            if extra:  # what follows may be what cannot be fused
+                return [*self._recurrence(component, ()), *map(self._single, extra)]
+            run = InOrder(self.loop, component, read, last)
+            line = refused.line or self.loop.body[component[0]].call.line
+            return [Stage("loop", component, run, refused.reason, line)]
+
+    def _single(self, q: int) -> Stage:
+        one = self.loop.body[q]
+        if one.call.function in INDEXING and (sliced := Sliced.of(q, one)) is not None:
+            return Stage("sliced", (q,), sliced)
+        read, last = self._outputs((q,))
+        in_order = InOrder(self.loop, (q,), read, last)
+        is_product = getattr(one.call.function, "__name__", "") in PRODUCTS
+        if one.call.is_random or (self.exact and is_product) or any(
+                isinstance(slot, Numbers) for slot in one.slots):
+            return Stage("in order", (q,), in_order)
+        return Stage("batched", (q,), Batched(q, one, in_order, [
+            self.recording.kinds[value].dtype for value in self.loop.made[0][q]]))
+
+    def _written(self, component: tuple[int, ...]) -> Stage | None:
+        """out[t] = z of which only the last out is read."""
+        q = component[0]
+        one = self.loop.body[q]
+        read, last = self._outputs(component)
+        if len(component) > 1 or one.call.function is not Tensor.__setitem__ or read != last:
+            return None
+        target, index, given = pytree.tree_unflatten(one.slots, one.call.spec)[0]
+        where = find_time_index(index)
+        if where is not None and isinstance(target, Before):
+            size = self.recording.kinds[target.initial[0]].shape[where[0]]
+            where = where[0], [i % size for i in where[1]]
+        if (where is None or not isinstance(target, Before) or target.lag != 1
+                or len(set(where[1])) < len(where[1])
+                or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):
+            return None
+        return Stage("written", (q,), Written(q, one, target, given, *where))
+
+
+def is_live(call: Call, live: set[int]) -> bool:
+    """Whether something reads what a call makes, or a generator counts it."""
+    return call.is_random or any(value in live for value in call.outputs)
+
+
+def find_dead(loop: Loop, live: set[int]) -> set[int]:
+    """Positions of calls that are not live in any iteration."""
+    return {q for q, one in enumerate(loop.body) if not one.call.is_random and not any(
+        value in live for made in loop.made for value in made[q])}
+
+
+def is_elementwise(call: Call) -> bool:
+    """Whether a function is elementwise by its name, or an autograd.Function, which may be."""
+    if isinstance(call.function, Apply):
+        return True
+    name = getattr(call.function, "__name__", "")
+    name = _OTHER_NAMES.get(name, name.strip("_"))
+    packet = getattr(torch.ops.aten, name, None)
+    if name in ("_to_copy", "detach", "clone", "contiguous"):
+        return True
+    return packet is not None and any(torch.Tag.pointwise in getattr(packet, overload).tags
+                                      for overload in packet.overloads())
