@@ -27,7 +27,7 @@ from typing import (
 import torch
 from torch import Tensor
 
-from ..models import check_sparse_grad
+from ..models import COEFFICIENTS, check_sparse_grad
 from .arguments import Delay
 from .coefficients import Coefficient
 from .lengths import GivenLengths, Lengths
@@ -239,10 +239,9 @@ _CALL = frozenset(CallArguments._fields)
 ALIF_DEFAULTS: dict[str, Any] = {**NeuronArguments._field_defaults, **CallArguments._field_defaults}
 LAYER_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(LayerArguments)}
 # What a layer passes to its calls as it was given.
-PASSED_TO_NEURONS = tuple(name for name in NeuronArguments._fields
-                          if name in ("dynamics", "surrogate", "dampening", "surrogate_cutoff",
-                                      "refractory"))
-PASSED_TO_CALLS = tuple(name for name in CallArguments._fields if name in _Shared.__annotations__)
+_PASSED = _Shared.__annotations__.keys() - set(COEFFICIENTS) | {"refractory"}
+PASSED_TO_NEURONS = tuple(name for name in NeuronArguments._fields if name in _PASSED)
+PASSED_TO_CALLS = tuple(name for name in CallArguments._fields if name in _PASSED)
 
 
 def split_options(
