@@ -10,7 +10,7 @@ from ._core.around import linear
 from ._core.bits import PackedSpikes, pack_spikes
 from ._core.call import Layered, leaky_readout, of_current, of_inputs
 from ._core.coefficients import Coefficient
-from ._core.lengths import GivenLengths
+from ._core.lengths import LengthsArgument
 from ._core.options import ALIF_DEFAULTS, AlifOptions, CallArguments, document, split_options
 from ._core.poisson import poisson
 from ._core.state import State, Traces
@@ -134,7 +134,7 @@ def recurrent(
     w_in: Tensor | None = None, bias: Tensor | None = None, delay: Delay = 0,
     state: NeuronState | None = None, trace: bool = False,
     checkpoint_every: int | str | None = None, sparse_grad: str = "all",
-    lengths: GivenLengths | None = None, autapses: bool = True, **coefficients: Coefficient,
+    lengths: LengthsArgument | None = None, autapses: bool = True, **coefficients: Coefficient,
 ) -> tuple[Tensor, NeuronState] | tuple[Tensor, NeuronState, dict[str, Tensor]]:
     """Recurrent neurons of any step over a whole sequence, as one operator.
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import LSNN
-from .modules.synapses import synapses
+from .modules.synapses import find_synapses
 
 __all__ = ["dale", "dale_", "signs", "sparse", "sparse_"]
 
@@ -126,7 +126,7 @@ def dale(net: LSNN, connectivity: float = 1.0, excitatory: float = 0.75, *,
             found[neurons.get_parameter(f"weight_hh_l{layer}{direction}")] = of_neurons
         sources = of_neurons.repeat(len(directions))
     found[net.readout.weight] = sources
-    masks = synapses(net)[1]
+    masks = find_synapses(net)[1]
     for weight, sign in found.items():
         dale_(weight, sign, connectivity, mask=masks.get(weight), generator=generator)
     return found
@@ -142,7 +142,7 @@ def sparse(module: nn.Module, connectivity: float, *,
         connectivity: the share of synapses that are not 0, of each matrix.
         generator: of the CPU. Default torch's global one.
     """
-    weights, masks = synapses(module)
+    weights, masks = find_synapses(module)
     for weight in weights:
         sparse_(weight, connectivity, mask=masks.get(weight), generator=generator)
 

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .modules.synapses import (
+    broadcast_to_weight,
     check_number,
-    checked_signs,
-    expanded,
+    check_signs,
+    find_synapses,
     keep_signs,
     parameter_groups,
-    synapses,
 )
 
-__all__ = ["DeepR", "keep_signs", "parameter_groups", "synapses"]
+__all__ = ["DeepR", "keep_signs", "parameter_groups", "find_synapses"]
 
 EPSILON = 1e-12  # strength of a new connection
 _KEY = "deep_r"
@@ -136,7 +136,7 @@ class DeepR(Optimizer):
             **options: of the optimizer, lr say; weight_decay acts on weights only, as by
                 parameter_groups.
         """
-        weights, masks = synapses(module)
+        weights, masks = find_synapses(module)
         decaying, others = parameter_groups(module, weight_decay=0.0)
         known = set(map(id, weights))
         more = [weight for weight in decaying["params"] if id(weight) not in known]
@@ -314,11 +314,11 @@ class DeepR(Optimizer):
             if weight.dtype not in _DTYPES:
                 raise TypeError(f"weight: expected {', '.join(map(str, _DTYPES))}, got "
                                 f"{weight.dtype}")
-            allowed = expanded("masks", masks.get(weight, weight.new_ones((), dtype=torch.bool)),
-                                weight).clone()
+            mask = masks.get(weight, weight.new_ones((), dtype=torch.bool))
+            allowed = broadcast_to_weight("masks", mask, weight).clone()
             weight.masked_fill_(~allowed, 0.0)
             if weight in signs:
-                sign = checked_signs(signs[weight], weight)
+                sign = check_signs(signs[weight], weight)
             else:
                 coin = torch.rand(weight.shape, generator=self.generator).to(weight.device)
                 sign = torch.where(weight == 0, torch.where(coin < 0.5, -1.0, 1.0).to(weight),

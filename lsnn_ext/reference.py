@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ._core.arguments import Delay, Delays
-from ._core.coefficients import coefficients
+from ._core.coefficients import complete_coefficients
 from ._core.lengths import Lengths
-from ._core.once import only_once
+from ._core.once import forbid_second_derivative
 from ._core.options import ALIF_DEFAULTS, AlifOptions, document, split_options
 from ._core.state import State, Traces
-from ._core.surrogates import Surrogate, cutoff_of, named_surrogate
+from ._core.surrogates import Surrogate, find_cutoff, find_surrogate
 from .models import COEFFICIENTS, Model, named_model
 
 __all__ = ["alif", "leaky_readout"]
@@ -114,7 +114,7 @@ class _Spike(torch.autograd.Function):
         with torch.no_grad():
             psi = torch.where(m.abs() >= ctx.cutoff, 0.0, ctx.psi(m))
             found = gradient * (ctx.dampening * psi)
-        return *only_once([found], [gradient, m]), None, None, None, None, None
+        return *forbid_second_derivative([found], [gradient, m]), None, None, None, None, None
 
 
 def _synapses(w: Tensor | None, delay: Delay) -> list[tuple[int, Tensor]]:
@@ -157,8 +157,8 @@ def alif(
     neuron, call = split_options("reference.alif", options)
     model = named_model(neuron.dynamics)
     name = model.surrogate if neuron.surrogate is None else neuron.surrogate
-    shape = named_surrogate(name)
-    cutoff = cutoff_of(name, neuron.surrogate_cutoff, call.smooth)
+    shape = find_surrogate(name)
+    cutoff = find_cutoff(name, neuron.surrogate_cutoff, call.smooth)
     height = model.dampening if neuron.dampening is None else neuron.dampening
     state, delay, lengths = call.state, call.delay, call.lengths
     (_, B, N), device = current.shape, current.device
@@ -170,7 +170,7 @@ def alif(
         w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=device), 0.0)
     numbers: Any = {name: getattr(neuron, name) for name in COEFFICIENTS}
     k = {name: torch.as_tensor(value, dtype=dtype, device=device)
-         for name, value in coefficients(neuron.dynamics, **numbers).items()}
+         for name, value in complete_coefficients(neuron.dynamics, **numbers).items()}
     synapses = _synapses(None if w_rec is None else w_rec.to(dtype), delay)
     spike: Callable[..., Tensor] = _Spike.apply
     stepper = _Stepper(

@@ -167,7 +167,7 @@ def plan(T: int, B: int, N: int) -> str:
     not say."""
     try:
         said = _ops._C.plan(T, B, N, options=list(_ops.forced_options()),
-                            bf16_parts=_ops.bf16_parts())
+                            bf16_parts=_ops.count_bf16_parts())
     except Exception:  # a build without CUDA kernels: the rows are worth having without this
         return ""
     return "; ".join(f"{key} {value}" for key, value in said.items()).replace(",", ";")[:160]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .coefficients import Coefficient, Decay
-from .state import State, parts_of
-from .torch_internals import assert_on_device, is_batched, is_mode_active, was_freed
+from .state import State, iterate_leaves
+from .torch_internals import assert_on_device, is_batched, is_graph_freed, is_mode_active
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
@@ -194,15 +194,15 @@ def complements_of(given: dict[str, Coefficient | Decay | None],
             if follows and given[name] is None and isinstance(given[other], (Tensor, Decay))}
 
 
-def whole_state(
+def check_state(
     state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device,
 ) -> tuple[Any, ...]:
     """The five tensors of the state; five times None, which stands for zeros, where none is
     given."""
     if state is None:
         return (None,) * len(State._fields)
-    answer_for_freed(state, through=1)  # as a call has returned it, not as layers compute it
-    for name, value in parts_of(state):
+    refuse_freed_graph(state, through=1)  # as a call has returned it, not as layers compute it
+    for name, value in iterate_leaves(state):
         check_state_leaf(name, value, (D, B, N) if name == "z" else (B, N), dtype, device,
                          "current")
     v, a, i, r, z = state
@@ -358,10 +358,10 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
     return -(-min(checkpoint_every, max(T, 1)) // 16) * 16
 
 
-def answer_for_freed(state: Any, name: str = "state", through: int = 8) -> None:
+def refuse_freed_graph(state: Any, name: str = "state", through: int = 8) -> None:
     """Has a backward pass raise RuntimeError where it comes to a state whose graph an earlier one
     has freed; torch's own error does not say which tensor that is, nor what to do. through: as of
-    was_freed."""
+    is_graph_freed."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
     leaves: dict[str, Any] = {name: state}
@@ -372,7 +372,7 @@ def answer_for_freed(state: Any, name: str = "state", through: int = 8) -> None:
     for of, leaf in leaves.items():
         if not isinstance(leaf, Tensor) or not leaf.requires_grad:
             continue
-        if not was_freed(leaf, through):
+        if not is_graph_freed(leaf, through):
             return  # the others are of the same node
         leaf.register_hook(partial(_refuse_gradient, of))
 

@@ -9,8 +9,8 @@ from .. import _ops, reference
 from .arguments import check_beside, readable
 from .bits import PackedSpikes
 from .coefficients import Coefficient
-from .lengths import GivenLengths, Lengths, end_readout, lengths_of
-from .route import linear_of
+from .lengths import Lengths, LengthsArgument, mask_readout, resolve_lengths
+from .route import choose_linear
 
 
 def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -42,7 +42,7 @@ def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None)
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
         if value is not None and value.device != like.device:
             raise ValueError(f"{name}: expected device {like.device} as x, got {value.device}")
-    return _ops.linear(x, weight, bias, linear_of(x, weight))
+    return _ops.linear(x, weight, bias, choose_linear(x, weight))
 
 
 def check_kernels(name: str, x: Tensor) -> None:
@@ -58,7 +58,7 @@ def check_kernels(name: str, x: Tensor) -> None:
 _said: set[str] = set()
 
 
-def say_if_cpu_alone(name: str, what: str, x: Tensor, instead: str, stacklevel: int,
+def warn_if_cpu_only(name: str, what: str, x: Tensor, instead: str, stacklevel: int,
                      known: str = "the CPU kernels alone") -> None:
     """A warning, once for each argument, where x lies on a device whose kernels have not what the
     argument asks for, so that it changes nothing there.
@@ -68,16 +68,16 @@ def say_if_cpu_alone(name: str, what: str, x: Tensor, instead: str, stacklevel: 
     """
     if torch.compiler.is_compiling() or x.device.type == "meta" or not _ops.available:
         return
-    if _ops.cpu_kernels(x) or name in _said:
+    if _ops.has_cpu_kernels(x) or name in _said:
         return
     _said.add(name)
     warnings.warn(f"{name}: {what}: known to {known}, got tensors for those of CUDA: {instead}; "
                   "this is said once", UserWarning, stacklevel=stacklevel)
 
 
-def say_slow(stacklevel: int) -> None:
+def warn_of_slow_reference(stacklevel: int) -> None:
     """Warns where the reference computes although nobody has asked for it."""
-    if _ops.reference_is_chosen():
+    if _ops.is_reference_active():
         return
     message = (
         f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
@@ -100,7 +100,7 @@ def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
         raise TypeError(f"p: expected {dtype}, got {p.dtype}")
 
 
-def weighted(x: Tensor, w_out: Tensor) -> Tensor:
+def project_to_outputs(x: Tensor, w_out: Tensor) -> Tensor:
     """w_out x_t of all steps, (T, B, O), float32 where x is float16 or bfloat16."""
     product = linear(x.contiguous(), w_out.to(x.dtype))
     return product.to(torch.promote_types(product.dtype, torch.float32))
@@ -127,16 +127,16 @@ def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: 
                          f"{high if 0 <= low else low:.6g}")
 
 
-def readout_with_number(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
-                        lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
+def run_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
+                lengths: LengthsArgument | Lengths | None = None) -> tuple[Tensor, Tensor]:
     """functional.leaky_readout with a number as its decay, of arguments that are checked."""
-    each = lengths_of(lengths, x.shape[0], x.shape[1], x.device)
+    each = resolve_lengths(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
         x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
-        return end_readout(readout_with_number(x, w_out, k, p)[0], p, each)
-    product = weighted(x, w_out)
-    if not _ops.compiled_code_runs():
-        say_slow(3)
+        return mask_readout(run_readout(x, w_out, k, p)[0], p, each)
+    product = project_to_outputs(x, w_out)
+    if not _ops.is_compiled_active():
+        warn_of_slow_reference(3)
         return reference.leaky_readout(product, p, k)
     check_kernels("x", x)
     return _ops.leaky_readout(product, p, float(k))

@@ -8,7 +8,7 @@ from torch import Tensor
 from .torch_internals import tree_map
 
 
-def one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:
+def loop_over_batch(op: Callable[..., Any]) -> Callable[..., Any]:
     """The batching rule of an operator; in_dims has the structure of its arguments."""
 
     def rule(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .batching import one_by_one
+from .batching import loop_over_batch
 
 WORD = 32
 
@@ -67,20 +67,20 @@ def pack_spikes(spikes: Tensor) -> PackedSpikes:
         raise ValueError(f"spikes: expected shape (T, B, N), got {tuple(spikes.shape)}")
     if not bool(((spikes == 0) | (spikes == 1)).all()):
         raise ValueError("spikes: expected 0 and 1 alone, got other numbers")
-    return pack(spikes)
+    return pack_unchecked(spikes)
 
 
-def pack(spikes: Tensor) -> PackedSpikes:
+def pack_unchecked(spikes: Tensor) -> PackedSpikes:
     """pack_spikes of numbers that are known to be 0 and 1."""
     return PackedSpikes(*_Pack.apply(spikes))
 
 
-def empty_carrier(like: Tensor, *shape: int) -> Tensor:
+def make_carrier(like: Tensor, *shape: int) -> Tensor:
     """A tensor of zeros that has the memory of one number."""
     return like.new_zeros(()).expand(shape)
 
 
-def packed_bits(spikes: Tensor) -> Tensor:
+def pack_bits(spikes: Tensor) -> Tensor:
     """Bits (T, B, ceil(N / 32)) of spikes (T, B, N), bool."""
     T, B, N = spikes.shape
     padded = torch.nn.functional.pad(spikes, (0, -N % WORD)).view(T, B, -(-N // WORD), WORD)
@@ -92,7 +92,7 @@ def packed_bits(spikes: Tensor) -> Tensor:
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(spikes: Tensor) -> tuple[Tensor, Tensor]:
-        return packed_bits(spikes != 0), empty_carrier(spikes, *spikes.shape)
+        return pack_bits(spikes != 0), make_carrier(spikes, *spikes.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -100,7 +100,7 @@ class _Pack(torch.autograd.Function):
 
     @staticmethod
     def vmap(*given: Any) -> tuple[Any, Any]:
-        return one_by_one(_Pack.apply)(*given)
+        return loop_over_batch(_Pack.apply)(*given)
 
     @staticmethod
     def backward(ctx: Any, _: Any, g: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class _Unpack(torch.autograd.Function):
 
     @staticmethod
     def vmap(*given: Any) -> tuple[Any, Any]:
-        return one_by_one(_Unpack.apply)(*given)
+        return loop_over_batch(_Unpack.apply)(*given)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:

@@ -12,18 +12,18 @@ from .around import (
     check_decay,
     check_kernels,
     check_readout,
-    readout_with_number,
-    say_if_cpu_alone,
-    say_slow,
-    weighted,
+    project_to_outputs,
+    run_readout,
+    warn_if_cpu_only,
+    warn_of_slow_reference,
 )
-from .bits import PackedSpikes, empty_carrier, pack, pack_spikes
+from .bits import PackedSpikes, make_carrier, pack_spikes, pack_unchecked
 from .coefficients import Coefficient
-from .lengths import GivenLengths, Lengths, add_bias, end_readout, lengths_of
+from .lengths import Lengths, LengthsArgument, add_bias, mask_readout, resolve_lengths
 from .options import CallArguments, NeuronArguments
 from .resolve import Call, make_constants, resolve
-from .route import route
-from .rows import stacked
+from .route import choose_route
+from .rows import stack_rows
 from .state import State, Traces
 
 
@@ -60,19 +60,19 @@ def _outputs(
     csrc/torch/boundary.h."""
     call = resolve(neuron, options, x, w_rec, fused.w_in)
     model = call.model
-    if not _ops.compiled_code_runs():
+    if not _ops.is_compiled_active():
         return _by_reference(x, w_rec, neuron, options, call)
     check_kernels("current", x)
     if call.checkpoint and torch.is_grad_enabled():
-        say_if_cpu_alone("checkpoint_every", f"a state every {call.checkpoint} steps", x,
+        warn_if_cpu_only("checkpoint_every", f"a state every {call.checkpoint} steps", x,
                          "the membrane of every step is saved", 6)
     if options.trace:
         requested = requested | {"traces"}
     if call.saved_bf16:
         requested = requested | {"saved_bf16"}
     constants, numbers = make_constants(
-        model, options, checkpoint=call.checkpoint if _ops.cpu_kernels(x) else 0,
-        outputs=_ops.mask("outputs", requested))
+        model, options, checkpoint=call.checkpoint if _ops.has_cpu_kernels(x) else 0,
+        outputs=_ops.make_mask("outputs", requested))
     numbers = numbers._replace(k_out=float(fused.k_out))
     v, a, i, r, z = call.state
     tensors = _ops.Tensors(
@@ -81,14 +81,14 @@ def _outputs(
         fused.b_out,
     )
     settings = _ops.Settings(model.delays, constants, numbers, _ops.forced_options())
-    out = _ops.recurrence(tensors, model.rows, settings, call.lengths)
+    out = _ops.run_recurrence(tensors, model.rows, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
 
 
 def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
                   options: CallArguments, call: Call) -> tuple[_ops.Outputs, Tensor]:
-    say_slow(6)
-    coefficients = stacked(call.model.rows, x.shape[2], call.dtype, x.device)
+    warn_of_slow_reference(6)
+    coefficients = stack_rows(call.model.rows, x.shape[2], call.dtype, x.device)
     numbers: Any = neuron._asdict() | dict(zip(COEFFICIENTS, coefficients, strict=True))
     del numbers["rows"]
     delay = options.delay.each if isinstance(options.delay, Delays) else options.delay
@@ -111,7 +111,7 @@ def of_current(current: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
 
 
 def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = None,
-                  lengths: GivenLengths | Lengths | None = None) -> tuple[Tensor, Tensor]:
+                  lengths: LengthsArgument | Lengths | None = None) -> tuple[Tensor, Tensor]:
     """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t, on the CPU and
     CUDA.
 
@@ -141,11 +141,11 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
     check_readout(x, w_out, p)
     check_decay("k", k, w_out, x, "x")
     if not isinstance(k, Tensor):
-        return readout_with_number(x, w_out, k, p, lengths)
-    each = lengths_of(lengths, x.shape[0], x.shape[1], x.device)
+        return run_readout(x, w_out, k, p, lengths)
+    each = resolve_lengths(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
         x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
-    product = weighted(x, w_out)
+    product = project_to_outputs(x, w_out)
     decay = k.to(product.dtype)
     # A membrane that no spike changes: R = 0, and neither recurrence nor adaptation.
     neuron = NeuronArguments(alpha=decay, theta=1.0, kappa=1.0, R=0.0, dynamics="eprop_elig_stop")
@@ -153,7 +153,7 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
         state=None if p is None else _of_membrane(p), trace=True))
     assert made.traces is not None
     if each is not None:
-        return end_readout(made.traces.v, p, each)
+        return mask_readout(made.traces.v, p, each)
     return made.traces.v, made.state.v
 
 
@@ -179,7 +179,7 @@ def of_inputs(
         raise ValueError(f"{name}: expected shape (T, B, I), got {tuple(x.shape)}")
     T, B, I = x.shape
     like = x.carrier if isinstance(x, PackedSpikes) else x
-    if _ops.compiled_code_runs():
+    if _ops.is_compiled_active():
         check_kernels(name, like)
     check_beside("w_in", w_in, ("N", I), like, name)
     N = w_in.shape[0]
@@ -204,26 +204,26 @@ def of_inputs(
     check_decay("k_out", k_out, w_out, like, name)
     if spikes not in (True, False, "bits"):
         raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
-    lengths = lengths_of(options.lengths, T, B, like.device)
+    lengths = resolve_lengths(options.lengths, T, B, like.device)
     options = options._replace(lengths=lengths)
     keeps_order = lengths is None or lengths.order is None
-    chosen = route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(options.smooth),
-                   lengths is None, isinstance(k_out, Tensor))
+    chosen = choose_route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(options.smooth),
+                          lengths is None, isinstance(k_out, Tensor))
     x_bits: Tensor | None = None
     if isinstance(x, PackedSpikes):
         if chosen.is_fused:
             x_bits, x = x.bits, x.carrier
         elif chosen.projection == "torch":
-            if _ops.available and not _ops.cuda_knows_bits(like):
+            if _ops.available and not _ops.can_read_bits(like):
                 kind = str(like.dtype).removeprefix("torch.")
-                say_if_cpu_alone(name, f"inputs as bits in {kind}", like,
+                warn_if_cpu_only(name, f"inputs as bits in {kind}", like,
                                  "they are made numbers (T, B, I)", 5,
                                  known="the CPU kernels, and in float32 to those of CUDA from "
                                        "compute capability 8.0 on")
             x = x.numbers()
     elif chosen.is_fused:
-        x_bits = _ops.spike_bits(x)
-        x = x if x_bits is None else empty_carrier(x, T, B, I)
+        x_bits = _ops.pack_inputs(x)
+        x = x if x_bits is None else make_carrier(x, T, B, I)
     if chosen.is_fused:
         assert isinstance(x, Tensor)
         current = x
@@ -236,7 +236,7 @@ def of_inputs(
     reads_numbers = w_out is not None and not chosen.fused_readout
     if chosen.fused_readout:
         assert w_out is not None and not isinstance(k_out, Tensor)
-        on_cpu = _ops.cpu_kernels(like)
+        on_cpu = _ops.has_cpu_kernels(like)
         first = readout_state
         if first is None and on_cpu:
             first = w_out.new_zeros(B, w_out.shape[0])
@@ -244,9 +244,9 @@ def of_inputs(
         if not on_cpu:
             fused, b_out = fused._replace(b_out=b_out), None
     wanted = spikes or w_out is None
-    requested = {"spikes"} if wanted or reads_numbers or not _ops.cpu_kernels(like) else set()
+    requested = {"spikes"} if wanted or reads_numbers or not _ops.has_cpu_kernels(like) else set()
     if chosen.returns_bits:
-        requested = {"bits"} if _ops.cpu_kernels(like) else {"spikes", "bits"}
+        requested = {"bits"} if _ops.has_cpu_kernels(like) else {"spikes", "bits"}
     out, z = _outputs(current, w_rec, neuron, options, fused, requested)
     p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
     if reads_numbers:
@@ -256,7 +256,8 @@ def of_inputs(
         p = add_bias(p, b_out, lengths)
     packed = None
     if spikes == "bits":
-        checked = pack_spikes if options.smooth else pack  # torch.vmap cannot look at numbers
+        # torch.vmap cannot look at numbers
+        checked = pack_spikes if options.smooth else pack_unchecked
         packed = PackedSpikes(out.bits, z) if chosen.returns_bits else checked(z)
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if options.trace else None
     numbers = z if wanted and packed is None else None

@@ -19,7 +19,7 @@ class Decay(NamedTuple):
         return (-self.dt / self.tau).exp()
 
 
-def coefficients(
+def complete_coefficients(
     dynamics: str, *, alpha: Coefficient, theta: Coefficient, rho: Coefficient | None = None,
     beta: Coefficient | None = None, kappa: Coefficient | None = None, q: Coefficient | None = None,
     p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,

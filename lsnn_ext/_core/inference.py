@@ -15,7 +15,7 @@ from .. import _ops
 from .arguments import Delay, Delays
 from .options import CallArguments, NeuronArguments
 from .resolve import make_constants, resolve
-from .rows import stacked
+from .rows import stack_rows
 from .torch_internals import is_forward_mode, is_mode_active, is_transforming
 
 # numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
@@ -27,7 +27,7 @@ _USABLE: bool = _ops._C is not None and not _ops._C.emulator
 Tensors = Mapping[str, Tensor | None]
 
 
-def may_be_prepared(T: int, B: int, N: int) -> bool:
+def can_be_prepared(T: int, B: int, N: int) -> bool:
     """Whether a call of this size, now, may take a prepared layer.
 
     Nobody may watch what is computed: no compiler, tracer, transform, mode or autocast. And nothing
@@ -38,11 +38,11 @@ def may_be_prepared(T: int, B: int, N: int) -> bool:
         and 0 < T * B * N < _FEW
         and not is_transforming() and not is_forward_mode() and not is_mode_active()
         and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
-        and not _ops.forced_options() and _ops.compiled_code_runs()
+        and not _ops.forced_options() and _ops.is_compiled_active()
     )
 
 
-def ordinary(dtype: torch.dtype, *tensors: Any) -> bool:
+def has_plain_memory(dtype: torch.dtype, *tensors: Any) -> bool:
     """Whether these are ordinary tensors of this dtype on the CPU, contiguous, so that their
     addresses say all: neither lazily negated nor zeros without memory."""
     for tensor in tensors:
@@ -84,7 +84,7 @@ class PreparedLayer:
         stored = None if synapses is None else synapses.stored
         device = torch.device("cpu")
         # with the graph that they come from, and the bits of those that want a gradient
-        self.coefficients = stacked(model.rows, N, dtype, device)
+        self.coefficients = stack_rows(model.rows, N, dtype, device)
         self.want = model.coefficient_gradients
         self.constants, self.D, self.dtype, self.recorded = constants, model.D, dtype, recorded
         self.delays, self.delay = model.delays, None if delay is None else delay.clone()
@@ -121,7 +121,7 @@ class PreparedLayer:
         return True
 
 
-def may_be_kept(delay: Delay, N: int, dtype: torch.dtype) -> bool:
+def is_worth_preparing(delay: Delay, N: int, dtype: torch.dtype) -> bool:
     """Whether a layer of ordinary tensors is to be prepared: not of one neuron, nor of too many."""
     n_delays = len(delay.distinct) if isinstance(delay, Delays) else 1
     if dtype not in (torch.float32, torch.float64) or N < 2 or n_delays * N * (N + 64) >= _MANY:

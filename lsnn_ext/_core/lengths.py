@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .arguments import readable
 
-GivenLengths: TypeAlias = Tensor | Sequence[int]
+LengthsArgument: TypeAlias = Tensor | Sequence[int]
 
 
 class Lengths(NamedTuple):
@@ -34,13 +34,13 @@ class Lengths(NamedTuple):
         return (steps[:, None] >= self.each.to(device)).unsqueeze(-1)
 
 
-def falling(each: Tensor) -> Lengths:
+def wrap_descending(each: Tensor) -> Lengths:
     """Lengths (B,) that fall already."""
     return Lengths(each, each, None, None)
 
 
-def lengths_of(
-    given: GivenLengths | Lengths | None, T: int, B: int, device: torch.device,
+def resolve_lengths(
+    given: LengthsArgument | Lengths | None, T: int, B: int, device: torch.device,
 ) -> Lengths | None:
     """None where none are given. While compiling, where numbers are not known, they are sorted
     always.
@@ -59,7 +59,7 @@ def lengths_of(
             raise ValueError(f"lengths: expected steps from 0 to T = {T}, got "
                              f"{low if low < 0 else high}")
         if bool((each[:-1] >= each[1:]).all()):
-            return falling(each)
+            return wrap_descending(each)
     descending, order = torch.sort(each, descending=True, stable=True)
     return Lengths(each, descending, order.to(device), torch.argsort(order).to(device))
 
@@ -84,7 +84,7 @@ def add_bias(p: Tensor, bias: Tensor, lengths: Lengths | None) -> Tensor:
     return p if lengths is None else p.masked_fill(lengths.ended(p.shape[0], p.device), 0.0)
 
 
-def end_readout(p: Tensor, first: Tensor | None, lengths: Lengths) -> tuple[Tensor, Tensor]:
+def mask_readout(p: Tensor, first: Tensor | None, lengths: Lengths) -> tuple[Tensor, Tensor]:
     """A readout p (T, B, O) of sequences that end: 0 after their last step, and the value at it,
     (B, O).
 

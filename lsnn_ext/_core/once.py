@@ -30,7 +30,7 @@ class _OnlyOnce(torch.autograd.Function):
         )
 
 
-def only_once(
+def forbid_second_derivative(
     gradients: Sequence[Tensor | None], depend_on: Iterable[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
     """Gradients that a backward pass has computed, for what records it (create_graph=True).

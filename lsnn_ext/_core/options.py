@@ -30,7 +30,7 @@ from torch import Tensor
 from ..models import COEFFICIENTS, check_sparse_grad
 from .arguments import Delay
 from .coefficients import Coefficient
-from .lengths import GivenLengths, Lengths
+from .lengths import Lengths, LengthsArgument
 from .rows import Rows
 from .state import State
 
@@ -104,7 +104,8 @@ class AlifOptions(_Shared, _Adaptive, total=False):
     smooth: Annotated[bool, "spikes become the antiderivative of the surrogate, for gradient "
                       "checks."]
     lengths: Annotated[
-        GivenLengths | Lengths | None, "(B,) steps of each sequence, 0 to T, integers on the CPU. "
+        LengthsArgument | Lengths | None,
+        "(B,) steps of each sequence, 0 to T, integers on the CPU. "
         "After its last step a sequence keeps its state, its spikes and traces are 0, and its "
         "inputs and gradients are not read. Time is proportional to the sum of lengths. None: all "
         "have T steps."]
@@ -185,7 +186,7 @@ class CallArguments(NamedTuple):
     checkpoint_every: int | str | None = None
     saved_dtype: torch.dtype | None = None
     sparse_grad: str = "all"
-    lengths: GivenLengths | Lengths | None = None
+    lengths: LengthsArgument | Lengths | None = None
 
     def check(self) -> None:
         """Raises TypeError or ValueError for options whose range does not depend on the call."""

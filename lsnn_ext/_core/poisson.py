@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .arguments import readable
-from .bits import WORD, PackedSpikes, empty_carrier, packed_bits
+from .bits import WORD, PackedSpikes, make_carrier, pack_bits
 
 _AT_ONCE = 1 << 21  # draws whose numbers stay in the caches
 
@@ -50,13 +50,13 @@ def poisson(rates: Tensor, hold: int = 1, *,
     if not bool(((rates >= 0) & (rates <= 1)).all()):
         raise ValueError("rates: expected chances from 0 to 1, got others")
     rows = max(1, _AT_ONCE // max(1, hold * B * I))
-    parts = [_drawn(part, hold, generator) for part in rates.split(rows)] if rates.numel() else []
+    parts = [_draw(part, hold, generator) for part in rates.split(rows)] if rates.numel() else []
     bits = (torch.cat(parts) if parts
             else torch.zeros(S * hold, B, -(-I // WORD), dtype=torch.int32, device=rates.device))
-    return PackedSpikes(bits, empty_carrier(rates, S * hold, B, I))
+    return PackedSpikes(bits, make_carrier(rates, S * hold, B, I))
 
 
-def _drawn(rates: Tensor, hold: int, generator: torch.Generator | None) -> Tensor:
+def _draw(rates: Tensor, hold: int, generator: torch.Generator | None) -> Tensor:
     """Bits (S * hold, B, words) for rates (S, B, I)."""
     S, B, I = rates.shape
     scaled = rates.double() * 256
@@ -74,7 +74,7 @@ def _drawn(rates: Tensor, hold: int, generator: torch.Generator | None) -> Tenso
     spikes.view(-1)[tie[u < left[place]]] = True
     spikes = spikes.flatten(0, 1)
     if not readable(spikes) or sys.byteorder != "little":
-        return packed_bits(spikes)
+        return pack_bits(spikes)
     words = np.zeros((S * hold, B, -(-I // WORD) * 4), np.uint8)
     octets = np.packbits(spikes.numpy(), -1, "little")
     words[..., : octets.shape[-1]] = octets

@@ -13,18 +13,18 @@ from ..models import COEFFICIENTS, check_surrogate, named_model
 from .arguments import (
     check,
     check_coefficients,
+    check_state,
     checkpoint_steps,
     complements_of,
     delays_of,
     saves_bf16,
-    whole_state,
 )
-from .coefficients import coefficients
-from .lengths import Lengths, lengths_of
+from .coefficients import complete_coefficients
+from .lengths import Lengths, resolve_lengths
 from .options import CallArguments, NeuronArguments
 from .rows import Rows
-from .state import past_steps
-from .surrogates import cutoff_of
+from .state import count_past_steps
+from .surrogates import find_cutoff
 
 
 class ResolvedModel(NamedTuple):
@@ -45,7 +45,7 @@ class ResolvedModel(NamedTuple):
     @property
     def D(self) -> int:
         """Past steps that the state holds."""
-        return past_steps(self.delays)
+        return count_past_steps(self.delays)
 
 
 class Call(NamedTuple):
@@ -68,7 +68,7 @@ def rows_of(neuron: NeuronArguments, N: int, device: torch.device) -> Rows:
     complements = complements_of(given, {"kappa": ("alpha", defaults.kappa == "1-alpha"),
                                          "q": ("rho", defaults.q == "1-rho")})
     given |= dict.fromkeys(complements, 0.0)  # for now
-    return Rows.of(coefficients(neuron.dynamics, **given), complements)
+    return Rows.of(complete_coefficients(neuron.dynamics, **given), complements)
 
 
 def resolve_model(
@@ -82,7 +82,7 @@ def resolve_model(
     dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
     rows = rows_of(neuron, N, device) if neuron.rows is None else neuron.rows
     delay, delays = delays_of(options.delay, w_rec, N, device)
-    cutoff = cutoff_of(surrogate, neuron.surrogate_cutoff, options.smooth)
+    cutoff = find_cutoff(surrogate, neuron.surrogate_cutoff, options.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
                          rows, rows.wanted(), delay, tuple(delays), rows.zeros())
 
@@ -95,7 +95,7 @@ def make_constants(
         dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
         refractory=model.refractory, smooth=int(options.smooth), checkpoint=checkpoint,
         outputs=outputs, gradients=0, coefficient_gradients=model.coefficient_gradients,
-        bf16_parts=_ops.bf16_parts(), zero_coefficients=model.zero_coefficients,
+        bf16_parts=_ops.count_bf16_parts(), zero_coefficients=model.zero_coefficients,
         without_autapses=int(not options.autapses), existing=int(options.sparse_grad == "existing"),
     )
     return constants, _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=model.cutoff)
@@ -124,6 +124,6 @@ def resolve(
     checkpoint = checkpoint_steps(options.checkpoint_every, T, B, N, dtype.itemsize)
     saved_bf16 = saves_bf16(options.saved_dtype, dtype)
     model = resolve_model(neuron, options, w_rec, N, x.device)
-    state = whole_state(options.state, B, N, model.D, dtype, x.device)
-    lengths = lengths_of(options.lengths, T, B, x.device)
+    state = check_state(options.state, B, N, model.D, dtype, x.device)
+    lengths = resolve_lengths(options.lengths, T, B, x.device)
     return Call(model, dtype, state, checkpoint, saved_bf16, lengths)

@@ -47,7 +47,7 @@ class Route(NamedTuple):
         return self.projection == "fused"
 
 
-def route(
+def choose_route(
     x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | None, ...], w_out: Tensor | None,
     spikes: bool | Literal["bits"], keeps_order: bool, smooth: bool, has_no_lengths: bool = True,
     decay_is_tensor: bool = False,
@@ -58,55 +58,56 @@ def route(
     alike = all(other is None or other.dtype == like.dtype for other in others)
     if isinstance(x, PackedSpikes):
         projection = (
-            "fused" if alike and keeps_order and _ops.cpu_operators_take(like, w_in)
-            else "events" if alike and _ops.cuda_multiplies_bits(like, w_in) else "torch"
+            "fused" if alike and keeps_order and _ops.can_use_cpu_operators(like, w_in)
+            else "events" if alike and _ops.can_multiply_bits(like, w_in) else "torch"
         )
     else:
-        projection = projection_of(x, w_in)
+        projection = choose_projection(x, w_in)
         if projection == "events" and alike:
             projection = "fused"
     fused_readout = w_out is not None and not decay_is_tensor and (
-        projection != "torch" and w_out.dtype == like.dtype and _ops.cpu_kernels(like)
-        or has_no_lengths and _ops.cuda_fuses(like, w_out))
+        projection != "torch" and w_out.dtype == like.dtype and _ops.has_cpu_kernels(like)
+        or has_no_lengths and _ops.can_fuse_readout(like, w_out))
     reads_no_numbers = w_out is None or fused_readout
     returns_bits = (spikes == "bits" and keeps_order and not smooth and reads_no_numbers
-                    and (_ops.cpu_operators_take(like, w_in)
-                         or _ops.cuda_operators_take(like, w_in)))
+                    and (_ops.can_use_cpu_operators(like, w_in)
+                         or _ops.can_use_cuda_operators(like, w_in)))
     return Route(projection, fused_readout, returns_bits)
 
 
-def projection_of(x: Tensor, w_in: Tensor) -> Literal["events", "product", "torch"]:
+def choose_projection(x: Tensor, w_in: Tensor) -> Literal["events", "product", "torch"]:
     """How the projection in front of a layer multiplies x (..., I) with w_in (N, I)."""
-    if not _ops.reused(x, w_in):
+    if not _ops.is_memory_reused(x, w_in):
         return "torch"
-    return "events" if _ops.mostly_zero(x) else "product"
+    return "events" if _ops.is_mostly_zero(x) else "product"
 
 
-def linear_of(x: Tensor | PackedSpikes,
-              weight: Tensor) -> Literal["events", "product", "torch"]:
+def choose_linear(x: Tensor | PackedSpikes,
+                  weight: Tensor) -> Literal["events", "product", "torch"]:
     """The same of functional.linear, which may be a readout: x is larger than the product then, and
     so is its gradient."""
     if isinstance(x, PackedSpikes):
-        takes = (_ops.cpu_operators_take(x.carrier, weight)
-                 or _ops.cuda_multiplies_bits(x.carrier, weight))
+        takes = (_ops.can_use_cpu_operators(x.carrier, weight)
+                 or _ops.can_multiply_bits(x.carrier, weight))
         return "events" if takes else "torch"
-    if not (_ops.reused(x, weight) or _ops.reused_gradient(x, weight)):
+    if not (_ops.is_memory_reused(x, weight) or _ops.is_gradient_memory_reused(x, weight)):
         return "torch"
-    pays = weight.shape[0] >= _ops.SCARCE_OUTPUTS and _ops.mostly_zero(x)
+    pays = weight.shape[0] >= _ops.SCARCE_OUTPUTS and _ops.is_mostly_zero(x)
     return "events" if pays else "product"
 
 
-def spikes_of(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
+def pack_sparse_input(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
     """Inputs (T, B, I) of a layer of this dtype as bits, where they are so many that this pays and
     mostly 0, else 1; x may be bool or uint8. None for others."""
     carrier = x.new_zeros((), dtype=dtype).expand(x.shape)
-    if x.dim() != 3 or not _ops.cpu_operators_take(carrier, carrier) or not _ops.mostly_zero(x):
+    if (x.dim() != 3 or not _ops.can_use_cpu_operators(carrier, carrier)
+            or not _ops.is_mostly_zero(x)):
         return None
-    bits = _ops.spike_bits(x)
+    bits = _ops.pack_inputs(x)
     return None if bits is None else PackedSpikes(bits, carrier)
 
 
-def bits_pay(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:
+def is_packing_faster(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:
     """Whether spikes of a layer with inputs x and weights w_in (N, I) should go to the next layer
     as bits."""
-    return _ops.reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)
+    return _ops.is_memory_reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)

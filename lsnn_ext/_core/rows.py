@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..models import COEFFICIENTS
 from .coefficients import Coefficient, Decay
-from .torch_internals import is_mode_active, is_transforming, wants_gradient
+from .torch_internals import is_mode_active, is_transforming, requires_gradient
 
 # A coefficient, as number, sign, place and dt: the number where the sign is 0; else the tensor at
 # this place among those of Rows, or its decay exp(-dt / tensor) where dt is not 0; with sign -1 the
@@ -46,7 +46,7 @@ class Rows(NamedTuple):
                 if one is value:
                     return number, sign, place, dts[place]
             tensor, dt = value if isinstance(value, Decay) else (value, 0.0)
-            if dt and wants_gradient(tensor):
+            if dt and requires_gradient(tensor):
                 tensor, dt = Decay(tensor, dt).value(), 0.0
             tensors.append(tensor)
             values.append(value)
@@ -58,7 +58,7 @@ class Rows(NamedTuple):
 
     def wanted(self) -> int:
         """The bits of those whose gradient is asked for."""
-        learns = [wants_gradient(tensor) for tensor in self.tensors]
+        learns = [requires_gradient(tensor) for tensor in self.tensors]
         if True not in learns:
             return 0
         return sum(1 << k for k, (_, sign, place, _) in enumerate(self.each)
@@ -70,14 +70,14 @@ class Rows(NamedTuple):
                    if not sign and number == 0)
 
 
-def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def stack_rows(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """All coefficients as one tensor (11, N), differentiable."""
-    kept = nobody_watches(device)
+    kept = is_plain_eager(device)
     if rows.kept is not None and kept:
         key = N, dtype, device
         if key not in rows.kept:
             with torch.inference_mode(False), torch.no_grad():
-                rows.kept[key] = stacked(rows._replace(kept=None), N, dtype, device)
+                rows.kept[key] = stack_rows(rows._replace(kept=None), N, dtype, device)
         return rows.kept[key]
     dts = {place: dt for _, _, place, dt in rows.each if dt}
     tensors = [Decay(tensor, dts[place]).value() if place in dts else tensor
@@ -86,7 +86,7 @@ def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Ten
     def values(row: Row) -> Tensor:
         number, sign, place, _ = row
         if not sign:
-            return number_on(device, number, dtype, kept).expand(N)
+            return make_number(device, number, dtype, kept).expand(N)
         value = tensors[place] if sign > 0 else number - tensors[place]
         if value.dtype != dtype or value.device != device:
             value = value.to(device, dtype)
@@ -95,15 +95,15 @@ def stacked(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Ten
     return torch.stack([values(row) for row in rows.each])
 
 
-def made_by_kernels(rows: Rows, dtype: torch.dtype, device: torch.device) -> bool:
+def can_kernels_stack(rows: Rows, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the CUDA kernels may make the stack, of the tensors as they are."""
-    return nobody_watches(device) and all(
+    return is_plain_eager(device) and all(
         type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and one.dtype == dtype
         and one.device == device for one in rows.tensors)
 
 
-def unstacked(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
-              needed: Sequence[bool]) -> list[Tensor | None]:
+def split_gradient(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
+                   needed: Sequence[bool]) -> list[Tensor | None]:
     """The gradients of those tensors of Rows that are needed, given that of the stack."""
     found: list[Tensor | None] = [None] * len(forms)
     for k, (_, sign, place, _) in enumerate(each):
@@ -123,14 +123,14 @@ def unstacked(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
 _numbers: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 
 
-def nobody_watches(device: torch.device) -> bool:
+def is_plain_eager(device: torch.device) -> bool:
     """Whether a tensor that was made outside of this call may be used in it, and one be made by a
     kernel of ours: compilers, transforms and modes know nothing of them."""
     return not (torch.compiler.is_compiling() or device.type == "meta" or is_mode_active()
                 or is_transforming() or torch.jit.is_tracing())
 
 
-def number_on(device: torch.device, value: float, dtype: torch.dtype, may_keep: bool) -> Tensor:
+def make_number(device: torch.device, value: float, dtype: torch.dtype, may_keep: bool) -> Tensor:
     """A number as a tensor of one element: made once for each value and kept, so that a call has
     not to fill a row for each coefficient. Nobody else has it, so it never changes.
 

@@ -28,18 +28,18 @@ class State(NamedTuple):
     def reset(self, mask: Tensor) -> "State":
         """Zeros for the sequences of a batch where the mask (B,) of bools is True, as where an
         episode has ended; the others, and their gradients, as they are."""
-        return State(*(cleared(leaf, mask) for leaf in self))
+        return State(*(reset_sequences(leaf, mask) for leaf in self))
 
 
 _OF_A_CALL = "pass None for the first call, and then the state that the call before has returned"
 
 
-def past_steps(delays: Sequence[int]) -> int:
+def count_past_steps(delays: Sequence[int]) -> int:
     """D: so many past steps of spikes a state holds; delays: distinct, ascending."""
     return 1 + delays[-1] if delays else 1
 
 
-def what_it_is(state: Any) -> str:
+def describe_kind(state: Any) -> str:
     """The kind of what was given as a state, and a hint, for the end of a message."""
     kind = type(state).__name__
     if kind == "LSNNState":
@@ -50,18 +50,18 @@ def what_it_is(state: Any) -> str:
     return f"{kind}; {_OF_A_CALL}"
 
 
-def parts_of(state: Any) -> Iterator[tuple[str, Tensor]]:
+def iterate_leaves(state: Any) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of what should be a State. Raises TypeError for anything else."""
     if not isinstance(state, tuple) or len(state) != len(State._fields):
         raise TypeError(f"state: expected a State of {len(State._fields)} tensors "
-                        f"{State._fields}, got {what_it_is(state)}")
+                        f"{State._fields}, got {describe_kind(state)}")
     for name, leaf in zip(State._fields, state, strict=True):
         if not isinstance(leaf, Tensor):
             raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
         yield name, leaf
 
 
-def cleared(leaf: Tensor, mask: Tensor) -> Tensor:
+def reset_sequences(leaf: Tensor, mask: Tensor) -> Tensor:
     """The leaf (..., B, N) of a state with zeros where the mask (B,) or () is True. Raises
     TypeError or ValueError naming mask."""
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():

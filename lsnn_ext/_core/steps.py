@@ -15,14 +15,14 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from .._ops import solid
+from .._ops import materialize
 from .arguments import Delay
-from .bits import empty_carrier
+from .bits import make_carrier
 from .inference import PreparedLayer, Synapses
-from .once import only_once
+from .once import forbid_second_derivative
 from .options import NeuronArguments
 from .state import State
-from .torch_internals import backward_pass, is_batched, keep_during_pass, will_run
+from .torch_internals import current_backward_pass, is_batched, is_reached, keep_during_pass
 
 _Gradients = tuple[Tensor | None, ...]
 
@@ -89,8 +89,8 @@ class RecordedLayer(PreparedLayer):
     def sums_of_pass(self) -> _Sums:
         """What the backward pass at hand adds up; nothing where it does not come to the
         parameters."""
-        node, number = self.parameters.grad_fn, backward_pass()
-        if node is None or not will_run(node):
+        node, number = self.parameters.grad_fn, current_backward_pass()
+        if node is None or not is_reached(node):
             return _NO_SUMS
         found = self.passes.get(number)
         if found is None:
@@ -147,18 +147,18 @@ class _Parameters(torch.autograd.Function):
     def forward(ctx: Any, layer: RecordedLayer, *parameters: Tensor | None) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.layer = layer
-        return empty_carrier(layer.projection.w_in, 1)
+        return make_carrier(layer.projection.w_in, 1)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> _Gradients:
-        ended = ctx.layer.passes.pop(backward_pass(), None)
+        ended = ctx.layer.passes.pop(current_backward_pass(), None)
         if ended is None:
             return (None,) * len(ctx.needs_input_grad)
         # Autograd copies a gradient that has another owner.
         sums, ended.sums = ended.sums, _NO_SUMS
         with torch.no_grad():
             found = ctx.layer.handed_out(sums)
-        return None, *only_once(found, (g, ctx.layer.parameters))
+        return None, *forbid_second_derivative(found, (g, ctx.layer.parameters))
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
@@ -199,7 +199,7 @@ class _Step(torch.autograd.Function):
             found = _adjoint(ctx.layer, ctx.needs_input_grad[2:7], saved, g)
         parameters = ctx.layer.parameters
         to_parameters = torch.zeros_like(parameters) if torch.is_grad_enabled() else None
-        return None, *only_once((*found, to_parameters), (*g, *saved, parameters))
+        return None, *forbid_second_derivative((*found, to_parameters), (*g, *saved, parameters))
 
 
 def _adjoint(
@@ -229,10 +229,10 @@ def _adjoint(
 
 def _dense(g: Tensor) -> Tensor | None:
     """Numbers one after the other, as their addresses say."""
-    return solid((g if g.layout is torch.strided else g.to_dense()).contiguous())
+    return materialize((g if g.layout is torch.strided else g.to_dense()).contiguous())
 
 
-def recorded_step(layer: RecordedLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
+def record_step(layer: RecordedLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
     """One step of a layer whose is_current() holds: inputs (B, I), a state of ordinary tensors in
     any form -> spikes (B, N) and the state of this form."""
     spikes, *after = _Step.apply(layer, x, *state, layer.parameters)

@@ -58,13 +58,13 @@ SURROGATES: dict[str, Surrogate] = {
 }
 
 
-def named_surrogate(name: str) -> Surrogate:
+def find_surrogate(name: str) -> Surrogate:
     """The pseudo-derivative with this name."""
     check_surrogate(name)
     return SURROGATES[name]
 
 
-def cutoff_of(surrogate: str, share: float, smooth: bool) -> float:
+def find_cutoff(surrogate: str, share: float, smooth: bool) -> float:
     """The |m| from which on psi of this surrogate counts as 0; the largest number where the share
     of its height is 0, as AOTInductor reads no infinity. Raises TypeError or ValueError naming
     surrogate_cutoff."""
@@ -81,16 +81,16 @@ def cutoff_of(surrogate: str, share: float, smooth: bool) -> float:
     if smooth:
         raise ValueError(f"surrogate_cutoff: expected 0 with smooth=True, whose gradient is that "
                          f"of what it computes, got {share}")
-    return _end(surrogate, share)
+    return _find_end(surrogate, share)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _end(surrogate: str, share: float) -> float:
-    return _found_end(surrogate, share)
+def _find_end(surrogate: str, share: float) -> float:
+    return _search_end(surrogate, share)
 
 
 @functools.lru_cache
-def _found_end(surrogate: str, share: float) -> float:
+def _search_end(surrogate: str, share: float) -> float:
     """The |m| beyond which |psi| is smaller than this share of its height, looked for from the
     outside: further in it may be small once more, as between hill and valley of multi_gaussian."""
     psi = SURROGATES[surrogate].psi

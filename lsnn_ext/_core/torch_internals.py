@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
-    "DispatchMode", "assert_on_device", "backward_pass", "below_autograd",
-    "has_hooks", "has_own_call", "has_own_hooks", "hooks_of", "is_batched", "is_forward_mode",
-    "is_legacy_batched", "is_mode_active", "is_transforming", "is_zero_tensor", "keep_during_pass",
-    "keys_after_autograd", "keys_of_memory", "leave_graph_of_transforms", "make_savable",
-    "mark_constant", "state_hooks_of", "tree_map", "wants_gradient", "was_freed", "will_run",
-    "without_modes", "without_saved_tensor_hooks",
+    "DispatchMode", "assert_on_device", "below_autograd", "current_backward_pass", "has_hooks",
+    "has_registered_hooks", "is_batched", "is_compiled_module", "is_forward_mode", "is_graph_freed",
+    "is_legacy_batched", "is_mode_active", "is_reached", "is_transforming", "is_zero_tensor",
+    "keep_during_pass", "keys_after_autograd", "keys_of_memory", "leave_graph_of_transforms",
+    "list_hooks", "list_state_hooks", "make_savable", "mark_constant", "requires_gradient",
+    "tree_map", "without_modes", "without_saved_tensor_hooks",
 ]
 
 
@@ -84,7 +84,7 @@ def is_legacy_batched(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
-def wants_gradient(tensor: Tensor) -> bool:
+def requires_gradient(tensor: Tensor) -> bool:
     """Whether it requires a gradient, also outside of a torch.vmap, which hides that."""
     if tensor.requires_grad or torch.compiler.is_compiling():
         return tensor.requires_grad
@@ -109,7 +109,7 @@ def below_autograd() -> AbstractContextManager[Any]:
     return torch._C._AutoDispatchBelowAutograd()
 
 
-def backward_pass() -> int:
+def current_backward_pass() -> int:
     """The number of the backward pass that runs on this thread, which no other one has or had;
     negative where none runs."""
     number: int = torch._C._current_graph_task_id()
@@ -125,12 +125,12 @@ def keep_during_pass(kept: object) -> None:
     torch.autograd.Variable._execution_engine.queue_callback(owner)
 
 
-def will_run(node: torch.autograd.graph.Node) -> bool:
+def is_reached(node: torch.autograd.graph.Node) -> bool:
     """Whether the backward pass that runs comes to a node: not all do, where inputs are named."""
     return torch._C._will_engine_execute_node(node)
 
 
-def was_freed(tensor: Tensor, through: int = 8) -> bool:
+def is_graph_freed(tensor: Tensor, through: int = 8) -> bool:
     """Whether a backward pass has freed what the tensor was computed of, so that no other one can
     come to it; looks through so many nodes, views and stacks, at the first one that was written in
     Python."""
@@ -180,28 +180,28 @@ def make_savable(kind: type) -> None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks, its own or those of all modules."""
-    return has_own_hooks(module) or bool(_has_any_global_hook())
+    return has_registered_hooks(module) or bool(_has_any_global_hook())
 
 
-def has_own_hooks(module: nn.Module) -> bool:
+def has_registered_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks that were registered with it."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks)
 
 
-def hooks_of(tensor: Tensor) -> list[Callable[..., Any]]:
+def list_hooks(tensor: Tensor) -> list[Callable[..., Any]]:
     """What Tensor.register_hook was given, for a copy of the tensor, which has none."""
     return list((tensor._backward_hooks or {}).values())
 
 
-def state_hooks_of(module: nn.Module) -> list[Callable[..., Any]]:
+def list_state_hooks(module: nn.Module) -> list[Callable[..., Any]]:
     """What runs as a state dict is made or loaded, of this module without its parts."""
     return [getattr(hook, "hook", hook) for hooks in (
         module._state_dict_pre_hooks, module._state_dict_hooks, module._load_state_dict_pre_hooks,
         module._load_state_dict_post_hooks) for hook in hooks.values()]
 
 
-def has_own_call(module: nn.Module) -> bool:
+def is_compiled_module(module: nn.Module) -> bool:
     """Whether Module.compile() stands in place of the module's forward."""
     impl: Callable[..., Any] | None = module._compiled_call_impl
     return impl is not None

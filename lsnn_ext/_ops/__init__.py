@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from .._core.batching import one_by_one
+from .._core.batching import loop_over_batch
 from .._core.torch_internals import keys_after_autograd, keys_of_memory, tree_map
 from . import fake, readout
-from .autograd import Outputs, Settings, Tensors, bf16_parts, differentiated
-from .linear import SCARCE_OUTPUTS, linear, mostly_zero, spike_bits
+from .autograd import Outputs, Settings, Tensors, call_differentiable, count_bf16_parts
+from .linear import SCARCE_OUTPUTS, is_mostly_zero, linear, pack_inputs
 from .load import (
     _C,
     DEVICES,
@@ -17,42 +17,43 @@ from .load import (
     Numbers,
     Options,
     available,
-    compiled_code_runs,
+    can_fuse_readout,
+    can_multiply_bits,
+    can_read_bits,
+    can_use_cpu_operators,
+    can_use_cuda_operators,
     compiled_models,
-    cpu_kernels,
-    cpu_operators_take,
-    cuda_fuses,
-    cuda_knows_bits,
-    cuda_multiplies_bits,
-    cuda_operators_take,
-    has,
+    has_bit,
+    has_cpu_kernels,
+    is_compiled_active,
+    is_gradient_memory_reused,
+    is_memory_reused,
     load_error,
-    mask,
-    reused,
-    reused_gradient,
-    solid,
+    make_mask,
+    materialize,
 )
-from .neuron import NeuronTensors, constants_of, neuron_call, neuron_recurrence
+from .neuron import NeuronTensors, make_constants, make_neuron_call, run_neuron
 from .options import forced, forced_options
 from .readout import leaky_readout
-from .registered import CHUNK, NeuronSizes, keep_sizes, sizes_of
-from .switch import reference_is_chosen, use_reference
-from .unequal import recurrence
+from .registered import CHUNK, NeuronSizes, find_sizes, register_sizes
+from .switch import is_reference_active, use_reference
+from .unequal import run_recurrence
 
 __all__ = [
     "CHUNK", "DEVICES", "SCARCE_OUTPUTS", "Constants", "NeuronSizes", "NeuronTensors", "Numbers",
-    "Options", "Outputs", "Settings", "Tensors", "_C", "available", "bf16_parts",
-    "compiled_code_runs", "compiled_models", "constants_of", "cpu_kernels", "cpu_operators_take",
-    "cuda_fuses", "cuda_knows_bits", "cuda_multiplies_bits", "cuda_operators_take", "forced",
-    "forced_options", "has", "keep_sizes", "leaky_readout", "linear", "load_error", "mask",
-    "mostly_zero", "neuron_call", "neuron_recurrence", "recurrence", "reference_is_chosen",
-    "reused", "reused_gradient", "sizes_of", "solid", "spike_bits", "use_reference",
+    "Options", "Outputs", "Settings", "Tensors", "_C", "available", "can_fuse_readout",
+    "can_multiply_bits", "can_read_bits", "can_use_cpu_operators", "can_use_cuda_operators",
+    "compiled_models", "count_bf16_parts", "find_sizes", "forced", "forced_options", "has_bit",
+    "has_cpu_kernels", "is_compiled_active", "is_gradient_memory_reused", "is_memory_reused",
+    "is_mostly_zero", "is_reference_active", "leaky_readout", "linear", "load_error",
+    "make_constants", "make_mask", "make_neuron_call", "materialize", "pack_inputs",
+    "register_sizes", "run_neuron", "run_recurrence", "use_reference",
 ]
 
 
 _DIFFERENTIATED: dict[str, Callable[..., Any]] = {
-    "alif_forward": lambda *args: differentiated(
-        fake.by_name(torch.ops.lsnn.alif_forward.default, args)
+    "alif_forward": lambda *args: call_differentiable(
+        fake.bind_arguments(torch.ops.lsnn.alif_forward.default, args)
     ),
     "leaky_readout": readout.LeakyReadout.apply,
     "leaky_readout_backward": readout.LeakyReadoutBackward.apply,
@@ -70,7 +71,7 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
         # a package of AOTInductor hands on None for a list without elements
         args = tuple([] if arg is None and k in lists else arg for k, arg in enumerate(args))
         if torch.is_grad_enabled() and any(tensor.requires_grad
-                                           for tensor in fake.tensors_in(args)):
+                                           for tensor in fake.find_tensors(args)):
             out = _DIFFERENTIATED[name](*args) if name in _DIFFERENTIATED else None
             if out is not None:
                 return out
@@ -92,7 +93,7 @@ def _kernel_of_memory(name: str) -> Callable[..., Any]:
 
     def kernel(keys: Any, *args: Any) -> Any:
         return op.redispatch(keys_of_memory(keys), *tree_map(
-            lambda arg: solid(arg) if isinstance(arg, torch.Tensor) else arg, args))
+            lambda arg: materialize(arg) if isinstance(arg, torch.Tensor) else arg, args))
 
     return kernel
 
@@ -102,11 +103,12 @@ if available:
     from .load import SURROGATES as SURROGATES
 
     _registry = torch.library.Library("lsnn", "IMPL")
-    for _name, _kernel in fake.kernels().items():
+    for _name, _kernel in fake.make_kernels().items():
         torch.library.register_fake(f"lsnn::{_name}", _kernel)
         for _device in ("cpu", "cuda"):
             torch.library.register_autocast(f"lsnn::{_name}", _device, torch.float32)
-        torch.library.register_vmap(f"lsnn::{_name}", one_by_one(getattr(torch.ops.lsnn, _name)))
+        torch.library.register_vmap(f"lsnn::{_name}",
+                                    loop_over_batch(getattr(torch.ops.lsnn, _name)))
         _registry.impl(_name, _autograd_kernel(_name), "Autograd", with_keyset=True)
         for _key in ("Negative", "ZeroTensor"):
             _registry.impl(_name, _kernel_of_memory(_name), _key, with_keyset=True)

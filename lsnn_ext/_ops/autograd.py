@@ -12,21 +12,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.batching import one_by_one
-from .._core.bits import empty_carrier
-from .._core.once import only_once
-from .._core.rows import Row, Rows, made_by_kernels, stacked, unstacked
-from .._core.state import past_steps
+from .._core.batching import loop_over_batch
+from .._core.bits import make_carrier
+from .._core.once import forbid_second_derivative
+from .._core.rows import Row, Rows, can_kernels_stack, split_gradient, stack_rows
+from .._core.state import count_past_steps
 from .._core.torch_internals import (
     below_autograd,
     is_forward_mode,
     is_legacy_batched,
     is_transforming,
     leave_graph_of_transforms,
-    wants_gradient,
+    requires_gradient,
 )
 from ..models import COEFFICIENTS
-from .load import _C, Constants, cpu_kernels, has, mask
+from .load import _C, Constants, has_bit, has_cpu_kernels, make_mask
 
 
 class Tensors(NamedTuple):
@@ -89,14 +89,14 @@ class Settings(NamedTuple):
     options: tuple[int, ...] = ()  # Options, or none
 
 
-def transformed() -> bool:
+def is_transformed() -> bool:
     """Whether a transform of torch.func runs, or a compiler: they always record the backward
     pass."""
     return torch.compiler.is_compiling() or is_transforming()
 
 
 @functools.cache
-def _eager(kind: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+def _drop_setup_context(kind: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
     """The same function without a setup_context, which only transforms and compilers need."""
 
     def forward(ctx: Any, *args: Any) -> Any:
@@ -109,28 +109,28 @@ def _eager(kind: type[torch.autograd.Function]) -> type[torch.autograd.Function]
         "forward": staticmethod(forward), "backward": staticmethod(kind.backward)})
 
 
-def applied(kind: type[torch.autograd.Function], *args: Any) -> Any:
+def apply_function(kind: type[torch.autograd.Function], *args: Any) -> Any:
     """kind.apply; where it can, without what torch does at each call for a setup_context: it asks
     for the signature of forward and binds the arguments, which a small layer would notice."""
-    return (kind if transformed() else _eager(kind)).apply(*args)
+    return (kind if is_transformed() else _drop_setup_context(kind)).apply(*args)
 
 
-def called(op: Callable[..., Any], *args: Any) -> Any:
+def call_operator(op: Callable[..., Any], *args: Any) -> Any:
     """Calls an operator where nobody records: past its autograd kernel in Python (ours, of
     __init__.py), which refuses gradients and takes time in a short call."""
-    if transformed():
+    if is_transformed():
         return op(*args)
     with below_autograd():
         return op(*args)
 
 
-def interruptible(op: Callable[..., Any], *args: Any) -> Any:
+def call_interruptible(op: Callable[..., Any], *args: Any) -> Any:
     """The same; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its
     error."""
     if torch.compiler.is_compiling():
         return op(*args)
     try:
-        return called(op, *args)
+        return call_operator(op, *args)
     except RuntimeError:
         raised = _C.take_signal_exception()
         if raised is None:
@@ -157,23 +157,23 @@ def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     lists = list(settings.constants), list(settings.numbers), list(settings.options)
     coefficients: Tensor | None = None
     made: list[Tensor] = []  # the coefficients too, where the kernels make them
-    if not cpu_kernels(t.x) and made_by_kernels(rows, t.x.dtype, t.x.device):
+    if not has_cpu_kernels(t.x) and can_kernels_stack(rows, t.x.dtype, t.x.device):
         sources: tuple[Any, ...] = (list(rows.tensors),
                                     [number for row in rows.each for number in row])
     else:
-        coefficients, sources = stacked(rows, N, t.x.dtype, t.x.device), ()
+        coefficients, sources = stack_rows(rows, N, t.x.dtype, t.x.device), ()
         made = [coefficients]
     args = t.x, *_lists(t, coefficients, settings), *lists, t.lengths, *sources
-    spikes, state, traces, readout, saved = interruptible(torch.ops.lsnn.alif_forward, *args)
-    if has("outputs", settings.constants.outputs, "bits"):
-        spikes = empty_carrier(state[0], *t.x.shape[:2], N)
+    spikes, state, traces, readout, saved = call_interruptible(torch.ops.lsnn.alif_forward, *args)
+    if has_bit("outputs", settings.constants.outputs, "bits"):
+        spikes = make_carrier(state[0], *t.x.shape[:2], N)
     return Outputs._make((spikes, *state, *traces, *readout, *saved, *made))
 
 
-def link_to(x: Tensor) -> Tensor | None:
+def make_link(x: Tensor) -> Tensor | None:
     """Nothing of x, but of its graph: what a second derivative is noticed by, where x itself is not
     saved."""
-    if torch.compiler.is_compiling() or not wants_gradient(x):
+    if torch.compiler.is_compiling() or not requires_gradient(x):
         return None
     return x[:0].clone()
 
@@ -214,7 +214,7 @@ class _Alif(torch.autograd.Function):
             t = t._replace(x=None)  # it is not read again
         # Only second derivatives are noticed by them, so they may change in place until then.
         # Transforms see nothing but what is saved.
-        ctx.learned = () if transformed() else tuple(
+        ctx.learned = () if is_transformed() else tuple(
             one for one in rows.tensors if one.requires_grad)
         depend = rows.tensors if is_transforming() else ()
         ctx.save_for_backward(link, *t, *saved, *depend)
@@ -223,7 +223,7 @@ class _Alif(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
         """One call for each element, differentiable as that call is: weights of their own take
         products of their own."""
-        return one_by_one(_Alif.apply)(info, in_dims, *args)
+        return loop_over_batch(_Alif.apply)(info, in_dims, *args)
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -231,7 +231,7 @@ class _Alif(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
         with torch.no_grad():
             found = _Alif.gradients(ctx, saved, Outputs(*g))  # type: ignore[arg-type]
-        gradients = only_once(found, (*g, *saved, *ctx.learned))
+        gradients = forbid_second_derivative(found, (*g, *saved, *ctx.learned))
         return *(None for _ in Settings._fields), None, None, None, *gradients
 
     @staticmethod
@@ -243,25 +243,25 @@ class _Alif(torch.autograd.Function):
         needed, of_rows = Tensors(*of_inputs[: n - 1]), of_inputs[n - 1 :]
         outputs = settings.constants.outputs
         # A compiled graph makes zeros of shape (0,) for what was not asked for.
-        has_spikes = has("outputs", outputs, "spikes") or has("outputs", outputs, "bits")
-        has_traces = has("outputs", outputs, "traces")
-        wanted = mask("gradients", (name for name in _C.gradients if getattr(needed, name)))
+        has_spikes = has_bit("outputs", outputs, "spikes") or has_bit("outputs", outputs, "bits")
+        has_traces = has_bit("outputs", outputs, "traces")
+        wanted = make_mask("gradients", (name for name in _C.gradients if getattr(needed, name)))
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
         g_state = [g.v, g.a, g.i, g.z]
         g_readout = [] if t.w_out is None else [g.p, g.p_last]
-        x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p, b_out) = interruptible(
+        x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p, b_out) = call_interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             g_traces, g_state, g_readout, t.x, *_lists(t, coefficients, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)),
             list(settings.numbers), list(settings.options), t.lengths,
         )
-        if settings.constants.existing and needed.w_rec and not cpu_kernels(carry):
+        if settings.constants.existing and needed.w_rec and not has_cpu_kernels(carry):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
         found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, b_out,
                         None)
         learned: Sequence[Tensor | None] = [None] * len(of_rows)
         if settings.constants.coefficient_gradients:
-            learned = unstacked(stack, ctx.each, ctx.forms, of_rows)
+            learned = split_gradient(stack, ctx.each, ctx.forms, of_rows)
         wanted_ones = (value if need else None for value, need in zip(found, needed, strict=True))
         return *wanted_ones, *learned
 
@@ -273,7 +273,7 @@ def _parted(each: tuple[Row, ...], tensors: Sequence[Any],
     return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]), kept)
 
 
-def bf16_parts() -> int:
+def count_bf16_parts() -> int:
     """How many bfloat16 numbers may stand for a factor of a product, by torch's own switch for its
     matrix products in float32; 0: it is not rounded."""
     if torch.compiler.is_compiling():
@@ -281,15 +281,15 @@ def bf16_parts() -> int:
     return {"medium": 1, "high": 2}.get(torch.get_float32_matmul_precision(), 0)
 
 
-def _recorded(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
+def _record(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """The operator under autograd."""
     delays, constants, numbers = (tuple(part) for part in settings[:3])
-    link = link_to(t.x) if t.w_in is None else None
-    return Outputs(*applied(_Alif, delays, constants, numbers, *settings[3:], rows.each,
-                            None if transformed() else rows.kept, link, *t, *rows.tensors))
+    link = make_link(t.x) if t.w_in is None else None
+    return Outputs(*apply_function(_Alif, delays, constants, numbers, *settings[3:], rows.each,
+                            None if is_transformed() else rows.kept, link, *t, *rows.tensors))
 
 
-def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
+def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """The operator, under autograd where somebody wants a gradient; the outputs asked for are those
     of settings.
 
@@ -301,32 +301,32 @@ def recurrence_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     if t.v is None and torch.compiler.is_exporting():
         # AOTInductor makes None of a list without elements.
         shape = t.x.shape[1], t.neurons
-        t = t._replace(z=t.x.new_zeros(past_steps(settings.delays), *shape),
+        t = t._replace(z=t.x.new_zeros(count_past_steps(settings.delays), *shape),
                        **{name: t.x.new_zeros(shape) for name in ("v", "a", "i", "r")})
     constants = settings.constants
     if (
         forward_mode
         or torch.is_grad_enabled()
         and (constants.coefficient_gradients
-             or any(value is not None and wants_gradient(value) for value in t))
+             or any(value is not None and requires_gradient(value) for value in t))
     ):
-        constants = constants._replace(outputs=constants.outputs | mask("outputs", ["saved"]))
-        return _recorded(t, rows, settings._replace(constants=constants))
-    rounding = mask("outputs", ["saved_bf16"])
+        constants = constants._replace(outputs=constants.outputs | make_mask("outputs", ["saved"]))
+        return _record(t, rows, settings._replace(constants=constants))
+    rounding = make_mask("outputs", ["saved_bf16"])
     constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
     with torch.no_grad():
         return _forward(t, rows, settings._replace(constants=constants))
 
 
-def differentiated(given: Any) -> tuple[Any, ...] | None:
+def call_differentiable(given: Any) -> tuple[Any, ...] | None:
     """alif_forward with gradients, as exported programs call it; None unless `saved` is asked for
     and `bits` is not, and for neurons that are no models."""
     named = Constants(*given.constants)
-    if given.neuron or not has("outputs", named.outputs, "saved") or has(
+    if given.neuron or not has_bit("outputs", named.outputs, "saved") or has_bit(
             "outputs", named.outputs, "bits"):
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if given.coefficients.requires_grad else 0
-    named = named._replace(coefficient_gradients=every, bf16_parts=bf16_parts())
+    named = named._replace(coefficient_gradients=every, bf16_parts=count_bf16_parts())
     w_rec, delay = (*given.recurrence, None, None)[:2]
     w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
     w_out, p, b_out = (*given.readout, None, None, None)[:3]
@@ -335,8 +335,8 @@ def differentiated(given: Any) -> tuple[Any, ...] | None:
                 given.lengths)
     rows = Rows(tuple((0.0, 1, k, 0.0) for k in range(len(COEFFICIENTS))),
                 given.coefficients.unbind())
-    out = _recorded(t, rows, Settings(given.delays, named, given.numbers,
-                                      tuple(given.options)))
+    out = _record(t, rows, Settings(given.delays, named, given.numbers,
+                                    tuple(given.options)))
     state = [out.v, out.a, out.i, out.r, out.z]
     traces = [out.trace_v, out.trace_a, out.threshold]
     saved = [out.y, out.bits, out.smooth_z, out.carry]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.state import past_steps
+from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
-from .load import _C, Constants, has
-from .registered import CHUNK, NeuronSizes, sizes_of
+from .load import _C, Constants, has_bit
+from .registered import CHUNK, NeuronSizes, find_sizes
 
 # v, a, i, r; of the results of a model
 _MODEL = NeuronSizes(4, 1, len(COEFFICIENTS), len(COEFFICIENTS), False)
@@ -26,7 +26,7 @@ def _words(N: int) -> int:
 
 def _sizes(given: Any) -> NeuronSizes | None:
     """Of the neuron that an operator is called with; None: it is a model."""
-    return sizes_of(given.neuron) if given.neuron else None
+    return find_sizes(given.neuron) if given.neuron else None
 
 
 def _forward(given: Any) -> tuple[Any, ...]:
@@ -44,7 +44,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
         return new(shape if wanted else (0,))
 
     def requested(name: str) -> bool:
-        return has("outputs", c.outputs, name)
+        return has_bit("outputs", c.outputs, name)
 
     save, every = requested("saved"), c.checkpoint or (CHUNK if neuron else _C.segment)
     is_number = c.smooth or neuron is not None and neuron.has_number_spikes
@@ -58,7 +58,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
         when(save, S * ((T + every - 1) // every), B, N),  # never one row: torch tells that apart
         *([] if k is not None else [new(len(COEFFICIENTS), N)]),
     ]
-    last = [*(new(B, N) for _ in range(S)), new(past_steps(delays), B, N)]
+    last = [*(new(B, N) for _ in range(S)), new(count_past_steps(delays), B, N)]
     traces = [when(requested("traces"), T, B, N) for _ in range(S if neuron else 3)]
     return when(requested("spikes"), T, B, N), last, traces, [when(O, T, B, O),
                                                               when(O, B, O)], saved
@@ -81,7 +81,7 @@ def _backward(given: Any) -> tuple[Any, ...]:
         return new(shape if wanted else (0,))
 
     def requested(name: str) -> bool:
-        return has("gradients", c.gradients, name)
+        return has_bit("gradients", c.gradients, name)
 
     to_inputs = w_in is not None and (requested("w_in") or requested("bias"))
     inputs = K * N if w_in is None else w_in.shape[1]
@@ -121,14 +121,14 @@ def _leaky_readout_backward(given: Any) -> tuple[Tensor, Tensor]:
     return given.g_p.new_empty(given.g_p.shape), given.g_p.new_empty(given.g_p.shape[1:])
 
 
-def by_name(op: Any, args: Iterable[Any]) -> SimpleNamespace:
+def bind_arguments(op: Any, args: Iterable[Any]) -> SimpleNamespace:
     """The arguments of an operator by the names of its schema; torch leaves out those at the end
     that are defaults."""
     given = {argument.name: argument.default_value for argument in op._schema.arguments}
     return SimpleNamespace(**given | dict(zip(given, args, strict=False)))
 
 
-def tensors_in(args: Any) -> Iterator[Tensor]:
+def find_tensors(args: Any) -> Iterator[Tensor]:
     """The tensors among the arguments of an operator, those in lists too."""
     for value in args:
         if isinstance(value, Tensor):
@@ -145,14 +145,14 @@ def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any
     op = getattr(torch.ops.lsnn, name).default
 
     def checked(*args: Any) -> Any:
-        given = by_name(op, args)
+        given = bind_arguments(op, args)
         for argument in op._schema.arguments:
             # torch lets it through
             if getattr(given, argument.name) is None and str(argument.type) == "Tensor":
                 raise RuntimeError(f"{argument.name}: expected a tensor, got None")
         tensors = vars(given).copy()
         lengths = tensors.pop("lengths", None)
-        devices = {tensor.device for tensor in tensors_in(tensors.values())}
+        devices = {tensor.device for tensor in find_tensors(tensors.values())}
         if lengths is not None and not lengths.is_cpu and devices | {lengths.device} != {_META}:
             raise RuntimeError(f"lengths: expected a tensor on the CPU, where the work is planned, "
                                f"got device {lengths.device}")
@@ -165,7 +165,7 @@ def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any
     return checked
 
 
-def kernels() -> dict[str, Callable[..., Any]]:
+def make_kernels() -> dict[str, Callable[..., Any]]:
     """By the name of the operator."""
     found: dict[str, Callable[[Any], Any]] = {
         "alif_forward": _forward, "alif_backward": _backward,

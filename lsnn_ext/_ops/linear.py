@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.batching import one_by_one
+from .._core.batching import loop_over_batch
 from .._core.bits import PackedSpikes
-from .._core.torch_internals import is_forward_mode, wants_gradient
-from .autograd import applied, called
-from .load import cpu_kernels
+from .._core.torch_internals import is_forward_mode, requires_gradient
+from .autograd import apply_function, call_operator
+from .load import has_cpu_kernels
 
 # Measured, on spikes at 3 %: with fewer outputs torch's product is as fast as adding rows for what
 # is not zero.
@@ -41,8 +41,8 @@ class _Linear(torch.autograd.Function):
                 bits: Tensor | None) -> Tensor:
         rows, shape = _in_rows(x), (*x.shape[:-1], weight.shape[0])
         if events:
-            return called(torch.ops.lsnn.linear_events, rows, weight, bias,
-                          _bits_in_rows(bits)).view(shape)
+            return call_operator(torch.ops.lsnn.linear_events, rows, weight, bias,
+                                 _bits_in_rows(bits)).view(shape)
         out = _buffer(x, rows.shape[0], weight.shape[0], _MANY)
         if bias is None:
             return torch.mm(rows, weight.t(), out=out).view(shape)
@@ -55,7 +55,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_Linear.apply)(info, in_dims, *args)
+        return loop_over_batch(_Linear.apply)(info, in_dims, *args)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,14 +69,14 @@ class _Linear(torch.autograd.Function):
             return g_x, g.t() @ x_rows if want_weight else None, g.sum(
                 0) if want_bias else None, None, None
         # a GPU is not waited for to find that out
-        steps = x.shape[0] if cpu_kernels(x) and _repeats(g) else 1
+        steps = x.shape[0] if has_cpu_kernels(x) and _is_constant_in_time(g) else 1
         each = g[:1] if steps > 1 else g
         g_x = _input_gradient(each, weight).expand(x.shape) if want_x else None
         rows = _in_rows(each)
         g_weight = g_bias = None
         if want_weight and ctx.events:
-            g_weight, g_bias = called(torch.ops.lsnn.linear_events_backward, rows,
-                                      _in_rows(x), _bits_in_rows(bits), want_bias)
+            g_weight, g_bias = call_operator(torch.ops.lsnn.linear_events_backward, rows,
+                                             _in_rows(x), _bits_in_rows(bits), want_bias)
         elif want_weight:
             x = x.sum(0) if steps > 1 else x
             g_weight = torch.mm(rows.t(), _in_rows(x))
@@ -95,7 +95,7 @@ def _bits_in_rows(bits: Tensor | None) -> Tensor | None:
     return None if bits is None else _in_rows(bits).contiguous()[None]
 
 
-def _repeats(g: Tensor) -> bool:
+def _is_constant_in_time(g: Tensor) -> bool:
     """Whether a gradient (T, ..., N) is the same at each step, as that of a mean over time is."""
     if g.dim() < 3 or g.shape[0] < 2 or not g.numel():
         return False
@@ -107,12 +107,12 @@ def _input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     rows, shape = _in_rows(g), (*g.shape[:-1], weight.shape[1])
     many = rows.shape[0] * weight.shape[1] >= _MANY_BACK
     if g.is_cpu and many and weight.shape[0] <= FEW_OUTPUTS:
-        return called(torch.ops.lsnn.linear_events, rows, weight.t(), None).view(shape)
+        return call_operator(torch.ops.lsnn.linear_events, rows, weight.t(), None).view(shape)
     out = _buffer(g, rows.shape[0], weight.shape[1], _MANY_BACK)
     return torch.mm(rows, weight, out=out).view(shape)
 
 
-def mostly_zero(x: Tensor) -> bool:
+def is_mostly_zero(x: Tensor) -> bool:
     """Whether adding rows for what is not zero beats a dense product, judged by a sample of the
     rows (..., I)."""
     with torch.no_grad():
@@ -122,12 +122,12 @@ def mostly_zero(x: Tensor) -> bool:
         return bool(torch.count_nonzero(sample) < 0.2 * sample.numel())
 
 
-def spike_bits(x: Tensor) -> Tensor | None:
+def pack_inputs(x: Tensor) -> Tensor | None:
     """Bits (T, B, ceil(I / 32)) of inputs (T, B, I) that are many, 0 or 1, and that nobody
     differentiates: so both directions read a thirty-second of them. None for others."""
     if x.numel() < _MANY_SPIKES or not x.is_contiguous():
         return None
-    if wants_gradient(x) or is_forward_mode():  # bits have no tangent
+    if requires_gradient(x) or is_forward_mode():  # bits have no tangent
         return None
     bits: Tensor = torch.ops.lsnn.spike_bits(x.view(-1, x.shape[-1]))
     return bits.view(*x.shape[:-1], -1) if len(bits) else None
@@ -141,4 +141,4 @@ def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None,
         numbers = x.numbers() if isinstance(x, PackedSpikes) else x
         return torch.nn.functional.linear(numbers, weight, bias)
     x, bits = (x.carrier, x.bits) if isinstance(x, PackedSpikes) else (x, None)
-    return applied(_Linear, x, weight, bias, projection == "events", bits)
+    return apply_function(_Linear, x, weight, bias, projection == "events", bits)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._core.torch_internals import is_batched, is_zero_tensor
 from ..models import COEFFICIENTS, MODELS, SURROGATE_NAMES
-from .switch import reference_is_chosen
+from .switch import is_reference_active
 
 _FOLDER = Path(__file__).absolute().parents[1]  # not resolved: its files may be links
 
@@ -24,7 +24,7 @@ def has_compiled_part(folder: Path) -> bool:
     return any((folder / f"_C{end}").is_file() for end in EXTENSION_SUFFIXES)
 
 
-def reason_of_absence() -> str:
+def explain_absence() -> str:
     """Why there is none in the folder of this package."""
     if not (_FOLDER.parent / "setup.py").is_file():
         return "it was not built when the package was installed"
@@ -43,7 +43,7 @@ def reason_of_absence() -> str:
 try:
     # That of an editable installation would be imported otherwise, which may be of other sources.
     if "lsnn_ext._C" not in sys.modules and not has_compiled_part(_FOLDER):
-        raise ImportError(reason_of_absence())
+        raise ImportError(explain_absence())
     from .. import _C  # type: ignore[attr-defined]
 
     load_error: Exception | None = None
@@ -66,7 +66,7 @@ Options: Any = namedtuple("Options", _options, defaults=[0] * len(_options))  # 
 _BITS: dict[str, dict[str, int]] = {}
 
 
-def hold_tables(compiled: Any) -> None:
+def check_tables(compiled: Any) -> None:
     """Raises ImportError where a compiled part was made of another lsnn_ext/models.py than ours."""
     fields = "test", "ge", "scale", "reset", "when", "drive"
     models = [{"name": name, **{field: getattr(model, field) for field in fields},
@@ -86,22 +86,22 @@ if _C is not None:
     DEVICES = ("cpu", "cuda", "meta") if _C.cuda else DEVICES
     DYNAMICS = {model["name"]: k for k, model in enumerate(_C.dynamics())}
     SURROGATES = {name: k for k, name in enumerate(_C.surrogates())}
-    hold_tables(_C)
+    check_tables(_C)
     _BITS = {kind: {name: 1 << k for k, name in enumerate(names)}
              for kind, names in (("outputs", _C.outputs), ("gradients", _C.gradients))}
 
 
-def mask(kind: str, names: Iterable[str]) -> int:
+def make_mask(kind: str, names: Iterable[str]) -> int:
     """The bits of these names in a mask of this kind, outputs or gradients."""
     return sum(_BITS[kind][name] for name in names)
 
 
-def has(kind: str, value: int, name: str) -> bool:
+def has_bit(kind: str, value: int, name: str) -> bool:
     """Whether a mask has the bit of this name."""
     return bool(value & _BITS[kind][name])
 
 
-def solid(tensor: Tensor | None) -> Tensor | None:
+def materialize(tensor: Tensor | None) -> Tensor | None:
     """The tensor as its memory says, neither lazily negated nor zeros without memory."""
     if tensor is None or torch.compiler.is_compiling():
         return tensor
@@ -110,9 +110,9 @@ def solid(tensor: Tensor | None) -> Tensor | None:
     return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
-def compiled_code_runs() -> bool:
+def is_compiled_active() -> bool:
     """Whether compiled code is there, and no use_reference() is open."""
-    return available and not reference_is_chosen()
+    return available and not is_reference_active()
 
 
 def compiled_models() -> list[dict[str, Any]]:
@@ -122,60 +122,60 @@ def compiled_models() -> list[dict[str, Any]]:
     return list(_C.dynamics())
 
 
-def cpu_kernels(x: Tensor) -> bool:
+def has_cpu_kernels(x: Tensor) -> bool:
     """Whether the CPU kernels run what lies where x does: tests have the CUDA kernels emulated for
     such tensors."""
     return x.device.type == "cpu" and not (_C.emulator and "LSNN_EMULATE" in os.environ)
 
 
-def cpu_operators_take(x: Tensor, weight: Tensor) -> bool:
+def can_use_cpu_operators(x: Tensor, weight: Tensor) -> bool:
     """Whether operators that only the CPU kernels have take x and weight."""
     return not (
-        not compiled_code_runs() or type(x) is not Tensor or torch.compiler.is_compiling()
-        or not cpu_kernels(x) or is_batched(x) or is_batched(weight)
+        not is_compiled_active() or type(x) is not Tensor or torch.compiler.is_compiling()
+        or not has_cpu_kernels(x) or is_batched(x) or is_batched(weight)
         or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64)
         or x.dtype != weight.dtype
     )
 
 
-def cuda_operators_take(x: Tensor, weight: Tensor) -> bool:
+def can_use_cuda_operators(x: Tensor, weight: Tensor) -> bool:
     """The same of operators around the recurrence that the CUDA kernels have."""
     return (
-        compiled_code_runs() and type(x) is Tensor and not torch.compiler.is_compiling()
-        and x.device.type in ("cpu", "cuda") and not cpu_kernels(x) and not is_batched(x)
+        is_compiled_active() and type(x) is Tensor and not torch.compiler.is_compiling()
+        and x.device.type in ("cpu", "cuda") and not has_cpu_kernels(x) and not is_batched(x)
         and not is_batched(weight) and not torch.is_autocast_enabled(x.device.type)
         and x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype
     )
 
 
-def cuda_fuses(x: Tensor, w_out: Tensor) -> bool:
+def can_fuse_readout(x: Tensor, w_out: Tensor) -> bool:
     """Whether the CUDA kernels compute the readout w_out (O, N) of a call with x, too."""
-    return cuda_operators_take(x, w_out) and bool(
+    return can_use_cuda_operators(x, w_out) and bool(
         _C.readout_fits(w_out.shape[1], w_out.shape[0], x.dtype == torch.float64))
 
 
-def cuda_knows_bits(x: Tensor) -> bool:
+def can_read_bits(x: Tensor) -> bool:
     """Whether CUDA kernels multiply spikes as bits, whose carrier is x: of this dtype, on this
     GPU, which nobody asks for tensors elsewhere."""
-    is_there = x.device.type == "cuda" or x.device.type == "cpu" and not cpu_kernels(x)
+    is_there = x.device.type == "cuda" or x.device.type == "cpu" and not has_cpu_kernels(x)
     return (is_there and x.dtype == torch.float32
             and bool(_C.multiplies_bits(x.device.index or 0)))
 
 
-def cuda_multiplies_bits(x: Tensor, weight: Tensor) -> bool:
+def can_multiply_bits(x: Tensor, weight: Tensor) -> bool:
     """Whether they do so with weight."""
-    return cuda_operators_take(x, weight) and cuda_knows_bits(x)
+    return can_use_cuda_operators(x, weight) and can_read_bits(x)
 
 
-def reused(x: Tensor, weight: Tensor) -> bool:
+def is_memory_reused(x: Tensor, weight: Tensor) -> bool:
     """Whether operators that reuse memory take x (..., I) and weight (N, I): as above, and long
     enough to be worth it."""
     return (
-        cpu_operators_take(x, weight)
+        can_use_cpu_operators(x, weight)
         and x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= 1 << 18
     )
 
 
-def reused_gradient(x: Tensor, weight: Tensor) -> bool:
+def is_gradient_memory_reused(x: Tensor, weight: Tensor) -> bool:
     """The same of the gradient of x, which has its size."""
-    return cpu_operators_take(x, weight) and x.numel() >= 1 << 18
+    return can_use_cpu_operators(x, weight) and x.numel() >= 1 << 18

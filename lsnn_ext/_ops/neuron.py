@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from .._core.lengths import Lengths
-from .._core.once import only_once
-from .._core.state import past_steps
+from .._core.once import forbid_second_derivative
+from .._core.state import count_past_steps
 from .autograd import (
-    applied,
-    bf16_parts,
-    interruptible,
-    link_to,
+    apply_function,
+    call_interruptible,
+    count_bf16_parts,
+    make_link,
     refuse_batch_of_gradients,
 )
-from .load import Constants, Numbers, has, mask
+from .load import Constants, Numbers, has_bit, make_mask
 from .options import forced_options
-from .registered import NeuronSizes, sizes_of
+from .registered import NeuronSizes, find_sizes
 
 
 class NeuronCall(NamedTuple):
@@ -41,7 +41,7 @@ class NeuronTensors(NamedTuple):
     rows: Any  # (C, N) what the kernels read of the coefficients; has no gradient of its own
     delay: Any  # of each synapse, as a matrix of w_rec
     lengths: Any  # (B,) descending, on the CPU
-    link: Any = None  # see autograd.link_to
+    link: Any = None  # see autograd.make_link
     w_in: Any = None  # (N, I)
     bias: Any = None  # (N,)
     x_bits: Any = None  # (T, B, ceil(I / 32))
@@ -59,14 +59,14 @@ class NeuronOutputs(NamedTuple):
 _FIELDS = len(NeuronCall._fields), len(NeuronTensors._fields)
 
 
-def constants_of(outputs: Sequence[str], *, checkpoint: int, coefficient_gradients: int,
-                 autapses: bool, is_existing: bool) -> tuple[int, ...]:
+def make_constants(outputs: Sequence[str], *, checkpoint: int, coefficient_gradients: int,
+                   autapses: bool, is_existing: bool) -> tuple[int, ...]:
     """Constants of a call; those of models are 0."""
     return tuple(Constants(
         dynamics=0, surrogate=0, refractory=0, smooth=0, checkpoint=checkpoint,
-        outputs=mask("outputs", outputs), gradients=0,
-        coefficient_gradients=coefficient_gradients, bf16_parts=bf16_parts(), zero_coefficients=0,
-        without_autapses=int(not autapses), existing=int(is_existing)))
+        outputs=make_mask("outputs", outputs), gradients=0,
+        coefficient_gradients=coefficient_gradients, bf16_parts=count_bf16_parts(),
+        zero_coefficients=0, without_autapses=int(not autapses), existing=int(is_existing)))
 
 
 def _numbers() -> list[float]:
@@ -90,8 +90,8 @@ def _split(sizes: NeuronSizes, t: NeuronTensors,
 
 def _forward(call: NeuronCall, t: NeuronTensors, rest: Sequence[Any]) -> tuple[Tensor, ...]:
     """All results in one tuple: spikes, states, z, traces, saved."""
-    states, _ = _split(sizes_of(call.key), t, rest)
-    spikes, state, traces, _, saved = interruptible(
+    states, _ = _split(find_sizes(call.key), t, rest)
+    spikes, state, traces, _, saved = call_interruptible(
         torch.ops.lsnn.alif_forward, t.x, *_lists(t, states, call), list(call.constants),
         _numbers(), list(call.options), t.lengths, [], [], call.key)
     return spikes, *state, *traces, *saved
@@ -107,7 +107,7 @@ class _Neuron(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         call, t, rest = _parted(inputs)
-        sizes = sizes_of(call.key)
+        sizes = find_sizes(call.key)
         states, coefficients = _split(sizes, t, rest)
         saved = output[2 + 2 * sizes.states :]
         ctx.call, ctx.n_states = call, len(states)
@@ -126,7 +126,8 @@ class _Neuron(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
         with torch.no_grad():
             found = _gradients(ctx, saved, g)
-        return *(None for _ in NeuronCall._fields), *only_once(found, (*g, *saved, *ctx.learned))
+        gradients = forbid_second_derivative(found, (*g, *saved, *ctx.learned))
+        return *(None for _ in NeuronCall._fields), *gradients
 
 
 def _parted(args: Sequence[Any]) -> tuple[NeuronCall, NeuronTensors, Sequence[Any]]:
@@ -139,15 +140,15 @@ def _gradients(ctx: Any, saved: Sequence[Any],
     """Of NeuronTensors, states and coefficients, given those of the results."""
     call, m = ctx.call, _FIELDS[1]
     t, n = NeuronTensors(*saved[:m]), m + ctx.n_states
-    S = sizes_of(call.key).states
+    S = find_sizes(call.key).states
     needed = ctx.needs_input_grad[len(NeuronCall._fields) :]
     of_tensors = NeuronTensors(*needed[:m])
-    wanted = mask("gradients", [name for name in (
+    wanted = make_mask("gradients", [name for name in (
         "x", "w_rec", "z", "w_in", "bias") if getattr(of_tensors, name)])
     constants = Constants(*call.constants)._replace(gradients=wanted)
     # A compiled graph makes zeros of shape (0,) for what was not asked for.
-    g_traces = list(g[2 + S : 2 + 2 * S]) if has("outputs", constants.outputs, "traces") else []
-    x, w_rec, stack, state, projection, _ = interruptible(
+    g_traces = list(g[2 + S : 2 + 2 * S]) if has_bit("outputs", constants.outputs, "traces") else []
+    x, w_rec, stack, state, projection, _ = call_interruptible(
         torch.ops.lsnn.alif_backward, g[0], g_traces, list(g[1 : 2 + S]), [], t.x,
         *_lists(t, saved[m:n], call), list(saved[n:]), list(constants), _numbers(),
         list(call.options), t.lengths, call.key)
@@ -159,7 +160,7 @@ def _gradients(ctx: Any, saved: Sequence[Any],
     return tuple(one if need else None for one, need in zip(found, needed, strict=True))
 
 
-def neuron_recurrence(
+def run_neuron(
     call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
     coefficients: Sequence[Tensor | None], lengths: Lengths | None,
 ) -> NeuronOutputs:
@@ -172,19 +173,19 @@ def neuron_recurrence(
         states = [lengths.sort(one, 0) for one in states]
         t = t._replace(x=lengths.sort(t.x, 1), z=None if t.z is None else lengths.sort(t.z, 1),
                        lengths=lengths.descending)
-    sizes = sizes_of(call.key)
+    sizes = find_sizes(call.key)
     if t.z is None and torch.compiler.is_exporting():
         # AOTInductor makes None of a list without elements.
         shape = t.x.shape[1], t.rows.shape[1]
-        t = t._replace(z=t.x.new_zeros(past_steps(call.delays), *shape))
+        t = t._replace(z=t.x.new_zeros(count_past_steps(call.delays), *shape))
         states = [t.x.new_zeros(shape) for _ in range(sizes.states)]
     constants = Constants(*call.constants)
     inputs = (*t, *states, *coefficients)
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs):
-        outputs = constants.outputs | mask("outputs", ["saved"])
+        outputs = constants.outputs | make_mask("outputs", ["saved"])
         call = call._replace(constants=tuple(constants._replace(outputs=outputs)))
-        link = link_to(t.x) if t.w_in is None else None
-        found = applied(_Neuron, *call, *t._replace(link=link), *states, *coefficients)
+        link = make_link(t.x) if t.w_in is None else None
+        found = apply_function(_Neuron, *call, *t._replace(link=link), *states, *coefficients)
     else:
         call = call._replace(constants=tuple(constants._replace(checkpoint=0)))
         with torch.no_grad():
@@ -199,6 +200,6 @@ def neuron_recurrence(
         tuple(lengths.restore(one, 1) if one.dim() > 1 else one for one in traces))
 
 
-def neuron_call(key: int, delays: tuple[int, ...], constants: tuple[int, ...]) -> NeuronCall:
+def make_neuron_call(key: int, delays: tuple[int, ...], constants: tuple[int, ...]) -> NeuronCall:
     """With what is forced of this process."""
     return NeuronCall(key, delays, constants, tuple(forced_options()))

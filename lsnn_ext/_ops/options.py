@@ -29,7 +29,7 @@ def forced_options() -> tuple[int, ...]:
     return () if torch.compiler.is_compiling() else _forced.get()
 
 
-def _chosen(**choices: str | int) -> Any:
+def _choose(**choices: str | int) -> Any:
     given: dict[str, int] = {}
     for name, choice in choices.items():
         if name not in Options._fields:
@@ -54,7 +54,7 @@ def forced(**choices: str | int) -> Iterator[None]:
         >>> with forced(product="sparse", team_size=2):
         ...     spikes, _ = functional.alif(current, w_rec, alpha=0.9, theta=0.3)
     """
-    token = _forced.set(tuple(_chosen(**choices)) if choices else _forced.get())
+    token = _forced.set(tuple(_choose(**choices)) if choices else _forced.get())
     try:
         yield
     finally:

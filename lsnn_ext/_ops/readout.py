@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.torch_internals import is_forward_mode, wants_gradient
-from .autograd import applied, called
+from .._core.torch_internals import is_forward_mode, requires_gradient
+from .autograd import apply_function, call_operator
 
 
 class LeakyReadout(torch.autograd.Function):
@@ -21,7 +21,7 @@ class LeakyReadout(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
-        return called(torch.ops.lsnn.leaky_readout, x, p, k)
+        return call_operator(torch.ops.lsnn.leaky_readout, x, p, k)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -35,7 +35,7 @@ class LeakyReadout(torch.autograd.Function):
             if g_last is None:
                 return None, None, None
             g_p = g_last.new_zeros(ctx.steps, *g_last.shape)
-        g_x, g_first = applied(LeakyReadoutBackward, g_p, g_last, ctx.k)
+        g_x, g_first = apply_function(LeakyReadoutBackward, g_p, g_last, ctx.k)
         return g_x, None if ctx.from_zero else g_first, None
 
 
@@ -47,7 +47,7 @@ class LeakyReadoutBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(g_p: Tensor, g_last: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
-        return called(torch.ops.lsnn.leaky_readout_backward, g_p, g_last, k)
+        return call_operator(torch.ops.lsnn.leaky_readout_backward, g_p, g_last, k)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -56,17 +56,17 @@ class LeakyReadoutBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, h_x: Tensor, h_p: Tensor) -> tuple[Tensor | None, ...]:
-        of_p, of_last = applied(LeakyReadout, h_x, h_p, ctx.k)
+        of_p, of_last = apply_function(LeakyReadout, h_x, h_p, ctx.k)
         return of_p, None if ctx.from_zero else of_last, None
 
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
     """The operator, under autograd where somebody wants a gradient."""
-    wanted = torch.is_grad_enabled() and (wants_gradient(x)
-                                          or (p is not None and wants_gradient(p)))
+    wanted = torch.is_grad_enabled() and (requires_gradient(x)
+                                          or (p is not None and requires_gradient(p)))
     # the bare operator would drop tangents
     if wanted or not torch.compiler.is_compiling() and is_forward_mode():
-        return applied(LeakyReadout, x, p, k)
+        return apply_function(LeakyReadout, x, p, k)
     with torch.no_grad():
-        return called(torch.ops.lsnn.leaky_readout, x, p, k)
+        return call_operator(torch.ops.lsnn.leaky_readout, x, p, k)
 

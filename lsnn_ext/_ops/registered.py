@@ -18,12 +18,12 @@ class NeuronSizes(NamedTuple):
 _sizes: dict[int, NeuronSizes] = {}
 
 
-def keep_sizes(key: int, sizes: NeuronSizes) -> None:
+def register_sizes(key: int, sizes: NeuronSizes) -> None:
     """Before a call with this key."""
     _sizes[key] = sizes
 
 
-def sizes_of(key: int) -> NeuronSizes:
+def find_sizes(key: int) -> NeuronSizes:
     """Raises RuntimeError for a key without kernels in this process, as of a graph that another
     one has made."""
     if key not in _sizes:

@@ -30,6 +30,6 @@ class use_reference(ContextDecorator):  # noqa: N801  # named as a function, as 
         _inside -= 1
 
 
-def reference_is_chosen() -> bool:
+def is_reference_active() -> bool:
     """Whether a use_reference() is open."""
     return _inside > 0

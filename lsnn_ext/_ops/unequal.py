@@ -1,7 +1,7 @@
 """The recurrence of sequences of unequal length, given in any order."""
 from .._core.lengths import Lengths
 from .._core.rows import Rows
-from .autograd import Outputs, Settings, Tensors, recurrence_in_order
+from .autograd import Outputs, Settings, Tensors, _run_in_order
 
 # The axis of the batch in what the operator takes and returns.
 _BATCH_IN = {"x": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "x_bits": 1, "p": 0}
@@ -9,15 +9,15 @@ _BATCH_OUT = {"spikes": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "trace_v": 1,
               "threshold": 1, "p": 1, "p_last": 0}
 
 
-def recurrence(t: Tensors, rows: Rows, settings: Settings, lengths: Lengths | None) -> Outputs:
+def run_recurrence(t: Tensors, rows: Rows, settings: Settings, lengths: Lengths | None) -> Outputs:
     """The operator: of sequences that end early, in the order of the caller."""
     if lengths is None:
-        return recurrence_in_order(t, rows, settings)
+        return _run_in_order(t, rows, settings)
     t = t._replace(lengths=lengths.descending)
     if lengths.order is None:
-        return recurrence_in_order(t, rows, settings)
+        return _run_in_order(t, rows, settings)
     given = {name: getattr(t, name) for name in _BATCH_IN}
-    out = recurrence_in_order(t._replace(**{
+    out = _run_in_order(t._replace(**{
         name: None if value is None else lengths.sort(value, _BATCH_IN[name])
         for name, value in given.items()
     }), rows, settings)

@@ -15,13 +15,13 @@ from .._core.arguments import (
     checkpoint_steps,
     delays_of,
 )
-from .._core.around import linear, say_slow
-from .._core.bits import PackedSpikes, empty_carrier
+from .._core.around import linear, warn_of_slow_reference
+from .._core.bits import PackedSpikes, make_carrier
 from .._core.coefficients import Coefficient
-from .._core.lengths import Lengths, lengths_of
+from .._core.lengths import Lengths, resolve_lengths
 from .._core.options import CallArguments
-from .._core.route import route
-from .._core.state import past_steps
+from .._core.route import choose_route
+from .._core.state import count_past_steps
 from .._core.torch_internals import (
     is_batched,
     is_forward_mode,
@@ -91,7 +91,7 @@ def _checked(
     parts = neuron.parts(values, like, N)
     K = len(parts.currents)
     options.check()
-    lengths = lengths_of(options.lengths, *_steps(like), like.device)
+    lengths = resolve_lengths(options.lengths, *_steps(like), like.device)
     projection: tuple[Tensor | None, ...] = ()
     if w_in is None:
         if bias is not None:
@@ -106,7 +106,8 @@ def _checked(
     T, B = _steps(current)
     delay, delays = delays_of(options.delay, w_rec, N, like.device, K)
     forms = dict(zip(parts.states, parts.forms, strict=True))
-    state = whole_neuron_state(options.state, forms, B, N, past_steps(delays), dtype, like.device)
+    state = whole_neuron_state(options.state, forms, B, N, count_past_steps(delays), dtype,
+                               like.device)
     if not projection:
         current = current.reshape(T, B, K, N).to(dtype)
     return Call(current, None if w_rec is None else w_rec.to(dtype), delay, tuple(delays), parts,
@@ -177,12 +178,12 @@ def _projected(
         check_beside("bias", bias, (N,) if K == 1 else (K, N), like, "x")
         bias = bias.flatten()
     keeps_order = lengths is None or lengths.order is None
-    if K == 1 and _takes_kernels(like) and route(
+    if K == 1 and _takes_kernels(like) and choose_route(
             x, w_in, (w_rec, bias), None, True, keeps_order, False).is_fused:
         if isinstance(x, PackedSpikes):
             return x.carrier, (w_in, bias, x.bits.contiguous())
-        bits = _ops.spike_bits(x)
-        return x if bits is None else empty_carrier(x, T, B, I), (w_in, bias, bits)
+        bits = _ops.pack_inputs(x)
+        return x if bits is None else make_carrier(x, T, B, I), (w_in, bias, bits)
     if lengths is not None and isinstance(x, Tensor):  # the projection reads all steps
         x = x.masked_fill(lengths.ended(T, x.device), 0.0)
     current = linear(x, w_in.flatten(0, -2), bias)
@@ -191,7 +192,7 @@ def _projected(
 
 def _takes_kernels(x: Tensor) -> bool:
     """Transforms of torch.func and forward mode differentiate the loop itself."""
-    if not _ops.compiled_code_runs() or not _ops.cpu_kernels(x):
+    if not _ops.is_compiled_active() or not _ops.has_cpu_kernels(x):
         return False
     if torch.compiler.is_compiling():
         leave_graph_of_transforms()
@@ -205,22 +206,22 @@ def _fused(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     key, rows = key_and_rows(neuron, call.parts, call.like, call.coefficients)
     forms = call.parts.forms
     saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
-                  int(_ops.sizes_of(key).has_number_spikes))
+                  int(_ops.find_sizes(key).has_number_spikes))
     checkpoint = checkpoint_steps(options.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
     tensors: list[Tensor | None] = []
     for one in call.coefficients.values():
         tensors += split_coefficient(one) if isinstance(one, Tensor) else [None]
     wanted = sum(1 << k for k, one in enumerate(tensors)
                  if one is not None and one.requires_grad)
-    constants = _ops.constants_of(
+    constants = _ops.make_constants(
         ["spikes", "traces"] if options.trace else ["spikes"], checkpoint=checkpoint,
         coefficient_gradients=wanted, autapses=options.autapses,
         is_existing=options.sparse_grad == "existing")
     states, z = call.state or ([], None)
     rows_of_states = [row for one, form in zip(states, forms, strict=False)
                       for row in form.split(one)]
-    made = _ops.neuron_recurrence(
-        _ops.neuron_call(key, call.delays, constants),
+    made = _ops.run_neuron(
+        _ops.make_neuron_call(key, call.delays, constants),
         _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None,
                            *call.projection),
         rows_of_states, tensors, call.lengths)
@@ -233,10 +234,10 @@ _said: set[str] = set()
 
 def _say_loop(device: torch.device) -> None:
     """Warns once where the loop computes although the kernels were expected."""
-    if _ops.reference_is_chosen():
+    if _ops.is_reference_active():
         return
     if not _ops.available:
-        say_slow(5)
+        warn_of_slow_reference(5)
     elif device.type not in ("cpu", "meta") and "loop" not in _said:
         _said.add("loop")
         warnings.warn(f"recurrent: the kernels of the CPU alone take a neuron of any step, got "
@@ -247,7 +248,7 @@ def _say_loop(device: torch.device) -> None:
 def _loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     """The call as a loop over time."""
     (_, B, K, N), w_rec = call.x.shape, call.w_rec
-    z = call.x.new_zeros(past_steps(call.delays), B, N)
+    z = call.x.new_zeros(count_past_steps(call.delays), B, N)
     states = [z.new_zeros(form.shape(B, N), dtype=form.dtype(z.dtype)) for form in call.parts.forms]
     if call.state is not None:
         states, z = call.state

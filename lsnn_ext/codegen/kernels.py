@@ -184,7 +184,7 @@ def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
         raise StepError(f"step: expected at most {MOST_OPERATORS} operators, got "
                         f"{len(program.nodes)}")
     key, is_compiled = _register(program, generate(program))
-    _ops.keep_sizes(key, _ops.NeuronSizes(
+    _ops.register_sizes(key, _ops.NeuronSizes(
         program.states, program.currents, program.coefficients, len(program.gradients),
         not program.is_spike))
     kernel = Kernel(key, prologue, program.coefficients, is_compiled, is_fixed)
@@ -240,9 +240,9 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
         states = join_states(list(s.clone()), parts.forms)
         wanted = results_of(neuron.step(*c.clone(), *states, z.clone(), **coefficients))
         rows = kernel.rows(list(coefficients.values()), c)
-        call = _ops.neuron_call(kernel.key, (), _ops.constants_of(
+        call = _ops.make_neuron_call(kernel.key, (), _ops.make_constants(
             ["spikes"], checkpoint=0, coefficient_gradients=0, autapses=True, is_existing=False))
-        made = _ops.neuron_recurrence(call, _ops.NeuronTensors(
+        made = _ops.run_neuron(call, _ops.NeuronTensors(
             c.transpose(0, 1).reshape(1, B, K * N), None, z[None], rows, None, None), list(s), [],
             None)
     names = *parts.states, neuron.inputs[-1]

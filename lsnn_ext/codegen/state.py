@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.arguments import answer_for_freed, check_state_leaf
-from .._core.state import cleared, what_it_is
+from .._core.arguments import check_state_leaf, refuse_freed_graph
+from .._core.state import describe_kind, reset_sequences
 from .form import Form
 
 
@@ -37,10 +37,10 @@ class NeuronState(NamedTuple):
         is_batched = self.z.dim() == 3
 
         def change(leaf: Tensor) -> Tensor:  # whatever axes are behind the batch
-            return cleared(leaf.flatten(int(is_batched)), mask).view_as(leaf)
+            return reset_sequences(leaf.flatten(int(is_batched)), mask).view_as(leaf)
 
         return NeuronState({name: change(leaf) for name, leaf in self.states.items()},
-                           cleared(self.z, mask))
+                           reset_sequences(self.z, mask))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "NeuronState":
         """A state of changed tensors."""
@@ -53,7 +53,7 @@ def leaves_of(state: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
     with these states."""
     if not isinstance(state, tuple) or len(state) != 2 or not isinstance(state[0], dict):
         raise TypeError(f"state: expected a NeuronState of states {', '.join(names) or 'none'} and "
-                        f"z, got {what_it_is(state)}")
+                        f"z, got {describe_kind(state)}")
     states, z = state
     if states.keys() != set(names):
         raise ValueError(f"state.states: expected the names {', '.join(names) or 'none'}, got "
@@ -74,7 +74,7 @@ def whole_neuron_state(
     if state is None:
         return None
     leaves = leaves_of(state, tuple(forms))
-    answer_for_freed(leaves, through=1)
+    refuse_freed_graph(leaves, through=1)
     for (name, leaf), form in zip(leaves.items(), (*forms.values(), Form()), strict=True):
         shape = (D, B, N) if name == "z" else form.shape(B, N)
         check_state_leaf(name, leaf, shape, form.dtype(dtype), device, "x")

@@ -13,15 +13,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .. import functional
 from .._core.coefficients import Coefficient
-from .._core.lengths import GivenLengths
+from .._core.lengths import LengthsArgument
 from ..codegen.neuron import Neuron, check_coefficient
 from ..functional import NeuronState, PackedSpikes
 from ..models import check_sparse_grad
-from .copies import Copied
-from .delays import current_delay, reset_delay, set_delay
-from .forms import as_input, check_tensor, renew
-from .given import batch_hint, check_input, check_lengths, projection_for
-from .neuron import flag, put, shown, whole
+from .copies import ParametrizedModule
+from .delays import read_delay, reset_delay, set_delay
+from .forms import check_tensor, convert_input, fill_parameter
+from .given import cast_weights, check_input, check_lengths, hint_batch_first
+from .neuron import check_flag, check_whole_number, put, shown
 from .parametrizations import Log
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
@@ -29,7 +29,7 @@ _KEY = "_extra_state"  # of torch.nn.Module
 _SETTINGS = ("autapses", "recurrent")
 
 
-class Recurrent(Copied):
+class Recurrent(ParametrizedModule):
     """Recurrent neurons whose step is written in PyTorch.
 
     Args:
@@ -79,10 +79,10 @@ class Recurrent(Copied):
             raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
                             f"lsnn_ext.Neuron(step) makes one")
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            whole(name, size, 1)
+            check_whole_number(name, size, 1)
         for name, value in (("bias", bias), ("autapses", autapses), ("batch_first", batch_first),
                             ("recurrent", recurrent)):
-            flag(name, value)
+            check_flag(name, value)
         check_sparse_grad(sparse_grad)
         if not recurrent and (isinstance(delay, Tensor) or delay):
             raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent "
@@ -148,16 +148,17 @@ class Recurrent(Copied):
         as the layer was made, also where they have been learned or loaded since."""
         with torch.no_grad():
             for name in ("weight_ih_l0", "weight_hh_l0") if self.recurrent else ("weight_ih_l0",):
-                renew(self, name, lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[-1])))
+                fill_parameter(self, name,
+                               lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[-1])))
             if self.bias:
-                renew(self, "bias_ih_l0", Tensor.zero_)
+                fill_parameter(self, "bias_ih_l0", Tensor.zero_)
             for name, first in self._first.items():
-                renew(self, name, partial(put, name, value=first))
+                fill_parameter(self, name, partial(put, name, value=first))
             reset_delay(self)  # type: ignore[arg-type]
 
     def forward(
         self, x: Sequence, state: NeuronState | None = None, *,
-        lengths: GivenLengths | None = None, trace: bool = False,
+        lengths: LengthsArgument | None = None, trace: bool = False,
     ) -> tuple[Any, ...]:
         """The whole sequence.
 
@@ -177,7 +178,7 @@ class Recurrent(Copied):
         Raises:
             TypeError, ValueError: as functional.recurrent.
         """
-        x = as_input(x, self._dtype, self.batch_first)
+        x = convert_input(x, self._dtype, self.batch_first)
         check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
             return self._packed(x, state, trace)
@@ -241,16 +242,16 @@ class Recurrent(Copied):
                                          for one in traces))
 
     def _run(self, x: Tensor | PackedSpikes, state: NeuronState | None,
-             lengths: GivenLengths | None, trace: bool) -> tuple[Any, ...]:
+             lengths: LengthsArgument | None, trace: bool) -> tuple[Any, ...]:
         """Of (T, B, I), and results of this form."""
         like = x.carrier if isinstance(x, PackedSpikes) else x
         self._check_batch(state, like)
-        weight, bias = projection_for(like, self.weight_ih_l0, getattr(self, "bias_ih_l0", None))
+        weight, bias = cast_weights(like, self.weight_ih_l0, getattr(self, "bias_ih_l0", None))
         w_rec = self.weight_hh_l0.transpose(-1, -2) if self.recurrent else None
         coefficients = {name: getattr(self, name) for name in self.neuron.coefficients}
         return functional.recurrent(
             x, w_rec, self.neuron, w_in=weight, bias=bias,
-            delay=current_delay(self), state=state, trace=trace,  # type: ignore[arg-type]
+            delay=read_delay(self), state=state, trace=trace,  # type: ignore[arg-type]
             checkpoint_every=self.checkpoint_every, sparse_grad=self.sparse_grad, lengths=lengths,
             autapses=self.autapses, **coefficients)
 
@@ -260,7 +261,7 @@ class Recurrent(Copied):
         if isinstance(z, Tensor) and z.dim() == 3:
             shape = (x.shape[1], self.hidden_size)
             seen = x.transpose(0, 1) if self.batch_first else x
-            hint = batch_hint(tuple(z.shape[1:2]), shape[:1], seen, self.batch_first)
+            hint = hint_batch_first(tuple(z.shape[1:2]), shape[:1], seen, self.batch_first)
             if hint:
                 raise ValueError(f"state.z: expected shape (D, {shape[0]}, {shape[1]}), got "
                                  f"{tuple(z.shape)}{hint}")

@@ -12,16 +12,16 @@ from torch.nn.utils import parametrize
 from .._core.coefficients import Decay
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.resolve import rows_of
-from .._core.rows import nobody_watches
+from .._core.rows import is_plain_eager
 from .._core.state import State
 from .._core.torch_internals import is_forward_mode
 from ..models import named_model
-from .forms import renew
+from .forms import fill_parameter
 from .layer import Layer
 from .layer_arguments import CheckedArguments
 from .neuron import DECAYS, RANGES, Kind, check_units, constant, hold_range, put, warn_of_explosion
-from .parametrizations import check_start, forms_of, sole
-from .saved import add_loading, identity
+from .parametrizations import check_start, find_parametrization, make_forms
+from .saved import encode_settings, register_loading
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -37,7 +37,7 @@ class Constants(Layer):
         """Registers them, without values; reset_parameters fills them."""
         dtype, N, dt = arguments.dtype, self.hidden_size, arguments.dt
         self._neuron, self.dt = tuple(arguments.constants), dt
-        forms = forms_of(arguments.given.learn, self._neuron, self._kind, self.dynamics, dt)
+        forms = make_forms(arguments.given.learn, self._neuron, self._kind, self.dynamics, dt)
         self.learn = tuple(forms)
         each = arguments.select_per_neuron(self.learn)
         # What reset_parameters gives the neurons again.
@@ -59,11 +59,11 @@ class Constants(Layer):
                 form = forms[name]
                 if form is not None:
                     parametrize.register_parametrization(self, name + suffix, copy.deepcopy(form))
-        add_loading(self)
+        register_loading(self)
 
     def _reset_constants(self, suffix: str) -> None:
         for name, first in self._first.items():
-            renew(self, name + suffix, partial(put, name, value=first))
+            fill_parameter(self, name + suffix, partial(put, name, value=first))
 
     def _own_name(self) -> str:
         """The name of its class, as it was made."""
@@ -96,7 +96,7 @@ class Constants(Layer):
             if stored is None:
                 value = getattr(self, full)
             else:
-                found = sole(self, full)
+                found = find_parametrization(self, full)
                 value = stored if found is None else found[1](stored)
             hold_range(self._own_name(), full, value, RANGES[name], name in self.learn)
             k[name] = value.float() if value.dtype in _HALF else value
@@ -116,7 +116,7 @@ class Constants(Layer):
         if self.learn or "parametrizations" in self._modules:
             return NeuronArguments(**self._neuron_arguments(suffix))
         sources: list[Any] = [self._buffers.get(name + suffix) for name in self._neuron]
-        if not nobody_watches(device) or is_forward_mode() or not all(
+        if not is_plain_eager(device) or is_forward_mode() or not all(
                 type(one) in (Tensor, nn.Buffer) and one.device == device
                 and one.dtype not in _HALF and not one.requires_grad for one in sources):
             return NeuronArguments(**self._neuron_arguments(suffix))
@@ -146,7 +146,7 @@ class Constants(Layer):
         found: dict[str, Tensor | None] = dict(self._parameters)
         for name in self.learn:
             for suffix in self._suffixes:
-                one = sole(self, name + suffix)
+                one = find_parametrization(self, name + suffix)
                 if one is not None:
                     found[name + suffix] = one[0]
         return found
@@ -157,11 +157,11 @@ class Constants(Layer):
             return ()
         return tuple((name + suffix, type(found[1]), *getattr(found[1], "ends", ()))
                      for name in self.learn for suffix in self._suffixes
-                     if (found := sole(self, name + suffix)) is not None)
+                     if (found := find_parametrization(self, name + suffix)) is not None)
 
     def get_extra_state(self) -> Tensor:
         """What a state dict says beside the numbers: model and version, as bytes."""
-        return identity(self)
+        return encode_settings(self)
 
     def set_extra_state(self, state: Any) -> None:
         """Nothing: it was compared before anything was loaded."""

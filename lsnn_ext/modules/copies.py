@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .parametrizations import sole
+from .parametrizations import find_parametrization
 
 
 def _new(kind: Any) -> Any:
     return kind.__new__(kind)
 
 
-class Copied(nn.Module):
+class ParametrizedModule(nn.Module):
     """A module that is copied and pickled with its parametrizations.
 
     _kept   attributes that follow from the others, such as prepared layers: a copy has none
@@ -60,7 +60,8 @@ class Copied(nn.Module):
         """One line, also where constants learn: extra_repr names them and their forms."""
         kind = parametrize.type_before_parametrizations(self)
         lists: Any = self._modules.get("parametrizations") or {}
-        if len(self._modules) == bool(lists) and all(sole(self, name) for name in lists):
+        if len(self._modules) == bool(lists) and all(
+                find_parametrization(self, name) for name in lists):
             return f"{kind.__name__}({self.extra_repr()})"
         return super().__repr__()
 

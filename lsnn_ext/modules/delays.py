@@ -30,11 +30,11 @@ def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | No
     layer._first_delay = delay.detach().to("cpu", copy=True)
     layer.register_buffer("delay", torch.empty(delay.shape, device=device, dtype=delay.dtype))
     layer.__dict__["_seen"] = layer._first_delay, layer._distinct
-    layer.register_load_state_dict_post_hook(_look_again)
+    layer.register_load_state_dict_post_hook(_refresh)
 
 
-def _look_again(layer: Layer, _: object) -> None:
-    current_delay(layer)  # torch.compile may be next, which cannot look
+def _refresh(layer: Layer, _: object) -> None:
+    read_delay(layer)  # torch.compile may be next, which cannot look
 
 
 def reset_delay(layer: Layer) -> None:
@@ -44,7 +44,7 @@ def reset_delay(layer: Layer) -> None:
         put("delay", layer.delay, layer._first_delay)
 
 
-def current_delay(layer: Layer) -> int | Delays:
+def read_delay(layer: Layer) -> int | Delays:
     """The delay as functional.alif takes it, as it is now.
 
     On the CPU all numbers of the buffer are looked at, and where they differ compared with those

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from .._core.route import spikes_of
+from .._core.route import pack_sparse_input
 from .._core.state import State, Traces
-from .._core.torch_internals import has_hooks, has_own_call
+from .._core.torch_internals import has_hooks, is_compiled_module
 from ..functional import Layered, PackedSpikes
 
 _SPIKES = (torch.bool, torch.uint8)
@@ -21,7 +21,7 @@ def check_tensor(name: str, value: Any, other: str = "") -> None:
         raise TypeError(f"{name}: expected a tensor{other}, got {type(value).__name__}")
 
 
-def as_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -> Any:
+def convert_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -> Any:
     """Inputs of a layer whose parameters have this dtype: those that are bool or uint8, as which
     spikes are often kept, in numbers of it or as bits, all else as it is.
 
@@ -37,23 +37,23 @@ def as_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -> Any
     check_tensor("x", x, ", a PackedSequence or PackedSpikes")
     if x.dtype not in _SPIKES:
         return x
-    packed = None if batch_first else spikes_of(x, dtype())
+    packed = None if batch_first else pack_sparse_input(x, dtype())
     return x.to(dtype()) if packed is None else packed
 
 
-def rows(state: State, low: int, high: int) -> State:
+def slice_batch(state: State, low: int, high: int) -> State:
     """The sequences low to high - 1 of a state whose second last axis is the batch."""
     return State(*(leaf[..., low:high, :] for leaf in state))
 
 
-def given(value: Tensor | None) -> Tensor:
+def unwrap_optional(value: Tensor | None) -> Tensor:
     assert value is not None
     return value
 
 
-def joined(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
+def join_directions(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
     """Spikes and traces of all directions, side by side."""
-    spikes = [given(out.spikes) for out in outs]
+    spikes = [unwrap_optional(out.spikes) for out in outs]
     traces = [out.traces for out in outs if out.traces is not None]
     if len(outs) == 1:
         return spikes[0], outs[0].traces
@@ -61,17 +61,17 @@ def joined(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
     return torch.cat(spikes, -1), Traces(*both) if traces else None
 
 
-def bare(module: nn.Module, kind: type[nn.Module]) -> bool:
+def has_plain_call(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of the module is the forward of kind and nothing else, so that nobody misses
     the call."""
     return (
         type(module).forward is kind.forward and "forward" not in module.__dict__
-        and type(module).__call__ is nn.Module.__call__ and not has_own_call(module)
+        and type(module).__call__ is nn.Module.__call__ and not is_compiled_module(module)
         and not has_hooks(module)
     )
 
 
-def renew(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) -> None:
+def fill_parameter(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) -> None:
     """Has fill write into a parameter or buffer; where it is parametrized, what the module shows
     becomes the result."""
     if name in module._parameters or name in module._buffers:

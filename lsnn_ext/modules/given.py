@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .._core.state import parts_of
+from .._core.state import iterate_leaves
 from ..functional import PackedSpikes
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -30,8 +30,8 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
                          f"{x.dtype}")
 
 
-def projection_for(x: Tensor, weight: Tensor,
-                   bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def cast_weights(x: Tensor, weight: Tensor,
+                 bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weights and bias of a projection, in the dtype of x where x has half precision."""
     if x.dtype not in _HALF:
         return weight, bias
@@ -40,15 +40,15 @@ def projection_for(x: Tensor, weight: Tensor,
 
 def check_state(state: Any, want: tuple[int, ...], x: Tensor, batch_first: bool) -> None:
     """Raises TypeError or ValueError for what is no state of these layers, (L, B, N) or (L, N)."""
-    for name, leaf in parts_of(state):
+    for name, leaf in iterate_leaves(state):
         given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
         if tuple(given) != want:
             axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
             raise ValueError(f"state.{name}: expected shape {axes}, got {tuple(leaf.shape)}"
-                             f"{batch_hint(tuple(given)[1:-1], want[1:-1], x, batch_first)}")
+                             f"{hint_batch_first(tuple(given)[1:-1], want[1:-1], x, batch_first)}")
 
 
-def batch_hint(given: tuple[int, ...], want: tuple[int, ...], x: Any, first: bool) -> str:
+def hint_batch_first(given: tuple[int, ...], want: tuple[int, ...], x: Any, first: bool) -> str:
     """Whether x has the batch of the state at the place of the steps."""
     if not isinstance(x, Tensor) or x.dim() != 3 or len(given) != 1 or given == want:
         return ""

@@ -8,14 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .._core.inference import PreparedLayer, Synapses, may_be_kept, may_be_prepared, ordinary
+from .._core.inference import (
+    PreparedLayer,
+    Synapses,
+    can_be_prepared,
+    has_plain_memory,
+    is_worth_preparing,
+)
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.state import State
-from .._core.steps import Projection, RecordedLayer, recorded_step
+from .._core.steps import Projection, RecordedLayer, record_step
 from .._core.torch_internals import without_saved_tensor_hooks
 from ..functional import Layered
 from .constants import Constants
-from .delays import current_delay
+from .delays import read_delay
 
 
 def _projection(layer: Constants, suffix: str) -> Projection:
@@ -48,7 +54,7 @@ def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer
     stored = present.get("weight_hh" + suffix)
     if len(present) < len(sources) or stored is not None and stored.shape != (N, N):
         return None  # a parametrized weight, which is computed at each call, or a wrong one
-    if not all(ordinary(source.dtype, source) for source in present.values()):
+    if not all(has_plain_memory(source.dtype, source) for source in present.values()):
         return None
     wanted = {name: source for name, source in present.items()
               if recorded and source.requires_grad}
@@ -67,8 +73,8 @@ def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer
             synapses = Synapses(w_rec.detach(), stored, layer.autapses)
         weight = w_in if stored is None else stored
         neuron = NeuronArguments(**layer._neuron_arguments(suffix, copies))
-        delays = current_delay(layer)  # type: ignore[arg-type]
-        if not may_be_kept(delays, N, weight.dtype):
+        delays = read_delay(layer)  # type: ignore[arg-type]
+        if not is_worth_preparing(delays, N, weight.dtype):
             return None
         made = constants, present, neuron, delays, N, weight.dtype, synapses
         kept[suffix] = (
@@ -92,7 +98,7 @@ def _ready(
     B, N, L = batch[0] if batch else 1, layer.hidden_size, layer.num_layers
     dtype, parameters = x.dtype, layer._parameters
     if (
-        not may_be_prepared(steps, B, N)
+        not can_be_prepared(steps, B, N)
         or layer.bidirectional
         or layer.checkpoint_every is not None
         or (layer.sparse_grad != "all" and torch.is_grad_enabled())
@@ -126,7 +132,7 @@ def _ready(
         state = State(v, a, i, r, z)
     elif type(state) is State:
         v, a, i, r, z = state
-        if not ordinary(dtype, v, a, i, r, z):
+        if not has_plain_memory(dtype, v, a, i, r, z):
             return None
         if not (v.shape == a.shape == i.shape == r.shape == form and z.shape == past):
             return None
@@ -158,7 +164,7 @@ def recorded_call(
                 return None
             prepared = made
         assert isinstance(prepared, RecordedLayer)
-        x, end = recorded_step(prepared, x, part)
+        x, end = record_step(prepared, x, part)
         after.append(end)
     if alone:
         return x, after[0]
@@ -189,7 +195,7 @@ def prepared_call(
             first = [address + part for address, part in zip(first, parts, strict=True)]
             last = [address + part for address, part in zip(last, parts, strict=True)]
         current = nn.functional.linear(x, weight, offset)
-        if not ordinary(dtype, current) or current.shape != (steps * B, N):
+        if not has_plain_memory(dtype, current) or current.shape != (steps * B, N):
             return None
         x = torch.empty_like(current)
         if not prepared.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
@@ -220,7 +226,7 @@ def prepared_sequence(
     if w_out is not None and not (w_out.dim() == 2 and w_out.shape[1] == N and 0 <= k_out <= 1):
         return None
     if not steps_first.is_contiguous():
-        if not may_be_prepared(T, batch[0] if batch else 1, N):
+        if not can_be_prepared(T, batch[0] if batch else 1, N):
             return None
         steps_first = steps_first.contiguous()
     found = prepared_call(layer, steps_first, T, tuple(batch), state)

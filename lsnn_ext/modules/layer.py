@@ -2,10 +2,10 @@
 import torch
 from torch import Tensor
 
-from .copies import Copied
+from .copies import ParametrizedModule
 
 
-class Layer(Copied):
+class Layer(ParametrizedModule):
     """Declares what Constants and Recurrent assign; holds nothing of its own."""
 
     input_size: int

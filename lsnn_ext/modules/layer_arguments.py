@@ -8,9 +8,18 @@ from torch import Tensor
 
 from .._core.coefficients import Coefficient
 from .._core.options import LayerArguments, LayerOptions, LIFOptions
-from .._core.surrogates import cutoff_of, named_surrogate
+from .._core.surrogates import find_cutoff, find_surrogate
 from ..models import check_sparse_grad, check_surrogate, named_model
-from .neuron import RANGES, Kind, check_names, complete, flag, positive, steps, whole
+from .neuron import (
+    RANGES,
+    Kind,
+    check_flag,
+    check_names,
+    check_positive,
+    check_whole_number,
+    complete,
+    steps,
+)
 
 OPTIONS: dict[Kind, type] = {"ALIF": LayerOptions, "LSNN": LayerOptions, "LIF": LIFOptions}
 
@@ -32,7 +41,7 @@ class CheckedArguments(NamedTuple):
         model = named_model(self.given.dynamics)
         dampening = model.dampening if self.given.dampening is None else self.given.dampening
         name = model.surrogate if self.given.surrogate is None else self.given.surrogate
-        return dampening * float(named_surrogate(name).psi(torch.zeros((), device="cpu")))
+        return dampening * float(find_surrogate(name).psi(torch.zeros((), device="cpu")))
 
     def select_per_neuron(self, learned: Iterable[str]) -> tuple[str, ...]:
         """The learned constants that get a number for each neuron. Raises TypeError or ValueError
@@ -56,12 +65,12 @@ def check_arguments(kind: Kind, given: Mapping[str, Any]) -> CheckedArguments:
     ValueError naming the argument."""
     check_names(kind, given, OPTIONS[kind].__annotations__)
     arguments = LayerArguments(**given)
-    flag("recurrent", arguments.recurrent)
-    positive("dt", arguments.dt)
+    check_flag("recurrent", arguments.recurrent)
+    check_positive("dt", arguments.dt)
     dt = float(arguments.dt)  # numpy's numbers compute in their own precision
     delay = steps("delay", arguments.delay, dt)
     if isinstance(arguments.delay, str):
-        whole("delay, in steps", delay, 1)
+        check_whole_number("delay, in steps", delay, 1)
         delay -= 1  # the step that every spike takes
     synapses = {"autapses": arguments.autapses, "delay": delay} if arguments.recurrent else {}
     if not arguments.recurrent:
@@ -79,22 +88,22 @@ def check_arguments(kind: Kind, given: Mapping[str, Any]) -> CheckedArguments:
     refractory = steps("refractory", refractory, dt)
     if not arguments.recurrent:
         autapses, delay = False, 0
-    whole("num_layers", arguments.num_layers, 1)
-    whole("refractory", refractory, 0)
+    check_whole_number("num_layers", arguments.num_layers, 1)
+    check_whole_number("refractory", refractory, 0)
     for name, value in (("bias", arguments.bias), ("batch_first", arguments.batch_first),
                         ("bidirectional", arguments.bidirectional), ("autapses", autapses)):
-        flag(name, value)
+        check_flag(name, value)
     if isinstance(arguments.dropout, bool) or not 0 <= arguments.dropout <= 1:
         raise ValueError(f"dropout: expected a probability from 0 to 1, got {arguments.dropout}")
     if arguments.dropout > 0 and arguments.num_layers == 1:
         warnings.warn("dropout acts between layers, so it does nothing with num_layers=1",
                       stacklevel=4)
     if arguments.dampening is not None:
-        positive("dampening", arguments.dampening)
+        check_positive("dampening", arguments.dampening)
     model = named_model(arguments.dynamics)
     surrogate = model.surrogate if arguments.surrogate is None else arguments.surrogate
     check_surrogate(surrogate)
-    cutoff_of(surrogate, arguments.surrogate_cutoff, smooth=False)
+    find_cutoff(surrogate, arguments.surrogate_cutoff, smooth=False)
     check_sparse_grad(arguments.sparse_grad)
     dtype = torch.get_default_dtype() if arguments.dtype is None else arguments.dtype
     if not dtype.is_floating_point:

@@ -9,8 +9,8 @@ from .._core.arguments import readable
 from .._core.state import State, Traces
 from ..functional import PackedSpikes
 from . import ALIF
-from .forms import as_input
-from .given import check_input, projection_for
+from .forms import convert_input
+from .given import cast_weights, check_input
 from .neuron import shown
 
 __all__ = ["LearnedDelay"]
@@ -149,14 +149,14 @@ class LearnedDelay(nn.Module):
         neurons = self.neurons
         if not isinstance(x, Tensor | PackedSpikes):
             raise TypeError(f"x: expected a tensor or PackedSpikes, got {type(x).__name__}")
-        x = as_input(x, neurons._dtype, batch_first=False)
+        x = convert_input(x, neurons._dtype, batch_first=False)
         like = x.carrier if isinstance(x, PackedSpikes) else x
         check_input(like, (3,), "(T, B, I)", neurons.input_size, neurons._dtype())
         if state is not None:
             state = State(*(leaf[0] for leaf in state))
         w_in = neurons.weight_ih_l0
         assert isinstance(w_in, Tensor)
-        w_in, bias = projection_for(like, w_in, getattr(neurons, "bias_ih_l0", None))
+        w_in, bias = cast_weights(like, w_in, getattr(neurons, "bias_ih_l0", None))
         made = functional.layer(
             x, w_in, self.recurrent_weight(), bias=bias, state=state, trace=trace,
             checkpoint_every=neurons.checkpoint_every, saved_dtype=neurons.saved_dtype,

@@ -8,18 +8,26 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .._core.coefficients import Coefficient
-from .._core.lengths import GivenLengths
+from .._core.lengths import LengthsArgument
 from .._core.options import LAYER_DEFAULTS, LayerOptions, document
-from .._core.state import State, cleared, what_it_is
+from .._core.state import State, describe_kind, reset_sequences
 from .._core.torch_internals import make_savable
-from .._ops import cuda_fuses
+from .._ops import can_fuse_readout
 from ..functional import PackedSpikes
 from .alif import ALIF
-from .forms import bare, check_tensor, given
-from .neuron import RANGES, Kind, check_names, complete, constant, positive, whole
+from .forms import check_tensor, has_plain_call, unwrap_optional
+from .neuron import (
+    RANGES,
+    Kind,
+    check_names,
+    check_positive,
+    check_whole_number,
+    complete,
+    constant,
+)
 from .observed import Record
-from .packed import repacked
-from .readout import LeakyReadout, ReadoutState, check_filter, window_means, with_bias
+from .packed import repack
+from .readout import LeakyReadout, ReadoutState, add_readout_bias, average_windows, check_filter
 from .recurrent import Recurrent, Sequence
 
 
@@ -42,7 +50,7 @@ class LSNNState(NamedTuple):
         episode has ended; the others, and their gradients, as they are."""
         readout = self.readout
         return LSNNState(self.neurons.reset(mask), readout.reset(mask) if isinstance(
-            readout, ReadoutState) else cleared(readout, mask))
+            readout, ReadoutState) else reset_sequences(readout, mask))
 
 
 make_savable(LSNNState)
@@ -56,7 +64,7 @@ def _parts(state: LSNNState | None) -> tuple[State | None, Any]:
         hint = ("; that of an ALIF has no readout: LSNNState(state, readout) with a tensor (B, "
                 "output_size), of zeros to begin with" if isinstance(state, State) else "")
         raise TypeError(f"state: expected an LSNNState{LSNNState._fields}, as an LSNN returns it, "
-                        f"got {type(state).__name__ + hint if hint else what_it_is(state)}")
+                        f"got {type(state).__name__ + hint if hint else describe_kind(state)}")
     return state
 
 
@@ -115,7 +123,7 @@ class LSNN(nn.Module):
                  **options: Unpack[LSNNOptions]) -> None:
         super().__init__()
         for name, size in (("n_regular", n_regular), ("n_adaptive", n_adaptive)):
-            whole(name, size, 0)
+            check_whole_number(name, size, 0)
         if n_regular + n_adaptive == 0:
             raise ValueError("n_adaptive: expected one neuron or more in all, got 0 with n_regular "
                              "0")
@@ -124,7 +132,7 @@ class LSNN(nn.Module):
         given: dict[str, Any] = {**options}
         tau_out, dtype = given.pop("tau_out", 20.0), given.get("dtype")
         dynamics, dt = given.get("dynamics", "lsnn"), given.get("dt", 1.0)
-        positive("dt", dt)
+        check_positive("dt", dt)
         dt = float(dt)
         synapses = ("autapses", "delay")  # the model's defaults are those of recurrent weights
         constants = complete(self._kind, dynamics, {
@@ -171,7 +179,7 @@ class LSNN(nn.Module):
         self.readout.reset_parameters()
 
     def forward(self, x: Sequence, state: LSNNState | None = None, *,
-                lengths: GivenLengths | None = None, return_spikes: bool = False,
+                lengths: LengthsArgument | None = None, return_spikes: bool = False,
                 trace: bool = False, record: Record | None = None, return_rates: bool = False,
                 readout_every: int | None = None) -> tuple[Any, ...]:
         """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, a PackedSequence, or
@@ -210,20 +218,21 @@ class LSNN(nn.Module):
             means: list[Tensor] | None = [] if return_rates else None
             bias, inside = readout.bias, {}
             fused = lengths is None and not isinstance(x, PackedSequence)
-            if bias is not None and fused and cuda_fuses(like, readout.weight):
+            if bias is not None and fused and can_fuse_readout(like, readout.weight):
                 bias, inside = None, {"b_out": bias}  # which saves a kernel
             out = neurons._observed(x, carried, trace, record, means, p, lengths,
                                     w_out=readout.weight, k_out=k_out, spikes=return_spikes,
                                     **inside)
-            end, p, spikes = out.state, given(out.readout_state), out.spikes
-            y = value = with_bias(given(out.readout), bias, lengths, readout.batch_first)
+            end, p, spikes = out.state, unwrap_optional(out.readout_state), out.spikes
+            y = value = add_readout_bias(unwrap_optional(out.readout), bias, lengths,
+                                         readout.batch_first)
             if isinstance(x, PackedSequence):
-                y = repacked(value, x)
-                spikes = repacked(spikes, x) if return_spikes else None
+                y = repack(value, x)
+                spikes = repack(spikes, x) if return_spikes else None
             more = [*([] if out.traces is None else [out.traces]), *(means or ())]
         if readout_every is not None:
             of_each = None if lengths is None else torch.as_tensor(lengths)
-            y = window_means(y, readout_every, readout.batch_first, of_each)
+            y = average_windows(y, readout_every, readout.batch_first, of_each)
         return (y, LSNNState(end, p), *([spikes] if return_spikes else []), *more)
 
     def _one_operator(self) -> bool:
@@ -237,8 +246,8 @@ class LSNN(nn.Module):
         """Whether the parts do what they were made for, and no more."""
         neurons, readout = self.neurons, self.readout
         return (
-            bare(neurons, Recurrent) and bare(readout, LeakyReadout) and not neurons.bidirectional
-            and neurons.batch_first == readout.batch_first
+            has_plain_call(neurons, Recurrent) and has_plain_call(readout, LeakyReadout)
+            and not neurons.bidirectional and neurons.batch_first == readout.batch_first
         )
 
     def step(self, x_t: Tensor, state: LSNNState | None = None) -> tuple[Tensor, LSNNState]:

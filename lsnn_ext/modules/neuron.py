@@ -57,7 +57,7 @@ _MEANT = {"theta": "threshold", "thr": "threshold", "v_threshold": "threshold", 
           "tau_m": "tau_mem", "tau_a": "tau_adapt", "tau_adp": "tau_adapt", "tau_syn": "sigma"}
 
 
-def whole(name: str, value: Any, least: int) -> None:
+def check_whole_number(name: str, value: Any, least: int) -> None:
     """Raises ValueError for all but whole numbers from least on."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         hint = _BY_NAME if isinstance(value, bool) else ""
@@ -86,7 +86,7 @@ def steps(name: str, value: Any, dt: float) -> Any:
     return round(exact)
 
 
-def positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any) -> None:
     """Raises TypeError for what is no number, ValueError for one that is not > 0."""
     if isinstance(value, bool) or not isinstance(value, Real):  # a number of numpy's is a Real too
         hint = _BY_NAME if isinstance(value, bool) else ""
@@ -95,7 +95,7 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a number > 0, got {value}")
 
 
-def flag(name: str, value: Any) -> None:
+def check_flag(name: str, value: Any) -> None:
     """Raises TypeError for all but True and False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}")

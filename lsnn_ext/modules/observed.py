@@ -13,7 +13,7 @@ Record: TypeAlias = Tensor | slice | range | list[int] | tuple[int, ...]
 _WORD = 32
 
 
-def neurons_of(record: Record | None, N: int, device: torch.device) -> Tensor | None:
+def select_neurons(record: Record | None, N: int, device: torch.device) -> Tensor | None:
     """The chosen neurons of N as indices, or None. Raises TypeError or ValueError naming record."""
     if record is None:
         return None
@@ -32,7 +32,7 @@ def neurons_of(record: Record | None, N: int, device: torch.device) -> Tensor | 
     return torch.tensor([n % N for n in record], dtype=torch.int64, device=device)
 
 
-def recorded(traces: Traces | None, neurons: Tensor | bool) -> Traces | None:
+def select_traces(traces: Traces | None, neurons: Tensor | bool) -> Traces | None:
     """The traces of these neurons; True: of all."""
     if traces is None or isinstance(neurons, bool):
         return traces
@@ -56,7 +56,7 @@ class _Counts(torch.autograd.Function):
         return None, g.expand(ctx.T, *g.shape)
 
 
-def rates(out: Layered, lengths: Lengths | None) -> Tensor:
+def compute_rates(out: Layered, lengths: Lengths | None) -> Tensor:
     """The mean of the spikes of one layer and direction over the steps of each sequence (B, N);
     float32 where they are float16 or bfloat16."""
     if out.spikes is not None:

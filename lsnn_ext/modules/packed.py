@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .._core.lengths import GivenLengths, Lengths, falling, lengths_of
+from .._core.lengths import Lengths, LengthsArgument, resolve_lengths, wrap_descending
 from .._core.state import State, Traces
 from ..functional import Layered, PackedSpikes, pack_spikes
-from .forms import given, rows
+from .forms import slice_batch, unwrap_optional
 
 
 class _Permuted(torch.autograd.Function):
@@ -33,7 +33,7 @@ class _Permuted(torch.autograd.Function):
         return _Permuted.apply(gradient, back, again), None, None
 
 
-def flipped(value: Tensor, lengths: Lengths | None) -> Tensor:
+def flip_time(value: Tensor, lengths: Lengths | None) -> Tensor:
     """Each sequence of (T, B, N) backwards in time, in the steps that it has; lengths: all have T
     where None."""
     if lengths is None:
@@ -113,23 +113,23 @@ def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
 Run: TypeAlias = Callable[[Any, Lengths | None, State | None, Tensor | None], Layered]
 
 
-def _mapped(state: State, change: Callable[[Tensor], Tensor]) -> State:
+def _map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
     return State(*(change(leaf) for leaf in state))
 
 
-def run_padded(x: Tensor | PackedSpikes, given_lengths: GivenLengths | None, state: State | None,
+def run_padded(x: Tensor | PackedSpikes, given_lengths: LengthsArgument | None, state: State | None,
                p: Tensor | None, means: list[Tensor] | None, run: Run) -> Layered:
     """Calls run for sequences (T, B, I) in any order, and puts what comes back into it, the rates
     (layers, B, N) in means too; given_lengths: as of functional.alif."""
     T, B, _ = x.shape
     device = (x.carrier if isinstance(x, PackedSpikes) else x).device
-    lengths = lengths_of(given_lengths, T, B, device)
+    lengths = resolve_lengths(given_lengths, T, B, device)
     if lengths is None or lengths.order is None:
         return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p)
     x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
-    state = None if state is None else _mapped(state, lambda leaf: lengths.sort(leaf, -2))
+    state = None if state is None else _map_state(state, lambda leaf: lengths.sort(leaf, -2))
     p = None if p is None else lengths.sort(p, 0)
-    out = run(x, falling(lengths.descending), state, p)
+    out = run(x, wrap_descending(lengths.descending), state, p)
 
     def restored(value: Tensor | None, axis: int) -> Tensor | None:
         return None if value is None else lengths.restore(value, axis)
@@ -139,7 +139,7 @@ def run_padded(x: Tensor | PackedSpikes, given_lengths: GivenLengths | None, sta
     traces = None if out.traces is None else Traces(
         *(lengths.restore(value, 1) for value in out.traces))
     packed = None if out.packed is None else pack_spikes(lengths.restore(out.packed.numbers(), 1))
-    end = _mapped(out.state, lambda leaf: lengths.restore(leaf, -2))
+    end = _map_state(out.state, lambda leaf: lengths.restore(leaf, -2))
     return Layered(restored(out.spikes, 1), end, traces, restored(out.readout, 1),
                    restored(out.readout_state, 0), packed)
 
@@ -152,7 +152,8 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Ru
     lengths = _lengths(x.batch_sizes)
     if x.sorted_indices is not None:
         order = x.sorted_indices
-        state = None if state is None else _mapped(state, lambda leaf: leaf.index_select(-2, order))
+        if state is not None:
+            state = _map_state(state, lambda leaf: leaf.index_select(-2, order))
         p = None if p is None else p.index_select(0, x.sorted_indices)
     groups = _groups(lengths)
     places: list[Tensor] = []
@@ -164,28 +165,29 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Ru
     for group, own in zip(groups, data.split([int(group.lengths.sum()) for group in groups]),
                           strict=True):
         first, end = group.first, group.end
-        own_state = None if state is None else rows(state, first, end)
+        own_state = None if state is None else slice_batch(state, first, end)
         own_p = None if p is None else p[first:end]
-        outs.append(run(group.padded(own), None if group.is_even else falling(group.lengths),
-                        own_state, own_p))
+        own_lengths = None if group.is_even else wrap_descending(group.lengths)
+        outs.append(run(group.padded(own), own_lengths, own_state, own_p))
 
     def packed(values: list[Tensor | None]) -> Tensor | None:
         if values[0] is None:
             return None
-        parts = [group.packed(given(value)) for value, group in zip(values, groups, strict=True)]
+        parts = [group.packed(unwrap_optional(value))
+                 for value, group in zip(values, groups, strict=True)]
         return _Permuted.apply(torch.cat(parts), *places) if places else parts[0]
 
     def unsorted(values: list[Tensor | None], axis: int) -> Tensor | None:
         if values[0] is None:
             return None
-        whole = torch.cat([given(value) for value in values], axis)
+        whole = torch.cat([unwrap_optional(value) for value in values], axis)
         return whole if x.unsorted_indices is None else whole.index_select(axis, x.unsorted_indices)
 
     leaves = zip(*(out.state for out in outs), strict=True)
-    state_after = State(*(given(unsorted(list(values), -2)) for values in leaves))
+    state_after = State(*(unwrap_optional(unsorted(list(values), -2)) for values in leaves))
     traces = None
     if outs[0].traces is not None:
-        traces = Traces(*(given(packed(list(values)))
+        traces = Traces(*(unwrap_optional(packed(list(values)))
                           for values in zip(*(given_traces(out) for out in outs), strict=True)))
     spikes = packed([out.spikes for out in outs])
     readout = packed([out.readout for out in outs])
@@ -198,6 +200,7 @@ def given_traces(out: Layered) -> Traces:
     return out.traces
 
 
-def repacked(data: Tensor | None, x: PackedSequence) -> PackedSequence:
+def repack(data: Tensor | None, x: PackedSequence) -> PackedSequence:
     """Rows of results as a PackedSequence like x."""
-    return PackedSequence(given(data), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+    return PackedSequence(unwrap_optional(data), x.batch_sizes, x.sorted_indices,
+                          x.unsorted_indices)

@@ -79,14 +79,14 @@ _FREE = {"tau_mem": "log", "tau_adapt": "log", "threshold": "log", "width": "log
 _WORDS = ("log", "logit", "clamp", "plain")
 
 
-def _wanted(names: Iterable[str]) -> str:
+def _expected(names: Iterable[str]) -> str:
     known = ", ".join(names)
     return (f"some of {known}, as in learn=(\"tau_mem\",), or a dict of them to \"log\", "
             f"\"logit\", \"clamp\", \"plain\" or a parametrization")
 
 
-def forms_of(learn: Any, names: Iterable[str], kind: Kind, dynamics: str,
-             dt: float) -> dict[str, nn.Module | None]:
+def make_forms(learn: Any, names: Iterable[str], kind: Kind, dynamics: str,
+               dt: float) -> dict[str, nn.Module | None]:
     """What each learned constant is computed of; None: it is stored as it is.
 
     names: those that may learn. Raises TypeError or ValueError naming learn.
@@ -94,13 +94,14 @@ def forms_of(learn: Any, names: Iterable[str], kind: Kind, dynamics: str,
     names = tuple(names)
     learn = (learn,) if isinstance(learn, str) else learn
     if not isinstance(learn, Iterable):
-        raise TypeError(f"learn: expected {_wanted(names)}, got {learn!r}")
+        raise TypeError(f"learn: expected {_expected(names)}, got {learn!r}")
     asked: dict[str, Any] = dict(learn) if isinstance(learn, Mapping) else {
         name: None for name in learn}
     found: dict[str, nn.Module | None] = {}
     for name, form in asked.items():
         if name not in names:
-            raise ValueError(f"learn: expected {_wanted(names)}, got {name!r}{_absent(name, kind)}")
+            raise ValueError(f"learn: expected {_expected(names)}, got {name!r}"
+                             f"{_absent(name, kind)}")
         found[name] = _form(name, form, dynamics, dt)
     return found
 
@@ -156,7 +157,7 @@ def check_start(name: str, form: nn.Module | None, start: Tensor) -> None:
                          f"is clamped, got {low if low < form.low else high:.6g}")
 
 
-def described(form: nn.Module | None) -> list[Any] | None:
+def describe_form(form: nn.Module | None) -> list[Any] | None:
     """A form in words and numbers, for a state dict; None: another one than those here."""
     if form is None:
         return ["plain"]
@@ -165,7 +166,7 @@ def described(form: nn.Module | None) -> list[Any] | None:
     return ["log"] if type(form) is Log else ["logit"] if type(form) is Logit else None
 
 
-def form_described(words: Any) -> nn.Module | None:
+def parse_form(words: Any) -> nn.Module | None:
     """The form of these words and numbers. Raises ValueError for others."""
     simple: dict[str, Any] = {"plain": lambda: None, "log": Log, "logit": Logit}
     match words:
@@ -178,7 +179,7 @@ def form_described(words: Any) -> nn.Module | None:
                      f"{repr(words):.60}")
 
 
-def list_of(layer: nn.Module, name: str) -> parametrize.ParametrizationList | None:
+def find_list(layer: nn.Module, name: str) -> parametrize.ParametrizationList | None:
     """The parametrizations of a tensor of the layer, or None where it has none."""
     if not parametrize.is_parametrized(layer, name):
         return None
@@ -187,9 +188,9 @@ def list_of(layer: nn.Module, name: str) -> parametrize.ParametrizationList | No
     return found
 
 
-def sole(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module] | None:
+def find_parametrization(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module] | None:
     """What is stored of a tensor with one parametrization of those here, and this one."""
-    found = list_of(layer, name)
+    found = find_list(layer, name)
     if found is None or len(found) != 1 or type(found[0]) not in (Log, Logit, Clamp):
         return None
     original = found.original
@@ -197,10 +198,10 @@ def sole(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module] | None:
     return original, found[0]
 
 
-def shown_forms(layer: nn.Module, learn: Iterable[str],
-                suffix: str) -> tuple[str, ...] | dict[str, Any]:
+def format_forms(layer: nn.Module, learn: Iterable[str],
+                 suffix: str) -> tuple[str, ...] | dict[str, Any]:
     """The argument learn in a line of repr: names, and forms where one is not the default."""
-    lists = {name: list_of(layer, name + suffix) for name in learn}
+    lists = {name: find_list(layer, name + suffix) for name in learn}
     forms = {name: None if found is None else found[0] for name, found in lists.items()}
     words = {name: "plain" if form is None else type(form).__name__.lower()
              for name, form in forms.items()}

@@ -11,19 +11,19 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
-from .._core.arguments import answer_for_freed, check_state_leaf, readable
-from .._core.around import check_decay, check_readout, weighted
+from .._core.arguments import check_state_leaf, readable, refuse_freed_graph
+from .._core.around import check_decay, check_readout, project_to_outputs
 from .._core.coefficients import Coefficient
-from .._core.lengths import GivenLengths, add_bias, lengths_of
+from .._core.lengths import LengthsArgument, add_bias, resolve_lengths
 from .._core.options import Learn
-from .._core.state import cleared, what_it_is
+from .._core.state import describe_kind, reset_sequences
 from .._core.torch_internals import has_hooks, make_savable
 from ..codegen.neuron import Neuron
 from ..functional import NeuronState
-from .copies import Copied
-from .forms import check_tensor, renew
-from .given import batch_hint, check_lengths
-from .neuron import SHORTEST, flag, positive, shown, whole
+from .copies import ParametrizedModule
+from .forms import check_tensor, fill_parameter
+from .given import check_lengths, hint_batch_first
+from .neuron import SHORTEST, check_flag, check_positive, check_whole_number, shown
 from .parametrizations import Log
 
 
@@ -45,7 +45,7 @@ class ReadoutState(NamedTuple):
     def reset(self, mask: Tensor) -> "ReadoutState":
         """Zeros for the sequences of a batch where the mask (B,) of bools is True; the others, and
         their gradients, as they are."""
-        return self.map(lambda leaf: cleared(leaf, mask))
+        return self.map(lambda leaf: reset_sequences(leaf, mask))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "ReadoutState":
         """A state of changed tensors."""
@@ -66,7 +66,7 @@ _NEURON = Neuron(_step)
 _LEARNED = ("tau", "tau_syn")
 
 
-def _learned(learn: Any, given: Mapping[str, float | None]) -> tuple[str, ...]:
+def _parse_learn(learn: Any, given: Mapping[str, float | None]) -> tuple[str, ...]:
     """Which time constants a readout learns. Raises TypeError or ValueError naming the argument."""
     asked = (learn,) if isinstance(learn, str) else learn
     if not isinstance(asked, Iterable):
@@ -86,7 +86,7 @@ def _learned(learn: Any, given: Mapping[str, float | None]) -> tuple[str, ...]:
 def check_filter(name: str, tau: float, dt: float, nothing: str = "None") -> None:
     """Raises ValueError for a time constant so far below a step that it must be in another unit;
     nothing: what stands for no filter."""
-    positive(name, tau)
+    check_positive(name, tau)
     if tau < dt / SHORTEST:
         raise ValueError(
             f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {tau:g}; both "
@@ -101,7 +101,7 @@ def _decay(tau: float | Tensor | None, dt: float) -> float | Tensor:
     return math.exp(-float(dt) / float(tau)) if tau else 0.0  # of numpy's numbers too
 
 
-def _mapped(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_state(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The state of a readout of either kind with changed tensors."""
     if state is None:
         return None
@@ -116,12 +116,12 @@ def _check_windows(lengths: Tensor, every: int) -> None:
                          f"got {every} for one of {odd}")
 
 
-def window_means(y: Tensor | PackedSequence, every: int, batch_first: bool,
-                 each: Tensor | None = None) -> Tensor | PackedSequence:
+def average_windows(y: Tensor | PackedSequence, every: int, batch_first: bool,
+                    each: Tensor | None = None) -> Tensor | PackedSequence:
     """The means of results (T, B, O), (B, T, O), (T, O) or packed over each so many steps; each
     (B,): the steps of each sequence of a padded batch. Raises ValueError where a sequence does not
     end with a window."""
-    whole("readout_every", every, 1)
+    check_whole_number("readout_every", every, 1)
     if isinstance(y, PackedSequence):
         padded, lengths = pad_packed_sequence(y)
         _check_windows(lengths, every)
@@ -137,8 +137,8 @@ def window_means(y: Tensor | PackedSequence, every: int, batch_first: bool,
     return y.unflatten(time, (T // every, every)).mean(time + 1)
 
 
-def with_bias(y: Tensor, bias: Tensor | None, lengths: GivenLengths | None,
-              first: bool) -> Tensor:
+def add_readout_bias(y: Tensor, bias: Tensor | None, lengths: LengthsArgument | None,
+                     first: bool) -> Tensor:
     """add_bias of a readout (T, B, O), first: (B, T, O), or of any form without lengths."""
     if bias is None:
         return y
@@ -146,11 +146,11 @@ def with_bias(y: Tensor, bias: Tensor | None, lengths: GivenLengths | None,
         return add_bias(y, bias, None)
     steps_first = y.transpose(0, 1) if first else y
     T, B, _ = steps_first.shape
-    y = add_bias(steps_first, bias, lengths_of(lengths, T, B, y.device))
+    y = add_bias(steps_first, bias, resolve_lengths(lengths, T, B, y.device))
     return y.transpose(0, 1) if first else y
 
 
-class LeakyReadout(Copied):
+class LeakyReadout(ParametrizedModule):
     """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau)
     (Bellec et al. 2018); with tau_syn a synaptic current comes before the filter.
 
@@ -194,8 +194,8 @@ class LeakyReadout(Copied):
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
-            whole(name, size, 1)
-        positive("dt", dt)
+            check_whole_number(name, size, 1)
+        check_positive("dt", dt)
         if tau is not None:
             check_filter("tau", tau, dt)
         is_zero = isinstance(tau_syn, Real) and type(tau_syn) is not bool and tau_syn == 0
@@ -203,10 +203,10 @@ class LeakyReadout(Copied):
             check_filter("tau_syn", tau_syn, dt, "0")
         for name, value in (("bias", bias), ("batch_first", batch_first),
                             ("per_neuron", per_neuron)):
-            flag(name, value)
+            check_flag(name, value)
         given = {name: None if one is None else float(one)
                  for name, one in (("tau", tau), ("tau_syn", tau_syn))}
-        self.learn, self._given = _learned(learn, given), given
+        self.learn, self._given = _parse_learn(learn, given), given
         if per_neuron and not self.learn:
             raise ValueError("per_neuron: expected learn=(\"tau\",) beside it, got a tau that does "
                              "not learn")
@@ -229,13 +229,13 @@ class LeakyReadout(Copied):
     def reset_parameters(self) -> None:
         """Glorot uniform weights, bias 0; learned time constants as the readout was made."""
         with torch.no_grad():
-            renew(self, "weight", nn.init.xavier_uniform_)
+            fill_parameter(self, "weight", nn.init.xavier_uniform_)
             if self.bias is not None:
-                renew(self, "bias", nn.init.zeros_)
+                fill_parameter(self, "bias", nn.init.zeros_)
             for name in self.learn:
                 first = self._given[name]
                 assert first is not None
-                renew(self, name, partial(nn.init.constant_, val=first))
+                fill_parameter(self, name, partial(nn.init.constant_, val=first))
 
     @property
     def decay(self) -> float | Tensor:
@@ -261,16 +261,16 @@ class LeakyReadout(Copied):
         if self.tau_syn is not None:
             if not isinstance(state, ReadoutState):
                 raise TypeError(f"{name}: expected a ReadoutState{ReadoutState._fields} of a "
-                                f"readout with tau_syn, got {what_it_is(state)}")
+                                f"readout with tau_syn, got {describe_kind(state)}")
             leaves = {f"{name}.{part}": leaf for part, leaf in state._asdict().items()}
         for of, leaf in leaves.items():
             if not isinstance(leaf, Tensor):
                 raise TypeError(f"{of}: expected a tensor of shape {want}, got "
                                 f"{type(leaf).__name__}")
             if tuple(leaf.shape) != want:
-                hint = batch_hint(tuple(leaf.shape)[:-1], batch, x, self.batch_first)
+                hint = hint_batch_first(tuple(leaf.shape)[:-1], batch, x, self.batch_first)
                 raise ValueError(f"{of}: expected shape {want}, got {tuple(leaf.shape)}{hint}")
-            answer_for_freed(leaf, of)
+            refuse_freed_graph(leaf, of)
 
     def batch_of(self, x: Tensor | PackedSequence) -> tuple[int, ...]:
         """(B,), or () of an unbatched x."""
@@ -279,7 +279,7 @@ class LeakyReadout(Copied):
         return (x.shape[0 if self.batch_first else 1],) if x.dim() == 3 else ()
 
     def forward(self, x: Tensor | PackedSequence, state: Any = None, *,
-                lengths: GivenLengths | None = None) -> tuple[Tensor | PackedSequence, Any]:
+                lengths: LengthsArgument | None = None) -> tuple[Tensor | PackedSequence, Any]:
         """x (T, B, n), (B, T, n) with batch_first, (T, n) unbatched, or a PackedSequence -> (y,
         state).
 
@@ -300,10 +300,10 @@ class LeakyReadout(Copied):
         batched, first, given = x.dim() == 3, self.batch_first and x.dim() == 3, x
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
         self.check_state(state, (x.shape[1],) if batched else (), given)
-        carried = state if batched else _mapped(state, lambda leaf: leaf.unsqueeze(0))
+        carried = state if batched else _map_state(state, lambda leaf: leaf.unsqueeze(0))
         y, end = self._run(x, carried, lengths)
         if not batched:
-            return y.squeeze(1), _mapped(end, lambda leaf: leaf.squeeze(0))
+            return y.squeeze(1), _map_state(end, lambda leaf: leaf.squeeze(0))
         return y.transpose(0, 1) if first else y, end
 
     def _packed(self, x: PackedSequence, state: Any) -> tuple[PackedSequence, Any]:
@@ -317,19 +317,20 @@ class LeakyReadout(Copied):
         sorted_too = x.sorted_indices is None
         return pack_padded_sequence(y, lengths, enforce_sorted=sorted_too), end
 
-    def _run(self, x: Tensor, state: Any, lengths: GivenLengths | None) -> tuple[Tensor, Any]:
+    def _run(self, x: Tensor, state: Any, lengths: LengthsArgument | None) -> tuple[Tensor, Any]:
         """y (T, B, O) and the state after x (T, B, n), which is checked."""
         if self.tau_syn is None:
             y, end = functional.leaky_readout(x, self.weight, self.decay, state, lengths)
-            return with_bias(y, self.bias, lengths, False), end
+            return add_readout_bias(y, self.bias, lengths, False), end
         (T, B, _), O = x.shape, self.output_size
         check_readout(x, self.weight, None)
         decays: dict[str, Coefficient] = {"k": self.decay, "k_syn": _decay(self.tau_syn, self.dt)}
         for name, k in decays.items():
             check_decay(name, k, self.weight, x, "x")
-        each = lengths_of(lengths, T, B, x.device)
-        current = weighted(x if each is None else x.masked_fill(each.ended(T, x.device), 0.0),
-                           self.weight)
+        each = resolve_lengths(lengths, T, B, x.device)
+        if each is not None:
+            x = x.masked_fill(each.ended(T, x.device), 0.0)
+        current = project_to_outputs(x, self.weight)
         if self.bias is not None:
             current = current + self.bias.to(current.dtype)
         carried = None
@@ -364,5 +365,5 @@ class LeakyReadout(Copied):
         if batch:
             y, end = self._run(x_t[None], state, None)
             return y[0], end
-        y, end = self._run(x_t[None, None], _mapped(state, lambda leaf: leaf[None]), None)
-        return y[0, 0], _mapped(end, lambda leaf: leaf[0])
+        y, end = self._run(x_t[None, None], _map_state(state, lambda leaf: leaf[None]), None)
+        return y[0, 0], _map_state(end, lambda leaf: leaf[0])

@@ -9,25 +9,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .._core.arguments import answer_for_freed
+from .._core.arguments import refuse_freed_graph
 from .._core.call import of_inputs
-from .._core.lengths import GivenLengths, Lengths
+from .._core.lengths import Lengths, LengthsArgument
 from .._core.options import PASSED_TO_CALLS, PASSED_TO_NEURONS, CallArguments
-from .._core.route import bits_pay
+from .._core.route import is_packing_faster
 from .._core.state import State, Traces
 from .._core.torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
 from ..models import Rate, default_values
 from .constants import Constants, state_after
-from .delays import current_delay, reset_delay, set_delay
-from .forms import as_input, check_tensor, given, joined, renew
-from .given import check_input, check_lengths, check_state, projection_for
+from .delays import read_delay, reset_delay, set_delay
+from .forms import check_tensor, convert_input, fill_parameter, join_directions, unwrap_optional
+from .given import cast_weights, check_input, check_lengths, check_state
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import check_arguments
-from .neuron import rounded, shown, whole
-from .observed import Record, neurons_of, rates, recorded
-from .packed import flipped, repacked, run_packed, run_padded
-from .parametrizations import shown_forms
+from .neuron import check_whole_number, rounded, shown
+from .observed import Record, compute_rates, select_neurons, select_traces
+from .packed import flip_time, repack, run_packed, run_padded
+from .parametrizations import format_forms
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 
@@ -40,7 +40,7 @@ class Recurrent(Constants):
                  options: Mapping[str, Any]) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            whole(name, size, 1)
+            check_whole_number(name, size, 1)
         arguments = check_arguments(self._kind, {
             "num_layers": num_layers, "bias": bias, "batch_first": batch_first,
             "dropout": dropout, "bidirectional": bidirectional, **options})
@@ -81,10 +81,10 @@ class Recurrent(Constants):
         with torch.no_grad():
             for suffix in self._suffixes:
                 for name in ("weight_ih", "weight_hh") if self.recurrent else ("weight_ih",):
-                    renew(self, name + suffix,
-                          lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
+                    fill_parameter(self, name + suffix,
+                                   lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
                 if self.bias:
-                    renew(self, "bias_ih" + suffix, Tensor.zero_)
+                    fill_parameter(self, "bias_ih" + suffix, Tensor.zero_)
                 self._reset_constants(suffix)
             reset_delay(self)
 
@@ -109,7 +109,7 @@ class Recurrent(Constants):
         for name in (*arguments, *(name for name in self._neuron if name not in arguments)):
             value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
             if name == "learn":
-                value = shown_forms(self, self.learn, self._suffixes[0])
+                value = format_forms(self, self.learn, self._suffixes[0])
             if isinstance(value, Tensor) and not value.dim() and not value.is_meta:
                 value = rounded(value)
             default = arguments.get(name)
@@ -128,23 +128,23 @@ class Recurrent(Constants):
         form; trace: True, or the neurons whose traces are wanted."""
         weight, w_rec = weights
         like = x.carrier if isinstance(x, PackedSpikes) else x
-        weight, bias = projection_for(like, weight, getattr(self, "bias_ih" + suffix, None))
+        weight, bias = cast_weights(like, weight, getattr(self, "bias_ih" + suffix, None))
         reverse = suffix.endswith("_reverse")
         if reverse:
-            x = flipped(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
+            x = flip_time(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
         options = CallArguments(
             state=initial, trace=trace is not False, lengths=lengths,
-            delay=current_delay(self),  # type: ignore[arg-type]
+            delay=read_delay(self),  # type: ignore[arg-type]
             autapses=self.autapses or not self.recurrent,
             **{name: getattr(self, name) for name in PASSED_TO_CALLS})
         out = of_inputs(x, weight, w_rec, bias, self._kept_neuron(suffix, like.device), options,
                         "x", **readout)
-        traces = recorded(out.traces, trace)
+        traces = select_traces(out.traces, trace)
         if not reverse:
             return out._replace(traces=traces)
         if traces is not None:
-            traces = Traces(*(flipped(value, lengths) for value in traces))
-        return out._replace(spikes=flipped(given(out.spikes), lengths), traces=traces)
+            traces = Traces(*(flip_time(value, lengths) for value in traces))
+        return out._replace(spikes=flip_time(unwrap_optional(out.spikes), lengths), traces=traces)
 
     def _run(self, inputs: Tensor | PackedSpikes, lengths: Lengths | None, state: State | None,
              trace: bool | Tensor, found_rates: list[Tensor] | None = None,
@@ -168,11 +168,11 @@ class Recurrent(Constants):
                        for suffix in self._suffixes[layer * directions:(layer + 1) * directions]]
             # Where nothing but the next layer sees the spikes a bit for each will do.
             bits = (not last and directions == 1 and not (self.dropout and self.training)
-                    and bits_pay(x, weights[0][0]))
+                    and is_packing_faster(x, weights[0][0]))
             requested: dict[str, Any] = readout if last else {"spikes": "bits"} if bits else {}
             counted = last and found_rates is not None and readout.get("spikes") is False
             if counted:  # without a number for each
-                requested = {**readout, "spikes": bits_pay(x, weights[0][0]) and "bits"
+                requested = {**readout, "spikes": is_packing_faster(x, weights[0][0]) and "bits"
                              or True}
             for direction in range(directions):
                 index = layer * directions + direction
@@ -181,20 +181,20 @@ class Recurrent(Constants):
                                                 self._suffixes[index], initial,
                                                 trace if last else False, **requested))
                 after.append(outs[-1].state)
-            means += [] if found_rates is None else [rates(out, lengths) for out in outs]
+            means += [] if found_rates is None else [compute_rates(out, lengths) for out in outs]
             if counted:
                 outs = [out._replace(spikes=None, packed=None) for out in outs]
             if last:
                 break
             x = outs[0].packed or nn.functional.dropout(
-                joined(outs)[0], self.dropout, self.training
+                join_directions(outs)[0], self.dropout, self.training
             )
         end = state_after(after)
         if found_rates is not None:
             found_rates.append(torch.stack(means))
         if directions == 1:
             return outs[0]._replace(state=end)
-        spikes, traces = joined(outs)
+        spikes, traces = join_directions(outs)
         return Layered(spikes, end, traces, None, None)
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None,
@@ -213,7 +213,7 @@ class Recurrent(Constants):
         return found.dtype
 
     def forward(self, x: Sequence, state: State | None = None, *,
-                lengths: GivenLengths | None = None, trace: bool = False,
+                lengths: LengthsArgument | None = None, trace: bool = False,
                 record: Record | None = None, return_rates: bool = False,
                 spikes: Literal[True, "bits"] = True) -> tuple[Any, ...]:
         """The whole sequence: (spikes, state), then traces with trace=True or record, then rates
@@ -251,7 +251,7 @@ class Recurrent(Constants):
         found = self._observed(x, state, trace, record, means, lengths=lengths, **bits)
         fired: Any = found.spikes if found.packed is None else found.packed
         if isinstance(x, PackedSequence):
-            fired = repacked(fired, x)
+            fired = repack(fired, x)
         more = [] if found.traces is None else [found.traces]
         return (fired, found.state, *more, *(means or ()))
 
@@ -269,17 +269,17 @@ class Recurrent(Constants):
 
     def _observed(self, x: Sequence, state: State | None, trace: bool, record: Record | None,
                   means: list[Tensor] | None, p: Tensor | None = None,
-                  lengths: GivenLengths | None = None, **readout: Any) -> Layered:
+                  lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
         """A call of any form; record, trace, lengths: as of forward. means gets the rates, where
         they are wanted."""
-        x = as_input(x, self._dtype, self.batch_first)
+        x = convert_input(x, self._dtype, self.batch_first)
         data = x.data if isinstance(x, PackedSequence) else (
             x.carrier if isinstance(x, PackedSpikes) else x)
-        neurons = neurons_of(record, self.hidden_size, data.device)
+        neurons = select_neurons(record, self.hidden_size, data.device)
         if neurons is not None and trace:
             raise ValueError("record: expected None with trace=True, which returns all neurons, "
                              f"got {record}")
-        answer_for_freed(state)
+        refuse_freed_graph(state)
         chosen = trace if neurons is None else neurons
         check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
@@ -290,7 +290,7 @@ class Recurrent(Constants):
 
     def _bits(self, x: PackedSpikes, state: State | None, trace: bool | Tensor,
               means: list[Tensor] | None = None, p: Tensor | None = None,
-              lengths: GivenLengths | None = None, **readout: Any) -> Layered:
+              lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
         """PackedSpikes (T, B, I). readout, p: of functional.layer."""
         if self.batch_first:
             raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
@@ -299,7 +299,7 @@ class Recurrent(Constants):
         return self._padded(x, state, trace, means, p, lengths, **readout)
 
     def _padded(self, x: Tensor | PackedSpikes, state: State | None, trace: bool | Tensor,
-                means: list[Tensor] | None, p: Tensor | None, lengths: GivenLengths | None,
+                means: list[Tensor] | None, p: Tensor | None, lengths: LengthsArgument | None,
                 **readout: Any) -> Layered:
         """Of (T, B, I), and results of this form."""
         def run(x: Tensor | PackedSpikes, lengths: Lengths | None, state: State | None,
@@ -330,7 +330,7 @@ class Recurrent(Constants):
 
     def _dense(self, x: Tensor, state: State | None, trace: bool | Tensor,
                means: list[Tensor] | None = None, p: Tensor | None = None,
-               lengths: GivenLengths | None = None, **readout: Any) -> Layered:
+               lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
         """A tensor of any form, and results of the same form. readout, p: of functional.layer;
         unbatched p has no B."""
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
@@ -374,8 +374,8 @@ class Recurrent(Constants):
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
                              "one")
         check_tensor("x_t", x_t)
-        x_t = as_input(x_t, self._dtype, self.batch_first)
-        answer_for_freed(state)
+        x_t = convert_input(x_t, self._dtype, self.batch_first)
+        refuse_freed_graph(state)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             spikes, state = self(x_t.unsqueeze(time), state)
@@ -390,6 +390,6 @@ class Recurrent(Constants):
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         alive = batch[0] if batch else 1
         out, state, *_ = self._run(x_t.reshape(1, alive, self.input_size), None, state, False)
-        out = given(out)
+        out = unwrap_optional(out)
         return (out[0], state) if batch else (out[0, 0],
                                               State(*(leaf.squeeze(-2) for leaf in state)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .layer import Layer
-from .parametrizations import described, form_described, list_of, sole
+from .parametrizations import describe_form, find_list, find_parametrization, parse_form
 
 VERSION = 2  # 1 had no extra state, and learned the numbers themselves
 _KEY = "_extra_state"  # of torch.nn.Module
@@ -16,14 +16,14 @@ _KEY = "_extra_state"  # of torch.nn.Module
 _SETTINGS = ("dt", "refractory", "autapses")
 
 
-def identity(layer: Layer) -> Tensor:
+def encode_settings(layer: Layer) -> Tensor:
     """Model, version, settings and forms of a layer: JSON as bytes, a tensor as all else of a state
     dict, so that what moves or stores tensors takes it too."""
     forms = {}
     for name in layer.learn:
-        found = sole(layer, name + layer._suffixes[0])
-        words = described(None if found is None else found[1])
-        if found is not None or list_of(layer, name + layer._suffixes[0]) is None:
+        found = find_parametrization(layer, name + layer._suffixes[0])
+        words = describe_form(None if found is None else found[1])
+        if found is not None or find_list(layer, name + layer._suffixes[0]) is None:
             forms[name] = words
     known = {"dynamics": layer.dynamics, "version": VERSION, "learn": forms}
     known |= {name: getattr(layer, name) for name in _SETTINGS}
@@ -42,7 +42,7 @@ def _read(given: Any, kind: str) -> dict[str, Any]:
         forms = dict(found["learn"]) if version <= VERSION else {}
         for words in forms.values():
             if words is not None:
-                form_described(words)
+                parse_form(words)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         raise RuntimeError(f"{_KEY}: expected what a {kind} of lsnn_ext has written, got "
                            f"{type(given).__name__}") from None
@@ -52,7 +52,7 @@ def _read(given: Any, kind: str) -> dict[str, Any]:
     return {**found, "learn": forms}
 
 
-def add_loading(layer: Layer) -> None:
+def register_loading(layer: Layer) -> None:
     """Has load_state_dict look first: at the model, and at the form of what was learned."""
     layer.register_load_state_dict_pre_hook(_before_loading)
 
@@ -76,7 +76,7 @@ def _before_loading(
     if differ:
         warnings.warn(f"{kind}: the state dict is of a layer with {', '.join(differ)}; the same "
                       f"numbers make other spikes", stacklevel=4)
-    state_dict.setdefault(prefix + _KEY, identity(layer))
+    state_dict.setdefault(prefix + _KEY, encode_settings(layer))
     for name in layer._neuron:
         form = known["learn"].get(name)
         for suffix in layer._suffixes:
@@ -88,13 +88,13 @@ def _convert(layer: nn.Module, state_dict: dict[str, Any], prefix: str, name: st
     """Brings one constant into the form of this layer; leaves alone what others have
     parametrized."""
     plain, stored = prefix + name, f"{prefix}parametrizations.{name}.original"
-    here, mine = sole(layer, name), list_of(layer, name)
+    here, mine = find_parametrization(layer, name), find_list(layer, name)
     if mine is not None and here is None:
         return
     value = state_dict.get(plain)
-    there = None if words is None else form_described(words)
+    there = None if words is None else parse_form(words)
     if isinstance(state_dict.get(stored), Tensor):
-        if here is not None and described(here[1]) == words or there is None:
+        if here is not None and describe_form(here[1]) == words or there is None:
             return
         value = there(state_dict.pop(stored))
     elif not isinstance(value, Tensor) or here is None:

@@ -20,7 +20,7 @@ from .recurrent import Recurrent
 _CONSTANTS = {*RANGES, "tau", "tau_syn", "delay"}
 
 
-def matrices(module: nn.Module) -> list[nn.Parameter]:
+def find_weights(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a module that are weights: of two dimensions or more, neither constants of
     our neurons nor logarithms, logits or the gains of torch's weight_norm."""
     apart = {id(parameter) for part in module.modules() if isinstance(part, ParametrizationList)
@@ -39,7 +39,7 @@ def matrices(module: nn.Module) -> list[nn.Parameter]:
             if parameter.dim() > 1 and id(parameter) not in apart and not is_constant(name)]
 
 
-def synapses(module: nn.Module) -> tuple[list[nn.Parameter], dict[Tensor, Tensor]]:
+def find_synapses(module: nn.Module) -> tuple[list[nn.Parameter], dict[Tensor, Tensor]]:
     """The weight matrices of a module, and where those of its layers have no synapse.
 
     Args:
@@ -55,7 +55,7 @@ def synapses(module: nn.Module) -> tuple[list[nn.Parameter], dict[Tensor, Tensor
             for name, weight in layer.named_parameters(recurse=False):
                 if name.startswith("weight_hh"):
                     masks[weight] = ~torch.eye(len(weight), dtype=torch.bool, device=weight.device)
-    return [weight for weight in matrices(module) if weight.dim() == 2], masks
+    return [weight for weight in find_weights(module) if weight.dim() == 2], masks
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     check_number("weight_decay", weight_decay)
-    weights = matrices(module)
+    weights = find_weights(module)
     known = set(map(id, weights))
     others = [other for other in module.parameters() if id(other) not in known]
     if not (weights or others):
@@ -115,7 +115,7 @@ def keep_signs(optimizer: Optimizer, signs: Mapping[Tensor, Tensor]) -> Removabl
         if not any(weight is one for one in trained):
             raise ValueError(f"signs: expected weights of the optimizer, got another of shape "
                              f"{tuple(weight.shape)}")
-        kept.append((weight, checked_signs(sign, weight)))
+        kept.append((weight, check_signs(sign, weight)))
 
     @torch.no_grad()
     def hold(*_: Any) -> None:
@@ -125,7 +125,7 @@ def keep_signs(optimizer: Optimizer, signs: Mapping[Tensor, Tensor]) -> Removabl
     return optimizer.register_step_post_hook(hold)
 
 
-def expanded(name: str, given: Tensor, weight: Tensor) -> Tensor:
+def broadcast_to_weight(name: str, given: Tensor, weight: Tensor) -> Tensor:
     """Signs or a mask in the shape of a weight; raises TypeError or ValueError."""
     if name == "masks" and given.dtype != torch.bool:
         raise TypeError(f"{name}: expected bool tensors, got {given.dtype}")
@@ -136,9 +136,9 @@ def expanded(name: str, given: Tensor, weight: Tensor) -> Tensor:
                          f"{tuple(given.shape)}") from None
 
 
-def checked_signs(given: Tensor, weight: Tensor) -> Tensor:
+def check_signs(given: Tensor, weight: Tensor) -> Tensor:
     """A copy of signs in the shape and dtype of their weight, which must have them."""
-    sign = expanded("signs", given, weight).to(weight.dtype, copy=True)
+    sign = broadcast_to_weight("signs", given, weight).to(weight.dtype, copy=True)
     if not bool((sign.abs() == 1).all()):
         raise ValueError("signs: expected 1 and -1, got other numbers")
     other = int((weight.detach() * sign < 0).sum())

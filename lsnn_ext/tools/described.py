@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.torch_internals import has_own_hooks
+from .._core.torch_internals import has_registered_hooks
 from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
-from ..modules.parametrizations import described, sole
+from ..modules.parametrizations import describe_form, find_parametrization
 
 # kind; arguments of the constructor; dtype; parts: pairs of a name and a description or None
 Description = dict[str, Any]
@@ -60,8 +60,8 @@ def _of_layer(layer: Any) -> Description:
         given["autapses"] = None
     forms = {}
     for name in layer.learn:
-        found = sole(layer, name + layer._suffixes[0])
-        forms[name] = described(None if found is None else found[1])
+        found = find_parametrization(layer, name + layer._suffixes[0])
+        forms[name] = describe_form(None if found is None else found[1])
     return {**given, **layer._first, "learn": forms}
 
 
@@ -123,7 +123,7 @@ def _coded(value: Any, name: str, path: str, tensors: dict[str, Tensor]) -> Any:
 def check_code(module: nn.Module, where: str) -> None:
     """Raises TypeError for hooks and for methods of the object itself, such as its forward."""
     own = [name for name in vars(module) if callable(getattr(type(module), name, None))]
-    if own or has_own_hooks(module):
+    if own or has_registered_hooks(module):
         raise TypeError(f"{where}: expected a module without hooks and without a "
                         f"{own[0] if own else 'forward'} of its own, which are code; remove them "
                         f"first")
@@ -142,7 +142,7 @@ def _check_plain(module: nn.Module, where: str) -> None:
     own = {name + suffix for name in getattr(module, "learn", ())
            for suffix in getattr(module, "_suffixes", ("",))}
     for name in module.parametrizations:  # type: ignore[union-attr]
-        if name not in own or sole(module, name) is None:
+        if name not in own or find_parametrization(module, name) is None:
             raise TypeError(f"{where}: expected plain parameters, got a parametrized {name}; "
                             f"remove the parametrization first")
 

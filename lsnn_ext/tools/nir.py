@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._core.coefficients import Decay, coefficients
+from .._core.coefficients import Decay, complete_coefficients
 from ..models import COEFFICIENTS, MODELS
 from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
 from .described import check_code, find_dtype, name_dtype
@@ -145,7 +145,7 @@ def _coefficients(layer: ALIF | LIF, suffix: str) -> dict[str, Tensor]:
     own = {key: given[key] for key in COEFFICIENTS if key in given}
     own = {key: one.value() if isinstance(one, Decay) else one for key, one in own.items()}
     return {key: torch.as_tensor(value).detach().double()
-            for key, value in coefficients(layer.dynamics, **own).items()}
+            for key, value in complete_coefficients(layer.dynamics, **own).items()}
 
 
 def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF) -> None:
@@ -164,7 +164,7 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF) -> None:
             stored.detach().double().expand(N))
         given = {**k, "alpha": torch.exp(-layer.dt / tau)}
         follows = "kappa" not in layer._neuron  # of alpha, then in double precision too
-        kappa = torch.as_tensor(coefficients(layer.dynamics, alpha=given["alpha"],
+        kappa = torch.as_tensor(complete_coefficients(layer.dynamics, alpha=given["alpha"],
                                              theta=k["theta"])["kappa"]) if follows else k["kappa"]
         told = {"dynamics": layer.dynamics, "surrogate": layer.surrogate or "",
                 "dampening": -1.0 if layer.dampening is None else layer.dampening,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._core.coefficients import coefficients
+from .._core.coefficients import complete_coefficients
 from ..models import MODELS, default_values
 from ..modules import LIF, LeakyReadout, Linear
 from .described import short
@@ -153,7 +153,7 @@ class Reader:
         except (TypeError, ValueError) as error:
             raise ValueError(f"node {name}: {error}") from error
         alpha = torch.exp(-self.dt / tau)
-        kappa = torch.as_tensor(coefficients(dynamics, alpha=alpha, theta=theta)["kappa"])
+        kappa = torch.as_tensor(complete_coefficients(dynamics, alpha=alpha, theta=theta)["kappa"])
         gain = self.read(name, "r", N) * (1 - alpha) / kappa
         close = torch.isclose(gain, torch.ones_like(gain), rtol=1e-12, atol=0)
         gain = torch.where(close, 1.0, gain).to(self.dtype)  # else it goes into the weights

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._core.torch_internals import hooks_of, state_hooks_of
+from .._core.torch_internals import list_hooks, list_state_hooks
 from ..modules import LSNN
-from ..modules.parametrizations import form_described
+from ..modules.parametrizations import parse_form
 from ..modules.recurrent import Recurrent
 from .described import (
     CONTAINERS,
@@ -134,12 +134,12 @@ def _check_same(module: nn.Module, made: nn.Module) -> None:
             raise TypeError(f"{at(name)}: expected the {kind} that the constructor makes, got one "
                             f"{'more' if name in one else 'less'}")
     for name, value in named_tensors(module).items():
-        if hooks_of(value):
+        if list_hooks(value):
             raise TypeError(f"{at(name)}: expected a tensor without hooks, which are code; remove "
                             f"them first")
     for path, part in module.named_modules():
         same = made.get_submodule(path)
-        if state_hooks_of(part) != state_hooks_of(same):
+        if list_state_hooks(part) != list_state_hooks(same):
             raise TypeError(f"{at(path)}: expected the hooks of state dicts that the constructor "
                             f"registers, got others, which are code; remove them first")
         there = _settings(same)
@@ -191,7 +191,7 @@ def _decoded(value: Any, name: str, path: str, saved: _Saved) -> Any:
     if type(value) is dict and value.keys() == {"dtype"}:
         return find_dtype(value["dtype"], where)
     forms = _entry(value, "forms", dict, where)
-    return {key: "plain" if words == ["plain"] else form_described(words)
+    return {key: "plain" if words == ["plain"] else parse_form(words)
             for key, words in forms.items()}
 
 

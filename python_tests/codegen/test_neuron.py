@@ -346,7 +346,7 @@ def test_a_module_of_numbers_is_watched() -> None:
 def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopOperators]:
     made = LoopOperators()
     monkeypatch.setattr(kernels, "_make", made.make)
-    monkeypatch.setattr(_ops.neuron, "interruptible", made)
+    monkeypatch.setattr(_ops.neuron, "call_interruptible", made)
     yield made
 
 

@@ -27,7 +27,7 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> LoopOperators:
     """Operators that are a loop, in place of the compiled ones."""
     made = LoopOperators()
     monkeypatch.setattr(kernels, "_make", made.make)
-    monkeypatch.setattr(_ops.neuron, "interruptible", made)
+    monkeypatch.setattr(_ops.neuron, "call_interruptible", made)
     for neuron, _, _ in NEURONS.values():
         monkeypatch.setattr(neuron, "kept", {})
     return made

@@ -155,7 +155,7 @@ def test_gradients_go_through_defaults(form: str, dynamics: str) -> None:
         "width": ("theta", 1) if model.width is None else None,
         "R": {"theta": ("theta", 1), "alpha": ("alpha", 1)}.get(model.R)}
     more = {} if model.beta == "theta" else {"beta": drawn(0.2, 0.5)}
-    all_given = reference.coefficients(dynamics, **given, **more)
+    all_given = reference.complete_coefficients(dynamics, **given, **more)
     named = {name: torch.as_tensor(all_given[name]) for name, rule in follows.items()
              if rule is not None}
     got = _gradients(form, dynamics, given | more)

@@ -15,7 +15,7 @@ import pytest
 
 from lsnn_ext import _ops
 from lsnn_ext._core.surrogates import SURROGATES
-from lsnn_ext._ops.load import hold_tables
+from lsnn_ext._ops.load import check_tables
 from lsnn_ext.models import COEFFICIENTS, MODELS, SURROGATE_NAMES, Model
 from lsnn_ext.modules.neuron import RANGES
 
@@ -30,7 +30,7 @@ CHOICES = ("test", "scale", "reset", "when", "drive", "detach")
 # -------------------------------------------------------------------------------- the compiled part
 @pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
 def test_the_compiled_table_is_this_one() -> None:
-    hold_tables(_ops._C)
+    check_tables(_ops._C)
     compiled = {model["name"]: model for model in _ops.compiled_models()}
     assert list(compiled) == list(_ops.DYNAMICS) == list(MODELS)
     assert compiled["sinabs_zero"] == {
@@ -50,7 +50,7 @@ def test_a_compiled_part_of_another_table_is_refused(what: str) -> None:
         tables[what] = tables[what][1:]
     with pytest.raises(ImportError, match="expected the .* of lsnn_ext/models.py, got those of "
                                           "another version"):
-        hold_tables(
+        check_tables(
             SimpleNamespace(**{name: lambda table=table: table for name, table in tables.items()}))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 import vectors
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
-from lsnn_ext._core.surrogates import SURROGATES, named_surrogate
+from lsnn_ext._core.surrogates import SURROGATES, find_surrogate
 from lsnn_ext.models import COEFFICIENTS, MODELS, named_model
 
 # Values and gradients, relative to the largest of each. float32: the official code sums in another
@@ -49,7 +49,7 @@ def test_default_coefficients(dynamics: str) -> None:
     model = MODELS[dynamics]
     alpha, rho, theta = (torch.tensor(value, dtype=torch.float64, requires_grad=True)
                          for value in (0.9, 0.8, 0.5))
-    given = reference.coefficients(dynamics, alpha=alpha, theta=theta, rho=rho)
+    given = reference.complete_coefficients(dynamics, alpha=alpha, theta=theta, rho=rho)
     assert tuple(given) == COEFFICIENTS
     sources = {"kappa": {"1": 1.0, "1-alpha": 0.1}[model.kappa],
                "q": {"1": 1.0, "1-rho": 0.2}[model.q], "R": {"theta": 0.5, "0": 0.0, "alpha": 0.9,
@@ -83,7 +83,7 @@ def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="dynamics.*'lsn'.*lsnn"):
         named_model("lsn")
     with pytest.raises(ValueError, match="surrogate.*'tri'.*triangle"):
-        named_surrogate("tri")
+        find_surrogate("tri")
 
 
 def _snippet(function: Any) -> str:

@@ -149,7 +149,7 @@ def test_stacked_layers(monkeypatch: pytest.MonkeyPatch) -> None:
         got = _stacked(net, x)
     assert ["bits" in given["requested"] for _, given, _ in forward.seen] == [True, True, False]
     assert [given["x_bits"] is not None for _, given, _ in forward.seen] == [False, True, True]
-    monkeypatch.setattr(recurrent, "bits_pay", lambda x, w: False)
+    monkeypatch.setattr(recurrent, "is_packing_faster", lambda x, w: False)
     assert_all_same(got, _stacked(net, x))
 
 

@@ -206,7 +206,7 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         dampening=0.3, refractory=d.one_of(0, 0, 1, 5), smooth=int(d.chance(0.15)), k_out=0.8,
         cutoff=d.one_of(math.inf, math.inf, 0.7),
         checkpoint=d.one_of(0, 0, 0, 16, 48) if save else 0,
-        outputs=_ops.mask("outputs", [name for name, wanted in outputs.items() if wanted]),
+        outputs=_ops.make_mask("outputs", [name for name, wanted in outputs.items() if wanted]),
         gradients=0, coefficient_gradients=0, bf16_parts=0, zero_coefficients=0,
         without_autapses=int(d.chance(0.2)), existing=int(d.chance(0.3)),
         options=[] if d.chance(0.6)

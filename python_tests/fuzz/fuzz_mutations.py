@@ -273,5 +273,5 @@ def mutate(d: Draw, call: Call) -> bool:
     outputs = call.args.get("outputs")
     if type(outputs) is int and any(t.numel() > 1 << 26 for t in tensors):
         # Without a result a call of endless steps takes no memory, and does not end.
-        call.args["outputs"] = outputs | _ops.mask("outputs", ["spikes"])
+        call.args["outputs"] = outputs | _ops.make_mask("outputs", ["spikes"])
     return same

@@ -48,14 +48,14 @@ def test_every_kind_of_spikes_is_the_same_input(name: str, dtype: torch.dtype) -
 def test_many_inputs_are_read_as_bits(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same spikes and gradients, to the bit, as when they are read as numbers."""
     asked: list[tuple[int, ...]] = []
-    made = _ops.spike_bits
+    made = _ops.pack_inputs
 
-    def spike_bits(x: Tensor) -> Tensor | None:
+    def pack_inputs(x: Tensor) -> Tensor | None:
         bits = made(x)
         asked.append((0,) if bits is None else tuple(bits.shape))
         return bits
 
-    monkeypatch.setattr(_ops, "spike_bits", spike_bits)
+    monkeypatch.setattr(_ops, "pack_inputs", pack_inputs)
     x, net = fired(70, 201, I) & fired(70, 201, I).roll(1, 0), MODULES[module]()
     results = []
     for given in (x.float(), x, x.to(torch.uint8), x.float().requires_grad_(), x.float().clone()):

@@ -14,7 +14,7 @@ from torch import Tensor
 from cases import Case, build
 from compare import assert_all_same, assert_same, cast, changed, mapped, named
 from lsnn_ext import ALIF, State, _ops, functional
-from lsnn_ext._ops.fake import tensors_in
+from lsnn_ext._ops.fake import find_tensors
 
 pytestmark = pytest.mark.skipif(
     not _ops.available, reason="the compiled part of lsnn_ext is not built"
@@ -206,7 +206,7 @@ def _forward(N: int, I: int = 0, delays: int = 1) -> Any:
     delay = torch.zeros((), dtype=torch.int64).expand(N, N) if delays > 1 else None
     state = [_huge(1, N)] * 4 + [_huge(delays, 1, N)]
     constants = _ops.Constants(*[0] * len(_ops.Constants._fields))._replace(
-        outputs=_ops.mask("outputs", ["spikes"]))
+        outputs=_ops.make_mask("outputs", ["spikes"]))
     return torch.ops.lsnn.alif_forward(
         _huge(1, 1, I or N), state, torch.tensor(0.5).expand(11, N), [_huge(N, N), delay],
         list(range(delays)), [_huge(N, I)] if I else [], [], list(constants), [0.3, 0.0, 1.0], [])
@@ -286,7 +286,7 @@ def test_raw_operators_of_lazy_tensors(name: str, smooth: bool, mode: Any) -> No
             for lazy, numbers in _unlike_memory(value):
                 if key == "coefficients" and not numbers.any():
                     continue  # the width is > 0
-                got, want = (list(tensors_in(operator(*changed(operator, args, **{key: given}))))
+                got, want = (list(find_tensors(operator(*changed(operator, args, **{key: given}))))
                              for given in (lazy, numbers))
                 for one, other in zip(got, want, strict=True):
                     assert not one.is_neg(), key

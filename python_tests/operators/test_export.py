@@ -86,7 +86,7 @@ def test_bare_operator_learns_where_it_saves() -> None:
     state = [torch.zeros(3, 5)] * 4 + [torch.zeros(1, 3, 5)]
     x_leaf, w_leaf, k_leaf = leaves
     zeros = _ops.Constants(*[0] * len(_ops.Constants._fields))
-    constants = zeros._replace(outputs=_ops.mask("outputs", ["spikes", "saved"]))
+    constants = zeros._replace(outputs=_ops.make_mask("outputs", ["spikes", "saved"]))
     spikes, *_ = torch.ops.lsnn.alif_forward(
         x_leaf, state, k_leaf, [w_leaf], [0], [], [], list(constants), [0.3, 0.0, math.inf], [])
     found = torch.autograd.grad(spikes.square().sum(), leaves)

@@ -16,7 +16,7 @@ from torch import Tensor
 from cases import Case, build
 from compare import assert_all_same, changed, named
 from lsnn_ext import LSNN, _ops, functional
-from lsnn_ext._core.inference import may_be_prepared
+from lsnn_ext._core.inference import can_be_prepared
 
 pytestmark = pytest.mark.skipif(
     not _ops.available, reason="the compiled part of lsnn_ext is not built"
@@ -195,10 +195,10 @@ def test_short_calls_are_forced_as_well() -> None:
         for size in (1, 2):
             found: list[Tensor] = []
             with _ops.forced(team_size=size):
-                assert not may_be_prepared(5, 1, 120)
+                assert not can_be_prepared(5, 1, 120)
                 counters = _counted(lambda: found.append(net(x)[0]))  # noqa: B023
             assert torch.equal(found[0], want) and counters["members"] >= counters["tiles"] > 0
-        assert may_be_prepared(5, 1, 120)
+        assert can_be_prepared(5, 1, 120)
 
 
 def test_contexts_nest_and_end() -> None:

@@ -31,7 +31,7 @@ def gradients(precision: str) -> tuple[Tensor, tuple[Tensor, ...]]:
 def test_precision(precision: str, design: str) -> None:
     """Spikes are those of "highest". Gradients of a GPU's kernels by matrices are as near as
     bfloat16 numbers let them; those of the CPU are the same where two of them would do."""
-    on_cpu = _ops.cpu_kernels(torch.empty(0))
+    on_cpu = _ops.has_cpu_kernels(torch.empty(0))
     with _ops.forced() if on_cpu else _ops.forced(design=design):
         z, exact = gradients("highest")
     with _ops.forced() if on_cpu else _ops.forced(design=design, kernels="matrices"):
@@ -50,12 +50,12 @@ def test_numbers_of_a_factor() -> None:
     found = []
     for precision in ("highest", "high", "medium"):
         torch.set_float32_matmul_precision(precision)
-        found.append(_ops.bf16_parts())
+        found.append(_ops.count_bf16_parts())
     assert found == [0, 2, 1]
 
 
 # --------------------------------------------------------------------------------- torch's products
-@pytest.mark.skipif(not _ops.available or not _ops.cpu_kernels(torch.empty(0)),
+@pytest.mark.skipif(not _ops.available or not _ops.has_cpu_kernels(torch.empty(0)),
                     reason="the CPU kernels do not run here")
 @pytest.mark.parametrize(("steps", "share", "projected_inside"), [
     (20, 1.0, False), (500, 1.0, False), (500, 0.1, True)], ids=["short", "dense", "mostly-zero"])

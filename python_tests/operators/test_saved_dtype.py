@@ -97,7 +97,7 @@ def test_no_effect(name: str) -> None:
     """Of no effect in float64, and where no membranes are saved: results and gradients have the
     same bits."""
     dtype, checkpoint_every = NO_EFFECT[name]
-    if dtype == torch.float32 and not _ops.cpu_kernels(torch.empty(0)):
+    if dtype == torch.float32 and not _ops.has_cpu_kernels(torch.empty(0)):
         pytest.skip("other kernels than those of the CPU save all membranes")
     problem = build(BUSY, dtype)
     problem.fixed["checkpoint_every"] = checkpoint_every
@@ -124,7 +124,7 @@ def test_no_effect_in_modules_of_float64() -> None:
 
 def _cuda_kernels() -> str | None:
     """A device on which the CUDA kernels run here, real or emulated ones."""
-    if _ops.available and not _ops.cpu_kernels(torch.zeros(1)):
+    if _ops.available and not _ops.has_cpu_kernels(torch.zeros(1)):
         return "cpu"
     return "cuda" if _ops.available and _ops._C.cuda and torch.cuda.is_available() else None
 

@@ -41,7 +41,7 @@ def test_transforms() -> None:
 
     def look(x: torch.Tensor) -> torch.Tensor:
         found.append((internals.is_transforming(), internals.is_batched(x),
-                      internals.wants_gradient(x)))
+                      internals.requires_gradient(x)))
         return x.square().sum()
 
     x = torch.ones(3)
@@ -136,22 +136,22 @@ def test_hooks_of_a_tensor() -> None:
         return 2 * gradient
 
     x = torch.ones(2, requires_grad=True)
-    assert internals.hooks_of(x) == [], VERSION
+    assert internals.list_hooks(x) == [], VERSION
     handle = x.register_hook(double)
-    assert internals.hooks_of(x) == [double], VERSION
+    assert internals.list_hooks(x) == [double], VERSION
     handle.remove()
-    assert internals.hooks_of(x) == [], VERSION
+    assert internals.list_hooks(x) == [], VERSION
 
 
 def test_hooks_of_state_dicts() -> None:
     module = torch.nn.Linear(2, 2)
-    assert internals.state_hooks_of(module) == [], VERSION
+    assert internals.list_state_hooks(module) == [], VERSION
     hooks = [lambda *_: None for _ in range(4)]
     module.register_state_dict_pre_hook(hooks[0])
     module.register_state_dict_post_hook(hooks[1])
     module.register_load_state_dict_pre_hook(hooks[2])
     module.register_load_state_dict_post_hook(hooks[3])
-    assert internals.state_hooks_of(module) == hooks, VERSION
+    assert internals.list_state_hooks(module) == hooks, VERSION
 
 
 def test_backward_passes() -> None:
@@ -161,7 +161,7 @@ def test_backward_passes() -> None:
     node = (other * 2).sum()
 
     def look(g: torch.Tensor) -> None:
-        seen.append((internals.backward_pass(), internals.will_run(node.grad_fn)))
+        seen.append((internals.current_backward_pass(), internals.is_reached(node.grad_fn)))
 
     def inside(_: torch.Tensor) -> None:
         with torch.enable_grad():
@@ -177,7 +177,7 @@ def test_backward_passes() -> None:
     loss.backward()
     assert [runs for _, runs in seen] == [False, False, True, False], VERSION
     assert 0 <= min(seen)[0] and len({number for number, _ in seen}) == 4, VERSION
-    assert internals.backward_pass() < 0, VERSION
+    assert internals.current_backward_pass() < 0, VERSION
 
 
 class _Object:
@@ -249,7 +249,7 @@ def test_trees() -> None:
 
 def test_hooks_and_calls() -> None:
     module = nn.Linear(2, 2)
-    assert not internals.has_hooks(module) and not internals.has_own_call(module), VERSION
+    assert not internals.has_hooks(module) and not internals.is_compiled_module(module), VERSION
     for register in (module.register_forward_hook, module.register_forward_pre_hook,
                      module.register_full_backward_hook, module.register_full_backward_pre_hook,
                      nn.modules.module.register_module_forward_hook):
@@ -258,7 +258,7 @@ def test_hooks_and_calls() -> None:
         handle.remove()
         assert not internals.has_hooks(module), (VERSION, register)
     module.compile(backend="eager")
-    assert internals.has_own_call(module), VERSION
+    assert internals.is_compiled_module(module), VERSION
 
 
 def _private(tree: ast.AST) -> Iterator[str]:
@@ -307,7 +307,7 @@ def test_freed_graphs() -> None:
     x = torch.ones(3, requires_grad=True)
     for retain in (True, False):
         y = _Kept.apply(x).unsqueeze(0)
-        assert not internals.was_freed(y), VERSION
+        assert not internals.is_graph_freed(y), VERSION
         y.sum().backward(retain_graph=retain)
-        assert internals.was_freed(y) != retain, VERSION
-    assert not internals.was_freed(x) and not internals.was_freed(2 * x), VERSION
+        assert internals.is_graph_freed(y) != retain, VERSION
+    assert not internals.is_graph_freed(x) and not internals.is_graph_freed(2 * x), VERSION

@@ -66,7 +66,7 @@ def test_functions_and_bits() -> None:
     want = run()
     with Calls() as calls, lsnn_ext.use_reference():
         got = run()
-        assert _ops.compiled_code_runs() is False
+        assert _ops.is_compiled_active() is False
     assert calls.made == {} and want.packed is not None and got.packed is not None
     assert want.packed.bits.any() and torch.equal(got.packed.bits, want.packed.bits)
     for name, one, other in (("readout", got.readout, want.readout), ("v", got.state.v,
@@ -78,15 +78,15 @@ def test_functions_and_bits() -> None:
 def test_it_nests_decorates_and_ends() -> None:
     @functional.use_reference()
     def inside() -> bool:
-        return _ops.compiled_code_runs()
+        return _ops.is_compiled_active()
 
-    assert not inside() and _ops.compiled_code_runs()
+    assert not inside() and _ops.is_compiled_active()
     with pytest.raises(KeyError), lsnn_ext.use_reference():
         with lsnn_ext.use_reference():
-            assert not _ops.compiled_code_runs()
-        assert not _ops.compiled_code_runs()
+            assert not _ops.is_compiled_active()
+        assert not _ops.is_compiled_active()
         raise KeyError
-    assert _ops.compiled_code_runs()
+    assert _ops.is_compiled_active()
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ class LoopOperators:
         is_number = neuron.step is analog
         self.steps[key] = neuron.step, names, is_number
         K, S = len(parts.currents), len(parts.states)
-        _ops.keep_sizes(key, _ops.NeuronSizes(S, K, len(names), len(names), is_number))
+        _ops.register_sizes(key, _ops.NeuronSizes(S, K, len(names), len(names), is_number))
         return kernels.Kernel(key, lambda given: [torch.as_tensor(c, dtype=dtype) for c in given],
                               len(names), False)
 
@@ -120,7 +120,7 @@ class LoopOperators:
     def run(self, key: int, x: Tensor, state: Any, rows: Tensor, recurrence: Any, delays: Any,
             c: Any, lengths: Any) -> Any:
         step, names, _ = self.steps[key]
-        sizes = _ops.registered.sizes_of(key)
+        sizes = _ops.registered.find_sizes(key)
         S, K, N = sizes.states, sizes.currents, rows.shape[1]
         T, B, _ = x.shape
         assert rows.shape == (len(names), N) and x.shape[2] == K * N
@@ -142,9 +142,9 @@ class LoopOperators:
         with torch.no_grad():
             z, states, past, traces = self.run(key, x, state, rows, recurrence, delays, c, lengths)
         T, B, N = z.shape
-        nothing, save = x.new_empty(0), _ops.has("outputs", c.outputs, "saved")
-        assert _ops.has("outputs", c.outputs, "spikes")
-        if not _ops.has("outputs", c.outputs, "traces"):
+        nothing, save = x.new_empty(0), _ops.has_bit("outputs", c.outputs, "saved")
+        assert _ops.has_bit("outputs", c.outputs, "spikes")
+        if not _ops.has_bit("outputs", c.outputs, "traces"):
             traces = [nothing] * len(states)
         saved = [x.clone() if save and not c.checkpoint else nothing,
                  torch.zeros(T, B, (N + 31) // 32, dtype=torch.int32),
@@ -175,8 +175,8 @@ class LoopOperators:
         stack = next(found)
         whole = torch.stack([one if c.coefficient_gradients >> k & 1 else torch.zeros_like(one)
                              for k, one in enumerate(stack)]) if len(stack) else stack
-        S = _ops.registered.sizes_of(key).states
+        S = _ops.registered.find_sizes(key).states
         of_state = list(found) or [x.new_empty(0)] * (S + 1)
-        asked = {name: _ops.has("gradients", c.gradients, name) for name in ("x", "w_rec", "z")}
+        asked = {name: _ops.has_bit("gradients", c.gradients, name) for name in ("x", "w_rec", "z")}
         return (gx if asked["x"] else x.new_empty(0), gw if asked["w_rec"] else x.new_empty(0),
                 whole, [*of_state[:-1], of_state[-1] if asked["z"] else x.new_empty(0)], [], [])

@@ -76,7 +76,7 @@ def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
             found |= dict(zip(names, [*value, *[None] * (len(names) - len(value))], strict=True))
     if "outputs" in found:
         found["requested"] = {
-            name for name in _ops._C.outputs if _ops.has("outputs", found["outputs"], name)
+            name for name in _ops._C.outputs if _ops.has_bit("outputs", found["outputs"], name)
         }
     return found
 
@@ -106,7 +106,7 @@ def changed(operator: Any, args: tuple[Any, ...], **changes: Any) -> tuple[Any, 
     assert set(changes) <= set(given), set(changes) - set(given)
     given |= changes
     if "requested" in changes:
-        given["outputs"] = _ops.mask("outputs", changes["requested"])
+        given["outputs"] = _ops.make_mask("outputs", changes["requested"])
 
     def parts(name: str, value: Any) -> list[Any]:
         """Of a list as long as it was; of one that was empty all, unless they are None still."""

@@ -56,14 +56,14 @@ def _profile(layer: nn.Module, x: Any, *args: Any, **options: Any) -> Profile:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The spikes of every call of the operator."""
     found: list[Tensor] = []
-    operator = _ops.recurrence
+    operator = _ops.run_recurrence
 
     def watched(*args: Any) -> _ops.Outputs:
         out = operator(*args)
         found.append(out.spikes.detach())
         return out
 
-    monkeypatch.setattr(_ops, "recurrence", watched)
+    monkeypatch.setattr(_ops, "run_recurrence", watched)
     return found
 
 

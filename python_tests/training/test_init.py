@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lsnn_ext import LSNN, init
-from lsnn_ext.optim import DeepR, synapses
+from lsnn_ext.optim import DeepR, find_synapses
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -71,7 +71,7 @@ def test_dale_of_an_lsnn() -> None:
     net = LSNN(80, 120, 100, 10)
     signs = init.dale(net, 0.12, generator=_generator())
     neurons = net.neurons
-    assert set(map(id, signs)) == set(map(id, synapses(net)[0]))
+    assert set(map(id, signs)) == set(map(id, find_synapses(net)[0]))
     for weight, sign in signs.items():
         size = weight.numel() - 220 * (weight is neurons.weight_hh_l0)
         assert int((weight != 0).sum()) == int(0.12 * size)
@@ -93,7 +93,7 @@ def test_dale_of_layers_and_directions() -> None:
     """The signs of what a layer reads are those of the neurons before it, in both directions."""
     net = LSNN(8, 6, 4, 3, num_layers=2, bidirectional=True)
     signs = init.dale(net, 0.5, generator=_generator())
-    assert set(map(id, signs)) == set(map(id, synapses(net)[0])) and len(signs) == 9
+    assert set(map(id, signs)) == set(map(id, find_synapses(net)[0])) and len(signs) == 9
     neurons = net.neurons
     of_neurons = init.signs(10)
     for direction in ("", "_reverse"):
@@ -112,7 +112,7 @@ def test_dale_of_layers_and_directions() -> None:
 def test_the_unsigned_start() -> None:
     net = LSNN(80, 120, 100, 10)
     init.sparse(net, 0.12, generator=_generator())
-    for weight in synapses(net)[0]:
+    for weight in find_synapses(net)[0]:
         there = weight.detach()[weight != 0]
         n = weight.shape[1]
         size = weight.numel() - 220 * (weight is net.neurons.weight_hh_l0)

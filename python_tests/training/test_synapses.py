@@ -144,7 +144,7 @@ def test_learned_delays_are_no_synapses() -> None:
     layer = LearnedDelay(4, 3, 2, per="synapse")
     first = layer.delay.detach().clone()
     wanted = {"neurons.weight_ih_l0", "neurons.weight_hh_l0"}
-    assert _names(layer, optim.synapses(layer)[0]) == wanted
+    assert _names(layer, optim.find_synapses(layer)[0]) == wanted
     tuned = optim.DeepR.of(layer, torch.optim.SGD, 0.3, lr=0.1)
     assert torch.equal(layer.delay, first)
     for parameter in layer.parameters():
