@@ -6,11 +6,11 @@ from typing import Literal, Unpack
 from torch import Tensor
 
 from ._core.arguments import Delay, Delays
-from ._core.around import linear
 from ._core.bits import PackedSpikes, pack_spikes
 from ._core.call import Layered, leaky_readout, of_current, of_inputs
 from ._core.coefficients import Coefficient
 from ._core.lengths import LengthsArgument
+from ._core.linear import linear
 from ._core.options import ALIF_DEFAULTS, AlifOptions, CallArguments, document, split_options
 from ._core.poisson import poisson
 from ._core.state import State, Traces

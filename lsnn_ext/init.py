@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import LSNN
-from .modules.synapses import find_synapses
+from .modules.weights import find_synapses
 
 __all__ = ["dale", "dale_", "signs", "sparse", "sparse_"]
 

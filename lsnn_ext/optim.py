@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .modules.synapses import (
+from .modules.weights import (
     broadcast_to_weight,
     check_number,
     check_signs,

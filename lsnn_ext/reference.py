@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ._core.arguments import Delay, Delays
+from ._core.autograd_rules import forbid_second_derivative
 from ._core.coefficients import complete_coefficients
 from ._core.lengths import Lengths
-from ._core.once import forbid_second_derivative
 from ._core.options import ALIF_DEFAULTS, AlifOptions, document, split_options
 from ._core.state import State, Traces
 from ._core.surrogates import Surrogate, find_cutoff, find_surrogate

@@ -1,6 +1,6 @@
 """The arguments of functional.alif: checked, and in the form that the operator takes.
 
-Inputs are checked in call.py (of_inputs), inputs of modules in modules/given.py, and what reaches
+Inputs are checked in call.py (of_inputs), inputs of modules in modules/checks.py, and what reaches
 the operators in csrc/torch/checks.h and arguments.h.
 """
 

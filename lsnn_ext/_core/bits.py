@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .batching import loop_over_batch
+from .autograd_rules import loop_over_batch
 
 WORD = 32
 

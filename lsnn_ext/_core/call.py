@@ -8,19 +8,12 @@ from torch import Tensor
 from .. import _ops, reference
 from ..models import COEFFICIENTS
 from .arguments import Delays, check_beside
-from .around import (
-    check_decay,
-    check_kernels,
-    check_readout,
-    project_to_outputs,
-    run_readout,
-    warn_if_cpu_only,
-    warn_of_slow_reference,
-)
 from .bits import PackedSpikes, make_carrier, pack_spikes, pack_unchecked
 from .coefficients import Coefficient
+from .device_checks import check_kernels, warn_if_cpu_only, warn_of_slow_reference
 from .lengths import Lengths, LengthsArgument, add_bias, mask_readout, resolve_lengths
 from .options import CallArguments, NeuronArguments
+from .readout import check_decay, check_readout, project_to_outputs, run_readout
 from .resolve import Call, make_constants, resolve
 from .route import choose_route
 from .rows import stack_rows

@@ -84,7 +84,7 @@ def resolve_model(
     delay, delays = delays_of(options.delay, w_rec, N, device)
     cutoff = find_cutoff(surrogate, neuron.surrogate_cutoff, options.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
-                         rows, rows.wanted(), delay, tuple(delays), rows.zeros())
+                         rows, rows.gradient_bits(), delay, tuple(delays), rows.zero_bits())
 
 
 def make_constants(

@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     tensors: tuple[Tensor, ...]
     # Their stacks, once they are made: of rows that are used again while their numbers last, in
     # which nothing learns.
-    kept: dict[tuple[int, torch.dtype, torch.device], Tensor] | None = None
+    stacks: dict[tuple[int, torch.dtype, torch.device], Tensor] | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Coefficient | Decay], complements: Mapping[str, str]) -> "Rows":
@@ -56,7 +56,7 @@ class Rows(NamedTuple):
         each = tuple(row(name) for name in COEFFICIENTS)
         return cls(each, tuple(tensors))
 
-    def wanted(self) -> int:
+    def gradient_bits(self) -> int:
         """The bits of those whose gradient is asked for."""
         learns = [requires_gradient(tensor) for tensor in self.tensors]
         if True not in learns:
@@ -64,7 +64,7 @@ class Rows(NamedTuple):
         return sum(1 << k for k, (_, sign, place, _) in enumerate(self.each)
                    if sign and learns[place])
 
-    def zeros(self) -> int:
+    def zero_bits(self) -> int:
         """The bits of those that are the number 0."""
         return sum(1 << k for k, (number, sign, _, _) in enumerate(self.each)
                    if not sign and number == 0)
@@ -73,12 +73,12 @@ class Rows(NamedTuple):
 def stack_rows(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """All coefficients as one tensor (11, N), differentiable."""
     kept = is_plain_eager(device)
-    if rows.kept is not None and kept:
+    if rows.stacks is not None and kept:
         key = N, dtype, device
-        if key not in rows.kept:
+        if key not in rows.stacks:
             with torch.inference_mode(False), torch.no_grad():
-                rows.kept[key] = stack_rows(rows._replace(kept=None), N, dtype, device)
-        return rows.kept[key]
+                rows.stacks[key] = stack_rows(rows._replace(stacks=None), N, dtype, device)
+        return rows.stacks[key]
     dts = {place: dt for _, _, place, dt in rows.each if dt}
     tensors = [Decay(tensor, dts[place]).value() if place in dts else tensor
                for place, tensor in enumerate(rows.tensors)] if dts else rows.tensors

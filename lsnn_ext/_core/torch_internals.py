@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
     "DispatchMode", "assert_on_device", "below_autograd", "current_backward_pass", "has_hooks",
-    "has_registered_hooks", "is_batched", "is_compiled_module", "is_forward_mode", "is_graph_freed",
-    "is_legacy_batched", "is_mode_active", "is_reached", "is_transforming", "is_zero_tensor",
-    "keep_during_pass", "keys_after_autograd", "keys_of_memory", "leave_graph_of_transforms",
-    "list_hooks", "list_state_hooks", "make_savable", "mark_constant", "requires_gradient",
-    "tree_map", "without_modes", "without_saved_tensor_hooks",
+    "has_plain_call", "has_registered_hooks", "is_batched", "is_compiled_module", "is_forward_mode",
+    "is_graph_freed", "is_legacy_batched", "is_mode_active", "is_reached", "is_transforming",
+    "is_zero_tensor", "keep_during_pass", "keys_after_autograd", "keys_of_memory",
+    "leave_graph_of_transforms", "list_hooks", "list_state_hooks", "make_savable", "mark_constant",
+    "requires_gradient", "tree_map", "without_modes", "without_saved_tensor_hooks",
 ]
 
 
@@ -205,6 +205,16 @@ def is_compiled_module(module: nn.Module) -> bool:
     """Whether Module.compile() stands in place of the module's forward."""
     impl: Callable[..., Any] | None = module._compiled_call_impl
     return impl is not None
+
+
+def has_plain_call(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a call of the module is the forward of kind and nothing else, so that nobody misses
+    the call."""
+    return (
+        type(module).forward is kind.forward and "forward" not in module.__dict__
+        and type(module).__call__ is nn.Module.__call__ and not is_compiled_module(module)
+        and not has_hooks(module)
+    )
 
 
 def without_saved_tensor_hooks() -> AbstractContextManager[Any]:

@@ -5,10 +5,17 @@ from typing import Any
 
 import torch
 
-from .._core.batching import loop_over_batch
+from .._core.autograd_rules import loop_over_batch
 from .._core.torch_internals import keys_after_autograd, keys_of_memory, tree_map
 from . import fake, readout
-from .autograd import Outputs, Settings, Tensors, call_differentiable, count_bf16_parts
+from .autograd import (
+    Outputs,
+    Settings,
+    Tensors,
+    call_differentiable,
+    count_bf16_parts,
+    run_recurrence,
+)
 from .linear import SCARCE_OUTPUTS, is_mostly_zero, linear, pack_inputs
 from .load import (
     _C,
@@ -28,16 +35,16 @@ from .load import (
     is_compiled_active,
     is_gradient_memory_reused,
     is_memory_reused,
+    is_reference_active,
     load_error,
     make_mask,
     materialize,
+    use_reference,
 )
 from .neuron import NeuronTensors, make_constants, make_neuron_call, run_neuron
+from .neuron_sizes import CHUNK, NeuronSizes, find_sizes, register_sizes
 from .options import forced, forced_options
 from .readout import leaky_readout
-from .registered import CHUNK, NeuronSizes, find_sizes, register_sizes
-from .switch import is_reference_active, use_reference
-from .unequal import run_recurrence
 
 __all__ = [
     "CHUNK", "DEVICES", "SCARCE_OUTPUTS", "Constants", "NeuronSizes", "NeuronTensors", "Numbers",

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.batching import loop_over_batch
+from .._core.autograd_rules import forbid_second_derivative, loop_over_batch
 from .._core.bits import make_carrier
-from .._core.once import forbid_second_derivative
+from .._core.lengths import Lengths
 from .._core.rows import Row, Rows, can_kernels_stack, split_gradient, stack_rows
 from .._core.state import count_past_steps
 from .._core.torch_internals import (
@@ -286,7 +286,7 @@ def _record(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     delays, constants, numbers = (tuple(part) for part in settings[:3])
     link = make_link(t.x) if t.w_in is None else None
     return Outputs(*apply_function(_Alif, delays, constants, numbers, *settings[3:], rows.each,
-                            None if is_transformed() else rows.kept, link, *t, *rows.tensors))
+                            None if is_transformed() else rows.stacks, link, *t, *rows.tensors))
 
 
 def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
@@ -341,3 +341,28 @@ def call_differentiable(given: Any) -> tuple[Any, ...] | None:
     traces = [out.trace_v, out.trace_a, out.threshold]
     saved = [out.y, out.bits, out.smooth_z, out.carry]
     return out.spikes, state, traces, [out.p, out.p_last], saved
+
+
+# The axis of the batch in what the operator takes and returns.
+_BATCH_IN = {"x": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "x_bits": 1, "p": 0}
+_BATCH_OUT = {"spikes": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "trace_v": 1, "trace_a": 1,
+              "threshold": 1, "p": 1, "p_last": 0}
+
+
+def run_recurrence(t: Tensors, rows: Rows, settings: Settings, lengths: Lengths | None) -> Outputs:
+    """The operator: of sequences that end early, in the order of the caller."""
+    if lengths is None:
+        return _run_in_order(t, rows, settings)
+    t = t._replace(lengths=lengths.descending)
+    if lengths.order is None:
+        return _run_in_order(t, rows, settings)
+    given = {name: getattr(t, name) for name in _BATCH_IN}
+    out = _run_in_order(t._replace(**{
+        name: None if value is None else lengths.sort(value, _BATCH_IN[name])
+        for name, value in given.items()
+    }), rows, settings)
+    found = {name: getattr(out, name) for name in _BATCH_OUT}
+    return out._replace(**{  # what was not asked for has the shape (0,)
+        name: lengths.restore(value, _BATCH_OUT[name]) if value.dim() > 1 else value
+        for name, value in found.items()
+    })

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
 from .load import _C, Constants, has_bit
-from .registered import CHUNK, NeuronSizes, find_sizes
+from .neuron_sizes import CHUNK, NeuronSizes, find_sizes
 
 # v, a, i, r; of the results of a model
 _MODEL = NeuronSizes(4, 1, len(COEFFICIENTS), len(COEFFICIENTS), False)

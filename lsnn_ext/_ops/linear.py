@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.batching import loop_over_batch
+from .._core.autograd_rules import loop_over_batch
 from .._core.bits import PackedSpikes
 from .._core.torch_internals import is_forward_mode, requires_gradient
 from .autograd import apply_function, call_operator

@@ -5,6 +5,7 @@ import os
 import sys
 from collections import namedtuple
 from collections.abc import Iterable
+from contextlib import ContextDecorator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from .._core.torch_internals import is_batched, is_zero_tensor
 from ..models import COEFFICIENTS, MODELS, SURROGATE_NAMES
-from .switch import is_reference_active
 
 _FOLDER = Path(__file__).absolute().parents[1]  # not resolved: its files may be links
 
@@ -108,6 +108,39 @@ def materialize(tensor: Tensor | None) -> Tensor | None:
     if is_zero_tensor(tensor):
         return torch.zeros_like(tensor)
     return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+_inside = 0  # use_reference() that have been entered and not left
+
+
+class use_reference(ContextDecorator):  # noqa: N801  # named as a function, as torch.no_grad is
+    """The reference, plain PyTorch operations in a loop over time, computes what is called inside.
+
+    It runs on every device that PyTorch runs on, MPS and XPU among them, can be looked into step by
+    step, and gives the same spikes, to rounding, in many times the time. Functions and modules of
+    lsnn_ext alike take it, also their single steps. A result keeps its kind: the backward pass of
+    what was computed inside is the reference's wherever it runs.
+
+    It acts on all threads of the process, as torch.backends does, and torch.compile compiles anew
+    where it changes. checkpoint_every and saved_dtype have no effect inside.
+
+    Example:
+        >>> with lsnn_ext.use_reference():
+        ...     spikes, state = layer(x.to("mps"))
+    """
+
+    def __enter__(self) -> None:
+        global _inside
+        _inside += 1
+
+    def __exit__(self, *_: Any) -> None:
+        global _inside
+        _inside -= 1
+
+
+def is_reference_active() -> bool:
+    """Whether a use_reference() is open."""
+    return _inside > 0
 
 
 def is_compiled_active() -> bool:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.autograd_rules import forbid_second_derivative
 from .._core.lengths import Lengths
-from .._core.once import forbid_second_derivative
 from .._core.state import count_past_steps
 from .autograd import (
     apply_function,
@@ -17,8 +17,8 @@ from .autograd import (
     refuse_batch_of_gradients,
 )
 from .load import Constants, Numbers, has_bit, make_mask
+from .neuron_sizes import NeuronSizes, find_sizes
 from .options import forced_options
-from .registered import NeuronSizes, find_sizes
 
 
 class NeuronCall(NamedTuple):

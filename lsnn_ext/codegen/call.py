@@ -15,10 +15,11 @@ from .._core.arguments import (
     checkpoint_steps,
     delays_of,
 )
-from .._core.around import linear, warn_of_slow_reference
 from .._core.bits import PackedSpikes, make_carrier
 from .._core.coefficients import Coefficient
+from .._core.device_checks import warn_of_slow_reference
 from .._core.lengths import Lengths, resolve_lengths
+from .._core.linear import linear
 from .._core.options import CallArguments
 from .._core.route import choose_route
 from .._core.state import count_past_steps

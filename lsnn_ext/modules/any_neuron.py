@@ -17,12 +17,17 @@ from .._core.lengths import LengthsArgument
 from ..codegen.neuron import Neuron, check_coefficient
 from ..functional import NeuronState, PackedSpikes
 from ..models import check_sparse_grad
-from .copies import ParametrizedModule
+from .checks import (
+    cast_weights,
+    check_input,
+    check_lengths,
+    check_tensor,
+    convert_input,
+    hint_batch_first,
+)
 from .delays import read_delay, reset_delay, set_delay
-from .forms import check_tensor, convert_input, fill_parameter
-from .given import cast_weights, check_input, check_lengths, hint_batch_first
 from .neuron import check_flag, check_whole_number, put, shown
-from .parametrizations import Log
+from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 _KEY = "_extra_state"  # of torch.nn.Module
@@ -61,7 +66,7 @@ class Recurrent(ParametrizedModule):
         >>> spikes, state = layer(x)
     """
 
-    _kept: ClassVar[tuple[str, ...]] = ("_seen", "_seen_there")
+    _caches: ClassVar[tuple[str, ...]] = ("_seen", "_seen_there")
     delay: int | Tensor
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor

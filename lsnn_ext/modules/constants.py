@@ -16,11 +16,10 @@ from .._core.rows import is_plain_eager
 from .._core.state import State
 from .._core.torch_internals import is_forward_mode
 from ..models import named_model
-from .forms import fill_parameter
 from .layer import Layer
 from .layer_arguments import CheckedArguments
 from .neuron import DECAYS, RANGES, Kind, check_units, constant, hold_range, put, warn_of_explosion
-from .parametrizations import check_start, find_parametrization, make_forms
+from .parametrizations import check_start, fill_parameter, find_parametrization, make_forms
 from .saved import encode_settings, register_loading
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -30,7 +29,7 @@ class Constants(Layer):
     """What the neurons of ALIF and LIF are, layer by layer and direction by direction."""
 
     # prepared layers, delays seen, coefficients
-    _kept = ("_prepared", "_seen", "_seen_there", "_coefficients")
+    _caches = ("_prepared", "_seen", "_seen_there", "_coefficients")
     _kind: ClassVar[Kind]
 
     def _make_constants(self, arguments: CheckedArguments) -> None:
@@ -134,7 +133,7 @@ class Constants(Layer):
         neuron = NeuronArguments(**self._neuron_arguments(suffix))
         rows = rows_of(neuron, self.hidden_size, device)
         on_cpu = device.type == "cpu"
-        neuron = neuron._replace(rows=rows._replace(kept={} if on_cpu else None))
+        neuron = neuron._replace(rows=rows._replace(stacks={} if on_cpu else None))
         numbers = [one.clone() for one in sources] if on_cpu else []
         everything[suffix] = settings, sources, numbers, neuron
         return neuron

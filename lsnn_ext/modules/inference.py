@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .._core.inference import (
+from .._core.options import PASSED_TO_NEURONS, NeuronArguments
+from .._core.prepared_layer import (
     PreparedLayer,
     Synapses,
     can_be_prepared,
     has_plain_memory,
     is_worth_preparing,
 )
-from .._core.options import PASSED_TO_NEURONS, NeuronArguments
+from .._core.recorded_layer import Projection, RecordedLayer, record_step
 from .._core.state import State
-from .._core.steps import Projection, RecordedLayer, record_step
 from .._core.torch_internals import without_saved_tensor_hooks
 from ..functional import Layered
 from .constants import Constants

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from .copies import ParametrizedModule
+from .parametrizations import ParametrizedModule
 
 
 class Layer(ParametrizedModule):

@@ -9,8 +9,7 @@ from .._core.arguments import readable
 from .._core.state import State, Traces
 from ..functional import PackedSpikes
 from . import ALIF
-from .forms import convert_input
-from .given import cast_weights, check_input
+from .checks import cast_weights, check_input, convert_input
 from .neuron import shown
 
 __all__ = ["LearnedDelay"]

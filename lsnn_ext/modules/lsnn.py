@@ -11,11 +11,11 @@ from .._core.coefficients import Coefficient
 from .._core.lengths import LengthsArgument
 from .._core.options import LAYER_DEFAULTS, LayerOptions, document
 from .._core.state import State, describe_kind, reset_sequences
-from .._core.torch_internals import make_savable
+from .._core.torch_internals import has_plain_call, make_savable
 from .._ops import can_fuse_readout
 from ..functional import PackedSpikes
 from .alif import ALIF
-from .forms import check_tensor, has_plain_call, unwrap_optional
+from .checks import check_tensor, unwrap_optional
 from .neuron import (
     RANGES,
     Kind,
@@ -25,7 +25,7 @@ from .neuron import (
     complete,
     constant,
 )
-from .observed import Record
+from .outputs import Record
 from .packed import repack
 from .readout import LeakyReadout, ReadoutState, add_readout_bias, average_windows, check_filter
 from .recurrent import Recurrent, Sequence

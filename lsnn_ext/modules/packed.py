@@ -10,10 +10,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from .._core.lengths import Lengths, LengthsArgument, resolve_lengths, wrap_descending
 from .._core.state import State, Traces
 from ..functional import Layered, PackedSpikes, pack_spikes
-from .forms import slice_batch, unwrap_optional
+from .checks import unwrap_optional
 
 
-class _Permuted(torch.autograd.Function):
+class _Permutation(torch.autograd.Function):
     """Rows (n, k) in another order; its gradient is the same with the inverse order, None: the same
     order, and writes each row once."""
 
@@ -30,7 +30,7 @@ class _Permuted(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         order, inverse = ctx.saved_tensors
         back, again = (order, None) if inverse is None else (inverse, order)
-        return _Permuted.apply(gradient, back, again), None, None
+        return _Permutation.apply(gradient, back, again), None, None
 
 
 def flip_time(value: Tensor, lengths: Lengths | None) -> Tensor:
@@ -42,7 +42,7 @@ def flip_time(value: Tensor, lengths: Lengths | None) -> Tensor:
     step, each = torch.arange(T)[:, None], lengths.each
     mirrored = torch.where(step < each, each - 1 - step, step)
     order = (mirrored * B + torch.arange(B)).flatten().to(value.device)
-    reordered: Tensor = _Permuted.apply(value.reshape(T * B, N), order, None)
+    reordered: Tensor = _Permutation.apply(value.reshape(T * B, N), order, None)
     return reordered.view(T, B, N)
 
 
@@ -117,6 +117,11 @@ def _map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
     return State(*(change(leaf) for leaf in state))
 
 
+def _slice_batch(state: State, low: int, high: int) -> State:
+    """The sequences low to high - 1 of a state whose second last axis is the batch."""
+    return State(*(leaf[..., low:high, :] for leaf in state))
+
+
 def run_padded(x: Tensor | PackedSpikes, given_lengths: LengthsArgument | None, state: State | None,
                p: Tensor | None, means: list[Tensor] | None, run: Run) -> Layered:
     """Calls run for sequences (T, B, I) in any order, and puts what comes back into it, the rates
@@ -160,12 +165,12 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Ru
     data = x.data
     if len(groups) > 1:
         places = [index.to(data.device) for index in _order(groups, lengths)]
-        data = _Permuted.apply(data, *reversed(places))
+        data = _Permutation.apply(data, *reversed(places))
     outs: list[Layered] = []
     for group, own in zip(groups, data.split([int(group.lengths.sum()) for group in groups]),
                           strict=True):
         first, end = group.first, group.end
-        own_state = None if state is None else slice_batch(state, first, end)
+        own_state = None if state is None else _slice_batch(state, first, end)
         own_p = None if p is None else p[first:end]
         own_lengths = None if group.is_even else wrap_descending(group.lengths)
         outs.append(run(group.padded(own), own_lengths, own_state, own_p))
@@ -175,7 +180,7 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Ru
             return None
         parts = [group.packed(unwrap_optional(value))
                  for value, group in zip(values, groups, strict=True)]
-        return _Permuted.apply(torch.cat(parts), *places) if places else parts[0]
+        return _Permutation.apply(torch.cat(parts), *places) if places else parts[0]
 
     def unsorted(values: list[Tensor | None], axis: int) -> Tensor | None:
         if values[0] is None:
@@ -187,17 +192,13 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Ru
     state_after = State(*(unwrap_optional(unsorted(list(values), -2)) for values in leaves))
     traces = None
     if outs[0].traces is not None:
+        each = [out.traces for out in outs if out.traces is not None]
         traces = Traces(*(unwrap_optional(packed(list(values)))
-                          for values in zip(*(given_traces(out) for out in outs), strict=True)))
+                          for values in zip(*each, strict=True)))
     spikes = packed([out.spikes for out in outs])
     readout = packed([out.readout for out in outs])
     readout_state = unsorted([out.readout_state for out in outs], 0)
     return Layered(spikes, state_after, traces, readout, readout_state)
-
-
-def given_traces(out: Layered) -> Traces:
-    assert out.traces is not None
-    return out.traces
 
 
 def repack(data: Tensor | None, x: PackedSequence) -> PackedSequence:

@@ -1,8 +1,9 @@
 """What a learned constant is computed of, so that no step of an optimizer carries it out of its
 range; in the form of torch.nn.utils.parametrize."""
+import copy
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -208,3 +209,79 @@ def format_forms(layer: nn.Module, learn: Iterable[str],
     if all(word == _FREE.get(name, "plain") for name, word in words.items()):
         return tuple(words)
     return {name: form if type(form) is Clamp else words[name] for name, form in forms.items()}
+
+
+def fill_parameter(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) -> None:
+    """Has fill write into a parameter or buffer; where it is parametrized, what the module shows
+    becomes the result."""
+    if name in module._parameters or name in module._buffers:
+        fill(getattr(module, name))
+    elif parametrize.is_parametrized(module, name):
+        value = getattr(module, name).detach().clone()
+        fill(value)
+        setattr(module, name, value)  # through right_inverse of the parametrization
+    else:
+        raise RuntimeError(f"{name}: expected a parameter to set anew, got a tensor that is "
+                           f"computed from others, as "
+                           "by pruning; remove that first")
+
+
+def _new(kind: Any) -> Any:
+    return kind.__new__(kind)
+
+
+class ParametrizedModule(nn.Module):
+    """A module that is copied and pickled with its parametrizations.
+
+    _caches   attributes that follow from the others, such as prepared layers: a copy has none
+    """
+
+    _caches: ClassVar[tuple[str, ...]] = ()
+
+    def _plain_state(self) -> dict[str, Any]:
+        """Without what is kept: a copy or a pickle is the module alone."""
+        return {name: value for name, value in self.__dict__.items() if name not in self._caches}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._plain_state()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        kind = parametrize.type_before_parametrizations(self)
+        return _new, (kind,), self._plain_state()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        lists = self._modules.get("parametrizations")
+        if not isinstance(lists, nn.ModuleDict):
+            return
+        # The class with the properties is made for each module anew, by registering something that
+        # is then replaced by what was there.
+        self._modules = {name: part for name, part in self._modules.items()
+                         if name != "parametrizations"}
+        self._parameters = dict(self._parameters)
+        for name, found in lists.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(0)))
+            parametrize.register_parametrization(self, name, nn.Identity())
+            made: Any = self.parametrizations
+            made[name] = found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        make, arguments, state = self.__reduce_ex__(4)
+        replica: Self = make(*arguments)
+        memo[id(self)] = replica
+        replica.__setstate__(copy.deepcopy(state, memo))
+        return replica
+
+    def __repr__(self) -> str:
+        """One line, also where constants learn: extra_repr names them and their forms."""
+        kind = parametrize.type_before_parametrizations(self)
+        lists: Any = self._modules.get("parametrizations") or {}
+        if len(self._modules) == bool(lists) and all(
+                find_parametrization(self, name) for name in lists):
+            return f"{kind.__name__}({self.extra_repr()})"
+        return super().__repr__()
+
+    def _apply(self, *arguments: Any, **named: Any) -> Self:
+        for name in self._caches:  # they hold the memory that the parameters leave
+            self.__dict__.pop(name, None)
+        return super()._apply(*arguments, **named)

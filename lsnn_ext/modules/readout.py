@@ -12,19 +12,17 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from .. import functional
 from .._core.arguments import check_state_leaf, readable, refuse_freed_graph
-from .._core.around import check_decay, check_readout, project_to_outputs
 from .._core.coefficients import Coefficient
 from .._core.lengths import LengthsArgument, add_bias, resolve_lengths
 from .._core.options import Learn
+from .._core.readout import check_decay, check_readout, project_to_outputs
 from .._core.state import describe_kind, reset_sequences
 from .._core.torch_internals import has_hooks, make_savable
 from ..codegen.neuron import Neuron
 from ..functional import NeuronState
-from .copies import ParametrizedModule
-from .forms import check_tensor, fill_parameter
-from .given import check_lengths, hint_batch_first
+from .checks import check_lengths, check_tensor, hint_batch_first
 from .neuron import SHORTEST, check_flag, check_positive, check_whole_number, shown
-from .parametrizations import Log
+from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 
 class ReadoutState(NamedTuple):

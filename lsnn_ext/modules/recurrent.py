@@ -18,16 +18,23 @@ from .._core.state import State, Traces
 from .._core.torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
 from ..models import Rate, default_values
+from .checks import (
+    cast_weights,
+    check_input,
+    check_lengths,
+    check_state,
+    check_tensor,
+    convert_input,
+    unwrap_optional,
+)
 from .constants import Constants, state_after
 from .delays import read_delay, reset_delay, set_delay
-from .forms import check_tensor, convert_input, fill_parameter, join_directions, unwrap_optional
-from .given import cast_weights, check_input, check_lengths, check_state
 from .inference import prepared_call, prepared_sequence, recorded_call
 from .layer_arguments import check_arguments
 from .neuron import check_whole_number, rounded, shown
-from .observed import Record, compute_rates, select_neurons, select_traces
+from .outputs import Record, compute_rates, join_directions, select_neurons, select_traces
 from .packed import flip_time, repack, run_packed, run_padded
-from .parametrizations import format_forms
+from .parametrizations import fill_parameter, format_forms
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 

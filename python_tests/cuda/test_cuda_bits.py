@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compare import assert_same
 from lsnn_ext import ALIF, _ops, functional
-from lsnn_ext._core import around as _around
+from lsnn_ext._core import device_checks
 from lsnn_ext.functional import PackedSpikes
 
 EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
@@ -31,7 +31,7 @@ K: dict[str, Any] = {"alpha": 0.9, "theta": 0.05, "rho": 0.95, "beta": 0.5}
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if nothing had been said before."""
-    monkeypatch.setattr(_around, "_said", set())
+    monkeypatch.setattr(device_checks, "_warned", set())
     yield
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compare import assert_same
 from lsnn_ext import ALIF, _ops, functional
-from lsnn_ext._core import around as _around
+from lsnn_ext._core import device_checks
 
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
@@ -26,7 +26,7 @@ needs_cuda_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if nothing had been said before."""
-    monkeypatch.setattr(_around, "_said", set())
+    monkeypatch.setattr(device_checks, "_warned", set())
     yield
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from cases import Case, build
 from compare import assert_all_same, changed, named
 from lsnn_ext import LSNN, _ops, functional
-from lsnn_ext._core.inference import can_be_prepared
+from lsnn_ext._core.prepared_layer import can_be_prepared
 
 pytestmark = pytest.mark.skipif(
     not _ops.available, reason="the compiled part of lsnn_ext is not built"

@@ -120,7 +120,7 @@ class LoopOperators:
     def run(self, key: int, x: Tensor, state: Any, rows: Tensor, recurrence: Any, delays: Any,
             c: Any, lengths: Any) -> Any:
         step, names, _ = self.steps[key]
-        sizes = _ops.registered.find_sizes(key)
+        sizes = _ops.find_sizes(key)
         S, K, N = sizes.states, sizes.currents, rows.shape[1]
         T, B, _ = x.shape
         assert rows.shape == (len(names), N) and x.shape[2] == K * N
@@ -175,7 +175,7 @@ class LoopOperators:
         stack = next(found)
         whole = torch.stack([one if c.coefficient_gradients >> k & 1 else torch.zeros_like(one)
                              for k, one in enumerate(stack)]) if len(stack) else stack
-        S = _ops.registered.find_sizes(key).states
+        S = _ops.find_sizes(key).states
         of_state = list(found) or [x.new_empty(0)] * (S + 1)
         asked = {name: _ops.has_bit("gradients", c.gradients, name) for name in ("x", "w_rec", "z")}
         return (gx if asked["x"] else x.new_empty(0), gw if asked["w_rec"] else x.new_empty(0),

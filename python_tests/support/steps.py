@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext._core import inference as _inference
+from lsnn_ext._core import prepared_layer
 from lsnn_ext.modules import recurrent
 
 I, N = 6, 37
 needs_prepared_layers = pytest.mark.skipif(
-    not _inference._USABLE, reason="no compiled operators here, or emulated ones"
+    not prepared_layer._USABLE, reason="no compiled operators here, or emulated ones"
 )
 
 

@@ -1,14 +1,17 @@
-"""What a call of a layer was given: checked, with a word on what was probably meant."""
+"""The inputs, state and lengths of a call of a layer: checked, with a hint, and converted."""
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from .._core.route import pack_sparse_input
 from .._core.state import iterate_leaves
 from ..functional import PackedSpikes
 
 _HALF = (torch.float16, torch.bfloat16)
+_SPIKES = (torch.bool, torch.uint8)
 
 
 def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torch.dtype) -> None:
@@ -81,3 +84,35 @@ def check_lengths(x: Any, lengths: Any, first: bool) -> None:
         raise ValueError(f"lengths: expected shape ({batch},), got {form}; x has {steps} where the "
                          f"layer, made with batch_first={first}, has its steps: x seems to be "
                          f"{order}, as of batch_first={not first}")
+
+
+def check_tensor(name: str, value: Any, other: str = "") -> None:
+    """Raises TypeError for what is no tensor; other: what else would do."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor{other}, got {type(value).__name__}")
+
+
+def convert_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -> Any:
+    """Inputs of a layer whose parameters have this dtype: those that are bool or uint8, as which
+    spikes are often kept, in numbers of it or as bits, all else as it is.
+
+    Raises TypeError for what is no tensor, PackedSequence or PackedSpikes, and what
+    PackedSpikes.check raises.
+    """
+    if isinstance(x, PackedSequence):
+        check_tensor("x.data", x.data)
+        return x._replace(data=x.data.to(dtype())) if x.data.dtype in _SPIKES else x
+    if isinstance(x, PackedSpikes):
+        x.check("x")
+        return x
+    check_tensor("x", x, ", a PackedSequence or PackedSpikes")
+    if x.dtype not in _SPIKES:
+        return x
+    packed = None if batch_first else pack_sparse_input(x, dtype())
+    return x.to(dtype()) if packed is None else packed
+
+
+def unwrap_optional(value: Tensor | None) -> Tensor:
+    """A tensor that is there."""
+    assert value is not None
+    return value

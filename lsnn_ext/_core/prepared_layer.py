@@ -23,7 +23,6 @@ _FEW = 1 << 18
 _MANY = 1 << 31  # weights times delays that are never kept twice
 _STRIDED = torch.strided
 _USABLE: bool = _ops._C is not None and not _ops._C.emulator
-
 Tensors = Mapping[str, Tensor | None]
 
 

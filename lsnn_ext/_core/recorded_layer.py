@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from .._ops import materialize
 from .arguments import Delay
+from .autograd_rules import forbid_second_derivative
 from .bits import make_carrier
-from .inference import PreparedLayer, Synapses
-from .once import forbid_second_derivative
 from .options import NeuronArguments
+from .prepared_layer import PreparedLayer, Synapses
 from .state import State
 from .torch_internals import current_backward_pass, is_batched, is_reached, keep_during_pass
 
@@ -86,7 +86,7 @@ class RecordedLayer(PreparedLayer):
         ) and all(source.requires_grad is requires_grad
                   for _, source, _, _, requires_grad in self.sources)
 
-    def sums_of_pass(self) -> _Sums:
+    def find_sums(self) -> _Sums:
         """What the backward pass at hand adds up; nothing where it does not come to the
         parameters."""
         node, number = self.parameters.grad_fn, current_backward_pass()
@@ -113,7 +113,7 @@ class RecordedLayer(PreparedLayer):
             zeros(bool(self.want), *self.coefficients.shape),
         )
 
-    def handed_out(self, sums: _Sums) -> _Gradients:
+    def compute_gradients(self, sums: _Sums) -> _Gradients:
         """The gradients of what _Parameters takes behind the layer."""
         w_rec, w_in, bias, coefficients = sums
         if w_rec is not None:
@@ -157,7 +157,7 @@ class _Parameters(torch.autograd.Function):
         # Autograd copies a gradient that has another owner.
         sums, ended.sums = ended.sums, _NO_SUMS
         with torch.no_grad():
-            found = ctx.layer.handed_out(sums)
+            found = ctx.layer.compute_gradients(sums)
         return None, *forbid_second_derivative(found, (g, ctx.layer.parameters))
 
 
@@ -211,7 +211,7 @@ def _adjoint(
     """
     v, a, i, r, z, y, bits, x, w_in = saved
     assert y is not None and bits is not None and x is not None
-    before, sums = (v, a, i, r, z), layer.sums_of_pass()
+    before, sums = (v, a, i, r, z), layer.find_sums()
     g_v, g_a, g_i, g_r, g_z = (None if leaf is None or not need else torch.empty_like(leaf)
                                for leaf, need in zip(before, needed, strict=True))
     current = torch.empty_like(y)

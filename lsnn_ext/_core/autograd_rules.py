@@ -1,0 +1,88 @@
+"""Rules that our autograd functions share: torch.vmap makes one call for each element of the batch,
+and a second derivative raises an error, as spikes have none."""
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .torch_internals import is_transforming, tree_map
+
+
+def loop_over_batch(op: Callable[..., Any]) -> Callable[..., Any]:
+    """The batching rule of an operator; in_dims has the structure of its arguments."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        def element(k: int, value: Any, axis: Any) -> Any:
+            if isinstance(value, list | tuple):
+                axes = axis if isinstance(axis, list | tuple) else [None] * len(value)
+                return [element(k, part, a) for part, a in zip(value, axes, strict=True)]
+            if not isinstance(value, Tensor):
+                return value
+            if info.batch_size:
+                return value if axis is None else value.select(axis, k)
+            tensors.append(value)
+            shape = [n for each, n in enumerate(value.shape) if each != axis]
+            return value.new_empty(shape, device="meta")
+
+        tensors: list[Tensor] = []
+        calls = [op(*(element(k, value, axis) for value, axis in zip(args, in_dims, strict=True)))
+                 for k in range(max(info.batch_size, 1))]
+        if info.batch_size:
+            stacked = tree_map(lambda *parts: torch.stack(parts), *calls)
+        else:
+            stacked = tree_map(_without_elements(tensors), calls[0])
+        return stacked, tree_map(lambda _: 0, stacked)
+
+    return rule
+
+
+def _without_elements(tensors: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Makes of a result on meta a batch (0, ...) of such results in the graph of the tensors."""
+    nothing = sum(value.flatten()[:0].sum() for value in tensors if value.is_floating_point())
+
+    def batch(result: Tensor) -> Tensor:
+        found = torch.empty((0, *result.shape), dtype=result.dtype, device=tensors[0].device)
+        return found + nothing if found.is_floating_point() else found
+
+    return batch
+
+
+class _OnlyOnce(torch.autograd.Function):
+    """Gradients as they are; whoever asks for their gradient gets an error."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The first n of the tensors; the others are what they depend on."""
+        return tuple(tensor.clone() for tensor in tensors[:n])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "lsnn_ext: expected one derivative, got a second derivative, which spikes do not have"
+        )
+
+
+def forbid_second_derivative(
+    gradients: Sequence[Tensor | None], depend_on: Iterable[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Gradients that a backward pass has computed, for what records it (create_graph=True).
+
+    Without this they would count as constants there, and their own gradients be dropped silently.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return tuple(gradients)
+    present = [gradient for gradient in gradients if gradient is not None]
+    if not present:
+        return tuple(gradients)
+    depends = [tensor for tensor in depend_on if tensor is not None]
+    if not is_transforming():
+        depends.append(torch.zeros((), requires_grad=True))  # whatever was not saved
+    held = iter(_OnlyOnce.apply(len(present), *present, *depends))
+    return tuple(None if gradient is None else next(held) for gradient in gradients)

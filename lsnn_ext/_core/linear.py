@@ -1,0 +1,38 @@
+"""functional.linear: the projection in front of a recurrence, or the readout behind it."""
+from torch import Tensor
+
+from .. import _ops
+from .bits import PackedSpikes
+from .route import choose_linear
+
+
+def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear of a whole sequence: in reused memory, and by events where x is mostly zero, as
+    spikes are.
+
+    Args:
+        x: (..., I), or spikes (T, B, I) as bits: those of layer(..., spikes="bits").packed, which
+            are never written as numbers on the CPU, nor on CUDA in float32 from compute capability
+            8.0 on.
+        weight: (N, I).
+        bias: (N,) or None.
+
+    Returns:
+        (..., N) of the dtype of x. Gradients of any order, as of F.linear; those of spikes as bits
+        flow through their carrier.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong kind or device.
+
+    Equivalent to:
+        >>> y = torch.nn.functional.linear(x, weight, bias)
+    """
+    if isinstance(x, PackedSpikes):
+        x.check("x")
+    like = x.carrier if isinstance(x, PackedSpikes) else x
+    for name, value in (("x", like), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (name == "bias" and value is None):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+        if value is not None and value.device != like.device:
+            raise ValueError(f"{name}: expected device {like.device} as x, got {value.device}")
+    return _ops.linear(x, weight, bias, choose_linear(x, weight))

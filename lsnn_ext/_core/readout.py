@@ -1,0 +1,69 @@
+"""The leaky readout: its arguments checked, its product with the weights, its operator."""
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from .. import _ops, reference
+from .arguments import check_beside, readable
+from .coefficients import Coefficient
+from .device_checks import check_kernels, warn_of_slow_reference
+from .lengths import Lengths, LengthsArgument, mask_readout, resolve_lengths
+from .linear import linear
+
+
+def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
+    """Raises TypeError or ValueError for what is not x (T, B, N), w_out (O, N) and p (B, O)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dim() != 3:
+        raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
+    check_beside("w_out", w_out, ("O", x.shape[2]), x, "x")
+    if p is None:
+        return
+    check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if p.dtype != dtype:
+        raise TypeError(f"p: expected {dtype}, got {p.dtype}")
+
+
+def project_to_outputs(x: Tensor, w_out: Tensor) -> Tensor:
+    """w_out x_t of all steps, (T, B, O), float32 where x is float16 or bfloat16."""
+    product = linear(x.contiguous(), w_out.to(x.dtype))
+    return product.to(torch.promote_types(product.dtype, torch.float32))
+
+
+def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: str) -> None:
+    """Raises TypeError or ValueError for what is no decay, or decays (), (O,), of a readout w_out
+    (O, N) of x, called `of`."""
+    if not isinstance(k, Tensor):
+        if isinstance(k, bool) or not isinstance(k, Real):
+            raise TypeError(f"{name}: expected a number from 0 to 1 or a tensor of such, got "
+                            f"{type(k).__name__}")
+        if not 0 <= k <= 1:
+            raise ValueError(f"{name}: expected a number from 0 to 1, got {k}")
+        return
+    if w_out is None:
+        raise ValueError(f"{name}: expected w_out beside a tensor, got none")
+    check_beside(name, k, () if k.dim() == 0 else (w_out.shape[0],), x, of)
+    if not readable(k) or not k.numel():
+        return
+    low, high = (float(end) for end in k.detach().aminmax())
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{name}: expected numbers from 0 to 1, got "
+                         f"{high if 0 <= low else low:.6g}")
+
+
+def run_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
+                lengths: LengthsArgument | Lengths | None = None) -> tuple[Tensor, Tensor]:
+    """functional.leaky_readout with a number as its decay, of arguments that are checked."""
+    each = resolve_lengths(lengths, x.shape[0], x.shape[1], x.device)
+    if each is not None:
+        x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
+        return mask_readout(run_readout(x, w_out, k, p)[0], p, each)
+    product = project_to_outputs(x, w_out)
+    if not _ops.is_compiled_active():
+        warn_of_slow_reference(3)
+        return reference.leaky_readout(product, p, k)
+    check_kernels("x", x)
+    return _ops.leaky_readout(product, p, float(k))
