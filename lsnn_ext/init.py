@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from .modules import LSNN
+from .modules.checks import check_number
+from .modules.neuron import check_whole_number
 from .modules.weights import find_synapses
 
 __all__ = ["dale", "dale_", "signs", "sparse", "sparse_"]
@@ -20,9 +22,8 @@ def signs(n: int, excitatory: float = 0.75, *, shuffle: bool = False,
         shuffle: in random order.
         generator: of the CPU, for the order. Default torch's global one.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: expected a whole number >= 1, got {n!r}")
-    _share("excitatory", excitatory)
+    check_whole_number("n", n, 1)
+    check_number("excitatory", excitatory, "a share from 0 to 1", 1.0)
     found = torch.ones(n)
     found[: n - min(n, int(excitatory * n) + 1)] = -1.0
     return found[torch.randperm(n, generator=generator)] if shuffle else found
@@ -147,11 +148,6 @@ def sparse(module: nn.Module, connectivity: float, *,
         sparse_(weight, connectivity, mask=masks.get(weight), generator=generator)
 
 
-def _share(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected a share from 0 to 1, got {value!r}")
-
-
 def _shape(weight: Tensor) -> tuple[int, int]:
     if weight.dim() != 2 or not weight.numel():
         raise ValueError(f"weight: expected shape (N, I), got {tuple(weight.shape)}")
@@ -169,7 +165,7 @@ def _allowed(weight: Tensor, mask: Tensor | None) -> Tensor:
 
 def _drawn(allowed: Tensor, connectivity: float, generator: torch.Generator | None) -> Tensor:
     """A random share of the allowed places, as a mask."""
-    _share("connectivity", connectivity)
+    check_number("connectivity", connectivity, "a share from 0 to 1", 1.0)
     places = allowed.flatten().nonzero().squeeze(1)
     count = int(len(places) * connectivity + 1e-6)  # as DeepR counts
     kept = torch.zeros(allowed.numel(), dtype=torch.bool)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .modules.checks import check_number
 from .modules.weights import (
     broadcast_to_weight,
-    check_number,
     check_signs,
     find_synapses,
     keep_signs,

@@ -10,6 +10,11 @@ from .autograd_rules import loop_over_batch
 WORD = 32
 
 
+def count_words(N: int) -> int:
+    """The 32-bit words of a row of N bits."""
+    return (N + WORD - 1) // WORD
+
+
 class PackedSpikes(NamedTuple):
     """Spikes of a whole sequence, a bit each: what functional.layer returns for spikes="bits", and
     takes as x.
@@ -36,7 +41,7 @@ class PackedSpikes(NamedTuple):
             raise ValueError(f"{name}.carrier: expected shape (T, B, N), got "
                              f"{tuple(self.carrier.shape)}")
         T, B, N = self.carrier.shape
-        wanted = (T, B, -(-N // WORD))
+        wanted = (T, B, count_words(N))
         if self.bits.dtype != torch.int32 or tuple(self.bits.shape) != wanted:
             given = f"{self.bits.dtype} of shape {tuple(self.bits.shape)}"
             raise ValueError(f"{name}.bits: expected int32 of shape {wanted}, got {given}")
@@ -83,7 +88,7 @@ def make_carrier(like: Tensor, *shape: int) -> Tensor:
 def pack_bits(spikes: Tensor) -> Tensor:
     """Bits (T, B, ceil(N / 32)) of spikes (T, B, N), bool."""
     T, B, N = spikes.shape
-    padded = torch.nn.functional.pad(spikes, (0, -N % WORD)).view(T, B, -(-N // WORD), WORD)
+    padded = torch.nn.functional.pad(spikes, (0, -N % WORD)).view(T, B, count_words(N), WORD)
     weights = torch.tensor([1 << bit for bit in range(WORD)], device=spikes.device)
     # As int64 up to 2^32 - 1; the cast to int32 keeps the lower 32 bits.
     return (padded * weights).sum(-1).to(torch.int32)

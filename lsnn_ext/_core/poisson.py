@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .arguments import readable
-from .bits import WORD, PackedSpikes, make_carrier, pack_bits
+from .bits import PackedSpikes, count_words, make_carrier, pack_bits
 
 _AT_ONCE = 1 << 21  # draws whose numbers stay in the caches
 
@@ -52,7 +52,7 @@ def poisson(rates: Tensor, hold: int = 1, *,
     rows = max(1, _AT_ONCE // max(1, hold * B * I))
     parts = [_draw(part, hold, generator) for part in rates.split(rows)] if rates.numel() else []
     bits = (torch.cat(parts) if parts
-            else torch.zeros(S * hold, B, -(-I // WORD), dtype=torch.int32, device=rates.device))
+            else torch.zeros(S * hold, B, count_words(I), dtype=torch.int32, device=rates.device))
     return PackedSpikes(bits, make_carrier(rates, S * hold, B, I))
 
 
@@ -75,7 +75,7 @@ def _draw(rates: Tensor, hold: int, generator: torch.Generator | None) -> Tensor
     spikes = spikes.flatten(0, 1)
     if not readable(spikes) or sys.byteorder != "little":
         return pack_bits(spikes)
-    words = np.zeros((S * hold, B, -(-I // WORD) * 4), np.uint8)
+    words = np.zeros((S * hold, B, count_words(I) * 4), np.uint8)
     octets = np.packbits(spikes.numpy(), -1, "little")
     words[..., : octets.shape[-1]] = octets
     return torch.from_numpy(words.view(np.int32))

@@ -23,7 +23,7 @@ _FEW = 1 << 18
 _MANY = 1 << 31  # weights times delays that are never kept twice
 _STRIDED = torch.strided
 _USABLE: bool = _ops._C is not None and not _ops._C.emulator
-Tensors = Mapping[str, Tensor | None]
+NamedTensors = Mapping[str, Tensor | None]
 
 
 def can_be_prepared(T: int, B: int, N: int) -> bool:
@@ -106,7 +106,8 @@ class PreparedLayer:
         self.run, self.is_current = compiled.run, compiled.is_current
         self.record, self.adjoint, self.row = compiled.record, compiled.adjoint, compiled.row
 
-    def is_valid_for(self, constants: Hashable, parameters: Tensors, buffers: Tensors) -> bool:
+    def is_valid_for(self, constants: Hashable, parameters: NamedTensors,
+                     buffers: NamedTensors) -> bool:
         """Whether the sources still are these tensors, of the same form in the same memory; run and
         is_current compare the bytes."""
         if constants != self.constants:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .._ops import materialize
 from .arguments import Delay
 from .autograd_rules import forbid_second_derivative
-from .bits import make_carrier
+from .bits import count_words, make_carrier
 from .options import NeuronArguments
 from .prepared_layer import PreparedLayer, Synapses
 from .state import State
@@ -179,7 +179,7 @@ class _Step(torch.autograd.Function):
         spikes, y = torch.empty_like(current), torch.empty_like(current)
         after = [torch.empty_like(leaf) for leaf in before]
         B, N = current.shape
-        bits = torch.empty((B, (N + 31) // 32), dtype=torch.int32)
+        bits = torch.empty((B, count_words(N)), dtype=torch.int32)
         layer.record(B, current.data_ptr(), _addresses(before), _addresses(after),
                      spikes.data_ptr(), y.data_ptr(), bits.data_ptr())
         ctx.mark_non_differentiable(after[3])

@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import _ops
 from .bits import PackedSpikes
 
-Projection = Literal["fused", "events", "product", "torch"]
+ProjectionKind = Literal["fused", "events", "product", "torch"]
 
 
 class Route(NamedTuple):
@@ -38,7 +38,7 @@ class Route(NamedTuple):
     part the reference computes all.
     """
 
-    projection: Projection
+    projection: ProjectionKind
     fused_readout: bool
     returns_bits: bool  # from the operator
 
@@ -53,7 +53,7 @@ def choose_route(
     decay_is_tensor: bool = False,
 ) -> Route:
     """others: w_rec and bias; keeps_order: the batch goes into the operator as it is."""
-    projection: Projection
+    projection: ProjectionKind
     like = x.carrier if isinstance(x, PackedSpikes) else x
     alike = all(other is None or other.dtype == like.dtype for other in others)
     if isinstance(x, PackedSpikes):

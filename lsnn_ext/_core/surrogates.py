@@ -20,7 +20,7 @@ class Surrogate(NamedTuple):
 
     psi: Callable[[Tensor], Tensor]
     integral: Callable[[Tensor], Tensor]
-    ends: bool = False  # psi is 0 beyond some |m|
+    has_bounded_support: bool = False  # psi is 0 beyond some |m|; as in csrc/surrogate.h
 
 
 def _density(m: Tensor) -> Tensor:
@@ -38,9 +38,9 @@ def _triangle_integral(m: Tensor) -> Tensor:
 
 SURROGATES: dict[str, Surrogate] = {
     "triangle": Surrogate(lambda m: torch.relu(1 - m.abs()), _triangle_integral,
-                          ends=True),
+                          has_bounded_support=True),
     "boxcar": Surrogate(lambda m: ((m > -0.5) & (m <= 0.5)).to(m.dtype),
-                        lambda m: m.clamp(-0.5, 0.5) + 0.5, ends=True),
+                        lambda m: m.clamp(-0.5, 0.5) + 0.5, has_bounded_support=True),
     "fast_sigmoid": Surrogate(lambda m: 1 / ((1 + m.abs()) * (1 + m.abs())),
                               lambda m: 1 + m / (1 + m.abs())),
     "arctan": Surrogate(lambda m: 1 / (1 + m * m), lambda m: math.pi / 2 + torch.atan(m)),
@@ -75,7 +75,7 @@ def find_cutoff(surrogate: str, share: float, smooth: bool) -> float:
                          f"{LARGEST_CUTOFF}, got {share}")
     if share == 0:
         return 1.7976931348623157e308  # a literal: torch.compile makes a variable of any other
-    if SURROGATES[surrogate].ends:
+    if SURROGATES[surrogate].has_bounded_support:
         raise ValueError(f"surrogate_cutoff: expected 0 with surrogate {surrogate!r}, which has an "
                          f"end of its own, got {share}")
     if smooth:

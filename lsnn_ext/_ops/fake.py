@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.bits import count_words
 from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
 from .load import _C, Constants, has_bit
@@ -18,10 +19,6 @@ from .neuron_sizes import CHUNK, NeuronSizes, find_sizes
 # v, a, i, r; of the results of a model
 _MODEL = NeuronSizes(4, 1, len(COEFFICIENTS), len(COEFFICIENTS), False)
 _META = torch.device("meta")
-
-
-def _words(N: int) -> int:
-    return (N + 31) // 32
 
 
 def _sizes(given: Any) -> NeuronSizes | None:
@@ -50,7 +47,7 @@ def _forward(given: Any) -> tuple[Any, ...]:
     is_number = c.smooth or neuron is not None and neuron.has_number_spikes
     y = new((T, B, K * N) if save and not c.checkpoint else (0,),
             dtype=torch.bfloat16 if requested("saved_bf16") else None)
-    bits = new((T, B, _words(N)) if save or requested("bits") else (0,), dtype=torch.int32)
+    bits = new((T, B, count_words(N)) if save or requested("bits") else (0,), dtype=torch.int32)
     saved = [
         y,
         bits,
@@ -110,7 +107,7 @@ def _linear_backward(given: Any) -> tuple[Tensor, Tensor]:
 
 def _spike_bits(given: Any) -> Tensor:
     R, I = given.x.shape
-    return given.x.new_empty(R, (I + 31) // 32, dtype=torch.int32)
+    return given.x.new_empty(R, count_words(I), dtype=torch.int32)
 
 
 def _leaky_readout(given: Any) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """Recurrent: a layer of neurons of any step, called as nn.LSTM is."""
-import json
 import math
-import warnings
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
@@ -26,11 +24,11 @@ from .checks import (
     hint_batch_first,
 )
 from .delays import read_delay, reset_delay, set_delay
+from .extra_state import KEY, decode, encode, warn_of_differences
 from .neuron import check_flag, check_whole_number, put, shown
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
-_KEY = "_extra_state"  # of torch.nn.Module
 _SETTINGS = ("autapses", "recurrent")
 
 
@@ -299,8 +297,7 @@ class Recurrent(ParametrizedModule):
 
     def get_extra_state(self) -> Tensor:
         """What a state dict says beside the tensors: JSON as bytes."""
-        words = json.dumps(self._described(), sort_keys=True)
-        return torch.tensor(list(words.encode()), dtype=torch.uint8, device="cpu")
+        return encode(self._described())
 
     def set_extra_state(self, state: Any) -> None:
         """Nothing: it was compared before anything was loaded."""
@@ -315,18 +312,8 @@ class Recurrent(ParametrizedModule):
 
 def _before_loading(layer: Recurrent, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Warns of numbers that a state dict was made with and this layer has not."""
-    there = state_dict.setdefault(prefix + _KEY, layer.get_extra_state())
-    here = layer._described()
-    try:
-        found = dict(json.loads(bytes(int(byte) for byte in there.tolist()).decode()))
-    except (AttributeError, TypeError, ValueError):
-        raise RuntimeError(f"{_KEY}: expected what a Recurrent of lsnn_ext has written, got "
-                           f"{type(there).__name__}") from None
-    differ = [f"{name}={found[name]} there and {value} here" for name, value in here.items()
-              if name in found and found[name] != value]
-    if differ:
-        warnings.warn(f"Recurrent: the state dict is of a layer with {', '.join(differ)}; the same "
-                      f"numbers make other spikes", stacklevel=4)
+    saved = state_dict.setdefault(prefix + KEY, layer.get_extra_state())
+    warn_of_differences("Recurrent", decode(saved, "Recurrent"), layer._described())
 
 
 def _names(argument: str, given: Any, neuron: Neuron) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
 """The inputs, state and lengths of a call of a layer: checked, with a hint, and converted."""
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,17 @@ from .._core.route import pack_sparse_input
 from .._core.state import iterate_leaves
 from ..functional import PackedSpikes
 
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 _SPIKES = (torch.bool, torch.uint8)
+
+
+def check_number(name: str, value: Any, expected: str = "a number >= 0",
+                 high: float = sys.float_info.max) -> None:
+    """Raises TypeError or ValueError for what is no number from 0 to high."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if not 0 <= value <= high:
+        raise ValueError(f"{name}: expected {expected}, got {value}")
 
 
 def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torch.dtype) -> None:
@@ -28,7 +38,7 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
     if x.layout != torch.strided:
         raise ValueError(f"x: expected a dense tensor, got layout {x.layout}; x.to_dense() "
                          f"is one, and the layer passes over its zeros")
-    if x.dtype != dtype and x.dtype not in _HALF:
+    if x.dtype != dtype and x.dtype not in HALF:
         raise ValueError(f"x: expected {dtype} as the parameters, float16 or bfloat16, got "
                          f"{x.dtype}")
 
@@ -36,7 +46,7 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
 def cast_weights(x: Tensor, weight: Tensor,
                  bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weights and bias of a projection, in the dtype of x where x has half precision."""
-    if x.dtype not in _HALF:
+    if x.dtype not in HALF:
         return weight, bias
     return weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
 

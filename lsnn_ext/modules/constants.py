@@ -16,13 +16,12 @@ from .._core.rows import is_plain_eager
 from .._core.state import State
 from .._core.torch_internals import is_forward_mode
 from ..models import named_model
+from .checks import HALF
+from .extra_state import encode_settings, register_loading
 from .layer import Layer
 from .layer_arguments import CheckedArguments
 from .neuron import DECAYS, RANGES, Kind, check_units, constant, hold_range, put, warn_of_explosion
 from .parametrizations import check_start, fill_parameter, find_parametrization, make_forms
-from .saved import encode_settings, register_loading
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class Constants(Layer):
@@ -64,7 +63,7 @@ class Constants(Layer):
         for name, first in self._first.items():
             fill_parameter(self, name + suffix, partial(put, name, value=first))
 
-    def _own_name(self) -> str:
+    def _class_name(self) -> str:
         """The name of its class, as it was made."""
         return parametrize.type_before_parametrizations(self).__name__
 
@@ -97,8 +96,8 @@ class Constants(Layer):
             else:
                 found = find_parametrization(self, full)
                 value = stored if found is None else found[1](stored)
-            hold_range(self._own_name(), full, value, RANGES[name], name in self.learn)
-            k[name] = value.float() if value.dtype in _HALF else value
+            hold_range(self._class_name(), full, value, RANGES[name], name in self.learn)
+            k[name] = value.float() if value.dtype in HALF else value
         given: dict[str, Any] = {"theta": k.pop("threshold")}
         for tau, name in DECAYS.items():
             if tau in k:
@@ -117,7 +116,7 @@ class Constants(Layer):
         sources: list[Any] = [self._buffers.get(name + suffix) for name in self._neuron]
         if not is_plain_eager(device) or is_forward_mode() or not all(
                 type(one) in (Tensor, nn.Buffer) and one.device == device
-                and one.dtype not in _HALF and not one.requires_grad for one in sources):
+                and one.dtype not in HALF and not one.requires_grad for one in sources):
             return NeuronArguments(**self._neuron_arguments(suffix))
         settings = (self.hidden_size, self.dt, device,
                     *(getattr(self, name) for name in PASSED_TO_NEURONS),

@@ -33,6 +33,6 @@ class Layer(ParametrizedModule):
     _first_delay: Tensor | None  # as the layer was made
     _distinct: tuple[int, ...]  # values of a delay that is a tensor, when it was last looked at
 
-    def _own_name(self) -> str:
+    def _class_name(self) -> str:
         """The class as messages name it."""
         raise NotImplementedError

@@ -9,8 +9,8 @@ from .._core.arguments import readable
 from .._core.state import State, Traces
 from ..functional import PackedSpikes
 from . import ALIF
-from .checks import cast_weights, check_input, convert_input
-from .neuron import shown
+from .checks import cast_weights, check_input, check_number, convert_input
+from .neuron import check_whole_number, shown
 
 __all__ = ["LearnedDelay"]
 
@@ -52,11 +52,10 @@ class LearnedDelay(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, longest: int, *, per: str = "neuron",
                  spread: float = 0.0, first: Tensor | None = None, **neuron: Any) -> None:
         super().__init__()
-        if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
-            raise ValueError(f"longest: expected a whole number >= 1, got {longest!r}")
+        check_whole_number("longest", longest, 1)
         if per not in ("neuron", "synapse"):
             raise ValueError(f"per: expected 'neuron' or 'synapse', got {per!r}")
-        self._hold_spread(spread)
+        check_number("spread", spread)
         for name in _NOT_OURS:
             if name in neuron:
                 raise TypeError(f"{name}: expected none in LearnedDelay, got {neuron[name]!r}")
@@ -71,7 +70,7 @@ class LearnedDelay(nn.Module):
         if tuple(first.shape) != shape:
             raise ValueError(f"first: expected shape {shape}, got {tuple(first.shape)}")
         self.delay = nn.Parameter(first.detach().to(weight, copy=True))
-        self._hold_range("first")
+        self._check_range("first")
         self._first_spread = float(spread)
         self.register_buffer("spread", torch.tensor(float(spread), dtype=weight.dtype,
                                                     device=weight.device))
@@ -80,14 +79,7 @@ class LearnedDelay(nn.Module):
         """Delays and spread."""
         return f"longest={self.longest}, per={self.per!r}, spread={shown(self.spread)}"
 
-    @staticmethod
-    def _hold_spread(spread: float) -> None:
-        if isinstance(spread, bool) or not isinstance(spread, int | float):
-            raise TypeError(f"spread: expected a number >= 0, got {spread!r}")
-        if not 0 <= spread < float("inf"):
-            raise ValueError(f"spread: expected a number >= 0, got {spread}")
-
-    def _hold_range(self, name: str = "delay") -> None:
+    def _check_range(self, name: str = "delay") -> None:
         if not readable(self.delay.detach()):
             return
         low, high = self.delay.detach().aminmax()
@@ -113,7 +105,7 @@ class LearnedDelay(nn.Module):
         Where the triangle has a corner, at whole delays say, the derivative is that to the right,
         and at the longest delay that to the left, so that no delay is caught there.
         """
-        self._hold_range()
+        self._check_range()
         d = self.delay
         steps = torch.arange(self.longest + 1, dtype=d.dtype, device=d.device)
         u = (d - steps.view(-1, *[1] * d.dim())) / (1 + self.spread)

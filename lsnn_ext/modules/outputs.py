@@ -5,13 +5,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .._core.bits import WORD
 from .._core.lengths import Lengths
 from .._core.state import Traces
 from ..functional import Layered, PackedSpikes
 from .checks import unwrap_optional
 
 Record: TypeAlias = Tensor | slice | range | list[int] | tuple[int, ...]
-_WORD = 32
 
 
 def select_neurons(record: Record | None, N: int, device: torch.device) -> Tensor | None:
@@ -45,7 +45,7 @@ class _Counts(torch.autograd.Function):
 
     @staticmethod
     def forward(bits: Tensor, carrier: Tensor) -> Tensor:
-        counts = [(bits >> shift & 1).sum(0, dtype=torch.int32) for shift in range(_WORD)]
+        counts = [(bits >> shift & 1).sum(0, dtype=torch.int32) for shift in range(WORD)]
         return torch.stack(counts, -1).flatten(-2)[..., : carrier.shape[-1]].to(carrier.dtype)
 
     @staticmethod

@@ -226,10 +226,6 @@ def fill_parameter(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) 
                            "by pruning; remove that first")
 
 
-def _new(kind: Any) -> Any:
-    return kind.__new__(kind)
-
-
 class ParametrizedModule(nn.Module):
     """A module that is copied and pickled with its parametrizations.
 
@@ -247,7 +243,7 @@ class ParametrizedModule(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         kind = parametrize.type_before_parametrizations(self)
-        return _new, (kind,), self._plain_state()
+        return object.__new__, (kind,), self._plain_state()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -1,6 +1,5 @@
 """Which synapses a module has, their signs, and an optimizer that keeps them or lets them decay."""
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from .checks import check_number
 from .layer import Layer
 from .learned_delay import LearnedDelay
 from .neuron import RANGES
@@ -146,12 +146,3 @@ def check_signs(given: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(f"signs: expected those of the weights, got {other} of the other sign in "
                          f"a weight of shape {tuple(weight.shape)}")
     return sign
-
-
-def check_number(name: str, value: Any, expected: str = "a number >= 0",
-                 high: float = sys.float_info.max) -> None:
-    """Raises TypeError or ValueError for what is no number from 0 to high."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected {expected}, got {value!r}")
-    if not 0 <= value <= high:
-        raise ValueError(f"{name}: expected {expected}, got {value}")

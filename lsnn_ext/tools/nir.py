@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .._core.coefficients import Decay, complete_coefficients
 from ..models import COEFFICIENTS, MODELS
 from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
-from .described import check_code, find_dtype, name_dtype
+from .description import check_code, find_dtype, name_dtype
 from .nir_reader import OURS, Reader, find_models, has_v_reset, read_metadata
 
 __all__ = ["Network", "from_nir", "to_nir"]

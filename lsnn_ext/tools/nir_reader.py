@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._core.coefficients import complete_coefficients
 from ..models import MODELS, default_values
 from ..modules import LIF, LeakyReadout, Linear
-from .described import short
+from .description import shorten
 
 OURS = "lsnn_ext"  # of the metadata of a node: what NIR does not express
 _NUMBER = (int, float)
@@ -39,7 +39,7 @@ def read_metadata(node: Any, where: str) -> dict[str, Any]:
     told = {} if node.metadata is None else node.metadata
     told = told.get(OURS, {}) if isinstance(told, Mapping) else told
     if not isinstance(told, Mapping):
-        raise ValueError(f"{where}: expected a dict as metadata, got {short(told)}")
+        raise ValueError(f"{where}: expected a dict as metadata, got {shorten(told)}")
     plain = {}
     for key in (key for key in _TYPES if key in told):
         value = told[key]
@@ -47,7 +47,7 @@ def read_metadata(node: Any, where: str) -> dict[str, Any]:
         plain[key] = value.decode() if isinstance(value, bytes) else value
         if type(plain[key]) not in _TYPES[key]:
             wanted = " or ".join(kind.__name__ for kind in _TYPES[key])
-            raise ValueError(f"{where}: expected {wanted} as {key}, got {short(plain[key])}")
+            raise ValueError(f"{where}: expected {wanted} as {key}, got {shorten(plain[key])}")
     return plain
 
 

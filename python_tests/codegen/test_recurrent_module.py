@@ -163,7 +163,7 @@ def test_a_state_dict_of_other_numbers_warns() -> None:
         other.load_state_dict(layer.state_dict())
     plain = {name: one for name, one in layer.state_dict().items() if name != "_extra_state"}
     other.load_state_dict(plain)
-    with pytest.raises(RuntimeError, match="expected what a Recurrent of lsnn_ext has written"):
+    with pytest.raises(RuntimeError, match="expected the extra state of a Recurrent of lsnn_ext"):
         other.load_state_dict({**plain, "_extra_state": torch.zeros(3)})
 
 

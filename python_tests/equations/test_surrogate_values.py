@@ -123,8 +123,8 @@ def test_cutoff_in_a_compiled_graph() -> None:
 def test_which_surrogates_end() -> None:
     far = torch.tensor([-20.0, 20.0], dtype=torch.float64)
     for name, surrogate in SURROGATES.items():
-        assert surrogate.ends is (name not in ENDLESS)
-        assert surrogate.ends is not bool(surrogate.psi(far).any())
+        assert surrogate.has_bounded_support is (name not in ENDLESS)
+        assert surrogate.has_bounded_support is not bool(surrogate.psi(far).any())
 
 
 def test_cutoff_of_modules() -> None:

@@ -61,7 +61,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format 2 or older, got 3 of lsnn_ext 9.0"):
         _load(tmp_path / "m", {"format": 3, "version": "9.0", "module": {}}, {})
     (tmp_path / "m").write_bytes(b"no tensors at all, only words")
-    with pytest.raises(ValueError, match="path: expected a file of safetensors, got .*m: "):
+    with pytest.raises(ValueError, match="path: expected a file in safetensors format, got .*m: "):
         lsnn_ext.load(tmp_path / "m")
     with pytest.raises(FileNotFoundError):
         lsnn_ext.load(tmp_path / "none")
@@ -340,7 +340,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
         _with(lambda net: net.first.parametrizations.tau_mem_l0.original.register_hook(abs)),
         TypeError, r"module\.first\.parametrizations.*original: expected a tensor without hooks"),
     **{name: (_with(lambda net, name=name: getattr(net.second, name)(lambda *_: None)), TypeError,
-              r"module\.second: expected the hooks of state dicts")
+              r"module\.second: expected the state dict hooks")
        for name in ("register_state_dict_pre_hook", "register_state_dict_post_hook",
                     "register_load_state_dict_pre_hook", "register_load_state_dict_post_hook")},
     "a step": (_with(_set("second", step=abs)), TypeError,
@@ -349,11 +349,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
         _with(lambda net: net.second.register_buffer("mask", torch.ones(3), persistent=False)),
         TypeError, r"module\.second\.mask: expected the buffers that"),
     **{kind.__name__: (lambda kind=kind: nn.Sequential(kind(Linear(2, 2))), TypeError,
-                       rf"module\.0: expected a module that nothing wraps, .* save its \.{name}$")
+                       rf"module\.0: expected a module without a wrapper, .* save its \.{name}$")
        for kind, name in ((torch.compile, "_orig_mod"), (nn.DataParallel, "module"),
                           (AveragedModel, "module"))},
     "a long path": (lambda: nn.ModuleDict({"a" * 600: nn.ModuleDict({"b" * 400: Linear(2, 2)})}),
-                    ValueError, r"^module\.a+\.\.\.: expected a path .* 1000 letters, got 1001$"),
+                    ValueError,
+                    r"^module\.a+\.\.\.: expected a path .* 1000 characters, got 1001$"),
     "another buffer": (_with(lambda net: net.second.register_buffer("mask", torch.ones(3))),
                        TypeError, r"Unexpected key.*second\.mask"),
     "another module": (_with(_set("second", extra=nn.Dropout())), TypeError,
@@ -368,7 +369,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
     "a setting that no layer has": (_with(_set("first", refractory=-1)), TypeError,
                                     r"module\.first: refractory: expected a whole number"),
     "an object": (_with(_set("first", checkpoint_every=object())), TypeError,
-                  r"module\.first\.checkpoint_every: expected a number or a word"),
+                  r"module\.first\.checkpoint_every: expected a number or a string"),
     "another form": (lambda: _clamped(3.0), TypeError, "parametrizations: expected"),
     "a view": (_with(lambda net: _set("second", weight_hh_l0=nn.Parameter(
         net.net.neurons.weight_hh_l0.detach()))(net)), ValueError,
@@ -377,7 +378,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
         net.second.weight_hh_l0.detach()[1]))(net)), ValueError,
         r"module\.(second\.weight_hh_l0|last\.linear\.bias): expected memory of its own"),
     "meta": (lambda: ALIF(2, 3, device="meta"), ValueError,
-             r"module\.weight_ih_l0: expected numbers, got a meta tensor"),
+             r"module\.weight_ih_l0: expected a tensor with data, got a meta tensor"),
 }
 
 

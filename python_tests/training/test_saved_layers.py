@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lsnn_ext import ALIF, LIF, LSNN
+from lsnn_ext.modules.extra_state import VERSION
 from lsnn_ext.modules.parametrizations import Clamp
-from lsnn_ext.modules.saved import VERSION
 
 I, N = 4, 8
 LEARN = ("tau_mem", "tau_adapt", "beta", "threshold")
@@ -88,7 +88,7 @@ def test_newer_and_broken_ones() -> None:
                 for words in (b"[]", b"3", b'["load"]', b'["clamp"]', b'["clamp", 1, "2"]')))
     for bytes_, message in ((newer, f"expected a state dict of version {VERSION} or older, got "
                                     f"version {VERSION + 1}"),
-                            *((words, "expected what a ALIF of lsnn_ext has written")
+                            *((words, "expected the extra state of a ALIF of lsnn_ext")
                               for words in broken)):
         saved["_extra_state"] = torch.tensor(list(bytes_), dtype=torch.uint8)
         with pytest.raises(RuntimeError, match=f"^_extra_state: {message}"):
