@@ -1,5 +1,8 @@
-"""Rules that our autograd functions share: torch.vmap makes one call for each element of the batch,
-and a second derivative raises an error, as spikes have none."""
+"""Rules that our autograd functions share.
+
+torch.vmap makes one call for each element of the batch, and a second derivative raises an error,
+since spikes have none.
+"""
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,13 +13,13 @@ from .torch_internals import is_transforming, tree_map
 
 
 def loop_over_batch(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The batching rule of an operator; in_dims has the structure of its arguments."""
+    """Returns the batching rule of an operator; in_dims has the structure of its arguments."""
 
     def rule(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        def element(k: int, value: Any, axis: Any) -> Any:
+        def select(k: int, value: Any, axis: Any) -> Any:
             if isinstance(value, list | tuple):
                 axes = axis if isinstance(axis, list | tuple) else [None] * len(value)
-                return [element(k, part, a) for part, a in zip(value, axes, strict=True)]
+                return [select(k, part, a) for part, a in zip(value, axes, strict=True)]
             if not isinstance(value, Tensor):
                 return value
             if info.batch_size:
@@ -26,36 +29,37 @@ def loop_over_batch(op: Callable[..., Any]) -> Callable[..., Any]:
             return value.new_empty(shape, device="meta")
 
         tensors: list[Tensor] = []
-        calls = [op(*(element(k, value, axis) for value, axis in zip(args, in_dims, strict=True)))
+        calls = [op(*(select(k, value, axis) for value, axis in zip(args, in_dims, strict=True)))
                  for k in range(max(info.batch_size, 1))]
         if info.batch_size:
             stacked = tree_map(lambda *parts: torch.stack(parts), *calls)
         else:
-            stacked = tree_map(_without_elements(tensors), calls[0])
+            stacked = tree_map(_make_empty_batch(tensors), calls[0])
         return stacked, tree_map(lambda _: 0, stacked)
 
     return rule
 
 
-def _without_elements(tensors: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    """Makes of a result on meta a batch (0, ...) of such results in the graph of the tensors."""
+def _make_empty_batch(tensors: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns a function from a meta result to an empty batch (0, ...) of such results, in the
+    graph of the tensors."""
     nothing = sum(value.flatten()[:0].sum() for value in tensors if value.is_floating_point())
 
     def batch(result: Tensor) -> Tensor:
-        found = torch.empty((0, *result.shape), dtype=result.dtype, device=tensors[0].device)
-        return found + nothing if found.is_floating_point() else found
+        made = torch.empty((0, *result.shape), dtype=result.dtype, device=tensors[0].device)
+        return made + nothing if made.is_floating_point() else made
 
     return batch
 
 
-class _OnlyOnce(torch.autograd.Function):
-    """Gradients as they are; whoever asks for their gradient gets an error."""
+class _FirstDerivative(torch.autograd.Function):
+    """The identity on gradients; its backward pass raises RuntimeError."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The first n of the tensors; the others are what they depend on."""
+        """The first n of the tensors, which depend on the others."""
         return tuple(tensor.clone() for tensor in tensors[:n])
 
     @staticmethod
@@ -64,17 +68,17 @@ class _OnlyOnce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "lsnn_ext: expected one derivative, got a second derivative, which spikes do not have"
-        )
+        raise RuntimeError("lsnn_ext: expected a first derivative, got a second derivative, which "
+                           "spikes do not have")
 
 
 def forbid_second_derivative(
     gradients: Sequence[Tensor | None], depend_on: Iterable[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients that a backward pass has computed, for what records it (create_graph=True).
+    """The gradients of a backward pass, of which a further backward pass raises RuntimeError.
 
-    Without this they would count as constants there, and their own gradients be dropped silently.
+    Without this a recorded backward pass (create_graph=True) would take them for constants and
+    silently drop their gradients.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return tuple(gradients)
@@ -83,6 +87,6 @@ def forbid_second_derivative(
         return tuple(gradients)
     depends = [tensor for tensor in depend_on if tensor is not None]
     if not is_transforming():
-        depends.append(torch.zeros((), requires_grad=True))  # whatever was not saved
-    held = iter(_OnlyOnce.apply(len(present), *present, *depends))
-    return tuple(None if gradient is None else next(held) for gradient in gradients)
+        depends.append(torch.zeros((), requires_grad=True))  # for what was not saved
+    results = iter(_FirstDerivative.apply(len(present), *present, *depends))
+    return tuple(None if gradient is None else next(results) for gradient in gradients)

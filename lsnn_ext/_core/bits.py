@@ -1,4 +1,4 @@
-"""Spikes as bits: a thirty-second of the memory of numbers, for stacked layers."""
+"""Spikes as bits for stacked layers: 1/32 of the memory of float32."""
 
 from typing import Any, NamedTuple
 
@@ -16,15 +16,15 @@ def count_words(N: int) -> int:
 
 
 class PackedSpikes(NamedTuple):
-    """Spikes of a whole sequence, a bit each: what functional.layer returns for spikes="bits", and
-    takes as x.
+    """The spikes of a whole sequence, one bit each: an input of functional.layer, and its result
+    for spikes="bits".
 
-    The gradient of the spikes flows through `carrier`, which holds one number for all of them.
-    Slice both fields to select steps or sequences: PackedSpikes(bits[:, a:b], carrier[:, a:b]).
+    The gradient of the spikes flows through `carrier`, which holds a single number. Slice both
+    fields to select steps or sequences: PackedSpikes(bits[:, a:b], carrier[:, a:b]).
     """
 
     bits: Tensor  # (T, B, ceil(N / 32)) int32: neuron n is bit n % 32 of word n // 32
-    carrier: Tensor  # (T, B, N) of the spikes' dtype, without memory of its own
+    carrier: Tensor  # (T, B, N) of the dtype of the spikes, expanded from one number
 
     @property
     def shape(self) -> torch.Size:
@@ -32,8 +32,8 @@ class PackedSpikes(NamedTuple):
         return self.carrier.shape
 
     def check(self, name: str = "packed") -> None:
-        """Raises TypeError or ValueError where bits and carrier are not of one sequence; name: of
-        the argument."""
+        """Raises TypeError or ValueError where bits and carrier do not fit; name: of the
+        argument."""
         for part, value in zip(("bits", "carrier"), self, strict=True):
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name}.{part}: expected a tensor, got {type(value).__name__}")
@@ -41,19 +41,19 @@ class PackedSpikes(NamedTuple):
             raise ValueError(f"{name}.carrier: expected shape (T, B, N), got "
                              f"{tuple(self.carrier.shape)}")
         T, B, N = self.carrier.shape
-        wanted = (T, B, count_words(N))
-        if self.bits.dtype != torch.int32 or tuple(self.bits.shape) != wanted:
-            given = f"{self.bits.dtype} of shape {tuple(self.bits.shape)}"
-            raise ValueError(f"{name}.bits: expected int32 of shape {wanted}, got {given}")
+        shape = (T, B, count_words(N))
+        if self.bits.dtype != torch.int32 or tuple(self.bits.shape) != shape:
+            raise ValueError(f"{name}.bits: expected int32 of shape {shape}, got {self.bits.dtype} "
+                             f"of shape {tuple(self.bits.shape)}")
         if self.bits.device != self.carrier.device:
             raise ValueError(f"{name}.bits: expected device {self.carrier.device} as carrier, got "
                              f"{self.bits.device}")
 
     def numbers(self) -> Tensor:
-        """The spikes as numbers (T, B, N), 0 and 1, differentiable.
+        """The spikes as numbers 0 and 1 (T, B, N), differentiable.
 
         Raises:
-            TypeError, ValueError: bits and carrier are not of one sequence.
+            TypeError, ValueError: bits and carrier do not fit.
         """
         self.check()
         return _Unpack.apply(self.bits, self.carrier)
@@ -63,7 +63,7 @@ def pack_spikes(spikes: Tensor) -> PackedSpikes:
     """Spikes (T, B, N) of 0 and 1 as bits, differentiable.
 
     Raises:
-        TypeError: no tensor.
+        TypeError: not a tensor.
         ValueError: another shape, or numbers other than 0 and 1.
     """
     if not isinstance(spikes, Tensor):
@@ -71,26 +71,26 @@ def pack_spikes(spikes: Tensor) -> PackedSpikes:
     if spikes.dim() != 3:
         raise ValueError(f"spikes: expected shape (T, B, N), got {tuple(spikes.shape)}")
     if not bool(((spikes == 0) | (spikes == 1)).all()):
-        raise ValueError("spikes: expected 0 and 1 alone, got other numbers")
+        raise ValueError("spikes: expected only 0 and 1, got other numbers")
     return pack_unchecked(spikes)
 
 
 def pack_unchecked(spikes: Tensor) -> PackedSpikes:
-    """pack_spikes of numbers that are known to be 0 and 1."""
+    """pack_spikes without its checks."""
     return PackedSpikes(*_Pack.apply(spikes))
 
 
 def make_carrier(like: Tensor, *shape: int) -> Tensor:
-    """A tensor of zeros that has the memory of one number."""
+    """Zeros of this shape, expanded from one number."""
     return like.new_zeros(()).expand(shape)
 
 
 def pack_bits(spikes: Tensor) -> Tensor:
-    """Bits (T, B, ceil(N / 32)) of spikes (T, B, N), bool."""
+    """Bits (T, B, ceil(N / 32)) of bool spikes (T, B, N)."""
     T, B, N = spikes.shape
     padded = torch.nn.functional.pad(spikes, (0, -N % WORD)).view(T, B, count_words(N), WORD)
     weights = torch.tensor([1 << bit for bit in range(WORD)], device=spikes.device)
-    # As int64 up to 2^32 - 1; the cast to int32 keeps the lower 32 bits.
+    # int64 up to 2^32 - 1; the cast to int32 keeps the lower 32 bits.
     return (padded * weights).sum(-1).to(torch.int32)
 
 
@@ -104,8 +104,8 @@ class _Pack(torch.autograd.Function):
         ctx.mark_non_differentiable(output[0])
 
     @staticmethod
-    def vmap(*given: Any) -> tuple[Any, Any]:
-        return loop_over_batch(_Pack.apply)(*given)
+    def vmap(*args: Any) -> tuple[Any, Any]:
+        return loop_over_batch(_Pack.apply)(*args)
 
     @staticmethod
     def backward(ctx: Any, _: Any, g: Tensor) -> Tensor:
@@ -115,12 +115,12 @@ class _Pack(torch.autograd.Function):
 class _Unpack(torch.autograd.Function):
     @staticmethod
     def forward(bits: Tensor, carrier: Tensor) -> Tensor:
-        # an eighth of the memory traffic of a shift for each bit: octets, and a row of numbers each
+        # A table row for each byte takes 1/8 of the memory traffic of a shift for each bit.
         T, B, N = carrier.shape
         places = torch.arange(8, dtype=torch.int32, device=bits.device)
         table = (torch.arange(256, dtype=torch.int32, device=bits.device)[:, None] >> places) & 1
-        octets = (bits.unsqueeze(-1) >> 8 * places[:4]) & 255
-        numbers = table.to(carrier.dtype).index_select(0, octets.flatten())
+        each_byte = (bits.unsqueeze(-1) >> 8 * places[:4]) & 255
+        numbers = table.to(carrier.dtype).index_select(0, each_byte.flatten())
         return numbers.view(T, B, bits.shape[-1] * WORD)[..., :N].contiguous()
 
     @staticmethod
@@ -128,8 +128,8 @@ class _Unpack(torch.autograd.Function):
         pass
 
     @staticmethod
-    def vmap(*given: Any) -> tuple[Any, Any]:
-        return loop_over_batch(_Unpack.apply)(*given)
+    def vmap(*args: Any) -> tuple[Any, Any]:
+        return loop_over_batch(_Unpack.apply)(*args)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:

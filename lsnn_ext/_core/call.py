@@ -210,9 +210,9 @@ def of_inputs(
             if _ops.available and not _ops.can_read_bits(like):
                 kind = str(like.dtype).removeprefix("torch.")
                 warn_if_cpu_only(name, f"inputs as bits in {kind}", like,
-                                 "they are made numbers (T, B, I)", 5,
-                                 known="the CPU kernels, and in float32 to those of CUDA from "
-                                       "compute capability 8.0 on")
+                                 "they are unpacked to floats (T, B, I)", 5,
+                                 expected="CPU tensors, or float32 and compute capability 8.0 or "
+                                          "newer,")
             x = x.numbers()
     elif chosen.is_fused:
         x_bits = _ops.pack_inputs(x)

@@ -1,4 +1,4 @@
-"""Coefficients of the equations: numbers, tensors, and those that a model fills in."""
+"""Coefficients of the equations: numbers, tensors, and the defaults of a model."""
 from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -9,7 +9,7 @@ Coefficient: TypeAlias = float | Tensor
 
 
 class Decay(NamedTuple):
-    """A decay over a step, exp(-dt / tau), in place of its number: the CUDA kernels compute it."""
+    """A decay over a step, exp(-dt / tau), which the CUDA kernels compute."""
 
     tau: Tensor  # (), (1,) or (N,)
     dt: float
@@ -25,8 +25,7 @@ def complete_coefficients(
     p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,
     width: Coefficient | None = None, R: Coefficient | None = None,
 ) -> dict[str, Coefficient]:
-    """All COEFFICIENTS, those left out (None) as the model says; keeps the graph of what was
-    given."""
+    """All COEFFICIENTS by name, differentiable; None: the default of the model."""
     model = named_model(dynamics)
     rho = 0.0 if rho is None else rho
     rules: dict[str, Coefficient] = {

@@ -8,12 +8,13 @@ from .. import _ops
 
 
 def check_kernels(name: str, x: Tensor) -> None:
+    """Raises RuntimeError for a device without kernels; name: of the argument x."""
     if x.device.type not in _ops.DEVICES:
         raise RuntimeError(
             f"{name}: expected a tensor on {' or '.join(_ops.DEVICES)}, for which this build of "
-            f"lsnn_ext has kernels, got device {x.device}; move the tensors there, or have the "
-            f"reference compute it, which is slow and runs on every device: with "
-            f"lsnn_ext.use_reference(). lsnn_ext.show_config() says what this build has"
+            f"lsnn_ext has kernels, got device {x.device}; move the tensors there, or use the slow "
+            f"reference, which runs on every device: with lsnn_ext.use_reference(). "
+            f"lsnn_ext.show_config() describes this build"
         )
 
 
@@ -21,27 +22,30 @@ _warned: set[str] = set()
 
 
 def warn_if_cpu_only(name: str, what: str, x: Tensor, instead: str, stacklevel: int,
-                     known: str = "the CPU kernels alone") -> None:
-    """A warning, once for each argument, where x lies on a device whose kernels have not what the
-    argument asks for, so that it changes nothing there.
+                     expected: str = "CPU tensors") -> None:
+    """Warns, once for each argument, where the kernels for x do not support the value of an
+    argument, which is then ignored.
 
-    name: of the argument; what: which of its values; instead: what is done; known: to which
-    kernels.
+    Args:
+        name: of the argument.
+        what: its value.
+        x: a tensor of the call.
+        instead: what is done instead.
+        stacklevel: as of warnings.warn.
+        expected: the tensors whose kernels support it.
     """
     if torch.compiler.is_compiling() or x.device.type == "meta" or not _ops.available:
         return
     if _ops.has_cpu_kernels(x) or name in _warned:
         return
     _warned.add(name)
-    warnings.warn(f"{name}: {what}: known to {known}, got tensors for those of CUDA: {instead}; "
-                  "this is said once", UserWarning, stacklevel=stacklevel)
+    warnings.warn(f"{name}: expected {expected} for {what}, got CUDA tensors; {instead} (shown "
+                  f"once)", UserWarning, stacklevel=stacklevel)
 
 
 def warn_of_slow_reference(stacklevel: int) -> None:
-    """Warns where the reference computes although nobody has asked for it."""
+    """Warns where the reference computes outside of use_reference()."""
     if _ops.is_reference_active():
         return
-    message = (
-        f"lsnn_ext: the compiled part is missing ({_ops.load_error}); using the slow reference"
-    )
-    warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+    warnings.warn(f"lsnn_ext: expected the compiled part, got none ({_ops.load_error}); the slow "
+                  f"reference is used", RuntimeWarning, stacklevel=stacklevel)

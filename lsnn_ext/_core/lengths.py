@@ -1,5 +1,5 @@
-"""Sequences of unequal length in one call: sorted by falling length, as the operator takes them,
-and put back."""
+"""Sequences of unequal length in one call: sorted by descending length for the operator, and put
+back in order."""
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,44 +12,46 @@ LengthsArgument: TypeAlias = Tensor | Sequence[int]
 
 
 class Lengths(NamedTuple):
-    """Steps of each sequence of a batch; see `lengths` of functional.alif."""
+    """The steps of each sequence of a batch; see `lengths` of functional.alif."""
 
     each: Tensor  # (B,) int64 on the CPU, in the order of the caller
     descending: Tensor  # (B,) the same, sorted
-    # (B,) int64 on the device of the call: who comes at each place; None: as they are
+    # (B,) int64 on the device of the call: the sequence at each sorted position; None: in order
     order: Tensor | None
-    places: Tensor | None  # (B,) the place of each
+    places: Tensor | None  # (B,) the sorted position of each sequence
 
     def sort(self, value: Tensor, axis: int) -> Tensor:
         """The sequences along this axis, in the order of the operator."""
         return value if self.order is None else value.index_select(axis, self.order)
 
     def restore(self, value: Tensor, axis: int) -> Tensor:
-        """The other way round."""
+        """The inverse of sort."""
         return value if self.places is None else value.index_select(axis, self.places)
 
     def ended(self, T: int, device: torch.device) -> Tensor:
-        """(T, B, 1): whether the sequence has no such step."""
+        """A mask (T, B, 1): True after the last step of a sequence."""
         steps = torch.arange(T, device=device)
         return (steps[:, None] >= self.each.to(device)).unsqueeze(-1)
 
 
 def wrap_descending(each: Tensor) -> Lengths:
-    """Lengths (B,) that fall already."""
+    """Lengths (B,) that descend already."""
     return Lengths(each, each, None, None)
 
 
 def resolve_lengths(
-    given: LengthsArgument | Lengths | None, T: int, B: int, device: torch.device,
+    lengths: LengthsArgument | Lengths | None, T: int, B: int, device: torch.device,
 ) -> Lengths | None:
-    """None where none are given. While compiling, where numbers are not known, they are sorted
-    always.
+    """Lengths as the operator takes them; None stays None.
 
-    Raises TypeError or ValueError for what is no (B,) whole numbers from 0 to T on the CPU.
+    While compiling, numbers cannot be read, so lengths are always sorted.
+
+    Raises:
+        TypeError, ValueError: not (B,) integers from 0 to T on the CPU.
     """
-    if given is None or isinstance(given, Lengths):
-        return given
-    each = _whole_numbers(given)
+    if lengths is None or isinstance(lengths, Lengths):
+        return lengths
+    each = _to_integers(lengths)
     if each.shape != (B,):
         raise ValueError(f"lengths: expected shape ({B},), got {tuple(each.shape)}")
     each = each.detach().to(torch.int64)
@@ -64,36 +66,37 @@ def resolve_lengths(
     return Lengths(each, descending, order.to(device), torch.argsort(order).to(device))
 
 
-def _whole_numbers(given: Any) -> Tensor:
-    if isinstance(given, Tensor):
-        if given.dtype.is_floating_point or given.dtype.is_complex or given.dtype == torch.bool:
-            raise TypeError(f"lengths: expected whole numbers, got {given.dtype}")
-        if given.device.type != "cpu":
-            raise ValueError(f"lengths: expected a tensor on the CPU, where the work is planned, "
-                             f"got {given.device}")
-        return given
-    if not isinstance(given, list | tuple) or not all(type(n) is int for n in given):
-        raise TypeError(f"lengths: expected whole numbers (B,), got {type(given).__name__}")
-    return torch.tensor(given, dtype=torch.int64)
+def _to_integers(lengths: Any) -> Tensor:
+    if isinstance(lengths, Tensor):
+        dtype = lengths.dtype
+        if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+            raise TypeError(f"lengths: expected whole numbers, got {dtype}")
+        if lengths.device.type != "cpu":
+            raise ValueError(f"lengths: expected a tensor on the CPU, which plans the work, got "
+                             f"{lengths.device}")
+        return lengths
+    if not isinstance(lengths, list | tuple) or not all(type(n) is int for n in lengths):
+        raise TypeError(f"lengths: expected whole numbers (B,), got {type(lengths).__name__}")
+    return torch.tensor(lengths, dtype=torch.int64)
 
 
 def add_bias(p: Tensor, bias: Tensor, lengths: Lengths | None) -> Tensor:
-    """A readout p (T, B, O) and its bias, which sequences have in their own steps alone: it is 0
-    after them. Without lengths p has any form (..., O)."""
+    """A readout p (T, B, O) plus its bias, 0 after the end of each sequence. Without lengths p may
+    have any shape (..., O)."""
     p = p + bias
     return p if lengths is None else p.masked_fill(lengths.ended(p.shape[0], p.device), 0.0)
 
 
 def mask_readout(p: Tensor, first: Tensor | None, lengths: Lengths) -> tuple[Tensor, Tensor]:
-    """A readout p (T, B, O) of sequences that end: 0 after their last step, and the value at it,
+    """A readout p (T, B, O), 0 after the last step of each sequence, and its value at that step,
     (B, O).
 
-    first (B, O) or None, zeros, stands where a sequence has no step.
+    first (B, O), default zeros, is the value of a sequence without steps.
     """
     T, B, O = p.shape  # noqa: E741
     first = p.new_zeros(B, O) if first is None else first
     each = lengths.each.to(p.device)
-    shown = p.masked_fill(lengths.ended(T, p.device), 0.0)
+    masked = p.masked_fill(lengths.ended(T, p.device), 0.0)
     every = torch.cat([first.to(p.dtype)[None], p])
     last = every.gather(0, each[None, :, None].expand(1, B, O))[0]
-    return shown, last
+    return masked, last

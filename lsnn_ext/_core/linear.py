@@ -7,22 +7,21 @@ from .route import choose_linear
 
 
 def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear of a whole sequence: in reused memory, and by events where x is mostly zero, as
-    spikes are.
+    """Returns F.linear of a whole sequence, computed in reused memory, and event by event where x
+    is mostly zero.
 
     Args:
-        x: (..., I), or spikes (T, B, I) as bits: those of layer(..., spikes="bits").packed, which
-            are never written as numbers on the CPU, nor on CUDA in float32 from compute capability
-            8.0 on.
+        x: (..., I), or spikes (T, B, I) as bits: layer(..., spikes="bits").packed. Bits are not
+            unpacked on the CPU, nor on CUDA in float32 from compute capability 8.0 on.
         weight: (N, I).
-        bias: (N,) or None.
+        bias: (N,). Default None.
 
     Returns:
-        (..., N) of the dtype of x. Gradients of any order, as of F.linear; those of spikes as bits
-        flow through their carrier.
+        (..., N) of the dtype of x, differentiable to any order. The gradient of bits flows through
+        their carrier.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong kind or device.
+        TypeError, ValueError: an argument of the wrong type or device.
 
     Equivalent to:
         >>> y = torch.nn.functional.linear(x, weight, bias)

@@ -1,4 +1,4 @@
-"""Random spikes of given rates, made as bits."""
+"""Random spikes of given rates, as bits."""
 import sys
 
 import numpy as np
@@ -8,48 +8,47 @@ from torch import Tensor
 from .arguments import readable
 from .bits import PackedSpikes, count_words, make_carrier, pack_bits
 
-_AT_ONCE = 1 << 21  # draws whose numbers stay in the caches
+_CHUNK = 1 << 21  # draws that fit into the caches
 
 
 def poisson(rates: Tensor, hold: int = 1, *,
             generator: torch.Generator | None = None) -> PackedSpikes:
-    """Random spikes, independent of each other, as bits; each row of rates is held some steps.
+    """Independent random spikes as bits; each row of rates holds for some steps.
 
-    A draw costs one random byte, where torch.rand and a comparison take a number of 4 bytes and
-    most of the time; one byte of 256 does not decide and is followed by a number in double
-    precision, so that chances are what they are said to be.
+    A draw takes one random byte, and in one of 256 cases, where the byte is a tie, also a number
+    in double precision. So probabilities are exact. torch.rand takes 4 bytes a draw.
 
     Args:
-        rates: (S, B, I) chance of a spike in a step, from 0 to 1: a rate in Hz times dt / 1000.
-        hold: steps for which each of the S rows stays.
-        generator: of the device of rates. Default torch's global one.
+        rates: (S, B, I) probability of a spike in a step, from 0 to 1: a rate in Hz times
+            dt / 1000.
+        hold: steps for which each of the S rows holds. Default 1.
+        generator: of the device of rates. Default: torch's global one.
 
     Returns:
         PackedSpikes of shape (S * hold, B, I), in the dtype of rates; numbers() unpacks them.
 
     Raises:
-        TypeError: rates that are no floating-point tensor.
-        ValueError: another shape, chances beyond 0 and 1, or rates that want a gradient, for there
-            is none.
+        TypeError: rates are not a floating point tensor.
+        ValueError: another shape, probabilities outside [0, 1], or rates that require a gradient.
 
     Equivalent to, with other draws:
         >>> pack_spikes(torch.bernoulli(rates.repeat_interleave(hold, 0)))
     """
     if not isinstance(rates, Tensor) or not rates.is_floating_point():
         kind = rates.dtype if isinstance(rates, Tensor) else type(rates).__name__
-        raise TypeError(f"rates: expected a floating-point tensor, got {kind}")
+        raise TypeError(f"rates: expected a floating point tensor, got {kind}")
     if rates.dim() != 3:
         raise ValueError(f"rates: expected shape (S, B, I), got {tuple(rates.shape)}")
     if isinstance(hold, bool) or not isinstance(hold, int) or hold < 1:
         raise ValueError(f"hold: expected a whole number >= 1, got {hold!r}")
     if rates.requires_grad and torch.is_grad_enabled():
-        raise ValueError("rates: expected rates that want no gradient, as draws have none, got "
-                         "some that do; detach them")
+        raise ValueError("rates: expected a tensor that does not require grad, since draws have no "
+                         "gradient, got one that does; detach it")
     rates = rates.detach()
     S, B, I = rates.shape
     if not bool(((rates >= 0) & (rates <= 1)).all()):
-        raise ValueError("rates: expected chances from 0 to 1, got others")
-    rows = max(1, _AT_ONCE // max(1, hold * B * I))
+        raise ValueError("rates: expected probabilities from 0 to 1, got others")
+    rows = max(1, _CHUNK // max(1, hold * B * I))
     parts = [_draw(part, hold, generator) for part in rates.split(rows)] if rates.numel() else []
     bits = (torch.cat(parts) if parts
             else torch.zeros(S * hold, B, count_words(I), dtype=torch.int32, device=rates.device))
@@ -60,8 +59,8 @@ def _draw(rates: Tensor, hold: int, generator: torch.Generator | None) -> Tensor
     """Bits (S * hold, B, words) for rates (S, B, I)."""
     S, B, I = rates.shape
     scaled = rates.double() * 256
-    level = scaled.floor().clamp(max=255)  # of a rate of 1 the whole last byte is left
-    left = (scaled - level).flatten()
+    level = scaled.floor().clamp(max=255)  # at a rate of 1 all of the last byte remains
+    rest = (scaled - level).flatten()
     level = level.to(torch.uint8)[:, None]
     n = S * hold * B * I
     noise = torch.empty(-(-n // 8), dtype=torch.int64, device=rates.device)
@@ -71,7 +70,7 @@ def _draw(rates: Tensor, hold: int, generator: torch.Generator | None) -> Tensor
     tie = (drawn == level).flatten().nonzero().squeeze(1)
     place = tie % (B * I) + tie // (hold * B * I) * (B * I)
     u = torch.rand(len(tie), dtype=torch.float64, device=rates.device, generator=generator)
-    spikes.view(-1)[tie[u < left[place]]] = True
+    spikes.view(-1)[tie[u < rest[place]]] = True
     spikes = spikes.flatten(0, 1)
     if not readable(spikes) or sys.byteorder != "little":
         return pack_bits(spikes)

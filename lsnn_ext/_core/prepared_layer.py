@@ -1,9 +1,8 @@
-"""Short calls without gradients on the CPU, as control loops make them: prepared layers.
+"""Prepared layers: short calls on the CPU, as control loops make them.
 
-What follows from the parameters alone, coefficients and weights, is computed once and kept. Each
-call compares what it uses with the parameters as they are then. Counting changes would not do:
-version counters miss what fused optimizers change, and what is written through ``.data`` or through
-a numpy array.
+What follows from the parameters, coefficients and packed weights, is computed once and cached. Each
+call compares the cache with the parameters. Version counters are not sufficient: they miss changes
+by fused optimizers, through ``.data`` and through NumPy arrays.
 """
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
@@ -18,19 +17,19 @@ from .resolve import make_constants, resolve
 from .rows import stack_rows
 from .torch_internals import is_forward_mode, is_mode_active, is_transforming
 
-# numbers of a call, from which on the operators that reuse memory take over; see _ops.reused
+# neuron-steps of a call from which on the operators that reuse memory are faster
 _FEW = 1 << 18
-_MANY = 1 << 31  # weights times delays that are never kept twice
+_MANY = 1 << 31  # weights times delays from which on no copy is made
 _STRIDED = torch.strided
 _USABLE: bool = _ops._C is not None and not _ops._C.emulator
 NamedTensors = Mapping[str, Tensor | None]
 
 
 def can_be_prepared(T: int, B: int, N: int) -> bool:
-    """Whether a call of this size, now, may take a prepared layer.
+    """Whether a call of this size may use a prepared layer now.
 
-    Nobody may watch what is computed: no compiler, tracer, transform, mode or autocast. And nothing
-    may be forced, as only the operators take options. What autograd records are single steps alone.
+    No compiler, tracer, transform, mode or autocast may be active, and no option forced, since only
+    the operators take options. Under autograd only single steps are prepared.
     """
     return (
         not torch.compiler.is_compiling() and (T == 1 or not torch.is_grad_enabled()) and _USABLE
@@ -42,8 +41,8 @@ def can_be_prepared(T: int, B: int, N: int) -> bool:
 
 
 def has_plain_memory(dtype: torch.dtype, *tensors: Any) -> bool:
-    """Whether these are ordinary tensors of this dtype on the CPU, contiguous, so that their
-    addresses say all: neither lazily negated nor zeros without memory."""
+    """Whether the addresses of these tensors suffice: plain contiguous CPU tensors of this dtype,
+    neither lazily negated nor zeros without memory."""
     for tensor in tensors:
         kind = type(tensor)
         if not (
@@ -58,22 +57,21 @@ def has_plain_memory(dtype: torch.dtype, *tensors: Any) -> bool:
 class Synapses(NamedTuple):
     """The recurrent weights of a prepared layer."""
 
-    w_rec: Tensor  # (N, N): stored.t(), without its diagonal where there are no autapses
+    w_rec: Tensor  # (N, N): stored.t(), with a diagonal of 0 without autapses
     stored: Tensor
     autapses: bool
 
 
 class PreparedLayer:
-    """A layer made from sources, and from constants that are no tensors; what it keeps is its own
-    and never changes."""
+    """A layer prepared from source tensors and from constants. Its copies never change."""
 
     def __init__(
         self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
         delays: Delay, N: int, dtype: torch.dtype, synapses: Synapses | None,
         recorded: bool = False,
     ) -> None:
-        """Raises what functional.alif raises for this neuron. synapses: None without recurrence;
-        recorded: its steps may be recorded by autograd."""
+        """Raises as functional.alif for this neuron. synapses: None without recurrence; recorded:
+        whether autograd may record its steps."""
         options = CallArguments(delay=delays)
         call = resolve(neuron, options, torch.empty(0, 0, N, dtype=dtype),
                        None if synapses is None else synapses.w_rec)
@@ -82,13 +80,11 @@ class PreparedLayer:
         w_rec = None if synapses is None else synapses.w_rec.contiguous()
         stored = None if synapses is None else synapses.stored
         device = torch.device("cpu")
-        # with the graph that they come from, and the bits of those that want a gradient
-        self.coefficients = stack_rows(model.rows, N, dtype, device)
-        self.want = model.coefficient_gradients
+        self.coefficients = stack_rows(model.rows, N, dtype, device)  # with their graph
+        self.gradient_bits = model.coefficient_gradients  # rows that require a gradient
         self.constants, self.D, self.dtype, self.recorded = constants, model.D, dtype, recorded
         self.delays, self.delay = model.delays, None if delay is None else delay.clone()
-        # The aliases hold the memory of the sources, so that no other tensor can come to lie at the
-        # same address.
+        # The aliases keep the memory of the sources, so no other tensor can get the same address.
         self.sources = [(name, t, t.detach(), t.data_ptr(), t.requires_grad)
                         for name, t in sources.items()]
         choices, numbers = make_constants(model, options, checkpoint=0, outputs=0)
@@ -108,8 +104,8 @@ class PreparedLayer:
 
     def is_valid_for(self, constants: Hashable, parameters: NamedTensors,
                      buffers: NamedTensors) -> bool:
-        """Whether the sources still are these tensors, of the same form in the same memory; run and
-        is_current compare the bytes."""
+        """Whether the sources are still these tensors, with the same layout in the same memory; run
+        and is_current compare the bytes."""
         if constants != self.constants:
             return False
         for name, source, alias, address, _ in self.sources:
@@ -122,10 +118,10 @@ class PreparedLayer:
 
 
 def is_worth_preparing(delay: Delay, N: int, dtype: torch.dtype) -> bool:
-    """Whether a layer of ordinary tensors is to be prepared: not of one neuron, nor of too many."""
+    """Whether to prepare a layer with plain tensors: not one of a single or of too many neurons."""
     n_delays = len(delay.distinct) if isinstance(delay, Delays) else 1
     if dtype not in (torch.float32, torch.float64) or N < 2 or n_delays * N * (N + 64) >= _MANY:
         return False
-    # else the operator says what is wrong
+    # the operator raises the error for a wrong delay
     return not isinstance(delay, Delays) or bool(
         torch.isin(delay.each, torch.tensor(delay.distinct)).all())

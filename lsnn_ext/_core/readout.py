@@ -13,7 +13,7 @@ from .linear import linear
 
 
 def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
-    """Raises TypeError or ValueError for what is not x (T, B, N), w_out (O, N) and p (B, O)."""
+    """Raises TypeError or ValueError unless these are x (T, B, N), w_out (O, N) and p (B, O)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
     if x.dim() != 3:
@@ -28,14 +28,14 @@ def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
 
 
 def project_to_outputs(x: Tensor, w_out: Tensor) -> Tensor:
-    """w_out x_t of all steps, (T, B, O), float32 where x is float16 or bfloat16."""
+    """w_out x_t of every step, (T, B, O); float32 where x is float16 or bfloat16."""
     product = linear(x.contiguous(), w_out.to(x.dtype))
     return product.to(torch.promote_types(product.dtype, torch.float32))
 
 
 def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: str) -> None:
-    """Raises TypeError or ValueError for what is no decay, or decays (), (O,), of a readout w_out
-    (O, N) of x, called `of`."""
+    """Raises TypeError or ValueError unless k is a decay, or decays () or (O,), of a readout w_out
+    (O, N) of x; of: the name of x."""
     if not isinstance(k, Tensor):
         if isinstance(k, bool) or not isinstance(k, Real):
             raise TypeError(f"{name}: expected a number from 0 to 1 or a tensor of such, got "
@@ -44,7 +44,7 @@ def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: 
             raise ValueError(f"{name}: expected a number from 0 to 1, got {k}")
         return
     if w_out is None:
-        raise ValueError(f"{name}: expected w_out beside a tensor, got none")
+        raise ValueError(f"{name}: expected a number without w_out, got a tensor")
     check_beside(name, k, () if k.dim() == 0 else (w_out.shape[0],), x, of)
     if not readable(k) or not k.numel():
         return
@@ -56,7 +56,7 @@ def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: 
 
 def run_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
                 lengths: LengthsArgument | Lengths | None = None) -> tuple[Tensor, Tensor]:
-    """functional.leaky_readout with a number as its decay, of arguments that are checked."""
+    """functional.leaky_readout with a number k; the arguments are checked already."""
     each = resolve_lengths(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
         x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)

@@ -1,12 +1,12 @@
-"""Single steps under autograd on the CPU, of a prepared layer: a light node for each of them.
+"""Single steps of a prepared layer under autograd on the CPU: one light node a step.
 
-The kernels are those of the whole sequence. What many steps share, the packed weights and the way
-from the coefficients to what was learned, is made once, with the layer, and lasts as long as the
-parameters stay as they are: a backward pass through a step takes the weights of its forward pass.
+The kernels are those of whole sequences. Steps share the packed weights and the graph from learned
+constants to coefficients. Both are made once with the layer, and last until the parameters change:
+the backward pass of a step uses the weights of its forward pass.
 
-All steps of a layer have one node before them in the graph, that of its parameters. A backward pass
-through many steps adds up their gradients where they are computed, and this node, which runs last,
-hands them out: no step makes a matrix of its own for autograd to sum.
+All steps of a layer depend on one node in the graph, that of its parameters. A backward pass sums
+the gradients of its steps where they are computed, and this node, which runs last, returns them. So
+no step makes a matrix for autograd to add.
 """
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
@@ -28,23 +28,23 @@ _Gradients = tuple[Tensor | None, ...]
 
 
 class Projection(NamedTuple):
-    """What the inputs of a layer meet."""
+    """The input weights of a layer."""
 
     w_in: Tensor  # (N, I)
     bias: Tensor | None  # (N,)
 
 
 class _Sums(NamedTuple):
-    """Gradients of what the steps of a layer share, added up; None where they are not wanted."""
+    """Sums of the gradients of what the steps of a layer share; None where none is required."""
 
-    w_rec: Tensor | None  # (S, N, NP) for each delay, in rows as the kernels have them
+    w_rec: Tensor | None  # (S, N, NP) for each delay, in the rows of the kernels
     w_in: Tensor | None
     bias: Tensor | None
     coefficients: Tensor | None  # (11, N)
 
 
 class _Pass:
-    """The sums of a backward pass, until they are handed out."""
+    """The sums of a backward pass, until they are returned."""
 
     def __init__(self, sums: _Sums) -> None:
         self.sums = sums
@@ -53,7 +53,7 @@ class _Pass:
 _NO_SUMS = _Sums(None, None, None, None)
 
 
-def _form(tensor: Tensor | None) -> tuple[torch.Size, bool] | None:
+def _shape_and_grad(tensor: Tensor | None) -> tuple[torch.Size, bool] | None:
     return None if tensor is None else (tensor.shape, tensor.requires_grad)
 
 
@@ -65,30 +65,28 @@ class RecordedLayer(PreparedLayer):
         delays: Delay, N: int, dtype: torch.dtype, synapses: Synapses | None,
         learned: dict[str, Tensor], projection: Projection,
     ) -> None:
-        """As PreparedLayer; learned: of the sources that require a gradient the copies that the
-        coefficients of neuron were made of."""
+        """As PreparedLayer; learned: copies of the sources that require a gradient, from which the
+        coefficients of neuron were made."""
         super().__init__(constants, sources, neuron, delays, N, dtype, synapses, recorded=True)
         self.synapses, self.projection, self.copies = synapses, projection, tuple(learned.values())
-        self.forms = [_form(part) for part in projection]
-        # By the number of the backward pass, which owns them: one that fails takes them along.
+        self.forms = [_shape_and_grad(part) for part in projection]
+        # By the number of the backward pass, which owns them, so a failed one discards them.
         self.passes: WeakValueDictionary[int, _Pass] = WeakValueDictionary()
         with torch.enable_grad():
             stored = None if synapses is None else synapses.stored
             self.parameters = _Parameters.apply(self, stored, *projection,
                                                 *(sources[name] for name in learned))
 
-    def projects(self, projection: Projection) -> bool:
-        """Whether these are the weights and the bias of its inputs, in the same form, and the same
-        of all parameters require a gradient."""
+    def has_projection(self, projection: Projection) -> bool:
+        """Whether its input weights are these, and the same parameters require a gradient."""
         return all(
-            one is other and form == _form(one)
+            one is other and form == _shape_and_grad(one)
             for one, other, form in zip(projection, self.projection, self.forms, strict=True)
         ) and all(source.requires_grad is requires_grad
                   for _, source, _, _, requires_grad in self.sources)
 
     def find_sums(self) -> _Sums:
-        """What the backward pass at hand adds up; nothing where it does not come to the
-        parameters."""
+        """The sums of the current backward pass; none where it does not reach the parameters."""
         node, number = self.parameters.grad_fn, current_backward_pass()
         if node is None or not is_reached(node):
             return _NO_SUMS
@@ -99,22 +97,22 @@ class RecordedLayer(PreparedLayer):
         return found.sums
 
     def _zeros(self) -> _Sums:
-        """Nothing added up yet, of what requires a gradient."""
+        """Zeros for what requires a gradient."""
         (w_in, bias), stored = self.projection, self.synapses and self.synapses.stored
         N, S = w_in.shape[0], len(self.delays)
 
-        def zeros(is_wanted: bool, *shape: int) -> Tensor | None:
-            return torch.zeros(shape, dtype=self.dtype) if is_wanted else None
+        def zeros(is_required: bool, *shape: int) -> Tensor | None:
+            return torch.zeros(shape, dtype=self.dtype) if is_required else None
 
         return _Sums(
             zeros(stored is not None and stored.requires_grad, S, N, self.row),
             zeros(w_in.requires_grad, *w_in.shape),
             zeros(bias is not None and bias.requires_grad, N),
-            zeros(bool(self.want), *self.coefficients.shape),
+            zeros(bool(self.gradient_bits), *self.coefficients.shape),
         )
 
     def compute_gradients(self, sums: _Sums) -> _Gradients:
-        """The gradients of what _Parameters takes behind the layer."""
+        """The gradients of the arguments of _Parameters that follow the layer."""
         w_rec, w_in, bias, coefficients = sums
         if w_rec is not None:
             assert self.synapses is not None
@@ -136,10 +134,10 @@ class RecordedLayer(PreparedLayer):
 
 
 class _Parameters(torch.autograd.Function):
-    """The parameters of a layer -> a tensor without memory of its own, for the steps to depend on.
+    """The parameters of a layer -> a tensor without memory, on which the steps depend.
 
-    It saves nothing: any number of backward passes may come through it. Steps add to the sums of
-    the pass. They give it a gradient only where the pass is recorded: a zero, whose graph has all
+    It saves nothing, so any number of backward passes may reach it. Steps add to the sums of the
+    pass. They pass it a gradient only where the pass is recorded: a zero whose graph contains all
     that the sums depend on.
     """
 
@@ -154,7 +152,7 @@ class _Parameters(torch.autograd.Function):
         ended = ctx.layer.passes.pop(current_backward_pass(), None)
         if ended is None:
             return (None,) * len(ctx.needs_input_grad)
-        # Autograd copies a gradient that has another owner.
+        # Autograd copies a gradient that has another reference.
         sums, ended.sums = ended.sums, _NO_SUMS
         with torch.no_grad():
             found = ctx.layer.compute_gradients(sums)
@@ -166,8 +164,8 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 
 class _Step(torch.autograd.Function):
-    """A layer, its inputs (B, I), its state in any form and its parameters -> spikes (B, N) and the
-    state after the step."""
+    """A layer, its inputs (B, I), a state and its parameters -> spikes (B, N) and the state after
+    the step. The leaves of the state may have any shape."""
 
     @staticmethod
     def forward(
@@ -192,22 +190,22 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> _Gradients:
         if any(one is not None and is_batched(one) for one in g):
-            raise RuntimeError("lsnn_ext: expected gradients of one result, got a batch of them, "
-                               "which spikes do not have; call the backward pass for each")
+            raise RuntimeError("lsnn_ext: expected the gradient of one result, got a batch of "
+                               "gradients; call the backward pass for each")
         saved = ctx.saved_tensors
         with torch.no_grad():
-            found = _adjoint(ctx.layer, ctx.needs_input_grad[2:7], saved, g)
+            found = _compute_adjoint(ctx.layer, ctx.needs_input_grad[2:7], saved, g)
         parameters = ctx.layer.parameters
         to_parameters = torch.zeros_like(parameters) if torch.is_grad_enabled() else None
         return None, *forbid_second_derivative((*found, to_parameters), (*g, *saved, parameters))
 
 
-def _adjoint(
+def _compute_adjoint(
     layer: RecordedLayer, needed: Sequence[bool], saved: Sequence[Tensor | None], g: _Gradients,
 ) -> _Gradients:
-    """Gradients of x, where w_in is saved, and of the state, those that are needed.
+    """The needed gradients of x, where w_in is saved, and of the state.
 
-    Those of the parameters are added to the sums of this backward pass.
+    Gradients of the parameters are added to the sums of this backward pass.
     """
     v, a, i, r, z, y, bits, x, w_in = saved
     assert y is not None and bits is not None and x is not None
@@ -215,10 +213,10 @@ def _adjoint(
     g_v, g_a, g_i, g_r, g_z = (None if leaf is None or not need else torch.empty_like(leaf)
                                for leaf, need in zip(before, needed, strict=True))
     current = torch.empty_like(y)
-    dense = [None if one is None else _dense(one) for one in g]
+    dense = [None if one is None else _make_dense(one) for one in g]
     del dense[4]  # of r, which has none
-    want = layer.want if sums.coefficients is not None else 0
-    layer.adjoint(y.shape[0], want, _addresses(before), y.data_ptr(), bits.data_ptr(),
+    gradient_bits = layer.gradient_bits if sums.coefficients is not None else 0
+    layer.adjoint(y.shape[0], gradient_bits, _addresses(before), y.data_ptr(), bits.data_ptr(),
                   _addresses(dense), _addresses((current, g_v, g_a, g_i, g_z)),
                   _addresses((sums.w_rec, sums.bias, sums.coefficients)))
     if sums.w_in is not None:
@@ -227,13 +225,13 @@ def _adjoint(
     return g_x, g_v, g_a, g_i, None, g_z
 
 
-def _dense(g: Tensor) -> Tensor | None:
-    """Numbers one after the other, as their addresses say."""
+def _make_dense(g: Tensor) -> Tensor | None:
+    """A contiguous tensor whose memory holds its numbers."""
     return materialize((g if g.layout is torch.strided else g.to_dense()).contiguous())
 
 
 def record_step(layer: RecordedLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """One step of a layer whose is_current() holds: inputs (B, I), a state of ordinary tensors in
-    any form -> spikes (B, N) and the state of this form."""
+    """One step of a layer for which is_current() holds: inputs (B, I), a state of plain tensors ->
+    spikes (B, N), and a state with the same shapes."""
     spikes, *after = _Step.apply(layer, x, *state, layer.parameters)
     return spikes, State(*after)

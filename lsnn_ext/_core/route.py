@@ -1,4 +1,4 @@
-"""Which code computes a call of functional.layer: chosen here, once."""
+"""Which code computes a call of functional.layer, chosen once."""
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,29 +13,28 @@ ProjectionKind = Literal["fused", "events", "product", "torch"]
 class Route(NamedTuple):
     """How functional.layer computes a call.
 
-    Every route computes the same; spikes are equal where the sums of the projection are exact, as
-    events and products of matrices add in orders of their own.
+    All routes compute the same. Spikes are equal where the sums of the projection are exact, since
+    events and matrix products sum in different orders.
 
     The projection of the inputs:
 
     ``fused``    inside the operator of the recurrence, event by event: neither the current (T, B,
                  N) nor its gradient is ever written. On the CPU, for inputs that are mostly zero
                  and for spikes as bits
-    ``events``   in front of it, by an operator that adds rows of w_in for what is not zero. For the
+    ``events``   in front of it, an operator that adds the rows of w_in of nonzero inputs. For the
                  same inputs as fused, where w_rec or bias has another dtype; on CUDA for spikes as
                  bits in float32, from compute capability 8.0 on
-    ``product``  in front of it, a product of matrices in reused memory. On the CPU, for dense
-                 inputs
+    ``product``  in front of it, a matrix product in reused memory. On the CPU, for dense inputs
     ``torch``    in front of it, torch.nn.functional.linear: short calls, other devices, autocast,
-                 torch.compile, subclasses of tensors; and all other bits, as numbers
+                 torch.compile, tensor subclasses; and all other bits, unpacked
 
-    The readout is fused too where its decay is a number, on CUDA where its weights fit and all
-    sequences have T steps; or it stands behind as an operator of its own and reads the spikes as
-    numbers. Spikes are returned as bits by the operator, or packed from numbers.
+    The readout is fused too where its decay is a number, on CUDA only where its weights fit and all
+    sequences have T steps. Otherwise it is a separate operator that reads the spikes as numbers.
+    Spikes are returned as bits by the operator, or packed from numbers.
 
-    Short calls of a module without gradients on the CPU take none of these: a prepared layer
-    computes them, which modules/inference.py decides before it comes to this. Without the compiled
-    part the reference computes all.
+    Short calls of a module on the CPU without gradients take none of these routes:
+    modules/inference.py selects a prepared layer before. Without the compiled part the reference
+    computes all.
     """
 
     projection: ProjectionKind
@@ -52,7 +51,7 @@ def choose_route(
     spikes: bool | Literal["bits"], keeps_order: bool, smooth: bool, has_no_lengths: bool = True,
     decay_is_tensor: bool = False,
 ) -> Route:
-    """others: w_rec and bias; keeps_order: the batch goes into the operator as it is."""
+    """others: w_rec and bias; keeps_order: the batch is not sorted for the operator."""
     projection: ProjectionKind
     like = x.carrier if isinstance(x, PackedSpikes) else x
     alike = all(other is None or other.dtype == like.dtype for other in others)
@@ -84,8 +83,8 @@ def choose_projection(x: Tensor, w_in: Tensor) -> Literal["events", "product", "
 
 def choose_linear(x: Tensor | PackedSpikes,
                   weight: Tensor) -> Literal["events", "product", "torch"]:
-    """The same of functional.linear, which may be a readout: x is larger than the product then, and
-    so is its gradient."""
+    """The same for functional.linear, which may be a readout, whose input and its gradient are
+    larger than the product."""
     if isinstance(x, PackedSpikes):
         takes = (_ops.can_use_cpu_operators(x.carrier, weight)
                  or _ops.can_multiply_bits(x.carrier, weight))
@@ -97,8 +96,8 @@ def choose_linear(x: Tensor | PackedSpikes,
 
 
 def pack_sparse_input(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
-    """Inputs (T, B, I) of a layer of this dtype as bits, where they are so many that this pays and
-    mostly 0, else 1; x may be bool or uint8. None for others."""
+    """Inputs (T, B, I) of a layer of this dtype as bits; None unless they are 0 and 1, mostly 0,
+    and large enough for bits to be faster. x may be bool or uint8."""
     carrier = x.new_zeros((), dtype=dtype).expand(x.shape)
     if (x.dim() != 3 or not _ops.can_use_cpu_operators(carrier, carrier)
             or not _ops.is_mostly_zero(x)):
@@ -108,6 +107,6 @@ def pack_sparse_input(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
 
 
 def is_packing_faster(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:
-    """Whether spikes of a layer with inputs x and weights w_in (N, I) should go to the next layer
-    as bits."""
+    """Whether a layer with inputs x and weights w_in (N, I) should pass its spikes as bits to the
+    next layer."""
     return _ops.is_memory_reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)

@@ -1,5 +1,5 @@
-"""The coefficients of a call, a row for each: what they are made of, stacked for the operators, and
-the gradient of the stack handed back."""
+"""The coefficients of a call as rows: collected, stacked for the operators, and the gradient of the
+stack split again."""
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -10,12 +10,11 @@ from ..models import COEFFICIENTS
 from .coefficients import Coefficient, Decay
 from .torch_internals import is_mode_active, is_transforming, requires_gradient
 
-# A coefficient, as number, sign, place and dt: the number where the sign is 0; else the tensor at
-# this place among those of Rows, or its decay exp(-dt / tensor) where dt is not 0; with sign -1 the
-# number less that.
+# A coefficient as number, sign, place and dt. Sign 0: the number. Sign 1: the tensor at this place
+# of Rows.tensors, or its decay exp(-dt / tensor) where dt is not 0. Sign -1: the number minus that.
 Row: TypeAlias = tuple[float, int, int, float]
 _TENSORS = (Tensor, Decay)
-# What is known of one of the tensors without its numbers.
+# Shape, dtype and device of one of the tensors.
 Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
 
 
@@ -23,18 +22,17 @@ class Rows(NamedTuple):
     """All COEFFICIENTS."""
 
     each: tuple[Row, ...]
-    # (), (1,) or (N,), each of them once; those that a row takes the decay of want no gradient
+    # (), (1,) or (N,), without duplicates; those whose decay a row takes require no gradient
     tensors: tuple[Tensor, ...]
-    # Their stacks, once they are made: of rows that are used again while their numbers last, in
-    # which nothing learns.
+    # A cache of their stacks, for rows that are reused while their numbers last and do not learn.
     stacks: dict[tuple[int, torch.dtype, torch.device], Tensor] | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Coefficient | Decay], complements: Mapping[str, str]) -> "Rows":
-        """Of COEFFICIENTS by name; complements: names of those that are one less another, a tensor
-        or a Decay."""
+        """The rows of COEFFICIENTS by name; complements: names of those that are one minus another,
+        which is a tensor or a Decay."""
         tensors: list[Tensor] = []
-        values: list[Tensor | Decay] = []  # as which they were given
+        values: list[Tensor | Decay] = []  # in the form of the caller
         dts: list[float] = []
 
         def row(name: str) -> Row:
@@ -57,7 +55,7 @@ class Rows(NamedTuple):
         return cls(each, tuple(tensors))
 
     def gradient_bits(self) -> int:
-        """The bits of those whose gradient is asked for."""
+        """The bits of the rows that require a gradient."""
         learns = [requires_gradient(tensor) for tensor in self.tensors]
         if True not in learns:
             return 0
@@ -65,15 +63,15 @@ class Rows(NamedTuple):
                    if sign and learns[place])
 
     def zero_bits(self) -> int:
-        """The bits of those that are the number 0."""
+        """The bits of the rows that are the number 0."""
         return sum(1 << k for k, (number, sign, _, _) in enumerate(self.each)
                    if not sign and number == 0)
 
 
 def stack_rows(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """All coefficients as one tensor (11, N), differentiable."""
-    kept = is_plain_eager(device)
-    if rows.stacks is not None and kept:
+    is_cached = is_plain_eager(device)
+    if rows.stacks is not None and is_cached:
         key = N, dtype, device
         if key not in rows.stacks:
             with torch.inference_mode(False), torch.no_grad():
@@ -86,7 +84,7 @@ def stack_rows(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> 
     def values(row: Row) -> Tensor:
         number, sign, place, _ = row
         if not sign:
-            return make_number(device, number, dtype, kept).expand(N)
+            return make_number(device, number, dtype, is_cached).expand(N)
         value = tensors[place] if sign > 0 else number - tensors[place]
         if value.dtype != dtype or value.device != device:
             value = value.to(device, dtype)
@@ -96,7 +94,7 @@ def stack_rows(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> 
 
 
 def can_kernels_stack(rows: Rows, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the CUDA kernels may make the stack, of the tensors as they are."""
+    """Whether the CUDA kernels may stack the tensors themselves."""
     return is_plain_eager(device) and all(
         type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and one.dtype == dtype
         and one.device == device for one in rows.tensors)
@@ -104,7 +102,7 @@ def can_kernels_stack(rows: Rows, dtype: torch.dtype, device: torch.device) -> b
 
 def split_gradient(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
                    needed: Sequence[bool]) -> list[Tensor | None]:
-    """The gradients of those tensors of Rows that are needed, given that of the stack."""
+    """The gradients of the needed tensors of Rows, from the gradient g of the stack."""
     found: list[Tensor | None] = [None] * len(forms)
     for k, (_, sign, place, _) in enumerate(each):
         if not sign or not needed[place]:
@@ -112,7 +110,7 @@ def split_gradient(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
         shape, before, row = forms[place][0], found[place], g[k]
         part = row if shape == row.shape else row.sum().view(shape)
         if before is None:
-            assert sign > 0  # the row of what is one less a tensor comes after the tensor's own
+            assert sign > 0  # the row of one minus a tensor comes after the row of the tensor
             found[place] = part
         else:
             found[place] = before + part if sign > 0 else before - part
@@ -124,28 +122,28 @@ _numbers: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 
 
 def is_plain_eager(device: torch.device) -> bool:
-    """Whether a tensor that was made outside of this call may be used in it, and one be made by a
-    kernel of ours: compilers, transforms and modes know nothing of them."""
+    """Whether a call may use cached tensors and kernels that are no operators: no compiler, tracer,
+    transform or mode is active."""
     return not (torch.compiler.is_compiling() or device.type == "meta" or is_mode_active()
                 or is_transforming() or torch.jit.is_tracing())
 
 
-def make_number(device: torch.device, value: float, dtype: torch.dtype, may_keep: bool) -> Tensor:
-    """A number as a tensor of one element: made once for each value and kept, so that a call has
-    not to fill a row for each coefficient. Nobody else has it, so it never changes.
+def make_number(device: torch.device, value: float, dtype: torch.dtype, is_cached: bool) -> Tensor:
+    """A number as a tensor of one element, which is cached and never written to: filling a row for
+    each coefficient would take a kernel each.
 
-    Where the copy of a kept one would not do it is filled on the device: a graph that is captured
-    knows no copy from the host, and some nothing from outside (may_keep False).
+    It is filled on the device instead while a CUDA graph is captured, which records no copy from
+    the host, and where no tensor from outside may be used (is_cached False).
     """
     key = value, dtype, device
-    kept = _numbers.get(key) if may_keep else None
-    if kept is not None:
-        return kept
-    if not may_keep or device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    found = _numbers.get(key) if is_cached else None
+    if found is not None:
+        return found
+    if not is_cached or device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return torch.full((1,), value, dtype=dtype, device=device)
     if len(_numbers) >= 1024:  # values that change from call to call
         _numbers.clear()
-    # Copied from the host, which waits for it: every stream finds it there.
+    # The host waits for this copy, so it is complete on every stream.
     with torch.inference_mode(False):
         _numbers[key] = made = torch.tensor([value], dtype=dtype).to(device)
     return made

@@ -1,4 +1,4 @@
-"""What is carried from step to step, and what is recorded at each."""
+"""The state that is carried from step to step, and the traces of every step."""
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -6,19 +6,19 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """What is carried from one step to the next; two calls that pass it on equal one call.
+    """The state of neurons between two steps; two calls that pass it on equal one call.
 
-    The shapes are those of functional.alif; of the modules each leaf has the layers in front.
+    The shapes are those of functional.alif. Modules have an axis of layers in front.
     """
 
     v: Tensor  # (B, N) membrane
     a: Tensor  # (B, N) adaptation
     i: Tensor  # (B, N) synaptic current
-    r: Tensor  # (B, N) steps without a spike to come: whole numbers in the dtype of v, no gradient
+    r: Tensor  # (B, N) refractory steps left: whole numbers in the dtype of v, no gradient
     z: Tensor  # (D, B, N) past spikes, newest first; D = 1 + the largest extra delay
 
     def detach(self) -> "State":
-        """The same numbers without their graph, as truncated BPTT needs between two chunks."""
+        """The state without its graph, as truncated BPTT needs between two chunks."""
         return State(*(leaf.detach() for leaf in self))
 
     def to(self, *args: Any, **kwargs: Any) -> "State":
@@ -26,32 +26,31 @@ class State(NamedTuple):
         return State(*(leaf.to(*args, **kwargs) for leaf in self))
 
     def reset(self, mask: Tensor) -> "State":
-        """Zeros for the sequences of a batch where the mask (B,) of bools is True, as where an
-        episode has ended; the others, and their gradients, as they are."""
+        """Zeros for the sequences where the bool mask (B,) is True, such as ended episodes; the
+        others keep their numbers and gradients."""
         return State(*(reset_sequences(leaf, mask) for leaf in self))
 
 
-_OF_A_CALL = "pass None for the first call, and then the state that the call before has returned"
+_HINT = "pass None to the first call, and to others the state that the previous call returned"
 
 
 def count_past_steps(delays: Sequence[int]) -> int:
-    """D: so many past steps of spikes a state holds; delays: distinct, ascending."""
+    """D, the past steps of spikes that a state holds; delays: distinct, ascending."""
     return 1 + delays[-1] if delays else 1
 
 
 def describe_kind(state: Any) -> str:
-    """The kind of what was given as a state, and a hint, for the end of a message."""
+    """The type of an invalid state, with a hint, for the end of a message."""
     kind = type(state).__name__
     if kind == "LSNNState":
-        return f"{kind}; its part for the neurons alone is state.neurons"
+        return f"{kind}; the state of its neurons is state.neurons"
     if type(state) is tuple and len(state) == 2 and all(isinstance(s, Tensor) for s in state):
-        return (f"{kind} of two tensors, as (h, c) of nn.LSTM, which has no counterpart; "
-                f"{_OF_A_CALL}")
-    return f"{kind}; {_OF_A_CALL}"
+        return f"{kind} of two tensors, like (h, c) of nn.LSTM, which has no counterpart; {_HINT}"
+    return f"{kind}; {_HINT}"
 
 
 def iterate_leaves(state: Any) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of what should be a State. Raises TypeError for anything else."""
+    """The names and tensors of a State. Raises TypeError for anything else."""
     if not isinstance(state, tuple) or len(state) != len(State._fields):
         raise TypeError(f"state: expected a State of {len(State._fields)} tensors "
                         f"{State._fields}, got {describe_kind(state)}")
@@ -62,16 +61,16 @@ def iterate_leaves(state: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def reset_sequences(leaf: Tensor, mask: Tensor) -> Tensor:
-    """The leaf (..., B, N) of a state with zeros where the mask (B,) or () is True. Raises
-    TypeError or ValueError naming mask."""
+    """A leaf (..., B, N) of a state with zeros where the mask (B,) or () is True. Raises TypeError
+    or ValueError naming mask."""
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
-        given = getattr(mask, "dtype", type(mask).__name__)
-        raise TypeError(f"mask: expected a tensor (B,) of bools, True where a sequence begins "
-                        f"anew, got {given}")
-    if mask.dim() == 0:  # for all, or for the only one of a state without a batch
+        kind = getattr(mask, "dtype", type(mask).__name__)
+        raise TypeError(f"mask: expected a bool tensor (B,), True where a sequence starts anew, "
+                        f"got {kind}")
+    if mask.dim() == 0:  # for all sequences, or for a state without a batch
         return leaf.masked_fill(mask.bool(), 0.0)
     if mask.shape != leaf.shape[-2:-1]:
-        raise ValueError(f"mask: expected shape {tuple(leaf.shape[-2:-1])}, one for each sequence, "
+        raise ValueError(f"mask: expected shape {tuple(leaf.shape[-2:-1])}, one value a sequence, "
                          f"got {tuple(mask.shape)}")
     return leaf.masked_fill(mask.bool().unsqueeze(-1), 0.0)
 

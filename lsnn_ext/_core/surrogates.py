@@ -1,5 +1,5 @@
-"""The surrogates psi(m) of equation (7) in plain torch, and the ends that surrogate_cutoff of
-functional.alif gives to those that have none."""
+"""The surrogates psi(m) of equation (7) in plain torch, and the cutoffs of surrogate_cutoff of
+functional.alif."""
 import functools
 import math
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..models import check_surrogate
 
-# A share of the height; with a larger one it would be another surrogate.
+# A share of the height. A larger one would be another surrogate.
 LARGEST_CUTOFF = 0.01
 
 
 class Surrogate(NamedTuple):
-    """A surrogate: dz/dm := dampening * psi(m); integral is its antiderivative, rising from 0 (or
-    1/2)."""
+    """A surrogate: dz/dm := dampening * psi(m). Its antiderivative, integral, rises from 0 or
+    1/2."""
 
     psi: Callable[[Tensor], Tensor]
     integral: Callable[[Tensor], Tensor]
@@ -48,8 +48,8 @@ SURROGATES: dict[str, Surrogate] = {
     "exponential": Surrogate(lambda m: torch.exp(-m.abs()),
                              lambda m: 1 - torch.sign(m) * torch.expm1(-m.abs())),
     "gaussian": Surrogate(_density, _cumulative),
-    # A tall bell of width 1 less two low ones of width 6 at -1 and 1 (Yin et al.); the .15 of their
-    # areas is .025 * 6.
+    # A bell of width 1 minus two low ones of width 6 at -1 and 1 (Yin et al.), each of area
+    # 0.15 = 0.025 * 6.
     "multi_gaussian": Surrogate(
         lambda m: 1.15 * _density(m) - 0.025 * (_density((m - 1) / 6) + _density((m + 1) / 6)),
         lambda m: 1.15 * _cumulative(m) - 0.15 * (_cumulative((m - 1) / 6)
@@ -59,15 +59,14 @@ SURROGATES: dict[str, Surrogate] = {
 
 
 def find_surrogate(name: str) -> Surrogate:
-    """The pseudo-derivative with this name."""
+    """The surrogate of this name. Raises ValueError if it is unknown."""
     check_surrogate(name)
     return SURROGATES[name]
 
 
 def find_cutoff(surrogate: str, share: float, smooth: bool) -> float:
-    """The |m| from which on psi of this surrogate counts as 0; the largest number where the share
-    of its height is 0, as AOTInductor reads no infinity. Raises TypeError or ValueError naming
-    surrogate_cutoff."""
+    """The |m| beyond which psi counts as 0; the largest float where the share of its height is 0,
+    since AOTInductor reads no infinity. Raises TypeError or ValueError naming surrogate_cutoff."""
     if isinstance(share, bool) or not isinstance(share, int | float):
         raise TypeError(f"surrogate_cutoff: expected a number, got {type(share).__name__}")
     if not 0 <= share <= LARGEST_CUTOFF:
@@ -76,11 +75,11 @@ def find_cutoff(surrogate: str, share: float, smooth: bool) -> float:
     if share == 0:
         return 1.7976931348623157e308  # a literal: torch.compile makes a variable of any other
     if SURROGATES[surrogate].has_bounded_support:
-        raise ValueError(f"surrogate_cutoff: expected 0 with surrogate {surrogate!r}, which has an "
-                         f"end of its own, got {share}")
+        raise ValueError(f"surrogate_cutoff: expected 0 with surrogate {surrogate!r}, which has "
+                         f"bounded support, got {share}")
     if smooth:
-        raise ValueError(f"surrogate_cutoff: expected 0 with smooth=True, whose gradient is that "
-                         f"of what it computes, got {share}")
+        raise ValueError(f"surrogate_cutoff: expected 0 with smooth=True, whose gradient is "
+                         f"exact, got {share}")
     return _find_end(surrogate, share)
 
 
@@ -91,8 +90,11 @@ def _find_end(surrogate: str, share: float) -> float:
 
 @functools.lru_cache
 def _search_end(surrogate: str, share: float) -> float:
-    """The |m| beyond which |psi| is smaller than this share of its height, looked for from the
-    outside: further in it may be small once more, as between hill and valley of multi_gaussian."""
+    """The |m| beyond which |psi| is smaller than this share of its height.
+
+    The search starts from large |m|: psi may also be small further in, as where multi_gaussian
+    changes its sign.
+    """
     psi = SURROGATES[surrogate].psi
 
     def is_small(m: float) -> bool:

@@ -1,8 +1,7 @@
-"""What torch 2.11 to 2.13 have no public name for, all in one place, each with what it is needed
-for.
+"""All private interfaces of torch that this package uses, of torch 2.11 to 2.13.
 
-python_tests/operators/test_torch_internals.py calls each of them, and names the version of torch
-that has dropped one.
+python_tests/operators/test_torch_internals.py calls each of them, and names the torch version that
+dropped one.
 """
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
@@ -21,25 +21,27 @@ __all__ = [
     "is_graph_freed", "is_legacy_batched", "is_mode_active", "is_reached", "is_transforming",
     "is_zero_tensor", "keep_during_pass", "keys_after_autograd", "keys_of_memory",
     "leave_graph_of_transforms", "list_hooks", "list_state_hooks", "make_savable", "mark_constant",
-    "requires_gradient", "tree_map", "without_modes", "without_saved_tensor_hooks",
+    "requires_gradient", "tree_leaves", "tree_map", "without_modes", "without_saved_tensor_hooks",
 ]
 
 
 def is_transforming() -> bool:
-    """Whether torch.func.grad, vmap or another transform runs: they always record the backward
-    pass."""
+    """Whether a transform of torch.func is active, such as grad or vmap. They always record the
+    backward pass."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _transforms() -> int:
-    """How many transforms of torch.func run, also while torch.compile traces."""
+    """The number of active transforms of torch.func, also while torch.compile traces."""
     return len(torch._C._functorch.get_interpreter_stack() or [])
 
 
 def mark_constant(function: Callable[..., Any]) -> None:
-    """Has torch.compile call it while it traces, and take the result for a constant: what
-    torch.compiler.assume_constant_result does, which would also load the compiler, ten times what
-    importing lsnn_ext takes without."""
+    """Makes torch.compile call a function while tracing and treat its result as a constant.
+
+    torch.compiler.assume_constant_result does the same, but loads the compiler, which takes ten
+    times as long as importing lsnn_ext.
+    """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -47,20 +49,20 @@ mark_constant(_transforms)
 
 
 def leave_graph_of_transforms() -> None:
-    """Inside a transform of torch.func torch.compile runs what follows uncompiled, or raises with
-    fullgraph=True: a graph would drop gradients that torch.vmap hides, and second derivatives."""
+    """Breaks the graph of torch.compile inside a transform of torch.func; with fullgraph=True this
+    raises. A graph would drop second derivatives, and gradients that torch.vmap hides."""
     if _transforms():
         torch._dynamo.graph_break()
 
 
 def is_forward_mode() -> bool:
-    """Whether forward-mode differentiation runs: it needs the autograd function, which says that
-    there is none."""
+    """Whether forward-mode differentiation is active. Then the autograd function must run, which
+    raises the error that it is not supported."""
     return torch.autograd.forward_ad._current_level >= 0
 
 
 def _levels(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor, and what the transforms of torch.func have wrapped in it, outermost first."""
+    """The tensor, and those that the transforms of torch.func have wrapped, outermost first."""
     functorch = torch._C._functorch
     yield tensor
     while functorch.is_functorch_wrapped_tensor(tensor):
@@ -69,8 +71,8 @@ def _levels(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def is_batched(tensor: Tensor) -> bool:
-    """Whether torch.vmap maps over it, at any level, or autograd over batches of gradients: its
-    numbers cannot be looked at."""
+    """Whether torch.vmap maps over it, at any level, or autograd maps over batches of gradients.
+    Then its numbers cannot be read."""
     functorch = torch._C._functorch
     if not functorch.is_functorch_wrapped_tensor(tensor):
         return bool(functorch.is_legacy_batchedtensor(tensor))
@@ -79,61 +81,59 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def is_legacy_batched(tensor: Tensor) -> bool:
-    """Whether autograd maps over it (is_grads_batched=True), where operators have no batching
+    """Whether autograd maps over it (is_grads_batched=True), for which operators have no batching
     rules."""
     return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
 def requires_gradient(tensor: Tensor) -> bool:
-    """Whether it requires a gradient, also outside of a torch.vmap, which hides that."""
+    """Whether it requires a gradient, also outside of a torch.vmap, which hides requires_grad."""
     if tensor.requires_grad or torch.compiler.is_compiling():
         return tensor.requires_grad
     return is_transforming() and any(level.requires_grad for level in _levels(tensor))
 
 
 def is_mode_active(functions: bool = True) -> bool:
-    """Whether a dispatch mode sees the operators, or a function mode the functions: nothing may be
-    kept from it."""
+    """Whether a dispatch mode or, with functions=True, a function mode is active. No call may
+    bypass it."""
     return bool(torch._C._len_torch_dispatch_stack() or functions
                 and torch._C._len_torch_function_stack())
 
 
 def without_modes() -> AbstractContextManager[Any]:
-    """No dispatch mode sees what is called inside, such as those that torch.export traces with."""
+    """Disables dispatch modes, such as those of torch.export."""
     return _disable_current_modes()
 
 
 def below_autograd() -> AbstractContextManager[Any]:
-    """Operators are called past their autograd kernels, which cost time in a short call that nobody
-    records."""
+    """Skips the autograd kernels of operators, whose overhead matters in short calls that are not
+    recorded."""
     return torch._C._AutoDispatchBelowAutograd()
 
 
 def current_backward_pass() -> int:
-    """The number of the backward pass that runs on this thread, which no other one has or had;
-    negative where none runs."""
+    """The unique number of the backward pass on this thread; negative if there is none."""
     number: int = torch._C._current_graph_task_id()
     return number
 
 
-def keep_during_pass(kept: object) -> None:
-    """Keeps an object alive until the backward pass that runs on this thread ends, also with an
-    exception: the pass owns its callbacks, although it calls them only after a success."""
-    def owner(_: object = kept) -> None:
+def keep_during_pass(value: object) -> None:
+    """Keeps an object alive until the backward pass on this thread ends, also with an exception:
+    the pass owns its callbacks, although it calls them only after a success."""
+    def owner(_: object = value) -> None:
         pass
 
     torch.autograd.Variable._execution_engine.queue_callback(owner)
 
 
 def is_reached(node: torch.autograd.graph.Node) -> bool:
-    """Whether the backward pass that runs comes to a node: not all do, where inputs are named."""
+    """Whether the current backward pass reaches a node; it may not where inputs are named."""
     return torch._C._will_engine_execute_node(node)
 
 
 def is_graph_freed(tensor: Tensor, through: int = 8) -> bool:
-    """Whether a backward pass has freed what the tensor was computed of, so that no other one can
-    come to it; looks through so many nodes, views and stacks, at the first one that was written in
-    Python."""
+    """Whether a backward pass has freed the graph of the tensor, so another one would fail. It
+    examines the first node written in Python, behind at most `through` views and stacks."""
     node: Any = tensor.grad_fn
     for _ in range(through):
         if node is None:
@@ -149,67 +149,66 @@ def is_graph_freed(tensor: Tensor, through: int = 8) -> bool:
 
 
 def keys_after_autograd(keys: Any) -> Any:
-    """The dispatch keys behind autograd, for an autograd kernel that calls its operator again."""
+    """The dispatch keys behind autograd, with which an autograd kernel redispatches."""
     return keys & torch._C._after_autograd_keyset
 
 
 def keys_of_memory(keys: Any) -> Any:
-    """The dispatch keys of a call whose tensors are what their memory says now."""
+    """The dispatch keys without Negative and ZeroTensor, once the tensors are materialized."""
     key = torch._C.DispatchKey
     return keys.remove(key.Negative).remove(key.ZeroTensor)
 
 
 def is_zero_tensor(tensor: Tensor) -> bool:
-    """Whether it is zeros without memory, as forward-mode differentiation makes them."""
+    """Whether it is zeros without memory, which forward-mode differentiation makes."""
     return tensor._is_zerotensor()
 
 
 def assert_on_device(condition: Tensor, message: str) -> None:
-    """Raises, where the tensor lies and when it is there, if the condition is false: the host does
-    not wait."""
+    """Raises on the device of the condition if it is false, without synchronization."""
     torch._assert_async(condition, message)
 
 
 def make_savable(kind: type) -> None:
-    """Lets torch.save, with weights_only=True at loading, and torch.export.save take a named tuple
-    of tensors; export has a public way for dataclasses only."""
+    """Registers a named tuple of tensors for torch.load with weights_only=True and for
+    torch.export.save, which has a public interface for dataclasses only."""
     torch.serialization.add_safe_globals([kind])
     torch.utils._pytree._register_namedtuple(
         kind, serialized_type_name=f"lsnn_ext.{kind.__name__}")
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module runs hooks, its own or those of all modules."""
+    """Whether a call of the module runs hooks, of this module or of all modules."""
     return has_registered_hooks(module) or bool(_has_any_global_hook())
 
 
 def has_registered_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module runs hooks that were registered with it."""
+    """Whether hooks that a call runs are registered with this module."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks)
 
 
 def list_hooks(tensor: Tensor) -> list[Callable[..., Any]]:
-    """What Tensor.register_hook was given, for a copy of the tensor, which has none."""
+    """The hooks of Tensor.register_hook, which a copy of the tensor lacks."""
     return list((tensor._backward_hooks or {}).values())
 
 
 def list_state_hooks(module: nn.Module) -> list[Callable[..., Any]]:
-    """What runs as a state dict is made or loaded, of this module without its parts."""
+    """The state dict hooks of this module without its parts."""
     return [getattr(hook, "hook", hook) for hooks in (
         module._state_dict_pre_hooks, module._state_dict_hooks, module._load_state_dict_pre_hooks,
         module._load_state_dict_post_hooks) for hook in hooks.values()]
 
 
 def is_compiled_module(module: nn.Module) -> bool:
-    """Whether Module.compile() stands in place of the module's forward."""
+    """Whether Module.compile() was called, which replaces forward."""
     impl: Callable[..., Any] | None = module._compiled_call_impl
     return impl is not None
 
 
 def has_plain_call(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a call of the module is the forward of kind and nothing else, so that nobody misses
-    the call."""
+    """Whether a call of the module runs the forward of kind and nothing else, so it may be
+    skipped."""
     return (
         type(module).forward is kind.forward and "forward" not in module.__dict__
         and type(module).__call__ is nn.Module.__call__ and not is_compiled_module(module)
@@ -218,10 +217,10 @@ def has_plain_call(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def without_saved_tensor_hooks() -> AbstractContextManager[Any]:
-    """Graphs that are built here save their tensors as they are, whatever hooks are active around
-    them, such as those of torch.utils.checkpoint."""
+    """Disables saved tensor hooks, such as those of torch.utils.checkpoint, for graphs built
+    inside."""
     autograd: Any = torch._C._autograd
     if (not autograd._saved_tensors_hooks_is_enabled()
             or autograd._top_saved_tensors_default_hooks(True) is None):
-        return nullcontext()  # tensors that pass hooks are not checked for changes in place
+        return nullcontext()  # hooks would disable the check for changes in place
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)

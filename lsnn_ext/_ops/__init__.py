@@ -1,5 +1,6 @@
-"""The compiled operators: loading (load), shapes without data (fake), gradients (autograd), linear
-maps (linear), the readout alone (readout); and what tests and benchmarks force (options)."""
+"""The compiled operators: loading and use_reference (load), shapes (fake), gradients (autograd),
+linear maps (linear), the readout (readout), and options that tests and benchmarks force
+(options)."""
 from collections.abc import Callable
 from typing import Any
 
@@ -68,14 +69,14 @@ _DIFFERENTIATED: dict[str, Callable[..., Any]] = {
 
 
 def _autograd_kernel(name: str) -> Callable[..., Any]:
-    """The autograd kernel of a raw operator: an error where a gradient would be lost without a
-    word."""
+    """Returns the autograd kernel of a raw operator: an error where a gradient would be silently
+    lost."""
     op = getattr(torch.ops.lsnn, name).default
     lists = {k for k, argument in enumerate(op._schema.arguments)
              if str(argument.type) == "List[int]"}
 
     def kernel(keys: Any, *args: Any) -> Any:
-        # a package of AOTInductor hands on None for a list without elements
+        # an AOTInductor package passes None for an empty list
         args = tuple([] if arg is None and k in lists else arg for k, arg in enumerate(args))
         if torch.is_grad_enabled() and any(tensor.requires_grad
                                            for tensor in fake.find_tensors(args)):
@@ -83,10 +84,10 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
             if out is not None:
                 return out
             raise RuntimeError(
-                f"torch.ops.lsnn.{name} has no gradient of its own: expected tensors that do not "
-                "require grad, got some that do. In an exported program: run it under "
-                "torch.no_grad(), or export it with gradients on. In code: call the functions of "
-                "lsnn_ext.functional, which are differentiable"
+                f"torch.ops.lsnn.{name}: expected tensors that do not require grad, since the "
+                "operator has no gradient, got some that do. In an exported program: run it under "
+                "torch.no_grad(), or export it with gradients enabled. In code: call the functions "
+                "of lsnn_ext.functional, which are differentiable"
             )
         return op.redispatch(keys_after_autograd(keys), *args)
 
@@ -94,8 +95,8 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
 
 
 def _kernel_of_memory(name: str) -> Callable[..., Any]:
-    """The kernel of a raw operator for tensors that are not what their memory says, lazily negated
-    or zeros without memory: torch's own leaves out those in lists with None."""
+    """Returns the kernel of a raw operator for lazily negated tensors and zeros without memory,
+    which torch's fallback ignores in lists with None."""
     op = getattr(torch.ops.lsnn, name).default
 
     def kernel(keys: Any, *args: Any) -> Any:

@@ -1,9 +1,9 @@
 """The recurrence under autograd: one operator forward, one backward.
 
-torch.ops.lsnn.alif_forward and alif_backward know nothing of autograd; ``recurrence_in_order`` ties
-them together. Tensors that require a gradient are refused by the operators, which would return
-none, silently; alif_forward takes them where it saves what the backward pass needs, since
-torch.export leaves the bare operator in its programs.
+torch.ops.lsnn.alif_forward and alif_backward have no gradient; ``run_recurrence`` connects them.
+The operators refuse tensors that require grad, whose gradient would be silently lost. alif_forward
+accepts them where it saves what the backward pass needs, since torch.export leaves the raw operator
+in its programs.
 """
 import functools
 from collections.abc import Callable, Sequence
@@ -30,12 +30,11 @@ from .load import _C, Constants, has_bit, has_cpu_kernels, make_mask
 
 
 class Tensors(NamedTuple):
-    """The tensors of a call; all but x may be None. Those of the coefficients come beside them, as
-    Rows."""
+    """The tensors of a call without its coefficients, which are Rows. All but x may be None."""
 
-    # (T, B, N) the current, or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
+    # (T, B, N) the current, or (T, B, I) the inputs of w_in; a carrier where x_bits are set
     x: Any
-    v: Any  # (B, N) the state before the first step, r and z below; all five None: zeros
+    v: Any  # (B, N) the state before the first step, v to z; all five None: zeros
     a: Any
     i: Any
     r: Any
@@ -47,8 +46,8 @@ class Tensors(NamedTuple):
     x_bits: Any = None  # (T, B, ceil(I / 32))
     w_out: Any = None  # (O, N) of the readout
     p: Any = None  # (B, O) its state; None: zeros
-    b_out: Any = None  # (O,) added to it, on a GPU
-    lengths: Any = None  # (B,) steps of each item, descending, on the CPU; None: all
+    b_out: Any = None  # (O,) added to the readout, on a GPU
+    lengths: Any = None  # (B,) steps of each sequence, descending, on the CPU; None: all T
 
     @property
     def neurons(self) -> int:
@@ -59,9 +58,9 @@ class Tensors(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a call returns; shape (0,) where it was not asked for."""
+    """The results of a call; shape (0,) where not requested."""
 
-    spikes: Tensor  # (T, B, N) or, where they are asked for as bits, their carrier
+    spikes: Tensor  # (T, B, N), or their carrier where bits are requested
     v: Tensor  # (B, N) the state after the last step
     a: Tensor
     i: Tensor
@@ -81,7 +80,7 @@ class Outputs(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What of a call is no tensor."""
+    """The arguments of a call that are not tensors."""
 
     delays: tuple[int, ...]  # distinct, ascending
     constants: Any  # Constants
@@ -90,14 +89,14 @@ class Settings(NamedTuple):
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func runs, or a compiler: they always record the backward
+    """Whether a transform of torch.func or a compiler is active, which always record the backward
     pass."""
     return torch.compiler.is_compiling() or is_transforming()
 
 
 @functools.cache
 def _drop_setup_context(kind: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """The same function without a setup_context, which only transforms and compilers need."""
+    """Returns the same function without setup_context, which only transforms and compilers need."""
 
     def forward(ctx: Any, *args: Any) -> Any:
         output = kind.forward(*args)
@@ -110,14 +109,14 @@ def _drop_setup_context(kind: type[torch.autograd.Function]) -> type[torch.autog
 
 
 def apply_function(kind: type[torch.autograd.Function], *args: Any) -> Any:
-    """kind.apply; where it can, without what torch does at each call for a setup_context: it asks
-    for the signature of forward and binds the arguments, which a small layer would notice."""
+    """kind.apply, where possible without setup_context, for which torch binds the signature of
+    forward at each call: a noticeable overhead for a small layer."""
     return (kind if is_transformed() else _drop_setup_context(kind)).apply(*args)
 
 
 def call_operator(op: Callable[..., Any], *args: Any) -> Any:
-    """Calls an operator where nobody records: past its autograd kernel in Python (ours, of
-    __init__.py), which refuses gradients and takes time in a short call."""
+    """Calls an operator whose call is not recorded. It skips our autograd kernel in Python
+    (__init__.py), whose overhead matters in short calls."""
     if is_transformed():
         return op(*args)
     with below_autograd():
@@ -125,8 +124,7 @@ def call_operator(op: Callable[..., Any], *args: Any) -> Any:
 
 
 def call_interruptible(op: Callable[..., Any], *args: Any) -> Any:
-    """The same; what a signal handler raised meanwhile (KeyboardInterrupt) takes the place of its
-    error."""
+    """The same; an exception of a signal handler, such as KeyboardInterrupt, replaces its error."""
     if torch.compiler.is_compiling():
         return op(*args)
     try:
@@ -139,10 +137,10 @@ def call_interruptible(op: Callable[..., Any], *args: Any) -> Any:
 
 
 def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple[Any, ...]:
-    """From the state on, the arguments that both operators have."""
+    """The arguments that both operators share, from the state on."""
     state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
     recurrence = [t.w_rec, t.delay]
-    # bits of a part of a batch are not contiguous
+    # the bits of a slice of a batch are not contiguous
     projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
     readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
     return (
@@ -151,12 +149,11 @@ def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple
 
 
 def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
-    """alif_forward; the spikes that it returns as bits have a tensor for their gradients in place
-    of the numbers."""
+    """Calls alif_forward. For spikes as bits a carrier of their gradient replaces the numbers."""
     N = t.neurons
     lists = list(settings.constants), list(settings.numbers), list(settings.options)
     coefficients: Tensor | None = None
-    made: list[Tensor] = []  # the coefficients too, where the kernels make them
+    made: list[Tensor] = []  # the coefficients, unless the kernels make and return them
     if not has_cpu_kernels(t.x) and can_kernels_stack(rows, t.x.dtype, t.x.device):
         sources: tuple[Any, ...] = (list(rows.tensors),
                                     [number for row in rows.each for number in row])
@@ -171,7 +168,7 @@ def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
 
 
 def make_link(x: Tensor) -> Tensor | None:
-    """Nothing of x, but of its graph: what a second derivative is noticed by, where x itself is not
+    """An empty tensor in the graph of x, by which a second derivative is noticed where x is not
     saved."""
     if torch.compiler.is_compiling() or not requires_gradient(x):
         return None
@@ -179,31 +176,31 @@ def make_link(x: Tensor) -> Tensor | None:
 
 
 def refuse_batch_of_gradients(g: Sequence[Tensor | None]) -> None:
-    """Raises RuntimeError for what is_grads_batched=True hands to a backward pass."""
+    """Raises RuntimeError for a batch of gradients, of is_grads_batched=True."""
     if not torch.compiler.is_compiling() and any(
             one is not None and is_legacy_batched(one) for one in g):
-        raise RuntimeError("lsnn_ext: expected gradients of one result, got a batch of them "
-                           "(is_grads_batched=True); call the backward pass for each, or "
+        raise RuntimeError("lsnn_ext: expected the gradient of one result, got a batch of "
+                           "gradients (is_grads_batched=True); call the backward pass for each, or "
                            "torch.func.vmap over torch.func.vjp")
 
 
 class _Alif(torch.autograd.Function):
-    """Settings and the rows of the coefficients as tuples, what is kept of the rows, and a link,
-    then Tensors and those of the rows -> Outputs, differentiable."""
+    """Settings and the rows as tuples, the stacks of the rows, a link, Tensors and the tensors of
+    the rows -> Outputs, differentiable."""
 
     @staticmethod
     def forward(
         delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
-        options: tuple[int, ...], each: tuple[Row, ...], kept: Any, link: Tensor | None,
+        options: tuple[int, ...], each: tuple[Row, ...], stacks: Any, link: Tensor | None,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         settings = Settings(delays, Constants(*constants), numbers, options)
-        return tuple(_forward(*_parted(each, tensors, kept), settings))
+        return tuple(_forward(*_split(each, tensors, stacks), settings))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         delays, constants, numbers, options, each, _, link, *tensors = inputs
-        (t, rows), out = _parted(each, tensors), Outputs(*output)
+        (t, rows), out = _split(each, tensors), Outputs(*output)
         ctx.settings = Settings(delays, Constants(*constants), numbers, options)
         ctx.each = each
         ctx.forms = [(one.shape, one.dtype, one.device) for one in rows.tensors]
@@ -211,9 +208,9 @@ class _Alif(torch.autograd.Function):
         ctx.mark_non_differentiable(out.r, *saved)
         ctx.set_materialize_grads(False)
         if t.w_in is None and not ctx.settings.constants.checkpoint:
-            t = t._replace(x=None)  # it is not read again
-        # Only second derivatives are noticed by them, so they may change in place until then.
-        # Transforms see nothing but what is saved.
+            t = t._replace(x=None)  # the backward pass does not read it
+        # Only second derivatives need them, so they may be changed in place and are not saved.
+        # Transforms see only what is saved.
         ctx.learned = () if is_transformed() else tuple(
             one for one in rows.tensors if one.requires_grad)
         depend = rows.tensors if is_transforming() else ()
@@ -221,14 +218,13 @@ class _Alif(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        """One call for each element, differentiable as that call is: weights of their own take
-        products of their own."""
+        """One differentiable call for each element: different weights need different products."""
         return loop_over_batch(_Alif.apply)(info, in_dims, *args)
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_batch_of_gradients(g)
-        saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint computes them at each read
         with torch.no_grad():
             found = _Alif.gradients(ctx, saved, Outputs(*g))  # type: ignore[arg-type]
         gradients = forbid_second_derivative(found, (*g, *saved, *ctx.learned))
@@ -236,23 +232,24 @@ class _Alif(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> tuple[Tensor | None, ...]:
-        """Of the tensors and those of the rows, given those of the outputs."""
+        """The gradients of the tensors and of the tensors of the rows, from those of the outputs."""
         n = 1 + len(Tensors._fields)
         t, (y, bits, smooth_z, carry, coefficients) = Tensors(*saved[1:n]), saved[n : n + 5]
         settings, of_inputs = ctx.settings, ctx.needs_input_grad[len(Settings._fields) + 3 :]
         needed, of_rows = Tensors(*of_inputs[: n - 1]), of_inputs[n - 1 :]
         outputs = settings.constants.outputs
-        # A compiled graph makes zeros of shape (0,) for what was not asked for.
+        # A compiled graph passes zeros of shape (0,) for what was not requested.
         has_spikes = has_bit("outputs", outputs, "spikes") or has_bit("outputs", outputs, "bits")
         has_traces = has_bit("outputs", outputs, "traces")
-        wanted = make_mask("gradients", (name for name in _C.gradients if getattr(needed, name)))
+        required = make_mask("gradients", (name for name in _C.gradients
+                                           if getattr(needed, name)))
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
         g_state = [g.v, g.a, g.i, g.z]
         g_readout = [] if t.w_out is None else [g.p, g.p_last]
         x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p, b_out) = call_interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             g_traces, g_state, g_readout, t.x, *_lists(t, coefficients, settings),
-            [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=wanted)),
+            [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=required)),
             list(settings.numbers), list(settings.options), t.lengths,
         )
         if settings.constants.existing and needed.w_rec and not has_cpu_kernels(carry):
@@ -262,20 +259,20 @@ class _Alif(torch.autograd.Function):
         learned: Sequence[Tensor | None] = [None] * len(of_rows)
         if settings.constants.coefficient_gradients:
             learned = split_gradient(stack, ctx.each, ctx.forms, of_rows)
-        wanted_ones = (value if need else None for value, need in zip(found, needed, strict=True))
-        return *wanted_ones, *learned
+        gradients = (value if need else None for value, need in zip(found, needed, strict=True))
+        return *gradients, *learned
 
 
-def _parted(each: tuple[Row, ...], tensors: Sequence[Any],
-            kept: Any = None) -> tuple[Tensors, Rows]:
-    """What _Alif is given."""
+def _split(each: tuple[Row, ...], tensors: Sequence[Any],
+           stacks: Any = None) -> tuple[Tensors, Rows]:
+    """The tensors and the rows of the arguments of _Alif."""
     n = len(Tensors._fields)
-    return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]), kept)
+    return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]), stacks)
 
 
 def count_bf16_parts() -> int:
-    """How many bfloat16 numbers may stand for a factor of a product, by torch's own switch for its
-    matrix products in float32; 0: it is not rounded."""
+    """The number of bfloat16 parts of a factor of a product that
+    torch.set_float32_matmul_precision allows; 0: factors are not rounded."""
     if torch.compiler.is_compiling():
         return 0
     return {"medium": 1, "high": 2}.get(torch.get_float32_matmul_precision(), 0)
@@ -290,16 +287,15 @@ def _record(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
 
 
 def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
-    """The operator, under autograd where somebody wants a gradient; the outputs asked for are those
-    of settings.
+    """The operator, under autograd if a gradient is required; settings have the requested outputs.
 
-    bits of the outputs are there also where only `saved` is asked for.
+    Outputs.bits are also returned where only `saved` is requested.
     """
     if torch.compiler.is_compiling() and torch.is_grad_enabled():
         leave_graph_of_transforms()
     forward_mode = not torch.compiler.is_compiling() and is_forward_mode()
     if t.v is None and torch.compiler.is_exporting():
-        # AOTInductor makes None of a list without elements.
+        # AOTInductor turns an empty list into None.
         shape = t.x.shape[1], t.neurons
         t = t._replace(z=t.x.new_zeros(count_past_steps(settings.delays), *shape),
                        **{name: t.x.new_zeros(shape) for name in ("v", "a", "i", "r")})
@@ -318,51 +314,51 @@ def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
         return _forward(t, rows, settings._replace(constants=constants))
 
 
-def call_differentiable(given: Any) -> tuple[Any, ...] | None:
-    """alif_forward with gradients, as exported programs call it; None unless `saved` is asked for
-    and `bits` is not, and for neurons that are no models."""
-    named = Constants(*given.constants)
-    if given.neuron or not has_bit("outputs", named.outputs, "saved") or has_bit(
+def call_differentiable(args: Any) -> tuple[Any, ...] | None:
+    """alif_forward with gradients, as exported programs call it; None for neurons that are no
+    models, and unless `saved` is requested and `bits` is not."""
+    named = Constants(*args.constants)
+    if args.neuron or not has_bit("outputs", named.outputs, "saved") or has_bit(
             "outputs", named.outputs, "bits"):
         return None
-    every = (1 << len(COEFFICIENTS)) - 1 if given.coefficients.requires_grad else 0
+    every = (1 << len(COEFFICIENTS)) - 1 if args.coefficients.requires_grad else 0
     named = named._replace(coefficient_gradients=every, bf16_parts=count_bf16_parts())
-    w_rec, delay = (*given.recurrence, None, None)[:2]
-    w_in, bias, x_bits = (*given.projection, None, None, None)[:3]
-    w_out, p, b_out = (*given.readout, None, None, None)[:3]
-    v, a, i, r, z = given.state or [None] * 5
-    t = Tensors(given.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, b_out,
-                given.lengths)
+    w_rec, delay = (*args.recurrence, None, None)[:2]
+    w_in, bias, x_bits = (*args.projection, None, None, None)[:3]
+    w_out, p, b_out = (*args.readout, None, None, None)[:3]
+    v, a, i, r, z = args.state or [None] * 5
+    t = Tensors(args.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, b_out,
+                args.lengths)
     rows = Rows(tuple((0.0, 1, k, 0.0) for k in range(len(COEFFICIENTS))),
-                given.coefficients.unbind())
-    out = _record(t, rows, Settings(given.delays, named, given.numbers,
-                                    tuple(given.options)))
+                args.coefficients.unbind())
+    out = _record(t, rows, Settings(args.delays, named, args.numbers,
+                                    tuple(args.options)))
     state = [out.v, out.a, out.i, out.r, out.z]
     traces = [out.trace_v, out.trace_a, out.threshold]
     saved = [out.y, out.bits, out.smooth_z, out.carry]
     return out.spikes, state, traces, [out.p, out.p_last], saved
 
 
-# The axis of the batch in what the operator takes and returns.
+# The axis of the batch in the arguments and results of the operator.
 _BATCH_IN = {"x": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "x_bits": 1, "p": 0}
 _BATCH_OUT = {"spikes": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "trace_v": 1, "trace_a": 1,
               "threshold": 1, "p": 1, "p_last": 0}
 
 
 def run_recurrence(t: Tensors, rows: Rows, settings: Settings, lengths: Lengths | None) -> Outputs:
-    """The operator: of sequences that end early, in the order of the caller."""
+    """The operator; sequences and results are in the order of the caller."""
     if lengths is None:
         return _run_in_order(t, rows, settings)
     t = t._replace(lengths=lengths.descending)
     if lengths.order is None:
         return _run_in_order(t, rows, settings)
-    given = {name: getattr(t, name) for name in _BATCH_IN}
+    inputs = {name: getattr(t, name) for name in _BATCH_IN}
     out = _run_in_order(t._replace(**{
         name: None if value is None else lengths.sort(value, _BATCH_IN[name])
-        for name, value in given.items()
+        for name, value in inputs.items()
     }), rows, settings)
     found = {name: getattr(out, name) for name in _BATCH_OUT}
-    return out._replace(**{  # what was not asked for has the shape (0,)
+    return out._replace(**{  # what was not requested has shape (0,)
         name: lengths.restore(value, _BATCH_OUT[name]) if value.dim() > 1 else value
         for name, value in found.items()
     })

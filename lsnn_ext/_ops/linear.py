@@ -1,5 +1,4 @@
-"""A linear map of a whole sequence: in reused memory, and by events where its input is mostly zero,
-as spikes are."""
+"""A linear map of a whole sequence: in reused memory, and event by event for sparse input."""
 import math
 from typing import Any
 
@@ -12,37 +11,41 @@ from .._core.torch_internals import is_forward_mode, requires_gradient
 from .autograd import apply_function, call_operator
 from .load import has_cpu_kernels
 
-# Measured, on spikes at 3 %: with fewer outputs torch's product is as fast as adding rows for what
-# is not zero.
+# Measured on spikes at 3 %: with fewer outputs torch's product is as fast as adding the rows of
+# nonzero inputs.
 SCARCE_OUTPUTS = 8
-# Up to which adding the weight rows of a readout beats torch's product, in the way back to x.
+# Up to which adding the weight rows of a readout is faster than torch's product for the gradient
+# of x.
 FEW_OUTPUTS = 16
-# numbers of a product, and of the gradient of x, from which on fresh memory costs more than reused
+# elements of a product, and of the gradient of x, from which on reused memory is faster
 _MANY, _MANY_BACK = 1 << 18, 1 << 20
-# numbers of inputs from which on bits are made of spikes: measured, no gain at 150,000 numbers, a
-# thirtieth of a training step at 4 million
+# elements of inputs from which on spikes are packed; measured: no gain at 150,000 elements, 1/30 of
+# a training step at 4 million
 _MANY_SPIKES = 1 << 19
-_SAMPLE = 1 << 12, 32  # numbers and rows at least that are looked at for zeros
+_SAMPLE = 1 << 12, 32  # elements and rows at least in which zeros are counted
 
 
 def _buffer(like: Tensor, rows: int, columns: int, least: int) -> Tensor | None:
-    """A matrix in reused memory of the CPU, or None where it is small."""
+    """A matrix in reused CPU memory; None for a small one or on another device."""
     if rows * columns < least or not like.is_cpu:
         return None
     return torch.ops.lsnn.buffer(like, rows, columns)
 
 
 class _Linear(torch.autograd.Function):
-    """x (..., I), weight (N,I), bias (N) or None -> x weight^T + bias in reused memory; events:
-    most of x is zero; bits: x is the carrier of spikes (T, B, ceil(I / 32)), or None."""
+    """x (..., I), weight (N, I), bias (N,) or None -> x weight^T + bias in reused memory.
+
+    events: whether x is mostly zero; bits: (T, B, ceil(I / 32)) if x is the carrier of spikes, or
+    None.
+    """
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, events: bool,
                 bits: Tensor | None) -> Tensor:
-        rows, shape = _in_rows(x), (*x.shape[:-1], weight.shape[0])
+        rows, shape = _flatten_rows(x), (*x.shape[:-1], weight.shape[0])
         if events:
             return call_operator(torch.ops.lsnn.linear_events, rows, weight, bias,
-                                 _bits_in_rows(bits)).view(shape)
+                                 _flatten_bits(bits)).view(shape)
         out = _buffer(x, rows.shape[0], weight.shape[0], _MANY)
         if bias is None:
             return torch.mm(rows, weight.t(), out=out).view(shape)
@@ -61,42 +64,42 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bits = ctx.saved_tensors
         want_x, want_weight, want_bias, *_ = ctx.needs_input_grad
-        # the backward pass is recorded, for second derivatives: by torch's own products
+        # a recorded backward pass, for second derivatives, uses torch's products
         if torch.is_grad_enabled():
             x = x if bits is None else PackedSpikes(bits, x).numbers()
-            g, x_rows = _in_rows(g), _in_rows(x)
+            g, x_rows = _flatten_rows(g), _flatten_rows(x)
             g_x = (g @ weight).view(x.shape) if want_x else None
             return g_x, g.t() @ x_rows if want_weight else None, g.sum(
                 0) if want_bias else None, None, None
-        # a GPU is not waited for to find that out
+        # not on a GPU, where this would synchronize
         steps = x.shape[0] if has_cpu_kernels(x) and _is_constant_in_time(g) else 1
         each = g[:1] if steps > 1 else g
         g_x = _input_gradient(each, weight).expand(x.shape) if want_x else None
-        rows = _in_rows(each)
+        rows = _flatten_rows(each)
         g_weight = g_bias = None
         if want_weight and ctx.events:
             g_weight, g_bias = call_operator(torch.ops.lsnn.linear_events_backward, rows,
-                                             _in_rows(x), _bits_in_rows(bits), want_bias)
+                                             _flatten_rows(x), _flatten_bits(bits), want_bias)
         elif want_weight:
             x = x.sum(0) if steps > 1 else x
-            g_weight = torch.mm(rows.t(), _in_rows(x))
+            g_weight = torch.mm(rows.t(), _flatten_rows(x))
         if want_bias and not (want_weight and ctx.events):
             g_bias = rows.sum(0) * steps
         return g_x, g_weight, g_bias if want_bias else None, None, None
 
 
-def _in_rows(x: Tensor) -> Tensor:
+def _flatten_rows(x: Tensor) -> Tensor:
     """x (..., I) as (rows, I)."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _bits_in_rows(bits: Tensor | None) -> Tensor | None:
-    """Bits (T, B, W) as the operators take them."""
-    return None if bits is None else _in_rows(bits).contiguous()[None]
+def _flatten_bits(bits: Tensor | None) -> Tensor | None:
+    """Bits (T, B, W) as (1, T B, W) for the operators."""
+    return None if bits is None else _flatten_rows(bits).contiguous()[None]
 
 
 def _is_constant_in_time(g: Tensor) -> bool:
-    """Whether a gradient (T, ..., N) is the same at each step, as that of a mean over time is."""
+    """Whether a gradient (T, ..., N) is the same at each step, like that of a mean over time."""
     if g.dim() < 3 or g.shape[0] < 2 or not g.numel():
         return False
     return g.stride(0) == 0 or torch.equal(g[0], g[1]) and torch.equal(g, g[:1].expand_as(g))
@@ -104,17 +107,17 @@ def _is_constant_in_time(g: Tensor) -> bool:
 
 def _input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     """g weight (..., I) of a gradient g (..., N)."""
-    rows, shape = _in_rows(g), (*g.shape[:-1], weight.shape[1])
-    many = rows.shape[0] * weight.shape[1] >= _MANY_BACK
-    if g.is_cpu and many and weight.shape[0] <= FEW_OUTPUTS:
+    rows, shape = _flatten_rows(g), (*g.shape[:-1], weight.shape[1])
+    is_large = rows.shape[0] * weight.shape[1] >= _MANY_BACK
+    if g.is_cpu and is_large and weight.shape[0] <= FEW_OUTPUTS:
         return call_operator(torch.ops.lsnn.linear_events, rows, weight.t(), None).view(shape)
     out = _buffer(g, rows.shape[0], weight.shape[1], _MANY_BACK)
     return torch.mm(rows, weight, out=out).view(shape)
 
 
 def is_mostly_zero(x: Tensor) -> bool:
-    """Whether adding rows for what is not zero beats a dense product, judged by a sample of the
-    rows (..., I)."""
+    """Whether adding the rows of nonzero inputs is faster than a dense product, estimated on a
+    sample of the rows of x (..., I)."""
     with torch.no_grad():
         rows = x.reshape(-1, x.shape[-1])
         numbers, least = _SAMPLE
@@ -123,8 +126,8 @@ def is_mostly_zero(x: Tensor) -> bool:
 
 
 def pack_inputs(x: Tensor) -> Tensor | None:
-    """Bits (T, B, ceil(I / 32)) of inputs (T, B, I) that are many, 0 or 1, and that nobody
-    differentiates: so both directions read a thirty-second of them. None for others."""
+    """Bits (T, B, ceil(I / 32)) of inputs (T, B, I), so both passes read 1/32 of the memory. None
+    unless the inputs are large, 0 and 1, and require no gradient."""
     if x.numel() < _MANY_SPIKES or not x.is_contiguous():
         return None
     if requires_gradient(x) or is_forward_mode():  # bits have no tangent
@@ -135,8 +138,8 @@ def pack_inputs(x: Tensor) -> Tensor | None:
 
 def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None,
            projection: str) -> Tensor:
-    """F.linear of a whole sequence (..., I); projection: torch, or in reused memory: events,
-    product. Spikes as bits are events or, for torch, made numbers."""
+    """F.linear of a whole sequence (..., I); projection: "torch", or in reused memory "events" or
+    "product". For "torch" bits are unpacked."""
     if projection == "torch":
         numbers = x.numbers() if isinstance(x, PackedSpikes) else x
         return torch.nn.functional.linear(numbers, weight, bias)

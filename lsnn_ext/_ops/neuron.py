@@ -22,7 +22,7 @@ from .options import forced_options
 
 
 class NeuronCall(NamedTuple):
-    """What of a call is no tensor."""
+    """The arguments of a call that are not tensors."""
 
     key: int
     delays: tuple[int, ...]  # distinct, ascending
@@ -31,14 +31,16 @@ class NeuronCall(NamedTuple):
 
 
 class NeuronTensors(NamedTuple):
-    """The tensors of a call; all but x and rows may be None. Beside them come the S states (B, N)
-    before the first step, or none for zeros, and the coefficients of the caller, None for
-    numbers."""
+    """The tensors of a call; all but x and rows may be None.
 
-    x: Any  # (T, B, K N), or (T, B, I) the inputs of w_in; only a carrier where there are x_bits
+    Separate arguments are the S states (B, N) before the first step, none for zeros, and the
+    coefficients of the caller, None for numbers.
+    """
+
+    x: Any  # (T, B, K N), or (T, B, I) the inputs of w_in; a carrier where x_bits are set
     w_rec: Any  # (N, N) or (K, N, N), with S in front for each of S delays
     z: Any  # (D, B, N)
-    rows: Any  # (C, N) what the kernels read of the coefficients; has no gradient of its own
+    rows: Any  # (C, N) the coefficients as the kernels read them, without a gradient
     delay: Any  # of each synapse, as a matrix of w_rec
     lengths: Any  # (B,) descending, on the CPU
     link: Any = None  # see autograd.make_link
@@ -48,12 +50,12 @@ class NeuronTensors(NamedTuple):
 
 
 class NeuronOutputs(NamedTuple):
-    """What a call returns."""
+    """The results of a call."""
 
     spikes: Tensor  # (T, B, N)
     states: tuple[Tensor, ...]  # (B, N) after the last step
     z: Tensor  # (D, B, N)
-    traces: tuple[Tensor, ...]  # (T, B, N), of shape (0,) where they were not asked for
+    traces: tuple[Tensor, ...]  # (T, B, N), of shape (0,) where not requested
 
 
 _FIELDS = len(NeuronCall._fields), len(NeuronTensors._fields)
@@ -61,7 +63,7 @@ _FIELDS = len(NeuronCall._fields), len(NeuronTensors._fields)
 
 def make_constants(outputs: Sequence[str], *, checkpoint: int, coefficient_gradients: int,
                    autapses: bool, is_existing: bool) -> tuple[int, ...]:
-    """Constants of a call; those of models are 0."""
+    """The Constants of a call; those that only models use are 0."""
     return tuple(Constants(
         dynamics=0, surrogate=0, refractory=0, smooth=0, checkpoint=checkpoint,
         outputs=make_mask("outputs", outputs), gradients=0,
@@ -70,19 +72,19 @@ def make_constants(outputs: Sequence[str], *, checkpoint: int, coefficient_gradi
 
 
 def _numbers() -> list[float]:
-    """Those of models, of no effect."""
+    """The Numbers of a call, which only models use."""
     return list(Numbers(dampening=0.0, k_out=0.0, cutoff=math.inf))
 
 
 def _lists(t: NeuronTensors, states: Sequence[Tensor], call: NeuronCall) -> tuple[Any, ...]:
-    """From the state on, the arguments that both operators have."""
+    """The arguments that both operators share, from the state on."""
     state = [] if t.z is None else [*states, t.z]
     projection = [] if t.w_in is None else [t.w_in, t.bias, t.x_bits]
     return state, t.rows, [t.w_rec, t.delay], list(call.delays), projection, []
 
 
-def _split(sizes: NeuronSizes, t: NeuronTensors,
-           rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+def _split_rest(sizes: NeuronSizes, t: NeuronTensors,
+                rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     """States and coefficients."""
     S = 0 if t.z is None else sizes.states
     return rest[:S], rest[S:]
@@ -90,7 +92,7 @@ def _split(sizes: NeuronSizes, t: NeuronTensors,
 
 def _forward(call: NeuronCall, t: NeuronTensors, rest: Sequence[Any]) -> tuple[Tensor, ...]:
     """All results in one tuple: spikes, states, z, traces, saved."""
-    states, _ = _split(find_sizes(call.key), t, rest)
+    states, _ = _split_rest(find_sizes(call.key), t, rest)
     spikes, state, traces, _, saved = call_interruptible(
         torch.ops.lsnn.alif_forward, t.x, *_lists(t, states, call), list(call.constants),
         _numbers(), list(call.options), t.lengths, [], [], call.key)
@@ -102,13 +104,13 @@ class _Neuron(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        return _forward(*_parted(args))
+        return _forward(*_split(args))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        call, t, rest = _parted(inputs)
+        call, t, rest = _split(inputs)
         sizes = find_sizes(call.key)
-        states, coefficients = _split(sizes, t, rest)
+        states, coefficients = _split_rest(sizes, t, rest)
         saved = output[2 + 2 * sizes.states :]
         ctx.call, ctx.n_states = call, len(states)
         ctx.forms = [None if one is None else one.shape for one in coefficients]
@@ -116,37 +118,37 @@ class _Neuron(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         is_read = t.w_in is not None or Constants(*call.constants).checkpoint
         x = t.x if is_read else None
-        # only second derivatives are noticed by them
+        # only second derivatives need them
         ctx.learned = [one for one in coefficients if one is not None and one.requires_grad]
         ctx.save_for_backward(*t._replace(x=x), *states, *saved)
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_batch_of_gradients(g)
-        saved = ctx.saved_tensors  # once: torch.utils.checkpoint computes them when they are read
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint computes them at each read
         with torch.no_grad():
             found = _gradients(ctx, saved, g)
         gradients = forbid_second_derivative(found, (*g, *saved, *ctx.learned))
         return *(None for _ in NeuronCall._fields), *gradients
 
 
-def _parted(args: Sequence[Any]) -> tuple[NeuronCall, NeuronTensors, Sequence[Any]]:
+def _split(args: Sequence[Any]) -> tuple[NeuronCall, NeuronTensors, Sequence[Any]]:
     n, m = _FIELDS
     return NeuronCall(*args[:n]), NeuronTensors(*args[n : n + m]), args[n + m :]
 
 
 def _gradients(ctx: Any, saved: Sequence[Any],
                g: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Of NeuronTensors, states and coefficients, given those of the results."""
+    """The gradients of NeuronTensors, states and coefficients, from those of the results."""
     call, m = ctx.call, _FIELDS[1]
     t, n = NeuronTensors(*saved[:m]), m + ctx.n_states
     S = find_sizes(call.key).states
     needed = ctx.needs_input_grad[len(NeuronCall._fields) :]
     of_tensors = NeuronTensors(*needed[:m])
-    wanted = make_mask("gradients", [name for name in (
+    required = make_mask("gradients", [name for name in (
         "x", "w_rec", "z", "w_in", "bias") if getattr(of_tensors, name)])
-    constants = Constants(*call.constants)._replace(gradients=wanted)
-    # A compiled graph makes zeros of shape (0,) for what was not asked for.
+    constants = Constants(*call.constants)._replace(gradients=required)
+    # A compiled graph passes zeros of shape (0,) for what was not requested.
     g_traces = list(g[2 + S : 2 + 2 * S]) if has_bit("outputs", constants.outputs, "traces") else []
     x, w_rec, stack, state, projection, _ = call_interruptible(
         torch.ops.lsnn.alif_backward, g[0], g_traces, list(g[1 : 2 + S]), [], t.x,
@@ -164,10 +166,10 @@ def run_neuron(
     call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
     coefficients: Sequence[Tensor | None], lengths: Lengths | None,
 ) -> NeuronOutputs:
-    """The operator, under autograd where a gradient is wanted; sequences in the order of the
+    """The operator, under autograd if a gradient is required; sequences are in the order of the
     caller.
 
-    t.z None stands for a state of zeros, and states is empty then.
+    t.z None: a state of zeros, with empty states.
     """
     if lengths is not None:
         states = [lengths.sort(one, 0) for one in states]
@@ -175,7 +177,7 @@ def run_neuron(
                        lengths=lengths.descending)
     sizes = find_sizes(call.key)
     if t.z is None and torch.compiler.is_exporting():
-        # AOTInductor makes None of a list without elements.
+        # AOTInductor turns an empty list into None.
         shape = t.x.shape[1], t.rows.shape[1]
         t = t._replace(z=t.x.new_zeros(count_past_steps(call.delays), *shape))
         states = [t.x.new_zeros(shape) for _ in range(sizes.states)]
@@ -201,5 +203,5 @@ def run_neuron(
 
 
 def make_neuron_call(key: int, delays: tuple[int, ...], constants: tuple[int, ...]) -> NeuronCall:
-    """With what is forced of this process."""
+    """A call with the options that are forced now."""
     return NeuronCall(key, delays, constants, tuple(forced_options()))

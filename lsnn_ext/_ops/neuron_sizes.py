@@ -1,31 +1,30 @@
-"""The sizes of the neurons that kernels were registered for, by key: what shapes are computed
-of."""
+"""The sizes of neurons with registered kernels, by key; fake kernels compute shapes from them."""
 from typing import NamedTuple
 
 CHUNK = 16  # steps between two saved states, of csrc/alif.h
 
 
 class NeuronSizes(NamedTuple):
-    """How many of each a neuron has."""
+    """What a neuron has, in numbers."""
 
     states: int
     currents: int
     coefficients: int
     gradients: int  # coefficients of the caller
-    has_number_spikes: bool  # spikes are other numbers than 0 and 1
+    has_number_spikes: bool  # spikes may be other numbers than 0 and 1
 
 
 _sizes: dict[int, NeuronSizes] = {}
 
 
 def register_sizes(key: int, sizes: NeuronSizes) -> None:
-    """Before a call with this key."""
+    """Must run before a call with this key."""
     _sizes[key] = sizes
 
 
 def find_sizes(key: int) -> NeuronSizes:
-    """Raises RuntimeError for a key without kernels in this process, as of a graph that another
-    one has made."""
+    """The sizes of a neuron. Raises RuntimeError for a key without kernels in this process, such as
+    one in a graph of another process."""
     if key not in _sizes:
         raise RuntimeError(f"neuron: expected a key that is registered in this process, got {key}; "
                            f"call lsnn_ext.functional.recurrent with the neuron once")

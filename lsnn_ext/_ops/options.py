@@ -1,7 +1,4 @@
-"""What tests and benchmarks force, where otherwise the library chooses (csrc/options.h).
-
-Nothing that users need.
-"""
+"""Choices that tests and benchmarks force on the library (csrc/options.h). Users need none."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +8,7 @@ import torch
 
 from .load import _C, Options
 
-# The words of those options that have some; 0 is "automatic", of numbers too.
+# The names of the choices of an option; 0 is "automatic", also for options that are numbers.
 _WORDS: dict[str, tuple[str, ...]] = {}
 if _C is not None:
     _WORDS = {"product": _C.products, "design": _C.designs, "kernels": _C.kernels}
@@ -19,10 +16,10 @@ _forced: ContextVar[tuple[int, ...]] = ContextVar("lsnn_ext forced", default=())
 
 
 def forced_options() -> tuple[int, ...]:
-    """Those that a call brings along if it starts now; none: as the environment says.
+    """The options of a call that starts now; empty: those of the environment.
 
-    Compiled graphs bring none: torch.compile knows no context variables. Exported programs leave
-    all to the library, in zeros: AOTInductor makes None of a list without elements.
+    Compiled graphs have none, since torch.compile does not trace context variables. Exported
+    programs have zeros, which force nothing: AOTInductor turns an empty list into None.
     """
     if torch.compiler.is_exporting():
         return tuple(Options())
@@ -30,7 +27,7 @@ def forced_options() -> tuple[int, ...]:
 
 
 def _choose(**choices: str | int) -> Any:
-    given: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for name, choice in choices.items():
         if name not in Options._fields:
             raise TypeError(f"forced: expected some of {', '.join(Options._fields)}, got {name!r}")
@@ -39,16 +36,16 @@ def _choose(**choices: str | int) -> Any:
             if choice not in words:
                 raise ValueError(f"{name}: expected {' or '.join(words)}, got {choice!r}")
             choice = words.index(choice)
-        given[name] = choice
-    return Options(*(_forced.get() or _C.default_options()))._replace(**given)
+        numbers[name] = choice
+    return Options(*(_forced.get() or _C.default_options()))._replace(**numbers)
 
 
 @contextmanager
 def forced(**choices: str | int) -> Iterator[None]:
-    """Forces choices on calls that start inside, and on their backward passes wherever these run.
+    """Forces choices on calls that start inside, and on their backward passes.
 
-    What is not named stays as it is outside; "automatic" leaves it to the library, whatever the
-    environment says. Other threads do not see it, nor do compiled graphs.
+    Other options keep their values; "automatic" overrides the environment. Other threads and
+    compiled graphs are not affected.
 
     Example:
         >>> with forced(product="sparse", team_size=2):

@@ -1,8 +1,7 @@
-"""The readout alone: a leaky integrator, p_t = k p_{t-1} + (1 - k) x_t, differentiable to any
-order.
+"""The operator of the readout, p_t = k p_{t-1} + (1 - k) x_t, differentiable to any order.
 
-The map is linear in x and p. So its backward pass is another linear map, whose own backward pass is
-the first one again: each of the two calls the other.
+The map is linear in x and p. So its backward pass is another linear map, whose backward pass is the
+first map again: each of the two functions calls the other.
 """
 
 from typing import Any
@@ -27,7 +26,7 @@ class LeakyReadout(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, p, ctx.k = inputs
         ctx.from_zero, ctx.steps = p is None, x.shape[0]
-        ctx.set_materialize_grads(False)  # most losses know nothing of the last state
+        ctx.set_materialize_grads(False)  # most losses do not read the last state
 
     @staticmethod
     def backward(ctx: Any, g_p: Tensor | None, g_last: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -40,8 +39,8 @@ class LeakyReadout(torch.autograd.Function):
 
 
 class LeakyReadoutBackward(torch.autograd.Function):
-    """Gradients of both results, that of the last p or None, k -> those of x (T, B, O) and p (B,
-    O)."""
+    """The gradients of both results, the second may be None, and k -> those of x (T, B, O) and p
+    (B, O)."""
 
     generate_vmap_rule = True
 
@@ -61,11 +60,11 @@ class LeakyReadoutBackward(torch.autograd.Function):
 
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
-    """The operator, under autograd where somebody wants a gradient."""
-    wanted = torch.is_grad_enabled() and (requires_gradient(x)
+    """The operator, under autograd if a gradient is required."""
+    is_recorded = torch.is_grad_enabled() and (requires_gradient(x)
                                           or (p is not None and requires_gradient(p)))
-    # the bare operator would drop tangents
-    if wanted or not torch.compiler.is_compiling() and is_forward_mode():
+    # the raw operator would drop tangents
+    if is_recorded or not torch.compiler.is_compiling() and is_forward_mode():
         return apply_function(LeakyReadout, x, p, k)
     with torch.no_grad():
         return call_operator(torch.ops.lsnn.leaky_readout, x, p, k)

@@ -42,7 +42,7 @@ def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer
     if (
         prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers)
         and (not recorded or isinstance(prepared, RecordedLayer)
-             and prepared.projects(_projection(layer, suffix)))
+             and prepared.has_projection(_projection(layer, suffix)))
     ):
         return prepared
     projection = w_in, bias = _projection(layer, suffix)

@@ -191,8 +191,8 @@ def test_a_module_takes_and_returns_bits() -> None:
 def test_float64_is_said_to_become_numbers() -> None:
     x = _spikes(10, 2, 8).double()
     w_in, w_rec = _random(5, 8).double(), _random(5, 5).double()
-    with pytest.warns(UserWarning, match="x: inputs as bits in float64: known to the CPU kernels, "
-                                         "and in float32 to those of CUDA"):
+    with pytest.warns(UserWarning, match="x: expected CPU tensors, or float32 .* for inputs as "
+                                         "bits in float64, got CUDA tensors"):
         out = functional.layer(functional.pack_spikes(x), w_in, w_rec, **K)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once

@@ -51,8 +51,8 @@ def test_what_the_gpu_lacks_is_said_once() -> None:
     plain, nothing = _said()
     assert nothing == []
     out, said = _said(checkpoint_every=16)
-    assert len(said) == 1 and "this is said once" in said[0]
-    assert "checkpoint_every: a state every 16 steps: known to the CPU kernels alone" in said[0]
+    assert len(said) == 1 and "(shown once)" in said[0]
+    assert "checkpoint_every: expected CPU tensors for a state every 16 steps" in said[0]
     assert _said(checkpoint_every=16)[1] == []
     assert out.spikes is not None and plain.spikes is not None
     assert_same("spikes", out.spikes.detach(), plain.spikes.detach())

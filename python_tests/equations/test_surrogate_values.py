@@ -148,7 +148,7 @@ def test_cutoff_of_modules() -> None:
     ({"surrogate_cutoff": -1.0, "surrogate": "gaussian"}, "from 0 to 0.01, got -1.0"),
     ({"surrogate_cutoff": 0.02, "surrogate": "gaussian"}, "from 0 to 0.01, got 0.02"),
     ({"surrogate_cutoff": math.nan, "surrogate": "gaussian"}, "from 0 to 0.01, got nan"),
-    ({"surrogate_cutoff": 1e-8}, "expected 0 with surrogate 'triangle', which has an end"),
+    ({"surrogate_cutoff": 1e-8}, "expected 0 with surrogate 'triangle', which has bounded"),
     ({"surrogate_cutoff": 1e-8, "surrogate": "gaussian", "smooth": True},
      "expected 0 with smooth=True"),
 ])

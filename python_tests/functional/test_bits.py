@@ -233,11 +233,11 @@ def test_errors() -> None:
     w = {name: value.detach() for name, value in weights().items()}
     with pytest.raises(ValueError, match=r"spikes: expected shape \(T, B, N\), got \(3,\)"):
         pack_spikes(torch.zeros(3))
-    with pytest.raises(ValueError, match="spikes: expected 0 and 1 alone"):
+    with pytest.raises(ValueError, match="spikes: expected only 0 and 1"):
         pack_spikes(torch.full((1, 1, 3), 0.5))
     with pytest.raises(ValueError, match="spikes: expected True, False or 'bits', got 'words'"):
         layer(w["x"], w["in"], w["rec"], spikes="words", **NEURON)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="spikes: expected 0 and 1 alone"):
+    with pytest.raises(ValueError, match="spikes: expected only 0 and 1"):
         layer(w["x"], w["in"], w["rec"], spikes="bits", smooth=True, **NEURON)
     packed = pack_spikes(torch.zeros(T, B, N))
     short = PackedSpikes(packed.bits[..., :1], packed.carrier)

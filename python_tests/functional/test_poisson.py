@@ -1,4 +1,4 @@
-"""Random spikes as bits: chances are what they are said to be, to the last digit that counts."""
+"""Random spikes as bits: probabilities are exact."""
 import math
 from typing import Any
 
@@ -83,15 +83,16 @@ def test_the_generator_decides() -> None:
 
 
 @pytest.mark.parametrize(("rates", "hold", "said"), [
-    ([0.5], 1, "rates: expected a floating-point tensor, got list"),
+    ([0.5], 1, "rates: expected a floating point tensor, got list"),
     (torch.ones(1, 1, 1, dtype=torch.int64), 1, "rates: expected .*got torch.int64"),
     (torch.ones(2, 3), 1, r"rates: expected shape \(S, B, I\), got \(2, 3\)"),
-    (torch.full((1, 1, 1), 1.5), 1, "rates: expected chances from 0 to 1"),
-    (torch.full((1, 1, 1), -0.1), 1, "rates: expected chances from 0 to 1"),
-    (torch.full((1, 1, 1), float("nan")), 1, "rates: expected chances from 0 to 1"),
+    (torch.full((1, 1, 1), 1.5), 1, "rates: expected probabilities from 0 to 1"),
+    (torch.full((1, 1, 1), -0.1), 1, "rates: expected probabilities from 0 to 1"),
+    (torch.full((1, 1, 1), float("nan")), 1, "rates: expected probabilities from 0 to 1"),
     (torch.ones(1, 1, 1), 0, "hold: expected a whole number >= 1, got 0"),
     (torch.ones(1, 1, 1), 2.0, "hold: expected a whole number >= 1, got 2.0"),
-    (torch.ones(1, 1, 1, requires_grad=True), 1, "rates: expected rates that want no gradient"),
+    (torch.ones(1, 1, 1, requires_grad=True), 1,
+     "rates: expected a tensor that does not require grad"),
 ])
 def test_bad_arguments_are_named(rates: Any, hold: Any, said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):

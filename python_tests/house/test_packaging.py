@@ -239,7 +239,7 @@ def test_an_import_says_why_nothing_is_compiled(tree: Path, tmp_path: Path) -> N
     assert f"({sources} are not built; run make build in {tree})" in said(tree, site)
     assert "(it was not built when the package was installed)" in said(site)
     (site / "lsnn_ext" / MODULE).touch()
-    wanted = (f"(Python has imported {sources}, which are not built, in place of the installed "
+    wanted = (f"(Python has imported {sources}, which are not built, instead of the installed "
               f"package in {site / 'lsnn_ext'}; start Python outside of {tree}, or run make build "
               f"there)")
     assert wanted in said(tree, site)

@@ -332,5 +332,5 @@ def test_decays_that_are_refused(k: Any, error: type[Exception], words: str) -> 
     x, w_in, w_out = torch.zeros(T, B, N), torch.zeros(N, N), torch.zeros(O, N)
     with pytest.raises(error, match=words.replace("k:", "k_out:")):
         functional.layer(x, w_in, None, w_out=w_out, k_out=k, alpha=0.9, theta=0.3)
-    with pytest.raises(ValueError, match="k_out: expected w_out beside a tensor, got none"):
+    with pytest.raises(ValueError, match="k_out: expected a number without w_out, got a tensor"):
         functional.layer(x, w_in, None, k_out=torch.tensor(0.5), alpha=0.9, theta=0.3)

@@ -64,7 +64,7 @@ def test_state_of_an_lstm(kind: str) -> None:
     for method, x in (("forward", _x(T, B, I)), ("step", _x(B, I))):
         _answer(lambda method=method, x=x: getattr(KINDS[kind](), method)(x, (h, h)),  # type: ignore[misc]
                 "state", "got tuple of two tensors, as .h, c. of nn.LSTM", "State",
-                "pass None for the first call")
+                "pass None to the first call")
 
 
 # 4
@@ -142,7 +142,7 @@ def test_truncated_bptt_without_detach_of_a_function() -> None:
             RuntimeError)
     functional.alif(current, w, state=state.detach(), **neuron)[0].sum().backward()  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^state: expected a State .* as \(h, c\) of nn.LSTM, .*; "
-                                        r"pass None for the first call"):
+                                        r"pass None to the first call"):
         functional.alif(current, w, state=(current[0], current[0]), **neuron)  # type: ignore[arg-type]
 
 

@@ -221,5 +221,5 @@ def test_compiled_ensembles(inside: bool) -> None:
 def test_batches_of_gradients_are_refused() -> None:
     module, x = ALIF(5, 7), torch.randn(4, 2, 5, requires_grad=True)
     y = module(x)[0]
-    with pytest.raises(RuntimeError, match="got a batch of them"):
+    with pytest.raises(RuntimeError, match="got a batch of gradients"):
         torch.autograd.grad(y, x, torch.ones(3, *y.shape), is_grads_batched=True)

@@ -245,6 +245,7 @@ def test_assertions_on_a_device() -> None:
 def test_trees() -> None:
     doubled = internals.tree_map(lambda x: 2 * x, [torch.ones(1), (torch.ones(1),)])
     assert doubled[1][0].item() == 2, VERSION
+    assert internals.tree_leaves([1, (2, [3]), {"a": 4}]) == [1, 2, 3, 4], VERSION
 
 
 def test_hooks_and_calls() -> None:
