@@ -1,4 +1,4 @@
-"""Weights of the LSNN paper: with signs of Dale's law, balanced, or without, both sparse."""
+"""Initial weights of the LSNN paper: sparse, and with Dale's law also balanced."""
 import math
 
 import torch
@@ -14,16 +14,20 @@ __all__ = ["dale", "dale_", "signs", "sparse", "sparse_"]
 
 def signs(n: int, excitatory: float = 0.75, *, shuffle: bool = False,
           generator: torch.Generator | None = None) -> Tensor:
-    """Signs (n,) of neurons: -1 of the inhibitory ones, which come first, 1 of the excitatory ones.
+    """Returns signs (n,) of neurons: first -1 (inhibitory), then 1 (excitatory).
 
     Args:
-        n: how many neurons.
-        excitatory: their share; int(excitatory * n) + 1 are, as in the paper's code, n at most.
-        shuffle: in random order.
-        generator: of the CPU, for the order. Default torch's global one.
+        n: number of neurons.
+        excitatory: fraction of excitatory neurons; they are int(excitatory * n) + 1, as in the
+            paper's code, but at most n. Default 0.75.
+        shuffle: whether to shuffle the signs. Default False.
+        generator: of the CPU. Default: torch's global one.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or range.
     """
     check_whole_number("n", n, 1)
-    check_number("excitatory", excitatory, "a share from 0 to 1", 1.0)
+    check_number("excitatory", excitatory, "a fraction from 0 to 1", 1.0)
     found = torch.ones(n)
     found[: n - min(n, int(excitatory * n) + 1)] = -1.0
     return found[torch.randperm(n, generator=generator)] if shuffle else found
@@ -32,36 +36,35 @@ def signs(n: int, excitatory: float = 0.75, *, shuffle: bool = False,
 @torch.no_grad()
 def dale_(weight: Tensor, signs: Tensor, connectivity: float = 1.0, *, mask: Tensor | None = None,
           generator: torch.Generator | None = None) -> Tensor:
-    """Fills a weight (N, I), target first, with numbers of the signs (I,) of its sources.
+    """Fills a weight (N, I), targets first, with random numbers of the signs (I,) of its sources.
 
-    Magnitudes |N(0, 1)|; for each target the inhibitory ones are scaled so that its weights sum to
-    0; then all are divided by the spectral radius that a square matrix of such numbers has, that of
-    the weight itself where N = I. Last, a random share `connectivity` of them is kept, so the
-    radius that acts is about sqrt(connectivity). Without inhibitory sources, or without excitatory
-    ones, nothing is balanced.
+    Magnitudes are |N(0, 1)|. For each target the inhibitory ones are scaled so that its weights sum
+    to 0. Then all are divided by the spectral radius of a square matrix of such numbers, the weight
+    itself if N = I. Last, a random fraction `connectivity` is kept, so the effective radius is
+    about sqrt(connectivity). Without inhibitory or without excitatory sources nothing is balanced.
 
     Args:
-        weight: is written to.
+        weight: (N, I), written in place.
         signs: (I,) of 1 and -1.
-        connectivity: the share that is not 0, of the places that the mask allows.
-        mask: (N, I) bool, False where there is no synapse. Default: all are.
-        generator: of the CPU. Default torch's global one.
+        connectivity: fraction of the places allowed by mask that is not 0. Default 1.
+        mask: (N, I) bool, False where there is no synapse. Default: all True.
+        generator: of the CPU. Default: torch's global one.
 
     Returns:
         weight.
 
     Raises:
-        ValueError: other signs or shapes, or a connectivity that is no share.
+        TypeError, ValueError: other signs or shapes, or a connectivity out of range.
 
-    Source: the code of Bellec et al., NeurIPS 2018, which scales all inhibitory numbers once before
-    it balances each target, and takes columns of one square matrix several times for more targets
-    than sources.
+    Source: the code of Bellec et al., NeurIPS 2018. There all inhibitory numbers are scaled once
+    before each target is balanced, and for more targets than sources the columns of one square
+    matrix repeat.
     """
-    N, n = _shape(weight)
+    N, n = _get_shape(weight)
     if tuple(signs.shape) != (n,) or not bool((signs.abs() == 1).all()):
         raise ValueError(f"signs: expected 1 and -1 of shape ({n},), got shape "
                          f"{tuple(signs.shape)} or other numbers")
-    allowed = _allowed(weight, mask)
+    allowed = _get_mask(weight, mask)
     sign = signs.to("cpu", torch.float64)
     # (targets, sources): as many targets as a square has, or more
     w = torch.randn(max(N, n), n, generator=generator, dtype=torch.float64).abs() * sign
@@ -73,15 +76,15 @@ def dale_(weight: Tensor, signs: Tensor, connectivity: float = 1.0, *, mask: Ten
     w = torch.where(w < 0, w * scale[:, None], w)
     radius = float(torch.linalg.eigvals(w[:n]).abs().max())
     w = w[:N] / (radius if radius > 0 else 1.0)
-    weight.copy_(w * _drawn(allowed, connectivity, generator))
+    weight.copy_(w * _draw_mask(allowed, connectivity, generator))
     return weight
 
 
 @torch.no_grad()
 def sparse_(weight: Tensor, connectivity: float, *, mask: Tensor | None = None,
             generator: torch.Generator | None = None) -> Tensor:
-    """Fills a weight (N, I), target first, with N(0, 1) / sqrt(I) at a random share of its places:
-    the paper's start of networks without Dale's law.
+    """Fills a random fraction of a weight (N, I), targets first, with N(0, 1) / sqrt(I), the
+    initialization of the paper without Dale's law. The rest is 0.
 
     Args:
         weight, connectivity, mask, generator: as of dale_.
@@ -89,30 +92,30 @@ def sparse_(weight: Tensor, connectivity: float, *, mask: Tensor | None = None,
     Returns:
         weight.
     """
-    N, n = _shape(weight)
-    allowed = _allowed(weight, mask)
+    N, n = _get_shape(weight)
+    allowed = _get_mask(weight, mask)
     w = torch.randn(N, n, generator=generator, dtype=torch.float64) / math.sqrt(n)
-    weight.copy_(w * _drawn(allowed, connectivity, generator))
+    weight.copy_(w * _draw_mask(allowed, connectivity, generator))
     return weight
 
 
 def dale(net: LSNN, connectivity: float = 1.0, excitatory: float = 0.75, *,
          generator: torch.Generator | None = None) -> dict[Tensor, Tensor]:
-    """Draws the weights of an LSNN anew, with Dale's law: all synapses of a neuron, and all of an
+    """Initializes the weights of an LSNN with Dale's law: all synapses of a neuron, and all of an
     input, have one sign.
 
-    The first neurons are inhibitory, so the adaptive ones, which are last, are excitatory as long
-    as they are not more than those. Signs of inputs are in random order; the readout has those of
-    the neurons. So it is in each layer and direction. autapses=False leaves the diagonal at 0.
+    The first neurons are inhibitory, so adaptive ones, which are last, are excitatory if there are
+    enough of those. Signs of inputs are shuffled; the readout has the signs of the neurons. This
+    holds for each layer and direction. With autapses=False the diagonal stays 0.
 
     Args:
-        net: whose weight matrices are written to.
-        connectivity: the share of synapses that are not 0, of each matrix. Default 1.
-        excitatory: the share of excitatory neurons, and of excitatory inputs.
-        generator: of the CPU. Default torch's global one.
+        net: the LSNN, whose weight matrices are written in place.
+        connectivity: fraction of synapses of each matrix that is not 0. Default 1.
+        excitatory: fraction of excitatory neurons, and of excitatory inputs. Default 0.75.
+        generator: of the CPU. Default: torch's global one.
 
     Returns:
-        For each matrix (N, I) the signs (I,) of its sources, as DeepR and keep_signs take them.
+        For each matrix (N, I) the signs (I,) of its sources, for DeepR and keep_signs.
 
     Source: as dale_.
     """
@@ -135,26 +138,26 @@ def dale(net: LSNN, connectivity: float = 1.0, excitatory: float = 0.75, *,
 
 def sparse(module: nn.Module, connectivity: float, *,
            generator: torch.Generator | None = None) -> None:
-    """Draws all weight matrices of a module anew, as sparse_ does; diagonals that do not act stay
-    0.
+    """Initializes all weight matrices of a module as sparse_ does; without autapses the diagonal
+    stays 0.
 
     Args:
         module: an LSNN, or any module.
-        connectivity: the share of synapses that are not 0, of each matrix.
-        generator: of the CPU. Default torch's global one.
+        connectivity: fraction of synapses of each matrix that is not 0.
+        generator: of the CPU. Default: torch's global one.
     """
     weights, masks = find_synapses(module)
     for weight in weights:
         sparse_(weight, connectivity, mask=masks.get(weight), generator=generator)
 
 
-def _shape(weight: Tensor) -> tuple[int, int]:
+def _get_shape(weight: Tensor) -> tuple[int, int]:
     if weight.dim() != 2 or not weight.numel():
         raise ValueError(f"weight: expected shape (N, I), got {tuple(weight.shape)}")
     return weight.shape[0], weight.shape[1]
 
 
-def _allowed(weight: Tensor, mask: Tensor | None) -> Tensor:
+def _get_mask(weight: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return torch.ones(weight.shape, dtype=torch.bool)
     if mask.shape != weight.shape or mask.dtype != torch.bool:
@@ -163,11 +166,11 @@ def _allowed(weight: Tensor, mask: Tensor | None) -> Tensor:
     return mask.cpu()
 
 
-def _drawn(allowed: Tensor, connectivity: float, generator: torch.Generator | None) -> Tensor:
-    """A random share of the allowed places, as a mask."""
-    check_number("connectivity", connectivity, "a share from 0 to 1", 1.0)
+def _draw_mask(allowed: Tensor, connectivity: float, generator: torch.Generator | None) -> Tensor:
+    """A random fraction of the allowed places, as a mask."""
+    check_number("connectivity", connectivity, "a fraction from 0 to 1", 1.0)
     places = allowed.flatten().nonzero().squeeze(1)
     count = int(len(places) * connectivity + 1e-6)  # as DeepR counts
-    kept = torch.zeros(allowed.numel(), dtype=torch.bool)
-    kept[places[torch.randperm(len(places), generator=generator)[:count]]] = True
-    return kept.view(allowed.shape)
+    drawn = torch.zeros(allowed.numel(), dtype=torch.bool)
+    drawn[places[torch.randperm(len(places), generator=generator)[:count]]] = True
+    return drawn.view(allowed.shape)

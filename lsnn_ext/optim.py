@@ -1,5 +1,5 @@
-"""Training sparse and signed networks: DEEP R around any optimizer of torch, or only fixed signs;
-and which parameters decay."""
+"""Training of sparse and signed networks: DEEP R around any optimizer of torch, fixed signs, and
+parameter groups for weight decay."""
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -30,60 +30,60 @@ class _Rewired(NamedTuple):
     weight: Tensor
     sign: Tensor  # of its shape and dtype, 1 and -1
     allowed: Tensor  # of its shape, bool: where a connection may be
-    size: int  # how many that are
+    size: int  # number of allowed connections
 
 
 class DeepR(Optimizer):
-    """DEEP R: rewires sparse networks while another optimizer trains them, with a number of
-    connections that never changes.
+    """DEEP R: rewires sparse networks while another optimizer trains them, with a constant number
+    of connections.
 
-    A synapse is w = sign * theta while theta > 0 and no connection, w = 0, otherwise; its sign is
-    fixed. A step, in the order of the LSNN paper's code:
+    A synapse of fixed sign is connected while theta > 0, with w = sign * theta, and dormant with
+    w = 0 otherwise. A step, in the order of the LSNN paper's code:
 
-    1. the optimizer takes its step on theta, with the gradient sign * dL/dw of all synapses,
-       dormant ones too, so that what it averages goes on;
-    2. what was dormant before stays dormant;
-    3. connections shrink and, at a temperature, diffuse: theta += -lr l1 + sqrt(2 lr T) N(0, 1);
-    4. as many connections as this has cut are made anew between random dormant pairs, with
-       theta = 1e-12. They are shared out among the matrices of a group at random, in proportion to
-       their sizes.
+    1. the optimizer steps on theta with the gradient sign * dL/dw of all synapses, dormant ones
+       too, so its running averages go on;
+    2. dormant synapses stay dormant;
+    3. connections shrink and, at a temperature T > 0, diffuse:
+       theta += -lr l1 + sqrt(2 lr T) N(0, 1);
+    4. as many connections as were cut are made between random dormant pairs, with theta = 1e-12.
+       They are distributed among the matrices of a group at random, in proportion to their sizes.
 
-    The weights hold w itself, so a module's state_dict is whole; a dormant theta is 0. A dormant
-    synapse moves by no rule, so layers with sparse_grad="existing" do, at less cost: an optimizer
-    that keeps averages, as Adam does, then averages 0 of a synapse while it is dormant, and one
-    that keeps none takes the same path to the bit.
+    The weights hold w, so the state_dict of a module is complete; a dormant theta is 0. The
+    gradient of a dormant synapse has no direct effect, so layers may use sparse_grad="existing" at
+    less cost. An optimizer with running averages, such as Adam, then averages 0 for dormant
+    synapses; for one without, results are bitwise identical.
 
     Args:
         optimizer: any optimizer of torch that takes one gradient a step. Each of its parameter
-            groups with a key "connectivity", a share from 0 to 1, is rewired: that share of all
-            synapses of the group's matrices is connected. Several matrices in one group share one
-            connectivity, so that one may become denser than another; matrices in groups of their
-            own keep one each. Keys "l1" and "temperature" of a group stand above the arguments.
-        l1: pull on connections towards 0, in units of the learning rate.
+            groups with a key "connectivity", a fraction from 0 to 1, is rewired: this fraction of
+            all synapses of its matrices is connected. The matrices of a group share one
+            connectivity, so one may become denser than another; matrices in separate groups keep
+            theirs. Keys "l1" and "temperature" of a group override the arguments.
+        l1: decrease of theta in a step, in units of the learning rate. Default 0.01.
         temperature: strength of the noise. Default 0: none.
-        signs: for each weight the signs 1 and -1 of its synapses, of a shape that broadcasts to
-            its own; (I,) of a weight (N, I) are those of the sources, Dale's law. Default those of
-            the weights as they are, and random ones where a weight is 0.
+        signs: for each weight a tensor of 1 and -1 that broadcasts to its shape; (I,) for a weight
+            (N, I) are the signs of sources, Dale's law. Default: the signs of the weights, random
+            where a weight is 0.
         masks: for each weight a bool tensor that broadcasts to its shape, False where there is no
-            synapse: such are set to 0 and count nowhere. See synapses.
-        generator: of the CPU, for all draws. Default a new one, with a seed of torch's global one.
+            synapse: such weights are set to 0 and not counted. See find_synapses.
+        generator: of the CPU, for all draws. Default: a new one, seeded by torch's global one.
 
-    At the start a weight that is not 0 is a connection. Where these are more than wanted, random
-    ones are cut, where they are fewer, random ones are made; lsnn_ext.init draws as many as wanted.
+    Initially a weight that is not 0 is a connection. Random ones are cut or made until the
+    connectivity is met; lsnn_ext.init makes the exact number.
 
-    Under torch.distributed all ranks rewire alike: at the start, and when a state is loaded, rank 0
-    hands weights, signs and generator to the others. Gradients must be the same on all ranks, as
-    DistributedDataParallel makes them.
+    Under torch.distributed all ranks rewire identically: initially, and when a state is loaded,
+    rank 0 broadcasts weights, signs and generator. Gradients must be the same on all ranks, as with
+    DistributedDataParallel.
 
-    Learning rates are those of the optimizer's groups, which this one shares, so schedulers and
-    gradient scalers take this one as they take the other. state_dict holds the optimizer's state,
-    the signs, the masks and the generator. copy.deepcopy and pickle take the model and this
-    optimizer together, so that the copy trains the copied weights.
+    Learning rates are those of the optimizer's groups, which are shared, so schedulers and gradient
+    scalers work as with the optimizer. state_dict holds the optimizer's state, the signs, the masks
+    and the generator. copy.deepcopy and pickle need the model and this optimizer together, so the
+    copy trains the copied weights.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong kind, shape or range; in step a gradient or a
-            weight that is not finite, and weights whose signs or number of connections something
-            else has changed. Nothing has been changed then.
+        TypeError, ValueError: an argument of the wrong type, shape or range; in step a gradient or
+            a weight that is not finite, and weights whose signs or number of connections have
+            changed since the last step. Then nothing is changed.
 
     Source: Bellec, Kappel, Maass and Legenstein, ICLR 2018 (arXiv 1711.05136); the code of Bellec
     et al., NeurIPS 2018.
@@ -101,45 +101,50 @@ class DeepR(Optimizer):
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         if generator.device.type != "cpu":
-            raise ValueError(f"generator: expected one of the CPU, got {generator.device}")
+            raise ValueError(f"generator: expected a generator of the CPU, got {generator.device}")
         super().__init__(optimizer.param_groups, {**optimizer.defaults})
         self.optimizer = optimizer
         self.l1, self.temperature, self.generator = float(l1), float(temperature), generator
         self.rewired = 0  # connections that the last step made
         self._matrices: list[list[_Rewired]] = []  # of each group, none where it is not rewired
         self._share()
-        known = [weight for group in self.param_groups if "connectivity" in group
-                 for weight in group["params"]]
-        for name, given in (("signs", signs), ("masks", masks)):
-            for weight in given or ():
-                if not any(weight is one for one in known):
+        rewired = [weight for group in self.param_groups if "connectivity" in group
+                   for weight in group["params"]]
+        for name, argument in (("signs", signs), ("masks", masks)):
+            for weight in argument or ():
+                if not any(weight is one for one in rewired):
                     raise ValueError(f"{name}: expected weights of groups with a connectivity, got "
                                      f"another of shape {tuple(weight.shape)}")
-        if not known:
+        if not rewired:
             raise ValueError("optimizer: expected a parameter group with a connectivity, got none")
         for group in self.param_groups:
-            self._take(group, signs or {}, masks or {})
-        self._agree()
+            self._start(group, signs or {}, masks or {})
+        self._synchronize()
 
     @classmethod
     def of(cls, module: nn.Module, optimizer: Callable[..., Optimizer], connectivity: float, *,
            l1: float = 0.01, temperature: float = 0.0, signs: Mapping[Tensor, Tensor] | None = None,
            generator: torch.Generator | None = None, **options: Any) -> "DeepR":
-        """DEEP R for all weight matrices of a module, in one group, and the plain optimizer for its
-        other parameters.
+        """Returns DEEP R for all weight matrices of a module, in one group; other parameters are
+        only trained.
 
         Args:
-            module: an LSNN, or any module; diagonals that do not act count nowhere, see synapses.
-            optimizer: makes the optimizer of parameter groups, torch.optim.Adam say.
-            connectivity: the share of all synapses that is connected.
-            l1, temperature, signs, generator: as for DeepR.
-            **options: of the optimizer, lr say; weight_decay acts on weights only, as by
+            module: an LSNN, or any module; diagonals without autapses are not counted, see
+                find_synapses.
+            optimizer: a class or function from parameter groups to an optimizer, such as
+                torch.optim.Adam.
+            connectivity: the fraction of all synapses that is connected.
+            l1, temperature, signs, generator: as of DeepR.
+            **options: of the optimizer, such as lr; weight_decay affects weights only, as in
                 parameter_groups.
+
+        Example:
+            >>> tuned = DeepR.of(net, torch.optim.Adam, 0.1, lr=0.001)
         """
         weights, masks = find_synapses(module)
         decaying, others = parameter_groups(module, weight_decay=0.0)
-        known = set(map(id, weights))
-        more = [weight for weight in decaying["params"] if id(weight) not in known]
+        ids = set(map(id, weights))
+        more = [weight for weight in decaying["params"] if id(weight) not in ids]
         groups: list[dict[str, Any]] = [{"params": weights, "connectivity": connectivity}]
         groups += [{"params": more}] if more else []
         groups += [others] if others["params"] else []
@@ -149,7 +154,7 @@ class DeepR(Optimizer):
     # ------------------------------------------------------------------------------------- the step
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step of the optimizer, and the rewiring; a closure is called once, before."""
+        """Takes one step of the optimizer and rewires; a closure is called once, before."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -171,27 +176,28 @@ class DeepR(Optimizer):
         return loss
 
     def _rewire(self, group: dict[str, Any], held: list[_Rewired]) -> int:
-        """Shrinks, diffuses and reconnects the thetas of a group; how many were reconnected."""
+        """Shrinks, diffuses and reconnects the thetas of a group. Returns the number of
+        reconnections."""
         lr = float(group["lr"])
         l1 = float(group.get("l1", self.l1))
         temperature = float(group.get("temperature", self.temperature))
         for theta, _, _, _ in held:
             if theta.grad is not None:
                 change: Tensor | float = -lr * l1
-                if temperature:  # without noise, what is 0 or less falls and is 0 again
-                    noise = math.sqrt(2 * lr * temperature) * self._normal(theta)
+                if temperature:  # without noise dormant ones only decrease, and are clamped to 0
+                    noise = math.sqrt(2 * lr * temperature) * self._draw_normal(theta)
                     change = (noise - lr * l1).masked_fill_(theta <= 0, 0.0)
                 theta.add_(change)
             theta.clamp_(min=0.0)
-        missing = _wanted(group, held) - sum(int((one.weight > 0).sum()) for one in held)
+        missing = _count_connections(group, held) - sum(int((one.weight > 0).sum()) for one in held)
         self._connect(held, missing)
         return missing
 
     def _connect(self, held: list[_Rewired], missing: int) -> None:
-        """Makes that many connections of thetas that are 0, shared out in proportion to sizes."""
+        """Makes this number of connections from dormant thetas, in proportion to sizes."""
         sizes = torch.tensor([float(one.size) for one in held], dtype=torch.float64)
         while missing:
-            # a matrix without room leaves its share to the others, drawn again
+            # for a full matrix the others are drawn again
             drawn = torch.multinomial(sizes, missing, replacement=True, generator=self.generator)
             for k, count in enumerate(drawn.bincount(minlength=len(held)).tolist()):
                 if not count:
@@ -200,65 +206,63 @@ class DeepR(Optimizer):
                 dormant = ((theta <= 0) & allowed).reshape(-1).nonzero().squeeze(1)
                 if len(dormant) <= count:
                     sizes[k] = 0.0
-                chosen = dormant[self._some(len(dormant), count).to(dormant.device)]
+                chosen = dormant[self._draw_distinct(len(dormant), count).to(dormant.device)]
                 theta.index_put_(torch.unravel_index(chosen, theta.shape),
                                  theta.new_tensor(EPSILON))
                 missing -= len(chosen)
 
-    def _some(self, n: int, count: int) -> Tensor:
-        """Distinct whole numbers below n, every set of them as likely: as many as counted, or all
-        n."""
+    def _draw_distinct(self, n: int, count: int) -> Tensor:
+        """Distinct random integers below n: count of them, at most n."""
         if 4 * count > n:
             return torch.randperm(n, generator=self.generator)[:count]
         found = torch.empty(0, dtype=torch.int64)
-        while len(found) < count:  # a few are drawn twice, and then others for them
+        while len(found) < count:  # replaces duplicates
             more = torch.randint(n, (count - len(found),), generator=self.generator)
             found = torch.cat([found, more]).unique()
         return found
 
-    def _normal(self, like: Tensor) -> Tensor:
+    def _draw_normal(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
 
     def _check(self, connected: list[Tensor]) -> None:
-        """Raises ValueError where a step on the thetas would not be what DEEP R says."""
+        """Raises ValueError unless gradients, weights and connections are as DEEP R assumes."""
         counts = iter([int(one.sum()) for one in connected])
         for group, held in zip(self.param_groups, self._matrices, strict=True):
             count = 0
             for theta, _, allowed, size in held:
                 where = f"a weight of shape {tuple(theta.shape)}"
-                if theta.grad is not None and not _within(theta.grad, -math.inf):
+                if theta.grad is not None and not _is_within(theta.grad, -math.inf):
                     raise ValueError(f"gradient: expected finite numbers of {where}, got others")
-                if not _within(theta, 0.0) or (
+                if not _is_within(theta, 0.0) or (
                         size < theta.numel() and bool(theta.masked_fill(allowed, 0.0).any())):
                     raise ValueError(f"weight: expected finite numbers of the signs that {where} "
-                                     f"had when the optimizer took it, 0 where there is no "
-                                     f"synapse, got others")
+                                     f"had initially, 0 where the mask is False, got others")
                 count += next(counts)
-            if held and count != (wanted := _wanted(group, held)):
-                raise ValueError(f"weight: expected {wanted} connections as the last step left "
-                                 f"them, got {count}; after loading weights load the optimizer's "
-                                 f"state too")
+            if held and count != (expected := _count_connections(group, held)):
+                raise ValueError(f"weight: expected {expected} connections as after the last step, "
+                                 f"got {count}; after loading weights load the optimizer's state "
+                                 f"too")
 
     # ---------------------------------------------------------------------------------------- state
     def connectivity(self) -> list[list[float]]:
-        """For each group the share of synapses of each matrix that is connected; [] for a group
-        that is not rewired."""
+        """Returns for each group the connected fraction of each matrix; [] for a group that is not
+        rewired."""
         return [[int((one.weight != 0).sum()) / one.size for one in held]
                 for held in self._matrices]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group as an optimizer does; with a key "connectivity" it is rewired, with the
-        signs of its weights as they are."""
-        if "optimizer" not in self.__dict__:  # the base class takes over the groups
+        current signs of its weights."""
+        if "optimizer" not in self.__dict__:  # called by the constructor of the base class
             super().add_param_group(param_group)
             return
         self.optimizer.add_param_group(param_group)
         self._share()
-        self._take(self.param_groups[-1], {}, {})
-        self._agree()
+        self._start(self.param_groups[-1], {}, {})
+        self._synchronize()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which have no hooks, as those of any optimizer."""
+        """The state of copies and pickles, which have no hooks, as of any optimizer."""
         names = ("optimizer", "l1", "temperature", "generator", "rewired", "_matrices")
         return super().__getstate__() | {name: getattr(self, name) for name in names}
 
@@ -268,46 +272,48 @@ class DeepR(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state, and under "deep_r" signs, masks and the generator's state."""
-        own = {"signs": [[one.sign.to(torch.int8) for one in held] for held in self._matrices],
+        extra = {"signs": [[one.sign.to(torch.int8) for one in held] for held in self._matrices],
                "masks": [[one.allowed.clone() for one in held] for held in self._matrices],
                "generator": self.generator.get_state(), "rewired": self.rewired}
-        return {**self.optimizer.state_dict(), _KEY: own}
+        return {**self.optimizer.state_dict(), _KEY: extra}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a state, whose weights the module has to load too."""
+        """Loads a state; the module must load its weights too."""
         if _KEY not in state_dict:
-            raise ValueError("state_dict: expected that of a DeepR, got one of another optimizer")
-        own = state_dict[_KEY]
-        shapes = [[tuple(sign.shape) for sign in held] for held in own["signs"]]
-        wanted = [[tuple(one.weight.shape) for one in held] for held in self._matrices]
-        if shapes != wanted:
-            raise ValueError(f"state_dict: expected signs of shapes {wanted}, got {shapes}")
+            raise ValueError("state_dict: expected the state of a DeepR, got that of another "
+                             "optimizer")
+        extra = state_dict[_KEY]
+        shapes = [[tuple(sign.shape) for sign in held] for held in extra["signs"]]
+        expected = [[tuple(one.weight.shape) for one in held] for held in self._matrices]
+        if shapes != expected:
+            raise ValueError(f"state_dict: expected signs of shapes {expected}, got {shapes}")
         self.optimizer.load_state_dict({key: value for key, value in state_dict.items()
                                         if key != _KEY})
         self._share()
-        for held, signs, masks in zip(self._matrices, own["signs"], own["masks"], strict=True):
+        for held, signs, masks in zip(self._matrices, extra["signs"], extra["masks"],
+                                    strict=True):
             for k, (one, sign, allowed) in enumerate(zip(held, signs, masks, strict=True)):
                 held[k] = _Rewired(one.weight, sign.to(one.weight),
                                    allowed.to(one.weight.device), int(allowed.sum()))
-        self.generator.set_state(own["generator"].cpu())
-        self.rewired = own["rewired"]
-        self._agree()
+        self.generator.set_state(extra["generator"].cpu())
+        self.rewired = extra["rewired"]
+        self._synchronize()
 
     def _share(self) -> None:
-        """Groups and state are those of the optimizer, which makes others when it loads."""
+        """Shares groups and state with the optimizer, which replaces them when it loads."""
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
 
     @torch.no_grad()
-    def _take(self, group: dict[str, Any], signs: Mapping[Tensor, Tensor],
+    def _start(self, group: dict[str, Any], signs: Mapping[Tensor, Tensor],
               masks: Mapping[Tensor, Tensor]) -> None:
-        """Begins to rewire a group, with as many connections as it is to have."""
+        """Begins to rewire a group, with the number of connections of its connectivity."""
         held: list[_Rewired] = []
         self._matrices.append(held)
         if "connectivity" not in group:
             return
         if "lr" not in group:
             raise ValueError("optimizer: expected a learning rate lr in each group that is rewired")
-        check_number("connectivity", group["connectivity"], "a share from 0 to 1", 1.0)
+        check_number("connectivity", group["connectivity"], "a fraction from 0 to 1", 1.0)
         for name in ("l1", "temperature"):
             check_number(name, group.get(name, 0.0))
         for weight in group["params"]:
@@ -324,7 +330,8 @@ class DeepR(Optimizer):
                 sign = torch.where(weight == 0, torch.where(coin < 0.5, -1.0, 1.0).to(weight),
                                    weight.sign())
             held.append(_Rewired(weight, sign, allowed, int(allowed.sum())))
-        missing = _wanted(group, held) - sum(int((one.weight != 0).sum()) for one in held)
+        connected = sum(int((one.weight != 0).sum()) for one in held)
+        missing = _count_connections(group, held) - connected
         for one in held:
             _to_theta(one)
         self._connect(held, max(missing, 0))
@@ -333,10 +340,10 @@ class DeepR(Optimizer):
             _to_weight(one)
 
     def _cut(self, held: list[_Rewired], count: int) -> None:
-        """Cuts that many random connections."""
+        """Cuts this number of random connections."""
         here = [(one.weight > 0).reshape(-1).nonzero().squeeze(1).cpu() for one in held]
         owner = torch.cat([torch.full_like(places, k) for k, places in enumerate(here)])
-        chosen = self._some(len(owner), count)
+        chosen = self._draw_distinct(len(owner), count)
         owner, places = owner[chosen], torch.cat(here)[chosen]
         for k, one in enumerate(held):
             at = places[owner == k].to(one.weight.device)
@@ -344,7 +351,7 @@ class DeepR(Optimizer):
                                   one.weight.new_zeros(()))
 
     @torch.no_grad()
-    def _agree(self) -> None:
+    def _synchronize(self) -> None:
         """Gives all ranks the weights, signs, masks and generator of rank 0."""
         spread = torch.distributed
         if not spread.is_available() or not spread.is_initialized() or spread.get_world_size() == 1:
@@ -360,29 +367,29 @@ class DeepR(Optimizer):
         self.generator.set_state(state[0])
 
 
-# -------------------------------------------------------------------------------------------- parts
+# ------------------------------------------------------------------------------------------ helpers
 def _to_theta(one: _Rewired) -> None:
-    """From weight and gradient to theta and its gradient."""
+    """Converts weight and gradient to theta and its gradient."""
     one.weight.mul_(one.sign)
     if one.weight.grad is not None:
         one.weight.grad.mul_(one.sign)
 
 
 def _to_weight(one: _Rewired) -> None:
-    """Back again; no zero keeps a sign."""
+    """Converts theta back to the weight."""
     _to_theta(one)
-    one.weight.add_(0.0)  # -0 + 0 is 0
+    one.weight.add_(0.0)  # -0 becomes 0
 
 
-def _within(values: Tensor, least: float) -> bool:
-    """Whether all are finite and none is less."""
+def _is_within(values: Tensor, least: float) -> bool:
+    """Whether all are finite and at least this."""
     if not values.numel():
         return True
-    low, high = values.aminmax()  # NaN, where one is
+    low, high = values.aminmax()  # NaN if any is
     return bool((low >= least) & low.isfinite() & high.isfinite())
 
 
-def _wanted(group: dict[str, Any], held: list[_Rewired]) -> int:
-    """How many synapses of a group are connected, rounded down, but for what a float loses."""
+def _count_connections(group: dict[str, Any], held: list[_Rewired]) -> int:
+    """The number of connected synapses of a group, rounded down up to the precision of a float."""
     return int(sum(one.size for one in held) * float(group["connectivity"]) + 1e-6)
 

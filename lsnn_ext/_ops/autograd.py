@@ -232,7 +232,7 @@ class _Alif(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> tuple[Tensor | None, ...]:
-        """The gradients of the tensors and of the tensors of the rows, from those of the outputs."""
+        """The gradients of tensors and rows, from those of the outputs."""
         n = 1 + len(Tensors._fields)
         t, (y, bits, smooth_z, carry, coefficients) = Tensors(*saved[1:n]), saved[n : n + 5]
         settings, of_inputs = ctx.settings, ctx.needs_input_grad[len(Settings._fields) + 3 :]

@@ -1,4 +1,4 @@
-"""The inputs, state and lengths of a call of a layer: checked, with a hint, and converted."""
+"""Checks of the inputs, state and lengths of a call of a layer, with hints; and conversions."""
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ _SPIKES = (torch.bool, torch.uint8)
 
 def check_number(name: str, value: Any, expected: str = "a number >= 0",
                  high: float = sys.float_info.max) -> None:
-    """Raises TypeError or ValueError for what is no number from 0 to high."""
+    """Raises TypeError or ValueError unless value is a number from 0 to high."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     if not 0 <= value <= high:
@@ -30,14 +30,14 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
         hint = ""
         if x.dim() in dims and list(x.shape).count(I) == 1:
             axis = list(x.shape).index(I)
-            hint = (f"; the {I} inputs seem to lie at axis {axis}: x.movedim({axis}, -1) brings "
-                    f"them to the end")
+            hint = (f"; the {I} inputs seem to be axis {axis}: x.movedim({axis}, -1) moves them to "
+                    f"the end")
         elif x.dim() == 3 and 3 not in dims:
-            hint = "; a whole sequence goes through a call of the layer, one step through step"
+            hint = "; for a whole sequence call the layer, step is for one step"
         raise ValueError(f"x: expected shape {form} with I = {I}, got {tuple(x.shape)}{hint}")
     if x.layout != torch.strided:
-        raise ValueError(f"x: expected a dense tensor, got layout {x.layout}; x.to_dense() "
-                         f"is one, and the layer passes over its zeros")
+        raise ValueError(f"x: expected a dense tensor, got layout {x.layout}; use x.to_dense(), "
+                         f"whose zeros the layer skips")
     if x.dtype != dtype and x.dtype not in HALF:
         raise ValueError(f"x: expected {dtype} as the parameters, float16 or bfloat16, got "
                          f"{x.dtype}")
@@ -45,69 +45,72 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
 
 def cast_weights(x: Tensor, weight: Tensor,
                  bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Weights and bias of a projection, in the dtype of x where x has half precision."""
+    """Weights and bias of a projection, in the dtype of x if x has half precision."""
     if x.dtype not in HALF:
         return weight, bias
     return weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
 
 
-def check_state(state: Any, want: tuple[int, ...], x: Tensor, batch_first: bool) -> None:
-    """Raises TypeError or ValueError for what is no state of these layers, (L, B, N) or (L, N)."""
+def check_state(state: Any, expected: tuple[int, ...], x: Tensor, batch_first: bool) -> None:
+    """Raises TypeError or ValueError unless this is a State of shape (L, B, N) or (L, N)."""
     for name, leaf in iterate_leaves(state):
-        given = leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape
-        if tuple(given) != want:
-            axes = f"({want[0]}, D, {', '.join(map(str, want[1:]))})" if name == "z" else str(want)
+        shape = tuple(leaf.shape[:1] + leaf.shape[2:] if name == "z" else leaf.shape)
+        if shape != expected:
+            axes = (f"({expected[0]}, D, {', '.join(map(str, expected[1:]))})" if name == "z"
+                    else str(expected))
             raise ValueError(f"state.{name}: expected shape {axes}, got {tuple(leaf.shape)}"
-                             f"{hint_batch_first(tuple(given)[1:-1], want[1:-1], x, batch_first)}")
+                             f"{hint_batch_first(shape[1:-1], expected[1:-1], x, batch_first)}")
 
 
-def hint_batch_first(given: tuple[int, ...], want: tuple[int, ...], x: Any, first: bool) -> str:
-    """Whether x has the batch of the state at the place of the steps."""
-    if not isinstance(x, Tensor) or x.dim() != 3 or len(given) != 1 or given == want:
+def _describe_order(steps: int, first: bool) -> str:
+    order = "(T, B, I)" if first else "(B, T, I)"
+    return (f"x has {steps} where a layer with batch_first={first} has its steps: x seems to be "
+            f"{order}, the order of batch_first={not first}")
+
+
+def hint_batch_first(batch: tuple[int, ...], expected: tuple[int, ...], x: Any,
+                     first: bool) -> str:
+    """A hint where the batch of a state is the number of steps of x; first: of batch_first."""
+    if not isinstance(x, Tensor) or x.dim() != 3 or len(batch) != 1 or batch == expected:
         return ""
     steps = x.shape[1 if first else 0]
-    if given[0] != steps:
+    if batch[0] != steps:
         return ""
-    order = "(T, B, I)" if first else "(B, T, I)"
-    return (f"; the state has a batch of {steps}, and so has x where the layer, made with "
-            f"batch_first={first}, has its steps: x seems to be {order}, as of "
-            f"batch_first={not first}")
+    return f"; the state has a batch of {steps}, and {_describe_order(steps, first)}"
 
 
 def check_lengths(x: Any, lengths: Any, first: bool) -> None:
-    """Raises ValueError for lengths of what is no padded batch, and where x seems to have its batch
-    at the place of the steps; first: of batch_first."""
+    """Raises ValueError for lengths with an x that is no padded batch, and where x seems to have
+    the wrong order of axes; first: of batch_first."""
     if lengths is None:
         return
     if isinstance(x, PackedSequence):
-        raise ValueError("lengths: expected None beside a PackedSequence, which has its own, got "
-                         "some; a padded batch is a tensor")
+        raise ValueError("lengths: expected None with a PackedSequence, which has its own, got "
+                         "some; pass a padded batch as a tensor")
     if isinstance(x, Tensor) and x.dim() == 2:
-        raise ValueError("lengths: expected None beside a single sequence (T, I), which has T "
-                         "steps, got some; x[:length] is a shorter one")
+        raise ValueError("lengths: expected None with an unbatched sequence (T, I), got some; "
+                         "x[:length] is a shorter one")
     shape = x.shape[:2] if isinstance(x, Tensor | PackedSpikes) and len(x.shape) == 3 else (0, 0)
     steps, batch = shape[::-1] if first else shape
-    form = tuple(lengths.shape) if isinstance(lengths, Tensor) else (
+    size = tuple(lengths.shape) if isinstance(lengths, Tensor) else (
         (len(lengths),) if isinstance(lengths, list | tuple) else ())
-    if form == (steps,) and steps != batch:
-        order = "(T, B, I)" if first else "(B, T, I)"
-        raise ValueError(f"lengths: expected shape ({batch},), got {form}; x has {steps} where the "
-                         f"layer, made with batch_first={first}, has its steps: x seems to be "
-                         f"{order}, as of batch_first={not first}")
+    if size == (steps,) and steps != batch:
+        raise ValueError(f"lengths: expected shape ({batch},), got {size}; "
+                         f"{_describe_order(steps, first)}")
 
 
 def check_tensor(name: str, value: Any, other: str = "") -> None:
-    """Raises TypeError for what is no tensor; other: what else would do."""
+    """Raises TypeError unless value is a tensor; other: further types for the message."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor{other}, got {type(value).__name__}")
 
 
 def convert_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -> Any:
-    """Inputs of a layer whose parameters have this dtype: those that are bool or uint8, as which
-    spikes are often kept, in numbers of it or as bits, all else as it is.
+    """The inputs of a layer with parameters of this dtype: bool and uint8 spikes are converted to
+    it, or to bits where that is faster.
 
-    Raises TypeError for what is no tensor, PackedSequence or PackedSpikes, and what
-    PackedSpikes.check raises.
+    Raises TypeError unless x is a tensor, PackedSequence or PackedSpikes, and as
+    PackedSpikes.check.
     """
     if isinstance(x, PackedSequence):
         check_tensor("x.data", x.data)
@@ -123,6 +126,6 @@ def convert_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -
 
 
 def unwrap_optional(value: Tensor | None) -> Tensor:
-    """A tensor that is there."""
+    """A tensor that is not None."""
     assert value is not None
     return value

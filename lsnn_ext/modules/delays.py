@@ -1,5 +1,4 @@
-"""Delays of each synapse, in a buffer that anybody may change: their distinct values are those of
-now."""
+"""Delays of each synapse in a buffer that may be changed, and their distinct values."""
 import torch
 from torch import Tensor
 
@@ -11,8 +10,8 @@ from .neuron import put
 
 def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | None,
               currents: int = 1) -> None:
-    """Gives a new layer its delay: an int, or a buffer for integers (N, N), which reset_delay
-    fills; with several currents K also (K, N, N)."""
+    """Sets the delay of a new layer: an int, or a buffer for integers (N, N), which reset_delay
+    fills; with K > 1 currents also (K, N, N)."""
     N = layer.hidden_size
     if isinstance(delay, bool) or not isinstance(delay, int | Tensor):
         raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got "
@@ -34,23 +33,23 @@ def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | No
 
 
 def _refresh(layer: Layer, _: object) -> None:
-    read_delay(layer)  # torch.compile may be next, which cannot look
+    read_delay(layer)  # torch.compile, which may follow, cannot read numbers
 
 
 def reset_delay(layer: Layer) -> None:
-    """The delays that the layer was made with."""
+    """Writes the delays of the constructor."""
     if layer._first_delay is not None:
         assert isinstance(layer.delay, Tensor)
         put("delay", layer.delay, layer._first_delay)
 
 
 def read_delay(layer: Layer) -> int | Delays:
-    """The delay as functional.alif takes it, as it is now.
+    """The current delay as functional.alif takes it.
 
-    On the CPU all numbers of the buffer are looked at, and where they differ compared with those
-    seen last, since version counters miss what is written through .data or numpy. On other devices
-    that would wait for them: there the counter has to do, as nothing does inside of torch.compile;
-    functional.alif refuses what was not seen.
+    On the CPU all numbers of the buffer are read and, unless all are equal, compared with the last
+    ones, since version counters miss writes through .data or NumPy. On other devices reading would
+    synchronize, so the version counter is used; inside torch.compile nothing is compared.
+    functional.alif raises an error for delays that are not among the distinct values.
     """
     delay = layer.delay
     if isinstance(delay, int):

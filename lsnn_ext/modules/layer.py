@@ -1,4 +1,4 @@
-"""The attributes of ALIF and LIF that the files of this folder share."""
+"""Type declarations of the attributes of ALIF and LIF that the files of this folder share."""
 import torch
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from .parametrizations import ParametrizedModule
 
 
 class Layer(ParametrizedModule):
-    """Declares what Constants and Recurrent assign; holds nothing of its own."""
+    """Declares the attributes that Constants and Recurrent assign."""
 
     input_size: int
     hidden_size: int
@@ -31,8 +31,8 @@ class Layer(ParametrizedModule):
     _suffixes: list[str]  # one for each layer and direction
     _neuron: tuple[str, ...]  # names of the constants that the neuron has
     _first_delay: Tensor | None  # as the layer was made
-    _distinct: tuple[int, ...]  # values of a delay that is a tensor, when it was last looked at
+    _distinct: tuple[int, ...]  # values of a delay tensor, when it was last read
 
     def _class_name(self) -> str:
-        """The class as messages name it."""
+        """The name of the class for messages."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Recurrent neurons that learn by how many steps their spikes are delayed."""
+"""Recurrent neurons with learned delays."""
 from typing import Any
 
 import torch
@@ -14,37 +14,39 @@ from .neuron import check_whole_number, shown
 
 __all__ = ["LearnedDelay"]
 
-# A weight that is 0 at a delay has a share in the gradient of the delay, so all have gradients.
+# sparse_grad: a weight of 0 contributes to the gradient of the delay, so all need gradients.
 _NOT_OURS = ("num_layers", "delay", "bidirectional", "dropout", "batch_first", "recurrent",
              "sparse_grad")
 
 
 class LearnedDelay(nn.Module):
-    """Adaptive neurons with recurrent delays that are real numbers, and are learned with the
-    weights.
+    """Adaptive neurons whose recurrent delays are real numbers, learned with the weights.
 
-    A delay of d extra steps is spread over the whole delays s beside it: w_s = w k(d - s) with a
-    triangle k of half the width 1 + spread, scaled so that all k of a synapse sum to 1. With
-    spread 0 these are the two neighbours of d, (1 - f) w and f w with f = d - floor(d). A larger
-    spread lets the gradient see delays that are farther away; anneal lowers it while training goes
-    on.
+    A delay of d extra steps is spread over the integer delays s around it: w_s = w k(d - s) with a
+    triangle k of half width 1 + spread, normalized so that all k of a synapse sum to 1. With
+    spread 0 these are the two neighbours of d, (1 - f) w and f w with f = d - floor(d). With a
+    larger spread the gradient reaches more distant delays; anneal lowers it during training.
 
-    input_size, hidden_size   channels in, and N
-    longest      the largest extra delay, in steps, >= 1: delays stay from 0 to it
-    per          "neuron": a delay for all synapses of a presynaptic neuron; "synapse": each its own
-    spread       at the start, in steps, >= 0; kept in the buffer `spread`
-    first        the delays at the start, (N,) or (N, N) from neuron j to neuron k. Default random,
-                 uniform between 0 and longest
-    **neuron     of ALIF, but num_layers, delay, bidirectional, dropout, batch_first, recurrent and
-                 sparse_grad
+    Parameters are `delay` (N,) or (N, N), and those of the part `neurons`, an ALIF. Time and memory
+    are those of weights (longest + 1, N, N).
 
-    Parameters: `delay` (N,) or (N, N), and those of the part `neurons`, an ALIF. Time and memory
-    are those of weights (longest + 1, N, N). A pass raises ValueError where a delay has left its
-    range: call clamp_ after optimizer.step(). Raises TypeError or ValueError naming the argument
-    for what is out of range.
+    Args:
+        input_size, hidden_size: input channels, and N.
+        longest: the largest extra delay in steps, >= 1; delays are in [0, longest].
+        per: "neuron": one delay for all synapses of a presynaptic neuron; "synapse": one for each
+            synapse. Default "neuron".
+        spread: the initial spread in steps, >= 0, in the buffer `spread`. Default 0.
+        first: the initial delays, (N,) or (N, N) from neuron j to neuron k. Default: random,
+            uniform in [0, longest].
+        **neuron: arguments of ALIF except num_layers, delay, bidirectional, dropout, batch_first,
+            recurrent and sparse_grad.
 
-    Source: the triangle and its annealing as in DelRec (2025), the delays of a spread as in DCLS
-    (Hammouamri et al., ICLR 2024).
+    Raises:
+        TypeError, ValueError: an invalid argument. A call raises ValueError for a delay out of
+            range: call clamp_ after optimizer.step().
+
+    Source: triangle and annealing as in DelRec (2025), delays with a spread as in DCLS (Hammouamri
+    et al., ICLR 2024).
     """
 
     spread: Tensor
@@ -89,21 +91,21 @@ class LearnedDelay(nn.Module):
                              f"step of the optimizer")
 
     def anneal(self, done: float) -> None:
-        """Sets the spread of a share of the training, from 0 to 1: that of the start falls to 0."""
+        """Lowers the spread linearly to 0; done: the fraction of the training, from 0 to 1."""
         if not 0 <= done <= 1:
-            raise ValueError(f"done: expected a share from 0 to 1, got {done}")
+            raise ValueError(f"done: expected a fraction from 0 to 1, got {done}")
         self.spread.fill_(self._first_spread * (1 - done))
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Moves delays that have left their range to its ends."""
+        """Clamps delays to [0, longest]."""
         self.delay.clamp_(0, self.longest)
 
     def shares(self) -> Tensor:
-        """k of each whole delay: (longest + 1, N) or (longest + 1, N, N), that sum to 1.
+        """k of each integer delay, (longest + 1, N) or (longest + 1, N, N); the sum is 1.
 
-        Where the triangle has a corner, at whole delays say, the derivative is that to the right,
-        and at the longest delay that to the left, so that no delay is caught there.
+        At corners of the triangle, such as integer delays, the derivative is the one to the right,
+        at the longest delay the one to the left, so no delay gets stuck there.
         """
         self._check_range()
         d = self.delay
@@ -116,26 +118,33 @@ class LearnedDelay(nn.Module):
         return k / k.sum(0)
 
     def recurrent_weight(self) -> Tensor:
-        """(longest + 1, N, N): the weight of each whole delay, from neuron j to neuron k, as
-        functional.alif takes it with delay=range(longest + 1)."""
+        """The weights of each integer delay, (longest + 1, N, N), from neuron j to neuron k, for
+        functional.alif with delay=range(longest + 1)."""
         w = self.neurons._recurrent_weight("_l0")
         assert w is not None
         k = self.shares()
         return w * (k if k.dim() == 3 else k[..., None])
 
     def whole_delays(self) -> Tensor:
-        """(N, N) the nearest whole delays, from neuron j to neuron k, as ALIF takes them."""
+        """The nearest integer delays (N, N), from neuron j to neuron k, for ALIF."""
         N = self.neurons.hidden_size
         d = self.delay.detach().round().to(torch.int64)
         return (d if d.dim() == 2 else d[:, None]).expand(N, N).contiguous()
 
     def forward(self, x: Tensor | PackedSpikes, state: State | None = None, *,
                 trace: bool = False) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
-        """x (T, B, input_size), or spikes as bits -> (spikes (T, B, N), state[, traces]).
+        """Runs a whole sequence.
 
-        x has the dtypes that ALIF takes. state has the leaves of ALIF's, (1, B, N), and z (1,
-        longest + 1, B, N); None is all zeros. Raises TypeError or ValueError as
-        functional.layer does.
+        Args:
+            x: (T, B, input_size), of a dtype that ALIF takes, or spikes as bits.
+            state: a State of leaves (1, B, N) and z (1, longest + 1, B, N). Default zeros.
+            trace: also return Traces.
+
+        Returns:
+            spikes (T, B, N), the State after the last step, and with trace=True the Traces.
+
+        Raises:
+            TypeError, ValueError: as functional.layer.
         """
         neurons = self.neurons
         if not isinstance(x, Tensor | PackedSpikes):

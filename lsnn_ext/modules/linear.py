@@ -1,4 +1,4 @@
-"""A linear map of spikes, in place of nn.Linear."""
+"""A linear map of spikes, a replacement for nn.Linear."""
 from torch import Tensor, nn
 
 from .. import functional
@@ -6,16 +6,15 @@ from ..functional import PackedSpikes
 
 
 class Linear(nn.Linear):
-    """nn.Linear for whole sequences of spikes: before a layer, or behind it as its readout.
+    """nn.Linear for whole sequences of spikes: in front of a layer, or as its readout.
 
-    in_features, out_features, bias, device, dtype: as in nn.Linear, and so are the parameters,
-    their names and how they are drawn; a state_dict of one fits the other.
+    Arguments, parameters, their names and their initialization are those of nn.Linear, so state
+    dicts fit both.
 
-    On the CPU long sequences are computed in reused memory, by events where the input is mostly
-    zero, as spikes are; a gradient that is the same at each step, as behind a mean over time, is
-    written once. Whatever is short, on another device, under autocast or torch.compile is
-    nn.Linear's own product. Sums are made in another order than by nn.Linear: results agree to
-    rounding.
+    On the CPU long sequences are computed in reused memory, and event by event where the input is
+    mostly zero. A gradient that is constant in time, such as that of a mean over time, is written
+    once. Short sequences, other devices, autocast and torch.compile use the product of nn.Linear.
+    Results agree with nn.Linear up to rounding, since sums have another order.
     """
 
     def forward(self, input: Tensor | PackedSpikes) -> Tensor:

@@ -1,5 +1,5 @@
-"""What a call of a layer can return beside its spikes: traces of chosen neurons, and firing rates
-that need no spikes (T, B, N)."""
+"""The results of a call of a layer: traces of selected neurons, firing rates that need no spikes
+(T, B, N), and both directions joined."""
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +15,8 @@ Record: TypeAlias = Tensor | slice | range | list[int] | tuple[int, ...]
 
 
 def select_neurons(record: Record | None, N: int, device: torch.device) -> Tensor | None:
-    """The chosen neurons of N as indices, or None. Raises TypeError or ValueError naming record."""
+    """The indices of the recorded neurons of N, or None. Raises TypeError or ValueError naming
+    record."""
     if record is None:
         return None
     if isinstance(record, slice):
@@ -34,14 +35,14 @@ def select_neurons(record: Record | None, N: int, device: torch.device) -> Tenso
 
 
 def select_traces(traces: Traces | None, neurons: Tensor | bool) -> Traces | None:
-    """The traces of these neurons; True: of all."""
+    """The traces of these neurons; of all for True."""
     if traces is None or isinstance(neurons, bool):
         return traces
     return Traces(*(trace.index_select(-1, neurons) for trace in traces))
 
 
 class _Counts(torch.autograd.Function):
-    """Bits of spikes and their carrier (T, B, N) -> spikes of each neuron (B, N)."""
+    """Bits of spikes and their carrier (T, B, N) -> the number of spikes of each neuron (B, N)."""
 
     @staticmethod
     def forward(bits: Tensor, carrier: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class _Counts(torch.autograd.Function):
 
 def compute_rates(out: Layered, lengths: Lengths | None) -> Tensor:
     """The mean of the spikes of one layer and direction over the steps of each sequence (B, N);
-    float32 where they are float16 or bfloat16."""
+    float32 for spikes in half precision."""
     if out.spikes is not None:
         T, dtype = out.spikes.shape[0], torch.promote_types(out.spikes.dtype, torch.float32)
         counts = out.spikes.sum(0, dtype=dtype)
@@ -74,7 +75,7 @@ def compute_rates(out: Layered, lengths: Lengths | None) -> Tensor:
 
 
 def join_directions(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
-    """Spikes and traces of all directions, side by side."""
+    """Spikes and traces of all directions, concatenated."""
     spikes = [unwrap_optional(out.spikes) for out in outs]
     traces = [out.traces for out in outs if out.traces is not None]
     if len(outs) == 1:

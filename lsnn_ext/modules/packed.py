@@ -1,5 +1,5 @@
-"""Sequences of unequal length, sorted by falling length, as tensors (T, B, .) and lengths (B,): of
-a PackedSequence, or of a padded tensor."""
+"""Sequences of unequal length, of a PackedSequence or a padded tensor, as tensors (T, B, .) sorted
+by descending length, with lengths (B,)."""
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,8 +14,8 @@ from .checks import unwrap_optional
 
 
 class _Permutation(torch.autograd.Function):
-    """Rows (n, k) in another order; its gradient is the same with the inverse order, None: the same
-    order, and writes each row once."""
+    """Rows (n, k) in another order. Its gradient uses the inverse order, the same one for None, and
+    writes each row once."""
 
     @staticmethod
     def forward(values: Tensor, order: Tensor, inverse: Tensor | None) -> Tensor:
@@ -34,8 +34,8 @@ class _Permutation(torch.autograd.Function):
 
 
 def flip_time(value: Tensor, lengths: Lengths | None) -> Tensor:
-    """Each sequence of (T, B, N) backwards in time, in the steps that it has; lengths: all have T
-    where None."""
+    """Each sequence of (T, B, N) reversed in time, within its own steps; lengths None: all have
+    T."""
     if lengths is None:
         return value.flip(0)
     T, B, N = value.shape
@@ -47,7 +47,7 @@ def flip_time(value: Tensor, lengths: Lengths | None) -> Tensor:
 
 
 class _Group(NamedTuple):
-    """Neighbouring sequences, of which the longest has at most twice the steps of the shortest."""
+    """Consecutive sequences; the longest has at most twice the steps of the shortest."""
 
     first: int
     end: int  # one past its last sequence
@@ -59,17 +59,17 @@ class _Group(NamedTuple):
 
     @property
     def is_even(self) -> bool:
-        """Whether all have T steps, so that their packed rows are those of a tensor (T, B, .)."""
+        """Whether all have T steps, so their packed rows are those of a tensor (T, B, .)."""
         return int(self.lengths[-1]) == self.T
 
-    def padded(self, data: Tensor) -> Tensor:
+    def pad(self, data: Tensor) -> Tensor:
         """Packed rows of the group as (T, B, .)."""
         if self.is_even:
             return data.unflatten(0, (self.T, -1))
         batch_sizes = (torch.arange(self.T)[:, None] < self.lengths).sum(1)
         return pad_packed_sequence(PackedSequence(data, batch_sizes))[0]
 
-    def packed(self, padded: Tensor) -> Tensor:
+    def pack(self, padded: Tensor) -> Tensor:
         """(T, B, .) as packed rows of the group."""
         return (
             padded.flatten(0, 1)
@@ -84,7 +84,7 @@ def _lengths(batch_sizes: Tensor) -> Tensor:
 
 
 def _groups(lengths: Tensor) -> list[_Group]:
-    """Cuts the batch into groups, so that memory and time follow the sum of lengths."""
+    """Splits the batch into groups, so memory and time are proportional to the sum of lengths."""
     found: list[_Group] = []
     first = 0
     for b in range(1, len(lengths) + 1):
@@ -95,15 +95,15 @@ def _groups(lengths: Tensor) -> list[_Group]:
 
 
 def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each row of all sequences, packed, lies in the rows of the groups, packed one after the
-    other; inverse."""
+    """The position of each packed row of all sequences in the concatenated packed rows of the
+    groups, and the inverse."""
     T, B = int(lengths[0]), len(lengths)
     runs = torch.arange(T)[:, None] < lengths
     place, n = torch.zeros(T, B, dtype=torch.int64), 0
     for group in groups:
-        own = runs[: group.T, group.first : group.end]
-        steps = int(own.sum())
-        place[: group.T, group.first : group.end][own] = torch.arange(n, n + steps)
+        mask = runs[: group.T, group.first : group.end]
+        steps = int(mask.sum())
+        place[: group.T, group.first : group.end][mask] = torch.arange(n, n + steps)
         n += steps
     order = place[runs]
     return order, torch.argsort(order)
@@ -122,13 +122,13 @@ def _slice_batch(state: State, low: int, high: int) -> State:
     return State(*(leaf[..., low:high, :] for leaf in state))
 
 
-def run_padded(x: Tensor | PackedSpikes, given_lengths: LengthsArgument | None, state: State | None,
+def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state: State | None,
                p: Tensor | None, means: list[Tensor] | None, run: Run) -> Layered:
-    """Calls run for sequences (T, B, I) in any order, and puts what comes back into it, the rates
-    (layers, B, N) in means too; given_lengths: as of functional.alif."""
+    """Calls run for sequences (T, B, I) in any order, and restores this order of the results, also
+    of the rates (layers, B, N) in means; argument: lengths as of functional.alif."""
     T, B, _ = x.shape
     device = (x.carrier if isinstance(x, PackedSpikes) else x).device
-    lengths = resolve_lengths(given_lengths, T, B, device)
+    lengths = resolve_lengths(argument, T, B, device)
     if lengths is None or lengths.order is None:
         return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p)
     x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
@@ -136,7 +136,7 @@ def run_padded(x: Tensor | PackedSpikes, given_lengths: LengthsArgument | None, 
     p = None if p is None else lengths.sort(p, 0)
     out = run(x, wrap_descending(lengths.descending), state, p)
 
-    def restored(value: Tensor | None, axis: int) -> Tensor | None:
+    def restore(value: Tensor | None, axis: int) -> Tensor | None:
         return None if value is None else lengths.restore(value, axis)
 
     if means is not None:
@@ -145,14 +145,14 @@ def run_padded(x: Tensor | PackedSpikes, given_lengths: LengthsArgument | None, 
         *(lengths.restore(value, 1) for value in out.traces))
     packed = None if out.packed is None else pack_spikes(lengths.restore(out.packed.numbers(), 1))
     end = _map_state(out.state, lambda leaf: lengths.restore(leaf, -2))
-    return Layered(restored(out.spikes, 1), end, traces, restored(out.readout, 1),
-                   restored(out.readout_state, 0), packed)
+    return Layered(restore(out.spikes, 1), end, traces, restore(out.readout, 1),
+                   restore(out.readout_state, 0), packed)
 
 
 def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Run) -> Layered:
-    """Calls run for sequences of similar length, and packs what comes back.
+    """Calls run for groups of sequences of similar length, and packs the results.
 
-    The results have rows as x.data; states are in the order in which the sequences were given.
+    The results have the rows of x.data; states are in the original order of the sequences.
     """
     lengths = _lengths(x.batch_sizes)
     if x.sorted_indices is not None:
@@ -167,41 +167,42 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Ru
         places = [index.to(data.device) for index in _order(groups, lengths)]
         data = _Permutation.apply(data, *reversed(places))
     outs: list[Layered] = []
-    for group, own in zip(groups, data.split([int(group.lengths.sum()) for group in groups]),
-                          strict=True):
+    for group, rows in zip(groups, data.split([int(group.lengths.sum()) for group in groups]),
+                           strict=True):
         first, end = group.first, group.end
-        own_state = None if state is None else _slice_batch(state, first, end)
-        own_p = None if p is None else p[first:end]
-        own_lengths = None if group.is_even else wrap_descending(group.lengths)
-        outs.append(run(group.padded(own), own_lengths, own_state, own_p))
+        outs.append(run(group.pad(rows),
+                        None if group.is_even else wrap_descending(group.lengths),
+                        None if state is None else _slice_batch(state, first, end),
+                        None if p is None else p[first:end]))
 
-    def packed(values: list[Tensor | None]) -> Tensor | None:
+    def pack(values: list[Tensor | None]) -> Tensor | None:
         if values[0] is None:
             return None
-        parts = [group.packed(unwrap_optional(value))
+        parts = [group.pack(unwrap_optional(value))
                  for value, group in zip(values, groups, strict=True)]
         return _Permutation.apply(torch.cat(parts), *places) if places else parts[0]
 
-    def unsorted(values: list[Tensor | None], axis: int) -> Tensor | None:
+    def unsort(values: list[Tensor | None], axis: int) -> Tensor | None:
         if values[0] is None:
             return None
-        whole = torch.cat([unwrap_optional(value) for value in values], axis)
-        return whole if x.unsorted_indices is None else whole.index_select(axis, x.unsorted_indices)
+        joined, order = torch.cat([unwrap_optional(value) for value in values],
+                                  axis), x.unsorted_indices
+        return joined if order is None else joined.index_select(axis, order)
 
     leaves = zip(*(out.state for out in outs), strict=True)
-    state_after = State(*(unwrap_optional(unsorted(list(values), -2)) for values in leaves))
+    state_after = State(*(unwrap_optional(unsort(list(values), -2)) for values in leaves))
     traces = None
     if outs[0].traces is not None:
         each = [out.traces for out in outs if out.traces is not None]
-        traces = Traces(*(unwrap_optional(packed(list(values)))
+        traces = Traces(*(unwrap_optional(pack(list(values)))
                           for values in zip(*each, strict=True)))
-    spikes = packed([out.spikes for out in outs])
-    readout = packed([out.readout for out in outs])
-    readout_state = unsorted([out.readout_state for out in outs], 0)
+    spikes = pack([out.spikes for out in outs])
+    readout = pack([out.readout for out in outs])
+    readout_state = unsort([out.readout_state for out in outs], 0)
     return Layered(spikes, state_after, traces, readout, readout_state)
 
 
 def repack(data: Tensor | None, x: PackedSequence) -> PackedSequence:
-    """Rows of results as a PackedSequence like x."""
+    """Rows of a result as a PackedSequence like x."""
     return PackedSequence(unwrap_optional(data), x.batch_sizes, x.sorted_indices,
                           x.unsorted_indices)

@@ -1,5 +1,5 @@
-"""What a learned constant is computed of, so that no step of an optimizer carries it out of its
-range; in the form of torch.nn.utils.parametrize."""
+"""Parametrizations of learned constants for torch.nn.utils.parametrize, so no step of an optimizer
+leaves their range; and a base class of modules that have some."""
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -14,10 +14,9 @@ from .neuron import RANGES, Kind
 
 
 class Log(nn.Module):
-    """value = exp(original), for what is > 0: a time constant, a threshold, a width.
+    """value = exp(original), for values > 0: time constants, thresholds, widths.
 
-    A step of the optimizer changes the value by a factor: with Adam at a rate of 0.01 by one
-    hundredth.
+    A step of the optimizer changes the value by a factor: with Adam at lr=0.01 by about 1 %.
     """
 
     def forward(self, original: Tensor) -> Tensor:
@@ -30,7 +29,7 @@ class Log(nn.Module):
 
 
 class Logit(nn.Module):
-    """value = 1 / (1 + exp(-original)), for a share between 0 and 1: a decay over a step."""
+    """value = 1 / (1 + exp(-original)), for values between 0 and 1: decays over a step."""
 
     def forward(self, original: Tensor) -> Tensor:
         """The value of what is stored."""
@@ -42,9 +41,10 @@ class Logit(nn.Module):
 
 
 class Clamp(nn.Module):
-    """value = original, not below low nor above high, with the gradient of torch.clamp: 0 outside.
+    """value = original, clamped to [low, high], with the gradient of torch.clamp: 0 outside.
 
-    low, high    numbers, low < high
+    Args:
+        low, high: numbers, low < high.
     """
 
     def __init__(self, low: float, high: float) -> None:
@@ -58,7 +58,7 @@ class Clamp(nn.Module):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Both, to be compared."""
+        """low and high."""
         return self.low, self.high
 
     def forward(self, original: Tensor) -> Tensor:
@@ -70,59 +70,58 @@ class Clamp(nn.Module):
         return value
 
     def extra_repr(self) -> str:
-        """The two ends."""
+        """low and high."""
         return f"{self.low:g}, {self.high:g}"
 
 
-# By default what has a range is learned without bounds, and what has none as it is.
-_FREE = {"tau_mem": "log", "tau_adapt": "log", "threshold": "log", "width": "log",
+# The default parametrizations: constants with a range are learned without bounds.
+_DEFAULTS = {"tau_mem": "log", "tau_adapt": "log", "threshold": "log", "width": "log",
          "alpha": "logit", "rho": "logit", "sigma": "logit"}
 _WORDS = ("log", "logit", "clamp", "plain")
 
 
 def _expected(names: Iterable[str]) -> str:
-    known = ", ".join(names)
-    return (f"some of {known}, as in learn=(\"tau_mem\",), or a dict of them to \"log\", "
-            f"\"logit\", \"clamp\", \"plain\" or a parametrization")
+    return (f"some of {', '.join(names)}, as in learn=(\"tau_mem\",), or a dict from them to "
+            f"\"log\", \"logit\", \"clamp\", \"plain\" or a parametrization")
 
 
 def make_forms(learn: Any, names: Iterable[str], kind: Kind, dynamics: str,
                dt: float) -> dict[str, nn.Module | None]:
-    """What each learned constant is computed of; None: it is stored as it is.
+    """The parametrization of each learned constant; None: none.
 
-    names: those that may learn. Raises TypeError or ValueError naming learn.
+    names: constants that may learn. Raises TypeError or ValueError naming learn.
     """
     names = tuple(names)
     learn = (learn,) if isinstance(learn, str) else learn
     if not isinstance(learn, Iterable):
         raise TypeError(f"learn: expected {_expected(names)}, got {learn!r}")
-    asked: dict[str, Any] = dict(learn) if isinstance(learn, Mapping) else {
+    forms: dict[str, Any] = dict(learn) if isinstance(learn, Mapping) else {
         name: None for name in learn}
     found: dict[str, nn.Module | None] = {}
-    for name, form in asked.items():
+    for name, form in forms.items():
         if name not in names:
             raise ValueError(f"learn: expected {_expected(names)}, got {name!r}"
-                             f"{_absent(name, kind)}")
-        found[name] = _form(name, form, dynamics, dt)
+                             f"{_hint(name, kind)}")
+        found[name] = _make_form(name, form, dynamics, dt)
     return found
 
 
-def _absent(name: Any, kind: str) -> str:
+def _hint(name: Any, kind: str) -> str:
     if name not in RANGES:
         return ""
     if kind == "LIF" and name in ("beta", "tau_adapt", "rho", "q", "p", "eta"):
         return "; a LIF does not adapt"
-    return f"; a coefficient learns from a number that is given: {name}="
+    return f"; a coefficient needs a value to learn from: {name}="
 
 
-def _form(name: str, form: Any, dynamics: str, dt: float) -> nn.Module | None:
+def _make_form(name: str, form: Any, dynamics: str, dt: float) -> nn.Module | None:
     if isinstance(form, nn.Module):
         if not hasattr(form, "right_inverse"):
             raise TypeError(f"learn: expected a parametrization with right_inverse for {name}, got "
                             f"{type(form).__name__}")
         return form
     if form is None:
-        form = _FREE.get(name, "plain")
+        form = _DEFAULTS.get(name, "plain")
     if form == "plain":
         return None
     if form == "log" and RANGES[name].low == 0:
@@ -132,34 +131,35 @@ def _form(name: str, form: Any, dynamics: str, dt: float) -> nn.Module | None:
     if form == "clamp":
         origin = named_model(dynamics).origin
         if name not in origin.ranges:
-            known = ", ".join(origin.ranges) or "none"
-            raise ValueError(f"learn: expected a constant that the makers of {dynamics!r} clamp "
-                             f"({known}) for \"clamp\", got {name!r}; "
-                             f"lsnn_ext.modules.parametrizations.Clamp(low, high) clamps any")
+            clamped = ", ".join(origin.ranges) or "none"
+            raise ValueError(f"learn: expected a constant that the original {dynamics!r} clamps "
+                             f"({clamped}) for \"clamp\", got {name!r}; "
+                             f"lsnn_ext.modules.parametrizations.Clamp(low, high) clamps others")
         low, high = origin.ranges[name]
         unit = dt if name.startswith("tau") else 1.0
         return Clamp(low * unit, high * unit)
-    fits = [word for word in _WORDS if word in ("clamp", "plain") or word == _FREE.get(name)]
+    fits = [word for word in _WORDS if word in ("clamp", "plain") or word == _DEFAULTS.get(name)]
     raise ValueError(f"learn: expected {', '.join(map(repr, fits))} or a parametrization for "
                      f"{name}, got {form!r}")
 
 
 def check_start(name: str, form: nn.Module | None, start: Tensor) -> None:
-    """Raises ValueError where a learned constant cannot start from its numbers."""
+    """Raises ValueError if the parametrization cannot represent the initial values."""
     if start.is_meta or form is None:
         return
     low, high = (float(bound) for bound in start.aminmax())
     if isinstance(form, Logit) and not 0 < low <= high < 1:
-        raise ValueError(f"{name}: expected a start between 0 and 1, which has a logit, to learn "
-                         f"from, got {low if low <= 0 else high:.6g}; learn={{{name!r}: "
-                         f"\"plain\"}} learns the number itself")
+        raise ValueError(f"{name}: expected initial values between 0 and 1, which have a logit, "
+                         f"got {low if low <= 0 else high:.6g}; learn={{{name!r}: \"plain\"}} "
+                         f"learns the number itself")
     if isinstance(form, Clamp) and not form.low <= low <= high <= form.high:
-        raise ValueError(f"{name}: expected a start from {form.low:g} to {form.high:g}, where it "
-                         f"is clamped, got {low if low < form.low else high:.6g}")
+        raise ValueError(f"{name}: expected initial values in the range of its clamp, from "
+                         f"{form.low:g} to {form.high:g}, got "
+                         f"{low if low < form.low else high:.6g}")
 
 
 def describe_form(form: nn.Module | None) -> list[Any] | None:
-    """A form in words and numbers, for a state dict; None: another one than those here."""
+    """A parametrization as JSON; None for a class that is not in this file."""
     if form is None:
         return ["plain"]
     if type(form) is Clamp:
@@ -168,7 +168,7 @@ def describe_form(form: nn.Module | None) -> list[Any] | None:
 
 
 def parse_form(words: Any) -> nn.Module | None:
-    """The form of these words and numbers. Raises ValueError for others."""
+    """The parametrization of this JSON. Raises ValueError if it is invalid."""
     simple: dict[str, Any] = {"plain": lambda: None, "log": Log, "logit": Logit}
     match words:
         case [str(word)] if word in simple:
@@ -176,12 +176,12 @@ def parse_form(words: Any) -> nn.Module | None:
             return form
         case ["clamp", float() | int() as low, float() | int() as high] if low < high:
             return Clamp(low, high)
-    raise ValueError(f"learn: expected a form as [\"log\"] or [\"clamp\", low, high], got "
+    raise ValueError(f"learn: expected a form like [\"log\"] or [\"clamp\", low, high], got "
                      f"{repr(words):.60}")
 
 
 def find_list(layer: nn.Module, name: str) -> parametrize.ParametrizationList | None:
-    """The parametrizations of a tensor of the layer, or None where it has none."""
+    """The parametrizations of a tensor of the layer; None without any."""
     if not parametrize.is_parametrized(layer, name):
         return None
     found = layer.parametrizations[name]  # type: ignore[union-attr,index]
@@ -190,7 +190,8 @@ def find_list(layer: nn.Module, name: str) -> parametrize.ParametrizationList | 
 
 
 def find_parametrization(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module] | None:
-    """What is stored of a tensor with one parametrization of those here, and this one."""
+    """The stored tensor and the parametrization of a constant, if it has exactly one, of a class in
+    this file; else None."""
     found = find_list(layer, name)
     if found is None or len(found) != 1 or type(found[0]) not in (Log, Logit, Clamp):
         return None
@@ -201,19 +202,19 @@ def find_parametrization(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module
 
 def format_forms(layer: nn.Module, learn: Iterable[str],
                  suffix: str) -> tuple[str, ...] | dict[str, Any]:
-    """The argument learn in a line of repr: names, and forms where one is not the default."""
+    """The argument learn for repr: names, and parametrizations if one is not the default."""
     lists = {name: find_list(layer, name + suffix) for name in learn}
     forms = {name: None if found is None else found[0] for name, found in lists.items()}
     words = {name: "plain" if form is None else type(form).__name__.lower()
              for name, form in forms.items()}
-    if all(word == _FREE.get(name, "plain") for name, word in words.items()):
+    if all(word == _DEFAULTS.get(name, "plain") for name, word in words.items()):
         return tuple(words)
     return {name: form if type(form) is Clamp else words[name] for name, form in forms.items()}
 
 
 def fill_parameter(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) -> None:
-    """Has fill write into a parameter or buffer; where it is parametrized, what the module shows
-    becomes the result."""
+    """Calls fill to write to a parameter or buffer; if it is parametrized, the value gets the
+    result."""
     if name in module._parameters or name in module._buffers:
         fill(getattr(module, name))
     elif parametrize.is_parametrized(module, name):
@@ -221,21 +222,23 @@ def fill_parameter(module: nn.Module, name: str, fill: Callable[[Tensor], Any]) 
         fill(value)
         setattr(module, name, value)  # through right_inverse of the parametrization
     else:
-        raise RuntimeError(f"{name}: expected a parameter to set anew, got a tensor that is "
-                           f"computed from others, as "
-                           "by pruning; remove that first")
+        raise RuntimeError(f"{name}: expected a parameter or buffer, got a tensor computed from "
+                           f"others, as by pruning; remove that first")
 
 
 class ParametrizedModule(nn.Module):
-    """A module that is copied and pickled with its parametrizations.
+    """A module whose copies and pickles keep its parametrizations.
 
-    _caches   attributes that follow from the others, such as prepared layers: a copy has none
+    torch makes a class with properties for each parametrized module, which cannot be copied or
+    pickled.
+
+    _caches   attributes that follow from others, such as prepared layers; a copy has none
     """
 
     _caches: ClassVar[tuple[str, ...]] = ()
 
     def _plain_state(self) -> dict[str, Any]:
-        """Without what is kept: a copy or a pickle is the module alone."""
+        """The attributes without caches."""
         return {name: value for name, value in self.__dict__.items() if name not in self._caches}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -250,8 +253,8 @@ class ParametrizedModule(nn.Module):
         lists = self._modules.get("parametrizations")
         if not isinstance(lists, nn.ModuleDict):
             return
-        # The class with the properties is made for each module anew, by registering something that
-        # is then replaced by what was there.
+        # Registering a parametrization makes the class with properties; then the original
+        # parametrizations take its place.
         self._modules = {name: part for name, part in self._modules.items()
                          if name != "parametrizations"}
         self._parameters = dict(self._parameters)
@@ -269,7 +272,7 @@ class ParametrizedModule(nn.Module):
         return replica
 
     def __repr__(self) -> str:
-        """One line, also where constants learn: extra_repr names them and their forms."""
+        """One line, also if constants learn, which extra_repr names."""
         kind = parametrize.type_before_parametrizations(self)
         lists: Any = self._modules.get("parametrizations") or {}
         if len(self._modules) == bool(lists) and all(
@@ -278,6 +281,6 @@ class ParametrizedModule(nn.Module):
         return super().__repr__()
 
     def _apply(self, *arguments: Any, **named: Any) -> Self:
-        for name in self._caches:  # they hold the memory that the parameters leave
+        for name in self._caches:  # they would keep the memory of the old parameters
             self.__dict__.pop(name, None)
         return super()._apply(*arguments, **named)

@@ -1,4 +1,4 @@
-"""The leaky readout: filtered spikes, weighed and summed."""
+"""The leaky readout: weighted sums of filtered spikes."""
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -26,14 +26,13 @@ from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 
 class ReadoutState(NamedTuple):
-    """What a LeakyReadout with tau_syn carries from one call to the next; two calls that pass it on
-    equal one call."""
+    """The state of a LeakyReadout with tau_syn between two calls, which then equal one call."""
 
     p: Tensor  # (B, output_size) membrane, the output of the last step; unbatched (output_size,)
     i: Tensor  # the same shape: synaptic current
 
     def detach(self) -> "ReadoutState":
-        """The same numbers without their graph, as truncated BPTT needs between two chunks."""
+        """The state without its graph, as truncated BPTT needs between two chunks."""
         return self.map(Tensor.detach)
 
     def to(self, *args: Any, **kwargs: Any) -> "ReadoutState":
@@ -41,8 +40,8 @@ class ReadoutState(NamedTuple):
         return self.map(lambda leaf: leaf.to(*args, **kwargs))
 
     def reset(self, mask: Tensor) -> "ReadoutState":
-        """Zeros for the sequences of a batch where the mask (B,) of bools is True; the others, and
-        their gradients, as they are."""
+        """Zeros for the sequences where the bool mask (B,) is True; the others keep their numbers
+        and gradients."""
         return self.map(lambda leaf: reset_sequences(leaf, mask))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "ReadoutState":
@@ -55,7 +54,7 @@ make_savable(ReadoutState)
 
 def _step(c: Tensor, i: Tensor, p: Tensor, *, k: Tensor | float,
           k_syn: Tensor | float) -> tuple[Tensor, Tensor]:
-    """A readout with a synaptic current as a neuron, whose output is its membrane."""
+    """A readout with a synaptic current as a neuron whose output is its membrane."""
     i = k_syn * i + c
     return i, k * p + (1 - k) * i
 
@@ -64,61 +63,63 @@ _NEURON = Neuron(_step)
 _LEARNED = ("tau", "tau_syn")
 
 
-def _parse_learn(learn: Any, given: Mapping[str, float | None]) -> tuple[str, ...]:
-    """Which time constants a readout learns. Raises TypeError or ValueError naming the argument."""
-    asked = (learn,) if isinstance(learn, str) else learn
-    if not isinstance(asked, Iterable):
-        raise TypeError(f"learn: expected \"tau\", \"tau_syn\" or nothing, got {learn!r}")
-    forms = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
+def _parse_learn(learn: Any, initial: Mapping[str, float | None]) -> tuple[str, ...]:
+    """The learned time constants. Raises TypeError or ValueError naming the argument."""
+    names = (learn,) if isinstance(learn, str) else learn
+    if not isinstance(names, Iterable):
+        raise TypeError(f"learn: expected \"tau\", \"tau_syn\" or (), got {learn!r}")
+    forms = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
     for name, form in forms.items():
         if name not in _LEARNED:
-            raise ValueError(f"learn: expected \"tau\", \"tau_syn\" or nothing, got {name!r}")
+            raise ValueError(f"learn: expected \"tau\", \"tau_syn\" or (), got {name!r}")
         if type(form) is not Log and form not in (None, "log"):
             raise ValueError(f"learn: expected \"log\" for the time constant of a readout, got "
                              f"{form!r}")
-        if not given[name]:
-            raise ValueError(f"{name}: expected a number > 0 to learn from, got {given[name]}")
+        if not initial[name]:
+            raise ValueError(f"{name}: expected a number > 0 to learn from, got {initial[name]}")
     return tuple(forms)
 
 
 def check_filter(name: str, tau: float, dt: float, nothing: str = "None") -> None:
-    """Raises ValueError for a time constant so far below a step that it must be in another unit;
-    nothing: what stands for no filter."""
+    """Raises ValueError for a time constant that is so small that its unit must be wrong; nothing:
+    the value that means no filter."""
     check_positive(name, tau)
     if tau < dt / SHORTEST:
         raise ValueError(
             f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {tau:g}; both "
-            f"are in one unit, milliseconds by default: for seconds give dt in seconds too; for no "
-            f"filter at all give {name}={nothing}")
+            f"have one unit, milliseconds by default: for seconds pass dt in seconds too; for no "
+            f"filter pass {name}={nothing}")
 
 
 def _decay(tau: float | Tensor | None, dt: float) -> float | Tensor:
     """exp(-dt / tau), a differentiable tensor where tau is one; 0 without a time constant."""
     if isinstance(tau, Tensor):
         return torch.exp(-dt / tau.to(torch.promote_types(tau.dtype, torch.float32)))
-    return math.exp(-float(dt) / float(tau)) if tau else 0.0  # of numpy's numbers too
+    return math.exp(-float(dt) / float(tau)) if tau else 0.0  # float: of NumPy numbers
 
 
 def _map_state(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The state of a readout of either kind with changed tensors."""
+    """The state of a readout, a tensor or a ReadoutState, with changed tensors."""
     if state is None:
         return None
     return state.map(change) if isinstance(state, ReadoutState) else change(state)
 
 
 def _check_windows(lengths: Tensor, every: int) -> None:
-    """Raises ValueError for a sequence that ends within a window."""
+    """Raises ValueError unless all sequences end with a window."""
     if readable(lengths) and bool((lengths % every).any()):
         odd = int(lengths[(lengths % every).nonzero()[0]])
-        raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, "
-                         f"got {every} for one of {odd}")
+        raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, got "
+                         f"{every} for one of {odd} steps")
 
 
 def average_windows(y: Tensor | PackedSequence, every: int, batch_first: bool,
                     each: Tensor | None = None) -> Tensor | PackedSequence:
-    """The means of results (T, B, O), (B, T, O), (T, O) or packed over each so many steps; each
-    (B,): the steps of each sequence of a padded batch. Raises ValueError where a sequence does not
-    end with a window."""
+    """The means of results (T, B, O), (B, T, O), (T, O) or packed over windows of `every` steps.
+
+    each (B,): the steps of each sequence of a padded batch. Raises ValueError unless all sequences
+    end with a window.
+    """
     check_whole_number("readout_every", every, 1)
     if isinstance(y, PackedSequence):
         padded, lengths = pad_packed_sequence(y)
@@ -137,7 +138,7 @@ def average_windows(y: Tensor | PackedSequence, every: int, batch_first: bool,
 
 def add_readout_bias(y: Tensor, bias: Tensor | None, lengths: LengthsArgument | None,
                      first: bool) -> Tensor:
-    """add_bias of a readout (T, B, O), first: (B, T, O), or of any form without lengths."""
+    """add_bias of a readout (T, B, O), of (B, T, O) with first, of any shape without lengths."""
     if bias is None:
         return y
     if lengths is None:
@@ -149,40 +150,49 @@ def add_readout_bias(y: Tensor, bias: Tensor | None, lengths: LengthsArgument | 
 
 
 class LeakyReadout(ParametrizedModule):
-    """y_t = W p_t + b with the filtered spikes p_t = k p_{t-1} + (1 - k) z_t, k = exp(-dt / tau)
-    (Bellec et al. 2018); with tau_syn a synaptic current comes before the filter.
+    """A leaky readout, y_t = W p_t + b of filtered spikes p_t = k p_{t-1} + (1 - k) z_t with
+    k = exp(-dt / tau); with tau_syn a synaptic current precedes the filter.
 
-    n, output_size   channels in and out
-    tau              time constant of the filter in the unit of dt (ms), > 0, default 20; None: no
-                     filter, y_t = W z_t + b
-    dt               duration of a step (ms), default 1
-    batch_first      x is (B, T, n) instead of (T, B, n)
-    learn            "tau", "tau_syn" or both: they become Parameters, their logarithms, so that no
-                     step of an optimizer makes them negative; default (): they stay
-    per_neuron       True: what learns has a number for each output, (output_size,); False: one
-    tau_syn          time constant of the synaptic current (ms), > 0, or 0: no decay into the next
-                     step; default None: no synaptic current
+    weight (output_size, n) is initialized as in the paper's code (Glorot uniform), bias
+    (output_size,) is 0. Filter and product commute: the product comes first, so the filter has only
+    output_size channels.
 
-    weight (output_size, n) is drawn as in the paper's code (Glorot uniform), bias (output_size,) is
-    0. The filter and the product commute, so the product comes first and the filter runs over
-    output_size channels only. Raises ValueError naming the argument for what is out of range.
+    Args:
+        n: input channels.
+        output_size: output channels.
+        tau: time constant of the filter in the unit of dt (ms), > 0; None: no filter,
+            y_t = W z_t + b. Default 20.
+        dt: duration of a step (ms). Default 1.
+        bias: whether there is a bias. Default True.
+        batch_first: x is (B, T, n) instead of (T, B, n).
+        learn: "tau", "tau_syn" or both: they become Parameters, stored as logarithms, so no step of
+            an optimizer makes them negative. Default ().
+        per_neuron: True: learned time constants have a number for each output, (output_size,).
+        tau_syn: time constant of the synaptic current (ms), > 0, or 0: it does not carry over to
+            the next step. Default None: no synaptic current.
+        device, dtype: of the parameters.
 
     With tau_syn the output is the membrane of a neuron without spikes, and the bias is a current:
 
         i_t = k_syn i_{t-1} + W z_t + b,  k_syn = exp(-dt / tau_syn)
         y_t = p_t = k p_{t-1} + (1 - k) i_t
 
-    A constant bias adds b / (1 - k_syn) to y in the end. On the CPU it runs in the kernels of
-    functional.recurrent, elsewhere as a loop over time; derivatives are of first order.
+    In equilibrium the bias adds b / (1 - k_syn) to y. On the CPU the kernels of
+    functional.recurrent compute it, elsewhere a loop over time; it has first derivatives only.
 
-    Readouts of other programs, from a state of zeros:
+    Readouts of other packages, from a state of zeros:
         Yin et al. (output_Neuron)   tau_syn=0, tau=tau_m: the same equations
-        norse LI, LILinearCell       tau_syn=-dt / log(1 - dt tau_syn_inv), tau likewise of
-                                     tau_mem_inv, v_leak=0. The membrane there reads the current of
-                                     the step before: v_t is y_{t-1} of here, v of the first step 0
-        SpyTorch tutorials           exp(-dt / tau_syn) = alpha, exp(-dt / tau) = beta. The membrane
-                                     there has gain 1 and reads the current of the step before:
-                                     out_t is y_{t-1} / (1 - beta), so W is divided by 1 - beta
+        norse LI, LILinearCell       tau_syn=-dt / log(1 - dt tau_syn_inv), tau likewise from
+                                     tau_mem_inv, v_leak=0. Their membrane reads the current of the
+                                     previous step: their v_t is y_{t-1} here, and 0 at first
+        SpyTorch tutorials           exp(-dt / tau_syn) = alpha, exp(-dt / tau) = beta. Their
+                                     membrane has gain 1 and reads the current of the previous step:
+                                     their out_t is y_{t-1} / (1 - beta); divide W by 1 - beta
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or range; the message names it.
+
+    Source: Bellec et al., NeurIPS 2018.
     """
 
     def __init__(self, n: int, output_size: int, tau: float | None = 20.0, *, dt: float = 1.0,
@@ -202,12 +212,12 @@ class LeakyReadout(ParametrizedModule):
         for name, value in (("bias", bias), ("batch_first", batch_first),
                             ("per_neuron", per_neuron)):
             check_flag(name, value)
-        given = {name: None if one is None else float(one)
-                 for name, one in (("tau", tau), ("tau_syn", tau_syn))}
-        self.learn, self._given = _parse_learn(learn, given), given
+        initial = {name: None if one is None else float(one)
+                   for name, one in (("tau", tau), ("tau_syn", tau_syn))}
+        self.learn, self._given = _parse_learn(learn, initial), initial
         if per_neuron and not self.learn:
-            raise ValueError("per_neuron: expected learn=(\"tau\",) beside it, got a tau that does "
-                             "not learn")
+            raise ValueError("per_neuron: expected False without learned time constants, got True; "
+                             "pass learn=(\"tau\",) too")
         self.n, self.output_size, self.dt, self.batch_first = n, output_size, float(dt), batch_first
         self.per_neuron = per_neuron
         self.weight = nn.Parameter(torch.empty(output_size, n, device=device, dtype=dtype))
@@ -215,7 +225,7 @@ class LeakyReadout(ParametrizedModule):
                                              dtype=dtype)) if bias else None
         self.tau: float | Tensor | None
         self.tau_syn: float | Tensor | None
-        for name, first in given.items():
+        for name, first in initial.items():
             if name not in self.learn:
                 setattr(self, name, first)
                 continue
@@ -225,7 +235,8 @@ class LeakyReadout(ParametrizedModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Glorot uniform weights, bias 0; learned time constants as the readout was made."""
+        """Initializes weights (Glorot uniform), bias (0) and learned time constants (those of the
+        constructor)."""
         with torch.no_grad():
             fill_parameter(self, "weight", nn.init.xavier_uniform_)
             if self.bias is not None:
@@ -237,12 +248,11 @@ class LeakyReadout(ParametrizedModule):
 
     @property
     def decay(self) -> float | Tensor:
-        """k, the decay over a step; 0 without a filter, a differentiable tensor where tau
-        learns."""
+        """k, the decay over a step: 0 without a filter, a differentiable tensor if tau learns."""
         return _decay(self.tau, self.dt)
 
     def extra_repr(self) -> str:
-        """Sizes and time constants; where they learn, those of now."""
+        """Sizes and current time constants."""
         synapse = "" if self.tau_syn is None else f", tau_syn={shown(self.tau_syn)}"
         return f"{self.n}, {self.output_size}, tau={shown(self.tau)}{synapse}" + (
             f", learn={self.learn}" if self.learn else "") + (
@@ -250,12 +260,12 @@ class LeakyReadout(ParametrizedModule):
 
     def check_state(self, state: Any, batch: tuple[int, ...], x: Any = None,
                     name: str = "state") -> None:
-        """Raises ValueError for a state of another shape than (B, output_size), or (output_size,)
-        unbatched, with a hint where x seems to be batch first or not, and TypeError for another
-        kind of state; name: of the argument."""
+        """Raises ValueError unless the state has shape (B, output_size), unbatched (output_size,),
+        with a hint if x seems to have the wrong order of axes, and TypeError for another type;
+        name: of the argument."""
         if state is None:
             return
-        want, leaves = (*batch, self.output_size), {name: state}
+        shape, leaves = (*batch, self.output_size), {name: state}
         if self.tau_syn is not None:
             if not isinstance(state, ReadoutState):
                 raise TypeError(f"{name}: expected a ReadoutState{ReadoutState._fields} of a "
@@ -263,29 +273,35 @@ class LeakyReadout(ParametrizedModule):
             leaves = {f"{name}.{part}": leaf for part, leaf in state._asdict().items()}
         for of, leaf in leaves.items():
             if not isinstance(leaf, Tensor):
-                raise TypeError(f"{of}: expected a tensor of shape {want}, got "
+                raise TypeError(f"{of}: expected a tensor of shape {shape}, got "
                                 f"{type(leaf).__name__}")
-            if tuple(leaf.shape) != want:
+            if tuple(leaf.shape) != shape:
                 hint = hint_batch_first(tuple(leaf.shape)[:-1], batch, x, self.batch_first)
-                raise ValueError(f"{of}: expected shape {want}, got {tuple(leaf.shape)}{hint}")
+                raise ValueError(f"{of}: expected shape {shape}, got {tuple(leaf.shape)}{hint}")
             refuse_freed_graph(leaf, of)
 
     def batch_of(self, x: Tensor | PackedSequence) -> tuple[int, ...]:
-        """(B,), or () of an unbatched x."""
+        """(B,), or () for an unbatched x."""
         if isinstance(x, PackedSequence):
             return (int(x.batch_sizes[0]),)
         return (x.shape[0 if self.batch_first else 1],) if x.dim() == 3 else ()
 
     def forward(self, x: Tensor | PackedSequence, state: Any = None, *,
                 lengths: LengthsArgument | None = None) -> tuple[Tensor | PackedSequence, Any]:
-        """x (T, B, n), (B, T, n) with batch_first, (T, n) unbatched, or a PackedSequence -> (y,
-        state).
+        """Runs a whole sequence.
 
-        y has the form of x with output_size channels; state (B, output_size), unbatched
-        (output_size,), is W p after the last step, with tau_syn a ReadoutState of p and i; None is
-        zero; all are float32 where x is float16 or bfloat16. lengths (B,): steps of each sequence
-        of a padded batch, as of ALIF; y is 0 after them. Raises TypeError for an x that is no
-        tensor, ValueError for wrong shapes.
+        Args:
+            x: (T, B, n), (B, T, n) with batch_first, (T, n) unbatched, or a PackedSequence.
+            state: W p (B, output_size) after the previous step, unbatched (output_size,); with
+                tau_syn a ReadoutState. Default zeros.
+            lengths: (B,) steps of each sequence of a padded batch, as of ALIF; y is 0 after them.
+
+        Returns:
+            y in the form of x with output_size channels, and the state after the last step. Both
+            are float32 if x is float16 or bfloat16.
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong type or shape; the message names it.
         """
         if isinstance(x, PackedSequence):
             check_lengths(x, lengths, self.batch_first)
@@ -295,9 +311,9 @@ class LeakyReadout(ParametrizedModule):
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
             raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
         check_lengths(x, lengths, self.batch_first)
-        batched, first, given = x.dim() == 3, self.batch_first and x.dim() == 3, x
+        batched, first, original = x.dim() == 3, self.batch_first and x.dim() == 3, x
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
-        self.check_state(state, (x.shape[1],) if batched else (), given)
+        self.check_state(state, (x.shape[1],) if batched else (), original)
         carried = state if batched else _map_state(state, lambda leaf: leaf.unsqueeze(0))
         y, end = self._run(x, carried, lengths)
         if not batched:
@@ -310,13 +326,12 @@ class LeakyReadout(ParametrizedModule):
             raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got "
                              f"{tuple(x.data.shape)}")
         self.check_state(state, self.batch_of(x))
-        padded, lengths = pad_packed_sequence(x)  # in the order given
+        padded, lengths = pad_packed_sequence(x)  # in the original order
         y, end = self._run(padded, state, lengths)
-        sorted_too = x.sorted_indices is None
-        return pack_padded_sequence(y, lengths, enforce_sorted=sorted_too), end
+        return pack_padded_sequence(y, lengths, enforce_sorted=x.sorted_indices is None), end
 
     def _run(self, x: Tensor, state: Any, lengths: LengthsArgument | None) -> tuple[Tensor, Any]:
-        """y (T, B, O) and the state after x (T, B, n), which is checked."""
+        """y (T, B, O) and the state after x (T, B, n), which has been checked."""
         if self.tau_syn is None:
             y, end = functional.leaky_readout(x, self.weight, self.decay, state, lengths)
             return add_readout_bias(y, self.bias, lengths, False), end
@@ -342,14 +357,14 @@ class LeakyReadout(ParametrizedModule):
                         for one in decays.values())
             i, p = _step(current[0], *((zero, zero) if state is None else (state.i, state.p)),
                          k=k, k_syn=k_syn)
-            return p[None].clone(), ReadoutState(p, i)  # a change of y leaves the state alone
+            return p[None].clone(), ReadoutState(p, i)  # clone: y may be changed in place
         y, after = functional.recurrent(current, None, _NEURON, state=carried, lengths=lengths,
                                         **decays)  # type: ignore[arg-type, misc]
         return y, ReadoutState(after.z[0], after.states["i"])
 
     def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One step, equal to forward on it: x_t (B, n) or (n,) -> y, state: (B, output_size),
-        (output_size,), with tau_syn a ReadoutState of such."""
+        """One step, equal to forward on it: x_t (B, n) or (n,) -> y and state (B, output_size) or
+        (output_size,), the state a ReadoutState with tau_syn."""
         check_tensor("x_t", x_t)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0

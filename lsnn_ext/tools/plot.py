@@ -1,7 +1,7 @@
-"""Pictures of spikes, membranes and weights, by matplotlib: pip install "matplotlib>=3.8".
+"""Plots of spikes, membranes and weights with matplotlib: pip install "matplotlib>=3.8".
 
-Every function draws into the axes that it is given, or into new ones, and returns them. Tensors may
-lie anywhere and want gradients; times are in the unit of dt.
+Every function draws into the given axes, or into new ones, and returns them. Tensors may be on any
+device and require gradients; times are in the unit of dt.
 """
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["connectivity", "membrane", "raster", "rates", "weights"]
 
 
-def _axes(ax: "Axes | None") -> "Axes":
+def _get_axes(ax: "Axes | None") -> "Axes":
     if ax is not None:
         return ax
     try:
@@ -27,9 +27,9 @@ def _axes(ax: "Axes | None") -> "Axes":
     return made
 
 
-def _numbers(name: str, value: Any, batch: int, dims: int = 2) -> np.ndarray:
-    """(T, N) of a tensor (T, N) or (T, B, N), of which one sequence is taken; with dims=3 the
-    latter stays."""
+def _get_array(name: str, value: Any, batch: int, dims: int = 2) -> np.ndarray:
+    """An array (T, N) of a tensor (T, N), or of one sequence of (T, B, N); with dims=3 all
+    sequences."""
     if not isinstance(value, Tensor | np.ndarray):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
@@ -37,31 +37,30 @@ def _numbers(name: str, value: Any, batch: int, dims: int = 2) -> np.ndarray:
         raise ValueError(f"{name}: expected shape (T, N) or (T, B, N), got {tuple(array.shape)}")
     if array.ndim == 3 and dims == 2:
         if not -array.shape[1] <= batch < array.shape[1]:
-            raise IndexError(f"batch: expected a sequence of {array.shape[1]}, got {batch}")
+            raise IndexError(f"batch: expected an index of {array.shape[1]} sequences, got {batch}")
         array = array[:, batch]
     return array
 
 
 def raster(spikes: Tensor, ax: "Axes | None" = None, *, batch: int = 0, dt: float = 1.0,
            **line: Any) -> "Axes":
-    """A mark for each spike: time to the right, neurons upwards.
+    """Draws a raster plot: a mark for each spike, time on x, neurons on y.
 
     Args:
-        spikes: (T, N), or (T, B, N) of which the sequence number batch is drawn. Whatever is not 0
-            is a spike.
-        ax: matplotlib axes to draw into. Default: new ones.
-        batch: the sequence. Default the first.
-        dt: duration of a step; step t stands at t dt. Default 1.
-        **line: of Axes.plot, marker and color for instance.
+        spikes: (T, N), or (T, B, N) of which one sequence is drawn. Any nonzero is a spike.
+        ax: matplotlib axes. Default: new ones.
+        batch: index of the sequence. Default 0.
+        dt: duration of a step; step t is at t dt. Default 1.
+        **line: options of Axes.plot, such as marker and color.
 
     Returns:
         The axes; the marks are their last line.
 
     Raises:
-        TypeError, ValueError, IndexError: no tensor, another shape, no such sequence.
+        TypeError, ValueError, IndexError: not a tensor, another shape, or no such sequence.
         ImportError: matplotlib is not installed.
     """
-    array, ax = _numbers("spikes", spikes, batch), _axes(ax)
+    array, ax = _get_array("spikes", spikes, batch), _get_axes(ax)
     steps, neurons = np.nonzero(array)
     style = {"linestyle": "none", "marker": "|", "markersize": 3, "color": "black", **line}
     ax.plot(steps * dt, neurons, **style)
@@ -72,34 +71,36 @@ def raster(spikes: Tensor, ax: "Axes | None" = None, *, batch: int = 0, dt: floa
 
 def membrane(traces: Any, ax: "Axes | None" = None, *, neuron: int = 0, batch: int = 0,
              spikes: Tensor | None = None, dt: float = 1.0) -> "Axes":
-    """The membrane of one neuron and its moving threshold.
+    """Draws the membrane and the moving threshold of one neuron.
 
     Args:
-        traces: Traces of trace=True, or anything with tensors v and threshold (T, B, N) or (T, N).
-        ax: matplotlib axes to draw into. Default: new ones.
-        neuron, batch: which neuron, of which sequence. Default the first.
-        spikes: (T, B, N) or (T, N): also a dotted vertical line for each spike of the neuron.
+        traces: Traces of trace=True, or any object with tensors v and threshold (T, B, N) or
+            (T, N).
+        ax: matplotlib axes. Default: new ones.
+        neuron, batch: indices of the neuron and of the sequence. Default 0.
+        spikes: (T, B, N) or (T, N): adds a dotted vertical line for each spike of the neuron.
+            Default None.
         dt: duration of a step. Default 1.
 
     Returns:
         The axes, whose lines are labelled v and threshold.
 
     Raises:
-        TypeError, ValueError, IndexError: no traces, another shape, no such neuron or sequence.
+        TypeError, ValueError, IndexError: not traces, another shape, or no such neuron or sequence.
         ImportError: matplotlib is not installed.
     """
     for name in ("v", "threshold"):
         if not hasattr(traces, name):
-            raise TypeError(f"traces: expected Traces, of trace=True, got {type(traces).__name__}")
-    curves = {name: _numbers(name, getattr(traces, name), batch) for name in ("v", "threshold")}
+            raise TypeError(f"traces: expected Traces of trace=True, got {type(traces).__name__}")
+    curves = {name: _get_array(name, getattr(traces, name), batch) for name in ("v", "threshold")}
     T, N = curves["v"].shape
     if not -N <= neuron < N:
-        raise IndexError(f"neuron: expected one of {N}, got {neuron}")
-    ax, times = _axes(ax), np.arange(T) * dt
+        raise IndexError(f"neuron: expected an index of {N} neurons, got {neuron}")
+    ax, times = _get_axes(ax), np.arange(T) * dt
     ax.plot(times, curves["v"][:, neuron], label="v")
     ax.plot(times, curves["threshold"][:, neuron], "--", label="threshold")
     if spikes is not None:
-        fired = np.nonzero(_numbers("spikes", spikes, batch)[:, neuron])[0]
+        fired = np.nonzero(_get_array("spikes", spikes, batch)[:, neuron])[0]
         for time in fired * dt:
             ax.axvline(time, color="grey", linewidth=0.8, linestyle=":")
     ax.set(xlabel="time", ylabel=f"neuron {neuron}")
@@ -108,26 +109,26 @@ def membrane(traces: Any, ax: "Axes | None" = None, *, neuron: int = 0, batch: i
 
 
 def rates(spikes: Tensor, ax: "Axes | None" = None, *, dt: float = 1.0, bins: int = 20) -> "Axes":
-    """How many neurons fire how often: a histogram of rates, means over steps and sequences.
+    """Draws a histogram of the firing rates of neurons, averaged over steps and sequences.
 
     Args:
         spikes: (T, N) or (T, B, N).
-        ax: matplotlib axes to draw into. Default: new ones.
-        dt: duration of a step: rates are spikes per unit of time, at most 1 / dt. Default 1.
-        bins: bars. Default 20.
+        ax: matplotlib axes. Default: new ones.
+        dt: duration of a step; rates are spikes per unit of time, at most 1 / dt. Default 1.
+        bins: number of bins. Default 20.
 
     Returns:
-        The axes; a dashed line stands at the mean rate.
+        The axes; a dashed line marks the mean rate.
 
     Raises:
-        TypeError, ValueError: no tensor, another shape, no steps.
+        TypeError, ValueError: not a tensor, another shape, or no steps.
         ImportError: matplotlib is not installed.
     """
-    array = _numbers("spikes", spikes, 0, dims=3)
+    array = _get_array("spikes", spikes, 0, dims=3)
     if not array.shape[0] or not array.size:
         raise ValueError(f"spikes: expected one step or more, got shape {tuple(array.shape)}")
     each = (array != 0).reshape(-1, array.shape[-1]).mean(0) / dt
-    ax = _axes(ax)
+    ax = _get_axes(ax)
     ax.hist(each, bins=bins)
     ax.axvline(float(each.mean()), color="black", linestyle="--",
                label=f"mean {each.mean():.3g}")
@@ -136,7 +137,7 @@ def rates(spikes: Tensor, ax: "Axes | None" = None, *, dt: float = 1.0, bins: in
     return ax
 
 
-def _matrix(weight: Any) -> np.ndarray:
+def _get_matrix(weight: Any) -> np.ndarray:
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight: expected a tensor, got {type(weight).__name__}")
     if weight.dim() != 2:
@@ -147,21 +148,21 @@ def _matrix(weight: Any) -> np.ndarray:
 
 
 def weights(weight: Tensor, ax: "Axes | None" = None, *, colorbar: bool = True) -> "Axes":
-    """A weight matrix as a picture: red excites, blue inhibits, white is 0.
+    """Draws a weight matrix as an image: red excites, blue inhibits, white is 0.
 
     Args:
         weight: (N, I) or (N, N), targets first, as weight_ih and weight_hh of a module.
-        ax: matplotlib axes to draw into. Default: new ones.
-        colorbar: whether to draw the scale beside it. Default True.
+        ax: matplotlib axes. Default: new ones.
+        colorbar: whether to draw a color bar. Default True.
 
     Returns:
-        The axes; the picture is their last image.
+        The axes; the image is their last one.
 
     Raises:
-        TypeError, ValueError: no tensor, another shape.
+        TypeError, ValueError: not a tensor, or another shape.
         ImportError: matplotlib is not installed.
     """
-    array, ax = _matrix(weight), _axes(ax)
+    array, ax = _get_matrix(weight), _get_axes(ax)
     most = float(np.abs(array).max(initial=0.0)) or 1.0
     image = ax.imshow(array, cmap="bwr", vmin=-most, vmax=most, aspect="auto",
                       interpolation="nearest")
@@ -172,27 +173,28 @@ def weights(weight: Tensor, ax: "Axes | None" = None, *, colorbar: bool = True) 
 
 
 def connectivity(weight: Tensor, ax: "Axes | None" = None, *, mask: Tensor | None = None) -> "Axes":
-    """Which synapses there are: +1 excites, -1 inhibits, 0 is none; the title has their share.
+    """Draws the signs of synapses as an image: red excites, blue inhibits, white is no synapse. The
+    title has the fraction of synapses.
 
     Args:
         weight: (N, I) or (N, N), targets first.
-        ax: matplotlib axes to draw into. Default: new ones.
-        mask: booleans of the same shape: only what is true counts, whatever its weight.
+        ax: matplotlib axes. Default: new ones.
+        mask: bool of the same shape, False where there is no synapse. Default: all True.
 
     Returns:
-        The axes; the picture is their last image.
+        The axes; the image is their last one.
 
     Raises:
-        TypeError, ValueError: no tensor, another shape.
+        TypeError, ValueError: not a tensor, or another shape.
         ImportError: matplotlib is not installed.
     """
-    sign = np.sign(_matrix(weight))
+    sign = np.sign(_get_matrix(weight))
     if mask is not None:
-        kept = _matrix(mask) != 0
-        if kept.shape != sign.shape:
-            raise ValueError(f"mask: expected shape {sign.shape} as weight, got {kept.shape}")
-        sign = np.where(kept, sign, 0.0)
-    ax = _axes(ax)
+        allowed = _get_matrix(mask) != 0
+        if allowed.shape != sign.shape:
+            raise ValueError(f"mask: expected shape {sign.shape} as weight, got {allowed.shape}")
+        sign = np.where(allowed, sign, 0.0)
+    ax = _get_axes(ax)
     ax.imshow(sign, cmap="bwr", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     share = float((sign != 0).mean()) if sign.size else 0.0
     ax.set(xlabel="from", ylabel="to", title=f"{100 * share:.3g} % of {sign.size} synapses")

@@ -1,6 +1,6 @@
-"""Draw how the neurons of the zoo respond to a current step, with their default coefficients.
+"""Plot the responses of the zoo's neurons to a current step, with default coefficients.
 
-    python -m lsnn_ext.zoo --out folder            a picture for each neuron
+    python -m lsnn_ext.zoo --out folder            one plot a neuron
     python -m lsnn_ext.zoo --out folder rf brf     some of them
 """
 import argparse
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 STEPS, BEGIN, END = 300, 50, 250
 STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0)  # of the current, by the module's CURRENT
-SHOWN = 2  # of which the states are drawn
+SHOWN = 2  # index of the strength whose states are drawn
 
 
 def respond(module: ModuleType) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Currents (K, T, n), states (T, n) by name and spikes (T, n), a column for each strength.
+    """Returns currents (K, T, n), states (T, n) by name and spikes (T, n), a column a strength.
 
-    The first current is on during the step. A second one turns on in its middle, at minus half.
+    The first current is on from BEGIN to END, others from the middle on at minus half of it.
     """
     count = list(inspect.signature(module.step).parameters).index(module.STATES[0])
     currents = torch.zeros(count, STEPS, len(STRENGTHS))
@@ -46,7 +46,7 @@ def respond(module: ModuleType) -> tuple[Tensor, dict[str, Tensor], Tensor]:
 
 
 def draw(name: str) -> "Figure":
-    """Current, every state, and spikes by the strength of the current; needs matplotlib."""
+    """Returns a figure of the current, every state, and spikes by strength of the current."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -73,18 +73,18 @@ def draw(name: str) -> "Figure":
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the pictures and print where they are."""
+    """Writes the plots and prints their paths."""
     parser = argparse.ArgumentParser("python -m lsnn_ext.zoo", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("neurons", nargs="*", help="default: all", metavar="|".join(NEURONS))
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    given = parser.parse_args(arguments)
-    for name in given.neurons:
+    parser.add_argument("--out", type=Path, required=True, help="folder for the plots")
+    options = parser.parse_args(arguments)
+    for name in options.neurons:
         if name not in NEURONS:
             parser.error(f"neurons: expected some of {', '.join(NEURONS)}, got {name!r}")
-    given.out.mkdir(parents=True, exist_ok=True)
-    for name in given.neurons or NEURONS:
-        path = given.out / f"{name}.png"
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.neurons or NEURONS:
+        path = options.out / f"{name}.png"
         draw(name).savefig(path, dpi=120)
         print(f"wrote {path}")
 

@@ -1,4 +1,4 @@
-"""Adaptive LIF neuron with an attached reset at once, by the moving threshold."""
+"""Adaptive LIF neuron with a reset in the step of the spike, by the moving threshold."""
 import math
 
 from torch import Tensor
@@ -14,7 +14,7 @@ DECAY = math.exp(-1 / 20)  # tau 20 steps
 def step(c: Tensor, u: Tensor, a: Tensor, z: Tensor, *, alpha: Tensor | float = DECAY,
          rho: Tensor | float = DECAY, beta: Tensor | float = 1.8,
          theta: Tensor | float = 0.01) -> tuple[Tensor, ...]:
-    """A spike lowers the membrane in its own step, by the threshold that it has passed.
+    """A spike lowers the membrane in the same step, by the moving threshold; differentiable.
 
         a_t = rho a_{t-1} + (1 - rho) z_{t-1}
         A_t = theta + beta a_t
@@ -31,8 +31,8 @@ def step(c: Tensor, u: Tensor, a: Tensor, z: Tensor, *, alpha: Tensor | float = 
         u, a, z.
 
     Source: the ALIF baseline of Higuchi, Kairat, Bohte and Otte, Balanced resonate-and-fire
-    neurons, ICML 2024, after Yin, Corradi and Bohte (2021), who subtract the threshold a step
-    later. Their code (AdaptiveAILab/brf-neurons, `alif_update`) is followed.
+    neurons, ICML 2024, after Yin, Corradi and Bohte (2021), where the threshold is subtracted a
+    step later. Follows their code (AdaptiveAILab/brf-neurons, `alif_update`).
     """
     a = rho * a + (1 - rho) * z
     threshold = theta + beta * a

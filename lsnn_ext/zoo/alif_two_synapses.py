@@ -21,20 +21,19 @@ def step(c1: Tensor, c2: Tensor, i1: Tensor, i2: Tensor, v: Tensor, a: Tensor, z
         ik_t = (1 - rate_synk) ik_{t-1} + ck_t                         k = 1, 2
 
     Args:
-        c1, c2: (B, N) input of the synapses, excitatory and inhibitory for instance.
+        c1, c2: (B, N) inputs of the synapses, for example excitatory and inhibitory.
         i1, i2, v, a, z: (B, N) synaptic currents, membrane, adaptation, last spike.
         rate_mem, rate_syn1, rate_syn2, rate_adapt: dt / tau. Default steps of 1 ms with tau 10 ms,
             5 ms, 5 ms and 800 s.
-        beta: rise of the threshold by a spike. Default 1.8.
+        beta: increase of the threshold by a spike. Default 1.8.
         theta: threshold at rest. Default 1.
 
     Returns:
         i1, i2, v, a, z.
 
-    Source: the LSNN neuron of Norse (norse/norse, `lsnn_step`), whose code is followed, with a
-    second synapse; after Bellec et al., NeurIPS 2018. Norse keeps the threshold theta + a as its
-    state, a is 0 at rest. Its 1/800 counts in 1/s. Reset and adaptation have no gradient of the
-    spike.
+    Source: the code of the LSNN neuron of Norse (norse/norse, `lsnn_step`) with a second synapse,
+    after Bellec et al., NeurIPS 2018. The state of Norse is theta + a, here a, 0 at rest. Its 1/800
+    is in 1/s. Reset and adaptation pass no gradient to the spike.
     """
     v = v + rate_mem * ((i1 + i2) - v)
     a = a - rate_adapt * a

@@ -21,7 +21,7 @@ def step(c: Tensor, u: Tensor, v: Tensor, q: Tensor, z: Tensor, *, omega: Tensor
 
     Args:
         c, u, v, q, z: (B, N) current, both parts of the membrane, refractory variable, last spike.
-        omega: angular frequency in rad/s, 0 <= omega < 1 / dt, where the boundary ends. Default 10.
+        omega: angular frequency in rad/s, 0 <= omega < 1 / dt. Default 10.
         b_offset: damping beyond the boundary in 1/s, >= 0. Default 1.
         theta: threshold. Default 1.
         gamma: decay of q over a step. Default 0.9.
@@ -31,10 +31,9 @@ def step(c: Tensor, u: Tensor, v: Tensor, q: Tensor, z: Tensor, *, omega: Tensor
         u, v, q, z.
 
     Source: Higuchi, Kairat, Bohte and Otte, Balanced resonate-and-fire neurons, ICML 2024 (arXiv
-    2402.14603). Their code (AdaptiveAILab/brf-neurons, `brf_update`) is followed. The paper counts
-    the spike of the step before into q, the code that of this step into the q that the next step
-    reads: the same numbers. The code takes the absolute values of omega and b_offset; here they are
-    given so.
+    2402.14603). Follows their code (AdaptiveAILab/brf-neurons, `brf_update`). The paper adds the
+    previous spike to q; the code adds this spike to the q that the next step reads, which is
+    equivalent. The code takes the absolute values of omega and b_offset; here the caller does.
     """
     b = ((1 - (dt * omega) ** 2) ** 0.5 - 1) / dt - b_offset - q
     u, v = u + b * u * dt - omega * v * dt + c * dt, v + omega * u * dt + b * v * dt

@@ -16,7 +16,7 @@ ALPHA = cmath.exp((-0.5 + 1j * math.pi) * DT)
 def step(c: Tensor, u: Tensor, z: Tensor, *,
          alpha_real: Tensor | float = ALPHA.real, alpha_imag: Tensor | float = ALPHA.imag,
          b: Tensor | float = 0.5, theta: Tensor | float = 1.0) -> tuple[Tensor, ...]:
-    """A complex membrane that decays and turns in each step.
+    """A complex membrane that decays and rotates in each step.
 
         u_t = alpha (u_{t-1} - z_{t-1} / 2) + b c_t           u, alpha complex
         z_t = 1 where 2 Re(u_t) > theta
@@ -33,9 +33,9 @@ def step(c: Tensor, u: Tensor, z: Tensor, *,
         u, z.
 
     Source: Fabre, Dudchenko, Bouhadjar and Neftci, SiLIF: structured state space model dynamics and
-    parametrization for spiking neural networks (arXiv 2506.06374). Their code
-    (Maxtimer97/SSM-inspired-LIF, `CSiLIFLayer`) is followed, with its reset by 1/2. It has no
-    recurrent weights and begins with random states.
+    parametrization for spiking neural networks (arXiv 2506.06374). Follows their code
+    (Maxtimer97/SSM-inspired-LIF, `CSiLIFLayer`), with its reset by 1/2. It has no recurrent
+    weights and random initial states.
     """
     u = (alpha_real + 1j * alpha_imag) * (u - 0.5 * z) + b * c
     return u, boxcar(2 * u.real - theta)

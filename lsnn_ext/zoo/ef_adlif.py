@@ -15,7 +15,7 @@ def step(c: Tensor, u: Tensor, w: Tensor, z: Tensor, *, alpha: Tensor | float = 
          beta: Tensor | float = BETA, a: Tensor | float = 0.5,
          b: Tensor | float = 1.0, q: Tensor | float = 60.0, theta: Tensor | float = 1.0,
          ) -> tuple[Tensor, ...]:
-    """An adaptive LIF neuron, where membrane and adaptation both read the step before.
+    """An adaptive LIF neuron whose membrane and adaptation both read the previous step.
 
         u_t = alpha u_{t-1} + (1 - alpha) (c_t - w_{t-1})
         z_t = 1 where u_t > theta,  u_t <- u_t (1 - z_t)
@@ -24,9 +24,9 @@ def step(c: Tensor, u: Tensor, w: Tensor, z: Tensor, *, alpha: Tensor | float = 
     Args:
         c, u, w, z: (B, N) current, membrane after the reset, adaptation, last spike.
         alpha, beta: decays of u and w over a step, exp(-dt / tau). Default tau 15 and 180 steps,
-            the centres of the initial ranges 5 to 25 and 60 to 300.
+            the centers of the initial ranges 5 to 25 and 60 to 300.
         a: coupling of the membrane into the adaptation, 0 to 1. Default 0.5.
-        b: of spikes, 0 to 2. Default 1. Both: centres of the initial ranges.
+        b: coupling of spikes, 0 to 2. Default 1. Both: centers of the initial ranges.
         q: gain of both. Default 60.
         theta: threshold. Default 1.
 
@@ -34,8 +34,8 @@ def step(c: Tensor, u: Tensor, w: Tensor, z: Tensor, *, alpha: Tensor | float = 
         u, w, z.
 
     Source: Baronig, Ferrand, Sabathiel and Legenstein, Advancing spatio-temporal processing through
-    adaptation in spiking neural networks, Nature Communications 16, 5776 (2025). Their code
-    (IGITUGraz/SE-adlif, `EFAdLIF`) is followed: the reset has no gradient.
+    adaptation in spiking neural networks, Nature Communications 16, 5776 (2025). Follows
+    their code (IGITUGraz/SE-adlif, `EFAdLIF`): the reset has no gradient.
     """
     u_new = alpha * u + (1 - alpha) * (c - w)
     w = beta * w + (1 - beta) * (a * u + b * z) * q

@@ -242,7 +242,7 @@ CALLS: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
      (torch.ones(T, B, I), NeuronState({"v": torch.ones(T, N), "w": torch.ones(T, N)},
                                        torch.ones(1, T, N))), {}),
     (ValueError, "lengths: expected shape", (torch.ones(T, B, I),), {"lengths": [1]}),
-    (ValueError, "lengths: expected None beside a single sequence", (torch.ones(T, I),),
+    (ValueError, "lengths: expected None with an unbatched sequence", (torch.ones(T, I),),
      {"lengths": [1]}),
 ]
 

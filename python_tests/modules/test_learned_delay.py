@@ -205,5 +205,5 @@ def test_what_is_wrong_is_named() -> None:
         layer(_x())
     layer.clamp_()
     layer(_x())
-    with pytest.raises(ValueError, match="done: expected a share from 0 to 1, got 2"):
+    with pytest.raises(ValueError, match="done: expected a fraction from 0 to 1, got 2"):
         layer.anneal(2)

@@ -299,7 +299,7 @@ def test_devices_and_dtypes() -> None:
     (lambda: LeakyReadout(N, O, learn={"tau": "plain"}), ValueError, "learn: expected .log."),
     (lambda: LeakyReadout(N, O, None, learn="tau"), ValueError,
      "tau: expected a number > 0 to learn from, got None"),
-    (lambda: LeakyReadout(N, O, per_neuron=True), ValueError, r"per_neuron: expected learn="),
+    (lambda: LeakyReadout(N, O, per_neuron=True), ValueError, "per_neuron: expected False"),
     (lambda: LSNN(N, 2, 2, O, tau_out=None, learn="tau_out"), ValueError,
      "tau_out: expected a number to learn"),
     (lambda: LSNN(N, 2, 2, O, per_neuron="tau_out"), ValueError,

@@ -157,7 +157,7 @@ def test_batch_first(kind: str) -> None:
         _answer(lambda module=module, x=x, state=state: module(x.transpose(0, 1), state),  # type: ignore[misc]
                 "state.v" if kind != "LSNN" else "state.readout", rf"got \((1, )?{B}, ",
                 rf"\((1, )?{T}, ",
-                f"made with batch_first={first}, has its steps: x seems to be .*{not first}$")
+                f"layer with batch_first={first} has its steps: x seems to be .*{not first}$")
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "LeakyReadout"])
@@ -170,7 +170,7 @@ def test_batch_first_with_lengths(kind: str) -> None:
             _answer(lambda module=module, lengths=lengths, first=first: module(  # type: ignore[misc]
                 _x(T, B, I) if first else _x(B, T, I), lengths=lengths), "lengths",
                 rf"got \({B},\)", rf"expected shape \({T},\)",
-                f"made with batch_first={first}, has its steps: x seems to be .*{not first}$")
+                f"layer with batch_first={first} has its steps: x seems to be .*{not first}$")
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -182,7 +182,7 @@ def test_inputs_at_another_axis(axis: int) -> None:
 
 def test_a_sequence_for_a_step() -> None:
     _answer(lambda: ALIF(I, N).step(_x(T, B, I)), "x", r"\(9, 3, 4\)", r"\(B, I\) or \(I,\)",
-            "a whole sequence goes through a call")
+            "for a whole sequence call the layer")
 
 
 # 10

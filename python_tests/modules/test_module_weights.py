@@ -182,7 +182,7 @@ def test_fresh_values_go_through_a_parametrization() -> None:
     readout.reset_parameters()
     assert not torch.equal(readout.weight, before)
     prune.l1_unstructured(layer, "weight_ih_l0", 0.5)
-    with pytest.raises(RuntimeError, match="weight_ih_l0: expected a parameter to set anew"):
+    with pytest.raises(RuntimeError, match="weight_ih_l0: expected a parameter or buffer"):
         layer.reset_parameters()
 
 

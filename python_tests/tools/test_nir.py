@@ -159,7 +159,7 @@ def test_a_spike_resets_as_nir_says(dynamics: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(_lif(5, 8, dynamics=dynamics, **given))
     if hard != HARD:
-        with pytest.raises(ValueError, match=f"NIR expects a spike to .* got {dynamics}"):
+        with pytest.raises(ValueError, match=f"expected spikes that .* got {dynamics}"):
             to_nir(network)
         return
     graph, x = to_nir(network), 5 * torch.randn(60, 4, 5, dtype=torch.float64)
@@ -286,29 +286,29 @@ def test_states_are_carried() -> None:
 
 
 @pytest.mark.parametrize(("module", "error", "message"), [
-    (lambda: LSNN(5, 4, 3, 2), ValueError, r"lsnn_neurons \(ALIF\): NIR expects a spike to "
-                                           r"(set|subtract) .* at once, .* got lsnn"),
+    (lambda: LSNN(5, 4, 3, 2), ValueError, r"lsnn_neurons \(ALIF\) in NIR: expected spikes that "
+                                           r"(set|subtract) .* in their step, .* got lsnn"),
     (lambda: _lif(5, 8, dynamics="sj_soft" if HARD else "sj_hard"), ValueError,
-     r"module layer \(LIF\): NIR expects a spike to (set|subtract) .* got sj_"),
+     r"module layer \(LIF\) in NIR: expected spikes that (set|subtract) .* got sj_"),
     (lambda: nn.Sequential(nn.Linear(5, 5), ALIF(5, 8, dynamics=ONE, tau_mem=10.0,
                                                  tau_adapt=100.0, beta=1.0, threshold=0.5,
                                                  refractory=0, autapses=True)),
-     ValueError, r"layer1 \(ALIF\): .* got adaptation; no unit of NIR has it"),
-    (lambda: _lif(5, 8, refractory=2), ValueError, "expects refractory=0, got 2"),
+     ValueError, r"layer1 \(ALIF\) in NIR: .* got adaptation"),
+    (lambda: _lif(5, 8, refractory=2), ValueError, "expected refractory=0, got 2"),
     (lambda: _lif(5, 8, bidirectional=True), ValueError, "one direction"),
-    (lambda: _lif(5, 8, delay=torch.arange(64).view(8, 8) % 2), ValueError, "a delay for each"),
+    (lambda: _lif(5, 8, delay=torch.arange(64).view(8, 8) % 2), ValueError, "one for each"),
     (lambda: _lif(5, 8, dynamics="snntorch_zero"), ValueError, "got snntorch_zero"),
     (lambda: _lif(5, 8, dynamics="norse_lif" if HARD else ONE, sigma=0.5), ValueError,
      "got a synaptic current"),
     (lambda: _lif(5, 3, tau_mem=None, alpha=torch.tensor([0.5, 0.0, 0.5])), ValueError,
-     r"module layer \(LIF\): NIR expects alpha between 0 and 1, .* got \[0.5, 0.0, 0.5\]"),
+     r"module layer \(LIF\) in NIR: expected alpha between 0 and 1, .* got \[0.5, 0.0, 0.5\]"),
     (lambda: _lif(5, 8, tau_mem=None, alpha=1.0), ValueError, r"alpha between .* got 1.0"),
     (lambda: nn.Sequential(OrderedDict(a=nn.Sequential(OrderedDict(b=Linear(5, 5))),
                                        a_b=Linear(5, 5))), ValueError,
-     "module layera_b: expected a name without / that no other node has"),
+     "module layera_b: expected a unique name without /"),
     (lambda: nn.Sequential(OrderedDict({"a/b": Linear(5, 5)})), ValueError, "module layera/b: exp"),
     (lambda: nn.Sequential(_lif(5, 8, dt=0.5), LeakyReadout(8, 2)), ValueError,
-     r"module layer1 \(LeakyReadout\): NIR expects the dt of the modules before it, 0.5, got 1.0"),
+     r"module layer1 \(LeakyReadout\) in NIR: expected the dt of previous modules, 0.5, got 1.0"),
     (lambda: _lif(5, 8, num_layers=2, dropout=0.5), ValueError, "dropout=0.0, or eval"),
     (lambda: nn.Sequential(nn.PReLU()), TypeError, "layer0: expected .* got PReLU"),
     (lambda: Doubled(Linear(5, 5)), TypeError, "layer: expected .* got Doubled"),
@@ -368,32 +368,32 @@ def test_metadata_of_others_are_refused(told: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(("graph", "message"), [
-    (lambda: _changed(v_leak=np.full(8, 0.1)), "node layer0: expected v_leak 0.0 everywhere"),
-    (lambda: _changed(node=nir.I(np.ones(8))), "node layer0: expected Affine, .* got I$"),
+    (lambda: _changed(v_leak=np.full(8, 0.1)), "node layer0: expected v_leak 0.0 for all"),
+    (lambda: _changed(node=nir.I(np.ones(8))), "node layer0: expected Affine .* got I$"),
     (lambda: _changed(delay=np.full(8, 1.3e-3)), "node layer0_delay: expected one delay of whole"),
     (lambda: _rewired([("layer0", "layer0_recurrent"), ("layer0_recurrent", "m"), ("m", "layer0")]),
      r"node layer0: expected one map .* got \['layer0_recurrent', 'm'\]"),
     (lambda: _rewired([("layer0", "m"), ("m", "layer0_recurrent"), ("layer0_recurrent", "m")]),
-     "node layer0: expected one node behind it"),
+     "node layer0: expected one node after it"),
     (lambda: _rewired([("layer0", "d"), ("d", "layer0")]), "node layer0: expected one map .* got"),
     (lambda: _rewired([("layer0", "d"), ("d", "layer0_recurrent"), ("layer0_recurrent", "e"),
                        ("e", "layer0")]), "node layer0: expected one map and at most one"),
     (lambda: _rewired([("layer0", "layer0")]), "node layer0: expected one map"),
     (lambda: _rewired([("layer0", "m"), ("m", "layer0_recurrent"), ("m", "layer0")]),
-     "node layer0: expected one node behind it, got"),
+     "node layer0: expected one node after it, got"),
     (lambda: _rewired(2 * [("layer0", "layer0_recurrent")] + [("layer0_recurrent", "layer0")]),
      "node layer0_recurrent: expected one chain .* got an edge from layer0 "),
     (lambda: _rewired([("m", "layer0")]), "node layer0: expected one chain .* got an edge from m "),
     (lambda: _rewired([("layer0", "nowhere")]), "node nowhere: expected a node of the graph, got"),
     (lambda: _rewired([], [("input", "a"), ("a", "b"), ("b", "a")], a=_map(5), b=_map(5)),
-     "node a: expected cycles through a nir.LIF only, got one back to this Linear"),
+     "node a: expected cycles through a nir.LIF only, got one through a Linear"),
     (lambda: _rewired([], more=nir.Input(np.array([5]))),
      r"graph: expected one nir.Input, got \['input', 'more'\]"),
     (lambda: _changed(tau=np.full(8, -1.0)), "node layer0: tau_mem: expected numbers > 0, got -1"),
-    (lambda: _changed(tau=np.full(8, np.nan)), r"node layer0: expected finite numbers tau \(8,\)"),
-    (lambda: _changed(v_threshold=np.ones(3)), "node layer0: expected finite numbers v_threshold"),
+    (lambda: _changed(tau=np.full(8, np.nan)), r"node layer0: expected finite tau of shape \(8,\)"),
+    (lambda: _changed(v_threshold=np.ones(3)), "node layer0: expected finite v_threshold"),
     (lambda: _changed(delay=np.full(8, -1e-3)), "node layer0_delay: expected one delay of whole"),
-    (lambda: _changed(delay=np.full(8, np.nan)), "node layer0_delay: expected finite numbers"),
+    (lambda: _changed(delay=np.full(8, np.nan)), "node layer0_delay: expected finite delay"),
     (lambda: _changed(metadata={"lsnn_ext": {"surrogate": "odd"}}), "node layer0: surrogate: "),
     (lambda: _changed(metadata={"lsnn_ext": {"autapses": "no"}}), "node layer0: expected bool"),
     (lambda: _changed(metadata={"lsnn_ext": {"width": ["a"]}}), "node layer0: "),

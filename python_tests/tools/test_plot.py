@@ -83,7 +83,8 @@ def test_weights_and_connectivity() -> None:
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda: plot.raster([1]), TypeError, "spikes: expected a tensor, got list"),
     (lambda: plot.raster(torch.zeros(3)), ValueError, r"spikes: .* got \(3,\)"),
-    (lambda: plot.raster(_spikes(), batch=2), IndexError, "batch: expected a sequence of 2, got 2"),
+    (lambda: plot.raster(_spikes(), batch=2), IndexError,
+     "batch: expected an index of 2 sequences, got 2"),
     (lambda: plot.membrane(_spikes()), TypeError, "traces: expected Traces"),
     (lambda: plot.rates(_spikes()[:0]), ValueError, "spikes: expected one step or more"),
     (lambda: plot.weights(_spikes()), ValueError, "weight: expected shape"),

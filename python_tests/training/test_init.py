@@ -135,12 +135,12 @@ def test_the_same_generator_gives_the_same_weights() -> None:
 def test_bad_arguments_are_named() -> None:
     w, signs = torch.empty(3, 4), init.signs(4)
     for call, said in ((lambda: init.signs(0), "n: expected a whole number >= 1, got 0"),
-                       (lambda: init.signs(4, 1.5), "excitatory: expected a share"),
+                       (lambda: init.signs(4, 1.5), "excitatory: expected a fraction"),
                        (lambda: init.dale_(w, signs[:3]), r"signs: expected 1 and -1 of shape"),
                        (lambda: init.dale_(w, signs * 2), "signs: expected 1 and -1"),
-                       (lambda: init.dale_(w, signs, 1.2), "connectivity: expected a share"),
+                       (lambda: init.dale_(w, signs, 1.2), "connectivity: expected a fraction"),
                        (lambda: init.dale_(w[0], signs), r"weight: expected shape \(N, I\)"),
-                       (lambda: init.sparse_(w, float("nan")), "connectivity: expected a share"),
+                       (lambda: init.sparse_(w, float("nan")), "connectivity: expected a fraction"),
                        (lambda: init.sparse_(w, 0.5, mask=torch.ones(3, 4)), "mask: expected bool"),
                        (lambda: init.sparse_(w, 0.5, mask=torch.ones(4, 3, dtype=torch.bool)),
                         "mask: expected bool of shape")):

@@ -136,8 +136,8 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "form-of-a-share": ({"tau_mem": "logit"}, ValueError, "^learn: expected 'log'.*, got 'logit'"),
     "log-of-any-number": ({"beta": "log"}, ValueError, "^learn: expected 'clamp', 'plain' or .* for"
                                                        " beta, got 'log'"),
-    "no-clamp": ({"tau_mem": "clamp"}, ValueError, "^learn: expected a constant that the makers of "
-                                                   "'lsnn' clamp .none.*, got 'tau_mem'; .*Clamp"),
+    "no-clamp": ({"tau_mem": "clamp"}, ValueError, "^learn: expected a constant that the original "
+                                                   "'lsnn' clamps .none.*, got 'tau_mem'; .*Clamp"),
     "no-inverse": ({"tau_mem": nn.Tanh()}, TypeError, "^learn: .*right_inverse for tau_mem, got "
                                                       "Tanh"),
     "coefficient-without-a-start": (("sigma",), ValueError, "^learn: .*got 'sigma'; .*sigma="),
@@ -153,10 +153,10 @@ def test_refused(name: str) -> None:
 
 
 def test_starts_are_refused() -> None:
-    with pytest.raises(ValueError, match="^alpha: expected a start between 0 and 1, .*got 1; .*plai"
-                                         "n"):
+    with pytest.raises(ValueError, match="^alpha: expected initial values between 0 and 1, .*"
+                                         "got 1; .*plain"):
         ALIF(I, N, alpha=1.0, learn="alpha")
-    with pytest.raises(ValueError, match="^tau_mem: expected a start from 5 to 25, .*got 30"):
+    with pytest.raises(ValueError, match="^tau_mem: expected initial values .* 5 to 25, got 30"):
         ALIF(I, N, tau_mem=30.0, learn={"tau_mem": Clamp(5.0, 25.0)})
     with pytest.raises(ValueError, match="^high: expected a number > low = 2"):
         Clamp(2.0, 1.0)

@@ -353,14 +353,14 @@ GROUP = {"params": [W], "connectivity": 0.5}
 
 @pytest.mark.parametrize(("group", "arguments", "said"), [
     ({"params": [W]}, {}, "optimizer: expected a parameter group with a connectivity"),
-    (GROUP | {"connectivity": 1.5}, {}, "connectivity: expected a share from 0 to 1, got 1.5"),
-    (GROUP | {"connectivity": "all"}, {}, "connectivity: expected a share"),
+    (GROUP | {"connectivity": 1.5}, {}, "connectivity: expected a fraction from 0 to 1, got 1.5"),
+    (GROUP | {"connectivity": "all"}, {}, "connectivity: expected a fraction"),
     (GROUP | {"l1": -1.0}, {}, "l1: expected a number >= 0, got -1.0"),
     (GROUP, {"l1": float("nan")}, "l1: expected a number >= 0"),
     (GROUP, {"temperature": -0.1}, "temperature: expected a number >= 0"),
     (GROUP, {"signs": {W: torch.ones(3)}}, r"signs: expected a shape that broadcasts to \(3, 4\)"),
     (GROUP, {"signs": {W: torch.zeros(4)}}, "signs: expected 1 and -1"),
-    (GROUP, {"signs": {W: -torch.ones(4)}}, "signs: expected those of the weights, got 12"),
+    (GROUP, {"signs": {W: -torch.ones(4)}}, "signs: expected the signs of the weights, got 12"),
     (GROUP, {"signs": {torch.ones(2, 2): torch.ones(2)}}, "signs: expected weights of groups"),
     (GROUP, {"masks": {W: torch.ones(3, 4)}}, "masks: expected bool tensors"),
     (GROUP, {"generator": None, "l1": True}, "l1: expected a number >= 0, got True"),
@@ -380,7 +380,7 @@ def test_other_bad_arguments_are_named() -> None:
         DeepR(_adam([{"params": [half], "connectivity": 0.5}]))
     weight = _weights()[0]
     tuned = DeepR(_adam([{"params": [weight], "connectivity": 0.5}]))
-    with pytest.raises(ValueError, match="state_dict: expected that of a DeepR"):
+    with pytest.raises(ValueError, match="state_dict: expected the state of a DeepR"):
         tuned.load_state_dict(tuned.optimizer.state_dict())
     other = DeepR(_adam([{"params": [_weights()[1]], "connectivity": 0.5}]))
     with pytest.raises(ValueError, match="state_dict: expected signs of shapes"):

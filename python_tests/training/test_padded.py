@@ -198,9 +198,9 @@ def test_what_is_refused(kind: str) -> None:
                             "LeakyReadout": lambda: LeakyReadout(I, O)}
     module, x = made[kind](), _x().float()
     for given, lengths, message in (
-        (x[:, 0], [4], r"lengths: expected None beside a single sequence \(T, I\).*x\[:length\]"),
+        (x[:, 0], [4], r"lengths: expected None with an unbatched sequence \(T, I\).*x\[:length\]"),
         (pack_padded_sequence(x, [T] * B), [T] * B,
-         "lengths: expected None beside a PackedSequence, which has its own"),
+         "lengths: expected None with a PackedSequence, which has its own"),
         (x, [T] * (B - 1), rf"lengths: expected shape \({B},\), got \({B - 1},\)"),
         (x, [T + 1] * B, f"lengths: expected steps from 0 to T = {T}, got {T + 1}"),
     ):

@@ -35,7 +35,7 @@ def test_signs_are_kept_under_a_plain_optimizer() -> None:
 def test_keep_signs_refuses_what_does_not_fit() -> None:
     weight = nn.Parameter(torch.ones(2, 2))
     tuned = torch.optim.SGD([weight], lr=0.1)
-    for signs, said in (({weight: -torch.ones(2)}, "got 4 of the other sign"),
+    for signs, said in (({weight: -torch.ones(2)}, "got 4 others"),
                         ({torch.ones(2, 2): torch.ones(2)}, "expected weights of the optimizer")):
         with pytest.raises(ValueError, match=said):
             optim.keep_signs(tuned, signs)
