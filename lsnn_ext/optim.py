@@ -168,20 +168,20 @@ class DeepR(Optimizer):
             self.optimizer.step()
             for one, was in zip(matrices, before, strict=True):
                 one.weight.mul_(was)
-            self.rewired = sum(self._rewire(group, held) for group, held
-                               in zip(self.param_groups, self._matrices, strict=True) if held)
+            self.rewired = sum(self._rewire(group, members) for group, members
+                               in zip(self.param_groups, self._matrices, strict=True) if members)
         finally:
             for one in matrices:
                 _to_weight(one)
         return loss
 
-    def _rewire(self, group: dict[str, Any], held: list[_Rewired]) -> int:
+    def _rewire(self, group: dict[str, Any], members: list[_Rewired]) -> int:
         """Shrinks, diffuses and reconnects the thetas of a group. Returns the number of
         reconnections."""
         lr = float(group["lr"])
         l1 = float(group.get("l1", self.l1))
         temperature = float(group.get("temperature", self.temperature))
-        for theta, _, _, _ in held:
+        for theta, _, _, _ in members:
             if theta.grad is not None:
                 change: Tensor | float = -lr * l1
                 if temperature:  # without noise dormant ones only decrease, and are clamped to 0
@@ -189,20 +189,21 @@ class DeepR(Optimizer):
                     change = (noise - lr * l1).masked_fill_(theta <= 0, 0.0)
                 theta.add_(change)
             theta.clamp_(min=0.0)
-        missing = _count_connections(group, held) - sum(int((one.weight > 0).sum()) for one in held)
-        self._connect(held, missing)
+        connected = sum(int((one.weight > 0).sum()) for one in members)
+        missing = _count_connections(group, members) - connected
+        self._connect(members, missing)
         return missing
 
-    def _connect(self, held: list[_Rewired], missing: int) -> None:
+    def _connect(self, members: list[_Rewired], missing: int) -> None:
         """Makes this number of connections from dormant thetas, in proportion to sizes."""
-        sizes = torch.tensor([float(one.size) for one in held], dtype=torch.float64)
+        sizes = torch.tensor([float(one.size) for one in members], dtype=torch.float64)
         while missing:
             # for a full matrix the others are drawn again
             drawn = torch.multinomial(sizes, missing, replacement=True, generator=self.generator)
-            for k, count in enumerate(drawn.bincount(minlength=len(held)).tolist()):
+            for k, count in enumerate(drawn.bincount(minlength=len(members)).tolist()):
                 if not count:
                     continue
-                theta, _, allowed, _ = held[k]
+                theta, _, allowed, _ = members[k]
                 dormant = ((theta <= 0) & allowed).reshape(-1).nonzero().squeeze(1)
                 if len(dormant) <= count:
                     sizes[k] = 0.0
@@ -227,9 +228,9 @@ class DeepR(Optimizer):
     def _check(self, connected: list[Tensor]) -> None:
         """Raises ValueError unless gradients, weights and connections are as DEEP R assumes."""
         counts = iter([int(one.sum()) for one in connected])
-        for group, held in zip(self.param_groups, self._matrices, strict=True):
+        for group, members in zip(self.param_groups, self._matrices, strict=True):
             count = 0
-            for theta, _, allowed, size in held:
+            for theta, _, allowed, size in members:
                 where = f"a weight of shape {tuple(theta.shape)}"
                 if theta.grad is not None and not _is_within(theta.grad, -math.inf):
                     raise ValueError(f"gradient: expected finite numbers of {where}, got others")
@@ -238,7 +239,7 @@ class DeepR(Optimizer):
                     raise ValueError(f"weight: expected finite numbers of the signs that {where} "
                                      f"had initially, 0 where the mask is False, got others")
                 count += next(counts)
-            if held and count != (expected := _count_connections(group, held)):
+            if members and count != (expected := _count_connections(group, members)):
                 raise ValueError(f"weight: expected {expected} connections as after the last step, "
                                  f"got {count}; after loading weights load the optimizer's state "
                                  f"too")
@@ -247,8 +248,8 @@ class DeepR(Optimizer):
     def connectivity(self) -> list[list[float]]:
         """Returns for each group the connected fraction of each matrix; [] for a group that is not
         rewired."""
-        return [[int((one.weight != 0).sum()) / one.size for one in held]
-                for held in self._matrices]
+        return [[int((one.weight != 0).sum()) / one.size for one in members]
+                for members in self._matrices]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group as an optimizer does; with a key "connectivity" it is rewired, with the
@@ -272,9 +273,10 @@ class DeepR(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state, and under "deep_r" signs, masks and the generator's state."""
-        extra = {"signs": [[one.sign.to(torch.int8) for one in held] for held in self._matrices],
-               "masks": [[one.allowed.clone() for one in held] for held in self._matrices],
-               "generator": self.generator.get_state(), "rewired": self.rewired}
+        extra = {"signs": [[one.sign.to(torch.int8) for one in members]
+                           for members in self._matrices],
+                 "masks": [[one.allowed.clone() for one in members] for members in self._matrices],
+                 "generator": self.generator.get_state(), "rewired": self.rewired}
         return {**self.optimizer.state_dict(), _KEY: extra}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -283,18 +285,18 @@ class DeepR(Optimizer):
             raise ValueError("state_dict: expected the state of a DeepR, got that of another "
                              "optimizer")
         extra = state_dict[_KEY]
-        shapes = [[tuple(sign.shape) for sign in held] for held in extra["signs"]]
-        expected = [[tuple(one.weight.shape) for one in held] for held in self._matrices]
+        shapes = [[tuple(sign.shape) for sign in members] for members in extra["signs"]]
+        expected = [[tuple(one.weight.shape) for one in members] for members in self._matrices]
         if shapes != expected:
             raise ValueError(f"state_dict: expected signs of shapes {expected}, got {shapes}")
         self.optimizer.load_state_dict({key: value for key, value in state_dict.items()
                                         if key != _KEY})
         self._share()
-        for held, signs, masks in zip(self._matrices, extra["signs"], extra["masks"],
+        for members, signs, masks in zip(self._matrices, extra["signs"], extra["masks"],
                                     strict=True):
-            for k, (one, sign, allowed) in enumerate(zip(held, signs, masks, strict=True)):
-                held[k] = _Rewired(one.weight, sign.to(one.weight),
-                                   allowed.to(one.weight.device), int(allowed.sum()))
+            for k, (one, sign, allowed) in enumerate(zip(members, signs, masks, strict=True)):
+                members[k] = _Rewired(one.weight, sign.to(one.weight),
+                                      allowed.to(one.weight.device), int(allowed.sum()))
         self.generator.set_state(extra["generator"].cpu())
         self.rewired = extra["rewired"]
         self._synchronize()
@@ -307,8 +309,8 @@ class DeepR(Optimizer):
     def _start(self, group: dict[str, Any], signs: Mapping[Tensor, Tensor],
               masks: Mapping[Tensor, Tensor]) -> None:
         """Begins to rewire a group, with the number of connections of its connectivity."""
-        held: list[_Rewired] = []
-        self._matrices.append(held)
+        members: list[_Rewired] = []
+        self._matrices.append(members)
         if "connectivity" not in group:
             return
         if "lr" not in group:
@@ -329,23 +331,23 @@ class DeepR(Optimizer):
                 coin = torch.rand(weight.shape, generator=self.generator).to(weight.device)
                 sign = torch.where(weight == 0, torch.where(coin < 0.5, -1.0, 1.0).to(weight),
                                    weight.sign())
-            held.append(_Rewired(weight, sign, allowed, int(allowed.sum())))
-        connected = sum(int((one.weight != 0).sum()) for one in held)
-        missing = _count_connections(group, held) - connected
-        for one in held:
+            members.append(_Rewired(weight, sign, allowed, int(allowed.sum())))
+        connected = sum(int((one.weight != 0).sum()) for one in members)
+        missing = _count_connections(group, members) - connected
+        for one in members:
             _to_theta(one)
-        self._connect(held, max(missing, 0))
-        self._cut(held, max(-missing, 0))
-        for one in held:
+        self._connect(members, max(missing, 0))
+        self._cut(members, max(-missing, 0))
+        for one in members:
             _to_weight(one)
 
-    def _cut(self, held: list[_Rewired], count: int) -> None:
+    def _cut(self, members: list[_Rewired], count: int) -> None:
         """Cuts this number of random connections."""
-        here = [(one.weight > 0).reshape(-1).nonzero().squeeze(1).cpu() for one in held]
+        here = [(one.weight > 0).reshape(-1).nonzero().squeeze(1).cpu() for one in members]
         owner = torch.cat([torch.full_like(places, k) for k, places in enumerate(here)])
         chosen = self._draw_distinct(len(owner), count)
         owner, places = owner[chosen], torch.cat(here)[chosen]
-        for k, one in enumerate(held):
+        for k, one in enumerate(members):
             at = places[owner == k].to(one.weight.device)
             one.weight.index_put_(torch.unravel_index(at, one.weight.shape),
                                   one.weight.new_zeros(()))
@@ -356,12 +358,12 @@ class DeepR(Optimizer):
         spread = torch.distributed
         if not spread.is_available() or not spread.is_initialized() or spread.get_world_size() == 1:
             return
-        for held in self._matrices:
-            for k, one in enumerate(held):
+        for members in self._matrices:
+            for k, one in enumerate(members):
                 allowed = one.allowed.to(torch.uint8)
                 for tensor in (one.weight, one.sign, allowed):
                     spread.broadcast(tensor, 0)
-                held[k] = one._replace(allowed=allowed.bool(), size=int(allowed.sum()))
+                members[k] = one._replace(allowed=allowed.bool(), size=int(allowed.sum()))
         state = [self.generator.get_state()]
         spread.broadcast_object_list(state, 0)
         self.generator.set_state(state[0])
@@ -389,7 +391,7 @@ def _is_within(values: Tensor, least: float) -> bool:
     return bool((low >= least) & low.isfinite() & high.isfinite())
 
 
-def _count_connections(group: dict[str, Any], held: list[_Rewired]) -> int:
+def _count_connections(group: dict[str, Any], members: list[_Rewired]) -> int:
     """The number of connected synapses of a group, rounded down up to the precision of a float."""
-    return int(sum(one.size for one in held) * float(group["connectivity"]) + 1e-6)
+    return int(sum(one.size for one in members) * float(group["connectivity"]) + 1e-6)
 

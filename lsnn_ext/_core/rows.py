@@ -28,7 +28,8 @@ class Rows(NamedTuple):
     stacks: dict[tuple[int, torch.dtype, torch.device], Tensor] | None = None
 
     @classmethod
-    def of(cls, given: Mapping[str, Coefficient | Decay], complements: Mapping[str, str]) -> "Rows":
+    def of(cls, coefficients: Mapping[str, Coefficient | Decay],
+           complements: Mapping[str, str]) -> "Rows":
         """The rows of COEFFICIENTS by name; complements: names of those that are one minus another,
         which is a tensor or a Decay."""
         tensors: list[Tensor] = []
@@ -37,7 +38,7 @@ class Rows(NamedTuple):
 
         def row(name: str) -> Row:
             number, sign = (1.0, -1) if name in complements else (0.0, 1)
-            value = given[complements.get(name, name)]
+            value = coefficients[complements.get(name, name)]
             if not isinstance(value, _TENSORS):
                 return value, 0, 0, 0.0
             for place, one in enumerate(values):

@@ -63,29 +63,29 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bits = ctx.saved_tensors
-        want_x, want_weight, want_bias, *_ = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         # a recorded backward pass, for second derivatives, uses torch's products
         if torch.is_grad_enabled():
             x = x if bits is None else PackedSpikes(bits, x).numbers()
             g, x_rows = _flatten_rows(g), _flatten_rows(x)
-            g_x = (g @ weight).view(x.shape) if want_x else None
-            return g_x, g.t() @ x_rows if want_weight else None, g.sum(
-                0) if want_bias else None, None, None
+            g_x = (g @ weight).view(x.shape) if needs_x else None
+            return g_x, g.t() @ x_rows if needs_weight else None, g.sum(
+                0) if needs_bias else None, None, None
         # not on a GPU, where this would synchronize
         steps = x.shape[0] if has_cpu_kernels(x) and _is_constant_in_time(g) else 1
         each = g[:1] if steps > 1 else g
-        g_x = _input_gradient(each, weight).expand(x.shape) if want_x else None
+        g_x = _input_gradient(each, weight).expand(x.shape) if needs_x else None
         rows = _flatten_rows(each)
         g_weight = g_bias = None
-        if want_weight and ctx.events:
+        if needs_weight and ctx.events:
             g_weight, g_bias = call_operator(torch.ops.lsnn.linear_events_backward, rows,
-                                             _flatten_rows(x), _flatten_bits(bits), want_bias)
-        elif want_weight:
+                                             _flatten_rows(x), _flatten_bits(bits), needs_bias)
+        elif needs_weight:
             x = x.sum(0) if steps > 1 else x
             g_weight = torch.mm(rows.t(), _flatten_rows(x))
-        if want_bias and not (want_weight and ctx.events):
+        if needs_bias and not (needs_weight and ctx.events):
             g_bias = rows.sum(0) * steps
-        return g_x, g_weight, g_bias if want_bias else None, None, None
+        return g_x, g_weight, g_bias if needs_bias else None, None, None
 
 
 def _flatten_rows(x: Tensor) -> Tensor:

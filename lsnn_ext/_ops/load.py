@@ -71,9 +71,9 @@ def check_tables(compiled: Any) -> None:
     models = [{"name": name, **{field: getattr(model, field) for field in fields},
                "detach": set(model.detach)}
             for name, model in MODELS.items()]
-    wanted = {"coefficients": list(COEFFICIENTS), "surrogates": list(SURROGATE_NAMES),
+    tables = {"coefficients": list(COEFFICIENTS), "surrogates": list(SURROGATE_NAMES),
               "dynamics": models}
-    for what, expected in wanted.items():
+    for what, expected in tables.items():
         if (found := getattr(compiled, what)()) != expected:
             raise ImportError(
                 f"lsnn_ext._C: expected the {what} of lsnn_ext/models.py, got those of another "

@@ -125,7 +125,7 @@ class LearnedDelay(nn.Module):
         k = self.shares()
         return w * (k if k.dim() == 3 else k[..., None])
 
-    def whole_delays(self) -> Tensor:
+    def round_delays(self) -> Tensor:
         """The nearest integer delays (N, N), from neuron j to neuron k, for ALIF."""
         N = self.neurons.hidden_size
         d = self.delay.detach().round().to(torch.int64)

@@ -214,7 +214,7 @@ class LeakyReadout(ParametrizedModule):
             check_flag(name, value)
         initial = {name: None if one is None else float(one)
                    for name, one in (("tau", tau), ("tau_syn", tau_syn))}
-        self.learn, self._given = _parse_learn(learn, initial), initial
+        self.learn, self._initial = _parse_learn(learn, initial), initial
         if per_neuron and not self.learn:
             raise ValueError("per_neuron: expected False without learned time constants, got True; "
                              "pass learn=(\"tau\",) too")
@@ -242,7 +242,7 @@ class LeakyReadout(ParametrizedModule):
             if self.bias is not None:
                 fill_parameter(self, "bias", nn.init.zeros_)
             for name in self.learn:
-                first = self._given[name]
+                first = self._initial[name]
                 assert first is not None
                 fill_parameter(self, name, partial(nn.init.constant_, val=first))
 

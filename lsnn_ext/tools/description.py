@@ -71,7 +71,7 @@ def _describe_lsnn(network: LSNN) -> Description:
 def _describe_readout(readout: LeakyReadout) -> Description:
     learned = {"learn": {name: ["log"] for name in readout.learn},
                "per_neuron": readout.per_neuron} if readout.learn else {}
-    tau, tau_syn = (readout._given[name] if name in readout.learn else getattr(readout, name)
+    tau, tau_syn = (readout._initial[name] if name in readout.learn else getattr(readout, name)
                     for name in ("tau", "tau_syn"))
     # older versions read files without tau_syn
     synapse = {} if tau_syn is None else {"tau_syn": tau_syn}

@@ -34,8 +34,8 @@ def test_whole_delays_are_those_of_alif(per: str) -> None:
     shape = (N,) if per == "neuron" else (N, N)
     first = torch.randint(LONGEST + 1, shape, generator=torch.Generator().manual_seed(3))
     layer = _layer(per, first=first.double())
-    plain = ALIF(I, N, delay=layer.whole_delays(), dtype=torch.float64, **NEURON)
-    plain.load_state_dict(layer.neurons.state_dict() | {"delay": layer.whole_delays()})
+    plain = ALIF(I, N, delay=layer.round_delays(), dtype=torch.float64, **NEURON)
+    plain.load_state_dict(layer.neurons.state_dict() | {"delay": layer.round_delays()})
     ours, theirs = _run(layer, _x()), _run(plain, _x())
     assert torch.equal(ours[0], theirs[0])
     torch.testing.assert_close(ours[2].v, theirs[2].v, rtol=1e-12, atol=1e-15)
@@ -43,7 +43,7 @@ def test_whole_delays_are_those_of_alif(per: str) -> None:
 
 def test_whole_delays_are_the_nearest() -> None:
     layer = _layer("neuron", first=torch.tensor([0.4, 0.6, 2.0, 3.7, 1.2]))
-    assert torch.equal(layer.whole_delays(), torch.tensor([0, 1, 2, 4, 1])[:, None].expand(N, N))
+    assert torch.equal(layer.round_delays(), torch.tensor([0, 1, 2, 4, 1])[:, None].expand(N, N))
 
 
 def test_shares() -> None:
@@ -172,8 +172,8 @@ def test_inputs_of_other_dtypes(dtype: torch.dtype, bias: bool) -> None:
     """As ALIF takes them: spikes of 0 and 1 in any of them, as numbers or as bits."""
     first = torch.tensor([0.0, 1, 2, 3, 4])
     layer = _layer("neuron", dtype=torch.float32, first=first, bias=bias)
-    plain = ALIF(I, N, delay=layer.whole_delays(), bias=bias, **NEURON)
-    plain.load_state_dict(layer.neurons.state_dict() | {"delay": layer.whole_delays()})
+    plain = ALIF(I, N, delay=layer.round_delays(), bias=bias, **NEURON)
+    plain.load_state_dict(layer.neurons.state_dict() | {"delay": layer.round_delays()})
     x = _x().to(dtype)
     ours, theirs = _run(layer, x), _run(plain, x)
     assert ours[0].dtype == theirs[0].dtype
