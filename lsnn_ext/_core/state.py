@@ -45,7 +45,7 @@ def describe_kind(state: Any) -> str:
     if kind == "LSNNState":
         return f"{kind}; the state of its neurons is state.neurons"
     if type(state) is tuple and len(state) == 2 and all(isinstance(s, Tensor) for s in state):
-        return f"{kind} of two tensors, like (h, c) of nn.LSTM, which has no counterpart; {_HINT}"
+        return f"{kind} of two tensors, as (h, c) of nn.LSTM, which has no counterpart; {_HINT}"
     return f"{kind}; {_HINT}"
 
 

@@ -87,8 +87,8 @@ def check_filter(name: str, tau: float, dt: float, nothing: str = "None") -> Non
     if tau < dt / SHORTEST:
         raise ValueError(
             f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {tau:g}; both "
-            f"have one unit, milliseconds by default: for seconds pass dt in seconds too; for no "
-            f"filter pass {name}={nothing}")
+            f"are in one unit, milliseconds by default: for seconds give dt in seconds too; for no "
+            f"filter give {name}={nothing}")
 
 
 def _decay(tau: float | Tensor | None, dt: float) -> float | Tensor:

@@ -293,9 +293,9 @@ def test_devices_and_dtypes() -> None:
 # ---------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(("make", "error", "words"), [
     (lambda: LeakyReadout(N, O, learn=("tua",)), ValueError,
-     "learn: expected .tau., .tau_syn. or nothing, got .tua."),
+     "learn: expected .tau., .tau_syn. or .., got .tua."),
     (lambda: LeakyReadout(N, O, learn=3), TypeError,
-     "learn: expected .tau., .tau_syn. or nothing, got 3"),
+     "learn: expected .tau., .tau_syn. or .., got 3"),
     (lambda: LeakyReadout(N, O, learn={"tau": "plain"}), ValueError, "learn: expected .log."),
     (lambda: LeakyReadout(N, O, None, learn="tau"), ValueError,
      "tau: expected a number > 0 to learn from, got None"),

@@ -201,7 +201,7 @@ def test_reset_keeps_gradients_of_others() -> None:
 
 def test_bad_masks() -> None:
     _, state = _made("ALIF")(_x(T, B, I))
-    with pytest.raises(TypeError, match="^mask: expected a tensor .B,. of bools.*got list"):
+    with pytest.raises(TypeError, match="^mask: expected a bool tensor .B,.*got list"):
         state.reset([True, False, False])
     with pytest.raises(TypeError, match="^mask: .*got torch.float32"):
         state.reset(torch.ones(B))

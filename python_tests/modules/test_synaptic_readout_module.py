@@ -167,7 +167,7 @@ def test_hooks_see_steps() -> None:
     (lambda: LeakyReadout(N, O, tau_syn=False), TypeError, "tau_syn: expected a number > 0"),
     (lambda: LeakyReadout(N, O, tau_syn="5"), TypeError, "tau_syn: expected a number > 0"),
     (lambda: LeakyReadout(N, O, tau_syn=0.005), ValueError,
-     "tau_syn: expected at least a tenth .* for no filter at all give tau_syn=0"),
+     "tau_syn: expected at least a tenth .* for no filter give tau_syn=0"),
     (lambda: LeakyReadout(N, O, learn="tau_syn"), ValueError,
      "tau_syn: expected a number > 0 to learn from, got None"),
     (lambda: LeakyReadout(N, O, tau_syn=0, learn="tau_syn"), ValueError,
@@ -176,7 +176,7 @@ def test_hooks_see_steps() -> None:
      "learn: expected .log."),
     (lambda: LeakyReadout(N, O, tau_syn=5.0, per_neuron=True), ValueError, "per_neuron: expected"),
     (lambda: lsnn_ext.nir.to_nir(LeakyReadout(N, O, tau_syn=5.0)), ValueError,
-     r"LeakyReadout.*: NIR expects no synaptic current, got tau_syn"),
+     r"LeakyReadout.* in NIR: expected no synaptic current, got tau_syn"),
 ])
 def test_what_is_refused(call: Any, error: type[Exception], words: str) -> None:
     if "NIR" in words:

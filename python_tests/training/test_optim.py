@@ -336,7 +336,7 @@ def test_what_is_not_finite_is_refused_before_anything_changes() -> None:
 def test_weights_that_others_changed_are_refused() -> None:
     for change, said in ((lambda w: w.neg_(), "signs"), (lambda w: w.zero_(), "connections"),
                          (lambda w: w.fill_(float("nan")), "finite"),
-                         (lambda w: w.fill_diagonal_(1.0), "no synapse")):
+                         (lambda w: w.fill_diagonal_(1.0), "mask is False")):
         weight = nn.Parameter(torch.rand(5, 5) + 0.1)
         tuned = DeepR(_adam([{"params": [weight], "connectivity": 0.4}]),
                       masks={weight: ~torch.eye(5, dtype=torch.bool)})
