@@ -125,8 +125,8 @@ def check_code(module: nn.Module, where: str) -> None:
     """Raises TypeError for hooks, and for methods that an object replaces, such as its forward."""
     replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
     if replaced or has_registered_hooks(module):
-        raise TypeError(f"{where}: expected a module without hooks and without a "
-                        f"{replaced[0] if replaced else 'forward'} of its own, which are code; "
+        raise TypeError(f"{where}: expected a module without hooks or a replaced "
+                        f"{replaced[0] if replaced else 'forward'}, which are code, got one; "
                         f"remove them first")
 
 

@@ -70,7 +70,7 @@ def _check_memory(named: Mapping[str, Tensor]) -> None:
     before, end, other = "", 0, ""
     for device, start, stop, name in sorted(spans):
         if device == before and start < end and named[name] is not named[other]:
-            raise ValueError(f"{locate(name)}: expected memory of its own, got memory shared with "
+            raise ValueError(f"{locate(name)}: expected separate memory, got memory shared with "
                              f"{locate(other)}; clone it, or tie it: one Parameter in both places")
         if device != before or stop > end:
             before, end, other = device, stop, name

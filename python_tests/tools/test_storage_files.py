@@ -344,7 +344,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
        for name in ("register_state_dict_pre_hook", "register_state_dict_post_hook",
                     "register_load_state_dict_pre_hook", "register_load_state_dict_post_hook")},
     "a step": (_with(_set("second", step=abs)), TypeError,
-               r"module\.second: expected a module without hooks and without a step of its own"),
+               r"module\.second: expected a module without hooks or a replaced step"),
     "a buffer that is not stored": (
         _with(lambda net: net.second.register_buffer("mask", torch.ones(3), persistent=False)),
         TypeError, r"module\.second\.mask: expected the buffers that"),
@@ -373,10 +373,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
     "another form": (lambda: _clamped(3.0), TypeError, "parametrizations: expected"),
     "a view": (_with(lambda net: _set("second", weight_hh_l0=nn.Parameter(
         net.net.neurons.weight_hh_l0.detach()))(net)), ValueError,
-        r"module\.second\.weight_hh_l0: expected memory of its own"),
+        r"module\.second\.weight_hh_l0: expected separate memory"),
     "a row": (_with(lambda net: _set("last.linear", bias=nn.Parameter(
         net.second.weight_hh_l0.detach()[1]))(net)), ValueError,
-        r"module\.(second\.weight_hh_l0|last\.linear\.bias): expected memory of its own"),
+        r"module\.(second\.weight_hh_l0|last\.linear\.bias): expected separate memory"),
     "meta": (lambda: ALIF(2, 3, device="meta"), ValueError,
              r"module\.weight_ih_l0: expected a tensor with data, got a meta tensor"),
 }
