@@ -33,7 +33,7 @@
 //   advances `phase`, hence before any member arrives at the next barrier.
 //   I3. scratch_ is written before the release of members_, and read after its acquire. Each member
 //   uses the memory before its last barrier, and the leader frees it behind that. The team itself,
-//   with its barrier, outlives all bodies: each() returns after the last one.
+//   with its barrier, outlives all bodies: parallel_for() returns after the last.
 //   Each task runs in one team: task k in team k % teams, where a lone thread may exchange its
 //   number with another team (`next`). Every team has a leader, so a team runs even if all others
 //   are late.
