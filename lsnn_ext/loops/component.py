@@ -22,7 +22,7 @@ from .values import Frame, Place
 _neurons: WeakValueDictionary[Any, Neuron] = WeakValueDictionary()
 
 
-class Given(NamedTuple):
+class RunInputs(NamedTuple):
     """The arguments of a run."""
 
     iterations: int
@@ -63,41 +63,41 @@ class Component:
     def run(self, frame: Frame) -> None:
         """Sets frame.sequences of what is read."""
         with torch.set_grad_enabled(self.found.reader.has_grad):
-            frame.sequences.update(self._run(self.given(frame)))
+            frame.sequences.update(self._run(self.find_inputs(frame)))
 
-    def given(self, frame: Frame) -> Given:
+    def find_inputs(self, frame: Frame) -> RunInputs:
         """The arguments of a run."""
         outside: dict[Slot, Tensor] = {}
         for slot in self.outside:
             fixed = frame.fixed(slot) if self.found.reader.is_invariant(slot) else None
             outside[slot] = frame.sequence(slot) if fixed is None else fixed
         initial = {value: frame.values.get(value) for value in self.initial}
-        return Given(frame.loop.iterations,
-                     {slot: one.detach() if slot in self.unused else one
-                      for slot, one in outside.items()},
-                     {value: one.detach() if value in self.unused else one
-                      for value, one in initial.items()})
+        return RunInputs(frame.loop.iterations,
+                         {slot: one.detach() if slot in self.unused else one
+                          for slot, one in outside.items()},
+                         {value: one.detach() if value in self.unused else one
+                          for value, one in initial.items()})
 
-    def arguments(self, given: Given) -> Arguments:
+    def make_arguments(self, given: RunInputs) -> Arguments:
         """Those of functional.recurrent."""
         first = {}
         if self.found.prefix:
             first = run_calls(self.found.loop, self.found.before(self.found.z[0], True), 1,
-                              self._outside(given), given.initial)[0]
-        currents = [part for one in self.found.currents for part in self._current(one, given)]
+                              self._make_reader(given), given.initial)[0]
+        currents = [part for one in self.found.currents for part in self._make_current(one, given)]
         x = currents[0] if len(currents) == 1 else torch.stack(currents, 2)
-        weights, delays = self._weights(given)
+        weights, delays = self._make_weights(given)
         steps = range(max(delays, default=0) + 1)
         past = [self._past_z(int(bool(self.found.prefix)) - 1 - d, first, given) for d in steps]
         states = {name: self._initial(one, first, given)
                   for one, name in self.found.registers.items()}
-        coefficients = {name: self._coefficient(given.outside[slot], shape)
+        coefficients = {name: self._make_coefficient(given.outside[slot], shape)
                         for (slot, shape), name in self.found.coefficients.items()}
         return Arguments(x, weights, delays[0] if len(delays) == 1 else delays or 0,
                          NeuronState(states, torch.stack(past)), coefficients, first)
 
-    def _run(self, given: Given) -> dict[Place, Tensor]:
-        x, weights, delay, state, coefficients, first = self.arguments(given)
+    def _run(self, given: RunInputs) -> dict[Place, Tensor]:
+        x, weights, delay, state, coefficients, first = self.make_arguments(given)
         has_trace = any(name != "z" for name in self.found.places.values())
         spikes, _, *traces = functional.recurrent(
             x, weights, self.neuron, delay=delay, state=state, trace=has_trace,
@@ -112,7 +112,7 @@ class Component:
             found[place] = one if kind.requires_grad else one.detach()
         return found
 
-    def _outside(self, given: Given) -> Any:
+    def _make_reader(self, given: RunInputs) -> Any:
         def find(slot: Any, t: int) -> Any:
             if isinstance(slot, Numbers):
                 return slot.values[t]
@@ -123,17 +123,17 @@ class Component:
 
         return find
 
-    def _current(self, current: Current, given: Given) -> tuple[Tensor, ...]:
+    def _make_current(self, current: Current, given: RunInputs) -> tuple[Tensor, ...]:
         """(n, B, N) for each number of an axis of its own."""
         width = self.found.width(current.shape)
-        parts = [self._part(one, current.shape, given) for one in current.others]
+        parts = [self._make_term(one, current.shape, given) for one in current.others]
         x = reduce(torch.add, parts) if parts else torch.zeros((), dtype=self.found.dtype)
         if current.shift and x.dim() and len(x) > 1:
             x = torch.cat([x[1:], x[-1:]])  # the last step ahead has no input, and no reader
         x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
         return x.unflatten(-1, (self.found.neurons, width)).unbind(-1)
 
-    def _part(self, one: Any, shape: tuple[int, ...], given: Given) -> Tensor:
+    def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
         """(n, B, N K), or (1, B, N K) of what is the same in each iteration."""
         size = self.found.neurons * self.found.width(shape)
         if isinstance(one, int | float):
@@ -145,13 +145,13 @@ class Component:
         tensor = given.outside[slot]
         tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
         if isinstance(one, Product):
-            tensor = functional.linear(tensor, _part_of(one, given.outside))
+            tensor = functional.linear(tensor, _slice_matrix(one, given.outside))
         tensor = tensor.to(self.found.dtype)
         missing = (1,) * (len(shape) + 1 - tensor.dim())
         tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:])
         return tensor.expand(-1, *shape).reshape(len(tensor), self.found.rows, size)
 
-    def _weights(self, given: Given) -> tuple[Tensor | None, tuple[int, ...]]:
+    def _make_weights(self, given: RunInputs) -> tuple[Tensor | None, tuple[int, ...]]:
         """w_rec for each delay, and the delays in steps."""
         blocks: dict[tuple[int, int], Tensor] = {}
         count = 0
@@ -159,7 +159,7 @@ class Component:
             width = self.found.width(current.shape)
             for product in current.products:
                 assert isinstance(product.source, Read)
-                matrix = _part_of(product, given.outside)
+                matrix = _slice_matrix(product, given.outside)
                 for k in range(width):
                     key, one = (product.source.lag - 1, count + k), matrix[k::width].t()
                     blocks[key] = blocks[key] + one if key in blocks else one
@@ -173,29 +173,29 @@ class Component:
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
 
-    def _past_z(self, t: int, first: Mapping[Place, Tensor], given: Given) -> Tensor:
+    def _past_z(self, t: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
         if t == 0:
-            return self._flat(first[self.found.z], self.found.z)
+            return self._flatten(first[self.found.z], self.found.z)
         if t not in self.found.history:
             return torch.zeros(self.found.rows, self.found.neurons, dtype=self.found.dtype)
-        return self._flat(given.initial[self.found.history[t]], self.found.z)
+        return self._flatten(given.initial[self.found.history[t]], self.found.z)
 
     def _initial(self, register: Register, first: Mapping[Place, Tensor],
-                 given: Given) -> Tensor:
+                 given: RunInputs) -> Tensor:
         if register.initial:
-            return self._flat(given.initial[register.initial[0]], register.place)
+            return self._flatten(given.initial[register.initial[0]], register.place)
         if register.place[0] in self.found.prefix:
-            return self._flat(first[register.place], register.place)
+            return self._flatten(first[register.place], register.place)
         return torch.zeros(self.found.step_shape(register.place), dtype=self.found.dtype)
 
-    def _flat(self, tensor: Tensor, place: Place) -> Tensor:
+    def _flatten(self, tensor: Tensor, place: Place) -> Tensor:
         """A value from before the loop as (B, N) or (B, N, K)."""
         shape = self.found.step_shape(place)
         if tensor.numel() != prod(shape):
             tensor = tensor.expand(self.found.reader.kind(*place).shape)
         return tensor.to(self.found.dtype).reshape(shape)
 
-    def _coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _make_coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(), (N,) or (N, K)."""
         tensor = tensor.to(self.found.dtype)
         if tensor.numel() == 1:
@@ -225,7 +225,7 @@ class Component:
             text = re.sub(r" in (step|ir)\.py line .*", "", str(error))
             line: str = self.neuron.step.line  # type: ignore[attr-defined]
             raise Refused(text, line) from error
-        rows = run_calls(found.loop, found.positions, n, self._outside(given), given.initial)
+        rows = run_calls(found.loop, found.positions, n, self._make_reader(given), given.initial)
         wanted = {place: torch.stack([row[place].expand(one.shape[1:]) for row in rows])
                   for place, one in made.items()}
         want = self._gradients(wanted, inputs)
@@ -244,7 +244,7 @@ class Component:
             raise Refused("expected a surrogate with a gradient, got None",
                           found.line(max(found.nodes)))
 
-    def _draw(self, n: int) -> Given:
+    def _draw(self, n: int) -> RunInputs:
         random = torch.Generator().manual_seed(0)
         reader = self.found.reader
         matrices = {product.matrix for one in self.found.currents for product in one.products}
@@ -257,7 +257,7 @@ class Component:
                 one = one > 0 if kind.dtype == torch.bool else one.abs()
             return one.to(kind.dtype).requires_grad_(kind.requires_grad and reader.has_grad)
 
-        return Given(n, {slot: draw(reader.kind_of(slot), *(
+        return RunInputs(n, {slot: draw(reader.kind_of(slot), *(
             () if reader.is_invariant(slot) else (n,)), is_matrix=slot in matrices)
             for slot in self.outside}, {value: draw(reader.kinds[value]) for value in self.initial})
 
@@ -300,7 +300,7 @@ def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],
     return Component(Recurrence(loop, positions, read, kinds))
 
 
-def _part_of(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
+def _slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
     """(outputs, inputs) of the matrix."""
     matrix = outside[product.matrix]
     matrix = matrix if product.is_transposed else matrix.t()

@@ -1,5 +1,4 @@
 """check_component: a kernel against the recorded calls in its place."""
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -7,41 +6,41 @@ from torch import Tensor
 from .. import functional
 from ..codegen.state import NeuronState
 from .component import Component
-from .expected import Recorded
-from .ir import Before, Call, Fixed, Loop, Now, Ref, Varying
+from .expected import Expected
+from .ir import Before, Call, Loop, Now, Ref, find_initial
 from .recurrence import Register
-from .rounding import RUN, compare_gradients, find_differences, run_moved_call
+from .rounding import RUN, compare_gradients, find_differences, run_perturbed_call
 from .values import Place
 
 LARGEST = 1 << 24  # numbers of a state that a kernel gets at once
 
 
-def check_component(recorded: Recorded, loop: Loop, component: Component) -> float:
+def check_component(expected: Expected, loop: Loop, component: Component) -> float:
     """The largest relative difference of a gradient.
 
     Raises:
         VerificationError: a step or a gradient that differs by more than rounding.
     """
     with torch.no_grad():
-        _check_steps(recorded, loop, component)
+        _check_steps(expected, loop, component)
     if not component.found.reader.has_grad:
         return 0.0
-    return _check_gradients(recorded, loop, component)
+    return _check_gradients(expected, loop, component)
 
 
-def _check_steps(recorded: Recorded, loop: Loop, component: Component) -> None:
+def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     """One step of each iteration from recorded numbers, in batches.
 
     Calls of `prefix` run one iteration ahead: step t makes their results of iteration t + 1.
     """
     found, ahead = component.found, int(bool(component.found.prefix))
-    x, weights, delay, state, coefficients, _ = component.arguments(
-        component.given(recorded.frame(loop, found.reader.inside)))
+    x, weights, delay, state, coefficients, _ = component.make_arguments(
+        component.find_inputs(expected.frame(loop, found.reader.inside)))
 
     def flat(value: int | None, place: Place) -> Tensor:
         if value is None:
             return torch.zeros(found.step_shape(place), dtype=found.dtype)
-        one = recorded.numbers[value].expand(found.reader.kind(*place).shape)
+        one = expected.numbers[value].expand(found.reader.kind(*place).shape)
         return one.to(found.dtype).reshape(found.step_shape(place))
 
     def past(register: Register, t: int) -> int | None:
@@ -56,7 +55,7 @@ def _check_steps(recorded: Recorded, loop: Loop, component: Component) -> None:
 
     def calls(t: int) -> list[Call]:
         steps = sorted((t + int(q in found.prefix), q) for q in found.positions)
-        return [recorded.makers[loop.made[s][q][0]] for s, q in steps if 0 <= s < loop.iterations]
+        return [expected.makers[loop.made[s][q][0]] for s, q in steps if 0 <= s < loop.iterations]
 
     places = {one.place: name for one, name in found.registers.items() if one.lag == 1}
     places |= found.places
@@ -80,23 +79,23 @@ def _check_steps(recorded: Recorded, loop: Loop, component: Component) -> None:
             def calls_of(t: int, back: int = back) -> list[Call]:
                 return calls(t - back)
 
-            recorded.compare(loop, (q, k), one.reshape(len(steps), *kind.shape), start + back,
+            expected.compare(loop, (q, k), one.reshape(len(steps), *kind.shape), start + back,
                              calls_of)
 
 
-def _check_gradients(recorded: Recorded, loop: Loop, component: Component) -> float:
+def _check_gradients(expected: Expected, loop: Loop, component: Component) -> float:
     """Those of the component from its recorded inputs, and of its calls. A row of the batch counts
     up to its first number that differs."""
-    found, kinds = component.found, recorded.recording.kinds
-    frame = recorded.frame(loop, found.reader.inside)
-    frame.values.tensors = values = dict(recorded.numbers)
+    found, kinds = component.found, expected.recording.kinds
+    frame = expected.frame(loop, found.reader.inside)
+    frame.values.tensors = values = dict(expected.numbers)
     leaves: list[Tensor] = []
 
     def add_leaf(one: Tensor) -> Tensor:
         leaves.append(one.detach().requires_grad_())
         return leaves[-1]
 
-    outside = dict.fromkeys(value for slot in component.outside for value in _values_of(slot))
+    outside = dict.fromkeys(value for slot in component.outside for value in find_initial(slot))
     for value in {**outside, **dict.fromkeys(component.initial)}:
         if kinds[value].requires_grad:
             values[value] = add_leaf(values[value])
@@ -112,16 +111,16 @@ def _check_gradients(recorded: Recorded, loop: Loop, component: Component) -> fl
             frame.sequences[place] = add_leaf(frame.sequences[place])
             values.update(zip(made, leaves[-1].unbind(0), strict=True))
     component.run(frame)
-    calls = [recorded.makers[made[q][0]] for made in loop.made for q in found.positions]
+    calls = [expected.makers[made[q][0]] for made in loop.made for q in found.positions]
     start = dict(values)
 
     def outputs_of(values: dict[int, Tensor]) -> list[Tensor]:
         return [torch.stack([values[made[q][k]] for made in loop.made]) for q, k in found.places]
 
-    def run_moved(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+    def run_perturbed(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         again = dict(start)
         for call in calls:
-            run_moved_call(call, again, recorded.numbers, random)
+            run_perturbed_call(call, again, expected.numbers, random)
         return outputs_of(again), leaves
 
     for call in calls:
@@ -133,13 +132,4 @@ def _check_gradients(recorded: Recorded, loop: Loop, component: Component) -> fl
         differ = find_differences(one.detach(), other.detach(), RUN.of(other.detach()))
         wrong |= differ.reshape(*wrong.shape, -1).any(-1)
     return compare_gradients(got, want, leaves, leaves, [found.line(found.z[0])] * len(leaves),
-                             run_moved, wrong.int().cumsum(0) == 0)
-
-
-def _values_of(slot: Any) -> tuple[int, ...]:
-    """Values from before the loop."""
-    if isinstance(slot, Fixed):
-        return (slot.value,)
-    if isinstance(slot, Varying):
-        return slot.values
-    return slot.initial if isinstance(slot, Before) else ()
+                             run_perturbed, wrong.int().cumsum(0) == 0)

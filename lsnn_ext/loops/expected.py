@@ -1,4 +1,4 @@
-"""Recorded: the numbers of a recording, and whether others are those but for rounding."""
+"""Expected: the numbers of a recording, and whether others are those but for rounding."""
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,23 +9,23 @@ from .ir import Call, Loop, Recording, Ref
 from .plan import Plan
 from .rounding import (
     DRAWS,
-    MOVES,
+    PERTURBATIONS,
     STEP,
     Tolerance,
     VerificationError,
     find_differences,
     find_distance,
     find_first,
+    get_kind,
     is_close,
-    kind_of,
-    move,
+    perturb,
     tolerance_of,
 )
 from .stages import Stage
 from .values import Frame, Place, Values
 
 
-class Recorded:
+class Expected:
     """The numbers of a recording, and what was compared with them."""
 
     def __init__(self, plan: Plan) -> None:
@@ -36,7 +36,7 @@ class Recorded:
         self.makers = {value: call for call in recording.calls for value in call.outputs}
         self.run = tolerance_of(kind.dtype for kind in recording.kinds.values())
         self.ulps, self.values, self.flips = 0.0, 0, 0
-        outdated = _outdated(recording)
+        outdated = _find_outdated(recording)
         self.numbers = {value: recording.numbers[value] for value in recording.leaves}
         for call in recording.calls:
             leaves = [self.numbers[leaf.value] if isinstance(leaf, Ref) else leaf
@@ -74,8 +74,8 @@ class Recorded:
             return
         values = [made[q][k] for made in loop.made[start : start + len(got)]]
         want, line = torch.stack([self.numbers[value] for value in values]), loop.body[q].call.line
-        if kind_of(got) != kind_of(want):
-            raise VerificationError(f"expected {kind_of(want)}, got {kind_of(got)}", line, start)
+        if get_kind(got) != get_kind(want):
+            raise VerificationError(f"expected {get_kind(want)}, got {get_kind(got)}", line, start)
         if tolerance is STEP:
             self.values += want.numel()
         if torch.equal(got, want):
@@ -90,7 +90,7 @@ class Recorded:
                 self.ulps = max(self.ulps, apart / limit * ulps)
         for i in wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist():
             left = wrong[i]
-            for made in self._moved_runs(loop, calls(start + i), tolerance):
+            for made in self._perturbed_runs(loop, calls(start + i), tolerance):
                 left = left & find_differences(got[i], made[values[i]], limit)
                 if not bool(left.any()):
                     break
@@ -99,20 +99,20 @@ class Recorded:
                 raise VerificationError(f"expected {want[i][at].item()!r}, got "
                                         f"{got[i][at].item()!r}", line, start + i, at)
 
-    def _moved_runs(self, loop: Loop, calls: Sequence[Call],
-                    tolerance: Tolerance) -> Iterator[Mapping[int, Tensor]]:
-        """The values of recorded calls, with their inputs moved by rounding."""
+    def _perturbed_runs(self, loop: Loop, calls: Sequence[Call],
+                        tolerance: Tolerance) -> Iterator[Mapping[int, Tensor]]:
+        """The values of recorded calls, with their inputs perturbed by rounding."""
         random = torch.Generator().manual_seed(0)
         inside = loop.places()
         given = {one: self.numbers[one] for call in calls for one in call.inputs}
-        for share in MOVES:
+        for share in PERTURBATIONS:
             for sign in (1, -1, *(0,) * DRAWS):
                 made: dict[int, Tensor] = {}
                 for one, tensor in given.items():
                     size: Any = tolerance.of(tensor)
                     if one not in inside:  # such as weights
                         size = tolerance.share(tensor.dtype) * tensor.abs()
-                    made[one] = move(tensor, share * size, sign, random)
+                    made[one] = perturb(tensor, share * size, sign, random)
                 for call in calls:
                     leaves = [made[leaf.value] if isinstance(leaf, Ref) else leaf
                               for leaf in call.leaves]
@@ -137,7 +137,7 @@ def is_uninitialized(call: Call) -> bool:
     return "empty" in getattr(call.function, "__name__", "")
 
 
-def made_by(frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
+def list_results(frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
     """What a stage has made: place, first iteration, (iterations, ...)."""
     n = frame.loop.iterations
     for q in stage.positions:
@@ -151,7 +151,7 @@ def made_by(frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
                 yield place, n - 1, frame.last[place][None]
 
 
-def _outdated(recording: Recording) -> set[int]:
+def _find_outdated(recording: Recording) -> set[int]:
     """Values whose numbers a later write has changed."""
     sharing: dict[int, list[int]] = {}
     for value, tensor in recording.numbers.items():

@@ -76,13 +76,13 @@ def is_operator(function: Any) -> bool:
     return isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
 
 
-def name_of(function: Any) -> str:
+def get_name(function: Any) -> str:
     """Of the getter of a property that of the property."""
     name = getattr(function, "__name__", type(function).__name__)
-    return property_of(function) if name == "__get__" else str(name)
+    return get_property_name(function) if name == "__get__" else str(name)
 
 
-def property_of(function: Any) -> str:
+def get_property_name(function: Any) -> str:
     return str(getattr(getattr(function, "__self__", None), "__name__", ""))
 
 

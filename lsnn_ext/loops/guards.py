@@ -12,8 +12,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from .functions import Apply
 from .ir import DEVICES, Leaf, Recording, Refused
 from .origins import Origins, look_up
-from .paths import IMMUTABLE, MISSING, SEQUENCES, Path, Step, cell_of, put, step_into
-from .plain import exact, is_mutable, is_same
+from .paths import IMMUTABLE, MISSING, SEQUENCES, Path, Step, find_cell, set_step, step_into
+from .plain import is_mutable, is_same, make_key
 from .snapshot import Node, Snapshot, describe
 
 MADE_OF = attrgetter("__code__", "__defaults__", "__kwdefaults__")
@@ -21,7 +21,7 @@ KIND = attrgetter("shape", "dtype", "device", "requires_grad")
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 
 
-def flags() -> tuple[Any, ...]:
+def read_flags() -> tuple[Any, ...]:
     """What a call depends on beside its arguments and the model."""
     return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
             *((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
@@ -38,7 +38,7 @@ def describe_inputs(inputs: list[Any]) -> tuple[Any, ...] | None:
             found.append((one.shape, one.dtype, one.device, one.requires_grad, one.stride(),
                           one.layout))
         else:
-            plain = exact(one)
+            plain = make_key(one)
             if plain is None or is_mutable(one):
                 return None
             found.append(plain)
@@ -84,7 +84,7 @@ class Guard:
                 continue
             held = origins.held(path)
             self.volatile[path] = MISSING if held is MISSING else describe(held, origins.snapshot)
-        self._aliases = [group for group in origins.aliases() if group[0] in read and any(
+        self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
         self._others = [(one, Snapshot(one).description) for one in functions
                         if id(one) not in before.numbers]
@@ -159,7 +159,7 @@ class Guard:
                 if step[0] == "global" and step not in steps:
                     wanted[step[1]] = one
                 elif step[0] == "closure" and step not in steps and one is not MISSING:
-                    self._cells.append(cell_of(value, step[1]))
+                    self._cells.append(find_cell(value, step[1]))
                     self._contents.append(one)
             return
         if isinstance(value, IMMUTABLE) and not steps:
@@ -212,7 +212,7 @@ class Guard:
                             self._made_of))
                 and all(map(is_, map(attrgetter("cell_contents"), self._cells), self._contents))
                 and all(step_into(value, step) is one for value, step, one in self._members)
-                and all(exact(value) == plain for value, plain in self._mutable))
+                and all(make_key(value) == plain for value, plain in self._mutable))
         except (LookupError, AttributeError, ValueError):
             return False
 
@@ -266,12 +266,12 @@ class Guard:
             found[value] = look_up(leaf, self.function, inputs)
         return found
 
-    def put(self, trees: list[Any]) -> None:
+    def set_changed(self, trees: list[Any]) -> None:
         """Sets what the call changes to these values, in the order of Recording.changed."""
         containers = [_resolve(self.function, path[:-1]) if container is MISSING else container
                       for container, path in self._targets]
         for container, (_, path), new in zip(containers, self._targets, trees, strict=True):
-            put(container, path[-1], new)
+            set_step(container, path[-1], new)
 
 
 def _resolve(function: Any, path: Path) -> Any:

@@ -138,7 +138,7 @@ class Call:
 
 
 def split_dropout(call: Call, add_value: Callable[[Kind], int],
-                   kinds: dict[int, Kind]) -> list[Call]:
+                  kinds: dict[int, Kind]) -> list[Call]:
     """Of dropout a draw, which depends on no number, and a product; else the call itself."""
     args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
     is_dropout = call.function in (torch.nn.functional.dropout, torch.dropout)
@@ -241,6 +241,15 @@ class Numbers(NamedTuple):
 Slot: TypeAlias = Fixed | Now | Before | Varying | Numbers
 
 
+def find_initial(slot: Any) -> tuple[int, ...]:
+    """The values from before the loop that a slot reads."""
+    if isinstance(slot, Fixed):
+        return (slot.value,)
+    if isinstance(slot, Varying):
+        return slot.values
+    return slot.initial if isinstance(slot, Before) else ()
+
+
 class BodyCall(NamedTuple):
     """A call of each iteration."""
 
@@ -259,6 +268,36 @@ class Loop(NamedTuple):
         """By value its iteration, position and output."""
         return {value: (t, position, k) for t, calls in enumerate(self.made)
                 for position, values in enumerate(calls) for k, value in enumerate(values)}
+
+    def expand(self, t: int, q: int) -> Call:
+        """The call of an iteration and a position, as it was recorded."""
+        one = self.body[q]
+
+        def leaf(slot: Any) -> Any:
+            if isinstance(slot, Numbers):
+                return slot.values[t]
+            if isinstance(slot, Fixed):
+                return Ref(slot.value)
+            if isinstance(slot, Varying):
+                return Ref(slot.values[t])
+            if isinstance(slot, Now):
+                return Ref(self.made[t][slot.position][slot.output])
+            if isinstance(slot, Before):
+                if t < slot.lag:
+                    return Ref(slot.initial[t])
+                return Ref(self.made[t - slot.lag][slot.position][slot.output])
+            return slot
+
+        leaves = tuple(map(leaf, one.slots))
+        call = one.call
+        names = dict(zip(call.outputs, self.made[t][q], strict=True))
+        names.update((old.value, new.value) for old, new in zip(call.leaves, leaves, strict=True)
+                     if isinstance(old, Ref))
+        results = pytree.tree_map(
+            lambda ref: Ref(names[ref.value]) if isinstance(ref, Ref) else ref, call.results)
+        written = tuple((names[before], names[after]) for before, after in call.written)
+        return call.replace(leaves=leaves, results=results, written=written)
+
 
 
 Part: TypeAlias = Call | Loop

@@ -1,4 +1,4 @@
-"""convert, fuse, revert: a model or function whose calls replay recordings of its own."""
+"""convert, fuse, revert: a model or function that replays recordings of its calls."""
 import copyreg
 import functools
 import warnings
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .ir import Refused
 from .origins import Origins
-from .paths import OWN
-from .replay import Options, Recordings
+from .paths import ATTRIBUTE
+from .replay import Options, Replayer
 from .report import Report, Speed, describe, measure_speed
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 # ---------------------------------------------------------------------------------- subclasses
 @functools.cache
-def _metaclass(kind: type) -> type:
+def _make_metaclass(kind: type) -> type:
     """Of generated classes, which pickle as a call of subclass."""
     made: type = type(kind.__name__, (kind,), {})
     copyreg.pickle(made, _reduce)
@@ -28,48 +28,48 @@ def _metaclass(kind: type) -> type:
 
 def _reduce(kind: type) -> Any:
     original = vars(kind).get("_lsnn_original")
-    return kind.__qualname__ if original is None else (subclass, (original,))
+    return kind.__qualname__ if original is None else (make_subclass, (original,))
 
 
 @functools.cache
-def subclass(original: type) -> type:
+def make_subclass(original: type) -> type:
     """The class of converted models of a class."""
     forward: Callable[..., Any] = original.forward  # type: ignore[attr-defined]
 
     @functools.wraps(forward)
     def replay(self: Any, *args: Any, **kwargs: Any) -> Any:
-        recordings = self.__dict__.get(OWN)
-        if torch.compiler.is_compiling() or recordings is None:
+        replayer = self.__dict__.get(ATTRIBUTE)
+        if torch.compiler.is_compiling() or replayer is None:
             return forward(self, *args, **kwargs)
-        if not recordings.is_of(self):
+        if not replayer.is_of(self):
             if getattr(self, "_is_replica", False):  # of nn.DataParallel, made for one call
                 return forward(self, *args, **kwargs)
-            recordings = self.__dict__[OWN] = Recordings(recordings.options)  # a shallow copy
-        return recordings.call(self, functools.partial(forward, self), args, kwargs)
+            replayer = self.__dict__[ATTRIBUTE] = Replayer(replayer.options)  # a shallow copy
+        return replayer.call(self, functools.partial(forward, self), args, kwargs)
 
-    made: type = _metaclass(type(original))(original.__name__, (original,), {
+    made: type = _make_metaclass(type(original))(original.__name__, (original,), {
         "forward": replay, "_lsnn_original": original, "__module__": original.__module__,
         "__qualname__": original.__qualname__, "__doc__": original.__doc__})
     return made
 
 
 class Fused:
-    """A function whose calls replay recordings."""
+    """A function that replays recordings of its calls."""
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         self.function = function
-        self.recordings = Recordings(options)
+        self.replayer = Replayer(options)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.recordings.call(self.function, self.function, args, kwargs)
+        return self.replayer.call(self.function, self.function, args, kwargs)
 
 
 # --------------------------------------------------------------------------- public functions
-Given: TypeAlias = Tensor | tuple[Any, ...] | Callable[[Any], Any]
+Inputs: TypeAlias = Tensor | tuple[Any, ...] | Callable[[Any], Any]
 
 
-def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
+def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False,
             speed: bool = False) -> tuple[Model, Report]:
     """Fuses the recurrences in the loops over time of a model.
 
@@ -105,25 +105,25 @@ def convert(model: Model, x: Given, *, verify: bool = True, exact: bool = False,
     if "forward" in vars(model):
         return model, Report(type(model).__name__, False,
                              "forward: expected a method, got an attribute of the model")
-    recordings = Recordings(Options(verify, exact))
+    replayer = Replayer(Options(verify, exact))
     kind: Any = type(model)
-    model.__class__ = subclass(kind)
-    vars(model)[OWN] = recordings
+    model.__class__ = make_subclass(kind)
+    vars(model)[ATTRIBUTE] = replayer
     try:
-        reason, measured = _try(model, recordings, x, speed)
+        reason, measured = _try(model, replayer, x, speed)
     except BaseException:
         revert(model)
         raise
     if reason:
         revert(model)
-    entry = next((one for one in recordings.all() if one.plan is not None), None)
+    entry = next((one for one in replayer.all() if one.plan is not None), None)
     if reason or entry is None or entry.plan is None:
         return model, Report(type(model).__name__, False, reason)
     return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison,
                          measured)
 
 
-def fuse(function: Callable[..., Any], x: Given, *, verify: bool = True,
+def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True,
          exact: bool = False) -> Callable[..., Any]:
     """Fuses the recurrences in the loops of a function, or of a part of a model.
 
@@ -151,7 +151,7 @@ def fuse(function: Callable[..., Any], x: Given, *, verify: bool = True,
         raise TypeError(f"function: expected a callable, got {type(function).__name__}")
     _check_options(verify=verify, exact=exact)
     fused = Fused(function, Options(verify, exact))
-    reason, _ = _try(fused, fused.recordings, x, False)
+    reason, _ = _try(fused, fused.replayer, x, False)
     if reason:
         raise Refused(reason)
     return fused
@@ -174,7 +174,7 @@ def revert(model: Any) -> Any:
         original = vars(type(module)).get("_lsnn_original")
         if original is not None:
             module.__class__ = original
-        vars(module).pop(OWN, None)
+        vars(module).pop(ATTRIBUTE, None)
     return model
 
 
@@ -193,14 +193,14 @@ def _check_model(model: Any) -> None:
                         f"{type(model).__name__}; convert it first")
 
 
-def _try(function: Any, recordings: Recordings, x: Given,
+def _try(function: Any, replayer: Replayer, x: Inputs,
          has_speed: bool) -> tuple[str, Speed | None]:
     """Runs the function on x, without a trace; the reason why nothing is replayed, or how fast."""
     args: tuple[Any, ...] = () if callable(x) and not isinstance(x, Tensor) else (
         x if isinstance(x, tuple) else (x,))
     root = function.function if isinstance(function, Fused) else function
     try:
-        origins = Origins(root, args, {}, is_kept=True)
+        origins = Origins(root, args, {}, has_copies=True)
     except Refused as refused:
         return str(refused), None
     tensors = [one for one, _ in origins.snapshot.tensors.values()]
@@ -211,7 +211,7 @@ def _try(function: Any, recordings: Recordings, x: Given,
 
     gradients = [(one, one.grad) for one in tensors if one.is_leaf]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    recordings.is_strict = True
+    replayer.is_strict = True
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         try:
@@ -219,13 +219,13 @@ def _try(function: Any, recordings: Recordings, x: Given,
                 one.grad = None
             for _ in range(2):
                 run()
-                if not any(entry.plain for entry in recordings.all()):
+                if not any(entry.plain for entry in replayer.all()):
                     break  # else again: a counter shows itself in the second call
-            if has_speed and not recordings.reason():
-                speed = measure_speed(lambda: recordings.pause(run), run, tensors, origins.restore)
+            if has_speed and not replayer.reason():
+                speed = measure_speed(lambda: replayer.pause(run), run, tensors, origins.restore)
         finally:
-            recordings.is_strict = False
+            replayer.is_strict = False
             origins.restore()
             for one, gradient in gradients:
                 one.grad = gradient
-    return recordings.reason(), speed
+    return replayer.reason(), speed

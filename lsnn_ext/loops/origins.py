@@ -15,14 +15,14 @@ from .paths import (
     SEQUENCES,
     Path,
     Step,
-    elements,
-    entries,
+    format_path,
     is_read,
-    name_of,
-    put,
+    list_elements,
+    list_entries,
+    set_step,
     step_into,
 )
-from .plain import exact, is_mutable, is_same, keep
+from .plain import is_mutable, is_same, make_key, make_restore
 from .snapshot import Node, Snapshot
 
 SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
@@ -37,21 +37,21 @@ class Origins:
     """
 
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
-                 is_kept: bool = False) -> None:
-        """is_kept: keep copies of all tensors, for restore."""
-        self._given = args, kwargs
-        self.inputs, self._spec = pytree.tree_flatten(self._given)
+                 has_copies: bool = False) -> None:
+        """has_copies: keep copies of all tensors, for restore."""
+        self._arguments = args, kwargs
+        self.inputs, self._spec = pytree.tree_flatten(self._arguments)
         self.snapshot = Snapshot(function)
         self._inputs: dict[int, tuple[Tensor, list[int]]] = {}
         for number, one in enumerate(self.inputs):
             if isinstance(one, Tensor):
                 self._inputs.setdefault(id(one), (one, []))[1].append(number)
-        self._generators = _states()
+        self._generators = _get_random_states()
         held = [one for one, _ in (*self._inputs.values(), *self.snapshot.tensors.values())]
-        self._kept = [(one, one.detach().clone(), one.requires_grad)
-                      for one in held] if is_kept else []
-        self._back = [back for node in self.snapshot.nodes for one in node.held.values()
-                      if (back := keep(one)) is not None] if is_kept else []
+        self._copies = [(one, one.detach().clone(), one.requires_grad)
+                        for one in held] if has_copies else []
+        self._restores = [back for node in self.snapshot.nodes for one in node.held.values()
+                          if (back := make_restore(one)) is not None] if has_copies else []
 
     def find(self, tensor: Tensor) -> Leaf | None:
         """Where the tensor was held before the call; None: at no place that can be looked up."""
@@ -65,7 +65,7 @@ class Origins:
         """What was there before the call; MISSING: nothing."""
         return self.snapshot.held(path)
 
-    def aliases(self) -> list[list[Leaf]]:
+    def find_aliases(self) -> list[list[Leaf]]:
         """Places that held the same tensor."""
         found = []
         for key in {**self._inputs, **self.snapshot.tensors}:
@@ -92,10 +92,10 @@ class Origins:
         Raises:
             Refused: a change that a later call could not repeat.
         """
-        if _states() != self._generators:
+        if _get_random_states() != self._generators:
             raise Refused("random: expected draws from generators of torch, got a change of the "
                           "state of Python's or NumPy's")
-        now, spec = pytree.tree_flatten(self._given)
+        now, spec = pytree.tree_flatten(self._arguments)
         if spec != self._spec or any(one is not two for one, two in zip(
                 now, self.inputs, strict=True)):
             raise Refused("arguments: expected no change of a list or dict among them in the call")
@@ -112,23 +112,23 @@ class Origins:
         found = self._differences(node)
         if not found or not isinstance(node.value, SEQUENCES):
             return found
-        now = elements(node.value)
+        now = list_elements(node.value)
         before = [one for (kind, _), one in node.held.items() if kind == "item"]
         if len(now) > len(before) and all(map(is_same, before, now)):
             return [(("more", None), now[len(before):])]
         return [(("contents", None), now)]
 
     def _differences(self, node: Node) -> list[tuple[Step, Any]]:
-        now = {step: one for step, one in entries(node.value) if step in node.held or is_read(
+        now = {step: one for step, one in list_entries(node.value) if step in node.held or is_read(
             node.value, step, one, self.snapshot.names, False)}
         found = []
         for step, one in now.items():
             before = node.held.get(step, MISSING)
             plain = node.plain.get(step)
             if before is one:
-                if is_mutable(one) and exact(one) != plain:
+                if is_mutable(one) and make_key(one) != plain:
                     found.append((step, one))
-            elif before is MISSING or plain is None or exact(one) != plain:
+            elif before is MISSING or plain is None or make_key(one) != plain:
                 found.append((step, one))
         return [*found, *((step, MISSING) for step in node.held if step not in now)]
 
@@ -136,8 +136,8 @@ class Origins:
         """The value with a Ref for each tensor. Containers are new ones in each call."""
         if isinstance(value, Tensor):
             return reference(value)
-        name = name_of(path)
-        if exact(value) is not None and not is_mutable(value) and path[-1][0] in SETTABLE:
+        name = format_path(path)
+        if make_key(value) is not None and not is_mutable(value) and path[-1][0] in SETTABLE:
             return value
         is_tree = type(value) in TREES or (isinstance(value, tuple) and hasattr(value, "_fields"))
         if not is_tree or id(value) in self.snapshot.numbers:
@@ -154,13 +154,13 @@ class Origins:
         for node in self.snapshot.nodes:
             for step, _ in self._changes(node):
                 if step[0] in ("more", "contents"):
-                    put(node.value, ("contents", None),
-                        [one for (kind, _), one in node.held.items() if kind == "item"])
+                    set_step(node.value, ("contents", None),
+                             [one for (kind, _), one in node.held.items() if kind == "item"])
                 elif step[0] in SETTABLE:
-                    put(node.value, step, node.held.get(step, MISSING))
-        for back in self._back:
+                    set_step(node.value, step, node.held.get(step, MISSING))
+        for back in self._restores:
             back()
-        for tensor, numbers, requires_grad in self._kept:
+        for tensor, numbers, requires_grad in self._copies:
             if tensor.shape != numbers.shape or tensor.dtype != numbers.dtype:
                 tensor.data = numbers
             elif not torch.equal(tensor.detach(), numbers):  # a version does not tell of all
@@ -190,14 +190,14 @@ def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
             for step in leaf.path:
                 value = step_into(value, step)
         except (LookupError, AttributeError, ValueError, TypeError) as error:
-            raise LookupError(f"{name_of(leaf.path)}: expected a tensor, got none") from error
+            raise LookupError(f"{format_path(leaf.path)}: expected a tensor, got none") from error
     if not isinstance(value, Tensor):
-        name = f"input {leaf.path[0]}" if leaf.kind == "input" else name_of(leaf.path)
+        name = f"input {leaf.path[0]}" if leaf.kind == "input" else format_path(leaf.path)
         raise LookupError(f"{name}: expected a tensor, got {type(value).__name__}")
     return value
 
 
-def _states() -> tuple[Any, tuple[Any, ...]]:
+def _get_random_states() -> tuple[Any, tuple[Any, ...]]:
     """Of the generators of Python and NumPy, comparable."""
     name, numbers, *rest = np.random.get_state()  # noqa: NPY002
     return random.getstate(), (name, np.asarray(numbers).tobytes(), *rest)

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from .ir import Refused
-from .plain import exact
+from .plain import make_key
 
 Step: TypeAlias = tuple[str, Any]
 Path: TypeAlias = tuple[Step, ...]
 MISSING = object()
-OWN = "_lsnn_recordings"  # the attribute that holds the recordings of a converted model
+ATTRIBUTE = "_lsnn_replayer"  # the attribute that holds the recordings of a converted model
 FOREIGN = frozenset({"torch", "numpy", "lsnn_ext", "builtins"})
 OPEN = (types.SimpleNamespace, argparse.Namespace)  # of the standard library, and walked
 SEQUENCES = (list, tuple, deque)
 IMMUTABLE = (tuple, types.MethodType, property, staticmethod, classmethod, functools.partial)
 STATE_DICTS = frozenset({  # of a module; nothing that forward reads
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks", "_non_persistent_buffers_set", OWN})
+    "_load_state_dict_post_hooks", "_non_persistent_buffers_set", ATTRIBUTE})
 CLASS_DETAILS = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__",
                            "__qualname__", "__abstractmethods__", "__slots__", "__match_args__"})
 
@@ -52,22 +52,22 @@ def is_user(module: str) -> bool:
 
 
 @functools.cache
-def names_of(code: types.CodeType) -> frozenset[str]:
+def find_names(code: types.CodeType) -> frozenset[str]:
     """Names of globals and attributes in a function and in those written inside of it."""
-    inside = [names_of(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    inside = [find_names(one) for one in code.co_consts if isinstance(one, types.CodeType)]
     return frozenset(code.co_names).union(*inside)
 
 
 @functools.cache
-def globals_of(code: types.CodeType) -> tuple[str, ...]:
+def find_globals(code: types.CodeType) -> tuple[str, ...]:
     """The names among them that are globals."""
     found = {str(one.argval) for one in dis.get_instructions(code)
              if one.opname.endswith(("_GLOBAL", "_NAME"))}
-    inside = [globals_of(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    inside = [find_globals(one) for one in code.co_consts if isinstance(one, types.CodeType)]
     return tuple(sorted(found.union(*inside)))
 
 
-def module_name(value: Any) -> str:
+def get_module_name(value: Any) -> str:
     return str(getattr(value, "__module__", None) or "")
 
 
@@ -79,10 +79,10 @@ def is_walked(value: Any) -> bool:
     if isinstance(value, types.FunctionType):
         return is_user(str(value.__globals__.get("__name__", "")))
     if isinstance(value, type):
-        return is_user(module_name(value))
+        return is_user(get_module_name(value))
     if isinstance(value, types.ModuleType):
         return is_user(value.__name__)
-    return isinstance(value, OPEN) or is_user(module_name(type(value)))
+    return isinstance(value, OPEN) or is_user(get_module_name(type(value)))
 
 
 # ------------------------------------------------------------------------------------- steps
@@ -101,10 +101,10 @@ def is_read(value: Any, step: Step, one: Any, names: Container[str], is_made: bo
         return True
     if key.startswith("__") and key.endswith("__"):
         return is_made or key not in ("__init__", "__new__")
-    return key in names or isinstance(one, Tensor) or exact(one) is not None
+    return key in names or isinstance(one, Tensor) or make_key(one) is not None
 
 
-def entries(value: Any) -> Iterator[tuple[Step, Any]]:
+def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
     """What the value holds, by steps."""
     if isinstance(value, types.FunctionType):
         for key, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
@@ -115,7 +115,7 @@ def entries(value: Any) -> Iterator[tuple[Step, Any]]:
         yield from ((("default", key), one) for key, one in enumerate(value.__defaults__ or ()))
         yield from ((("keyword", key), one) for key, one in (value.__kwdefaults__ or {}).items())
         yield from ((("global", key), value.__globals__[key])
-                    for key in globals_of(value.__code__) if key in value.__globals__)
+                    for key in find_globals(value.__code__) if key in value.__globals__)
         yield from ((("attribute", key), one) for key, one in vars(value).items())
     elif isinstance(value, types.ModuleType):
         yield from ((("global", key), one) for key, one in vars(value).items())
@@ -135,7 +135,7 @@ def entries(value: Any) -> Iterator[tuple[Step, Any]]:
         yield from _parts(value)
 
 
-def elements(value: Any) -> list[Any]:
+def list_elements(value: Any) -> list[Any]:
     """Of a sequence, whatever its class makes of iterating."""
     kind = next(one for one in SEQUENCES if isinstance(value, one))
     return [*kind.__iter__(value)]
@@ -146,7 +146,7 @@ def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
         yield from ((("item", key), one) for key, one in dict.items(value)
                     if not isinstance(key, Tensor))
     elif isinstance(value, SEQUENCES):
-        yield from ((("item", key), one) for key, one in enumerate(elements(value)))
+        yield from ((("item", key), one) for key, one in enumerate(list_elements(value)))
     elif isinstance(value, functools._lru_cache_wrapper):
         yield ("member", "__wrapped__"), value.__wrapped__
     is_module = isinstance(value, nn.Module)
@@ -172,7 +172,7 @@ def step_into(value: Any, step: Step) -> Any:
     if kind == "member":
         return getattr(value, key)
     if kind == "closure":
-        return cell_of(value, key).cell_contents
+        return find_cell(value, key).cell_contents
     if kind == "global":
         return (vars(value) if isinstance(value, types.ModuleType) else value.__globals__)[key]
     if kind == "class":
@@ -181,7 +181,7 @@ def step_into(value: Any, step: Step) -> Any:
     return getattr(value, where)[key]
 
 
-def put(value: Any, step: Step, new: Any) -> None:
+def set_step(value: Any, step: Step, new: Any) -> None:
     """Sets what step_into gets. Of the step ("contents", None): all that a sequence holds; of
     ("more", None): what is appended."""
     kind, key = step
@@ -199,7 +199,7 @@ def put(value: Any, step: Step, new: Any) -> None:
     elif kind == "member":
         delattr(value, key) if new is MISSING else setattr(value, key, new)
     elif kind == "closure":
-        cell = cell_of(value, key)
+        cell = find_cell(value, key)
         if new is MISSING:
             del cell.cell_contents
         else:
@@ -207,7 +207,7 @@ def put(value: Any, step: Step, new: Any) -> None:
     elif kind == "global":
         _set(vars(value) if isinstance(value, types.ModuleType) else value.__globals__, key, new)
     else:
-        raise Refused(f"{name_of((step,))}: changed in the call")
+        raise Refused(f"{format_path((step,))}: changed in the call")
 
 
 def _set(where: dict[Any, Any], key: Any, new: Any) -> None:
@@ -218,12 +218,12 @@ def _set(where: dict[Any, Any], key: Any, new: Any) -> None:
         kind.__delitem__(where, key)
 
 
-def cell_of(function: Any, key: str) -> types.CellType:
+def find_cell(function: Any, key: str) -> types.CellType:
     cell: types.CellType = function.__closure__[function.__code__.co_freevars.index(key)]
     return cell
 
 
-def name_of(path: Path) -> str:
+def format_path(path: Path) -> str:
     """The path as a user writes it: that of a parameter is its qualified name."""
     parts = []
     for kind, key in path:

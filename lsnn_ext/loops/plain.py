@@ -29,12 +29,12 @@ class Same:
         return id(self.value)
 
 
-def kind_of(tensor: Tensor) -> tuple[Any, ...]:
+def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
     return (type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad,
             tensor.layout)
 
 
-def exact(value: Any) -> tuple[Any, ...] | None:
+def make_key(value: Any) -> tuple[Any, ...] | None:
     """What two plain values share only if they are the same: 1, 1.0 and True are not, nor 0.0 and
     -0.0; NaN is itself. None: not plain."""
     kind = type(value)
@@ -51,7 +51,7 @@ def exact(value: Any) -> tuple[Any, ...] | None:
     if isinstance(value, np.ndarray) and value.dtype != object or isinstance(value, np.generic):
         return kind, value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, (set, frozenset)):
-        parts = [exact(one) or Same(one) for one in value]
+        parts = [make_key(one) or Same(one) for one in value]
         return kind, frozenset(parts)
     if isinstance(value, random.Random):
         return kind, value.getstate()
@@ -66,10 +66,10 @@ def exact(value: Any) -> tuple[Any, ...] | None:
 
 def is_same(one: Any, other: Any) -> bool:
     """Whether two values are one object or equal plain values."""
-    return one is other or (exact(one) is not None and exact(one) == exact(other))
+    return one is other or (make_key(one) is not None and make_key(one) == make_key(other))
 
 
-def keep(value: Any) -> Callable[[], object] | None:
+def make_restore(value: Any) -> Callable[[], object] | None:
     """What puts the value back as it is now; None: it cannot change in place, or not be put
     back."""
     if isinstance(value, np.ndarray):

@@ -10,20 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import (
-    Before,
-    BodyCall,
-    Call,
-    Fixed,
-    Loop,
-    Now,
-    Numbers,
-    Part,
-    Recording,
-    Ref,
-    Refused,
-    Varying,
-)
+from .ir import Before, Call, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
 from .stages import Stage
@@ -44,7 +31,7 @@ class Plan:
         self.ranges: dict[tuple[int, ...], list[Any]] = {}
         loops = 0
         self.live = find_live(recording, parts)
-        read = _values_read(recording, parts, self.live)
+        read = _find_read(recording, parts, self.live)
         for part in parts:
             if isinstance(part, Call):
                 self.parts.append(part)
@@ -53,8 +40,8 @@ class Plan:
                 stages = Planner(part, recording, read, self.live, exact).stages()
             except Refused as refused:  # whose order must stay as it is
                 self.refused.append((part, refused))
-                self.parts += [expanded(one, part, t, q) for t in range(part.iterations)
-                               for q, one in enumerate(part.body)]
+                self.parts += [part.expand(t, q) for t in range(part.iterations)
+                               for q in range(len(part.body))]
                 continue
             self.parts.append((part, stages))
             self.places.update((value, (loops, t, (q, k)))
@@ -152,7 +139,7 @@ class Plan:
         return made, values.frames
 
 
-def _results(recording: Recording) -> set[int]:
+def _find_results(recording: Recording) -> set[int]:
     """Values that are left after the call."""
     found = {leaf.value for leaf in pytree.tree_leaves(
         [recording.result, [tree for _, tree in recording.changed]]) if isinstance(leaf, Ref)}
@@ -161,7 +148,7 @@ def _results(recording: Recording) -> set[int]:
 
 def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
     """Values that something reads. A call of a loop runs in all iterations or in none."""
-    found = _results(recording)
+    found = _find_results(recording)
     for part in reversed(parts):
         if isinstance(part, Call):
             if is_live(part, found):
@@ -176,15 +163,15 @@ def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
             done.add(q)
             found.update(value for made in part.made for value in made[q])
             for slot in part.body[q].slots:
-                found.update(_values_of(slot))
+                found.update(find_initial(slot))
                 if isinstance(slot, Now | Before):
                     left.append(slot.position)
     return found
 
 
-def _values_read(recording: Recording, parts: Sequence[Part], live: set[int]) -> set[int]:
+def _find_read(recording: Recording, parts: Sequence[Part], live: set[int]) -> set[int]:
     """Values that are read outside of the iteration or loop that makes them."""
-    found = _results(recording)
+    found = _find_results(recording)
     for part in parts:
         if isinstance(part, Call):
             if is_live(part, live):
@@ -192,42 +179,5 @@ def _values_read(recording: Recording, parts: Sequence[Part], live: set[int]) ->
             continue
         dead = find_dead(part, live)
         found.update(value for q, one in enumerate(part.body) if q not in dead
-                     for slot in one.slots for value in _values_of(slot))
+                     for slot in one.slots for value in find_initial(slot))
     return found
-
-
-def _values_of(slot: Any) -> tuple[int, ...]:
-    """Values from before the loop."""
-    if isinstance(slot, Fixed):
-        return (slot.value,)
-    if isinstance(slot, Varying):
-        return slot.values
-    return slot.initial if isinstance(slot, Before) else ()
-
-
-def expanded(one: BodyCall, loop: Loop, t: int, q: int) -> Call:
-    """The call of one iteration again."""
-    def leaf(slot: Any) -> Any:
-        if isinstance(slot, Numbers):
-            return slot.values[t]
-        if isinstance(slot, Fixed):
-            return Ref(slot.value)
-        if isinstance(slot, Varying):
-            return Ref(slot.values[t])
-        if isinstance(slot, Now):
-            return Ref(loop.made[t][slot.position][slot.output])
-        if isinstance(slot, Before):
-            if t < slot.lag:
-                return Ref(slot.initial[t])
-            return Ref(loop.made[t - slot.lag][slot.position][slot.output])
-        return slot
-
-    leaves = tuple(map(leaf, one.slots))
-    call = one.call
-    names = dict(zip(call.outputs, loop.made[t][q], strict=True))
-    names.update((old.value, new.value) for old, new in zip(call.leaves, leaves, strict=True)
-                 if isinstance(old, Ref))
-    results = pytree.tree_map(lambda ref: Ref(names[ref.value]) if isinstance(ref, Ref) else ref,
-                              call.results)
-    written = tuple((names[before], names[after]) for before, after in call.written)
-    return call.replace(leaves=leaves, results=results, written=written)

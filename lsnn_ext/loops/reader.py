@@ -163,14 +163,14 @@ class Reader:
     def source(self, position: int) -> Now | Before | None:
         """What a call copies, if it is made inside."""
         call, slots = self.loop.body[position]
-        if name_of(call) not in COPIES or len(call.outputs) != 1 or call.written:
+        if get_call_name(call) not in COPIES or len(call.outputs) != 1 or call.written:
             return None
         source = next((slot for slot in slots if isinstance(slot, SLOTS)), None)
         if not isinstance(source, Now | Before) or source.position not in self.inside:
             return None
         before, after = self.kind(source.position, source.output), self.kind(position, 0)
         is_copy = before.dtype == after.dtype and prod(before.shape) == prod(after.shape)
-        if name_of(call) == "__getitem__":
+        if get_call_name(call) == "__getitem__":
             is_copy &= all(isinstance(x, slice | int | type(None) | type(Ellipsis))
                            and not isinstance(x, bool) for x in slots[1:])
         return source if is_copy else None
@@ -179,7 +179,7 @@ class Reader:
     def terms(self, position: int) -> tuple[Term, ...] | None:
         """What a call adds, products among it; None: a call of another kind."""
         call, slots = self.loop.body[position]
-        name = name_of(call)
+        name = get_call_name(call)
         if len(call.outputs) != 1 or call.mode.grad != self.has_grad:
             return None
         args, kwargs = pytree.tree_unflatten(slots, call.spec)
@@ -221,7 +221,7 @@ class Reader:
             return [Product(source, matrix, is_transposed, 0, self.kind_of(source).shape[-1])]
         call, slots = self.loop.body[source.position]
         shape = self.kind(source.position, source.output).shape
-        if name_of(call) not in ("cat", "concat", "concatenate") or source.lag:
+        if get_call_name(call) not in ("cat", "concat", "concatenate") or source.lag:
             # of another shape, as a view has it, the product is one along another axis
             size = self.kind(slot.position, slot.output).shape[-1]
             return [Product(source, matrix, is_transposed, 0, size)]
@@ -259,7 +259,7 @@ class Reader:
         return self._products(source, matrix, b[1] == a[-1])
 
 
-def name_of(call: Call) -> str:
+def get_call_name(call: Call) -> str:
     """Of a function of torch."""
     return "" if isinstance(call.function, Apply) else getattr(call.function, "__name__", "")
 

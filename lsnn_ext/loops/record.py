@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import functions as of
-from .functions import Apply, find_line, is_static, name_of, property_of
+from .functions import Apply, find_line, get_name, get_property_name, is_static
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, split_dropout
 from .origins import Origins
 from .plain import generator_states, set_generator_states
@@ -50,7 +50,7 @@ class _Begun(NamedTuple):
     versions: list[tuple[int, bool]]
 
 
-class _Known:
+class _Live:
     """What is known of a live tensor."""
 
     __slots__ = ("tensor", "value", "version")
@@ -77,7 +77,7 @@ class _Recorder(TorchFunctionMode):
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = generator_states()
         self.recording.generators = list(self.generators)
-        self.tensors: dict[int, _Known] = {}  # by id
+        self.tensors: dict[int, _Live] = {}  # by id
         self.storages: dict[int, list[weakref.ref[Tensor]]] = {}  # tensors that share a storage
         self.outdated: dict[int, weakref.ref[Tensor]] = {}  # storages that a call has written to
 
@@ -85,7 +85,7 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.depth or self.refused:
             return func(*args, **kwargs)
-        name = name_of(func)
+        name = get_name(func)
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
         profile = sys.getprofile()  # torch's own code need not be seen
@@ -105,7 +105,7 @@ class _Recorder(TorchFunctionMode):
             before = None
             with self.refusals():
                 before = self._before(function, args, kwargs)
-            self.is_random, self.name = False, name_of(function)
+            self.is_random, self.name = False, get_name(function)
             self.sizes = {id(leaf) for leaf in pytree.tree_leaves([
                 one for one in (*args, *kwargs.values()) if isinstance(one, list | tuple)])
                 if isinstance(leaf, Tensor)}
@@ -132,9 +132,9 @@ class _Recorder(TorchFunctionMode):
             self.refused = Refused(refused.reason, refused.line or find_line())
 
     def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
-        name = name_of(function)
-        if name == "__set__" and property_of(function) != "requires_grad":
-            raise Refused(f"{property_of(function)}: expected an attribute that stays")
+        name = get_name(function)
+        if name == "__set__" and get_property_name(function) != "requires_grad":
+            raise Refused(f"{get_property_name(function)}: expected an attribute that stays")
         if name in of.REFUSED:
             raise Refused(f"{name}: expected calls that make tensors of tensors")
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -154,7 +154,7 @@ class _Recorder(TorchFunctionMode):
         if result is NotImplemented:  # such as tensor == None
             return
         function, leaves, spec, tensors, versions = begun
-        name = name_of(function)
+        name = get_name(function)
         written = []
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if _version(one) != version
@@ -225,7 +225,7 @@ class _Recorder(TorchFunctionMode):
                           f"{tensor.layout}")
         value = self._add_value(Kind(tuple(tensor.shape), tensor.dtype, tensor.device,
                                      tensor.requires_grad, tensor.is_contiguous()))
-        self.tensors[id(tensor)] = _Known(tensor, value)
+        self.tensors[id(tensor)] = _Live(tensor, value)
         if self.keep_numbers:
             self.recording.numbers[value] = tensor.detach()
         sharing = self.storages.setdefault(tensor.untyped_storage()._cdata, [])

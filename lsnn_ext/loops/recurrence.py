@@ -15,7 +15,7 @@ import torch
 from ..codegen.form import MAX_AXIS, Form
 from .functions import Apply, is_operator
 from .ir import Before, Call, Kind, Loop, Now, Numbers, Refused, Slot, Varying
-from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term, name_of
+from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term, get_call_name
 from .values import Place
 
 
@@ -68,8 +68,8 @@ class Recurrence:
         self.numbers = {node.position: k for k, node in enumerate(order)}
         self.calls = tuple(map(self._translate, order))
         if not self.currents:  # a step has one
-            self._name_of_current(Current((), (), (), 0))
-        self.places = {place: self._name_of_output(place) for place in self.outputs}
+            self._name_current(Current((), (), (), 0))
+        self.places = {place: self._name_output(place) for place in self.outputs}
         self.positions = sorted({one for place in self.outputs
                                  for one in self.before(place[0], False)})
 
@@ -162,7 +162,7 @@ class Recurrence:
                 raise Refused("expected no random numbers in a recurrent component", call.line)
             if any(call.mode.autocast):
                 raise Refused("expected no autocast", call.line)
-            if name_of(call) in ("__set__", "requires_grad_"):
+            if get_call_name(call) in ("__set__", "requires_grad_"):
                 raise Refused("expected no change of requires_grad", call.line)
         kinds = [self.reader.kind(position, k) for position in self.nodes
                  for k in range(len(self.loop.body[position].call.outputs))]
@@ -227,12 +227,12 @@ class Recurrence:
         kind = self.reader.kind(position, 0)
         ahead = int(position in self.prefix)
         places = [(position, k) for k in range(len(call.outputs))]
-        names = tuple(map(self.name_of, places))
+        names = tuple(map(self.name_result, places))
         widths = tuple(self.width(self.reader.kind(*place).shape) for place in places)
         if node.terms is None:
             leaves = tuple(
-                self._name_of(slot, call, kind.shape, ahead) if isinstance(slot, SLOTS) else slot
-                for slot in self.loop.body[position].slots)
+                self._name_argument(slot, call, kind.shape, ahead)
+                if isinstance(slot, SLOTS) else slot for slot in self.loop.body[position].slots)
             is_copy = self.reader.source(position) is not None
             return StepCall(call, leaves, names, is_copy, widths=widths)
         if kind.dtype != self.dtype:
@@ -241,7 +241,7 @@ class Recurrence:
         for term in node.terms:
             if isinstance(term, Read):
                 shape = self.reader.kind(term.position, term.output).shape
-                inner.append(self._name_of_read(term, ahead)._replace(
+                inner.append(self._name_read(term, ahead)._replace(
                     has_new_axis=self.width(shape) < self.width(kind.shape)))
             elif isinstance(term, Product) and isinstance(term.source, Read):
                 products.append(self._with_steps(term, ahead))
@@ -252,7 +252,7 @@ class Recurrence:
         varies = any(not self.reader.is_invariant(one) and not isinstance(one, int | float)
                      for one in others)
         current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0)
-        return StepCall(call, (*inner, Name(self._name_of_current(current), self.dtype)), names,
+        return StepCall(call, (*inner, Name(self._name_current(current), self.dtype)), names,
                         is_sum=True, widths=widths)
 
     def _find_history(self) -> dict[int, int]:
@@ -272,25 +272,25 @@ class Recurrence:
         lag = source.lag + int(bool(self.prefix)) - ahead
         return product._replace(source=source._replace(lag=lag, initial=()))
 
-    def name_of(self, place: Place) -> str:
+    def name_result(self, place: Place) -> str:
         """Of a result, the same for equal components."""
         return f"v{self.numbers[place[0]]}_{place[1]}"
 
-    def _name_of_current(self, current: Current) -> str:
+    def _name_current(self, current: Current) -> str:
         return self.currents.setdefault(current, f"c{len(self.currents)}")
 
-    def _name_of(self, slot: Slot, call: Call, shape: tuple[int, ...], ahead: int) -> "Name":
+    def _name_argument(self, slot: Slot, call: Call, shape: tuple[int, ...], ahead: int) -> "Name":
         read = self.reader.read(slot)
         given = () if isinstance(slot, Numbers) else self.reader.kind_of(slot).shape
-        is_wide, is_stack = self.width(shape) > 1, name_of(call) == "stack"
+        is_wide, is_stack = self.width(shape) > 1, get_call_name(call) == "stack"
         # (B, N, 1) and (N, 1) stand for each number of an axis
         is_one = (is_wide and not is_stack and given[-1:] == (1,)
                   and shape[-1] == self.width(shape))
         # an operator of a package may run over this axis as over time
         has_first = len(given) == 3 and given[0] == 1 and is_operator(call.function)
         if isinstance(read, Read):
-            return self._name_of_read(read, ahead)._replace(has_new_axis=is_one,
-                                                            has_first_axis=has_first)
+            return self._name_read(read, ahead)._replace(has_new_axis=is_one,
+                                                         has_first_axis=has_first)
         dtype = self._check_outside(slot, call, False)
         if is_one:
             shape = (*shape[:-1], 1)
@@ -301,7 +301,7 @@ class Recurrence:
                 name = f"k{len(self.coefficients)}"
                 return Name(self.coefficients.setdefault((slot, shape), name), dtype, is_one)
             ahead = 0
-        name = self._name_of_current(Current((), (slot,), shape, ahead))
+        name = self._name_current(Current((), (slot,), shape, ahead))
         return Name(name, dtype, is_one, has_first)
 
     def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
@@ -340,7 +340,7 @@ class Recurrence:
         aligned = (1,) * (len(result) - len(shape)) + tuple(shape)
         return prod(shape) == 1 or all(size == 1 for size in aligned[:batch])
 
-    def _name_of_read(self, read: Read, ahead: int) -> "Name":
+    def _name_read(self, read: Read, ahead: int) -> "Name":
         place = read.position, read.output
         dtype = self.reader.kind(*place).dtype
         first = int(read.position in self.prefix)
@@ -348,12 +348,12 @@ class Recurrence:
         if any(self.reader.kinds[value].dtype != dtype for value in read.initial):
             raise Refused(f"expected {dtype} before the loop as in it", self.line(read.position))
         if not lag:
-            return Name(self.name_of(place), dtype)
-        return Name(self.name_of_register(Register(place, lag, read.initial[ahead:])), dtype)
+            return Name(self.name_result(place), dtype)
+        return Name(self.name_register(Register(place, lag, read.initial[ahead:])), dtype)
 
-    def name_of_register(self, register: Register) -> str:
+    def name_register(self, register: Register) -> str:
         if register.lag > 1:
-            self.name_of_register(register.after())
+            self.name_register(register.after())
         if self._is_z(register):
             return "z"
         return self.registers.setdefault(register, f"s{len(self.registers)}")
@@ -366,13 +366,13 @@ class Recurrence:
             return True
         return self.history.setdefault(-1, register.initial[0]) == register.initial[0]
 
-    def _name_of_output(self, place: Place) -> str:
+    def _name_output(self, place: Place) -> str:
         """The state after each step, or z, that is the value."""
         if place == self.z:
             return "z"
         found = (name for one, name in self.registers.items() if one.place == place
                  and one.lag == 1)
-        return next(found, "") or self.name_of_register(Register(place, 1, ()))
+        return next(found, "") or self.name_register(Register(place, 1, ()))
 
     def line(self, position: int) -> str:
         """Of the user's file."""

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._core import torch_internals
-from .guards import Guard, check_hooks, describe_inputs, flags
+from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Recording, Refused
 from .origins import Origins
-from .paths import MISSING, Path, globals_of, is_user, name_of, names_of
-from .plain import exact, generator_states, set_generator_states
+from .paths import MISSING, Path, find_globals, find_names, format_path, is_user
+from .plain import generator_states, make_key, set_generator_states
 from .plan import Plan
 from .record import record
 from .rounding import VerificationError
@@ -32,7 +32,7 @@ IMPURE = frozenset({print, input, open, os.urandom, time.time, time.time_ns, tim
                     time.perf_counter, time.process_time, globals, eval, exec})
 IMPURE_CODES = {id(logging.Logger._log.__code__): "logging",
                 id(type(os.environ).__getitem__.__code__): "os.environ"}
-_recording = threading.Lock()
+_recording_lock = threading.Lock()
 
 
 class Options(NamedTuple):
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
     comparison: Comparison | None = None  # None: not verified
 
 
-class Recordings:
+class Replayer:
     """The recordings of one function. Copies and pickles of them are empty."""
 
     def __init__(self, options: Options) -> None:
@@ -63,10 +63,10 @@ class Recordings:
         self._warned: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Recordings, (self.options,)
+        return Replayer, (self.options,)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Recordings":
-        return Recordings(self.options)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Replayer":
+        return Replayer(self.options)
 
     def is_of(self, root: Any) -> bool:
         """Whether the recordings are of this model, which was the first to ask, or a function."""
@@ -92,7 +92,7 @@ class Recordings:
         kinds = describe_inputs(inputs)
         if kinds is None:
             return original(*args, **kwargs)
-        key = (spec, kinds, flags())
+        key = (spec, kinds, read_flags())
         try:
             entries = self.entries.get(key, ())
         except TypeError:  # arguments without a hash
@@ -102,12 +102,12 @@ class Recordings:
                 return self._replay(root, entry, original, inputs, args, kwargs)
         if key in self.stopped or _has_saved_tensor_hooks():
             return original(*args, **kwargs)
-        if not _recording.acquire(blocking=False):
+        if not _recording_lock.acquire(blocking=False):
             return original(*args, **kwargs)
         try:
             return self._record(root, original, key, inputs, args, kwargs)
         finally:
-            _recording.release()
+            _recording_lock.release()
 
     def pause(self, run: Callable[[], Any]) -> Any:
         """What the original returns in this run."""
@@ -147,11 +147,11 @@ class Recordings:
                     f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
-        ran = Ran(original)
-        result, recording = record(ran, args, kwargs, origins, self.options.verify)
-        recording = ran.refused or recording
+        monitor = Monitor(original)
+        result, recording = record(monitor, args, kwargs, origins, self.options.verify)
+        recording = monitor.refused or recording
         try:
-            entry = self._entry(root, key, origins, recording, inputs, ran.codes, result)
+            entry = self._entry(root, key, origins, recording, inputs, monitor.codes, result)
             self.entries.setdefault(key, []).append(entry)
         except Refused as refused:
             self._stop(key, str(refused))
@@ -192,14 +192,14 @@ class Recordings:
         """Raises Refused for what a replay would do otherwise."""
         for leaf, value in recording.written.items():
             if recording.kinds[value].requires_grad:
-                raise Refused(f"{name_of(recording.leaves[leaf].path)}: expected a write without "
-                              f"gradient")
+                name = format_path(recording.leaves[leaf].path)
+                raise Refused(f"{name}: expected a write without gradient")
         for entry in self.entries.get(key, ()):
             for path in entry.plain.keys() & plain.keys():
                 before, after = plain[path]
-                if exact(entry.plain[path][1]) == exact(before) != exact(after):
-                    reason = (f"{name_of(path)}: expected a value that each call sets anew, got "
-                              f"{before!r}, then {after!r}, as a counter has")
+                if make_key(entry.plain[path][1]) == make_key(before) != make_key(after):
+                    reason = (f"{format_path(path)}: expected a value that each call sets anew, "
+                              f"got {before!r}, then {after!r}, as a counter has")
                     self._stop(key, reason)
                     raise Refused(reason)
 
@@ -222,7 +222,7 @@ class Recordings:
             with torch.no_grad():
                 for leaf, value in values.items():
                     leaves[leaf].copy_(value)
-            entry.guard.put(changed)
+            entry.guard.set_changed(changed)
             return result
         set_generator_states(states)
         result = original(*args, **kwargs)  # outside of the except clause: it may raise, too
@@ -242,7 +242,7 @@ class Recordings:
             warnings.warn(f"lsnn_ext: {text}", category, stacklevel=3)
 
 
-class Ran:
+class Monitor:
     """A function that notes which code runs, and what it does beside computing."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -268,7 +268,7 @@ class Ran:
                     self._refuse(what, frame)
                 elif id(code) not in seen:
                     seen[id(code)] = code
-                    if "modules" in names_of(code) and "sys" in globals_of(code):
+                    if "modules" in find_names(code) and "sys" in find_globals(code):
                         self._refuse("sys.modules", frame)
             elif event == "c_call" and called in IMPURE:
                 self._refuse(called.__name__, frame)
@@ -287,7 +287,7 @@ class Ran:
     def _refuse(self, what: str, frame: FrameType | None) -> None:
         """If code of the user calls it, not while it imports a module, which happens once."""
         above = frame
-        while above is not None and above.f_code is not Ran.__call__.__code__:
+        while above is not None and above.f_code is not Monitor.__call__.__code__:
             if above.f_code.co_filename.startswith("<frozen importlib"):
                 return
             above = above.f_back
@@ -304,7 +304,7 @@ def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[A
     found = {}
     for path, after in recording.changed:
         before = origins.held(path)
-        if before is not MISSING and exact(before) is not None and exact(after) is not None:
+        if before is not MISSING and make_key(before) is not None and make_key(after) is not None:
             found[path] = before, after
     return found
 

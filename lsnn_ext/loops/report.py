@@ -37,7 +37,7 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Unfused:
     """Calls that still run once for each iteration."""
 
     line: str
@@ -56,14 +56,14 @@ class LoopReport:
     calls: int  # of torch in each iteration
     fused: tuple[Fused, ...]
     batched: int  # calls that run for all iterations at once
-    kept: tuple[Kept, ...]
+    unfused: tuple[Unfused, ...]
 
     def lines(self) -> list[str]:
         """Of the report."""
         return [f"  loop of {self.iterations} iterations, {_count(self.calls, 'call')} each, "
                 f"{self.batched} of them for all iterations at once",
                 *(f"    fused   {one}" for one in self.fused),
-                *(f"    loop    {one}" for one in self.kept)]
+                *(f"    loop    {one}" for one in self.unfused)]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
         if isinstance(part, Call):
             continue
         loop, stages = part
-        kept: list[Kept] = []
+        unfused: list[Unfused] = []
         fused: list[Fused] = []
         for stage in stages:
             component = getattr(stage.run, "__self__", None)
@@ -130,12 +130,12 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
                     len(one.currents), any(current.products for current in one.currents)))
             elif (reason := _reason_of(stage)):
                 line = stage.line or loop.body[stage.positions[0]].call.line
-                kept.append(Kept(line, len(stage.positions), reason))
-        others = sum(one.calls for one in fused) + sum(one.calls for one in kept)
+                unfused.append(Unfused(line, len(stage.positions), reason))
+        others = sum(one.calls for one in fused) + sum(one.calls for one in unfused)
         found.append(LoopReport(loop.iterations, len(loop.body), tuple(fused),
-                                len(loop.body) - others, tuple(kept)))
+                                len(loop.body) - others, tuple(unfused)))
     found += [LoopReport(loop.iterations, len(loop.body), (), 0, (
-        Kept(refused.line, len(loop.body), refused.reason),)) for loop, refused in plan.refused]
+        Unfused(refused.line, len(loop.body), refused.reason),)) for loop, refused in plan.refused]
     return tuple(found)
 
 
@@ -159,7 +159,7 @@ def measure_speed(original: Callable[[], Any], converted: Callable[[], Any],
 
     Args:
         original, converted: run the model and return its result.
-        wanted: parameters and inputs, whose gradients are computed but not kept.
+        wanted: parameters and inputs, whose gradients are computed but not unfused.
         prepare: restores the state of the model before each pass.
         seconds: no further round starts after so much time. At least one round counts.
 

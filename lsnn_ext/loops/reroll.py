@@ -86,7 +86,7 @@ class _Search:
             may_vary = isinstance(leaf, int | float | slice) and not isinstance(leaf, bool)
             if may_vary and (call.function in INDEXING or not is_strict):
                 return type(leaf)
-            return constant_key(leaf)
+            return make_constant_key(leaf)
 
         found = []
         for call in self.calls:
@@ -195,7 +195,7 @@ class _Search:
 
         def slot(leaves: Sequence[Any]) -> Any:
             if not isinstance(leaves[0], Ref):
-                keys = {constant_key(leaf) for leaf in leaves}
+                keys = {make_constant_key(leaf) for leaf in leaves}
                 return leaves[0] if len(keys) == 1 else Numbers(tuple(leaves))
             values = tuple(leaf.value for leaf in leaves)
             i, k = self.made.get(values[-1], (-1, 0))
@@ -209,10 +209,10 @@ class _Search:
         return Loop(n, body, made)
 
 
-def constant_key(leaf: Any) -> Any:
+def make_constant_key(leaf: Any) -> Any:
     """Equal for constants that are equal as arguments: 1, 1.0, True and -0.0 differ from others."""
     if isinstance(leaf, slice):
-        return slice, *map(constant_key, (leaf.start, leaf.stop, leaf.step))
+        return slice, *map(make_constant_key, (leaf.start, leaf.stop, leaf.step))
     if isinstance(leaf, bool | int | str | bytes | type(None) | torch.dtype | torch.device):
         return type(leaf), leaf
     if isinstance(leaf, float | complex):

@@ -10,9 +10,9 @@ from .ir import Call, Ref, Refused
 Run: TypeAlias = Callable[[torch.Generator], tuple[Sequence[Tensor], Sequence[Tensor]]]
 ULPS = 64  # of the largest number of a value: what rounding may change in one step
 LOW_ULPS = 2  # the same in bfloat16 and float16
-MOVES = (1 / 64, 1 / 16, 1 / 4, 1)  # in turn, by which share of the tolerance inputs move
+PERTURBATIONS = (1 / 64, 1 / 16, 1 / 4, 1)  # in turn, by which share of the tolerance inputs move
 DRAWS = 6  # of random signs for each of them
-MOVED_ULPS = 16.0  # a gradient this many times as far apart as values moved by an ulp put it
+PERTURBED_ULPS = 16.0  # of a gradient: how many times what a perturbation by an ulp changes
 
 
 class VerificationError(RuntimeError):
@@ -64,14 +64,14 @@ def tolerance_of(dtypes: Iterable[torch.dtype]) -> Tolerance:
 
 def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Sequence[Tensor],
                       others: Sequence[Tensor], names: Sequence[str],
-                      run_moved: Run | None = None, keep: Tensor | None = None,
+                      run_perturbed: Run | None = None, keep: Tensor | None = None,
                       tolerance: Tolerance = RUN) -> float:
     """The largest difference of a gradient, as a share of its largest magnitude.
 
     Args:
         got, want: outputs, functions of leaves and of others, whose graphs stay usable.
         names: of the leaves.
-        run_moved: outputs and leaves once more, all values between moved by an ulp of their
+        run_perturbed: outputs and leaves once more, all values between perturbed by an ulp of their
             largest, which shows what rounding may do. Default: outputs are as they are.
         keep: (iterations, rows) of outputs that count. Default: all.
         tolerance: of gradients.
@@ -119,37 +119,37 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         if apart <= max(largest * tolerance.share(other.dtype), least):
             worst = max(worst, apart / max(largest, least) if apart else 0.0)
             continue
-        moved: list[Tensor | None] = []
+        perturbed: list[Tensor | None] = []
         for _ in range(DRAWS):
-            outputs, inputs = (want, others) if run_moved is None else run_moved(random)
+            outputs, inputs = (want, others) if run_perturbed is None else run_perturbed(random)
             outputs = [one for one in outputs if one.requires_grad]
-            moved += run(outputs, inputs[k : k + 1], [_move_by_ulp(one, random)
+            perturbed += run(outputs, inputs[k : k + 1], [_perturb_by_ulp(one, random)
                                                       for one in cotangents])
-        if not apart <= MOVED_ULPS * max(float(find_distance(each, other).max())
-                                         for each in moved if each is not None):
+        if not apart <= PERTURBED_ULPS * max(float(find_distance(each, other).max())
+                                         for each in perturbed if each is not None):
             raise VerificationError(f"a gradient differs by {apart:.1e} of at most {largest:.1e}",
                                     names[k])
     return worst
 
 
-def run_moved_call(call: Call, values: dict[int, Tensor], numbers: Mapping[int, Tensor],
-                   random: torch.Generator) -> None:
-    """Adds the outputs of a call with its graph, and with recorded numbers moved by rounding."""
+def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[int, Tensor],
+                       random: torch.Generator) -> None:
+    """Adds the outputs of a call: recorded numbers perturbed by rounding, with their graph."""
     leaves = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
     for value, one in zip(call.outputs, call.run(leaves), strict=True):
         values[value] = one
         if one.is_floating_point() and one.requires_grad:
-            values[value] = one + (_move_by_ulp(numbers[value], random) - one).detach()
+            values[value] = one + (_perturb_by_ulp(numbers[value], random) - one).detach()
 
 
-def _move_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:
+def _perturb_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:
     if not tensor.numel():
         return tensor
     size = torch.finfo(tensor.dtype).eps * tensor.detach().abs().nan_to_num(0, 0, 0).max()
-    return move(tensor, size, 0, random)
+    return perturb(tensor, size, 0, random)
 
 
-def kind_of(tensor: Tensor) -> tuple[Any, ...]:
+def get_kind(tensor: Tensor) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.dtype, tensor.device
 
 
@@ -167,7 +167,7 @@ def find_differences(one: Tensor, other: Tensor, limit: float) -> Tensor:
 
 def is_close(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are of a kind and equal but for rounding in one step."""
-    if kind_of(one) != kind_of(other):
+    if get_kind(one) != get_kind(other):
         return False
     return torch.equal(one, other) or not bool(find_differences(one, other, STEP.of(other)).any())
 
@@ -176,7 +176,7 @@ def find_first(wrong: Tensor) -> tuple[int, ...]:
     return tuple(wrong.nonzero()[0].tolist()) if wrong.any() else ()
 
 
-def move(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Tensor:
+def perturb(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Tensor:
     """By size, up, down, or 0: at random. Whole numbers, such as spikes, stay."""
     if not tensor.is_floating_point():
         return tensor

@@ -13,13 +13,13 @@ from .paths import (
     SEQUENCES,
     Path,
     Step,
-    entries,
+    find_names,
+    format_path,
     is_read,
     is_walked,
-    name_of,
-    names_of,
+    list_entries,
 )
-from .plain import Same, exact, kind_of
+from .plain import Same, describe_tensor, make_key
 
 MAX_NODES = 20_000
 
@@ -30,7 +30,7 @@ class Node(NamedTuple):
     value: Any
     path: Path
     held: dict[Step, Any]
-    plain: dict[Step, tuple[Any, ...]]  # exact() of the plain values among them
+    plain: dict[Step, tuple[Any, ...]]  # make_key() of the plain values among them
 
 
 class Snapshot:
@@ -71,16 +71,17 @@ class Snapshot:
 
     def _read(self, node: Node) -> None:
         if len(self.nodes) > MAX_NODES:
-            raise Refused(f"{name_of(node.path)}: expected at most {MAX_NODES} Python objects in "
-                          f"reach of the model; hold data and trainers elsewhere")
+            raise Refused(f"{format_path(node.path)}: expected at most {MAX_NODES} Python objects "
+                          f"in reach of the model; hold data and trainers elsewhere")
         value = node.value
         if isinstance(value, types.FunctionType):
             if self.codes is not None and value.__code__ not in self.codes:
                 return
-            self.names |= names_of(value.__code__)
+            self.names |= find_names(value.__code__)
         number = self.numbers[id(value)]
         is_made = id(value) in self._made
-        held = entries(value) if self._before is None else self._before.node(value).held.items()
+        held = (list_entries(value) if self._before is None
+                else self._before.node(value).held.items())
         for step, one in held:
             if step in node.held or not is_read(value, step, one, self.names, is_made):
                 continue
@@ -90,14 +91,14 @@ class Snapshot:
             if isinstance(one, Tensor):
                 self.tensors.setdefault(id(one), (one, []))[1].append((number, step))
                 continue
-            plain = exact(one)
+            plain = make_key(one)
             if plain is not None:
                 node.plain[step] = plain
             if (plain is None or hasattr(one, "__wrapped__")) and is_walked(one):
                 self._waiting.append(((*node.path, step), one))
             elif plain is None and isinstance(one, Iterator) and not isinstance(one, io.IOBase):
-                raise Refused(f"{name_of((*node.path, step))}: expected no iterator, whose state "
-                              f"cannot be looked at, got a {type(one).__name__}")
+                raise Refused(f"{format_path((*node.path, step))}: expected no iterator, whose "
+                              f"state cannot be looked at, got a {type(one).__name__}")
 
     def _describe(self) -> None:
         """What two snapshots share if the function does the same: structure and plain values,
@@ -114,7 +115,7 @@ class Snapshot:
             parts: list[Any] = []
             for step, one in node.held.items():
                 if isinstance(one, Tensor):
-                    parts.append((step, "tensor", order[id(one)], kind_of(one)))
+                    parts.append((step, "tensor", order[id(one)], describe_tensor(one)))
                 elif step in node.plain:
                     parts.append((step, "plain", node.plain[step]))
                 else:
@@ -144,13 +145,13 @@ def describe(value: Any, before: Snapshot | None = None) -> Any:
     before: with what its containers held then.
     """
     if isinstance(value, Tensor):
-        return "tensor", kind_of(value)
-    plain = exact(value)
+        return "tensor", describe_tensor(value)
+    plain = make_key(value)
     if plain is not None:
         return plain
     if not isinstance(value, (dict, *SEQUENCES)):
         return Same(value)
     is_known = before is not None and id(value) in before.numbers
-    held = before.node(value).held if before is not None and is_known else dict(entries(value))
+    held = before.node(value).held if before is not None and is_known else dict(list_entries(value))
     return type(value), [(step, describe(one, before)) for step, one in held.items()
                          if step[0] == "item"]

@@ -64,7 +64,7 @@ class Sliced:
         if one.call.function is Tensor.__getitem__:
             found = find_time_index(args[1])
         else:
-            found = args[1], _numbers(args[2])
+            found = args[1], _list_numbers(args[2])
         return None if found is None or not found[1] else cls(q, args[0], *found)
 
     def __call__(self, frame: Frame) -> None:
@@ -79,7 +79,7 @@ class Sliced:
             frame.sequences[self.q, 0] = moved[indices]
 
 
-def _numbers(slot: Any) -> list[int]:
+def _list_numbers(slot: Any) -> list[int]:
     return list(slot.values) if isinstance(slot, Numbers) else []
 
 
@@ -116,7 +116,7 @@ class InOrder:
         calls = []
         for q in self.positions:
             one = self.loop.body[q]
-            calls.append((q, one.call.run, [_argument(slot, frame, inside, made)
+            calls.append((q, one.call.run, [_make_getter(slot, frame, inside, made)
                                         for slot in one.slots]))
             made.update(((q, k), []) for k in range(len(one.call.outputs)))
         for t in range(self.loop.iterations):
@@ -130,8 +130,8 @@ class InOrder:
                 frame.sequences[place] = torch.stack(made[place])
 
 
-def _argument(slot: Any, frame: Frame, inside: set[int],
-              made: dict[Place, list[Tensor]]) -> Callable[[int], Any]:
+def _make_getter(slot: Any, frame: Frame, inside: set[int],
+                 made: dict[Place, list[Tensor]]) -> Callable[[int], Any]:
     """The argument by iteration."""
     if isinstance(slot, Now | Before) and slot.position in inside:
         place = slot[:2]

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from .ir import Ref
 from .reader import Name, StepCall
 from .recurrence import Recurrence
-from .reroll import constant_key
+from .reroll import make_constant_key
 
 
 class Step:
@@ -34,11 +34,11 @@ class Step:
         currents = [name for one in found.currents.values() for name in self.parts.get(one, (one,))]
         self.inputs = (*currents, *registers.values(), "z")
         self.results = (
-            *(found.name_of(one.place) if one.lag == 1 else found.name_of_register(one.after())
-              for one in registers), found.name_of(found.z))
+            *(found.name_result(one.place) if one.lag == 1 else found.name_register(one.after())
+              for one in registers), found.name_result(found.z))
         self.key = (self.inputs, tuple(self.axes.items()), self.results,
                     tuple(found.coefficients.values()), self.dtype,
-                    tuple(map(_key_of, found.calls)))
+                    tuple(map(_make_key, found.calls)))
         kind = inspect.Parameter
         self.__signature__ = inspect.Signature([
             *(kind(name, kind.POSITIONAL_OR_KEYWORD) for name in self.inputs),
@@ -87,13 +87,14 @@ def _fit(result: Tensor, width: int) -> Tensor:
     return result
 
 
-def _key_of(one: StepCall) -> tuple[Any, ...]:
+def _make_key(one: StepCall) -> tuple[Any, ...]:
     """Equal for calls that do the same."""
     call = one.call
     places = {value: k for k, value in enumerate(call.outputs)}
     results = tuple(places.get(ref.value) if isinstance(ref, Ref) else None
                     for ref in pytree.tree_leaves(call.results))
-    leaves = tuple(leaf if isinstance(leaf, Name) else constant_key(leaf) for leaf in one.leaves)
+    leaves = tuple(leaf if isinstance(leaf, Name) else make_constant_key(leaf)
+                   for leaf in one.leaves)
     written = tuple(call.leaves.index(Ref(before)) for before, _ in call.written)
     return (call.function, leaves, str(call.spec), results, written, call.mode, one.results,
             one.is_copy, one.is_sum, one.widths)

@@ -39,7 +39,7 @@ class Values:
     def run(self, call: Call) -> None:
         """A plain call."""
         if call.function is torch.stack and call.mode == Mode.now() and (
-                args := _list_of(call)) is not None:
+                args := _parse_stack(call)) is not None:
             values, dim = args
             self.tensors[call.outputs[0]] = self.stack(values).movedim(0, dim).contiguous()
             return
@@ -165,7 +165,7 @@ class Frame:
 
 
 @functools.lru_cache(1024)
-def _list_of(call: Call) -> tuple[tuple[int, ...], int] | None:
+def _parse_stack(call: Call) -> tuple[tuple[int, ...], int] | None:
     """Values and dimension of torch.stack."""
     args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
     named = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs

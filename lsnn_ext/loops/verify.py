@@ -23,19 +23,19 @@ from torch.utils import _pytree as pytree
 
 from .component import Component
 from .component_check import check_component
-from .expected import Recorded, is_uninitialized, made_by
+from .expected import Expected, is_uninitialized, list_results
 from .ir import Call, Leaf, Loop, Ref
 from .plain import generator_states, set_generator_states
-from .plan import Plan, expanded
+from .plan import Plan
 from .planner import is_live
-from .reroll import constant_key
+from .reroll import make_constant_key
 from .rounding import (
     VerificationError,
     compare_gradients,
     find_differences,
+    get_kind,
     is_close,
-    kind_of,
-    run_moved_call,
+    run_perturbed_call,
 )
 from .stages import Stage
 from .values import Frame, Place, Values
@@ -81,14 +81,14 @@ def verify(plan: Plan, result: Any) -> Comparison:
     try:
         check_order(plan)
         with _generators(recording.generators):
-            recorded = Recorded(plan)
+            expected = Expected(plan)
             after = generator_states()
-        _check_calls(plan, recorded)
-        gradients = [_check_stage(recorded, loop, stage) for loop, stages in recorded.loops
+        _check_calls(plan, expected)
+        gradients = [_check_stage(expected, loop, stage) for loop, stages in expected.loops
                      for stage in stages]
-        replayed, worst, compared, reason = _check_whole(plan, recorded, result, after)
+        replayed, worst, compared, reason = _check_whole(plan, expected, result, after)
         gradients.append(worst)
-        return Comparison(recorded.ulps, recorded.values, recorded.flips, replayed,
+        return Comparison(expected.ulps, expected.values, expected.flips, replayed,
                           max(gradients, default=0.0), compared, reason)
     finally:
         recording.release()
@@ -99,7 +99,7 @@ def check_order(plan: Plan) -> None:
     calls = iter(plan.recording.calls)
 
     def key_of(call: Call) -> tuple[Any, ...]:
-        leaves = tuple(leaf if isinstance(leaf, Ref) else constant_key(leaf)
+        leaves = tuple(leaf if isinstance(leaf, Ref) else make_constant_key(leaf)
                        for leaf in call.leaves)
         return (call.function, leaves, str(call.spec), pytree.tree_leaves(call.results),
                 call.written, call.mode, call.is_random)
@@ -115,60 +115,60 @@ def check_order(plan: Plan) -> None:
             check(part, None)
             continue
         for t in range(part[0].iterations):
-            for q, one in enumerate(part[0].body):
-                check(expanded(one, part[0], t, q), t)
+            for q in range(len(part[0].body)):
+                check(part[0].expand(t, q), t)
     if (left := next(calls, None)) is not None:
         raise VerificationError("expected all recorded calls, got none here", left.line)
 
 
-def _check_calls(plan: Plan, recorded: Recorded) -> None:
+def _check_calls(plan: Plan, expected: Expected) -> None:
     """Calls outside of loops, of which stack takes whole sequences."""
-    inside = {value for loop, _ in recorded.loops for value in loop.places()}
-    values = Values({value: one for value, one in recorded.numbers.items() if value not in inside},
+    inside = {value for loop, _ in expected.loops for value in loop.places()}
+    values = Values({value: one for value, one in expected.numbers.items() if value not in inside},
                     plan.places)
-    values.frames = [recorded.frame(loop, ()) for loop, _ in recorded.loops]
+    values.frames = [expected.frame(loop, ()) for loop, _ in expected.loops]
     for part in plan.parts:
         if isinstance(part, Call) and not part.is_random and is_live(part, plan.live):
             values.run(part)
             if not is_uninitialized(part) and not all(
-                    is_close(values.tensors[value].detach(), recorded.numbers[value])
+                    is_close(values.tensors[value].detach(), expected.numbers[value])
                     for value in part.outputs):
                 raise VerificationError("a call outside of loops gives another result", part.line)
 
 
-def _check_stage(recorded: Recorded, loop: Loop, stage: Stage) -> float:
+def _check_stage(expected: Expected, loop: Loop, stage: Stage) -> float:
     """A stage that carries nothing from iteration to iteration, or a kernel."""
     if stage.kind in ("drawn", "loop") or any(loop.body[q].call.is_random
                                               for q in stage.positions):
         return 0.0  # the calls themselves, whose order is known to be right
     component = getattr(stage.run, "__self__", None)
     if isinstance(component, Component):
-        return check_component(recorded, loop, component)
-    frame = recorded.frame(loop, stage.positions)
+        return check_component(expected, loop, component)
+    frame = expected.frame(loop, stage.positions)
     with torch.no_grad():
         stage.run(frame)
-        for place, start, got in made_by(frame, stage):
-            recorded.compare(loop, place, got, start, lambda t: _calls(recorded, loop, stage, t))
+        for place, start, got in list_results(frame, stage):
+            expected.compare(loop, place, got, start, lambda t: _calls(expected, loop, stage, t))
     return 0.0
 
 
-def _calls(recorded: Recorded, loop: Loop, stage: Stage, t: int) -> list[Call]:
-    return [recorded.makers[loop.made[t][q][0]] for q in stage.positions]
+def _calls(expected: Expected, loop: Loop, stage: Stage, t: int) -> list[Call]:
+    return [expected.makers[loop.made[t][q][0]] for q in stage.positions]
 
 
-def _check_whole(plan: Plan, recorded: Recorded, result: Any,
+def _check_whole(plan: Plan, expected: Expected, result: Any,
                  after: Sequence[Tensor]) -> tuple[int, float, int, str]:
     """The plan from its leaves. Comparison.replayed, gradient, gradients, reason."""
     recording = plan.recording
     kinds = recording.kinds
-    leaves = {value: recorded.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
+    leaves = {value: expected.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
               for value in recording.leaves}
     with _generators(recording.generators):
         (made, changed, written), frames = plan.run(leaves)
         if not all(map(torch.equal, after, generator_states())):
             raise VerificationError("other random draws, or another number of them", "results")
-    has_flips = any(_has_flips(recorded, loop, stages, frame) for (loop, stages), frame in zip(
-        recorded.loops, frames, strict=True))
+    has_flips = any(_has_flips(expected, loop, stages, frame) for (loop, stages), frame in zip(
+        expected.loops, frames, strict=True))
     del frames
     refs = pytree.tree_leaves((recording.result, [tree for _, tree in recording.changed],
                                list(map(Ref, recording.written.values()))))
@@ -177,11 +177,11 @@ def _check_whole(plan: Plan, recorded: Recorded, result: Any,
                         strict=True):
         if not isinstance(ref, Ref):
             continue
-        want, has_grad = recorded.numbers[ref.value], kinds[ref.value].requires_grad
-        if (kind_of(one), one.requires_grad) != (kind_of(want), has_grad):
-            raise VerificationError(f"expected {(*kind_of(want), has_grad)}, got "
-                                    f"{(*kind_of(one), one.requires_grad)}", "results")
-        replayed += int(find_differences(one.detach(), want, recorded.run.of(want)).sum())
+        want, has_grad = expected.numbers[ref.value], kinds[ref.value].requires_grad
+        if (get_kind(one), one.requires_grad) != (get_kind(want), has_grad):
+            raise VerificationError(f"expected {(*get_kind(want), has_grad)}, got "
+                                    f"{(*get_kind(one), one.requires_grad)}", "results")
+        replayed += int(find_differences(one.detach(), want, expected.run.of(want)).sum())
     if replayed and not has_flips:
         raise VerificationError(f"{replayed} numbers differ, although no spike flips", "results")
     if has_flips:
@@ -194,11 +194,11 @@ def _check_whole(plan: Plan, recorded: Recorded, result: Any,
     if not pairs or not wanted:
         return 0, 0.0, 0, "nothing asks for them"
 
-    def run_moved(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+    def run_perturbed(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         values = dict(leaves)
         with _generators(recording.generators):
             for call in recording.calls:
-                run_moved_call(call, values, recorded.numbers, random)
+                run_perturbed_call(call, values, expected.numbers, random)
         return [values[ref.value] for ref, one in zip(*map(
             pytree.tree_leaves, (recording.result, result)), strict=True)
             if isinstance(ref, Ref) and one.requires_grad], [leaves[one] for one in wanted]
@@ -206,24 +206,24 @@ def _check_whole(plan: Plan, recorded: Recorded, result: Any,
     worst = compare_gradients(
         [one for one, _ in pairs], [one for _, one in pairs], [leaves[one] for one in wanted],
         [recording.tensors[one] for one in wanted],
-        [f"gradient of {_name(recording.leaves[one])}" for one in wanted], run_moved,
-        tolerance=recorded.run)
+        [f"gradient of {_name(recording.leaves[one])}" for one in wanted], run_perturbed,
+        tolerance=expected.run)
     return 0, worst, len(wanted), ""
 
 
-def _has_flips(recorded: Recorded, loop: Loop, stages: Sequence[Stage], frame: Frame) -> bool:
+def _has_flips(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: Frame) -> bool:
     """Whether numbers differ in a run of the whole loop, of which the first must be flips."""
     found: list[tuple[int, Place, Tensor, Stage]] = []
     for stage in stages:
-        for (q, k), start, tensors in made_by(frame, stage):
+        for (q, k), start, tensors in list_results(frame, stage):
             got = tensors.detach()
-            want = torch.stack([recorded.numbers[made[q][k]] for made in loop.made[start:]])
-            if kind_of(got) != kind_of(want):
-                raise VerificationError(f"expected {kind_of(want)}, got {kind_of(got)}",
+            want = torch.stack([expected.numbers[made[q][k]] for made in loop.made[start:]])
+            if get_kind(got) != get_kind(want):
+                raise VerificationError(f"expected {get_kind(want)}, got {get_kind(got)}",
                                         loop.body[q].call.line)
             if torch.equal(got, want) or is_uninitialized(loop.body[q].call):
                 continue
-            wrong = find_differences(got, want, recorded.run.of(want)).reshape(len(got), -1).any(1)
+            wrong = find_differences(got, want, expected.run.of(want)).reshape(len(got), -1).any(1)
             if bool(wrong.any()):
                 i = int(wrong.int().argmax())
                 found.append((start + i, (q, k), got[i : i + 1], stage))
@@ -231,8 +231,8 @@ def _has_flips(recorded: Recorded, loop: Loop, stages: Sequence[Stage], frame: F
         return False
     t, place, got, stage = min(found, key=lambda each: each[0])
     with torch.no_grad():
-        recorded.compare(loop, place, got, t, lambda t: _calls(recorded, loop, stage, t),
-                         recorded.run)
+        expected.compare(loop, place, got, t, lambda t: _calls(expected, loop, stage, t),
+                         expected.run)
     return True
 
 

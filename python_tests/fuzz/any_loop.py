@@ -127,7 +127,7 @@ def is_stable(case: Case, wanted: list[Outcome]) -> bool:
 
 def _reasons(report: Report) -> list[str]:
     """Why recurrences are not fused, or the model is not converted, without names of lines."""
-    found = [one.reason for loop in report.loops for one in loop.kept]
+    found = [one.reason for loop in report.loops for one in loop.unfused]
     found += [f"not converted: {report.reason}"] if report.reason else []
     return [re.sub(r"<model.*?>:\d+: |model \d+/\d+>:\d+: |\d+", "", one) for one in found]
 

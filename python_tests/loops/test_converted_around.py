@@ -142,7 +142,7 @@ def test_no_activation_stays_alive() -> None:
             model(draw_x(T))
     gc.collect()
     own = {id(one) for one in model.parameters()}
-    entries = model._lsnn_recordings
+    entries = model._lsnn_replayer
     held = {id(one) for one in gc.get_referents(*_reachable(entries))
             if isinstance(one, Tensor)}
     assert held and held <= own

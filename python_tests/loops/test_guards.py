@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lsnn_ext.loops.guards import Guard, check_hooks, describe_inputs, flags
+from lsnn_ext.loops.guards import Guard, check_hooks, describe_inputs, read_flags
 from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
-from lsnn_ext.loops.replay import Ran
+from lsnn_ext.loops.replay import Monitor
 from lsnn_ext.loops.snapshot import Snapshot
 
 GAIN = 2.0
@@ -106,7 +106,7 @@ class Watched:
         self.x = torch.rand(4, 2, 3)
         for _ in range(calls):
             origins = Origins(self.model, (self.x,), {})
-            ran = Ran(self.model)
+            ran = Monitor(self.model)
             self.result, recording = record(ran, (self.x,), {}, origins)
             assert not isinstance(recording, Refused), recording
         self.guard = Guard(self.model, origins, recording, ran.codes)
@@ -275,7 +275,7 @@ def test_the_state_is_set_again() -> None:
     watched = Watched()
     values = [torch.ones(2, 3) * k for k in range(len(watched.recording.changed))]
     assert len(values) == 2
-    watched.guard.put([values[0], [values[1]] * 4])
+    watched.guard.set_changed([values[0], [values[1]] * 4])
     names = [path[-1][1] for path, _ in watched.recording.changed]
     assert names == ["state", "log"]
     assert watched.model.state is values[0] and watched.model.log == [values[1]] * 4
@@ -297,12 +297,12 @@ def test_a_list_is_appended_to_in_place() -> None:
     log = watched.model.inside["log"]
     log.clear()
     assert watched.holds() == (True, True)
-    watched.guard.put([[watched.x]])
+    watched.guard.set_changed([[watched.x]])
     assert watched.model.inside["log"] is log and log[0] is watched.x
     other = watched.model.inside["log"] = []
     assert watched.holds()[1]
     watched.guard.settle([watched.x])
-    watched.guard.put([[watched.x]])
+    watched.guard.set_changed([[watched.x]])
     assert other and len(log) == 1
 
 
@@ -325,24 +325,24 @@ def test_an_input_that_is_an_attribute_must_be_so_again() -> None:
 
 
 def test_settings_of_torch_are_flags() -> None:
-    before = flags()
+    before = read_flags()
     with torch.no_grad():
-        assert flags() != before
+        assert read_flags() != before
     with torch.autocast("cpu"):
-        assert flags() != before
+        assert read_flags() != before
     with torch.autocast("cpu", dtype=torch.float16):
-        assert flags() != before
+        assert read_flags() != before
     torch.set_default_dtype(torch.float64)
     try:
-        assert flags() != before
+        assert read_flags() != before
     finally:
         torch.set_default_dtype(torch.float32)
     torch.use_deterministic_algorithms(True)
     try:
-        assert flags() != before
+        assert read_flags() != before
     finally:
         torch.use_deterministic_algorithms(False)
-    assert flags() == before
+    assert read_flags() == before
 
 
 def test_inputs_differ_by_what_does_not_depend_on_their_numbers() -> None:

@@ -42,11 +42,11 @@ def test_loops_are_described():
     (fused,) = loop.fused
     assert fused.line == find_line("z = spike(v - 1.0)")
     assert (fused.states, fused.currents, fused.has_product) == (1, 1, True)
-    kept = {one.line: one for one in loop.kept}
+    kept = {one.line: one for one in loop.unfused}
     softmax = kept[find_line("# line of the softmax")]
     assert "elementwise" in softmax.reason or "softmax" in softmax.reason
     assert "random" in kept[find_line("# line of the neuron")].reason
-    assert loop.calls == fused.calls + loop.batched + sum(one.calls for one in loop.kept)
+    assert loop.calls == fused.calls + loop.batched + sum(one.calls for one in loop.unfused)
     assert loop.batched >= 1  # z @ w_out
     text = str(Report("Net", True, "", (loop,), comparison))
     assert text.startswith("Net: converted\n  loop of 12 iterations")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
-from lsnn_ext.loops.paths import MISSING, name_of
-from lsnn_ext.loops.plain import exact
+from lsnn_ext.loops.paths import MISSING, format_path
+from lsnn_ext.loops.plain import make_key
 from lsnn_ext.loops.snapshot import Snapshot
 
 GLOBAL = torch.tensor(0.5)
@@ -99,7 +99,7 @@ def test_a_tensor_is_found_by_its_name_and_looked_up_again(name: str) -> None:
     model = Model()
     tensor = _places(model)[name]
     leaf = Origins(model, (), {}).find(tensor)
-    assert leaf is not None and leaf.kind == "attribute" and name_of(leaf.path) == name
+    assert leaf is not None and leaf.kind == "attribute" and format_path(leaf.path) == name
     assert look_up(leaf, model, []) is tensor
     other = Model()  # a path needs no reference to the tensor
     assert look_up(leaf, other, []) is _places(other)[name]
@@ -146,24 +146,24 @@ def test_bound_methods_and_functions_are_walked() -> None:
 def test_places_with_the_same_tensor_are_known() -> None:
     model = Model()
     model.anything = model.part.weight
-    (group,) = Origins(model, (), {}).aliases()
-    assert [name_of(leaf.path) for leaf in group] == ["anything", "part.weight"]
+    (group,) = Origins(model, (), {}).find_aliases()
+    assert [format_path(leaf.path) for leaf in group] == ["anything", "part.weight"]
 
 
 def test_plain_values_that_compare_equal_are_told_apart() -> None:
     values = [1, 1.0, True, 0.0, -0.0, 0, False, None, "1", np.float64(1), np.float32(1),
               float("nan"), 1 + 0j, complex(1, -0.0), b"1"]
-    found = [exact(one) for one in values]
+    found = [make_key(one) for one in values]
     assert all((one == other) == (i == k) for i, one in enumerate(found)
                for k, other in enumerate(found))
-    assert exact(float("nan")) == exact(float("nan"))
+    assert make_key(float("nan")) == make_key(float("nan"))
 
 
 # ------------------------------------------------------------------------------------- changes
 def _changes(model: Model, call: Any) -> dict[str, Any]:
     origins = Origins(model, (), {})
     call(model)
-    return {name_of(path): tree for path, tree in origins.changed(lambda one: Ref(len(one)))}
+    return {format_path(path): tree for path, tree in origins.changed(lambda one: Ref(len(one)))}
 
 
 def _replace_state(model: Model) -> None:
@@ -220,7 +220,7 @@ def test_changes_of_globals_are_found() -> None:
     origins = Origins(_set_global, (), {})
     _set_global(Model())
     ((path, value),) = origins.changed(lambda one: Ref(0))
-    assert name_of(path) == "global COUNT" and value == COUNT
+    assert format_path(path) == "global COUNT" and value == COUNT
 
 
 def test_nothing_changes_where_equal_values_are_set() -> None:
@@ -273,7 +273,7 @@ def test_everything_is_put_back() -> None:
     before = {name: (one, one.detach().clone()) for name, one in _places(model).items()}
     held = model.state, model.queue, model.anything
     numbers = torch.random.get_rng_state(), random.getstate()
-    origins = Origins(model, (), {}, is_kept=True)
+    origins = Origins(model, (), {}, has_copies=True)
     for call in (_append, _pop, _add_key, _set_buffer, _count, _set_slot, _replace_state):
         call(model)
     model.anything["a"].append(3)

@@ -75,7 +75,7 @@ NO_RECURRENCE = ("random draws", "a constant that changes", "no rule of torch.vm
 def was_fused(report: Any) -> bool:
     """Whether every recurrence is in a kernel."""
     return bool(report.fused) and all(kept.reason.startswith(NO_RECURRENCE)
-                                      for loop in report.loops for kept in loop.kept)
+                                      for loop in report.loops for kept in loop.unfused)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=_name)

@@ -84,7 +84,7 @@ def test_scripted_functions_are_fused(kind: type[nn.Module]) -> None:
     x = (torch.rand(30, 3, 6) < 0.4).double().requires_grad_()
     want = original(x)
     model, report = convert(original, x)
-    kept = [one.reason for one in report.loops[0].kept]
+    kept = [one.reason for one in report.loops[0].unfused]
     assert report.converted and report.fused, str(report)
     assert kept == (["no rule of torch.vmap"] if kind is Direct else []), str(report)
     assert 0.02 < float(want.detach().mean()) < 0.9

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from loop_programs import draw, prepare, spike
-from lsnn_ext.loops.expected import Recorded
+from lsnn_ext.loops.expected import Expected
 from lsnn_ext.loops.ir import Call, Loop
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import Apply
@@ -43,18 +43,18 @@ def near_threshold() -> tuple[Plan, Any, Loop, int]:
 
 def test_flip_at_the_threshold_counts():
     plan, _, loop, z = near_threshold()
-    recorded = Recorded(plan)
-    got = torch.stack([recorded.numbers[made[z][0]] for made in loop.made])
+    expected = Expected(plan)
+    got = torch.stack([expected.numbers[made[z][0]] for made in loop.made])
     got[4, 1, 2] = 0
 
     def calls(t):
-        return [recorded.makers[values[0]] for values in loop.made[t]]
+        return [expected.makers[values[0]] for values in loop.made[t]]
 
-    recorded.compare(loop, (z, 0), got, 0, calls)
-    assert recorded.flips == 1
+    expected.compare(loop, (z, 0), got, 0, calls)
+    assert expected.flips == 1
     got[7, 0, 3] = 1 - got[7, 0, 3]
     with pytest.raises(VerificationError) as error:
-        recorded.compare(loop, (z, 0), got, 0, calls)
+        expected.compare(loop, (z, 0), got, 0, calls)
     assert (error.value.step, error.value.neuron) == (7, (0, 3))
 
 
@@ -65,12 +65,12 @@ def test_flip_in_a_run():
                              if not isinstance(part, Call))
     k = next(k for k, stage in enumerate(stages) if stage.kind == "fused")
     component = stages[k].run.__self__
-    current = component._current
+    current = component._make_current
 
     def moved(*args):
         return [one * (1 - 1e-15) for one in current(*args)]
 
-    component._current = moved
+    component._make_current = moved
     found = verify(plan, result)
     assert found.flips >= 1
     assert found.replayed >= 1
