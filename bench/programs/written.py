@@ -2,7 +2,6 @@
 
 Only those imports run that a program needs, see load.py.
 """
-from typing import Any
 
 import norse.torch as norse
 import snntorch
@@ -10,6 +9,8 @@ import torch
 from sinabs import layers
 from snntorch import surrogate, utils
 from torch import Tensor, nn
+
+from lsnn_ext.zoo.surrogates import super_spike
 
 
 class NorseClassifier(nn.Module):
@@ -123,18 +124,6 @@ class Reservoir(nn.Module):
         return self.readout(torch.stack(collected).mean(0))
 
 
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:
-        ctx.save_for_backward(u)
-        return (u > 0).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (u,) = ctx.saved_tensors
-        return gradient / (1 + 10 * u.abs()) ** 2
-
-
 class NormalizedRSNN(nn.Module):
     """Two recurrent layers; LayerNorm and clamp act on the membrane of the first."""
 
@@ -155,10 +144,10 @@ class NormalizedRSNN(nn.Module):
         out = 0
         for t in range(steps):
             v1 = self.norm(0.9 * v1 + self.fc_in(x[:, t]) + self.rec1(z1)).clamp(-3.0, 3.0)
-            z1 = _Step.apply(v1 - 1.0)
+            z1 = super_spike(v1 - 1.0, 10.0)
             v1 = v1 * (1 - z1)
             v2 = 0.9 * v2 + self.between(z1) + self.rec2(z2) - z2
-            z2 = _Step.apply(v2 - 0.5)
+            z2 = super_spike(v2 - 0.5, 10.0)
             out = out + self.fc_out(z2)
         return out / steps
 
@@ -199,7 +188,7 @@ class _LIFNode(nn.Module):
             if self.recurrent is not None:
                 c = c + self.recurrent(z)  # noqa: PLW2901
             v = 0.5 * v * (1 - z) + c
-            z = _Step.apply(v - 0.5)
+            z = super_spike(v - 0.5, 10.0)
             spikes.append(z)
         return torch.stack(spikes)
 

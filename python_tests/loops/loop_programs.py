@@ -8,21 +8,7 @@ from torch import Tensor
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
-
-
-class Triangle(torch.autograd.Function):
-    """A spike with a surrogate gradient."""
-
-    @staticmethod
-    def forward(ctx, v):
-        ctx.save_for_backward(v)
-        return (v > 0).to(v.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (v,) = ctx.saved_tensors
-        return gradient * 0.3 * torch.relu(1 - v.abs())
-
+from surrogates import Triangle
 
 spike = Triangle.apply
 

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,30 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lsnn_ext.loops import convert
+from surrogates import ArcTan, MultiGaussian, SpyTorch
 
 T, B, I, N, CLASSES = 60, 8, 24, 32, 5  # noqa: E741
 
 
 # ------------------------------------------------------------------------- SpyTorch's tutorial
-class FastSigmoid(torch.autograd.Function):
-    """A spike; the gradient falls with the square of the distance."""
-
-    slope = 20.0
-
-    @staticmethod
-    def forward(ctx: Any, distance: Tensor) -> Tensor:
-        ctx.save_for_backward(distance)
-        spikes = torch.zeros_like(distance)
-        spikes[distance > 0] = 1.0
-        return spikes
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (distance,) = ctx.saved_tensors
-        return gradient / (1.0 + FastSigmoid.slope * distance.abs()) ** 2
-
-
-fire = FastSigmoid.apply
+fire = SpyTorch.apply
 
 
 class TwoLoops(nn.Module):
@@ -78,21 +61,6 @@ class TwoLoops(nn.Module):
 
 
 # ------------------------------------------------------------------- a neuron called once a step
-class ArcTan(torch.autograd.Function):
-    """A spike; the gradient is that of an arc tangent."""
-
-    @staticmethod
-    def forward(ctx: Any, distance: Tensor, alpha: float) -> Tensor:
-        ctx.save_for_backward(distance)
-        ctx.alpha = alpha
-        return (distance > 0).to(distance)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (distance,) = ctx.saved_tensors
-        return gradient * ctx.alpha / 2 / (1 + (math.pi / 2 * ctx.alpha * distance) ** 2), None
-
-
 class RecurrentLeaky(nn.Module):
     """A leaky neuron with a reset by subtraction, and a Linear of its own spikes if it has one."""
 
@@ -225,27 +193,6 @@ class Branches(nn.Module):
 
 
 # ---------------------------------------------------------------------------- states as arguments
-class Gaussian(torch.autograd.Function):
-    """A spike; the gradient is a difference of Gaussians."""
-
-    @staticmethod
-    def forward(ctx: Any, distance: Tensor) -> Tensor:
-        ctx.save_for_backward(distance)
-        return distance.gt(0).to(distance.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (distance,) = ctx.saved_tensors
-
-        def bell(x: Tensor, mean: float, width: float) -> Tensor:
-            scale = width * torch.sqrt(2 * torch.tensor(math.pi))
-            return torch.exp(-((x - mean) ** 2) / (2 * width**2)) / scale
-
-        shape = 1.15 * bell(distance, 0.0, 0.5) - 0.15 * bell(distance, 0.5, 3.0) - (
-            0.15 * bell(distance, -0.5, 3.0))
-        return gradient * 0.5 * shape
-
-
 def adapt(current: Tensor, membrane: Tensor, spike: Tensor, threshold: Tensor,
           tau_m: Tensor, tau_adp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One step of an adaptive neuron."""
@@ -253,7 +200,7 @@ def adapt(current: Tensor, membrane: Tensor, spike: Tensor, threshold: Tensor,
     threshold = rho * threshold + (1 - rho) * spike
     moving = 0.01 + 1.8 * threshold
     membrane = membrane * alpha + (1 - alpha) * current - moving * spike
-    return membrane, Gaussian.apply(membrane - moving), threshold
+    return membrane, MultiGaussian.apply(membrane - moving), threshold
 
 
 class Adaptive(nn.Module):

@@ -1,4 +1,5 @@
 """Surrogates as authors write them."""
+import math
 from typing import Any
 
 import torch
@@ -63,6 +64,40 @@ class SetupContext(torch.autograd.Function):
         g = g.clone()
         g[x.abs() > 0.5] = 0
         return g
+
+
+class ArcTan(torch.autograd.Function):
+    """With a number as an argument."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.alpha = alpha
+        return (x > 0).to(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        x, = ctx.saved_tensors
+        return g * ctx.alpha / 2 / (1 + (math.pi / 2 * ctx.alpha * x) ** 2), None
+
+
+class MultiGaussian(torch.autograd.Function):
+    """With a function of its own, and a constant that is a tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.gt(0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        x, = ctx.saved_tensors
+
+        def bell(mean: float, width: float) -> Tensor:
+            scale = width * torch.sqrt(2 * torch.tensor(math.pi))
+            return torch.exp(-((x - mean) ** 2) / (2 * width**2)) / scale
+
+        return g * 0.5 * (1.15 * bell(0.0, 0.5) - 0.15 * bell(0.5, 3.0) - 0.15 * bell(-0.5, 3.0))
 
 
 def apply_soft(x: Tensor) -> Tensor:
