@@ -109,8 +109,9 @@ def written_statistics(func: Any, args: Any) -> set[int]:
         named.get("running_mean"), named.get("running_var")) if isinstance(one, Tensor)}
 
 
+# Folders of torch and of this package.
 _INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep
-                  for path in (torch.__file__, __file__))
+                  for path in (torch.__file__, os.path.dirname(__file__)))
 
 
 def find_line() -> str:

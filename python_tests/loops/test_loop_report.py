@@ -9,6 +9,7 @@ from loop_programs import draw, prepare, spike
 from lsnn_ext.loops import convert
 from lsnn_ext.loops.report import Report, describe, measure_speed
 from lsnn_ext.loops.verify import verify
+from lsnn_ext.zoo.surrogates import super_spike
 
 T, B, N = 12, 3, 5
 
@@ -54,6 +55,20 @@ def test_loops_are_described():
     assert softmax.reason in text
     assert "results equal" in text
     assert len(text.splitlines()) <= 8
+
+
+def test_line_of_a_surrogate_of_the_zoo():
+    """That of the model, not that of lsnn_ext."""
+    def model(x, w):
+        v = z = x.new_zeros(B, N)
+        for x_t in x.unbind(0):
+            v = 0.9 * v + x_t + z @ w
+            z = super_spike(v - 1.0)  # line of the zoo's spike
+        return z
+
+    plan, _ = prepare(model, [draw(T, B, N), draw(N, N)])
+    (fused,) = describe(plan)[0].fused
+    assert fused.line == find_line("# line of the zoo's spike")
 
 
 class Net(nn.Module):
