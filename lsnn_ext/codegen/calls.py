@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 
 class Call(NamedTuple):
@@ -22,14 +23,6 @@ class Size(NamedTuple):
     """In the arguments of a call: the sizes of a tensor, "B" and "N" where they are those."""
 
     sizes: tuple[int | str, ...]
-
-
-def flatten(value: Any) -> list[Any]:
-    if isinstance(value, list | tuple):
-        return [x for item in value for x in flatten(item)]
-    if isinstance(value, dict):
-        return [x for item in value.values() for x in flatten(item)]
-    return [value]
 
 
 def make_key(value: Any) -> object:
@@ -85,6 +78,6 @@ def find_needed(calls: Sequence[Call], wanted: Sequence[int]) -> set[int]:
         place = left.pop()
         if place not in found:
             found.add(place)
-            values = flatten((list(calls[place].arguments), dict(calls[place].keywords)))
+            values = tree_leaves((calls[place].arguments, dict(calls[place].keywords)))
             left += [int(x) for x in values if isinstance(x, Place)]
     return found

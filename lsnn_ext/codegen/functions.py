@@ -4,12 +4,9 @@ from typing import NamedTuple
 
 import torch
 
-from .program import OPERATORS, Node, Program
+from .program import LIMITS, OPERATORS, TRUTHS, Node, Program
 
-# As in neuron.h.
-MAX_STATES, MAX_CURRENTS, MAX_COEFFICIENTS, MAX_GRADIENTS = 16, 8, 64, 32
-# Operators whose result is a truth value, and the arguments that are truth values.
-TRUTHS = ("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not")
+# Arguments that are truth values.
 TRUTH_ARGUMENTS = {"and": (0, 1), "or": (0, 1), "not": (0,), "select": (0,)}
 
 
@@ -27,14 +24,13 @@ def count_inputs(program: Program) -> int:
 
 
 def _check(program: Program) -> None:
-    sizes = (("currents", program.currents, 1, MAX_CURRENTS),
-             ("states", program.states, 0, MAX_STATES),
-             ("coefficients", program.coefficients, 0, MAX_COEFFICIENTS),
-             ("gradients of coefficients", len(program.gradients), 0, MAX_GRADIENTS))
-    for name, size, least, most in sizes:
-        if not least <= size <= most:
-            raise ValueError(f"{name}: expected {least} to {most}, got {size}. A coefficient that "
-                             f"is a Python number takes no place.")
+    sizes = {"currents": program.currents, "states": program.states,
+             "coefficients": program.coefficients, "gradients": len(program.gradients)}
+    for name, size in sizes.items():
+        least = int(name == "currents")
+        if not least <= size <= LIMITS[name]:
+            raise ValueError(f"{name}: expected {least} to {LIMITS[name]}, got {size}; a "
+                             f"coefficient that is a Python number takes no place")
     if program.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype: expected float32 or float64, got {program.dtype}.")
     expected = (program.states, program.currents, program.states)

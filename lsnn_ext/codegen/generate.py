@@ -3,8 +3,8 @@ import math
 
 import torch
 
-from .functions import TRUTH_ARGUMENTS, TRUTHS, Function, count_inputs, lower
-from .program import Node, Program
+from .functions import TRUTH_ARGUMENTS, Function, count_inputs, lower
+from .program import TRUTHS, Node, Program
 
 
 def _literal(value: float, dtype: torch.dtype) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .program import OPERATORS, Node
+from .program import OPERATORS, TRUTHS, Node
 
 COMMUTATIVE = {"add", "mul", "eq", "ne", "and", "or"}
-TRUTH_VALUES = {"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"}
 # Operators whose result is one of the arguments, up to the sign: they never round.
-EXACT = {"neg", "abs", "sign", "maximum", "minimum", "float32", *TRUTH_VALUES}
+EXACT = {"neg", "abs", "sign", "maximum", "minimum", "float32", *TRUTHS}
 _FOLDED: dict[str, Callable[..., float]] = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
     "neg": lambda a: -a, "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
@@ -121,7 +120,7 @@ class Graph:
             self.fixed |= {place} if self.fixed.issuperset(arguments) else set()
             self.of_gradients |= set() if self.of_gradients.isdisjoint(arguments) else {place}
         values = arguments[1:] if name == "select" else arguments
-        if name in TRUTH_VALUES or (
+        if name in TRUTHS or (
                 name in ("select", "mul", "maximum", "minimum", "float32", "abs", "sign")
                 and self.zero_or_one.issuperset(values)):
             self.zero_or_one.add(place)

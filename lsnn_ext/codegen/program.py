@@ -50,3 +50,6 @@ OPERATORS = {
     "gt": 2, "ge": 2, "lt": 2, "le": 2, "eq": 2, "ne": 2, "and": 2, "or": 2, "not": 1,
     "select": 3, "float32": 1,
 }
+TRUTHS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"})  # make truth values
+# Of neuron.h.
+LIMITS = {"currents": 8, "states": 16, "coefficients": 64, "gradients": 32}

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
-from .calls import Place, flatten
+from .calls import Place
 from .translate import OPERATIONS
 from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
 
@@ -52,7 +53,7 @@ class Recorder(Values):
         if factory := self._find_factory(name):
             return self._make(func, factory, args, kwargs)
         args = self._round_numbers(func, name, args)
-        tensors = [x for x in flatten((args, kwargs)) if isinstance(x, Tensor)]
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if not tensors:
             raise self.error("elementwise operators", f"aten.{name}")
         known = [self.value(x) for x in tensors]  # before an operator in place
@@ -105,7 +106,7 @@ class Recorder(Values):
         is_known = name in OPERATIONS or name in COPIES or name == "sum" or name in WRITES
         is_known = is_known or self._find_factory(name) is not None or (
             name in PRODUCTS and self._is_sum(args[0]))
-        tensors = [x for x in flatten(args) if isinstance(x, Tensor)]
+        tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
         are_fixed = tensors and all(isinstance(self.value(x), Fixed) for x in tensors)
         if not is_known and not (are_fixed and torch.Tag.pointwise in func.tags):
             raise self.error("elementwise operators", f"aten.{name}")
@@ -185,7 +186,7 @@ class Recorder(Values):
     def _round_numbers(self, func: Any, name: str, args: Any) -> Any:
         """Casts tensors that are Python numbers in the loop as torch casts numbers: they never
         decide the dtype of a result."""
-        tensors = [x for x in flatten(args) if isinstance(x, Tensor)]
+        tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
         numbers = [x for x in tensors
                    if isinstance(known := self.value(x), Fixed) and known.is_number]
         others = [x for x in tensors if not any(x is y for y in numbers)]

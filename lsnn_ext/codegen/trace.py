@@ -10,13 +10,12 @@ from .calls import Call, Place, Size, as_tensor, find_needed, repeat_calls
 from .form import Form, form_of
 from .graph import Graph
 from .number import NumberArithmetic
-from .program import Node, Program
+from .program import LIMITS, Node, Program
 from .values import Fixed, Resize, Row, StepError
 from .wide import WideRecorder
 
 __all__ = ["StepError", "Traced", "trace"]
 
-LIMITS = {"currents": 8, "states": 16, "coefficients": 64, "gradients": 32}  # of neuron.h
 # Sizes (B, N) of two traces, which must agree: distinct, small and large, and no axis is as large.
 SIZES = ((19, 23), (1511, 2531))
 # Operators of a program that coefficients meet inside of a composed operator, such as lerp.

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_leaves
 
-from .calls import Place, as_tensor, flatten
+from .calls import Place, as_tensor
 from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
 from .record import COPIES, FACTORIES, Recorder, bind
@@ -154,7 +155,7 @@ class WideRecorder(Recorder):
             return super().__torch_dispatch__(func, types, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
-        values = flatten((args, kwargs))
+        values = tree_leaves((args, kwargs))
         wide = [value for value in values if self.find(value) is not None]
         if is_in_place and (wide or _key(args[0]) in self.shared):
             return self._write(func, name.removesuffix("_"), args, kwargs)
@@ -179,7 +180,7 @@ class WideRecorder(Recorder):
         if name in HANDLERS or name in RESHAPES:
             made = HANDLERS.get(name, reshape)(self, name, named, out)
             if not is_copy(name):
-                self.shared |= {_key(x) for x in (*wide, *flatten(made))}
+                self.shared |= {_key(x) for x in (*wide, *tree_leaves(made))}
             return made
         if self._base(name) in FACTORIES:
             return self._fill(self._base(name), named, out)
@@ -234,7 +235,7 @@ class WideRecorder(Recorder):
         dtype = kwargs.get("dtype")
         if name in MAKES_WIDE or (dtype is not None and dtype.is_complex):
             return True
-        if any(isinstance(x, complex) for x in flatten((args, kwargs))):
+        if any(isinstance(x, complex) for x in tree_leaves((args, kwargs))):
             return True
         if name == "unsqueeze":
             return 1 <= args[0].dim() == args[1] % (args[0].dim() + 1)
