@@ -166,30 +166,6 @@ class MaskedAdd(Writer):
         v[z > 0] -= 0.5
 
 
-@refused("backward pass.*modified by an inplace operation")
-class SavedByFunction(Writer):
-    """The backward pass of the original raises."""
-
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        return torch.sigmoid(v).mul_(2.0)
-
-
-@refused("backward pass.*modified by an inplace operation")
-class SavedByProduct(Writer):
-    """The product of the step has saved the spikes for the gradient of its weights."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            current = self.back(z)
-            z.clamp_(0.0, 0.5)
-            v = self.beta * v + self.feed(x_t) + current - z.detach()
-            z = Spike.apply(v - self.threshold)
-            out.append(z)
-        return torch.stack(out)
-
-
 @loop
 class Out(Writer):
     """out= of a function."""
