@@ -1,5 +1,5 @@
 """Planner: cuts the body of a loop into stages, each of which runs for all iterations."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -76,39 +76,18 @@ class Planner:
                 if isinstance(slot, Now | Before) and slot.position not in without}
 
     def _components(self, without: set[int]) -> list[tuple[int, ...]]:
-        """Strongly connected components, each after those that it reads (Tarjan)."""
-        index: dict[int, int] = {}
-        low: dict[int, int] = {}
-        stack: list[int] = []
-        found: list[tuple[int, ...]] = []
-        for root in range(len(self.loop.body)):
-            if root in index or root in without:
-                continue
-            work: list[tuple[int, Iterator[int]]] = []
-
-            def enter(q: int, work: list[tuple[int, Iterator[int]]] = work) -> None:
-                index[q] = low[q] = len(index)
-                stack.append(q)
-                work.append((q, iter(sorted(self._needed(q, without)))))
-
-            enter(root)
-            while work:
-                q, rest = work[-1]
-                for other in rest:
-                    if other not in index:
-                        enter(other)
-                        break
-                    if other in stack:
-                        low[q] = min(low[q], index[other])
-                else:
-                    work.pop()
-                    if work:
-                        low[work[-1][0]] = min(low[work[-1][0]], low[q])
-                    if low[q] == index[q]:
-                        at = stack.index(q)
-                        found.append(tuple(sorted(stack[at:])))
-                        del stack[at:]
-        return found
+        """Strongly connected components, each after those that it reads (Warshall): calls that
+        reach the same calls. What a component reads reaches fewer."""
+        reached = {q: sum(1 << other for other in {q, *self._needed(q, without)})
+                   for q in range(len(self.loop.body)) if q not in without}
+        for k in reached:
+            for q in reached:
+                if reached[q] >> k & 1:
+                    reached[q] |= reached[k]
+        found: dict[int, list[int]] = {}
+        for q, mask in reached.items():
+            found.setdefault(mask, []).append(q)
+        return [tuple(found[mask]) for mask in sorted(found, key=int.bit_count)]
 
     def _is_recurrent(self, component: tuple[int, ...]) -> bool:
         return len(component) > 1 or component[0] in self._needed(component[0], set())
