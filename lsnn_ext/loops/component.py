@@ -1,4 +1,4 @@
-"""fuse_component: a recurrent component of a loop as a neuron, run by the kernels."""
+"""Component: a recurrent component of a loop as a neuron that runs in the kernels."""
 import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -31,7 +31,7 @@ class RunInputs(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """Those of functional.recurrent."""
+    """The arguments of functional.recurrent."""
 
     x: Tensor
     weights: Tensor | None
@@ -66,7 +66,7 @@ class Component:
             frame.sequences.update(self._run(self.find_inputs(frame)))
 
     def find_inputs(self, frame: Frame) -> RunInputs:
-        """The arguments of a run."""
+        """Returns the arguments of a run."""
         outside: dict[Slot, Tensor] = {}
         for slot in self.outside:
             fixed = frame.fixed(slot) if self.found.reader.is_invariant(slot) else None
@@ -79,7 +79,7 @@ class Component:
                           for value, one in initial.items()})
 
     def make_arguments(self, given: RunInputs) -> Arguments:
-        """Those of functional.recurrent."""
+        """The arguments of functional.recurrent."""
         first = {}
         if self.found.prefix:
             first = run_calls(self.found.loop, self.found.before(self.found.z[0], True), 1,
@@ -124,7 +124,7 @@ class Component:
         return find
 
     def _make_current(self, current: Current, given: RunInputs) -> tuple[Tensor, ...]:
-        """(n, B, N) for each number of an axis of its own."""
+        """Returns a current (n, B, N) for each number of its own axis."""
         width = self.found.width(current.shape)
         parts = [self._make_term(one, current.shape, given) for one in current.others]
         x = reduce(torch.add, parts) if parts else torch.zeros((), dtype=self.found.dtype)
@@ -134,7 +134,7 @@ class Component:
         return x.unflatten(-1, (self.found.neurons, width)).unbind(-1)
 
     def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
-        """(n, B, N K), or (1, B, N K) of what is the same in each iteration."""
+        """Returns a term (n, B, N K), or (1, B, N K) if it is the same in each iteration."""
         size = self.found.neurons * self.found.width(shape)
         if isinstance(one, int | float):
             return torch.full((1, 1, 1), one, dtype=self.found.dtype)
@@ -152,7 +152,7 @@ class Component:
         return tensor.expand(-1, *shape).reshape(len(tensor), self.found.rows, size)
 
     def _make_weights(self, given: RunInputs) -> tuple[Tensor | None, tuple[int, ...]]:
-        """w_rec for each delay, and the delays in steps."""
+        """Returns w_rec for each delay, and the delays in steps."""
         blocks: dict[tuple[int, int], Tensor] = {}
         count = 0
         for current in self.found.currents:
@@ -189,14 +189,14 @@ class Component:
         return torch.zeros(self.found.step_shape(register.place), dtype=self.found.dtype)
 
     def _flatten(self, tensor: Tensor, place: Place) -> Tensor:
-        """A value from before the loop as (B, N) or (B, N, K)."""
+        """Returns a value from before the loop as (B, N) or (B, N, K)."""
         shape = self.found.step_shape(place)
         if tensor.numel() != prod(shape):
             tensor = tensor.expand(self.found.reader.kind(*place).shape)
         return tensor.to(self.found.dtype).reshape(shape)
 
     def _make_coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """(), (N,) or (N, K)."""
+        """Returns a coefficient of shape (), (N,) or (N, K)."""
         tensor = tensor.to(self.found.dtype)
         if tensor.numel() == 1:
             return tensor.reshape(())
@@ -214,7 +214,7 @@ class Component:
         found = self.found
         lags = [slot.lag for position in found.positions
                 for slot in found.loop.body[position].slots if isinstance(slot, Before)]
-        # a value reaches any other one within so many iterations
+        # within these iterations each value reaches each other one
         n = min(found.loop.iterations, max(lags, default=0) + 2 + len(found.registers))
         given = self._draw(n)
         inputs = [*given.outside.values(), *given.initial.values()]
@@ -263,7 +263,7 @@ class Component:
 
     def _gradients(self, made: Mapping[Place, Tensor],
                    inputs: Sequence[Tensor]) -> list[Tensor | None]:
-        """Of a sum with random factors."""
+        """Returns the gradients of a sum with random factors."""
         random = torch.Generator().manual_seed(1)
         terms = [(one * torch.randn(one.shape, generator=random).to(one.dtype)).sum()
                  for _, one in sorted(made.items()) if one.requires_grad]
@@ -275,7 +275,7 @@ class Component:
 
 
 def _is_close(got: Tensor | None, want: Tensor) -> bool:
-    """Whether most numbers agree: at a threshold a rounding may decide."""
+    """Whether most numbers agree: at a threshold rounding may decide."""
     if got is None:
         return False
     got, want = got.double(), want.double()
@@ -286,7 +286,7 @@ def _is_close(got: Tensor | None, want: Tensor) -> bool:
 
 def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],
                    kinds: dict[int, Kind]) -> Component:
-    """A component of a loop as one fused run.
+    """Returns a component of a loop as one fused run.
 
     Args:
         loop: the loop.
@@ -301,7 +301,7 @@ def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],
 
 
 def _slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
-    """(outputs, inputs) of the matrix."""
+    """Returns the part (outputs, inputs) of the matrix."""
     matrix = outside[product.matrix]
     matrix = matrix if product.is_transposed else matrix.t()
     return matrix[:, product.first : product.last]

@@ -12,11 +12,11 @@ from .recurrence import Register
 from .rounding import RUN, compare_gradients, find_differences, run_perturbed_call
 from .values import Place
 
-LARGEST = 1 << 24  # numbers of a state that a kernel gets at once
+LARGEST = 1 << 24  # numbers of a state in one call of a kernel
 
 
 def check_component(expected: Expected, loop: Loop, component: Component) -> float:
-    """The largest relative difference of a gradient.
+    """Returns the largest relative difference of a gradient.
 
     Raises:
         VerificationError: a step or a gradient that differs by more than rounding.
@@ -29,7 +29,7 @@ def check_component(expected: Expected, loop: Loop, component: Component) -> flo
 
 
 def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
-    """One step of each iteration from recorded numbers, in batches.
+    """Compares one step of each iteration, from recorded numbers, in batches.
 
     Calls of `prefix` run one iteration ahead: step t makes their results of iteration t + 1.
     """
@@ -84,8 +84,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
 
 
 def _check_gradients(expected: Expected, loop: Loop, component: Component) -> float:
-    """Those of the component from its recorded inputs, and of its calls. A row of the batch counts
-    up to its first number that differs."""
+    """Compares gradients of the component, from its recorded inputs, with those of its calls. A
+    row of the batch counts up to the first number that differs."""
     found, kinds = component.found, expected.recording.kinds
     frame = expected.frame(loop, found.reader.inside)
     frame.values.tensors = values = dict(expected.numbers)

@@ -50,7 +50,7 @@ class Expected:
                 self.numbers[value] = old
 
     def frame(self, loop: Loop, without: Collection[int]) -> Frame:
-        """A frame with the recorded numbers of all calls but some."""
+        """Returns a frame with the recorded numbers of all calls but some."""
         frame = Frame(loop, Values(self.numbers, {}))
         frame.sequences = _Sequences(self.numbers, loop)
         for stage in next(stages for one, stages in self.loops if one is loop):
@@ -101,7 +101,7 @@ class Expected:
 
     def _perturbed_runs(self, loop: Loop, calls: Sequence[Call],
                         tolerance: Tolerance) -> Iterator[Mapping[int, Tensor]]:
-        """The values of recorded calls, with their inputs perturbed by rounding."""
+        """Yields the values of recorded calls, with their inputs perturbed by rounding."""
         random = torch.Generator().manual_seed(0)
         inside = loop.places()
         given = {one: self.numbers[one] for call in calls for one in call.inputs}
@@ -133,12 +133,12 @@ class _Sequences(dict[Place, Tensor]):
 
 
 def is_uninitialized(call: Call) -> bool:
-    """Whether a call makes memory with any numbers."""
+    """Whether a call returns uninitialized memory."""
     return "empty" in getattr(call.function, "__name__", "")
 
 
 def list_results(frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
-    """What a stage has made: place, first iteration, (iterations, ...)."""
+    """Yields the results of a stage: place, first iteration, (iterations, ...)."""
     n = frame.loop.iterations
     for q in stage.positions:
         for k in range(len(frame.loop.body[q].call.outputs)):
@@ -152,7 +152,7 @@ def list_results(frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tenso
 
 
 def _find_outdated(recording: Recording) -> set[int]:
-    """Values whose numbers a later write has changed."""
+    """Returns the values whose numbers a later write has changed."""
     sharing: dict[int, list[int]] = {}
     for value, tensor in recording.numbers.items():
         sharing.setdefault(tensor.untyped_storage().data_ptr(), []).append(value)

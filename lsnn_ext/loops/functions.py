@@ -1,4 +1,4 @@
-"""Functions of torch as a recording sees them: their names, and what they may do."""
+"""Functions of torch in a recording: their names, and what they may do."""
 import functools
 import os
 import sys
@@ -23,7 +23,7 @@ READS = frozenset({
 SWITCHES = frozenset({
     "_set_grad_enabled", "set_autocast_enabled", "set_autocast_dtype", "autocast_increment_nesting",
     "autocast_decrement_nesting", "set_autocast_cache_enabled", "clear_autocast_cache"})
-# Whose effect is not in their result.
+# Functions whose effect is not in their result.
 REFUSED = frozenset({
     "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
     "register_hook", "apply_", "map_", "set_", "resize_", "share_memory_", "rename_",
@@ -43,7 +43,7 @@ _apply: Any = Function.__dict__["apply"].__func__
 
 @dataclass(frozen=True)
 class Apply:
-    """The apply of an autograd.Function, however the program has bound it."""
+    """The apply of an autograd.Function, under whatever name the program calls it."""
 
     function: Any
 
@@ -56,7 +56,7 @@ class Apply:
 
 
 def is_static(leaf: Any) -> bool:
-    """A class or a function without variables of its own."""
+    """Whether a leaf is a class, or a function without a closure."""
     return isinstance(leaf, type | BuiltinFunctionType) or (
         isinstance(leaf, FunctionType) and leaf.__closure__ is None)
 
@@ -77,7 +77,7 @@ def is_operator(function: Any) -> bool:
 
 
 def get_name(function: Any) -> str:
-    """Of the getter of a property that of the property."""
+    """Returns the name of a function, or that of the property of a getter."""
     name = getattr(function, "__name__", type(function).__name__)
     return get_property_name(function) if name == "__get__" else str(name)
 
@@ -98,7 +98,8 @@ def _argument_names(func: Any) -> tuple[str, ...]:
 
 
 def written_statistics(func: Any, args: Any) -> set[int]:
-    """The storages of running statistics that batch normalization writes to without a version."""
+    """Returns the storages of running statistics that batch normalization writes to, which
+    increments no version."""
     names = _argument_names(func)
     if "running_mean" not in names:
         return set()
@@ -115,7 +116,7 @@ _INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep
 
 
 def find_line() -> str:
-    """The user's line that is being run, "file.py:12"."""
+    """Returns the line of the program that runs, "file.py:12"."""
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename

@@ -22,7 +22,7 @@ BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 
 
 def read_flags() -> tuple[Any, ...]:
-    """What a call depends on beside its arguments and the model."""
+    """Returns the settings of torch that a call depends on."""
     return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
             *((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
               for device in DEVICES), torch.is_autocast_cache_enabled(),
@@ -31,7 +31,7 @@ def read_flags() -> tuple[Any, ...]:
 
 
 def describe_inputs(inputs: list[Any]) -> tuple[Any, ...] | None:
-    """Of flattened arguments; None: they hold something else than tensors and plain values."""
+    """Returns the kinds of flattened arguments; None: not only tensors and plain values."""
     found: list[Any] = []
     for one in inputs:
         if type(one) is Tensor or type(one) is nn.Parameter:
@@ -46,7 +46,7 @@ def describe_inputs(inputs: list[Any]) -> tuple[Any, ...] | None:
 
 
 def check_hooks(model: nn.Module) -> None:
-    """Raises Refused for hooks whose calls no recording sees."""
+    """Raises Refused for hooks whose calls are not recorded."""
     if _has_any_global_hook():  # type: ignore[no-untyped-call]
         raise Refused("torch.nn.modules.module: expected no hooks of all modules")
     for name, module in model.named_modules():
@@ -56,7 +56,7 @@ def check_hooks(model: nn.Module) -> None:
 
 
 class Guard:
-    """What a function, and all that it can reach, was before a recorded call."""
+    """The state of a function, and of all that it can reach, before a recorded call."""
 
     def __init__(self, function: Any, origins: Origins, recording: Recording,
                  codes: set[CodeType] | None) -> None:
@@ -91,13 +91,13 @@ class Guard:
         self._settle(before, origins.inputs)
 
     def _is_loose(self, leaf: Leaf) -> bool:
-        """Whether another tensor may be there in the next call."""
+        """Whether the next call may have another tensor there."""
         return leaf.kind == "input" or any(leaf.path[:end] in self.volatile
                                            for end in range(1, len(leaf.path) + 1))
 
     # ------------------------------------------------------------------------- the fast check
     def _settle(self, snapshot: Snapshot, inputs: list[Any]) -> None:
-        """Notes the objects at all places, for comparisons by identity."""
+        """Stores the objects at all places, for comparisons by identity."""
         self._dicts: list[dict[Any, Any]] = []
         self._empty: list[Any] = []
         self._views: list[Iterable[Any]] = []
@@ -218,7 +218,7 @@ class Guard:
 
     # ---------------------------------------------------------------------------- the checks
     def holds(self, inputs: list[Any]) -> bool:
-        """Whether the call would do the same, as far as objects at places tell it quickly."""
+        """Whether the fingerprint holds: the quick check, by identity of objects."""
         if not self._is_settled():
             return False
         for container, path, wanted in self._places:
@@ -249,7 +249,7 @@ class Guard:
         return all(Snapshot(one).description == wanted for one, wanted in self._others)
 
     def settle(self, inputs: list[Any]) -> bool:
-        """Whether the call would do the same by all that there is; quick from the next call on."""
+        """Whether the fingerprint holds: the full check, after which the quick one holds, too."""
         try:
             snapshot = Snapshot(self.function, self.codes)
         except Refused:
@@ -260,7 +260,7 @@ class Guard:
         return True
 
     def look_up(self, inputs: list[Any]) -> dict[int, Tensor]:
-        """The tensors of the leaves, by value, if the fingerprint holds."""
+        """Returns the tensors of the leaves, by value, if the fingerprint holds."""
         found = dict(self._fixed)
         for value, leaf in self._loose:
             found[value] = look_up(leaf, self.function, inputs)
@@ -287,7 +287,7 @@ def _are_same(now: Iterable[Any], before: Iterable[Any]) -> bool:
 
 
 def _reachable(snapshot: Snapshot, loose: dict[int, set[Step]]) -> list[int]:
-    """Nodes that are reached without a place that a call changes."""
+    """Returns the nodes that are reached without a place that a call changes."""
     found = {0}
     waiting = [0]
     while waiting:

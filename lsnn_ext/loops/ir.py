@@ -31,7 +31,7 @@ class Ref:
 
 
 class Kind(NamedTuple):
-    """What of a value does not depend on its numbers."""
+    """The properties of a value that do not depend on its numbers."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -110,7 +110,7 @@ class Call:
         return tuple(kwargs) if is_simple else None
 
     def run(self, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
-        """The outputs for these leaves, with a tensor for each Ref."""
+        """Returns the outputs for these leaves, with a tensor for each Ref."""
         names = self._names
         if names is None or not self.mode.is_now():
             return self._run(leaves)
@@ -159,7 +159,7 @@ def split_dropout(call: Call, add_value: Callable[[Kind], int],
 
 
 class Leaf(NamedTuple):
-    """Where a value that no call makes comes from."""
+    """The origin of a value that no call makes."""
 
     kind: str  # "input": path is the place among the flattened arguments; else "attribute"
     path: tuple[Any, ...]  # see origins.py
@@ -183,14 +183,14 @@ class Recording:
     generators: list[Tensor] = field(default_factory=list)  # states before the call
 
     def release(self) -> None:
-        """Drops what only verify reads."""
+        """Frees what only verify reads."""
         self.numbers.clear()
         self.tensors.clear()
         self.generators.clear()
 
     def attributes_of(self, value: int, most: int, calls: int = 4) -> list[int]:
-        """The attributes of at most so many numbers that a value is made of by the last calls;
-        empty where it is made of something else."""
+        """Returns the attributes of at most `most` numbers from which the last calls compute a
+        value; empty: it depends on something else."""
         leaf, kind = self.leaves.get(value), self.kinds[value]
         if leaf is not None:
             is_small = prod(kind.shape) <= most
@@ -233,7 +233,7 @@ class Varying(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """A constant that is another one in each iteration, such as the index of time."""
+    """A constant that changes with each iteration, such as the index of time."""
 
     values: tuple[Any, ...]
 
@@ -242,7 +242,7 @@ Slot: TypeAlias = Fixed | Now | Before | Varying | Numbers
 
 
 def find_initial(slot: Any) -> tuple[int, ...]:
-    """The values from before the loop that a slot reads."""
+    """Returns the values from before the loop that a slot reads."""
     if isinstance(slot, Fixed):
         return (slot.value,)
     if isinstance(slot, Varying):
@@ -265,12 +265,12 @@ class Loop(NamedTuple):
     made: tuple[tuple[tuple[int, ...], ...], ...]  # values by iteration, position, output
 
     def places(self) -> dict[int, tuple[int, int, int]]:
-        """By value its iteration, position and output."""
+        """Returns iteration, position and output by value."""
         return {value: (t, position, k) for t, calls in enumerate(self.made)
                 for position, values in enumerate(calls) for k, value in enumerate(values)}
 
     def expand(self, t: int, q: int) -> Call:
-        """The call of an iteration and a position, as it was recorded."""
+        """Returns the recorded call of an iteration and a position."""
         one = self.body[q]
 
         def leaf(slot: Any) -> Any:

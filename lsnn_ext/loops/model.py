@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=nn.Module)
 # ---------------------------------------------------------------------------------- subclasses
 @functools.cache
 def _make_metaclass(kind: type) -> type:
-    """Of generated classes, which pickle as a call of subclass."""
+    """Returns the metaclass of generated classes, which pickle as a call of make_subclass."""
     made: type = type(kind.__name__, (kind,), {})
     copyreg.pickle(made, _reduce)
     return made
@@ -33,7 +33,7 @@ def _reduce(kind: type) -> Any:
 
 @functools.cache
 def make_subclass(original: type) -> type:
-    """The class of converted models of a class."""
+    """Returns the class of converted models of a class."""
     forward: Callable[..., Any] = original.forward  # type: ignore[attr-defined]
 
     @functools.wraps(forward)
@@ -195,7 +195,8 @@ def _check_model(model: Any) -> None:
 
 def _try(function: Any, replayer: Replayer, x: Inputs,
          has_speed: bool) -> tuple[str, Speed | None]:
-    """Runs the function on x, without a trace; the reason why nothing is replayed, or how fast."""
+    """Runs the function on x and restores its state. Returns why nothing is replayed, and the
+    speed."""
     args: tuple[Any, ...] = () if callable(x) and not isinstance(x, Tensor) else (
         x if isinstance(x, tuple) else (x,))
     root = function.function if isinstance(function, Fused) else function

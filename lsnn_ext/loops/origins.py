@@ -1,4 +1,4 @@
-"""Where the tensors come from that a call finds, and what the call leaves behind in attributes."""
+"""Origins: the tensors that exist before a call, and the attributes that the call changes."""
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
@@ -54,7 +54,7 @@ class Origins:
                           if (back := make_restore(one)) is not None] if has_copies else []
 
     def find(self, tensor: Tensor) -> Leaf | None:
-        """Where the tensor was held before the call; None: at no place that can be looked up."""
+        """Returns where the tensor was before the call; None: at no place that can be looked up."""
         if id(tensor) in self._inputs:
             return Leaf("input", (self._inputs[id(tensor)][1][0],))
         if id(tensor) not in self.snapshot.tensors:
@@ -62,11 +62,11 @@ class Origins:
         return Leaf("attribute", self.snapshot.path_of(self.snapshot.tensors[id(tensor)][1][0]))
 
     def held(self, path: Path) -> Any:
-        """What was there before the call; MISSING: nothing."""
+        """Returns the value at a path before the call; MISSING: there was none."""
         return self.snapshot.held(path)
 
     def find_aliases(self) -> list[list[Leaf]]:
-        """Places that held the same tensor."""
+        """Returns groups of places that held the same tensor."""
         found = []
         for key in {**self._inputs, **self.snapshot.tensors}:
             group = [Leaf("input", (number,)) for number in self._inputs.get(key, (0, []))[1]]
@@ -77,7 +77,7 @@ class Origins:
         return found
 
     def is_constant(self, value: Any) -> bool:
-        """Whether the fingerprint has this object, which has held the same plain values so far."""
+        """Whether the fingerprint has this object, and its plain values are unchanged."""
         if id(value) not in self.snapshot.numbers:
             return False
         node = self.snapshot.node(value)
@@ -133,7 +133,7 @@ class Origins:
         return [*found, *((step, MISSING) for step in node.held if step not in now)]
 
     def _tree(self, value: Any, path: Path, reference: Callable[[Tensor], Ref]) -> Any:
-        """The value with a Ref for each tensor. Containers are new ones in each call."""
+        """Returns the value with a Ref for each tensor. Each call makes new containers."""
         if isinstance(value, Tensor):
             return reference(value)
         name = format_path(path)
@@ -150,7 +150,7 @@ class Origins:
         return pytree.tree_unflatten([self._tree(one, path, reference) for one in children], spec)
 
     def restore(self) -> None:
-        """Puts back what attributes, tensors and generators were before the call."""
+        """Restores attributes, tensors and generators to their state before the call."""
         for node in self.snapshot.nodes:
             for step, _ in self._changes(node):
                 if step[0] in ("more", "contents"):
@@ -163,7 +163,7 @@ class Origins:
         for tensor, numbers, requires_grad in self._copies:
             if tensor.shape != numbers.shape or tensor.dtype != numbers.dtype:
                 tensor.data = numbers
-            elif not torch.equal(tensor.detach(), numbers):  # a version does not tell of all
+            elif not torch.equal(tensor.detach(), numbers):  # not each write increments the version
                 tensor.data.copy_(numbers)
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
@@ -174,7 +174,7 @@ class Origins:
 
 
 def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
-    """The tensor that is there now.
+    """Returns the tensor of a leaf, as it is now.
 
     Args:
         inputs: the flattened arguments.
@@ -198,6 +198,6 @@ def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
 
 
 def _get_random_states() -> tuple[Any, tuple[Any, ...]]:
-    """Of the generators of Python and NumPy, comparable."""
+    """Returns the states of the generators of Python and NumPy, comparable."""
     name, numbers, *rest = np.random.get_state()  # noqa: NPY002
     return random.getstate(), (name, np.asarray(numbers).tobytes(), *rest)

@@ -37,7 +37,7 @@ CLASS_DETAILS = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "
 
 @functools.cache
 def is_user(module: str) -> bool:
-    """Whether a module is neither torch, NumPy, lsnn_ext nor of the standard library."""
+    """Whether a module is user code: not torch, NumPy, lsnn_ext or the standard library."""
     root = module.partition(".")[0]
     if root in FOREIGN:
         return False
@@ -53,14 +53,14 @@ def is_user(module: str) -> bool:
 
 @functools.cache
 def find_names(code: types.CodeType) -> frozenset[str]:
-    """Names of globals and attributes in a function and in those written inside of it."""
+    """Returns the names of globals and attributes in a function and its inner functions."""
     inside = [find_names(one) for one in code.co_consts if isinstance(one, types.CodeType)]
     return frozenset(code.co_names).union(*inside)
 
 
 @functools.cache
 def find_globals(code: types.CodeType) -> tuple[str, ...]:
-    """The names among them that are globals."""
+    """Returns the names of globals among them."""
     found = {str(one.argval) for one in dis.get_instructions(code)
              if one.opname.endswith(("_GLOBAL", "_NAME"))}
     inside = [find_globals(one) for one in code.co_consts if isinstance(one, types.CodeType)]
@@ -72,7 +72,7 @@ def get_module_name(value: Any) -> str:
 
 
 def is_walked(value: Any) -> bool:
-    """Whether what the value holds is looked at."""
+    """Whether the contents of the value are part of the fingerprint."""
     if isinstance(value, (nn.Module, dict, types.MethodType, property, staticmethod, classmethod,
                           functools.partial, *SEQUENCES)):
         return type(value) is not torch.Size
@@ -87,7 +87,7 @@ def is_walked(value: Any) -> bool:
 
 # ------------------------------------------------------------------------------------- steps
 def is_read(value: Any, step: Step, one: Any, names: Container[str], is_made: bool) -> bool:
-    """Whether the code may read what the value holds.
+    """Whether the code may read an entry of the value.
 
     Args:
         names: in the code. Of a Python module only these are read, and of a class only these,
@@ -105,7 +105,7 @@ def is_read(value: Any, step: Step, one: Any, names: Container[str], is_made: bo
 
 
 def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
-    """What the value holds, by steps."""
+    """Yields the entries of the value: step and content."""
     if isinstance(value, types.FunctionType):
         for key, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             try:
@@ -136,7 +136,7 @@ def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
 
 
 def list_elements(value: Any) -> list[Any]:
-    """Of a sequence, whatever its class makes of iterating."""
+    """Returns the elements of a sequence, even if its class overrides __iter__."""
     kind = next(one for one in SEQUENCES if isinstance(value, one))
     return [*kind.__iter__(value)]
 
@@ -163,7 +163,7 @@ def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
 
 
 def step_into(value: Any, step: Step) -> Any:
-    """Raises LookupError, AttributeError or ValueError where nothing is there any more."""
+    """Returns the entry at a step. Raises LookupError, AttributeError or ValueError without one."""
     kind, key = step
     if kind == "attribute":
         return vars(value)[key]
@@ -224,7 +224,7 @@ def find_cell(function: Any, key: str) -> types.CellType:
 
 
 def format_path(path: Path) -> str:
-    """The path as a user writes it: that of a parameter is its qualified name."""
+    """Returns the path as a user writes it: the qualified name of a parameter."""
     parts = []
     for kind, key in path:
         hidden = ("_modules", "_parameters", "_buffers", "__self__", "__func__", "func")

@@ -1,4 +1,4 @@
-"""Plain values and generators: when two values are the same, and what puts one back."""
+"""Plain values and generators: when two values are equal, and how one is restored."""
 import enum
 import functools
 import random
@@ -35,8 +35,8 @@ def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def make_key(value: Any) -> tuple[Any, ...] | None:
-    """What two plain values share only if they are the same: 1, 1.0 and True are not, nor 0.0 and
-    -0.0; NaN is itself. None: not plain."""
+    """Returns a key that is equal for equal plain values: 1, 1.0 and True differ, and so do 0.0
+    and -0.0; NaN equals itself. None: not plain."""
     kind = type(value)
     if kind in SIMPLE:
         return kind, value
@@ -70,8 +70,8 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def make_restore(value: Any) -> Callable[[], object] | None:
-    """What puts the value back as it is now; None: it cannot change in place, or not be put
-    back."""
+    """Returns a function that restores the value; None: it cannot change in place, or cannot be
+    restored."""
     if isinstance(value, np.ndarray):
         return functools.partial(np.copyto, value, value.copy(), "no")
     if isinstance(value, set):
@@ -90,13 +90,13 @@ def make_restore(value: Any) -> Callable[[], object] | None:
 
 
 def is_mutable(value: Any) -> bool:
-    """Whether a plain value can change and stay the same object."""
+    """Whether a plain value can change in place."""
     return isinstance(value, (np.ndarray, set, random.Random, np.random.Generator,
                               np.random.RandomState, functools._lru_cache_wrapper))
 
 
 def generator_states() -> list[Tensor]:
-    """Of torch, the CPU first."""
+    """Returns the states of the generators of torch, the CPU first."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states += torch.cuda.get_rng_state_all()
@@ -104,7 +104,7 @@ def generator_states() -> list[Tensor]:
 
 
 def set_generator_states(states: Sequence[Tensor]) -> None:
-    """Of torch; an empty list changes nothing."""
+    """Sets the states of the generators of torch; an empty list is a no-op."""
     if states:
         torch.set_rng_state(states[0])
     if len(states) > 1:

@@ -20,7 +20,7 @@ LEAST_GAIN = 1.1  # by how much fewer calls of torch a plan must run
 
 
 class Plan:
-    """What a recording does, for new numbers of its leaves."""
+    """A recording that runs on new numbers of its leaves."""
 
     def __init__(self, recording: Recording, exact: bool = False) -> None:
         self.recording = recording
@@ -38,7 +38,7 @@ class Plan:
                 continue
             try:
                 stages = Planner(part, recording, read, self.live, exact).stages()
-            except Refused as refused:  # whose order must stay as it is
+            except Refused as refused:  # calls that must keep their order
                 self.refused.append((part, refused))
                 self.parts += [part.expand(t, q) for t in range(part.iterations)
                                for q in range(len(part.body))]
@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def stages(self) -> list[Stage]:
-        """Of all loops."""
+        """The stages of all loops."""
         return [stage for part in self.parts if isinstance(part, tuple) and not isinstance(
             part, Call) for stage in part[1]]
 
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def reason(self) -> str:
-        """Why the original may as well run; empty: the plan is faster."""
+        """Why the plan is not faster than the original; empty: it is."""
         if not any(stage.kind == "fused" for stage in self.stages):
             kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
             return "no recurrence that runs in a kernel" + (
@@ -76,7 +76,7 @@ class Plan:
         return not self.reason
 
     def _count_calls(self) -> int:
-        """Calls of torch in a run, about."""
+        """Estimates the calls of torch in a run."""
         found = 0
         for part in self.parts:
             if isinstance(part, Call):
@@ -99,7 +99,7 @@ class Plan:
 
     def run(self, leaves: dict[int, Tensor],
             ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], list[Frame]]:
-        """What a call returns, and the values of the loops."""
+        """Returns the results of a call, and the values of the loops."""
         values = Values(leaves, self.places, self.ranges)
         for part in self.parts:
             if isinstance(part, Call):
@@ -140,14 +140,14 @@ class Plan:
 
 
 def _find_results(recording: Recording) -> set[int]:
-    """Values that are left after the call."""
+    """Returns the values that outlive the call."""
     found = {leaf.value for leaf in pytree.tree_leaves(
         [recording.result, [tree for _, tree in recording.changed]]) if isinstance(leaf, Ref)}
     return found.union(recording.written.values())
 
 
 def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
-    """Values that something reads. A call of a loop runs in all iterations or in none."""
+    """Returns the values that are read. A call of a loop runs in all iterations or in none."""
     found = _find_results(recording)
     for part in reversed(parts):
         if isinstance(part, Call):
@@ -170,7 +170,7 @@ def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
 
 
 def _find_read(recording: Recording, parts: Sequence[Part], live: set[int]) -> set[int]:
-    """Values that are read outside of the iteration or loop that makes them."""
+    """Returns the values that are read outside of the iteration or loop that makes them."""
     found = _find_results(recording)
     for part in parts:
         if isinstance(part, Call):

@@ -20,7 +20,7 @@ _OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv
 
 
 class Planner:
-    """The stages of a loop. Raises Refused where calls must stay in their order."""
+    """Plans the stages of a loop. Raises Refused where calls must keep their order."""
 
     def __init__(self, loop: Loop, recording: Recording, read: set[int], live: set[int],
                  exact: bool) -> None:
@@ -43,7 +43,7 @@ class Planner:
                     self.readers.setdefault(slot[:2], set()).add(q)
 
     def stages(self) -> list[Stage]:
-        """In the order in which they run."""
+        """Returns the stages in the order in which they run."""
         body = self.loop.body
         invariant = set(find_invariants(self.loop)) - self.dead
         found = [Stage("invariant", (q,), Invariant(q, body[q])) for q in sorted(invariant)]
@@ -117,7 +117,7 @@ class Planner:
 
     # ----------------------------------------------------------------------------- stages
     def _outputs(self, positions: Sequence[int]) -> tuple[set[Place], set[Place]]:
-        """What of these calls is read outside of them, and of which only the last."""
+        """Returns the results that other calls read, and those of which only the last is read."""
         places = {(q, k) for q in positions for k in range(len(self.loop.body[q].call.outputs))}
         inside = set(positions)
         outside = {place for place in places if self.readers.get(place, set()) - inside}
@@ -172,12 +172,12 @@ class Planner:
 
 
 def is_live(call: Call, live: set[int]) -> bool:
-    """Whether something reads what a call makes, or a generator counts it."""
+    """Whether a result of a call is read, or the call draws random numbers."""
     return call.is_random or any(value in live for value in call.outputs)
 
 
 def find_dead(loop: Loop, live: set[int]) -> set[int]:
-    """Positions of calls that are not live in any iteration."""
+    """Returns the positions of calls that are not live in any iteration."""
     return {q for q, one in enumerate(loop.body) if not one.call.is_random and not any(
         value in live for made in loop.made for value in made[q])}
 

@@ -1,5 +1,4 @@
-"""The calls of a recurrent component: what they read, how they run, and which are products or sums.
-"""
+"""Reader: what the calls of a recurrent component read, and which are products or sums."""
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -65,7 +64,7 @@ class StepCall(NamedTuple):
 
 
 def find_invariants(loop: Loop) -> frozenset[int]:
-    """The positions whose results are the same in each iteration."""
+    """Returns the positions whose results are the same in each iteration."""
     found: set[int] = set()
     for position, (call, slots) in enumerate(loop.body):
         if not call.is_random and all(
@@ -78,7 +77,7 @@ def find_invariants(loop: Loop) -> frozenset[int]:
 def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
               outside: Callable[[Slot, int], Any], initial: Mapping[int, Tensor],
               ) -> list[dict[tuple[int, int], Tensor]]:
-    """By iteration the results of some calls, one by one.
+    """Runs some calls one by one, and returns their results by iteration.
 
     Args:
         loop: the loop.
@@ -109,7 +108,7 @@ def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
 
 
 class Reader:
-    """What the calls of a component read."""
+    """Analyses what the calls of a component read."""
 
     def __init__(self, loop: Loop, positions: Sequence[int], kinds: Mapping[int, Kind]) -> None:
         self.loop, self.kinds = loop, kinds
@@ -119,7 +118,7 @@ class Reader:
         self.has_grad = any(loop.body[p].call.mode.grad for p in positions)
 
     def kind(self, position: int, output: int) -> Kind:
-        """Of a result; requires_grad: in some iteration."""
+        """Returns the kind of a result; requires_grad: in some iteration."""
         place = position, output
         if place not in self._kinds:
             self._kinds[place] = self._common([made[position][output] for made in self.loop.made])
@@ -130,7 +129,7 @@ class Reader:
             requires_grad=any(self.kinds[value].requires_grad for value in values))
 
     def kind_of(self, slot: Slot) -> Kind:
-        """Of a slot from outside."""
+        """Returns the kind of a slot."""
         if isinstance(slot, Now | Before):
             kind = self.kind(slot.position, slot.output)
             initial = slot.initial if isinstance(slot, Before) else ()
@@ -144,7 +143,7 @@ class Reader:
                                            and slot.position in self.invariant)
 
     def read(self, slot: Any) -> Any:
-        """A Read of what is made inside, through copies; else the slot."""
+        """Returns a Read of a result of the component, through copies; else the slot."""
         if not isinstance(slot, Now | Before) or slot.position not in self.inside:
             return slot
         lag, initial = (slot.lag, slot.initial) if isinstance(slot, Before) else (0, ())
@@ -161,7 +160,7 @@ class Reader:
         return here
 
     def source(self, position: int) -> Now | Before | None:
-        """What a call copies, if it is made inside."""
+        """Returns the slot that a call copies, if it is a result of the component."""
         call, slots = self.loop.body[position]
         if get_call_name(call) not in COPIES or len(call.outputs) != 1 or call.written:
             return None
@@ -177,7 +176,7 @@ class Reader:
 
     # ------------------------------------------------------------------------------- sums
     def terms(self, position: int) -> tuple[Term, ...] | None:
-        """What a call adds, products among it; None: a call of another kind."""
+        """Returns the terms of a sum, products among them; None: the call is no sum."""
         call, slots = self.loop.body[position]
         name = get_call_name(call)
         if len(call.outputs) != 1 or call.mode.grad != self.has_grad:
@@ -212,7 +211,7 @@ class Reader:
         return isinstance(read, Read) and len(self.kind(slot.position, slot.output).shape) == 1
 
     def _products(self, slot: Any, matrix: Any, is_transposed: bool = False) -> list[Term]:
-        """Products of a value, of a concatenation one of each part."""
+        """Returns the product of a value, or one of each part of a concatenation."""
         source = self.read(slot)
         is_matrix = self.is_invariant(matrix) and len(self.kind_of(matrix).shape) == 2
         if not is_matrix or not isinstance(source, Read | Fixed | Now | Before | Varying):
@@ -260,12 +259,12 @@ class Reader:
 
 
 def get_call_name(call: Call) -> str:
-    """Of a function of torch."""
+    """Returns the name of a function of torch; empty: an autograd.Function."""
     return "" if isinstance(call.function, Apply) else getattr(call.function, "__name__", "")
 
 
 def _bind(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[Any] | None:
-    """The arguments of these names; None: there are others."""
+    """Returns the arguments of these names; None: there are others."""
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     for name in ("alpha", "beta"):
         if given.get(name) == 1:

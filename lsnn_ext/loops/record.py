@@ -1,4 +1,4 @@
-"""record: runs a model once and notes each call of torch, as pure functions of values."""
+"""record: runs a model and records each call of torch, as a pure function of values."""
 import sys
 import threading
 import weakref
@@ -41,7 +41,7 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 
 class _Begun(NamedTuple):
-    """A call before it runs."""
+    """A call that has not run."""
 
     function: Any
     leaves: tuple[Any, ...]
@@ -51,7 +51,7 @@ class _Begun(NamedTuple):
 
 
 class _Live:
-    """What is known of a live tensor."""
+    """A live tensor, its value, and its version then."""
 
     __slots__ = ("tensor", "value", "version")
 
@@ -61,7 +61,7 @@ class _Live:
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes calls until something is refused; from then on passes them through."""
+    """Records calls until something is refused; from then on passes them through."""
 
     def __init__(self, origins: Origins, keep_numbers: bool) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _Recorder(TorchFunctionMode):
         name = get_name(func)
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
-        profile = sys.getprofile()  # torch's own code need not be seen
+        profile = sys.getprofile()  # not of the functions of torch
         if not callable(profile):  # cProfile cannot be set again
             return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
         sys.setprofile(None)
@@ -99,7 +99,7 @@ class _Recorder(TorchFunctionMode):
 
     # ----------------------------------------------------------------------------- calls
     def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
-        """Runs the call, whatever is refused."""
+        """Runs a call and records it. A refusal never changes the result."""
         self.depth += 1
         try:
             before = None
@@ -219,7 +219,7 @@ class _Recorder(TorchFunctionMode):
         return value
 
     def _new(self, tensor: Tensor) -> int:
-        """A value of the tensor as it is now."""
+        """Returns a new value for the tensor as it is now."""
         if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
             raise Refused(f"expected dense tensors, got a {type(tensor).__name__} of "
                           f"{tensor.layout}")
@@ -234,7 +234,7 @@ class _Recorder(TorchFunctionMode):
         return value
 
     def value_of(self, tensor: Tensor) -> int:
-        """The value that the tensor has now."""
+        """Returns the current value of the tensor."""
         known = self.tensors.get(id(tensor))
         if known is not None and known.tensor() is tensor:
             if known.version != tensor._version:
@@ -258,7 +258,7 @@ class _Recorder(TorchFunctionMode):
         return value
 
     def add_read(self, tensor: Any, reason: str) -> None:
-        """Python reads numbers: only of what small attributes make, as they were before."""
+        """Notes that Python reads numbers, which only small attributes may determine."""
         is_known = id(tensor) in self.tensors or self.origins.find(tensor) is not None
         if not is_known:  # such as one inside of a function of TorchScript
             raise Refused(reason)
@@ -272,7 +272,7 @@ class _Recorder(TorchFunctionMode):
 
     # ------------------------------------------------------------------------------- end
     def finish(self, result: Any) -> Recording:
-        """Raises Refused."""
+        """Returns the recording. Raises Refused."""
         if self.refused:
             raise self.refused
         recording = self.recording
@@ -324,7 +324,7 @@ class _Recorder(TorchFunctionMode):
 
 
 class _Witness(TorchDispatchMode):
-    """Sees each operator below: those of no noted call are refused."""
+    """Refuses operators that run outside of recorded calls."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -361,8 +361,8 @@ _lock = threading.RLock()
 
 @contextmanager
 def _functions_noted(recorder: _Recorder) -> Iterator[None]:
-    """Notes autograd.Functions and functions of TorchScript, whose calls no mode sees. Those of
-    other threads pass through."""
+    """Records calls of autograd.Functions and of functions of TorchScript, which no mode
+    intercepts. Those of other threads pass through."""
     base: Any = _SingleLevelFunction
     script: Any = torch.jit.ScriptFunction
     run_script = script.__call__
@@ -396,5 +396,5 @@ def _functions_noted(recorder: _Recorder) -> Iterator[None]:
 
 
 def _version(tensor: Tensor) -> tuple[int, bool]:
-    """Is another one after a write."""
+    """Returns the state of a tensor that each write changes."""
     return tensor._version, tensor.requires_grad

@@ -43,12 +43,12 @@ class Register(NamedTuple):
     initial: tuple[int, ...]  # the value of each iteration before the loop, oldest first
 
     def after(self) -> "Register":
-        """What this one holds a step later than."""
+        """Returns the register whose value this one has a step later."""
         return Register(self.place, self.lag - 1, self.initial[1:])
 
 
 class Recurrence:
-    """Calls of a loop as steps of the kernels. Raises Refused."""
+    """The calls of a component as steps of the kernels. Raises Refused."""
 
     def __init__(self, loop: Loop, positions: Sequence[int], read: set[Place],
                  kinds: Mapping[int, Kind]) -> None:
@@ -75,7 +75,7 @@ class Recurrence:
 
     # --------------------------------------------------------------------------- analysis
     def reads(self, node: Node) -> list[Read]:
-        """What a call reads inside."""
+        """Returns the results of the component that a call reads."""
         if node.terms is None:
             found = map(self.reader.read, self.loop.body[node.position].slots)
             return [one for one in found if isinstance(one, Read)]
@@ -83,7 +83,7 @@ class Recurrence:
         return [one for one in terms if isinstance(one, Read)]
 
     def _find_nodes(self, joined: Mapping[int, Node] | None = None) -> dict[int, Node]:
-        """The calls that what is read outside depends on."""
+        """Returns the calls on which the outputs depend."""
         found: dict[int, Node] = {}
         left = [position for position, _ in self.outputs]
         while left:
@@ -102,7 +102,7 @@ class Recurrence:
                 if isinstance(term, Product) and isinstance(term.source, Read)]
 
     def _find_z(self) -> Place:
-        """What the products read; without products an output, a spike where there is one."""
+        """Returns the place that the products read; without products an output, a spike if any."""
         found = {(source.position, source.output): node for node, _, source in self._products()}
         if len(found) > 1:
             raise Refused("expected recurrent products of one value, got those of "
@@ -115,7 +115,7 @@ class Recurrence:
         return (spikes or self.outputs)[-1]
 
     def _find_prefix(self) -> frozenset[int]:
-        """The calls that run one iteration ahead: z, and what it depends on in its iteration."""
+        """Returns the calls that run one iteration ahead: z and its inputs of this iteration."""
         if all(source.lag for _, _, source in self._products()):
             return frozenset()
         found: set[int] = set()
@@ -128,7 +128,7 @@ class Recurrence:
         return frozenset(found)
 
     def _join_sums(self) -> dict[int, Node]:
-        """Sums of sums as one, if a product is among them."""
+        """Merges sums of sums that contain a product."""
         uses = [one.position for node in self.nodes.values() for one in self.reads(node)]
         uses += [position for position, _ in self.outputs]
 
@@ -175,7 +175,7 @@ class Recurrence:
         return torch.float64 if torch.float64 in dtypes else torch.float32
 
     def _find_sizes(self) -> tuple[int, int]:
-        """B and N, whose product is the size of each value."""
+        """Returns B and N, whose product is the size of each value."""
         shape = self.reader.kind(*self.z).shape
         products = self._products()
         if products:
@@ -207,22 +207,22 @@ class Recurrence:
         return rows, neurons
 
     def width(self, shape: tuple[int, ...]) -> int:
-        """The size of the axis of its own of a value in the step; 1: no such axis."""
+        """Returns the size of the own axis of a value in the step; 1: it has none."""
         return prod(shape) // (self.rows * self.neurons) or 1
 
     def step_shape(self, place: Place) -> tuple[int, ...]:
-        """(B, N) or (B, N, K)."""
+        """Returns (B, N) or (B, N, K)."""
         width = self.width(self.reader.kind(*place).shape)
         return Form(width if width > 1 else 0).shape(self.rows, self.neurons)
 
     def _order(self) -> list[Node]:
-        """Those ahead run last."""
+        """Returns the calls in their order in the step: those that run ahead last."""
         return sorted(self.nodes.values(), key=lambda one: (one.position in self.prefix,
                                                             one.position))
 
     # --------------------------------------------------------------------------- the step
     def _translate(self, node: Node) -> "StepCall":
-        """A call with names for its arguments."""
+        """Returns a call with names for its arguments."""
         position, call = node.position, self.loop.body[node.position].call
         kind = self.reader.kind(position, 0)
         ahead = int(position in self.prefix)
@@ -256,7 +256,7 @@ class Recurrence:
                         is_sum=True, widths=widths)
 
     def _find_history(self) -> dict[int, int]:
-        """The value of z of each iteration before the loop, -1 and so on."""
+        """Returns the value of z by iteration before the loop, -1 and so on."""
         found: dict[int, int] = {}
         for node, _, source in self._products():
             for t, value in enumerate(source.initial, -source.lag):
@@ -266,14 +266,14 @@ class Recurrence:
         return found
 
     def _with_steps(self, product: Product, ahead: int) -> Product:
-        """With steps of the kernels as lag of its source."""
+        """Returns the product with the lag of its source in steps of the kernels."""
         source = product.source
         assert isinstance(source, Read)
         lag = source.lag + int(bool(self.prefix)) - ahead
         return product._replace(source=source._replace(lag=lag, initial=()))
 
     def name_result(self, place: Place) -> str:
-        """Of a result, the same for equal components."""
+        """Returns the name of a result, equal for equal components."""
         return f"v{self.numbers[place[0]]}_{place[1]}"
 
     def _name_current(self, current: Current) -> str:
@@ -305,7 +305,7 @@ class Recurrence:
         return Name(name, dtype, is_one, has_first)
 
     def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
-        """The dtype in which the step reads an argument."""
+        """Returns the dtype in which the step reads an argument."""
         if isinstance(slot, int | float):
             return self.dtype
         if isinstance(slot, Numbers):
@@ -327,7 +327,7 @@ class Recurrence:
         raise Refused(f"expected arguments of {self.dtype}, got {kind.dtype}", call.line)
 
     def split(self, shape: tuple[int, ...], line: str) -> int:
-        """How many axes are those of the batch."""
+        """Returns the number of axes of the batch."""
         for axes in range(len(shape) + 1):
             if prod(shape[:axes]) == self.rows and (
                     prod(shape[axes:]) == self.neurons * self.width(shape)):
@@ -359,7 +359,7 @@ class Recurrence:
         return self.registers.setdefault(register, f"s{len(self.registers)}")
 
     def _is_z(self, register: Register) -> bool:
-        """Whether the spike of the step before is this value."""
+        """Whether this value is z of the step before."""
         if register.place != self.z or register.lag > 1:
             return False
         if not register.initial:
@@ -367,7 +367,7 @@ class Recurrence:
         return self.history.setdefault(-1, register.initial[0]) == register.initial[0]
 
     def _name_output(self, place: Place) -> str:
-        """The state after each step, or z, that is the value."""
+        """Returns the state after each step, or z, that equals the value."""
         if place == self.z:
             return "z"
         found = (name for one, name in self.registers.items() if one.place == place
@@ -375,11 +375,11 @@ class Recurrence:
         return next(found, "") or self.name_register(Register(place, 1, ()))
 
     def line(self, position: int) -> str:
-        """Of the user's file."""
+        """Returns the line of the program."""
         return self.loop.body[position].call.line
 
     def before(self, position: int, is_now: bool) -> list[int]:
-        """The calls of the loop that one depends on, with it; is_now: in the same iteration."""
+        """Returns the calls that one depends on, with it; is_now: in the same iteration."""
         found: set[int] = set()
         left = [position]
         kinds = (Now,) if is_now else (Now, Before)

@@ -1,4 +1,4 @@
-"""The recordings of one function: made where none holds, replayed where one does."""
+"""Replayer: replays the recording of a function that holds, else records the call."""
 import gc
 import logging
 import os
@@ -69,7 +69,7 @@ class Replayer:
         return Replayer(self.options)
 
     def is_of(self, root: Any) -> bool:
-        """Whether the recordings are of this model, which was the first to ask, or a function."""
+        """Whether the recordings belong to this model, the first that called, or to a function."""
         if not isinstance(root, nn.Module):
             return True
         if self.owner is None:
@@ -78,7 +78,7 @@ class Replayer:
 
     def call(self, root: Any, original: Callable[..., Any], args: tuple[Any, ...],
              kwargs: dict[str, Any]) -> Any:
-        """What original(*args, **kwargs) returns.
+        """Returns what original(*args, **kwargs) returns.
 
         Args:
             root: the model or function, from which leaves are looked up.
@@ -110,7 +110,7 @@ class Replayer:
             _recording_lock.release()
 
     def pause(self, run: Callable[[], Any]) -> Any:
-        """What the original returns in this run."""
+        """Returns the result of run, in which the original runs."""
         self.is_paused = True
         try:
             return run()
@@ -121,7 +121,7 @@ class Replayer:
         return [entry for entries in self.entries.values() for entry in entries]
 
     def reason(self) -> str:
-        """Why no call is replayed; empty: some are."""
+        """Returns why no call is replayed; empty: some are."""
         if self.stopped:
             return next(iter(self.stopped.values()))
         entries = self.all()
@@ -189,7 +189,7 @@ class Replayer:
         return Entry(guard, plan, reason, plain, comparison)
 
     def _check(self, key: Any, recording: Recording, plain: dict[Path, tuple[Any, Any]]) -> None:
-        """Raises Refused for what a replay would do otherwise."""
+        """Raises Refused for effects that a replay would not have."""
         for leaf, value in recording.written.items():
             if recording.kinds[value].requires_grad:
                 name = format_path(recording.leaves[leaf].path)
@@ -236,14 +236,14 @@ class Replayer:
         self._warn(reason, reason, UserWarning)
 
     def _warn(self, key: str, text: str, category: type[Warning]) -> None:
-        """Once for a key."""
+        """Warns once for each key."""
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(f"lsnn_ext: {text}", category, stacklevel=3)
 
 
 class Monitor:
-    """A function that notes which code runs, and what it does beside computing."""
+    """A function whose calls record which code runs, and side effects."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -285,7 +285,7 @@ class Monitor:
             self.codes.update(seen.values())
 
     def _refuse(self, what: str, frame: FrameType | None) -> None:
-        """If code of the user calls it, not while it imports a module, which happens once."""
+        """Refuses a call by user code, except during an import, which happens once."""
         above = frame
         while above is not None and above.f_code is not Monitor.__call__.__code__:
             if above.f_code.co_filename.startswith("<frozen importlib"):
@@ -316,13 +316,13 @@ def _share_memory(leaves: dict[int, Tensor], written: dict[int, int]) -> bool:
 
 
 def _must_run_original() -> bool:
-    """Whether something else looks at the calls of torch, or does not run them."""
+    """Whether a compiler, tracer, transform or mode intercepts the calls of torch."""
     return (torch.compiler.is_compiling() or torch_internals.is_mode_active()
             or torch_internals.is_transforming() or torch_internals.is_forward_mode()
             or torch._C._get_tracing_state() is not None)
 
 
 def _has_saved_tensor_hooks() -> bool:
-    """As inside of torch.utils.checkpoint, which compares what two calls save."""
+    """Whether hooks of saved tensors are active, as inside of torch.utils.checkpoint."""
     autograd: Any = torch._C._autograd
     return autograd._top_saved_tensors_default_hooks(True) is not None

@@ -1,4 +1,4 @@
-"""Report: what convert has done with each loop, how equal it is, and how much faster."""
+"""Report: what convert did with each loop, the differences, and the speed."""
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +59,7 @@ class LoopReport:
     unfused: tuple[Unfused, ...]
 
     def lines(self) -> list[str]:
-        """Of the report."""
+        """Returns the lines of the report."""
         return [f"  loop of {self.iterations} iterations, {_count(self.calls, 'call')} each, "
                 f"{self.batched} of them for all iterations at once",
                 *(f"    fused   {one}" for one in self.fused),
@@ -88,7 +88,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Report:
-    """What convert has done. str() is the report for people."""
+    """The result of convert. str() formats it as text."""
 
     model: str  # class
     converted: bool
@@ -99,7 +99,7 @@ class Report:
 
     @property
     def fused(self) -> tuple[Fused, ...]:
-        """Of all loops."""
+        """The fused components of all loops."""
         return tuple(one for loop in self.loops for one in loop.fused)
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class Report:
 
 
 def describe(plan: Plan) -> tuple[LoopReport, ...]:
-    """The loops of a plan, after its first run."""
+    """Returns the loops of a plan, after its first run."""
     found = []
     for part in plan.parts:
         if isinstance(part, Call):
@@ -140,7 +140,7 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
 
 
 def _reason_of(stage: Stage) -> str:
-    """Why a stage runs its calls for each iteration; empty: it does not."""
+    """Returns why a stage runs its calls for each iteration; empty: it does not."""
     if stage.kind == "loop":
         return stage.reason
     if stage.kind == "drawn":
@@ -202,7 +202,7 @@ def measure_speed(original: Callable[[], Any], converted: Callable[[], Any],
 
 @contextmanager
 def _saved_storages() -> Iterator[dict[int, int]]:
-    """Bytes of the storages that autograd keeps, by address, but for parameters."""
+    """Yields the bytes of storages that autograd saves, by address, parameters excluded."""
     found: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -40,12 +40,12 @@ class _Found(NamedTuple):
 
 
 def find_loops(recording: Recording) -> list[Part]:
-    """The calls of a recording in their order, with loops in the place of repeated ones."""
+    """Returns the calls of a recording in order, with loops in place of repeated ones."""
     return list(_Search(recording).parts())
 
 
 class _Search:
-    """The calls with their tokens, and which of them makes a value."""
+    """The calls, their tokens, and the call that makes each value."""
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
@@ -75,7 +75,7 @@ class _Search:
 
     # ---------------------------------------------------------------------------- search
     def _tokens(self, is_strict: bool) -> list[int]:
-        """Strict: numbers are equal, but for indices."""
+        """Returns a token for each call. Strict: numbers are equal, except indices."""
         numbers: dict[Any, int] = {}
         kinds = self.recording.kinds
 
@@ -97,7 +97,7 @@ class _Search:
         return found
 
     def _find(self, first: int, end: int) -> _Found | None:
-        """The loop that covers the most calls of a region."""
+        """Returns the loop that covers the most calls of a region."""
         if end - first < LEAST_CALLS:
             return None
         for tokens in (self.strict, self.loose):
@@ -115,7 +115,7 @@ class _Search:
 
     @staticmethod
     def _candidates(tokens: Sequence[int], first: int, end: int) -> list[int]:
-        """Numbers of calls of an iteration: most of all that of the rarest repeated tokens."""
+        """Returns candidates for the number of calls of an iteration, the likeliest first."""
         last: dict[int, int] = {}
         gaps: dict[int, Counter[int]] = defaultdict(Counter)
         for i in range(first, end):
@@ -134,7 +134,7 @@ class _Search:
         return list(dict.fromkeys([*found, *(2 * gap for gap in found[:2])]))
 
     def _wires(self, start: int, period: int, n: int) -> list[tuple[Wire, ...]]:
-        """Of each iteration where its arguments come from."""
+        """Returns the sources of the arguments by iteration."""
         end = start + period * n
         found = []
         for t in range(n):
@@ -150,7 +150,7 @@ class _Search:
         return found
 
     def _verify(self, start: int, period: int, n: int) -> _Found | None:
-        """The longest range of these iterations that is a loop."""
+        """Returns the longest range of these iterations that is a loop."""
         wires = self._wires(start, period, n)
         runs, t = [], 0
         for wire, group in groupby(wires):
@@ -175,7 +175,7 @@ class _Search:
 
     def _exceptions(self, start: int, period: int, t: int, wires: tuple[Wire, ...],
                     pattern: tuple[Wire, ...]) -> list[tuple[int, int, int]] | None:
-        """Where an iteration differs from the others; None: it cannot be one of them."""
+        """Returns where an iteration differs from the others; None: it is not one of them."""
         values = [value for i in range(start + t * period, start + (t + 1) * period)
                   for value in self.inputs[i]]
         found = []
@@ -210,7 +210,7 @@ class _Search:
 
 
 def make_constant_key(leaf: Any) -> Any:
-    """Equal for constants that are equal as arguments: 1, 1.0, True and -0.0 differ from others."""
+    """Returns a key that is equal for equal constants: 1, 1.0 and True differ, as 0.0 and -0.0."""
     if isinstance(leaf, slice):
         return slice, *map(make_constant_key, (leaf.start, leaf.stop, leaf.step))
     if isinstance(leaf, bool | int | str | bytes | type(None) | torch.dtype | torch.device):
@@ -223,7 +223,7 @@ def make_constant_key(leaf: Any) -> Any:
 
 
 def _form(call: Call) -> Any:
-    """All places of the arguments that are written to, and where each result comes from."""
+    """Returns the places of arguments that are written to, and the source of each result."""
     places: dict[int, list[int]] = defaultdict(list)
     for i, leaf in enumerate(call.leaves):
         if isinstance(leaf, Ref):
@@ -240,8 +240,8 @@ def _size(found: _Found) -> int:
 
 
 def _runs(tokens: Sequence[int], first: int, end: int, period: int) -> list[tuple[int, int]]:
-    """The longest stretch with this period, as (start, iterations), aligned to its end and to its
-    beginning."""
+    """Returns the longest stretch with this period as (start, iterations), aligned to its end and
+    to its beginning."""
     best, run = (0, first), 0
     for i in range(first + period, end + 1):
         if i < end and tokens[i] == tokens[i - period]:

@@ -1,4 +1,4 @@
-"""Differences of tensors: what is rounding, and what is not."""
+"""Differences of tensors: which are rounding errors."""
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ PERTURBED_ULPS = 16.0  # of a gradient: how many times what a perturbation by an
 
 
 class VerificationError(RuntimeError):
-    """A plan that does not compute what the recording did.
+    """A plan does not compute what the recording did.
 
     Attributes:
         component: line of the user's file, or the name of a result or gradient.
@@ -32,13 +32,13 @@ class VerificationError(RuntimeError):
 
 
 class Tolerance:
-    """What may differ, as a share of the largest number of a tensor."""
+    """The largest difference allowed, as a share of the largest number of a tensor."""
 
     def __init__(self, shares: Mapping[torch.dtype, float], low: float) -> None:
         self.shares, self.low = shares, low
 
     def share(self, dtype: torch.dtype) -> float:
-        """0 of integers and bools."""
+        """Returns the share of a dtype; 0 for integers and bools."""
         if not dtype.is_floating_point and not dtype.is_complex:
             return 0.0
         real = dtype.to_real() if dtype.is_complex else dtype
@@ -57,7 +57,7 @@ RUN = Tolerance({torch.float64: 1e-9, torch.float32: 1e-4}, 2.5)
 
 
 def tolerance_of(dtypes: Iterable[torch.dtype]) -> Tolerance:
-    """Of a whole run in which values of these dtypes are computed, such as by autocast."""
+    """Returns the tolerance of a run that computes values of these dtypes, as autocast does."""
     low = max((RUN.share(dtype) for dtype in dtypes if dtype.itemsize == 2), default=0.0)
     return Tolerance({dtype: max(share, low) for dtype, share in RUN.shares.items()}, RUN.low)
 
@@ -66,7 +66,7 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
                       others: Sequence[Tensor], names: Sequence[str],
                       run_perturbed: Run | None = None, keep: Tensor | None = None,
                       tolerance: Tolerance = RUN) -> float:
-    """The largest difference of a gradient, as a share of its largest magnitude.
+    """Returns the largest difference of a gradient, as a share of its largest magnitude.
 
     Args:
         got, want: outputs, functions of leaves and of others, whose graphs stay usable.
@@ -154,7 +154,7 @@ def get_kind(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def find_distance(one: Tensor, other: Tensor) -> Tensor:
-    """0 of infinities and NaN that are the same."""
+    """Returns absolute differences; 0 for equal infinities and for two NaN."""
     if not one.is_floating_point() and not one.is_complex():
         return (one != other).double()
     is_same = (one == other) | (one.isnan() & other.isnan())
@@ -166,7 +166,7 @@ def find_differences(one: Tensor, other: Tensor, limit: float) -> Tensor:
 
 
 def is_close(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are of a kind and equal but for rounding in one step."""
+    """Whether two tensors have one kind and are equal within the rounding of one step."""
     if get_kind(one) != get_kind(other):
         return False
     return torch.equal(one, other) or not bool(find_differences(one, other, STEP.of(other)).any())
@@ -177,7 +177,8 @@ def find_first(wrong: Tensor) -> tuple[int, ...]:
 
 
 def perturb(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Tensor:
-    """By size, up, down, or 0: at random. Whole numbers, such as spikes, stay."""
+    """Returns the tensor changed by size, up, down, or 0: at random. Integers, such as spikes,
+    are unchanged."""
     if not tensor.is_floating_point():
         return tensor
     signs: Any = sign

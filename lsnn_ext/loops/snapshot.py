@@ -1,4 +1,4 @@
-"""All that a function can reach, at one time."""
+"""Snapshot: all that a function can reach, at one time."""
 import io
 import types
 from collections import deque
@@ -25,7 +25,7 @@ MAX_NODES = 20_000
 
 
 class Node(NamedTuple):
-    """An object that holds others, and what it held."""
+    """An object that holds others, and these."""
 
     value: Any
     path: Path
@@ -66,7 +66,7 @@ class Snapshot:
         self._before = None
 
     def node(self, value: Any) -> Node:
-        """That of an object."""
+        """Returns the node of an object."""
         return self.nodes[self.numbers[id(value)]]
 
     def _read(self, node: Node) -> None:
@@ -101,7 +101,7 @@ class Snapshot:
                               f"state cannot be looked at, got a {type(one).__name__}")
 
     def _describe(self) -> None:
-        """What two snapshots share if the function does the same: structure and plain values,
+        """Sets a description, equal if the function does the same: structure and plain values,
         kinds of tensors, and which places hold the same object."""
         order = {key: number for number, key in enumerate(self.tensors)}
         self.description: list[Any] = []
@@ -124,14 +124,14 @@ class Snapshot:
             self.description.append((head, parts))
 
     def node_of(self, path: Path) -> int:
-        """The number of the node at a path."""
+        """Returns the number of the node at a path."""
         return next(number for number, node in enumerate(self.nodes) if node.path == path)
 
     def has(self, path: Path) -> bool:
         return any(node.path == path for node in self.nodes)
 
     def held(self, path: Path) -> Any:
-        """What was at a path; MISSING: nothing."""
+        """Returns the value at a path; MISSING: there was none."""
         return self.nodes[self.node_of(path[:-1])].held.get(path[-1], MISSING)
 
     def path_of(self, place: tuple[int, Step]) -> Path:
@@ -140,7 +140,7 @@ class Snapshot:
 
 
 def describe(value: Any, before: Snapshot | None = None) -> Any:
-    """The part of a description that a tree of tensors and plain values has by itself.
+    """Returns a description of a tree of tensors and plain values.
 
     before: with what its containers held then.
     """

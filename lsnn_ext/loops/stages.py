@@ -24,7 +24,7 @@ class Stage(NamedTuple):
 
 
 def find_time_index(index: Any) -> tuple[int, list[int]] | None:
-    """The dimension and the numbers of an index such as t, or (:, t)."""
+    """Returns the dimension and the numbers of an index such as t, or (:, t)."""
     entries = index if isinstance(index, tuple) and not isinstance(index, Numbers) else (index,)
     at = [d for d, one in enumerate(entries) if isinstance(one, Numbers)]
     if len(at) != 1 or any(type(i) is not int for i in entries[at[0]].values):
@@ -57,7 +57,7 @@ class Sliced:
 
     @classmethod
     def of(cls, q: int, one: BodyCall) -> "Sliced | None":
-        """None: an index of another kind."""
+        """Returns the slices of a call; None: an index of another kind."""
         args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
         if kwargs or not isinstance(args[0], Fixed):
             return None
@@ -132,7 +132,7 @@ class InOrder:
 
 def _make_getter(slot: Any, frame: Frame, inside: set[int],
                  made: dict[Place, list[Tensor]]) -> Callable[[int], Any]:
-    """The argument by iteration."""
+    """Returns a function of the iteration that returns the argument."""
     if isinstance(slot, Now | Before) and slot.position in inside:
         place = slot[:2]
         if isinstance(slot, Now):

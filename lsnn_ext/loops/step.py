@@ -16,7 +16,7 @@ from .reroll import make_constant_key
 
 
 class Step:
-    """The step of a component as functional.recurrent calls it."""
+    """The step of a component, for functional.recurrent."""
 
     def __init__(self, found: Recurrence) -> None:
         registers = found.registers
@@ -79,7 +79,7 @@ class Step:
 
 
 def _fit(result: Tensor, width: int) -> Tensor:
-    """(B, N) without an axis of its own, else (B, N, width)."""
+    """Returns a result of shape (B, N), or (B, N, width) with its own axis."""
     if width == 1:
         return result.squeeze(-1) if result.dim() == 3 else result
     if result.dim() != 3 or result.shape[2] != width:
@@ -88,7 +88,7 @@ def _fit(result: Tensor, width: int) -> Tensor:
 
 
 def _make_key(one: StepCall) -> tuple[Any, ...]:
-    """Equal for calls that do the same."""
+    """Returns a key that is equal for equal calls."""
     call = one.call
     places = {value: k for k, value in enumerate(call.outputs)}
     results = tuple(places.get(ref.value) if isinstance(ref, Ref) else None

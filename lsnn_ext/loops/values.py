@@ -21,7 +21,7 @@ class Values:
         """
         Args:
             places: of values that loops make: loop, iteration, place.
-            ranges: what stack knows from an earlier run.
+            ranges: those of an earlier run, by values.
         """
         self.tensors = dict(leaves)
         self.places = places
@@ -29,7 +29,7 @@ class Values:
         self.frames: list[Frame] = []  # of the loops so far
 
     def get(self, value: int) -> Tensor:
-        """One value."""
+        """Returns a value."""
         found = self.tensors.get(value)
         if found is None:
             loop, t, place = self.places[value]
@@ -37,7 +37,7 @@ class Values:
         return found
 
     def run(self, call: Call) -> None:
-        """A plain call."""
+        """Runs a plain call."""
         if call.function is torch.stack and call.mode == Mode.now() and (
                 args := _parse_stack(call)) is not None:
             values, dim = args
@@ -47,7 +47,7 @@ class Values:
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
 
     def stack(self, values: tuple[int, ...]) -> Tensor:
-        """Values of one shape along a new first dimension; ranges of iterations as they are."""
+        """Stacks values of one shape along a new first dimension, without a copy of a range."""
         if values not in self.ranges:
             self.ranges[values] = self._find_ranges(values)
         pieces = [torch.stack([self.tensors[value] for value in one]) if isinstance(one, list)
@@ -55,7 +55,7 @@ class Values:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _find_ranges(self, values: tuple[int, ...]) -> list[Any]:
-        """Ranges, and lists of values that no loop makes."""
+        """Returns ranges, and lists of values that no loop makes."""
         found: list[Any] = []
         i = 0
         while i < len(values):
@@ -98,7 +98,7 @@ class Frame:
         self._elements: dict[Place, Sequence[Tensor]] = {}
 
     def fixed(self, slot: Any) -> Tensor | None:
-        """The tensor of an argument that is the same in each iteration, else None."""
+        """Returns the tensor of an argument that is the same in each iteration, else None."""
         if isinstance(slot, Fixed):
             return self.values.get(slot.value)
         if isinstance(slot, Now):
@@ -106,11 +106,11 @@ class Frame:
         return None
 
     def initial(self, slot: Before) -> list[Tensor]:
-        """The first values, from before the loop."""
+        """Returns the first values, from before the loop."""
         return [self.values.get(value) for value in slot.initial]
 
     def sequence(self, slot: Any) -> Tensor:
-        """The argument in all iterations, (iterations, ...)."""
+        """Returns the argument in all iterations, (iterations, ...)."""
         n = self.loop.iterations
         if (fixed := self.fixed(slot)) is not None:
             return fixed.expand(n, *fixed.shape)
@@ -127,7 +127,7 @@ class Frame:
         return torch.cat([first, rest])
 
     def arguments(self, slot: Any) -> Sequence[Any] | None:
-        """Of each iteration; None where they are the same in all."""
+        """Returns the argument of each iteration; None: they are the same."""
         if isinstance(slot, Numbers):
             return slot.values
         if not isinstance(slot, Now | Before | Varying) or self.fixed(slot) is not None:
@@ -137,14 +137,14 @@ class Frame:
         return self.sequence(slot).unbind(0)
 
     def elements(self, place: Place) -> Sequence[Tensor]:
-        """Of each iteration."""
+        """Returns the result of each iteration."""
         if place not in self._elements:
             # once: the gradient of each index would be as large as the sequence
             self._elements[place] = self.sequences[place].unbind(0)
         return self._elements[place]
 
     def element(self, place: Place, t: int) -> Tensor:
-        """Of one iteration."""
+        """Returns the result of one iteration."""
         if place in self.invariant:
             return self.invariant[place]
         if place in self.last:
@@ -153,7 +153,7 @@ class Frame:
         return self.elements(place)[t]
 
     def range(self, place: Place, first: int, length: int, step: int) -> Tensor:
-        """Of some iterations, in steps of 1 or -1."""
+        """Returns the results of some iterations, in steps of 1 or -1."""
         if place in self.invariant:
             return self.invariant[place].expand(length, *self.invariant[place].shape)
         if place in self.last:
@@ -166,7 +166,7 @@ class Frame:
 
 @functools.lru_cache(1024)
 def _parse_stack(call: Call) -> tuple[tuple[int, ...], int] | None:
-    """Values and dimension of torch.stack."""
+    """Returns values and dimension of torch.stack."""
     args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
     named = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs
     refs = named.get("tensors")

@@ -1,4 +1,4 @@
-"""verify: compares a plan with the recording that it was made of.
+"""verify: compares a plan with its recording.
 
 Each check starts from recorded numbers, so that a difference is found where it arises:
 
@@ -43,7 +43,7 @@ from .values import Frame, Place, Values
 
 @dataclass(frozen=True)
 class Comparison:
-    """What verify has found of a plan that is right."""
+    """The differences that verify found, all within rounding."""
 
     ulps: float  # largest difference of a step, in ulps of the largest number of the value
     values: int  # numbers of steps that were compared
@@ -64,7 +64,7 @@ class Comparison:
 
 
 def verify(plan: Plan, result: Any) -> Comparison:
-    """Compares a plan with the recording that it was made of, and releases what that kept.
+    """Compares a plan with its recording, and frees the recorded numbers.
 
     Args:
         plan: of a recording made with keep_numbers=True.
@@ -122,7 +122,7 @@ def check_order(plan: Plan) -> None:
 
 
 def _check_calls(plan: Plan, expected: Expected) -> None:
-    """Calls outside of loops, of which stack takes whole sequences."""
+    """Compares calls outside of loops, of which stack reads whole sequences."""
     inside = {value for loop, _ in expected.loops for value in loop.places()}
     values = Values({value: one for value, one in expected.numbers.items() if value not in inside},
                     plan.places)
@@ -137,7 +137,7 @@ def _check_calls(plan: Plan, expected: Expected) -> None:
 
 
 def _check_stage(expected: Expected, loop: Loop, stage: Stage) -> float:
-    """A stage that carries nothing from iteration to iteration, or a kernel."""
+    """Compares a stage without a state, or a kernel. Returns the difference of gradients."""
     if stage.kind in ("drawn", "loop") or any(loop.body[q].call.is_random
                                               for q in stage.positions):
         return 0.0  # the calls themselves, whose order is known to be right
@@ -158,7 +158,7 @@ def _calls(expected: Expected, loop: Loop, stage: Stage, t: int) -> list[Call]:
 
 def _check_whole(plan: Plan, expected: Expected, result: Any,
                  after: Sequence[Tensor]) -> tuple[int, float, int, str]:
-    """The plan from its leaves. Comparison.replayed, gradient, gradients, reason."""
+    """Runs the plan from its leaves. Returns Comparison.replayed, gradient, gradients, reason."""
     recording = plan.recording
     kinds = recording.kinds
     leaves = {value: expected.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
@@ -212,7 +212,8 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
 
 
 def _has_flips(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: Frame) -> bool:
-    """Whether numbers differ in a run of the whole loop, of which the first must be flips."""
+    """Whether numbers differ in a run of the loop. Raises VerificationError unless the first are
+    flips."""
     found: list[tuple[int, Place, Tensor, Stage]] = []
     for stage in stages:
         for (q, k), start, tensors in list_results(frame, stage):
@@ -248,7 +249,7 @@ def _generators(states: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _name(leaf: Leaf) -> str:
-    """Of an input or a parameter."""
+    """Returns the name of an input or a parameter."""
     hidden = ("_modules", "_parameters", "_buffers")
     keys = [str(step[1] if isinstance(step, tuple) else step) for step in leaf.path]
     return ("input " if leaf.kind == "input" else "") + ".".join(
