@@ -10,15 +10,17 @@ from .modules import ALIF, LIF, LSNN, LeakyReadout, Linear, LSNNState, ReadoutSt
 from .modules.any_neuron import Recurrent
 from .modules.learned_delay import LearnedDelay
 from .tools import nir, plot
-from .tools.config import show_config
+from .tools.info import show_config
+from .tools.plan import plan
+from .tools.plan_report import Plan
+from .tools.profile_report import Profile
 from .tools.profiler import profile
-from .tools.profiler.report import Profile
 from .tools.storage import load, save
 
 __version__ = "0.1.0"
 __all__ = [
     "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "LearnedDelay", "Linear", "Neuron",
-    "NeuronState", "Profile", "ReadoutState", "Recurrent", "Refused", "Report", "State", "Traces",
-    "VerificationError", "convert", "functional", "fuse", "init", "load", "nir", "optim", "plot",
-    "profile", "reference", "revert", "save", "show_config", "use_reference",
+    "NeuronState", "Plan", "Profile", "ReadoutState", "Recurrent", "Refused", "Report", "State",
+    "Traces", "VerificationError", "convert", "functional", "fuse", "init", "load", "nir", "optim",
+    "plan", "plot", "profile", "reference", "revert", "save", "show_config", "use_reference",
 ]

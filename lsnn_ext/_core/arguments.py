@@ -309,6 +309,15 @@ def saves_bf16(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
+def parse_bytes(text: str) -> float:
+    """The number of bytes in a text such as "500 MB"; 0 for any other text."""
+    found = re.fullmatch(r"([0-9.]+) ?([KMG]i?B)", text.strip(), re.IGNORECASE)
+    try:
+        return float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    except ValueError:
+        return 0.0
+
+
 class Saved(NamedTuple):
     """What the backward pass needs of a neuron; those of models."""
 
@@ -328,11 +337,7 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
     if checkpoint_every is None:
         return 0
     if isinstance(checkpoint_every, str):
-        found = re.fullmatch(r"([0-9.]+) ?([KMG]i?B)", checkpoint_every.strip(), re.IGNORECASE)
-        try:
-            budget = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
-        except ValueError:
-            budget = 0.0
+        budget = parse_bytes(checkpoint_every)
         if budget <= 0:
             raise ValueError(f"checkpoint_every: expected bytes such as '500 MB' or '2 GiB', got "
                              f"{checkpoint_every!r}")

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from .. import _ops
+from .decisions import report
 
 
 def check_kernels(name: str, x: Tensor) -> None:
@@ -45,6 +46,7 @@ def warn_if_cpu_only(name: str, what: str, x: Tensor, instead: str, stacklevel: 
 
 def warn_of_slow_reference(stacklevel: int) -> None:
     """Warns where the reference computes outside of use_reference()."""
+    report("reference")
     if _ops.is_reference_active():
         return
     warnings.warn(f"lsnn_ext: expected the compiled part, got none ({_ops.load_error}); the slow "

@@ -17,27 +17,37 @@ from .resolve import make_constants, resolve
 from .rows import stack_rows
 from .torch_internals import is_forward_mode, is_mode_active, is_transforming
 
-# neuron-steps of a call from which on the operators that reuse memory are faster
-_FEW = 1 << 18
+_SIZE = f"T B N is not from 1 to {_ops.MANY - 1:,}"
 _MANY = 1 << 31  # weights times delays from which on no copy is made
 _STRIDED = torch.strided
 _USABLE: bool = _ops._C is not None and not _ops._C.emulator
 NamedTensors = Mapping[str, Tensor | None]
 
 
-def can_be_prepared(T: int, B: int, N: int) -> bool:
-    """Whether a call of this size may use a prepared layer now.
+def why_not_prepared(T: int, B: int, N: int) -> str:
+    """Why a call of this size may not use a prepared layer now; empty if it may.
 
     No compiler, tracer, transform, mode or autocast may be active, and no option forced, since only
     the operators take options. Under autograd only single steps are prepared.
     """
-    return (
-        not torch.compiler.is_compiling() and (T == 1 or not torch.is_grad_enabled()) and _USABLE
-        and 0 < T * B * N < _FEW
-        and not is_transforming() and not is_forward_mode() and not is_mode_active()
-        and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
-        and not _ops.forced_options() and _ops.is_compiled_active()
-    )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "the call is traced"
+    if T != 1 and torch.is_grad_enabled():
+        return "gradients are enabled for more than one step"
+    if not (_USABLE and _ops.is_compiled_active()):
+        return "use_reference() is active, or the CPU kernels are missing"
+    if not 0 < T * B * N < _ops.MANY:
+        return _SIZE
+    if is_transforming() or is_forward_mode() or is_mode_active():
+        return "a transform or a mode is active"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is enabled"
+    return "options are forced" if _ops.forced_options() else ""
+
+
+def can_be_prepared(T: int, B: int, N: int) -> bool:
+    """Whether a call of this size may use a prepared layer now."""
+    return not why_not_prepared(T, B, N)
 
 
 def has_plain_memory(dtype: torch.dtype, *tensors: Any) -> bool:

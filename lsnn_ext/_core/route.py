@@ -6,8 +6,15 @@ from torch import Tensor
 
 from .. import _ops
 from .bits import PackedSpikes
+from .decisions import report
 
 ProjectionKind = Literal["fused", "events", "product", "torch"]
+
+_BITS = "its inputs are bits"
+_MOSTLY_ZERO = f"less than {_ops.SPARSE:.0%} of a sample of its inputs is nonzero"
+_DENSE = f"{_ops.SPARSE:.0%} or more of a sample of its inputs is nonzero"
+_SCARCE = f"it has fewer than {_ops.SCARCE_OUTPUTS} outputs"
+_OTHER_DTYPES = "w_rec or bias has another dtype"
 
 
 class Route(NamedTuple):
@@ -40,6 +47,8 @@ class Route(NamedTuple):
     projection: ProjectionKind
     fused_readout: bool
     returns_bits: bool  # from the operator
+    why: str  # the condition that chose the projection
+    why_readout: str  # the same for the readout; empty without one
 
     @property
     def is_fused(self) -> bool:
@@ -56,43 +65,75 @@ def choose_route(
     like = x.carrier if isinstance(x, PackedSpikes) else x
     alike = all(other is None or other.dtype == like.dtype for other in others)
     if isinstance(x, PackedSpikes):
-        projection = (
-            "fused" if alike and keeps_order and _ops.can_use_cpu_operators(like, w_in)
-            else "events" if alike and _ops.can_multiply_bits(like, w_in) else "torch"
-        )
+        why = _ops.why_not_cpu(like, w_in) or ("" if keeps_order else "lengths do not descend")
+        if alike and not why:
+            projection, why = "fused", _BITS
+        elif alike and _ops.can_multiply_bits(like, w_in):
+            projection, why = "events", _BITS
+        else:
+            projection, why = "torch", why or _OTHER_DTYPES
     else:
-        projection = choose_projection(x, w_in)
+        projection, why = choose_projection(x, w_in)
         if projection == "events" and alike:
             projection = "fused"
-    fused_readout = w_out is not None and not decay_is_tensor and (
-        projection != "torch" and w_out.dtype == like.dtype and _ops.has_cpu_kernels(like)
-        or has_no_lengths and _ops.can_fuse_readout(like, w_out))
+    why_readout = why_apart = ""
+    if w_out is not None:
+        why_apart, why_readout = _why_apart(like, w_out, projection, has_no_lengths,
+                                            decay_is_tensor), "its decay is a number"
+    fused_readout = w_out is not None and not why_apart
     reads_no_numbers = w_out is None or fused_readout
     returns_bits = (spikes == "bits" and keeps_order and not smooth and reads_no_numbers
                     and (_ops.can_use_cpu_operators(like, w_in)
                          or _ops.can_use_cuda_operators(like, w_in)))
-    return Route(projection, fused_readout, returns_bits)
+    chosen = Route(projection, fused_readout, returns_bits, why, why_apart or why_readout)
+    report("projection", x, w_in, chosen)
+    return chosen
 
 
-def choose_projection(x: Tensor, w_in: Tensor) -> Literal["events", "product", "torch"]:
-    """How the projection in front of a layer multiplies x (..., I) with w_in (N, I)."""
-    if not _ops.is_memory_reused(x, w_in):
-        return "torch"
-    return "events" if _ops.is_mostly_zero(x) else "product"
+def _why_apart(x: Tensor, w_out: Tensor, projection: ProjectionKind, has_no_lengths: bool,
+               decay_is_tensor: bool) -> str:
+    """Why the readout is an operator of its own; empty: the recurrence computes it too."""
+    if decay_is_tensor:
+        return "its decay is a tensor"
+    if not _ops.is_compiled_active():
+        return "use_reference() is active, or the compiled part is missing"
+    if not _ops.has_cpu_kernels(x):
+        if not has_no_lengths:
+            return "the sequences have lengths"
+        return "" if _ops.can_fuse_readout(x, w_out) else "the CUDA kernels do not take its weights"
+    if projection == "torch":
+        return "the projection is a product of torch"
+    return "" if w_out.dtype == x.dtype else "its weights have another dtype"
+
+
+def choose_projection(x: Tensor,
+                  w_in: Tensor) -> tuple[Literal["events", "product", "torch"], str]:
+    """How the projection in front of a layer multiplies x (..., I) with w_in (N, I), and why."""
+    if why := _ops.why_not_reused(x, w_in):
+        return "torch", why
+    return ("events", _MOSTLY_ZERO) if _ops.is_mostly_zero(x) else ("product", _DENSE)
 
 
 def choose_linear(x: Tensor | PackedSpikes,
-                  weight: Tensor) -> Literal["events", "product", "torch"]:
+              weight: Tensor) -> Literal["events", "product", "torch"]:
     """The same for functional.linear, which may be a readout, whose input and its gradient are
     larger than the product."""
+    chosen, why = _choose_linear(x, weight)
+    report("linear", x, weight, chosen, why)
+    return chosen
+
+
+def _choose_linear(x: Tensor | PackedSpikes,
+               weight: Tensor) -> tuple[Literal["events", "product", "torch"], str]:
     if isinstance(x, PackedSpikes):
         takes = (_ops.can_use_cpu_operators(x.carrier, weight)
                  or _ops.can_multiply_bits(x.carrier, weight))
-        return "events" if takes else "torch"
-    if not (_ops.is_memory_reused(x, weight) or _ops.is_gradient_memory_reused(x, weight)):
-        return "torch"
-    pays = weight.shape[0] >= _ops.SCARCE_OUTPUTS and _ops.is_mostly_zero(x)
-    return "events" if pays else "product"
+        return ("events", _BITS) if takes else ("torch", _ops.why_not_cpu(x.carrier, weight))
+    if not _ops.is_gradient_memory_reused(x, weight) and (why := _ops.why_not_reused(x, weight)):
+        return "torch", why
+    if weight.shape[0] < _ops.SCARCE_OUTPUTS:
+        return "product", _SCARCE
+    return ("events", _MOSTLY_ZERO) if _ops.is_mostly_zero(x) else ("product", _DENSE)
 
 
 def pack_sparse_input(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:

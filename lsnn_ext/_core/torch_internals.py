@@ -16,12 +16,13 @@ from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map as tree_map
 
 __all__ = [
-    "DispatchMode", "assert_on_device", "below_autograd", "current_backward_pass", "has_hooks",
-    "has_plain_call", "has_registered_hooks", "is_batched", "is_compiled_module", "is_forward_mode",
-    "is_graph_freed", "is_legacy_batched", "is_mode_active", "is_reached", "is_transforming",
-    "is_zero_tensor", "keep_during_pass", "keys_after_autograd", "keys_of_memory",
-    "leave_graph_of_transforms", "list_hooks", "list_state_hooks", "make_savable", "mark_constant",
-    "requires_gradient", "tree_leaves", "tree_map", "without_modes", "without_saved_tensor_hooks",
+    "DispatchMode", "ObservingMode", "assert_on_device", "below_autograd", "current_backward_pass",
+    "has_hooks", "has_plain_call", "has_registered_hooks", "is_batched", "is_compiled_module",
+    "is_forward_mode", "is_graph_freed", "is_legacy_batched", "is_mode_active", "is_reached",
+    "is_transforming", "is_zero_tensor", "keep_during_pass", "keys_after_autograd",
+    "keys_of_memory", "leave_graph_of_transforms", "list_hooks", "list_state_hooks", "make_savable",
+    "mark_constant", "requires_gradient", "tree_leaves", "tree_map", "without_modes",
+    "without_saved_tensor_hooks",
 ]
 
 
@@ -93,11 +94,16 @@ def requires_gradient(tensor: Tensor) -> bool:
     return is_transforming() and any(level.requires_grad for level in _levels(tensor))
 
 
+class ObservingMode(DispatchMode):
+    """A dispatch mode of lsnn_ext.plan and profile. Calls run as they do without it."""
+
+
 def is_mode_active(functions: bool = True) -> bool:
-    """Whether a dispatch mode or, with functions=True, a function mode is active. No call may
-    bypass it."""
-    return bool(torch._C._len_torch_dispatch_stack() or functions
-                and torch._C._len_torch_function_stack())
+    """Whether a dispatch mode other than ObservingMode or, with functions=True, a function mode is
+    active. No call may bypass it."""
+    modes = torch._C._len_torch_dispatch_stack()
+    return (functions and torch._C._len_torch_function_stack() > 0) or modes > 0 and any(
+        not isinstance(torch._C._get_dispatch_stack_at(k), ObservingMode) for k in range(modes))
 
 
 def without_modes() -> AbstractContextManager[Any]:

@@ -17,10 +17,18 @@ from .autograd import (
     count_bf16_parts,
     run_recurrence,
 )
-from .linear import SCARCE_OUTPUTS, is_mostly_zero, linear, pack_inputs
+from .linear import (
+    SCARCE_OUTPUTS,
+    SPARSE,
+    is_mostly_zero,
+    linear,
+    pack_inputs,
+    sample_nonzero,
+)
 from .load import (
     _C,
     DEVICES,
+    MANY,
     Constants,
     Numbers,
     Options,
@@ -41,6 +49,8 @@ from .load import (
     make_mask,
     materialize,
     use_reference,
+    why_not_cpu,
+    why_not_reused,
 )
 from .neuron import NeuronTensors, make_constants, make_neuron_call, run_neuron
 from .neuron_sizes import CHUNK, NeuronSizes, find_sizes, register_sizes
@@ -48,14 +58,15 @@ from .options import forced, forced_options
 from .readout import leaky_readout
 
 __all__ = [
-    "CHUNK", "DEVICES", "SCARCE_OUTPUTS", "Constants", "NeuronSizes", "NeuronTensors", "Numbers",
-    "Options", "Outputs", "Settings", "Tensors", "_C", "available", "can_fuse_readout",
-    "can_multiply_bits", "can_read_bits", "can_use_cpu_operators", "can_use_cuda_operators",
-    "compiled_models", "count_bf16_parts", "find_sizes", "forced", "forced_options", "has_bit",
-    "has_cpu_kernels", "is_compiled_active", "is_gradient_memory_reused", "is_memory_reused",
-    "is_mostly_zero", "is_reference_active", "leaky_readout", "linear", "load_error",
-    "make_constants", "make_mask", "make_neuron_call", "materialize", "pack_inputs",
-    "register_sizes", "run_neuron", "run_recurrence", "use_reference",
+    "CHUNK", "DEVICES", "MANY", "SCARCE_OUTPUTS", "SPARSE", "_C", "Constants", "NeuronSizes",
+    "NeuronTensors", "Numbers", "Options", "Outputs", "Settings", "Tensors", "available",
+    "can_fuse_readout", "can_multiply_bits", "can_read_bits", "can_use_cpu_operators",
+    "can_use_cuda_operators", "compiled_models", "count_bf16_parts", "find_sizes", "forced",
+    "forced_options", "has_bit", "has_cpu_kernels", "is_compiled_active",
+    "is_gradient_memory_reused", "is_memory_reused", "is_mostly_zero", "is_reference_active",
+    "leaky_readout", "linear", "load_error", "make_constants", "make_mask", "make_neuron_call",
+    "materialize", "pack_inputs", "register_sizes", "run_neuron", "run_recurrence",
+    "sample_nonzero", "use_reference", "why_not_cpu", "why_not_reused",
 ]
 
 

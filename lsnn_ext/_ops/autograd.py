@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._core.autograd_rules import forbid_second_derivative, loop_over_batch
 from .._core.bits import make_carrier
+from .._core.decisions import report
 from .._core.lengths import Lengths
 from .._core.rows import Row, Rows, can_kernels_stack, split_gradient, stack_rows
 from .._core.state import count_past_steps
@@ -252,6 +253,7 @@ class _Alif(torch.autograd.Function):
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=required)),
             list(settings.numbers), list(settings.options), t.lengths,
         )
+        report("gradients", bits)
         if settings.constants.existing and needed.w_rec and not has_cpu_kernels(carry):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
         found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, b_out,
@@ -307,11 +309,17 @@ def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
              or any(value is not None and requires_gradient(value) for value in t))
     ):
         constants = constants._replace(outputs=constants.outputs | make_mask("outputs", ["saved"]))
-        return _record(t, rows, settings._replace(constants=constants))
+        settings = settings._replace(constants=constants)
+        out = _record(t, rows, settings)
+        report("recurrence", t, rows, settings, out)
+        return out
     rounding = make_mask("outputs", ["saved_bf16"])
     constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
+    settings = settings._replace(constants=constants)
     with torch.no_grad():
-        return _forward(t, rows, settings._replace(constants=constants))
+        out = _forward(t, rows, settings)
+    report("recurrence", t, rows, settings, out)
+    return out
 
 
 def call_differentiable(args: Any) -> tuple[Any, ...] | None:

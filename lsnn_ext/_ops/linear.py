@@ -9,7 +9,7 @@ from .._core.autograd_rules import loop_over_batch
 from .._core.bits import PackedSpikes
 from .._core.torch_internals import is_forward_mode, requires_gradient
 from .autograd import apply_function, call_operator
-from .load import has_cpu_kernels
+from .load import MANY, has_cpu_kernels
 
 # Measured on spikes at 3 %: with fewer outputs torch's product is as fast as adding the rows of
 # nonzero inputs.
@@ -17,11 +17,11 @@ SCARCE_OUTPUTS = 8
 # Up to which adding the weight rows of a readout is faster than torch's product for the gradient
 # of x.
 FEW_OUTPUTS = 16
-# elements of a product, and of the gradient of x, from which on reused memory is faster
-_MANY, _MANY_BACK = 1 << 18, 1 << 20
+_MANY_BACK = 1 << 20  # as MANY, of the gradient of x
 # elements of inputs from which on spikes are packed; measured: no gain at 150,000 elements, 1/30 of
 # a training step at 4 million
 _MANY_SPIKES = 1 << 19
+SPARSE = 0.2  # share of nonzero inputs below which their rows are added
 _SAMPLE = 1 << 12, 32  # elements and rows at least in which zeros are counted
 
 
@@ -46,7 +46,7 @@ class _Linear(torch.autograd.Function):
         if events:
             return call_operator(torch.ops.lsnn.linear_events, rows, weight, bias,
                                  _flatten_bits(bits)).view(shape)
-        out = _buffer(x, rows.shape[0], weight.shape[0], _MANY)
+        out = _buffer(x, rows.shape[0], weight.shape[0], MANY)
         if bias is None:
             return torch.mm(rows, weight.t(), out=out).view(shape)
         return torch.addmm(bias, rows, weight.t(), out=out).view(shape)
@@ -115,14 +115,19 @@ def _input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     return torch.mm(rows, weight, out=out).view(shape)
 
 
-def is_mostly_zero(x: Tensor) -> bool:
-    """Whether adding the rows of nonzero inputs is faster than a dense product, estimated on a
-    sample of the rows of x (..., I)."""
+def sample_nonzero(x: Tensor) -> float:
+    """The share of nonzero elements in a sample of the rows of x (..., I)."""
     with torch.no_grad():
         rows = x.reshape(-1, x.shape[-1])
         numbers, least = _SAMPLE
         sample = rows[:: max(1, min(rows.numel() // numbers, rows.shape[0] // least))]
-        return bool(torch.count_nonzero(sample) < 0.2 * sample.numel())
+        return int(torch.count_nonzero(sample)) / max(1, sample.numel())
+
+
+def is_mostly_zero(x: Tensor) -> bool:
+    """Whether adding the rows of nonzero inputs is faster than a dense product, estimated on a
+    sample of the rows of x (..., I)."""
+    return x.numel() > 0 and sample_nonzero(x) < SPARSE
 
 
 def pack_inputs(x: Tensor) -> Tensor | None:

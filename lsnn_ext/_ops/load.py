@@ -59,6 +59,9 @@ DEVICES: tuple[str, ...] = ("cpu", "meta")
 _named_tuple: Any = namedtuple  # whose names are known only at import
 Constants = _named_tuple("Constants", () if _C is None else _C.constants)
 Numbers = _named_tuple("Numbers", () if _C is None else _C.numbers)
+# Elements of a result from which on reused memory is faster.
+MANY = 1 << 18
+_FEW = f"the product has fewer than {MANY:,} elements"
 # Options that may be forced, see options.py; 0: the library chooses.
 _options = () if _C is None else _C.options
 Options: Any = namedtuple("Options", _options, defaults=[0] * len(_options))  # type: ignore[misc]
@@ -160,14 +163,29 @@ def has_cpu_kernels(x: Tensor) -> bool:
     return x.device.type == "cpu" and not (_C.emulator and "LSNN_EMULATE" in os.environ)
 
 
+def why_not_cpu(x: Tensor, weight: Tensor) -> str:
+    """Why operators with CPU kernels only may not be called with x and weight; empty if they
+    may."""
+    if not is_compiled_active():
+        return "use_reference() is active, or the compiled part is missing"
+    if type(x) is not Tensor:
+        return "x is of a subclass of Tensor"
+    if torch.compiler.is_compiling():
+        return "torch.compile traces the call"
+    if not has_cpu_kernels(x):
+        return "x is not on the CPU"
+    if is_batched(x) or is_batched(weight):
+        return "torch.vmap maps over the call"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is enabled"
+    if x.dtype not in (torch.float32, torch.float64):
+        return "x is neither float32 nor float64"
+    return "" if x.dtype == weight.dtype else "x and its weights have different dtypes"
+
+
 def can_use_cpu_operators(x: Tensor, weight: Tensor) -> bool:
     """Whether operators with CPU kernels only may be called with x and weight."""
-    return not (
-        not is_compiled_active() or type(x) is not Tensor or torch.compiler.is_compiling()
-        or not has_cpu_kernels(x) or is_batched(x) or is_batched(weight)
-        or torch.is_autocast_enabled("cpu") or x.dtype not in (torch.float32, torch.float64)
-        or x.dtype != weight.dtype
-    )
+    return not why_not_cpu(x, weight)
 
 
 def can_use_cuda_operators(x: Tensor, weight: Tensor) -> bool:
@@ -198,15 +216,19 @@ def can_multiply_bits(x: Tensor, weight: Tensor) -> bool:
     return can_use_cuda_operators(x, weight) and can_read_bits(x)
 
 
+def why_not_reused(x: Tensor, weight: Tensor) -> str:
+    """Why the product of x (..., I) and weight (N, I) is not computed in reused memory: not on the
+    CPU, or too small to be faster; empty if it is."""
+    if why := why_not_cpu(x, weight):
+        return why
+    return "" if x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= MANY else _FEW
+
+
 def is_memory_reused(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product of x (..., I) and weight (N, I) is computed in reused memory: on the CPU
-    and large enough to be faster."""
-    return (
-        can_use_cpu_operators(x, weight)
-        and x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= 1 << 18
-    )
+    """Whether the product of x (..., I) and weight (N, I) is computed in reused memory."""
+    return not why_not_reused(x, weight)
 
 
 def is_gradient_memory_reused(x: Tensor, weight: Tensor) -> bool:
     """The same for the gradient of x."""
-    return can_use_cpu_operators(x, weight) and x.numel() >= 1 << 18
+    return can_use_cpu_operators(x, weight) and x.numel() >= MANY

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._core.autograd_rules import forbid_second_derivative
+from .._core.decisions import report
 from .._core.lengths import Lengths
 from .._core.state import count_past_steps
 from .autograd import (
@@ -154,6 +155,7 @@ def _gradients(ctx: Any, saved: Sequence[Any],
         torch.ops.lsnn.alif_backward, g[0], g_traces, list(g[1 : 2 + S]), [], t.x,
         *_lists(t, saved[m:n], call), list(saved[n:]), list(constants), _numbers(),
         list(call.options), t.lengths, call.key)
+    report("gradients", saved[n + 1])
     w_in, bias = projection if t.w_in is not None else (None, None)
     found = [x, w_rec, state[-1], None, None, None, None, w_in, bias, None,
              *state[: ctx.n_states]]
@@ -193,6 +195,7 @@ def run_neuron(
         with torch.no_grad():
             found = _forward(call, t, (*states, *coefficients))
     S = sizes.states
+    report("neuron_call", call, t, coefficients, found[2 + 2 * S :])
     spikes, after, z, traces = found[0], found[1 : 1 + S], found[1 + S], found[2 + S : 2 + 2 * S]
     if lengths is None:
         return NeuronOutputs(spikes, tuple(after), z, tuple(traces))

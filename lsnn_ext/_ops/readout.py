@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.decisions import report
 from .._core.torch_internals import is_forward_mode, requires_gradient
 from .autograd import apply_function, call_operator
 
@@ -61,6 +62,7 @@ class LeakyReadoutBackward(torch.autograd.Function):
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
     """The operator, under autograd if a gradient is required."""
+    report("readout", x)
     is_recorded = torch.is_grad_enabled() and (requires_gradient(x)
                                           or (p is not None and requires_gradient(p)))
     # the raw operator would drop tangents

@@ -17,6 +17,7 @@ from .._core.arguments import (
 )
 from .._core.bits import PackedSpikes, make_carrier
 from .._core.coefficients import Coefficient
+from .._core.decisions import report
 from .._core.device_checks import warn_of_slow_reference
 from .._core.lengths import Lengths, resolve_lengths
 from .._core.linear import linear
@@ -70,6 +71,7 @@ def recurrent(
         out = _fused(neuron, call, options)
     else:
         _say_loop(call.x.device)
+        report("loop", neuron, call.x, call.w_rec, _why_loop(call.x))
         T, B, _, N = call.x.shape
         checkpoint_steps(options.checkpoint_every, T, B, N, 4)
         out = _loop(neuron, call, options)
@@ -191,14 +193,23 @@ def _projected(
     return current if K == 1 else current.view(T, B, K, N), ()
 
 
-def _takes_kernels(x: Tensor) -> bool:
-    """Transforms of torch.func and forward mode differentiate the loop itself."""
-    if not _ops.is_compiled_active() or not _ops.has_cpu_kernels(x):
-        return False
+def _why_loop(x: Tensor) -> str:
+    """Why a loop computes the call; empty if the kernels do. Transforms of torch.func and forward
+    mode differentiate the loop itself."""
+    if not _ops.is_compiled_active():
+        return "use_reference() is active, or the compiled part is missing"
+    if not _ops.has_cpu_kernels(x):
+        return f"only the CPU kernels run any neuron, and x is on {x.device}"
     if torch.compiler.is_compiling():
         leave_graph_of_transforms()
-        return True
-    return not is_transforming() and not is_forward_mode() and not is_batched(x)
+        return ""
+    if is_transforming() or is_forward_mode() or is_batched(x):
+        return "a transform of torch.func or forward mode is active"
+    return ""
+
+
+def _takes_kernels(x: Tensor) -> bool:
+    return not _why_loop(x)
 
 
 def _fused(neuron: Neuron, call: Call, options: CallArguments) -> Result:
@@ -218,6 +229,7 @@ def _fused(neuron: Neuron, call: Call, options: CallArguments) -> Result:
         ["spikes", "traces"] if options.trace else ["spikes"], checkpoint=checkpoint,
         coefficient_gradients=wanted, autapses=options.autapses,
         is_existing=options.sparse_grad == "existing")
+    report("step", neuron)
     states, z = call.state or ([], None)
     rows_of_states = [row for one, form in zip(states, forms, strict=False)
                       for row in form.split(one)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from .._core.decisions import report
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.prepared_layer import (
     PreparedLayer,
@@ -165,6 +166,7 @@ def recorded_call(
             prepared = made
         assert isinstance(prepared, RecordedLayer)
         x, end = record_step(prepared, x, part)
+        report("prepared", layer, suffix, x, 1)
         after.append(end)
     if alone:
         return x, after[0]
@@ -207,6 +209,7 @@ def prepared_call(
                 or not made.run(steps, B, current.data_ptr(), first, last, x.data_ptr())
             ):
                 return None
+        report("prepared", layer, suffix, x, steps)
     return x, after
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lsnn_ext import _ops
-from lsnn_ext.tools import config as _config
+from lsnn_ext.tools import info
 
 if _ops._C is None:
     pytest.skip("the compiled part is missing", allow_module_level=True)
@@ -32,13 +32,13 @@ def test_a_build_names_its_driver() -> None:
     assert f"driver {cuda['driver']} or newer" in _ops._C.driver_too_old(1000 * major, 0)
 
 
-@pytest.mark.parametrize(("of_torch", "also"), [("12.6", "build lsnn_ext with an nvcc 12"),
+@pytest.mark.parametrize(("of_torch", "also"), [("12.6", "an nvcc 12 has to build lsnn_ext"),
                                                 ("13.0", ""), (None, "this torch is a CPU build")])
 def test_the_configuration_names_the_driver(of_torch: str | None, also: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = {"version": "13.0.88", "architectures": "90-real", "driver": "580"}
     monkeypatch.setattr(_ops, "_C", SimpleNamespace(cuda=cuda, emulator=False))
     monkeypatch.setattr(torch.version, "cuda", of_torch)
-    said = _config._cuda()
+    said = info._cuda()
     assert "nvcc 13.0.88 for 90-real, needs an NVIDIA driver 580 or newer" in said and also in said
     assert ("an nvcc 12" in said) == (of_torch == "12.6")

@@ -189,7 +189,7 @@ def test_fresh_values_go_through_a_parametrization() -> None:
 @pytest.mark.skipif(lsnn_ext._ops._C is None, reason="nothing is compiled that could be profiled")
 @pytest.mark.parametrize("kind", [ALIF, LIF, LSNN])
 def test_profile(kind: Any) -> None:
-    """Products with a parametrized weight are found by its shape, as those with a parameter."""
+    """Parametrized weights are profiled as parameters are."""
     torch.manual_seed(0)
     net = LSNN(I, 4, 5, 2) if kind is LSNN else kind(I, N)
     part = net.neurons if kind is LSNN else net
@@ -198,4 +198,4 @@ def test_profile(kind: Any) -> None:
     if kind is LSNN:
         parametrizations.weight_norm(net.readout, "weight")
     report = lsnn_ext.profile(net, _x(30, 4), repeats=1, file=io.StringIO())
-    assert report.projection == ("as a matrix product",) and report.neuron_steps == 30 * 4 * N
+    assert report.phases["products"] > 0 and report.neuron_steps == 30 * 4 * N

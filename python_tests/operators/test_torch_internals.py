@@ -122,6 +122,10 @@ def test_modes() -> None:
         assert internals.is_mode_active() and internals.is_mode_active(functions=False), VERSION
         torch.ones(2) + 1
     assert "aten.add.Tensor" in seen, VERSION
+    with internals.ObservingMode():
+        assert not internals.is_mode_active(), VERSION
+        with Operators():
+            assert internals.is_mode_active(), VERSION
 
 
 def test_below_autograd() -> None:

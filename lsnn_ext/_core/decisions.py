@@ -1,0 +1,27 @@
+"""Reports of decisions: code that chooses an operator or a kernel tells lsnn_ext.plan, if it
+listens."""
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Listener = Callable[..., None]
+_listener: Listener | None = None
+
+
+def report(kind: str, *facts: Any) -> None:
+    """Calls the listener with a decision; a no-op if there is none, and in torch.compile."""
+    if _listener is not None and not torch.compiler.is_compiling():
+        _listener(kind, *facts)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Has a listener receive the decisions of all threads; inside another one it replaces that."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before

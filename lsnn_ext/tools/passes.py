@@ -1,0 +1,133 @@
+"""Forward and backward passes of a module or function, as profile and plan run them."""
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _ops
+from .._core.torch_internals import tree_leaves, tree_map
+
+one_at_a_time = threading.Lock()  # the counters and the listener are shared by all threads
+
+
+class Passes:
+    """Runs target(*inputs), and the backward pass of the first tensor of the result times fixed
+    random numbers."""
+
+    def __init__(self, target: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+        if not callable(target):
+            raise TypeError(f"target: expected a module or function, got {type(target).__name__}")
+        self.target, self.inputs = target, _detach(inputs)
+        self.modules = _modules_of(target)
+        self.cotangents: dict[tuple[int, ...], Tensor] = {}
+        self.leaves: list[Tensor] = []  # of the graph of the last result
+
+    @property
+    def name(self) -> str:
+        """Of the class of the module, or of the function."""
+        kind = type(self.target).__name__
+        return kind if self.modules else str(getattr(self.target, "__name__", kind))
+
+    def tensors(self) -> list[Tensor]:
+        """Inputs, parameters and buffers."""
+        return [*tensors_in(self.inputs), *(one for module in self.modules
+                                            for one in (*module.parameters(), *module.buffers()))]
+
+    def forward(self) -> Tensor:
+        """The first floating-point tensor of the result."""
+        result = next((t for t in tensors_in(self.target(*self.inputs))
+                       if t.is_floating_point()), None)
+        if result is None:
+            raise TypeError(f"target: expected a module or function that returns a tensor, got "
+                            f"{self.name}, which does not")
+        return result
+
+    def backward(self, out: Tensor) -> None:
+        """Computes the gradients of all leaves of the graph, and drops them."""
+        if not out.requires_grad:
+            return
+        if not self.leaves:
+            self.leaves = _leaves_of(out)
+        if out.shape not in self.cotangents:
+            random = torch.Generator().manual_seed(0)
+            self.cotangents[out.shape] = torch.randn(out.shape, generator=random).to(out)
+        torch.autograd.grad(out, self.leaves, self.cotangents[out.shape], allow_unused=True)
+
+    def warm_up(self) -> None:
+        """Fills caches: neurons are compiled, and converted models recorded, from their first state
+        and from the one after a call."""
+        for _ in range(2):
+            self.backward(self.forward())
+
+    def parameter_shapes(self) -> set[tuple[int, ...]]:
+        """Of the leaves of the graph that are no inputs."""
+        inputs = {id(one) for one in tensors_in(self.inputs)}
+        return {tuple(one.shape) for one in self.leaves if id(one) not in inputs}
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Restores buffers, such as the means of a batch norm, and the random generators."""
+        before = [(part._buffers, name, buffer, buffer.clone()) for module in self.modules
+                  for part in module.modules()
+                  for name, buffer in part._buffers.items() if buffer is not None]
+        cards = {one.device.index for one in self.tensors() if one.is_cuda}
+        with torch.random.fork_rng(devices=sorted(cards)):
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for buffers, name, buffer, value in before:
+                        buffers[name] = buffer
+                        if not torch.equal(buffer, value):
+                            buffer.copy_(value)
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Has the CPU kernels count, from zero."""
+    before = _ops._C.profile(True)
+    try:
+        _ops._C.counters()
+        yield
+    finally:
+        _ops._C.profile(before)
+        _ops._C.counters()
+
+
+def check_compiled(name: str) -> None:
+    """Raises RuntimeError if there is no compiled part."""
+    if _ops._C is None:
+        raise RuntimeError(f"{name}: expected the compiled part, got none ({_ops.load_error})")
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of nested values."""
+    return [one for one in tree_leaves(value) if isinstance(one, Tensor)]
+
+
+def _detach(value: Any) -> Any:
+    """The same without a history, so that several passes can go through it."""
+    return tree_map(lambda one: one.detach().requires_grad_(one.requires_grad)
+                    if isinstance(one, Tensor) else one, value)
+
+
+def _modules_of(target: Any) -> list[nn.Module]:
+    """The module that is called, also by one of its methods."""
+    module = getattr(target, "__self__", target)
+    return [module] if isinstance(module, nn.Module) else []
+
+
+def _leaves_of(out: Tensor) -> list[Tensor]:
+    found: list[Tensor] = []
+    seen, todo = set(), [out.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if hasattr(node, "variable"):
+                found.append(node.variable)
+            todo += [one for one, _ in node.next_functions]
+    return found
