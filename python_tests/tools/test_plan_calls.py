@@ -295,7 +295,8 @@ def test_nothing_is_left_changed() -> None:
     ((ALIF(5, 6), torch.zeros(3, 2, 5)), {"memory": "8"}, ValueError, "memory: expected .* '8'"),
     ((ALIF(5, 6), torch.zeros(3, 2, 5)), {"memory": 8}, ValueError, "memory: expected .* got 8"),
     ((ALIF(5, 6), torch.zeros(3, 2, 4)), {}, ValueError, r"x: expected shape .*\(3, 2, 4\)"),
-], ids=str)
+], ids=["number", "other module", "compiled module", "compiled function", "memory as text",
+        "memory as number", "shape"])
 def test_wrong_arguments(inputs: tuple[Any, ...], options: dict[str, Any],
                          error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
