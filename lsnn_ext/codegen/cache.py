@@ -32,7 +32,7 @@ _PACKAGE = Path(__file__).absolute().parents[1]
 os.register_at_fork(after_in_child=_locks.clear)
 
 
-def wanted_folder() -> Path:
+def find_folder() -> Path:
     """Returns the folder that the environment names: LSNN_CACHE_DIR, else lsnn_ext in
     XDG_CACHE_HOME, else ~/.cache/lsnn_ext. Raises OSError without a home."""
     if named := os.environ.get("LSNN_CACHE_DIR"):
@@ -58,7 +58,7 @@ def get(key: str, make: Callable[[Path], Path]) -> Path:
         return found
     wanted = None
     try:
-        wanted = wanted_folder()
+        wanted = find_folder()
         return _find_or_make(_open_trusted(wanted), key, make)
     except OSError as error:
         warn_once(
@@ -83,7 +83,7 @@ def warn_once(topic: str, message: str) -> None:
 
 
 def find(folder: Path, key: str) -> Path | None:
-    """Returns the file of a key, or None. Damaged files are passed over."""
+    """Returns the file of a key, or None. Skips damaged files."""
     for path in folder.glob(f"{key}-*.so"):
         with suppress(FileNotFoundError):  # removed by another process
             if path.stem.rpartition("-")[2] == _checksum(path):
@@ -178,7 +178,7 @@ def _wait_for(descriptor: int) -> None:
 
 
 def _remove_old(folder: Path, keep: Path) -> None:
-    """Removes what killed processes have left, and the least recently used files."""
+    """Removes files of killed processes, and the least recently used ones."""
     total, now = 0, time.time()
     entries = [(path, os.lstat(path)) for path in folder.iterdir()]
     for path, status in sorted(entries, key=lambda entry: -entry[1].st_mtime):

@@ -31,10 +31,10 @@ from .._core.torch_internals import (
     leave_graph_of_transforms,
 )
 from .form import join_states, split_coefficient
-from .kernels import key_and_rows
+from .kernels import find_key_and_rows
 from .loop import Result, run_loop
 from .neuron import Neuron, Parts, check_coefficient
-from .state import NeuronState, whole_neuron_state
+from .state import NeuronState, check_neuron_state
 
 
 class Call(NamedTuple):
@@ -65,16 +65,16 @@ def recurrent(
     if not isinstance(neuron, Neuron):
         raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
                         f"lsnn_ext.Neuron(step) makes one")
-    call = _checked(x, w_rec, neuron, options, coefficients, w_in, bias)
+    call = _check_call(x, w_rec, neuron, options, coefficients, w_in, bias)
     dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
-    if call.projection or _takes_kernels(call.x):
-        out = _fused(neuron, call, options)
+    if call.projection or _can_use_kernels(call.x):
+        out = _run_kernels(neuron, call, options)
     else:
-        _say_loop(call.x.device)
+        _warn_of_loop(call.x.device)
         report("loop", neuron, call.x, call.w_rec, _why_loop(call.x))
         T, B, _, N = call.x.shape
         checkpoint_steps(options.checkpoint_every, T, B, N, 4)
-        out = _loop(neuron, call, options)
+        out = _run_loop(neuron, call, options)
     names = call.parts.states
     state = NeuronState(dict(zip(names, out.states, strict=True)), out.z)
     spikes = out.spikes.to(dtype)
@@ -83,18 +83,18 @@ def recurrent(
     return spikes, state, dict(zip(names, out.traces, strict=True))
 
 
-def _checked(
+def _check_call(
     x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, options: CallArguments,
     coefficients: Mapping[str, Coefficient], w_in: Tensor | None, bias: Tensor | None,
 ) -> Call:
-    like = _like(x, w_in)
-    N = _neurons(like, w_in)
+    like = _get_like(x, w_in)
+    N = _count_neurons(like, w_in)
     dtype = torch.promote_types(like.dtype, torch.float32)
-    values = _coefficients(neuron, coefficients, N, like.device, dtype)
+    values = _check_coefficients(neuron, coefficients, N, like.device, dtype)
     parts = neuron.parts(values, like, N)
     K = len(parts.currents)
     options.check()
-    lengths = resolve_lengths(options.lengths, *_steps(like), like.device)
+    lengths = resolve_lengths(options.lengths, *_get_sizes(like), like.device)
     projection: tuple[Tensor | None, ...] = ()
     if w_in is None:
         if bias is not None:
@@ -104,12 +104,12 @@ def _checked(
         check_sequence("x", current, w_rec, N, K)
     else:
         check_sequence("x", like, None, N)
-        current, projection = _projected(x, like, w_in, bias, w_rec, K, N, lengths)
+        current, projection = _project(x, like, w_in, bias, w_rec, K, N, lengths)
         check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
-    T, B = _steps(current)
+    T, B = _get_sizes(current)
     delay, delays = delays_of(options.delay, w_rec, N, like.device, K)
     forms = dict(zip(parts.states, parts.forms, strict=True))
-    state = whole_neuron_state(options.state, forms, B, N, count_past_steps(delays), dtype,
+    state = check_neuron_state(options.state, forms, B, N, count_past_steps(delays), dtype,
                                like.device)
     if not projection:
         current = current.reshape(T, B, K, N).to(dtype)
@@ -117,12 +117,12 @@ def _checked(
                 values, state, lengths, projection)
 
 
-def _steps(x: Tensor) -> tuple[int, int]:
-    """T and B; of what has another form nothing, which is refused later."""
+def _get_sizes(x: Tensor) -> tuple[int, int]:
+    """Returns T and B; (0, 0) for x of another shape, which a later check refuses."""
     return (x.shape[0], x.shape[1]) if x.dim() > 1 else (0, 0)
 
 
-def _like(x: Any, w_in: Tensor | None) -> Tensor:
+def _get_like(x: Any, w_in: Tensor | None) -> Tensor:
     if isinstance(x, PackedSpikes):
         if w_in is None:
             raise TypeError("x: expected a tensor, or w_in beside PackedSpikes, got none")
@@ -135,7 +135,7 @@ def _like(x: Any, w_in: Tensor | None) -> Tensor:
     return x
 
 
-def _neurons(x: Tensor, w_in: Tensor | None) -> int:
+def _count_neurons(x: Tensor, w_in: Tensor | None) -> int:
     if w_in is None:
         if x.dim() not in (3, 4):
             raise ValueError(f"x: expected shape (T, B, N) or (T, B, K, N), got {tuple(x.shape)}")
@@ -147,10 +147,10 @@ def _neurons(x: Tensor, w_in: Tensor | None) -> int:
     return w_in.shape[-2]
 
 
-def _coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device: torch.device,
-                  dtype: torch.dtype) -> dict[str, Coefficient]:
-    """Numbers as they are, tensors () or (N,), or with an axis (1, K) or (N, K), in the dtype of
-    the computation."""
+def _check_coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device: torch.device,
+                        dtype: torch.dtype) -> dict[str, Coefficient]:
+    """Returns numbers unchanged, and tensors () or (N,), or (1, K) or (N, K) with an axis, in the
+    dtype of the computation."""
     found = neuron.all_coefficients(given)
     sizes = set(neuron.axes.values())
     for name, value in found.items():
@@ -169,19 +169,19 @@ def _coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device: torc
     return found
 
 
-def _projected(
+def _project(
     x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor | None,
     w_rec: Tensor | None, K: int, N: int, lengths: Lengths | None,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The currents (T, B, N) or (T, B, K, N) of inputs (T, B, I); or, on the same route as
-    functional.layer, the inputs and what the operator projects them with."""
+    """Returns currents (T, B, N) or (T, B, K, N) of inputs (T, B, I); or, dispatched as
+    functional.layer, the inputs and the tensors with which the operator projects them."""
     T, B, I = like.shape
     check_beside("w_in", w_in, ("N", I) if K == 1 else (K, "N", I), like, "x")
     if bias is not None:
         check_beside("bias", bias, (N,) if K == 1 else (K, N), like, "x")
         bias = bias.flatten()
     keeps_order = lengths is None or lengths.order is None
-    if K == 1 and _takes_kernels(like) and choose_route(
+    if K == 1 and _can_use_kernels(like) and choose_route(
             x, w_in, (w_rec, bias), None, True, keeps_order, False).is_fused:
         if isinstance(x, PackedSpikes):
             return x.carrier, (w_in, bias, x.bits.contiguous())
@@ -208,14 +208,14 @@ def _why_loop(x: Tensor) -> str:
     return ""
 
 
-def _takes_kernels(x: Tensor) -> bool:
+def _can_use_kernels(x: Tensor) -> bool:
     return not _why_loop(x)
 
 
-def _fused(neuron: Neuron, call: Call, options: CallArguments) -> Result:
-    """The call as one operator."""
+def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
+    """Runs the call as one operator."""
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
-    key, rows = key_and_rows(neuron, call.parts, call.like, call.coefficients)
+    key, rows = find_key_and_rows(neuron, call.parts, call.like, call.coefficients)
     forms = call.parts.forms
     saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
                   int(_ops.find_sizes(key).has_number_spikes))
@@ -242,24 +242,23 @@ def _fused(neuron: Neuron, call: Call, options: CallArguments) -> Result:
                   join_states(made.traces, forms) if options.trace else [])
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-def _say_loop(device: torch.device) -> None:
-    """Warns once where the loop computes although the kernels were expected."""
+def _warn_of_loop(device: torch.device) -> None:
+    """Warns once if the loop runs where the kernels were expected."""
     if _ops.is_reference_active():
         return
     if not _ops.available:
         warn_of_slow_reference(5)
-    elif device.type not in ("cpu", "meta") and "loop" not in _said:
-        _said.add("loop")
-        warnings.warn(f"recurrent: the kernels of the CPU alone take a neuron of any step, got "
-                      f"tensors on {device}: the step runs as a loop over time; this is said once",
-                      UserWarning, stacklevel=5)
+    elif device.type not in ("cpu", "meta") and "loop" not in _warned:
+        _warned.add("loop")
+        warnings.warn(f"recurrent: expected tensors on the CPU, got {device}; the step runs as a "
+                      f"loop over time (shown once)", UserWarning, stacklevel=5)
 
 
-def _loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:
-    """The call as a loop over time."""
+def _run_loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:
+    """Runs the call as a loop over time."""
     (_, B, K, N), w_rec = call.x.shape, call.w_rec
     z = call.x.new_zeros(count_past_steps(call.delays), B, N)
     states = [z.new_zeros(form.shape(B, N), dtype=form.dtype(z.dtype)) for form in call.parts.forms]

@@ -1,4 +1,4 @@
-"""Calls to repeat: what a step computes from coefficients only, evaluated by torch and Python."""
+"""Calls to repeat: the part of a step that depends on coefficients only, run by torch."""
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class Size(NamedTuple):
 
 
 def make_key(value: Any) -> object:
-    """Equal for calls that give equal results."""
+    """Returns a key that is equal for calls with equal results."""
     if isinstance(value, dict):
         return tuple((name, make_key(x)) for name, x in value.items())
     if isinstance(value, tuple) and not isinstance(value, Size):
@@ -37,13 +37,13 @@ def make_key(value: Any) -> object:
 
 
 def as_tensor(value: Tensor | float) -> Tensor:
-    """Numbers of Python in float64, in which they are computed."""
+    """Returns a tensor; of a Python number one of float64."""
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
                  coefficients: Sequence[Tensor | float]) -> list[Any]:
-    """The results of the calls `wanted` for these coefficients, with a batch of 1."""
+    """Returns the results of the calls `wanted` for these coefficients, with a batch of 1."""
     results: dict[int, Any] = {}
     sizes = {"B": 1, "N": neurons}
 
@@ -71,7 +71,7 @@ def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
 
 
 def find_needed(calls: Sequence[Call], wanted: Sequence[int]) -> set[int]:
-    """The calls that `wanted` depend on, with them."""
+    """Returns the calls that `wanted` depend on, with them."""
     found: set[int] = set()
     left = list(wanted)
     while left:

@@ -1,4 +1,4 @@
-"""What a step reads beside its arguments, when it was traced: a change makes the trace stale.
+"""Watch: the values that a step read when it was traced; a change makes the trace stale.
 
 A trace holds numbers of globals, closures, defaults and attributes as constants. Watch notes each
 place that the code of the step names, and what stood there; functions are followed.
@@ -40,18 +40,18 @@ class _Place(NamedTuple):
         now = self.read()
         if now is not self.value:
             return (type(now) is type(self.value) and isinstance(now, (*_SCALARS, tuple, frozenset))
-                    and bool(_equal(now, self.value)))
+                    and bool(_are_equal(now, self.value)))
         if not isinstance(now, Tensor):
             return True
         if isinstance(self.numbers, Tensor):
-            return _is_readable(now) and _same_numbers(now, self.numbers)
-        return _version(now) == self.numbers
+            return _is_readable(now) and _have_same_numbers(now, self.numbers)
+        return _get_version(now) == self.numbers
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _are_equal(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return len(a) == len(b) and all(
-            x is y or type(x) is type(y) and isinstance(x, (*_SCALARS, tuple)) and _equal(x, y)
+            x is y or type(x) is type(y) and isinstance(x, (*_SCALARS, tuple)) and _are_equal(x, y)
             for x, y in zip(a, b, strict=True))
     if isinstance(a, float) and a != a:
         return bool(b != b)
@@ -59,8 +59,8 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b) and (not isinstance(a, float) or str(a) == str(b))
 
 
-def _same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit: NaN is equal to itself."""
+def _have_same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Whether numbers are bitwise equal; NaN equals NaN."""
     a = a.detach()
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
@@ -69,17 +69,17 @@ def _same_numbers(a: Tensor, b: Tensor) -> bool:
 
 
 def _is_readable(tensor: Tensor) -> bool:
-    """As readable of arguments.py, also while torch.compile calls this."""
+    """Whether the numbers can be read, also while torch.compile calls this."""
     return (tensor.is_cpu and type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
             and not is_mode_active(functions=False) and not is_batched(tensor))
 
 
-def _version(tensor: Tensor) -> int:
+def _get_version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
 class Watch:
-    """The places that a step reads, as they are now.
+    """The places that a step reads, and their values now.
 
     Of modules, classes and objects these are the attributes that some code behind the step names.
     """
@@ -94,15 +94,15 @@ class Watch:
             self._follow(step)
 
     def is_current(self) -> bool:
-        """Whether all of them still hold what they held."""
+        """Whether all places hold the same values as before."""
         return all(place.is_same() for place in self._places)
 
-    def changed(self) -> str | None:
-        """The name of one that holds something else."""
+    def find_changed(self) -> str | None:
+        """Returns the name of a place with another value, or None."""
         return next((place.name for place in self._places if not place.is_same()), None)
 
-    def learned(self) -> str | None:
-        """The name of a tensor that requires a gradient, which a trace would drop."""
+    def find_learned(self) -> str | None:
+        """Returns the name of a tensor that requires a gradient, which a trace would drop."""
         for place in self._places:
             if isinstance(place.value, Tensor) and place.value.requires_grad:
                 return place.name
@@ -113,19 +113,19 @@ class Watch:
         numbers: Tensor | int | None = None
         if isinstance(value, Tensor):
             with torch.inference_mode(False), torch.no_grad():
-                numbers = value.detach().clone() if _is_readable(value) else _version(value)
+                numbers = value.detach().clone() if _is_readable(value) else _get_version(value)
         self._places.append(_Place(read, name, value, numbers))
         self._follow(value)
 
     def _note_copy(self, read: Callable[[], Any]) -> None:
-        """Notes elements without what lies behind them."""
+        """Stores elements without their contents."""
         self._places.append(_Place(read, "an element", read(), None))
 
     def _note_item(self, held: Mapping[Any, Any], key: Any) -> None:
         self._note(str(key), partial(held.get, key, _MISSING))
 
     def _follow(self, value: Any) -> None:
-        """Notes what lies behind a value."""
+        """Stores the contents of a value."""
         if value is _MISSING or isinstance(value, (*_SCALARS, Tensor)) or id(value) in self._seen:
             return
         self._seen[id(value)] = value
@@ -158,7 +158,7 @@ class Watch:
     def _follow_function(self, function: FunctionType) -> None:
         if _is_fixed(function.__module__):
             return
-        names = _names(function.__code__)
+        names = _find_names(function.__code__)
         self._names |= names
         for part in ("__code__", "__defaults__", "__kwdefaults__"):
             self._note(part, partial(getattr, function, part))
@@ -172,13 +172,13 @@ class Watch:
     def _follow_elements(self, value: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> None:
         if isinstance(value, tuple):
             for k in range(len(value)):
-                self._note(f"[{k}]", partial(_item, value, k))
+                self._note(f"[{k}]", partial(_get_item, value, k))
         elif len(value) <= _LARGEST:
             self._note("a length", value.__len__)
             for key in tuple(value) if isinstance(value, dict) else range(len(value)):
-                self._note(f"[{key}]", partial(_item, value, key))
+                self._note(f"[{key}]", partial(_get_item, value, key))
         else:
-            self._note_copy(partial(_elements, value))
+            self._note_copy(partial(_list_elements, value))
 
     def _follow_attributes(self, held: Mapping[str, Any], names: Iterable[str]) -> None:
         for name in sorted(held.keys() & set(names)):
@@ -212,14 +212,14 @@ class Watch:
                 self._note_item(held, name)
 
 
-def _item(held: Any, key: Any) -> Any:
+def _get_item(held: Any, key: Any) -> Any:
     try:
         return held[key]
     except (IndexError, KeyError):
         return _MISSING
 
 
-def _elements(held: list[Any] | dict[Any, Any]) -> tuple[Any, ...]:
+def _list_elements(held: list[Any] | dict[Any, Any]) -> tuple[Any, ...]:
     return tuple(held.items() if isinstance(held, dict) else held)
 
 
@@ -227,12 +227,12 @@ def _is_fixed(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] in _FIXED
 
 
-def _names(code: CodeType) -> set[str]:
-    """What the code names, that of inner functions and strings for getattr too."""
+def _find_names(code: CodeType) -> set[str]:
+    """Returns the names in the code, in inner functions, and in strings for getattr."""
     found = set(code.co_names)
     for one in code.co_consts:
         if isinstance(one, CodeType):
-            found |= _names(one)
+            found |= _find_names(one)
         elif isinstance(one, str) and one.isidentifier():
             found.add(one)
     return found

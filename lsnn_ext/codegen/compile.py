@@ -39,7 +39,7 @@ os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release,
 
 
 class CompileError(Exception):
-    """No shared object, and why."""
+    """Why there is no shared object."""
 
 
 class Compiler(NamedTuple):
@@ -83,7 +83,7 @@ def shared_object(
     try:
         compiler = find_compiler()
         arguments = (*FLAGS, f"-DLSNN_VECTOR_BITS={bits}", *flags)
-        key = _key(source, compiler, arguments)
+        key = _make_key(source, compiler, arguments)
         if key in _failed:
             return None
         return cache.get(key, lambda work: _compile(source, (*compiler.words, *arguments), work))
@@ -118,7 +118,7 @@ def find_compiler() -> Compiler:
     reasons = []
     for command in [named] if named else usual:
         try:
-            return _ask(_split(command))
+            return _check_compiler(_split_command(command))
         except CompileError as error:
             reasons.append(str(error))
     raise CompileError(f"{reasons[0] if reasons else 'no C++ compiler is found'}. {HINT}")
@@ -130,8 +130,8 @@ def warn_of_interpreter(reason: str = "the step is not compiled") -> None:
                             + reason)
 
 
-def _split(command: str) -> tuple[str, ...]:
-    """The words of CXX, the first one an absolute path."""
+def _split_command(command: str) -> tuple[str, ...]:
+    """Returns the words of CXX, the first one an absolute path."""
     try:
         words = [command] if shutil.which(command) else shlex.split(command)
     except ValueError as error:
@@ -142,17 +142,17 @@ def _split(command: str) -> tuple[str, ...]:
     return (os.path.abspath(path), *words[1:])
 
 
-def _ask(words: tuple[str, ...]) -> Compiler:
+def _check_compiler(words: tuple[str, ...]) -> Compiler:
     """Returns the compiler of a command. Raises CompileError where it cannot be used."""
-    answer = _answer(words)
+    answer = _query_compiler(words)
     if isinstance(answer, str):
         raise CompileError(answer)
     return answer
 
 
 @functools.lru_cache
-def _answer(words: tuple[str, ...]) -> Compiler | str:
-    """The compiler, or why it cannot be used. It runs once per process, also where it hangs."""
+def _query_compiler(words: tuple[str, ...]) -> Compiler | str:
+    """Returns the compiler, or why it cannot be used. Runs once per process, even if it hangs."""
     name = " ".join(words)
     try:
         status, text = _run((*words, "--version"), VERSION_SECONDS)
@@ -168,7 +168,7 @@ def _answer(words: tuple[str, ...]) -> Compiler | str:
 
 
 def _kind_and_version(text: str) -> tuple[str, int | None]:
-    """Of what --version prints. Version None: unknown; compiling shows what it can do."""
+    """Parses the output of --version. Version None: unknown; compiling shows the abilities."""
     if found := re.search(r"clang version (\d+)", text):
         return "clang++", int(found[1])
     line = text.partition("\n")[0]
@@ -178,8 +178,8 @@ def _kind_and_version(text: str) -> tuple[str, int | None]:
     return "g++", int(found[1]) if found else None
 
 
-def _key(source: str, compiler: Compiler, arguments: Sequence[str]) -> str:
-    """A hash of all that the shared object depends on."""
+def _make_key(source: str, compiler: Compiler, arguments: Sequence[str]) -> str:
+    """Returns a hash of all that the shared object depends on."""
     headers = sorted(HEADERS.glob("*.h"))
     parts = [
         source, *(path.name for path in headers), *(path.read_text("utf-8") for path in headers),

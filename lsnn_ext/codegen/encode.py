@@ -1,5 +1,5 @@
 """Writes a program as bytecode for the interpreter of the kernels (csrc/cpu/interpreter.h)."""
-from .functions import Function, count_inputs, lower
+from .lower import Function, count_inputs, lower
 from .program import OPERATORS, Program
 
 VERSION = 1

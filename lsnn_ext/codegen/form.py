@@ -1,5 +1,5 @@
-"""Forms of states and coefficients: complex numbers and an axis of their own, which the kernels
-see as several real rows."""
+"""Forms of states and coefficients: complex numbers and an own axis become several real rows of
+the kernels."""
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,28 +10,28 @@ MAX_AXIS = 16
 
 
 class Form(NamedTuple):
-    """The numbers that each neuron has of one state or coefficient."""
+    """The numbers of each neuron in one state or coefficient."""
 
     axis: int = 0  # size of an axis of its own behind (B, N); 0: no such axis
     is_complex: bool = False
 
     def rows(self) -> int:
-        """How many real rows the kernels see."""
+        """Returns the number of real rows."""
         return (self.axis or 1) * (1 + self.is_complex)
 
     def shape(self, *sizes: int) -> tuple[int, ...]:
-        """With the axis behind these sizes."""
+        """Returns these sizes, and that of the axis behind them."""
         return (*sizes, self.axis) if self.axis else sizes
 
     def shape_text(self) -> str:
         return f"(B, N, {self.axis})" if self.axis else "(B, N)"
 
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """That of the tensor, whose real numbers are of `dtype`."""
+        """Returns the dtype of a tensor whose real numbers have `dtype`."""
         return dtype.to_complex() if self.is_complex else dtype
 
     def split(self, tensor: Tensor) -> list[Tensor]:
-        """The real rows: along the axis, of each number first its real part."""
+        """Returns the real rows: along the axis, of each number first its real part."""
         if self.is_complex:
             tensor = torch.view_as_real(tensor.resolve_conj())
             tensor = tensor.flatten(-2) if self.axis else tensor
@@ -40,7 +40,7 @@ class Form(NamedTuple):
         return list(tensor.movedim(-1, 0).contiguous().unbind(0))
 
     def join(self, rows: Sequence[Tensor]) -> Tensor:
-        """The tensor of these rows."""
+        """Returns the tensor of these rows."""
         if self == Form():
             return rows[0]
         if not self.is_complex:
@@ -52,25 +52,25 @@ class Form(NamedTuple):
         return f"{self.axis}{'c' * self.is_complex}"
 
 
-def form_of(tensor: Tensor) -> Form:
-    """The form of a coefficient () or (N,), or (1, K) or (N, K) with an axis."""
+def get_form(tensor: Tensor) -> Form:
+    """Returns the form of a coefficient () or (N,), or (1, K) or (N, K) with an axis."""
     return Form(tensor.shape[1] if tensor.dim() == 2 else 0, tensor.is_complex())
 
 
 def parse_form(word: str) -> Form:
-    """The form that str() has written."""
+    """Returns the form of a string that str() made."""
     return Form(int(word.rstrip("c")), word.endswith("c"))
 
 
 def split_coefficient(value: Tensor) -> list[Tensor]:
-    """The real rows () or (N,) of a coefficient."""
-    form = form_of(value)
+    """Returns the real rows () or (N,) of a coefficient."""
+    form = get_form(value)
     rows = form.split(value)
     return [row.reshape(()) for row in rows] if form.axis and value.shape[0] == 1 else rows
 
 
 def join_states(rows: Sequence[Tensor], forms: Sequence[Form]) -> list[Tensor]:
-    """The states of these forms, whose rows follow each other."""
+    """Returns the states of these forms; their rows are in sequence."""
     joined, first = [], 0
     for form in forms:
         joined.append(form.join(rows[first : first + form.rows()]))

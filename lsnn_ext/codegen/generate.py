@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from .functions import TRUTH_ARGUMENTS, Function, count_inputs, lower
+from .lower import TRUTH_ARGUMENTS, Function, count_inputs, lower
 from .program import TRUTHS, Node, Program
 
 
@@ -41,7 +41,7 @@ def _write_function(program: Program, function: Function) -> list[str]:
         return f"number({names[i]})" if is_truth(i) else names[i]
 
     def truth(i: int) -> str:
-        """As a mask, without a way over numbers where there is a mask."""
+        """Returns a mask, without a conversion to numbers where possible."""
         node = nodes[i]
         if is_truth(i):
             return names[i]

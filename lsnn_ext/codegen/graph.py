@@ -1,5 +1,5 @@
-"""Builds a program node by node: shares equal nodes, folds constants, and finds out what the
-kernels ask about it: whether z is a spike, and where dL/dz has no effect."""
+"""Builds a program node by node: shares equal nodes, folds constants, and analyses whether z is a
+spike, and where dL/dz has no effect."""
 import functools
 import struct
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _FOLDED: dict[str, Callable[..., float]] = {
 
 
 def round_to_float32(value: float) -> float:
-    """The float32 that is closest to `value`, as a Python float."""
+    """Returns the float32 closest to `value`, as a Python float."""
     try:
         return struct.unpack("f", struct.pack("f", value))[0]
     except OverflowError:
@@ -30,7 +30,7 @@ def round_to_float32(value: float) -> float:
 
 @functools.cache
 def has_fused_multiply_add() -> bool:
-    """Whether the kernels of torch on this CPU round a b + c once, where they have a choice."""
+    """Whether the kernels of torch on this CPU fuse multiply and add."""
     with _disable_current_modes():
         a = torch.linspace(1, 2, 64)
         return bool((torch.addcmul(-a * a, a, a) != 0).any())
@@ -72,7 +72,7 @@ class Graph:
         return place
 
     def coefficient(self, key: object, is_single: bool, is_zero_or_one: bool) -> int:
-        """The node of a coefficient row; equal keys, equal rows."""
+        """Returns the node of a coefficient row; equal keys, equal rows."""
         if key not in self._places:
             place = self._places[key] = self._append(Node("input"))
             self.coefficients.append(place)
@@ -82,7 +82,7 @@ class Graph:
         return self._places[key]
 
     def add(self, operator: str, *arguments: int) -> int:
-        """A node, or an equal one that exists, followed by "float32" where that rounds."""
+        """Returns a new node, or an equal one that exists, rounded to float32 if needed."""
         assert len(arguments) == OPERATORS[operator], operator
         place = self._simplify(operator, arguments)
         if place is None:
@@ -98,18 +98,18 @@ class Graph:
         return place
 
     def value(self, place: int) -> float | None:
-        """The value of a constant node."""
+        """Returns the value of a constant node, else None."""
         node = self.nodes[place]
         return node.value if node.operator == "constant" else None
 
     def multiply_add(self, a: int, b: int, c: int) -> int:
-        """a b + c as torch's kernels compute it: rounded once where the CPU can."""
+        """Returns a b + c as torch's kernels compute it: fused where the CPU can."""
         if has_fused_multiply_add():
             return self.add("fma", a, b, c)
         return self.add("add", self.add("mul", a, b), c)
 
     def is_true(self, a: int) -> int:
-        """a != 0 as 0 or 1."""
+        """Returns a != 0 as 0 or 1."""
         return a if a in self.zero_or_one else self.add("ne", a, self.constant(0))
 
     def _append(self, node: Node) -> int:
@@ -132,7 +132,7 @@ class Graph:
         return place
 
     def _simplify(self, name: str, arguments: Sequence[int]) -> int | None:
-        """A node of the same value in every case, NaN and the sign of 0 included."""
+        """Returns a node of the same value in every case, NaN and the sign of 0 included."""
         numbers = [self.value(i) for i in arguments]
         first = arguments[0]
         if name in _FOLDED and None not in numbers:
@@ -165,7 +165,7 @@ class Graph:
 
     # --------------------------------------------------------------------------------- analysis
     def reachable(self, ends: Sequence[int | None]) -> set[int]:
-        """The nodes that `ends` depend on, with them."""
+        """Returns the nodes that `ends` depend on, with them."""
         found: set[int] = set()
         left = [i for i in ends if i is not None]
         while left:
@@ -177,7 +177,7 @@ class Graph:
 
     def _is_often_zero(self, place: int) -> bool:
         """Whether a factor has an interval of values where it is exactly 0, as a triangle has and
-        a Gaussian has not. Of any other factor a test does not pay."""
+        a Gaussian has not. Of any other factor a test is slower."""
         operator, arguments, value = self.nodes[place]
         if operator in ("mul", "neg", "abs", "float32"):
             return any(map(self._is_often_zero, arguments))
@@ -189,7 +189,7 @@ class Graph:
         return value == 0 if operator == "constant" else place in self.zero_or_one
 
     def find_slopes(self, dz: int, outputs: Sequence[int | None]) -> tuple[int, ...] | None:
-        """The factors by which alone dL/dz enters `outputs`; see Program.slopes."""
+        """Returns the factors by which dL/dz enters `outputs`, else None; see Program.slopes."""
         live = self.reachable(outputs)
         users: dict[int, list[int]] = {}
         for place in sorted(live):

@@ -18,9 +18,9 @@ from .neuron import (
     Neuron,
     Parts,
     by_name,
-    examples_of,
-    forms_of,
-    results_of,
+    check_results,
+    describe_forms,
+    make_examples,
     without_autocast,
 )
 from .program import Program
@@ -41,7 +41,7 @@ class Kernel(NamedTuple):
     has_fixed_numbers: bool = False  # made for the numbers among the coefficients of one call
 
     def rows(self, coefficients: Sequence[Coefficient], like: Tensor) -> Tensor:
-        """(C, N) without a graph; like: (..., N) of the dtype of the computation."""
+        """Returns (C, N) without a graph; like: (..., N) of the dtype of the computation."""
         N = like.shape[-1]
         if not self.n_rows:
             return like.new_empty(0, N)
@@ -53,9 +53,9 @@ class Kernel(NamedTuple):
 _of_graphs: dict[str, tuple[Watch, Kernel]] = {}
 
 
-def key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
-                 coefficients: Mapping[str, Coefficient]) -> tuple[int, Tensor]:
-    """The key of the kernels of a step, and the coefficients (C, N) that they read.
+def find_key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
+                      coefficients: Mapping[str, Coefficient]) -> tuple[int, Tensor]:
+    """Returns the key of the kernels of a step, and the coefficients (C, N) that they read.
 
     x: (T, B, K, N). The kernels are made at the first call, and again where something changed that
     the step reads. A graph of torch.compile keeps its kernels, and refuses to run after that.
@@ -67,7 +67,8 @@ def key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
         with without_autocast(x.device):
             _, kernel = _find_or_make(neuron, parts, x.dtype, coefficients, x.shape[-1])
             return kernel.key, kernel.rows(list(coefficients.values()), x)
-    name, key = _key_for_graph(neuron.name, str(x.dtype), forms_of(coefficients)).split("|")
+    forms = describe_forms(coefficients)
+    name, key = _make_key_for_graph(neuron.name, str(x.dtype), forms).split("|")
     values = coefficients.values()
     tensors = [one.detach() if isinstance(one, Tensor) else None for one in values]
     numbers = [0.0 if isinstance(one, Tensor) else one for one in values]
@@ -77,41 +78,41 @@ def key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
 def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
                   coefficients: Mapping[str, Coefficient],
                   N: int | None = None) -> tuple[Watch, Kernel]:
-    form = dtype, torch.get_default_dtype(), forms_of(coefficients)
-    found: tuple[Watch, Kernel] | None = neuron.kept.get(form)
+    form = dtype, torch.get_default_dtype(), describe_forms(coefficients)
+    found: tuple[Watch, Kernel] | None = neuron.kernels.get(form)
     if found is None:
         numbers = tuple(one for one in coefficients.values() if not isinstance(one, Tensor))
-        found = neuron.kept.get((form, numbers))
+        found = neuron.kernels.get((form, numbers))
     if found is not None and found[0].is_current():
         return found
     with _lock:
         watch = Watch(neuron.step)
-        if (name := watch.learned()) is not None:
+        if (name := watch.find_learned()) is not None:
             raise TypeError(f"step: expected a keyword-only argument for what has a gradient, got "
                             f"{name}, which the step reads from outside; such a gradient would be "
                             f"lost")
         with (without_modes(), without_saved_tensor_hooks(),  # kernels outlive them
               torch.autograd.set_detect_anomaly(False)):
-            found = watch, _make(neuron, parts, dtype, coefficients, N)
-        if (name := watch.changed()) is not None:
+            found = watch, _make_kernel(neuron, parts, dtype, coefficients, N)
+        if (name := watch.find_changed()) is not None:
             raise TypeError(f"step: expected a function that changes nothing that it reads, got a "
                             f"change of {name}; what lasts from step to step is a state")
         if not found[1].has_fixed_numbers:
-            neuron.kept[form] = found
+            neuron.kernels[form] = found
             return found
-        neuron.kept[form, numbers] = found
-        if sum(len(one) == 2 for one in neuron.kept) == MANY:
+        neuron.kernels[form, numbers] = found
+        if sum(len(one) == 2 for one in neuron.kernels) == MANY:
             warnings.warn(f"{neuron!r}: compiled for {MANY} numbers, as the step reads its numbers "
                           f"in Python; pass what changes as a tensor, or compute it with torch",
                           stacklevel=2)
     return found
 
 
-def _key_for_graph(name: str, dtype: str, forms: str) -> str:
-    """The name of _of_graphs and the key of the kernels, as a constant of torch.compile."""
+def _make_key_for_graph(name: str, dtype: str, forms: str) -> str:
+    """Returns the name in _of_graphs and the key of the kernels, a constant of torch.compile."""
     neuron, of = by_name[name], getattr(torch, dtype.removeprefix("torch."))
     with without_modes():
-        given = examples_of(forms, 2, of)
+        given = make_examples(forms, 2, of)
         parts = neuron.parts_of(given, torch.empty(0, dtype=of), 2)
         made = _find_or_make(neuron, parts, of, given)
     of_graph = f"{name} {len(_of_graphs)}"
@@ -120,23 +121,23 @@ def _key_for_graph(name: str, dtype: str, forms: str) -> str:
     return f"{of_graph}|{made[1].key}"
 
 
-mark_constant(_key_for_graph)
+mark_constant(_make_key_for_graph)
 
 
 @functools.cache
 def _define_rows() -> torch.library.Library:
-    """The operator that computes the rows in a graph as outside of one, bit for bit."""
+    """Defines the operator that computes the rows in a graph, bitwise as outside of one."""
     library = torch.library.Library("lsnn", "FRAGMENT")
     library.define("neuron_rows(Tensor like, Tensor?[] coefficients, float[] numbers, str name) -> "
                    "Tensor")
-    library.impl("neuron_rows", _rows_of_graph, "CompositeExplicitAutograd")
+    library.impl("neuron_rows", _compute_rows_of_graph, "CompositeExplicitAutograd")
     torch.library.register_fake("lsnn::neuron_rows", lambda like, coefficients, numbers, name:
                                 like.new_empty(_of_graphs[name][1].n_rows, like.shape[-1]))
     return library
 
 
-def _rows_of_graph(like: Tensor, coefficients: Sequence[Tensor | None], numbers: Sequence[float],
-                   name: str) -> Tensor:
+def _compute_rows_of_graph(like: Tensor, coefficients: Sequence[Tensor | None],
+                           numbers: Sequence[float], name: str) -> Tensor:
     watch, kernel = _of_graphs[name]
     if not watch.is_current():
         raise RuntimeError(f"neuron: expected what the step {name.split('#')[0]} reads as it was "
@@ -147,8 +148,8 @@ def _rows_of_graph(like: Tensor, coefficients: Sequence[Tensor | None], numbers:
                             zip(coefficients, numbers, strict=True)], like)
 
 
-def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
-          coefficients: Mapping[str, Coefficient], N: int | None) -> Kernel:
+def _make_kernel(neuron: Neuron, parts: Parts, dtype: torch.dtype,
+                 coefficients: Mapping[str, Coefficient], N: int | None) -> Kernel:
     from .generate import generate
     from .trace import StepError, trace
 
@@ -194,11 +195,11 @@ def _make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
 
 
 def _register(program: Program, source: str) -> tuple[int, bool]:
-    """The key of the kernels of a program, and whether they are compiled."""
+    """Returns the key of the kernels of a program, and whether they are compiled."""
     from .compile import shared_object, warn_of_interpreter
     from .encode import encode
 
-    key = _key_of(source)
+    key = _hash_text(source)
     if (path := shared_object(source)) is not None:
         try:
             if key not in _registered:
@@ -207,15 +208,15 @@ def _register(program: Program, source: str) -> tuple[int, bool]:
             return key, True
         except RuntimeError as error:  # a folder from which nothing may be loaded
             warn_of_interpreter(str(error))
-    key = _key_of(source + "interpreted")
+    key = _hash_text(source + "interpreted")
     if key not in _registered:
         _ops._C.register_program(key, program.dtype == torch.float64, *encode(program))
         _registered.add(key)
     return key, False
 
 
-def _key_of(text: str) -> int:
-    """63 bits of a hash, for a quick argument of the operators."""
+def _hash_text(text: str) -> int:
+    """Returns 63 bits of a hash, an int argument of the operators."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
@@ -238,7 +239,7 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
     z = (torch.rand(B, N, generator=random) < 0.5).to(dtype)
     with torch.no_grad():
         states = join_states(list(s.clone()), parts.forms)
-        wanted = results_of(neuron.step(*c.clone(), *states, z.clone(), **coefficients))
+        wanted = check_results(neuron.step(*c.clone(), *states, z.clone(), **coefficients))
         rows = kernel.rows(list(coefficients.values()), c)
         call = _ops.make_neuron_call(kernel.key, (), _ops.make_constants(
             ["spikes"], checkpoint=0, coefficient_gradients=0, autapses=True, is_existing=False))

@@ -1,5 +1,4 @@
-"""The step of a neuron as a plain loop over time under autograd: what the kernels compute, on every
-device."""
+"""The step of a neuron as a loop over time under autograd, for every device."""
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,11 +7,11 @@ from torch import Tensor
 
 from .._core.coefficients import Coefficient
 from .._core.lengths import Lengths
-from .neuron import Step, results_of, without_autocast
+from .neuron import Step, check_results, without_autocast
 
 
 class Result(NamedTuple):
-    """What a call computes, in the dtype of the computation."""
+    """The results of a call, in the dtype of the computation."""
 
     spikes: Tensor  # (T, B, N)
     states: list[Tensor]  # (B, N) after the last step
@@ -24,7 +23,7 @@ def run_loop(
     step: Step, x: Tensor, synapses: Sequence[tuple[int, Tensor]], states: Sequence[Tensor],
     z: Tensor, coefficients: Mapping[str, Coefficient], lengths: Lengths | None, trace: bool,
 ) -> Result:
-    """The step over a whole sequence.
+    """Runs the step over a sequence.
 
     Args:
         step: as of Neuron.
@@ -48,9 +47,9 @@ def run_loop(
                 recurrent = sum((z[d] @ w for d, w in synapses[1:]), z[synapses[0][0]]
                                 @ synapses[0][1])
                 now = now + recurrent.view(B, K, N)
-            # a step may write to what it is given
+            # a step may write to its arguments
             inputs = [one.clone() for one in (*now.unbind(1), *states, z[0])]
-            after = _checked(step(*inputs, **coefficients), states, z[0])
+            after = _check_step(step(*inputs, **coefficients), states, z[0])
             shown = after
             if runs is not None:
                 masks = [runs.view(B, *[1] * (one.dim() - 1)) for one in after]
@@ -69,16 +68,16 @@ def run_loop(
     return Result(spikes, states, z, traces)
 
 
-def _checked(results: object, states: Sequence[Tensor], z: Tensor) -> list[Tensor]:
-    """The results of one step. Raises TypeError or ValueError for those of another form."""
-    found = results_of(results)
+def _check_step(results: object, states: Sequence[Tensor], z: Tensor) -> list[Tensor]:
+    """Returns the results of one step. Raises TypeError or ValueError for another form."""
+    found = check_results(results)
     if len(found) != len(states) + 1:
         raise TypeError(f"step: expected {len(states) + 1} results at each step, got {len(found)}")
     return [_cast(one, like) for one, like in zip(found, (*states, z), strict=True)]
 
 
 def _cast(one: Tensor, like: Tensor) -> Tensor:
-    """A result in the form of the state that it replaces."""
+    """Returns a result in the form of the state that it replaces."""
     if one.is_complex() and not like.is_complex():
         raise TypeError(f"step: expected results of {like.dtype}, got {one.dtype}")
     if one.shape == like.shape:

@@ -1,4 +1,4 @@
-"""Neuron: a step written in PyTorch, with the names and numbers of what it takes and returns."""
+"""Neuron: a step written in PyTorch, with the names of its currents, states and coefficients."""
 import importlib
 import inspect
 import pickle
@@ -82,13 +82,13 @@ class Neuron:
             raise TypeError(f"step: expected a function step(c, v, z, *, tau), got "
                             f"{type(step).__name__}")
         self.step = step
-        self.inputs, self.coefficients = _signature(step)
+        self.inputs, self.coefficients = _read_signature(step)
         # torch.compile takes strings, not objects, for constants
-        self.name = f"{_name(step)}#{next(_numbers)}"
+        self.name = f"{_get_name(step)}#{next(_numbers)}"
         by_name[self.name] = self
-        self.axes = _checked_axes(axes, self.inputs)
+        self.axes = _check_axes(axes, self.inputs)
         self._parts: dict[str, Parts] = {}  # by the forms of the coefficients
-        self.kept: dict[Any, Any] = {}  # kernels by the forms of a call, see kernels.py
+        self.kernels: dict[Any, Any] = {}  # kernels by the forms of a call, see kernels.py
         update_wrapper(self, step, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,18 +96,18 @@ class Neuron:
         return self.step(*args, **kwargs)
 
     def parts(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
-        """Currents and states. The first call runs the step once on zeros (1, N) as like."""
+        """Returns currents and states. The first call runs the step on zeros (1, N)."""
         if torch.compiler.is_compiling():
             # index() makes a number of a size that is a variable of the graph
-            words = _parts_for_graph(self.name, str(like.dtype), str(like.device), index(N),
-                                     forms_of(given))
+            words = _find_parts_for_graph(self.name, str(like.dtype), str(like.device), index(N),
+                                          describe_forms(given))
             currents, states, forms = (tuple(one.split()) for one in words.split(","))
             return Parts(currents, states, tuple(map(parse_form, forms)))
         return self.parts_of(given, like, N)
 
     def parts_of(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
-        """The same outside of torch.compile."""
-        forms = forms_of(given)
+        """Returns the same outside of torch.compile."""
+        forms = describe_forms(given)
         if forms not in self._parts:
             self._parts[forms] = self._find_parts(given, like, N)
         return self._parts[forms]
@@ -122,7 +122,7 @@ class Neuron:
         def run() -> tuple[Any, ...]:
             zeros = [torch.zeros(form.shape(1, N), dtype=form.dtype(dtype), device=like.device)
                      for form in forms.values()]
-            return results_of(self.step(*zeros, **values))
+            return check_results(self.step(*zeros, **values))
 
         with torch.no_grad(), torch.random.fork_rng(devices), without_autocast(like.device), \
                 _ZeroImaginary():
@@ -153,8 +153,8 @@ class Neuron:
         return Parts(self.inputs[:K], states, tuple(forms[name] for name in states))
 
     def all_coefficients(self, given: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
-        """Those of a call, in the order of the step: given, or its defaults. Raises TypeError that
-        names one without a value, or an unknown one."""
+        """Returns the coefficients of a call, defaults included, in the order of the step. Raises
+        TypeError for a missing or unknown one."""
         for name in given:
             if name not in self.coefficients:
                 known = ", ".join(self.coefficients) or "none"
@@ -168,7 +168,7 @@ class Neuron:
         return found
 
     def __repr__(self) -> str:
-        return f"Neuron({_name(self.step)})"
+        return f"Neuron({_get_name(self.step)})"
 
     def __eq__(self, other: object) -> bool:
         return (isinstance(other, Neuron) and self.step == other.step
@@ -188,7 +188,7 @@ class Neuron:
             return Neuron, (self.step, self.axes)
         module, name = self.step.__module__, self.step.__qualname__
         try:
-            is_found = _loaded(module, name, self.axes) == self
+            is_found = _load(module, name, self.axes) == self
         except (ImportError, AttributeError, TypeError):
             is_found = False
         if not is_found:
@@ -196,7 +196,7 @@ class Neuron:
                 f"step: expected a function that {module} has by the name {name}, to pickle "
                 f"{self!r}, got a local function, a lambda or one that was replaced; define it at "
                 f"the top of a module")
-        return _loaded, (module, name, self.axes)
+        return _load, (module, name, self.axes)
 
 
 class _ZeroImaginary(TorchFunctionMode):
@@ -211,7 +211,7 @@ class _ZeroImaginary(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _checked_axes(axes: Any, inputs: tuple[str, ...]) -> dict[str, int]:
+def _check_axes(axes: Any, inputs: tuple[str, ...]) -> dict[str, int]:
     if axes is None:
         return {}
     if not isinstance(axes, Mapping):
@@ -225,13 +225,13 @@ def _checked_axes(axes: Any, inputs: tuple[str, ...]) -> dict[str, int]:
     return dict(axes)
 
 
-def forms_of(coefficients: Mapping[str, Coefficient]) -> str:
-    """The names and kinds of coefficients, on which a trace depends."""
-    return " ".join(f"{name}:{_kind(value)}" for name, value in coefficients.items())
+def describe_forms(coefficients: Mapping[str, Coefficient]) -> str:
+    """Returns names and kinds of coefficients, on which a trace depends."""
+    return " ".join(f"{name}:{_describe_kind(value)}" for name, value in coefficients.items())
 
 
-def _kind(value: Coefficient) -> str:
-    """Such as N, or 1,4c of complex numbers for all neurons with an axis."""
+def _describe_kind(value: Coefficient) -> str:
+    """Returns a kind such as N, or 1,4c for complex numbers with an axis, equal for all neurons."""
     if not isinstance(value, Tensor):
         return "number"
     sizes = ["N"] * value.dim()
@@ -240,7 +240,8 @@ def _kind(value: Coefficient) -> str:
     return ",".join(sizes) + "c" * value.is_complex()
 
 
-def _example(kind: str, N: int, dtype: torch.dtype, device: torch.device | None) -> Coefficient:
+def _make_example(kind: str, N: int, dtype: torch.dtype,
+                  device: torch.device | None) -> Coefficient:
     if kind == "number":
         return 1.0
     sizes = [N if size == "N" else int(size) for size in kind.rstrip("c").split(",") if size]
@@ -248,39 +249,39 @@ def _example(kind: str, N: int, dtype: torch.dtype, device: torch.device | None)
     return torch.ones(sizes, dtype=dtype, device=device)
 
 
-def examples_of(forms: str, N: int, dtype: torch.dtype,
-                device: torch.device | None = None) -> dict[str, Coefficient]:
-    """Coefficients of these forms, for code that reads no numbers."""
+def make_examples(forms: str, N: int, dtype: torch.dtype,
+                  device: torch.device | None = None) -> dict[str, Coefficient]:
+    """Returns coefficients of these forms, for code that reads no numbers."""
     kinds = dict(one.split(":") for one in forms.split())
-    return {name: _example(kind, N, dtype, device) for name, kind in kinds.items()}
+    return {name: _make_example(kind, N, dtype, device) for name, kind in kinds.items()}
 
 
-def _parts_for_graph(name: str, dtype: str, device: str, N: int, forms: str) -> str:
-    """Neuron.parts as a constant of torch.compile."""
+def _find_parts_for_graph(name: str, dtype: str, device: str, N: int, forms: str) -> str:
+    """Returns Neuron.parts as a constant of torch.compile."""
     neuron, of = by_name[name], getattr(torch, dtype.removeprefix("torch."))
     with without_modes():
         like = torch.empty(0, dtype=of, device=device)
-        given = examples_of(forms, N, torch.promote_types(of, torch.float32), like.device)
+        given = make_examples(forms, N, torch.promote_types(of, torch.float32), like.device)
         found = neuron.parts_of(given, like, N)
     return ",".join(" ".join(map(str, names)) for names in found)
 
 
-mark_constant(_parts_for_graph)
+mark_constant(_find_parts_for_graph)
 
 
-def _loaded(module: str, name: str, axes: Mapping[str, int] | None = None) -> Neuron:
-    """The neuron of a function by its name."""
+def _load(module: str, name: str, axes: Mapping[str, int] | None = None) -> Neuron:
+    """Returns the neuron of a function by its name."""
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
     return found if isinstance(found, Neuron) else Neuron(found, axes)
 
 
-def _name(step: Step) -> str:
+def _get_name(step: Step) -> str:
     return getattr(step, "__qualname__", None) or type(step).__qualname__
 
 
-def _signature(step: Step) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _read_signature(step: Step) -> tuple[tuple[str, ...], dict[str, Any]]:
     try:
         called = step.forward if isinstance(step, nn.Module) else step
         parameters = inspect.signature(called).parameters.values()
@@ -322,8 +323,8 @@ def check_coefficient(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
 
 
-def results_of(results: Any) -> tuple[Any, ...]:
-    """What a step has returned. Raises TypeError for other than tensors."""
+def check_results(results: Any) -> tuple[Any, ...]:
+    """Returns the results of a step as a tuple. Raises TypeError unless they are tensors."""
     results = (results,) if isinstance(results, Tensor) else results
     if not isinstance(results, tuple | list) or not results:
         raise TypeError(f"step: expected its states and its spike as a tuple of tensors, got "
@@ -335,5 +336,5 @@ def results_of(results: Any) -> tuple[Any, ...]:
 
 
 def without_autocast(device: torch.device) -> torch.autocast:
-    """A step is computed in the dtype of its numbers, as the kernels compute it."""
+    """Returns a context in which a step computes in the dtype of its arguments, as the kernels."""
     return torch.autocast(device.type if device.type != "meta" else "cpu", enabled=False)

@@ -22,24 +22,24 @@ class NumberArithmetic(TorchFunctionMode):
     """Python numbers among coefficients are tensors while a step is traced. Their arithmetic is
     recorded as that of Python, and they enter functions of torch as numbers do."""
 
-    def __init__(self, recorder: Values) -> None:
+    def __init__(self, tracer: Values) -> None:
         super().__init__()
-        self.recorder = recorder
+        self.tracer = tracer
 
     def _is_number(self, value: Any) -> bool:
         if not isinstance(value, FakeTensor):
             return False
         # Kernels of fake tensors call functions of torch with tensors of their own.
-        known = self.recorder.values.get(value.untyped_storage()._cdata)
+        known = self.tracer.values.get(value.untyped_storage()._cdata)
         return isinstance(known, Fixed) and known.is_number
 
     def _make_number(self, value: Any, arguments: Sequence[Any] | None = None) -> Tensor:
         """A Python number, or the result of a function of Python numbers."""
-        result = (self.recorder.call(None, (value,), is_constant=True, is_number=True)
+        result = (self.tracer.call(None, (value,), is_constant=True, is_number=True)
                   if arguments is None else
-                  self.recorder.call(value, arguments, is_number=True))
-        return self.recorder.give(torch.empty((), dtype=torch.float64, device="cpu"),
-                                  result, is_input=True)
+                  self.tracer.call(value, arguments, is_number=True))
+        return self.tracer.give(torch.empty((), dtype=torch.float64, device="cpu"),
+                                result, is_input=True)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -52,7 +52,7 @@ class NumberArithmetic(TorchFunctionMode):
         # Python has no operators in place for numbers: x += 1 is x = x + 1.
         if base in ARITHMETIC and not kwargs and all(
                 self._is_number(x) or type(x) in (int, float) for x in args):
-            places = [Place(self.recorder.value(x).place)  # type: ignore[union-attr]
+            places = [Place(self.tracer.value(x).place)  # type: ignore[union-attr]
                       if isinstance(x, Tensor) else x for x in args]
             places = places[::-1] if is_reversed else places
             return self._make_number(ARITHMETIC[base], places)

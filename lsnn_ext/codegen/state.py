@@ -1,4 +1,4 @@
-"""What a neuron of any step carries from one call to the next."""
+"""The state of a neuron, from one call to the next."""
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from .form import Form
 
 
 class NeuronState(NamedTuple):
-    """What is carried from one step to the next; two calls that pass it on equal one call.
+    """The state after a step; two calls that pass it on equal one call.
 
     The shapes are those of functional.recurrent; of Recurrent without a batch there is no B.
     """
@@ -20,11 +20,11 @@ class NeuronState(NamedTuple):
     z: Tensor  # (D, B, N) past spikes, newest first; D = 1 + the largest extra delay
 
     def detach(self) -> "NeuronState":
-        """The same numbers without their graph, as truncated BPTT needs between two chunks."""
+        """Returns the state without its graph, for truncated BPTT."""
         return self.map(Tensor.detach)
 
     def to(self, *args: Any, **kwargs: Any) -> "NeuronState":
-        """Tensor.to of each tensor: another device or dtype, for complex tensors of their parts."""
+        """Returns the state on another device or in another dtype, that of the parts if complex."""
         def change(leaf: Tensor) -> Tensor:
             if not leaf.is_complex():
                 return leaf.to(*args, **kwargs)
@@ -32,8 +32,8 @@ class NeuronState(NamedTuple):
         return self.map(change)
 
     def reset(self, mask: Tensor) -> "NeuronState":
-        """Zeros for the sequences of a batch where the mask (B,) of bools is True; the others, and
-        their gradients, as they are."""
+        """Returns the state with zeros for the sequences where the mask (B,) of bools is True; the
+        others, and their gradients, are unchanged."""
         is_batched = self.z.dim() == 3
 
         def change(leaf: Tensor) -> Tensor:  # whatever axes are behind the batch
@@ -43,14 +43,14 @@ class NeuronState(NamedTuple):
                            reset_sequences(self.z, mask))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "NeuronState":
-        """A state of changed tensors."""
+        """Returns a state of changed tensors."""
         return NeuronState({name: change(leaf) for name, leaf in self.states.items()},
                            change(self.z))
 
 
-def leaves_of(state: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors of a state by name, z last. Raises TypeError for what is no state of a neuron
-    with these states."""
+def check_leaves(state: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Returns the tensors of a state by name, z last. Raises TypeError unless it is a state of a
+    neuron with these states."""
     if not isinstance(state, tuple) or len(state) != 2 or not isinstance(state[0], dict):
         raise TypeError(f"state: expected a NeuronState of states {', '.join(names) or 'none'} and "
                         f"z, got {describe_kind(state)}")
@@ -65,15 +65,15 @@ def leaves_of(state: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
     return leaves
 
 
-def whole_neuron_state(
+def check_neuron_state(
     state: NeuronState | None, forms: dict[str, Form], B: int, N: int, D: int, dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[list[Tensor], Tensor] | None:
-    """States in the order of their forms and z (D, B, N); None, which stands for zeros, where
-    none is given. Raises TypeError or ValueError naming the part."""
+    """Returns states in the order of their forms, and z (D, B, N); None means zeros. Raises
+    TypeError or ValueError that names the part."""
     if state is None:
         return None
-    leaves = leaves_of(state, tuple(forms))
+    leaves = check_leaves(state, tuple(forms))
     refuse_freed_graph(leaves, through=1)
     for (name, leaf), form in zip(leaves.items(), (*forms.values(), Form()), strict=True):
         shape = (D, B, N) if name == "z" else form.shape(B, N)

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .calls import Call, Place, Size, as_tensor, find_needed, repeat_calls
-from .form import Form, form_of
+from .form import Form, get_form
 from .graph import Graph
 from .number import NumberArithmetic
 from .program import LIMITS, Node, Program
 from .values import Fixed, Resize, Row, StepError
-from .wide import WideRecorder
+from .wide import WideTracer
 
 __all__ = ["StepError", "Traced", "trace"]
 
@@ -26,7 +26,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 class Traced(NamedTuple):
-    """A program and what computes its coefficients."""
+    """A program, and a function that computes its coefficients."""
 
     program: Program
     # The coefficients that the caller gives -> the rows of the program, each () or (N,).
@@ -34,10 +34,10 @@ class Traced(NamedTuple):
 
 
 class _Joint(NamedTuple):
-    """A step and its gradient, recorded once."""
+    """A trace of a step and its gradient for one size."""
 
     graph: Graph
-    recorder: WideRecorder
+    tracer: WideTracer
     results: list[int]
     d_inputs: list[int | None]  # of currents, states', z'
     gradients: list[int | None]
@@ -46,7 +46,7 @@ class _Joint(NamedTuple):
 def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.dtype,
           coefficients: Mapping[str, Tensor | float],
           forms: Sequence[Form] | None = None) -> Traced:
-    """The program of a step.
+    """Returns the program of a step.
 
     Args:
         step: step(c_1, ..., c_K, s_1, ..., s_S, z, *, coefficients...) -> (s_1, ..., s_S, z), of
@@ -74,8 +74,8 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
     while len(joints) < len(SIZES):
         batch, n = SIZES[len(joints)]
         try:
-            joints.append(_record(step, currents, forms, dtype, coefficients, batch,
-                                  neurons or n))
+            joints.append(_trace_sizes(step, currents, forms, dtype, coefficients, batch,
+                                       neurons or n))
         except Resize as size:
             if neurons is not None:
                 raise StepError(f"step: expected closed-over tensors of one size, got "
@@ -93,7 +93,7 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
 
 
 def _are_equal(a: Any, b: Any) -> bool:
-    """Whether two traces have recorded the same calls."""
+    """Whether two traces have the same calls."""
     if isinstance(a, Tensor):
         return a is b or (isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b))
     if isinstance(a, dict):
@@ -103,75 +103,75 @@ def _are_equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and (a == b or (a != a and b != b))
 
 
-# --------------------------------------------------------------------------------------- recording
-def _fake(recorder: WideRecorder, value: Tensor | float, name: str, place: int) -> Tensor:
-    """A coefficient without values."""
-    call = recorder.call("coefficient", (place,), is_number=not isinstance(value, Tensor))
+# ----------------------------------------------------------------------------------------- tracing
+def _fake(tracer: WideTracer, value: Tensor | float, name: str, place: int) -> Tensor:
+    """Returns a coefficient without values."""
+    call = tracer.call("coefficient", (place,), is_number=not isinstance(value, Tensor))
     if not isinstance(value, Tensor):
         if not isinstance(value, float | int):
             raise StepError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        return recorder.give(torch.empty((), dtype=torch.float64, device="cpu"), call, True)
+        return tracer.give(torch.empty((), dtype=torch.float64, device="cpu"), call, True)
     if value.dim() > 2:
         raise StepError(f"{name}: expected a tensor of shape (), (N,), (1, K) or (N, K), got one "
                         f"of shape {tuple(value.shape)}")
     if value.dtype in (torch.float16, torch.bfloat16, torch.complex32):
         raise StepError(f"{name}: expected float32 or float64, got {value.dtype}")
-    form, shape = form_of(value), [recorder.neurons] * value.dim()
+    form, shape = get_form(value), [tracer.neurons] * value.dim()
     if form.axis:
-        shape = [1 if value.shape[0] == 1 else recorder.neurons, form.axis]
+        shape = [1 if value.shape[0] == 1 else tracer.neurons, form.axis]
     fake = torch.empty(shape, dtype=value.dtype, device="cpu")
     if form == Form():
-        recorder.give(fake, call, is_input=True)
+        tracer.give(fake, call, is_input=True)
     else:
-        recorder.axes.add(form.axis)
-        recorder.give_whole(fake, form, call)
+        tracer.axes.add(form.axis)
+        tracer.give_whole(fake, form, call)
     return fake.requires_grad_(value.dtype.is_floating_point or value.is_complex())
 
 
-def _make_rows(recorder: WideRecorder, forms: Sequence[Form], dtype: torch.dtype,
+def _make_rows(tracer: WideTracer, forms: Sequence[Form], dtype: torch.dtype,
                first: int) -> list[Tensor]:
-    """Arguments of these forms, whose rows are the inputs of the program from `first` on."""
-    B, N = recorder.batch, recorder.neurons
+    """Returns arguments of these forms, whose rows are the inputs from `first` on."""
+    B, N = tracer.batch, tracer.neurons
     made = []
     for form in forms:
-        parts = [recorder.give(torch.empty(B, N, dtype=dtype, device="cpu"), Row(first + i))
+        parts = [tracer.give(torch.empty(B, N, dtype=dtype, device="cpu"), Row(first + i))
                  for i in range(form.rows())]
         first += len(parts)
         whole = torch.empty(form.shape(B, N), dtype=form.dtype(dtype), device="cpu")
-        recorder.axes.add(form.axis)
-        made.append(parts[0] if form == Form() else recorder.give_rows(whole, form, parts))
+        tracer.axes.add(form.axis)
+        made.append(parts[0] if form == Form() else tracer.give_rows(whole, form, parts))
     return made
 
 
-def _record(step: Callable[..., Any], currents: int, forms: Sequence[Form], dtype: torch.dtype,
-            coefficients: Mapping[str, Tensor | float], batch: int, neurons: int) -> _Joint:
+def _trace_sizes(step: Callable[..., Any], currents: int, forms: Sequence[Form], dtype: torch.dtype,
+                 coefficients: Mapping[str, Tensor | float], batch: int, neurons: int) -> _Joint:
     rows = sum(form.rows() for form in forms)
     inputs, real = currents + rows + 1, (Form(),)
     graph = Graph(dtype, inputs, rows + 1)
-    recorder = WideRecorder(graph, batch, neurons)
+    tracer = WideTracer(graph, batch, neurons)
     # TorchScript runs other operators once it has seen some calls, unless told not to.
     with torch.inference_mode(False), torch.enable_grad(), torch.jit.optimized_execution(
             False), FakeTensorMode(allow_non_fake_inputs=True):
-        given = {name: _fake(recorder, value, name, i)
+        given = {name: _fake(tracer, value, name, i)
                  for i, (name, value) in enumerate(coefficients.items())}
         before = [x.requires_grad_() for x in _make_rows(
-            recorder, (*real * currents, *forms, *real), dtype, 0)]
-        after = _make_rows(recorder, (*forms, *real), dtype, inputs)
+            tracer, (*real * currents, *forms, *real), dtype, 0)]
+        after = _make_rows(tracer, (*forms, *real), dtype, inputs)
         # Copies are no leaves of autograd, so that the step can write to them in place.
-        copies = recorder.run(lambda: [x.clone() for x in before])
-        with NumberArithmetic(recorder):
-            results = recorder.run(step, *copies, **given)
-        results = _check_results(recorder, results, forms, dtype)
-        recorder.is_backward = True
-        gradients = recorder.run(_differentiate, results, [*before, *given.values()], after)
-        nodes = [recorder.read(part, dtype) for x in results for part in recorder.rows_of(x)]
-        found = [_find_gradients(recorder, x, form, dtype) for x, form in zip(
+        copies = tracer.run(lambda: [x.clone() for x in before])
+        with NumberArithmetic(tracer):
+            results = tracer.run(step, *copies, **given)
+        results = _check_results(tracer, results, forms, dtype)
+        tracer.is_backward = True
+        gradients = tracer.run(_differentiate, results, [*before, *given.values()], after)
+        nodes = [tracer.read(part, dtype) for x in results for part in tracer.rows_of(x)]
+        found = [_find_gradients(tracer, x, form, dtype) for x, form in zip(
             gradients, (*real * currents, *forms, *real), strict=False)]
         of_coefficients = [
-            _find_gradients(recorder, x, form_of(value) if isinstance(value, Tensor) else Form(),
+            _find_gradients(tracer, x, get_form(value) if isinstance(value, Tensor) else Form(),
                             dtype, name)
             for (name, value), x in zip(coefficients.items(), gradients[len(before):], strict=True)]
-    return _Joint(graph, recorder, nodes, sum(found, []), sum(of_coefficients, []))
+    return _Joint(graph, tracer, nodes, sum(found, []), sum(of_coefficients, []))
 
 
 def _differentiate(results: Sequence[Tensor], inputs: Sequence[Tensor],
@@ -185,7 +185,7 @@ def _differentiate(results: Sequence[Tensor], inputs: Sequence[Tensor],
     return [next(found) if x.requires_grad else None for x in inputs]
 
 
-def _check_results(recorder: WideRecorder, results: Any, forms: Sequence[Form],
+def _check_results(tracer: WideTracer, results: Any, forms: Sequence[Form],
                    dtype: torch.dtype) -> list[Tensor]:
     states = len(forms)
     results = [results] if isinstance(results, Tensor) and not states else results
@@ -202,35 +202,35 @@ def _check_results(recorder: WideRecorder, results: Any, forms: Sequence[Form],
         if x.dtype != wanted and not (form.is_complex and x.dtype == dtype):
             raise StepError(f"step: expected results of {wanted}, got {name} of {x.dtype}; cast it "
                             f"with .to(x.dtype)")
-        shape = form.shape(recorder.batch, recorder.neurons)
-        has_axis = recorder.form_of(x).axis > 0
+        shape = form.shape(tracer.batch, tracer.neurons)
+        has_axis = tracer.form_of(x).axis > 0
         if has_axis != (form.axis > 0) or x.dim() > len(shape):
             raise StepError(f"step: expected {name} of shape {form.shape_text()}, got one of shape "
                             f"{tuple(x.shape)}, where (B, N) is {shape[:2]}; axes= declares an "
                             f"axis, and unsqueeze(-1) makes one")
         whole.append((x, shape, wanted))
-    return recorder.run(lambda: [x.to(wanted).expand(shape) for x, shape, wanted in whole])
+    return tracer.run(lambda: [x.to(wanted).expand(shape) for x, shape, wanted in whole])
 
 
-def _find_gradients(recorder: WideRecorder, gradient: Tensor | None, form: Form,
+def _find_gradients(tracer: WideTracer, gradient: Tensor | None, form: Form,
                     dtype: torch.dtype, coefficient: str | None = None) -> list[int | None]:
-    """One for each row."""
+    """Returns a gradient for each row."""
     if gradient is None:
         return [None] * form.rows()
-    return [_find_gradient(recorder, part, dtype, coefficient)
-            for part in recorder.rows_of(gradient)]
+    return [_find_gradient(tracer, part, dtype, coefficient)
+            for part in tracer.rows_of(gradient)]
 
 
-def _find_gradient(recorder: WideRecorder, gradient: Tensor, dtype: torch.dtype,
+def _find_gradient(tracer: WideTracer, gradient: Tensor, dtype: torch.dtype,
                    coefficient: str | None = None) -> int | None:
-    if recorder.is_zero(gradient):
+    if tracer.is_zero(gradient):
         return None
-    known = recorder.value(gradient)
+    known = tracer.value(gradient)
     if coefficient is None and isinstance(known, Row) and known.is_sum:
         raise StepError("step: expected elementwise operators, got a gradient of a current or a "
                         "state that is a sum over the batch")
-    node = recorder.read(gradient, dtype)
-    if recorder.graph.value(node) == 0:
+    node = tracer.read(gradient, dtype)
+    if tracer.graph.value(node) == 0:
         return None
     if coefficient is not None and isinstance(known, Fixed):
         raise StepError(f"step: expected a gradient of {coefficient} that is linear in those of "
@@ -241,7 +241,7 @@ def _find_gradient(recorder: WideRecorder, gradient: Tensor, dtype: torch.dtype,
 # -------------------------------------------------------------------------------------- the program
 def _finish(joint: _Joint, currents: int, states: int,
             dtype: torch.dtype) -> tuple[Program, list[Any], tuple[Call, ...]]:
-    """The program in its final order, its coefficient rows, and the calls that compute them."""
+    """Returns the program in its final order, its coefficient rows, and the calls for them."""
     graph = joint.graph
     outputs = [*joint.d_inputs, *joint.gradients]
     slopes = graph.find_slopes(graph.forward_inputs + graph.gradient_inputs - 1, outputs)
@@ -284,11 +284,11 @@ def _finish(joint: _Joint, currents: int, states: int,
 
 
 def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[Call, ...]]:
-    """How each row is computed, and the calls for that, numbered anew.
+    """Returns how each row is computed, and the calls for that, renumbered.
 
     A recipe is (call, dtype), a number, or (operator, recipes): an operator of the program.
     """
-    graph, calls = joint.graph, joint.recorder.calls
+    graph, calls = joint.graph, joint.tracer.calls
     keys: dict[int, Any] = {place: key for key, place in graph._places.items()}
     wanted = [keys[i][1] for i in graph.reachable(rows) if i in graph.coefficients]
     needed = sorted(find_needed(calls, wanted))
@@ -359,7 +359,7 @@ def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
 
 
 def flatten_recipes(recipes: Any) -> list[int]:
-    """The calls that recipes read."""
+    """Returns the calls that recipes read."""
     if isinstance(recipes, list):
         return [i for recipe in recipes for i in flatten_recipes(recipe)]
     if not isinstance(recipes, tuple):

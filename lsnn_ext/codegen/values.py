@@ -1,5 +1,5 @@
-"""The values of the tensors of a step while it is traced: nodes of a program (what depends on rows
-of neurons) or calls to repeat (what depends on coefficients only)."""
+"""Values of the tensors of a step during a trace: nodes of a program, which depend on rows of
+neurons, or calls to repeat, which depend on coefficients only."""
 import linecache
 import os
 import traceback
@@ -22,7 +22,7 @@ NOT_OF_STEPS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file
 
 
 class StepError(RuntimeError):
-    """A step contains what no program can express."""
+    """A step that no program can express."""
 
 
 class Resize(Exception):
@@ -36,7 +36,7 @@ class Resize(Exception):
 class Fixed(NamedTuple):
     """A value that no row enters: the result of a call to repeat."""
 
-    place: int  # of Recorder.calls
+    place: int  # of Tracer.calls
     is_constant: bool  # depends on nothing at all
     is_number: bool  # a Python number in the loop
 
@@ -54,8 +54,8 @@ def describe_line(file: str, line: int) -> str:
 
 
 def find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
-    """The line of the step, or of the backward of a Function: the first frame, from the innermost
-    out, before that of Values.run."""
+    """Returns the line of the step, or of the backward of a Function: the outermost frame inside
+    of Values.run."""
     found = None
     for frame, line in frames:
         if frame.f_code is Values.run.__code__:
@@ -66,7 +66,7 @@ def find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
 
 
 class Values(TorchDispatchMode):
-    """What a step has computed so far, and the line that it is in."""
+    """The values of a step so far, and its current line."""
 
     def __init__(self, graph: Graph, batch: int, neurons: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Values(TorchDispatchMode):
         self.alive: list[Tensor] = []
 
     def run(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        """Records what a function calls; its errors name the line."""
+        """Traces the calls of a function; its errors name the line."""
         try:
             with self:
                 result = function(*arguments, **keywords)
@@ -128,7 +128,7 @@ class Values(TorchDispatchMode):
         return Fixed(place, is_constant, is_number)
 
     def _hold(self, tensor: Tensor) -> Fixed:
-        """A tensor that the step closes over: it is read again whenever the calls are repeated."""
+        """Returns the value of a tensor that the step closes over. Repeated calls read it again."""
         if tensor._cdata not in self.tensors:
             if tensor.requires_grad:
                 raise self.error("no closed-over tensor that requires a gradient",
@@ -144,7 +144,7 @@ class Values(TorchDispatchMode):
         return self.call(None, (tensor,))
 
     def read(self, value: Tensor | float | bool, dtype: torch.dtype) -> int:
-        """The node of an argument that an operator reads as numbers of `dtype`."""
+        """Returns the node of an argument that an operator reads as numbers of `dtype`."""
         if not isinstance(value, Tensor):
             return self.graph.constant(value)
         known = self.value(value)
@@ -153,7 +153,7 @@ class Values(TorchDispatchMode):
         return self.read_fixed(known, dtype, value.dtype == torch.bool)
 
     def read_fixed(self, known: Fixed, dtype: torch.dtype, is_mask: bool = False) -> int:
-        """The same of a fixed value."""
+        """Returns the node of a fixed value."""
         if known.is_constant:
             with _disable_current_modes(), torch.no_grad():
                 number = repeat_calls(self.calls, [known.place], 1, [])[0]
@@ -169,7 +169,7 @@ class Values(TorchDispatchMode):
         return Size(tuple(names.get(size, size) for size in shape))
 
     def place(self, tensor: Tensor) -> Place:
-        """The call whose result is a tensor, in its shape: views share their values."""
+        """Returns the call whose result is a tensor, in its shape: views share their values."""
         known = self.value(tensor)
         assert isinstance(known, Fixed)
         shape = self.shapes.get(known.place, tensor.shape)

@@ -1,5 +1,5 @@
-"""Records values of a step that are several real rows: complex numbers, and values with an axis of
-their own, (B, N, K). Each operator becomes operators of their parts, which Recorder records."""
+"""Traces values of several real rows: complex numbers, and values with an own axis, (B, N, K).
+Each operator becomes operators of their parts, which Tracer traces."""
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from .calls import Place, as_tensor
 from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
-from .record import COPIES, FACTORIES, Recorder, bind
+from .tracer import COPIES, FACTORIES, Tracer, bind
 from .values import Fixed, Resize, StepError, aten
 from .wide_shapes import HANDLERS, is_copy, reshape, take_front
 
@@ -29,19 +29,19 @@ class Wide(NamedTuple):
 
 
 def take_part(whole: Tensor | float, k: int | None, c: int | None) -> Tensor:
-    """One row of a fixed value."""
+    """Returns one row of a fixed value."""
     value = as_tensor(whole)
     value = value if k is None else value[..., k]
     return value if c is None else (value.real, value.imag)[c]
 
 
 def join_parts(form: str, *parts: Tensor | float) -> Tensor:
-    """A fixed value of its rows."""
+    """Returns a fixed value of its rows."""
     return parse_form(form).join(torch.broadcast_tensors(*map(as_tensor, parts)))
 
 
-class WideRecorder(Recorder):
-    """A Recorder that also takes complex values and values with an axis of their own."""
+class WideTracer(Tracer):
+    """A Tracer for complex values and values with an own axis, too."""
 
     EXPECTED = ("operators that are elementwise, or on the last axis sum, mean, amax, amin, "
                 "select, slice, unbind, stack or cat, of a value with an axis of its own")
@@ -83,7 +83,7 @@ class WideRecorder(Recorder):
         return self.wide.get(_key(value))
 
     def rows_of(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """The real tensors of a value."""
+        """Returns the real tensors of a value."""
         found = self.find(tensor)
         return (tensor,) if found is None else found.parts
 
@@ -92,7 +92,7 @@ class WideRecorder(Recorder):
         return Form() if found is None else found.form
 
     def is_pairs(self, tensor: Tensor) -> bool:
-        """Whether a value is view_as_real of one with an axis, which has two then."""
+        """Whether a value is view_as_real of one with an axis."""
         return _key(tensor) in self.pairs
 
     def give_pairs(self, out: Tensor, form: Form, rows: Sequence[Tensor]) -> Tensor:
@@ -101,7 +101,7 @@ class WideRecorder(Recorder):
         return fresh
 
     def count(self, part: Tensor) -> Tensor:
-        """A row to add: truth values as numbers."""
+        """Returns a row to add: truth values as numbers."""
         if part.dtype != torch.bool:
             return part
         return self.run_part("_to_copy", part, dtype=self.graph.dtype)
@@ -110,7 +110,7 @@ class WideRecorder(Recorder):
         return self.run_part("full_like", like, number)
 
     def _hold_wide(self, tensor: Tensor) -> Wide | None:
-        """A tensor that the step closes over, if it is complex or has an axis."""
+        """Returns the value of a closed-over tensor, if it is complex or has an axis."""
         has_axis = tensor.dim() > 1 and tensor.shape[-1] in self.axes
         if not has_axis and not tensor.is_complex():
             return None
@@ -129,10 +129,10 @@ class WideRecorder(Recorder):
     def _is_fixed(self, value: Tensor) -> bool:
         return all(isinstance(self.value(part), Fixed) for part in self.rows_of(value))
 
-    def _whole(self, value: Any) -> Any:
-        """The call that computes a fixed value; of other arguments the argument."""
+    def _get_whole(self, value: Any) -> Any:
+        """Returns the call that computes a fixed value; else the argument."""
         if isinstance(value, list | tuple):
-            return tuple(map(self._whole, value))
+            return tuple(map(self._get_whole, value))
         if not isinstance(value, Tensor):
             return value
         found = self.find(value)
@@ -197,8 +197,8 @@ class WideRecorder(Recorder):
         is_complex = out.is_complex() or self._real is not None
         tensors = [x for x in values if isinstance(x, Tensor)]
         if is_complex and name not in COPIES and all(map(self._is_fixed, tensors)):
-            call = self.call(func, [self._whole(x) for x in args],
-                             {key: self._whole(x) for key, x in kwargs.items()})
+            call = self.call(func, [self._get_whole(x) for x in args],
+                             {key: self._get_whole(x) for key, x in kwargs.items()})
             if form == Form():
                 return self.give(out, call)
             return self.give_whole(_fresh(out), form, call)
@@ -213,7 +213,7 @@ class WideRecorder(Recorder):
         return self.finish(out, form, rows)
 
     def _write(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor:
-        """An operator in place. Views of a value do not see that its rows are replaced."""
+        """Runs an operator in place. It replaces the rows, which views would miss."""
         target = args[0]
         if self.find(target) is None or _key(target) in self.shared or name == "copy":
             raise self.error("no write in place to a part of a complex value or of one with an "
@@ -231,7 +231,7 @@ class WideRecorder(Recorder):
         return name.removeprefix("new_").removesuffix("_like").removesuffix("_strided")
 
     def _makes_wide(self, name: str, args: Any, kwargs: Any) -> bool:
-        """Whether an operator makes such a value of others."""
+        """Whether an operator makes a value of several rows."""
         dtype = kwargs.get("dtype")
         if name in MAKES_WIDE or (dtype is not None and dtype.is_complex):
             return True
@@ -248,7 +248,7 @@ class WideRecorder(Recorder):
         return self._base(name) in FACTORIES and bool(sizes) and len(sizes[0]) == 3
 
     def part_of(self, func: Any, args: Sequence[Any], kwargs: Any = {}) -> Tensor:  # noqa: B006
-        """Records an operator of real tensors (), (N,) or (B, N)."""
+        """Traces an operator of real tensors (), (N,) or (B, N)."""
         return super().__torch_dispatch__(func, (), tuple(args), kwargs)
 
     def run_part(self, name: str, *args: Any, **kwargs: Any) -> Tensor:
@@ -259,7 +259,7 @@ class WideRecorder(Recorder):
         return self.part_of(getattr(getattr(aten, name), overload), args, kwargs)
 
     def finish(self, out: Tensor, form: Form, rows: Sequence[Tensor]) -> Tensor:
-        """The result of an operator as rows of its shape."""
+        """Returns the result of an operator as rows of its shape."""
         body = out.shape[:-1] if form.axis else out.shape
         rows = [row if row.shape == body else self.run_part("expand", row, list(body))
                 for row in rows]
@@ -268,7 +268,7 @@ class WideRecorder(Recorder):
         return self.give_rows(_fresh(out), form, rows)
 
     def _pick(self, value: Any, k: int, form: Form) -> Any:
-        """The arguments of number k of the axis."""
+        """Returns the arguments for number k of the axis."""
         if isinstance(value, dict):
             return {key: self._pick(x, k, form) for key, x in value.items()}
         if isinstance(value, list | tuple):
@@ -292,7 +292,7 @@ class WideRecorder(Recorder):
 
     def _by_pairs(self, function: Callable[..., Any], named: dict[str, Any],
                   form: Form) -> list[Tensor]:
-        """An operator of complex values, number by number of the axis."""
+        """Runs an operator of complex values, number by number of the axis."""
         rows: list[Tensor] = []
         for k in range(form.axis or 1):
             given = {key: self._pair(self._pick(x, k, form)) for key, x in named.items()
@@ -315,7 +315,7 @@ class WideRecorder(Recorder):
         return Pair(value, None)
 
     def _fill(self, factory: str, named: dict[str, Any], out: Tensor) -> Tensor:
-        """A tensor of one number."""
+        """Returns a tensor filled with a number."""
         value: Any = FACTORIES[factory]
         value = named.get("fill_value", named.get("s")) if value is None else value
         axis = out.shape[-1] if out.dim() == 3 or self._has_axis(named.get("self")) else 0
@@ -339,6 +339,6 @@ def _key(tensor: Tensor) -> int:
 
 
 def _fresh(out: Tensor) -> Tensor:
-    """A tensor with a storage of its own, by which its value is found."""
+    """Returns a tensor with a new storage, by which its value is found."""
     return torch.empty(out.shape, dtype=out.dtype, device="cpu")
 

@@ -1,12 +1,12 @@
 """Operators on the form of a value: those of the last axis, those between real and complex values,
-and changes of shape. Each takes a WideRecorder, the arguments by name, and the empty result."""
+and changes of shape. Each takes a WideTracer, the arguments by name, and the empty result."""
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from .form import MAX_AXIS, Form
-from .record import strip
+from .tracer import strip_ones
 from .values import aten
 
 HANDLERS: dict[str, Callable[..., Any]] = {}
@@ -271,7 +271,7 @@ def reshape(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
         return r.finish(out, form._replace(axis=out.shape[-1]),
                         _shaped(r, name, rows, out.shape[:-1]))
     is_kept = out.dim() > 0 and out.shape[-1] == form.axis
-    if is_kept and strip(out.shape[:-1]) == strip(value.shape[:-1]):
+    if is_kept and strip_ones(out.shape[:-1]) == strip_ones(value.shape[:-1]):
         return r.finish(out, form, _shaped(r, name, rows, out.shape[:-1]))
     if form.axis == 1:
         return r.finish(out, form._replace(axis=0), _shaped(r, name, rows, out.shape))

@@ -177,15 +177,15 @@ def test_link_to_own_folder(folder: Path, tmp_path: Path, fake: Fake) -> None:
 def test_folder_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LSNN_CACHE_DIR", "")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.wanted_folder() == tmp_path / ".cache" / "lsnn_ext"
+    assert cache.find_folder() == tmp_path / ".cache" / "lsnn_ext"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache.wanted_folder() == tmp_path / ".cache" / "lsnn_ext"
+    assert cache.find_folder() == tmp_path / ".cache" / "lsnn_ext"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.wanted_folder() == tmp_path / "xdg" / "lsnn_ext"
+    assert cache.find_folder() == tmp_path / "xdg" / "lsnn_ext"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without a home
     with pytest.raises(OSError, match="no home"):
-        cache.wanted_folder()
+        cache.find_folder()
 
 
 def test_private_folder_ends_with_its_process(folder: Path, fake: Fake) -> None:

@@ -101,7 +101,7 @@ def test_refuses_other_results(step: Any, message: str) -> None:
 
 
 def test_refuses_results_of_another_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codegen_call, "_takes_kernels", lambda call: False)
+    monkeypatch.setattr(codegen_call, "_can_use_kernels", lambda call: False)
     with pytest.raises(ValueError, match=r"expected results of shape \(B, N\) = \(1, 3\)"):
         recurrent(torch.zeros(2, 1, 3), None, Neuron(lambda c, v, z: (v[:, :2], z)))
     counts = iter((1, 2, 1))
@@ -275,7 +275,7 @@ def test_elements_and_attributes_of_every_kind_are_watched() -> None:
         watch = Watch(step)
         assert watch.is_current()
         change()
-        assert watch.changed() is not None
+        assert watch.find_changed() is not None
     SETTINGS.gain = before
 
 
@@ -345,7 +345,7 @@ def test_a_module_of_numbers_is_watched() -> None:
 @pytest.fixture
 def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopOperators]:
     made = LoopOperators()
-    monkeypatch.setattr(kernels, "_make", made.make)
+    monkeypatch.setattr(kernels, "_make_kernel", made.make)
     monkeypatch.setattr(_ops.neuron, "call_interruptible", made)
     yield made
 

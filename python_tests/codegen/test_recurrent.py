@@ -26,10 +26,10 @@ INTERPRETED: dict[str, dict[Any, Any]] = {name: {} for name in NEURONS}  # kerne
 def operators(monkeypatch: pytest.MonkeyPatch) -> LoopOperators:
     """Operators that are a loop, in place of the compiled ones."""
     made = LoopOperators()
-    monkeypatch.setattr(kernels, "_make", made.make)
+    monkeypatch.setattr(kernels, "_make_kernel", made.make)
     monkeypatch.setattr(_ops.neuron, "call_interruptible", made)
     for neuron, _, _ in NEURONS.values():
-        monkeypatch.setattr(neuron, "kept", {})
+        monkeypatch.setattr(neuron, "kernels", {})
     return made
 
 
@@ -45,12 +45,12 @@ def route(request: pytest.FixtureRequest, cache_folder: str) -> Any:
         return request.getfixturevalue("operators")
     patch = request.getfixturevalue("monkeypatch")
     if request.param == "loop":
-        patch.setattr(codegen_call, "_takes_kernels", lambda call: False)
+        patch.setattr(codegen_call, "_can_use_kernels", lambda call: False)
     patch.setenv("LSNN_CACHE_DIR", cache_folder)
     if request.param == "interpreted":
         patch.setenv("LSNN_COMPILE", "0")
         for name, (neuron, _, _) in NEURONS.items():
-            patch.setattr(neuron, "kept", INTERPRETED[name])
+            patch.setattr(neuron, "kernels", INTERPRETED[name])
     return request.param
 
 
@@ -134,7 +134,7 @@ def test_equals_a_loop_for_each_sequence(name: str, delays: str, has_state: bool
     if isinstance(route, LoopOperators):
         assert route.calls == ["forward", "backward"]
     elif route != "loop":
-        made = [kernel for _, kernel in NEURONS[name][0].kept.values()]
+        made = [kernel for _, kernel in NEURONS[name][0].kernels.values()]
         assert made and all(kernel.is_compiled == (route == "compiled") for kernel in made)
 
 
@@ -350,16 +350,16 @@ def test_the_reference_is_the_loop(operators: LoopOperators) -> None:
     assert operators.calls == []
 
 
-def test_another_device_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codegen_call, "_said", set())
-    with pytest.warns(UserWarning, match="on cuda:0: the step runs as a loop over time"):
-        codegen_call._say_loop(torch.device("cuda:0"))
+def test_another_device_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codegen_call, "_warned", set())
+    with pytest.warns(UserWarning, match="got cuda:0; the step runs as a loop over time"):
+        codegen_call._warn_of_loop(torch.device("cuda:0"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        codegen_call._say_loop(torch.device("cuda:0"))
+        codegen_call._warn_of_loop(torch.device("cuda:0"))
         with lsnn_ext.use_reference():
-            codegen_call._said.clear()
-            codegen_call._say_loop(torch.device("cuda:0"))
+            codegen_call._warned.clear()
+            codegen_call._warn_of_loop(torch.device("cuda:0"))
     spikes, state = recurrent(torch.empty(T, B, N, device="meta"), None, ANALOG)
     assert spikes.is_meta and state.z.shape == (1, B, N)
 

@@ -249,7 +249,7 @@ def fused(case: Case) -> list[Tensor]:
     neuron = Neuron(case.function)
     out = recurrent(leaves["x"], leaves.get("w_rec"), neuron, state=state, **given,
                     **case.numbers, **case.keywords)
-    (_, kernel), = neuron.kept.values()  # not the loop
+    (_, kernel), = neuron.kernels.values()  # not the loop
     assert kernel.is_compiled == (os.environ.get("LSNN_COMPILE") != "0")
     spikes, after = out[0], out[1]
     assert K and list(after.states) == [f"s{s}" for s in range(case.step.states)]

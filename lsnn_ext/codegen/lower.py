@@ -1,5 +1,5 @@
-"""The functions that the kernels call of a program: each with the nodes that it needs. generate.py
-writes them as C++, encode.py as bytecode; rows.h says what they read and return."""
+"""Lowers a program to the functions that the kernels call, each with the nodes that it needs.
+generate.py writes them as C++, encode.py as bytecode; rows.h specifies arguments and results."""
 from typing import NamedTuple
 
 import torch
@@ -57,7 +57,7 @@ def _is_constant(node: Node, value: float) -> bool:
     return node.operator == "constant" and node.value == value
 
 
-def _saved_spikes(program: Program) -> set[int]:
+def _find_saved_spikes(program: Program) -> set[int]:
     """Returns the nodes that equal the spike z, which a replay reads instead of computing it."""
     z = program.nodes[program.z]
     if z.operator in ("input", "constant"):
@@ -70,8 +70,8 @@ def _saved_spikes(program: Program) -> set[int]:
     return equal
 
 
-def _take(program: Program, name: str, results: tuple[int | None, ...], replaced: set[int],
-          any_of: tuple[int, ...] | None = None) -> Function:
+def _extract(program: Program, name: str, results: tuple[int | None, ...], replaced: set[int],
+             any_of: tuple[int, ...] | None = None) -> Function:
     """Returns the function of these results, without the nodes that they do not need.
 
     Args:
@@ -108,24 +108,24 @@ def _take(program: Program, name: str, results: tuple[int | None, ...], replaced
     return Function(name, tuple(nodes), tuple(places))
 
 
-def _states_read(program: Program, function: Function) -> set[int]:
+def _find_states_read(program: Program, function: Function) -> set[int]:
     read = {a for node in function.nodes for a in node.arguments} | set(function.results)
     return {s for s in range(program.states) if program.currents + s in read}
 
 
-def _carried(program: Program, readers: list[Function], replaced: set[int]) -> set[int]:
-    """Returns the states that a replay keeps: those that a reader or a carried state reads."""
+def _find_carried(program: Program, readers: list[Function], replaced: set[int]) -> set[int]:
+    """Returns the states of a replay: those that a reader or a carried state reads."""
     carried: set[int] = set()
-    read = set().union(*(_states_read(program, reader) for reader in readers))
+    read = set().union(*(_find_states_read(program, reader) for reader in readers))
     while not read <= carried:
         carried |= read
         results = tuple(program.new_states[s] for s in sorted(carried))
-        read = _states_read(program, _take(program, "", results, replaced))
+        read = _find_states_read(program, _extract(program, "", results, replaced))
     return carried
 
 
 class Lowered(NamedTuple):
-    """What generate.py and encode.py write."""
+    """The functions of a program, for generate.py and encode.py."""
 
     functions: tuple[Function, ...]  # forward, advance, replay, adjoint, adjoint_alone
     carried: int  # bit s: the functions but the first read state s
@@ -141,15 +141,15 @@ def lower(program: Program) -> Lowered:
             malformed.
     """
     _check(program)
-    spikes = _saved_spikes(program)
+    spikes = _find_saved_spikes(program)
     d_inputs = (*program.d_currents, *program.d_states, program.d_z)
-    adjoint = _take(program, "adjoint", (*d_inputs, *program.gradients), spikes)
-    alone = _take(program, "adjoint_alone", d_inputs, spikes)
-    slopes = _take(program, "", (), spikes, program.slopes)
-    carried = _carried(program, [adjoint, slopes], spikes)
+    adjoint = _extract(program, "adjoint", (*d_inputs, *program.gradients), spikes)
+    alone = _extract(program, "adjoint_alone", d_inputs, spikes)
+    slopes = _extract(program, "", (), spikes, program.slopes)
+    carried = _find_carried(program, [adjoint, slopes], spikes)
     states = tuple(n if s in carried else None for s, n in enumerate(program.new_states))
-    forward = _take(program, "forward", (*program.new_states, program.z), set())
-    advance = _take(program, "advance", states, spikes)
-    replay = _take(program, "replay", states, spikes, program.slopes)
+    forward = _extract(program, "forward", (*program.new_states, program.z), set())
+    advance = _extract(program, "advance", states, spikes)
+    replay = _extract(program, "replay", states, spikes, program.slopes)
     return Lowered((forward, advance, replay, adjoint, alone), sum(1 << s for s in carried),
                    program.slopes is not None, any(i is not None for i in program.d_currents))

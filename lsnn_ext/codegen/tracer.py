@@ -1,5 +1,5 @@
-"""Records what a step and its gradient call, as nodes of a program (what depends on rows of
-neurons) and as calls to repeat (what depends on coefficients only)."""
+"""Traces the operators of a step and its gradient: those on rows of neurons become nodes of a
+program, those on coefficients only calls to repeat."""
 import math
 import traceback
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from .calls import Place
 from .translate import OPERATIONS
 from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
 
-# Operators that return the values of their argument.
+# Operators that return the values of their argument unchanged.
 COPIES = {"alias", "clone", "detach", "lift_fresh", "lift_fresh_copy", "view", "_unsafe_view",
           "reshape", "expand", "squeeze", "unsqueeze", "_to_copy", "contiguous"}
 # The value of each element; None: an argument. What `empty` holds is undefined.
@@ -34,8 +34,8 @@ LINEAR = {"add": ("self", "other"), "sub": ("self", "other"), "neg": ("self",), 
 WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}
 
 
-class Recorder(Values):
-    """Records every operator below autograd."""
+class Tracer(Values):
+    """Traces every operator below autograd."""
 
     # ----------------------------------------------------------------------------- dispatch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,7 +94,7 @@ class Recorder(Values):
         return out
 
     def check_kind(self, func: Any, name: str) -> None:
-        """Refuses what no step may do."""
+        """Refuses reads of values, and random numbers."""
         if name in ("_local_scalar_dense", "is_nonzero", "equal", "item"):
             raise self.error("no branch on a value and no float(), bool() or .item() of a tensor",
                              f"aten.{name}")
@@ -121,7 +121,7 @@ class Recorder(Values):
         full = (self.batch, self.neurons)
         if sizes == (0,):
             return  # torch.utils.checkpoint makes one, which nothing reads
-        sizes = strip(sizes) if len(strip(sizes)) == 2 else sizes  # (1, B, N)
+        sizes = strip_ones(sizes) if len(strip_ones(sizes)) == 2 else sizes  # (1, B, N)
         if len(sizes) > 2 or any(size not in (1, limit) for size, limit in zip(
                 reversed(sizes), reversed(full), strict=False)):
             raise self.error("values of shape (), (N,) or (B, N)",
@@ -315,7 +315,7 @@ class Recorder(Values):
         return isinstance(known, Row) and known.is_sum
 
     def _multiply(self, func: Any, name: str, args: Any, kwargs: Any, out: Tensor) -> Row:
-        """A sum times what the calls compute as the gradient of 1."""
+        """Returns a sum times the gradient of 1."""
         self._check_sums(name, bind(func, args, kwargs), out)
         one = self.call(aten.full.default, (self.sizes(args[0].shape), 1),
                         {"dtype": args[0].dtype}, is_constant=True)
@@ -338,15 +338,15 @@ class Recorder(Values):
                                                      and self.is_zero(named[key]))
                         for key in terms if key in named)
         others = [x for key, x in values.items() if key not in terms]
-        shapes = {strip(x.shape) for x in sums}
-        if not terms or not are_terms or shapes != {strip(out.shape)} or not all(
+        shapes = {strip_ones(x.shape) for x in sums}
+        if not terms or not are_terms or shapes != {strip_ones(out.shape)} or not all(
                 isinstance(self.value(x), Fixed) for x in others):
             raise self.error("elementwise operators", f"aten.{name} of a sum over the batch")
         return True
 
 
-def strip(shape: Sequence[int]) -> tuple[int, ...]:
-    """Without the ones in front."""
+def strip_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns a shape without leading ones."""
     sizes = tuple(shape)
     while sizes and sizes[0] == 1:
         sizes = sizes[1:]
@@ -354,7 +354,7 @@ def strip(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name, those left out by their defaults."""
+    """Returns arguments by name, defaults included."""
     named = {x.name: x.default_value for x in func._schema.arguments if x.has_default_value()}
     names = [x.name for x in func._schema.arguments]
     return named | dict(zip(names, args, strict=False)) | dict(kwargs)
