@@ -18,6 +18,7 @@ from lsnn_ext._core.surrogates import SURROGATES
 from lsnn_ext._ops.load import check_tables
 from lsnn_ext.models import COEFFICIENTS, MODELS, SURROGATE_NAMES, Model
 from lsnn_ext.modules.neuron import RANGES
+from operator_calls import needs_compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_docs = pytest.mark.skipif(not (ROOT / "docs").is_dir(),
@@ -28,7 +29,7 @@ CHOICES = ("test", "scale", "reset", "when", "drive", "detach")
 
 
 # -------------------------------------------------------------------------------- the compiled part
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 def test_the_compiled_table_is_this_one() -> None:
     check_tables(_ops._C)
     compiled = {model["name"]: model for model in _ops.compiled_models()}
@@ -38,7 +39,7 @@ def test_the_compiled_table_is_this_one() -> None:
         "when": "now", "drive": "spike", "detach": {"thr", "reset"}}
 
 
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 @pytest.mark.parametrize("what", ["coefficients", "surrogates", "dynamics", "a choice"])
 def test_a_compiled_part_of_another_table_is_refused(what: str) -> None:
     tables: dict[str, Any] = {

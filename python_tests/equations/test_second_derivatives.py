@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compare import assert_same
 from lsnn_ext import ALIF, LSNN, _ops, functional, reference
+from operator_calls import needs_compiled
 
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 Alif = Callable[..., Any]
@@ -136,7 +137,7 @@ def test_modules(name: str) -> None:
         sum(g.square().sum() for g in gradients).backward()
 
 
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 @pytest.mark.parametrize("few", [False, True], ids=["many-outputs", "few-outputs"])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_linear_map_has_second_derivatives_at_every_size(sparse: bool, few: bool) -> None:

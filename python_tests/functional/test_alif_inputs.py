@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from compare import assert_all_same, assert_same
-from layers import NEURON, B, Calls, T, inside, problem
+from layers import NEURON, B, T, inside, problem
 from lsnn_ext import functional
+from operator_calls import Calls
 
 KEYS = ("x", "w_in", "w_rec", "bias")
 
@@ -66,8 +67,8 @@ def test_takes_the_ways_of_a_layer(share: float, fused: bool) -> None:
     leaves = _leaves(share=share)
     with Calls() as calls, torch.no_grad():
         functional.alif(leaves["x"], leaves["w_rec"], w_in=leaves["w_in"], **NEURON)
-    seen, = calls.seen
-    assert (seen.get("w_in") is not None) == fused
+    call, = calls.forward
+    assert (call.given.get("w_in") is not None) == fused
 
 
 @pytest.mark.parametrize("neuron", [

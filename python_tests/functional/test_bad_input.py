@@ -11,6 +11,7 @@ from torch import Tensor
 from cases import Case, build
 from compare import assert_all_same, assert_same
 from lsnn_ext import functional, reference
+from operator_calls import needs_compiled
 
 T, B, N = 6, 2, 5
 ERRORS = (ValueError, TypeError, RuntimeError)
@@ -229,13 +230,7 @@ def test_works(name: str) -> None:
     assert_all_same(got, want)
 
 
-COMPILED = hasattr(torch.ops.lsnn, "alif_forward")
-needs_operators = pytest.mark.skipif(
-    not COMPILED, reason="this installation has no compiled operators"
-)
-
-
-@needs_operators
+@needs_compiled
 def test_too_many_neurons() -> None:
     """Refused before any memory is asked for: these weights take none."""
     many = 70_000
@@ -244,7 +239,7 @@ def test_too_many_neurons() -> None:
                         alpha=0.9, theta=0.5)
 
 
-@needs_operators
+@needs_compiled
 def test_in_place_change_of_a_saved_input() -> None:
     """Autograd notices that a tensor it needs was changed after the call."""
     w = W.clone().requires_grad_()

@@ -6,32 +6,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lsnn_ext
-from compare import assert_all_same, assert_same, changed, detached, named
+from compare import assert_all_same, assert_same, changed
 from lsnn_ext import ALIF, functional
 from lsnn_ext.functional import PackedSpikes, layer, pack_spikes
 from lsnn_ext.modules import recurrent
+from operator_calls import Calls
 
 T, B, I, N, M = 40, 9, 21, 100, 70
 NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2}
-
-
-class Forward(TorchDispatchMode):
-    """Keeps the calls of alif_forward: operator, arguments by name, results."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[Any, dict[str, Any], tuple[Any, ...]]] = []
-        self.args: list[tuple[Any, ...]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is torch.ops.lsnn.alif_forward.default:
-            self.seen.append((func, named(func, args), out))
-            self.args.append(args)
-        return out
 
 
 def weights(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -89,10 +73,10 @@ def test_two_layers(dtype: torch.dtype, more: dict[str, Any]) -> None:
 
 def test_numbers_are_never_made() -> None:
     w = weights()
-    with Forward() as forward:
+    with Calls() as calls:
         two_layers(w, True)
-    (_, first, out), (_, second, _) = forward.seen
-    spikes, *_, (_, bits, _, _) = out
+    first, second = (call.given for call in calls.forward)
+    spikes, *_, (_, bits, _, _) = calls.forward[0].result
     assert spikes.numel() == 0 and first["requested"] == {"bits", "saved"}
     # the bits that the backward pass of the first one keeps
     assert second["x_bits"].data_ptr() == bits.data_ptr()
@@ -145,10 +129,10 @@ def _stacked(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 def test_stacked_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = _stack()
-    with Forward() as forward:
+    with Calls() as calls:
         got = _stacked(net, x)
-    assert ["bits" in given["requested"] for _, given, _ in forward.seen] == [True, True, False]
-    assert [given["x_bits"] is not None for _, given, _ in forward.seen] == [False, True, True]
+    assert ["bits" in call.given["requested"] for call in calls.forward] == [True, True, False]
+    assert [call.given["x_bits"] is not None for call in calls.forward] == [False, True, True]
     monkeypatch.setattr(recurrent, "is_packing_faster", lambda x, w: False)
     assert_all_same(got, _stacked(net, x))
 
@@ -159,9 +143,9 @@ def test_numbers_where_others_see_them(dropout: float, bidirectional: bool, trai
                                        bits: bool) -> None:
     net, x = _stack(dropout, bidirectional)
     net.train(training)
-    with Forward() as forward:
+    with Calls() as calls:
         net(x)
-    assert ("bits" in forward.seen[0][1]["requested"]) == bits
+    assert ("bits" in calls.forward[0].given["requested"]) == bits
 
 
 def test_fallbacks() -> None:
@@ -248,11 +232,13 @@ def test_errors() -> None:
 
 
 def test_operator_checks() -> None:
-    with Forward() as forward:
+    with Calls() as calls:
         two_layers(weights(), True)
-    for (operator, given, _), args in zip(forward.seen, forward.args, strict=True):
-        for requested in (given["requested"] - {"saved"}, given["requested"] | {"saved"}):
-            torch.library.opcheck(operator, changed(operator, detached(args), requested=requested),
+    for call in calls.forward:
+        operator, args, _ = call
+        requested = call.given["requested"]
+        for outputs in (requested - {"saved"}, requested | {"saved"}):
+            torch.library.opcheck(operator, changed(operator, args, requested=outputs),
                                   test_utils=("test_schema", "test_faketensor"))
 
 

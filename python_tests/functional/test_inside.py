@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from compare import assert_all_same, assert_same
-from layers import NEURON, Calls, apart, inside, problem, run
+from layers import NEURON, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
 from lsnn_ext.functional import Layered, pack_spikes
+from operator_calls import Calls
 
 LEAVES = ("x", "w_in", "w_rec", "bias", "w_out", "readout_state")
 LEARN = [*((name,) for name in LEAVES), *(tuple(n for n in LEAVES if n != name) for name in LEAVES)]
@@ -32,7 +33,8 @@ def test_whatever_learns(learn: tuple[str, ...], form: str) -> None:
     given = problem(torch.float64)
     with Calls() as calls:
         got = run(FORMS[form], given, learn)
-    (args,) = calls.seen
+    args = calls.forward[0].given
+    assert len(calls.forward) == 1
     assert args["w_in"] is not None and args["w_out"] is not None
     want = run(apart, given, learn)
     assert all(bool(want[f"d {name}"].any()) for name in learn)
@@ -48,7 +50,7 @@ def test_smooth_spikes(form: str, dynamics: str) -> None:
     more: dict[str, Any] = {"dynamics": dynamics, "smooth": True}
     with Calls() as calls:
         got = run(partial(FORMS[form], **more), given)
-    assert calls.seen[0]["w_out"] is not None
+    assert calls.forward[0].given["w_out"] is not None
     want = run(partial(apart, **more), given)
     partly = (want["spikes"] != 0) & (want["spikes"] != 1)
     assert 0.01 < float(partly.double().mean())
@@ -73,7 +75,8 @@ def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -
     want = run(inside, given)
     with Calls() as calls:
         got = run(lambda **leaves: inside(**(leaves | {name: lay_out(leaves[name])})), given)
-    assert calls.seen[0]["w_in"] is not None and calls.seen[0]["w_out"] is not None
+    args = calls.forward[0].given
+    assert args["w_in"] is not None and args["w_out"] is not None
     assert_same("spikes", got["spikes"], want["spikes"])
     assert_all_same(got, want, tolerance=1e-12)
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.library import opcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from compare import assert_same, changed, detached, named
-from layers import FUSED, NEURON, B, Calls, I, N, O, apart, inside, problem, run
+from compare import assert_same, changed
+from layers import FUSED, NEURON, B, I, N, O, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, functional, reference
 from lsnn_ext._core.arguments import checkpoint_steps
+from operator_calls import Calls
 
 
 @pytest.mark.parametrize("dtype", FUSED.values(), ids=FUSED)
@@ -20,7 +20,8 @@ def test_inside_is_as_apart(dtype: torch.dtype, share: float) -> None:
     given = problem(dtype, share)
     with Calls() as calls:
         got = run(inside, given)
-    (args,) = calls.seen
+    args = calls.forward[0].given
+    assert len(calls.forward) == 1
     # w_in: only inputs that are mostly zero are projected inside
     assert (args["w_in"] is not None) == (share < 0.5)
     assert args["w_out"] is not None
@@ -48,7 +49,7 @@ def test_small_calls_take_the_plain_way() -> None:
              for name, value in problem(torch.float32).items()}
     with Calls() as calls:
         functional.layer(given["x"], given["w_in"], given["w_rec"], **NEURON)
-    assert calls.seen[0]["w_in"] is None
+    assert calls.forward[0].given["w_in"] is None
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 16, 33, 1000])
@@ -61,7 +62,7 @@ def test_checkpoints_change_no_bit(checkpoint_every: int) -> None:
 
     with Calls() as calls:
         got = run(saving, given)
-    checkpoint = calls.seen[0]["checkpoint"]
+    checkpoint = calls.forward[0].given["checkpoint"]
     assert checkpoint >= 16 and checkpoint % 16 == 0
     for name in want:
         assert_same(name, got[name], want[name])
@@ -143,8 +144,7 @@ def test_operator_checks() -> None:
     with Calls() as calls:
         inside(**given)
     for checkpoint in (0, 32):
-        args = detached(calls.args[0])
-        operator = torch.ops.lsnn.alif_forward.default
+        operator, args, _ = calls.forward[0]
         opcheck(operator, changed(operator, args, checkpoint=checkpoint),
                 test_utils=("test_schema", "test_faketensor"))
 
@@ -212,17 +212,8 @@ def test_reduced_precision() -> None:
     for name in want:
         largest = float(want[name].abs().max())
         torch.testing.assert_close(got[name], want[name], rtol=0.02, atol=0.02 * largest, msg=name)
-    calls: list[int] = []
-
-    class Backward(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
-                               kwargs: Any = None) -> Any:
-            if func is torch.ops.lsnn.alif_backward.default:
-                calls.append(named(func, args)["bf16_parts"])
-            return func(*args, **(kwargs or {}))
-
-    for precision in ("medium", "high", "highest"):
+    for precision, parts in (("medium", 1), ("high", 2), ("highest", 0)):
         torch.set_float32_matmul_precision(precision)
-        with Backward():
+        with Calls() as calls:
             run(inside, given)
-    assert calls == [1, 2, 0]
+        assert calls.last["alif_backward"].given["bf16_parts"] == parts

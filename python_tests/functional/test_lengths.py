@@ -12,14 +12,12 @@ from torch.nn.utils.rnn import (
 )
 
 from compare import assert_all_same, assert_same, changed
-from lsnn_ext import ALIF, LSNN, LeakyReadout, _ops, functional, reference
+from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
+from operator_calls import Calls, needs_compiled
 
 T, I, N, O = 40, 9, 33, 3
 K = {"alpha": 0.9, "theta": 0.4, "rho": 0.95, "beta": 0.5}
 ORDERS = {"falling": (40, 40, 25, 7, 1, 0), "any": (7, 40, 0, 25, 40, 1)}
-compiled = pytest.mark.skipif(
-    not _ops.available, reason="the compiled part of lsnn_ext is not built"
-)
 
 
 def _grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
@@ -33,7 +31,7 @@ def _loss_weights(value: Tensor) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------- functional
-@compiled
+@needs_compiled
 @pytest.mark.parametrize("route", ["inside", "bits", "outside"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("checkpoint_every", [None, 16])
@@ -96,7 +94,7 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
         assert_same(f"d {name}", one, other, tolerance=1e-11)
 
 
-@compiled
+@needs_compiled
 @pytest.mark.parametrize("order", ORDERS)
 def test_spikes_as_bits_keep_the_order(order: str) -> None:
     """Bits belong to the sequences as given, whatever order the operator takes them in."""
@@ -146,12 +144,12 @@ def test_what_is_refused(lengths: Any, error: type[Exception], message: str) -> 
         functional.leaky_readout(x, torch.zeros(5, 2), 0.9, lengths=lengths)
 
 
-@compiled
+@needs_compiled
 def test_operator_refuses_what_does_not_descend() -> None:
     x, w = torch.zeros(4, 3, 2), torch.zeros(2, 2)
-    with _Recorded() as calls:
+    with Calls() as calls:
         functional.alif(x, w, lengths=[4, 2, 1], **K)
-    (operator, args), = calls.made
+    (operator, args, _), = calls.forward
     for wrong, message in (([2, 4, 1], "from 0 to 2 at item 1"),
                            ([5, 2, 1], "from 0 to 4 at item 0"),
                            ([4, 2, -1], "from 0 to 2 at item 2"), ([4, 2], "lengths")):
@@ -161,20 +159,7 @@ def test_operator_refuses_what_does_not_descend() -> None:
         operator(*changed(operator, args, lengths=torch.tensor([4, 2, 1], dtype=torch.int32)))
 
 
-class _Recorded(torch.utils._python_dispatch.TorchDispatchMode):
-    """Keeps the calls of alif_forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[tuple[Any, tuple[Any, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.lsnn.alif_forward.default:
-            self.made.append((func, args))
-        return func(*args, **(kwargs or {}))
-
-
-@compiled
+@needs_compiled
 def test_compiled_graphs_take_any_lengths() -> None:
     """One graph, whatever the numbers."""
     generator = torch.Generator().manual_seed(3)
@@ -199,18 +184,18 @@ def _exact(module: torch.nn.Module) -> Any:
     return module
 
 
-@compiled
+@needs_compiled
 @pytest.mark.parametrize("lengths", [(40, 25, 25, 22), (9, 40, 17), (40, 3, 300, 1, 39)])
 def test_a_packed_sequence_takes_few_calls(lengths: tuple[int, ...]) -> None:
     """One for each group of similar lengths, not for each length; and never twice as many steps as
     there are."""
     layer = _exact(ALIF(I, N))
     packed = pack_sequence([_spikes_in(n, n) for n in lengths], enforce_sorted=False)
-    with _Recorded() as calls:
+    with Calls() as calls:
         layer(packed)
     groups = {(40, 25, 25, 22): 1, (9, 40, 17): 2, (40, 3, 300, 1, 39): 4}[lengths]
-    assert len(calls.made) == groups
-    assert sum(args[0].shape[0] * args[0].shape[1] for _, args in calls.made) <= 2 * sum(lengths)
+    assert len(calls.forward) == groups
+    assert sum(args[0].shape[:2].numel() for _, args, _ in calls.forward) <= 2 * sum(lengths)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

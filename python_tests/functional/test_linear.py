@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from compare import assert_same
-from lsnn_ext import _ops, functional
+from lsnn_ext import functional
+from operator_calls import needs_compiled
 
 # Above 2^18 results, or numbers of x, the ways part; above 2^20 of x also the way back to it, and
 # more than 16 outputs take another one than fewer do.
@@ -130,10 +131,9 @@ def test_spikes_as_bits(size: tuple[int, ...], dtype: torch.dtype, reduce: objec
         assert_same(name, a, b, tolerance=tolerance)
 
 
+@needs_compiled
 def test_bits_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """By events the spikes are never numbers, whatever the size; under torch.compile they are."""
-    if not _ops.available:
-        pytest.skip("the compiled part of lsnn_ext is not built")
     made: list[object] = []
     through = functional.PackedSpikes.numbers
     monkeypatch.setattr(functional.PackedSpikes, "numbers",

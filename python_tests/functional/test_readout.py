@@ -11,10 +11,9 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from compare import assert_same
 from lsnn_ext import LeakyReadout, _ops, functional, reference
+from operator_calls import needs_compiled
 
 K = 0.9
-needs_compiled = pytest.mark.skipif(not _ops.available,
-                                    reason="the compiled part of lsnn_ext is not built")
 SIZES = [(1, 1, 1), (7, 3, 10), (200, 40, 17), (3, 1, 20000), (0, 3, 4), (5, 0, 4), (5, 3, 0)]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compare import assert_all_same, assert_same
 from lsnn_ext import ALIF, LIF, _ops, functional, reference
+from operator_calls import needs_compiled
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 T, B, N, I, S = 40, 5, 33, 9, 4
@@ -61,7 +62,7 @@ def test_none_is_a_matrix_of_zeros(dynamics: str, smooth: bool) -> None:
     assert_all_same(got, want, tolerance=1e-11)
 
 
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 @pytest.mark.parametrize("checkpoint_every", [None, 16])
 def test_layer_without_recurrence(checkpoint_every: int | None) -> None:
     """Projection and readout inside the operator, spikes as bits, and two such layers on top of
@@ -168,7 +169,7 @@ def test_without_autapses(kind: str, dtype: torch.dtype) -> None:
 
 
 # ---------------------------------------------------------------------------------- what torch asks
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 @pytest.mark.parametrize("by_delay", [False, True])
 def test_compiled_and_on_meta(by_delay: bool) -> None:
     given = _problem(torch.float32)

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from compare import assert_all_same, assert_same
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional, init, optim, reference
+from operator_calls import needs_compiled
 
 K: dict[str, Any] = {"alpha": 0.75, "theta": 0.5, "rho": 0.875, "beta": 0.25}
-compiled = pytest.mark.skipif(not _ops.available,
-                              reason="the compiled part of lsnn_ext is not built")
 # of w_rec and the delays of a layer of N neurons
 FORMS = "one", "transposed", "delays", "matrices"
 
@@ -42,7 +41,7 @@ def _masked(all_of_them: dict[str, Tensor], w: Tensor) -> dict[str, Tensor]:
     return all_of_them | {"d w": torch.where(w == 0, 0.0, all_of_them["d w"])}
 
 
-@compiled
+@needs_compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("N", "density"), [(7, 0.5), (33, 1.0), (70, 0.0), (130, 0.12),
                                             (130, 0.6), (220, 0.04)])
@@ -56,7 +55,7 @@ def test_has_the_bits_of_all(form: str, N: int, density: float, dtype: torch.dty
     assert bool((existing["d w"] != 0).any()) == (density > 0)
 
 
-@compiled
+@needs_compiled
 @pytest.mark.parametrize("product", ["dense", "active", "sparse"])
 @pytest.mark.parametrize("form", FORMS)
 def test_however_the_product_is_made(form: str, product: str) -> None:
@@ -74,7 +73,7 @@ def test_however_the_product_is_made(form: str, product: str) -> None:
     assert_all_same(existing, plain, tolerance=1e-11)
 
 
-@compiled
+@needs_compiled
 @pytest.mark.parametrize("more", [
     {"checkpoint_every": 16}, {"lengths": torch.tensor([40, 0, 17, 33])}, {"smooth": True},
     {"trace": True, "surrogate": "arctan"},
@@ -89,14 +88,14 @@ def test_with_other_arguments(form: str, more: dict[str, Any]) -> None:
     assert bool(existing["d w"].any())
 
 
-@compiled
+@needs_compiled
 @pytest.mark.parametrize("sizes", [(0, 3), (5, 0)], ids=["no steps", "no items"])
 def test_of_nothing(sizes: tuple[int, int]) -> None:
     w, delay = _layer("delays", 40, 0.1, torch.float32)
     assert not _run(functional.alif, torch.zeros(*sizes, 40), w, delay, "existing")["d w"].any()
 
 
-@compiled
+@needs_compiled
 def test_in_a_compiled_graph() -> None:
     w, _ = _layer("one", 40, 0.2, torch.float32)
     x = torch.rand(20, 3, 40)
@@ -140,7 +139,7 @@ def test_refused(given: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------- DEEP R
-@compiled
+@needs_compiled
 def test_deep_r_takes_the_same_path() -> None:
     """It moves connections alone, so their gradients are all that it needs: with an optimizer that
     keeps no averages the weights stay the same, to the bit, while synapses come and go."""

@@ -8,15 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from fuzz import ENVIRONMENT
-from lsnn_ext import _ops
+from operator_calls import needs_compiled
 
 FOLDER = Path(__file__).resolve().parent
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="this installation has no compiled operators"
-)
+pytestmark = needs_compiled
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:

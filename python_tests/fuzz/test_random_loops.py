@@ -11,12 +11,10 @@ import torch
 
 import any_loop
 from any_loop import Judged, judge, run_plans_without_kernels
-from lsnn_ext import _ops
 from lsnn_ext.loops.plan import Plan
+from operator_calls import needs_compiled
 
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="this installation has no compiled operators"
-)
+pytestmark = needs_compiled
 CASES = int(os.environ.get("LSNN_LOOP_CASES", "40"))
 COMPILED = 5000  # the number of the first model with compiled steps
 REORDERED = 9000  # of the first one whose recording runs in another order, with a kernel or not

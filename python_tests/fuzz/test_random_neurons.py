@@ -11,11 +11,9 @@ import pytest
 import torch
 
 from any_neuron import Case, difference, draw_case, fused, judge, loop, run
-from lsnn_ext import _ops
+from operator_calls import needs_compiled
 
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="this installation has no compiled operators"
-)
+pytestmark = needs_compiled
 CASES = int(os.environ.get("LSNN_NEURON_CASES", "60"))
 COMPILED = 5000  # the number of the first compiled case
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsnn_ext import _ops, functional
+from operator_calls import Calls, needs_compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 if not (ROOT / "docs").is_dir():
@@ -51,7 +51,7 @@ def _without_numbers(report: str) -> str:
                      for line in report.splitlines())
 
 
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
 def test_examples_run(page: Path, tmp_path: Path) -> None:
     program, is_whole = _program(page)
@@ -114,19 +114,6 @@ def test_answers_exist() -> None:
         assert [word for word in words if word not in text] == [], name
 
 
-class Seen(TorchDispatchMode):
-    """The names of the operators of lsnn_ext, in the order of their first call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "lsnn" and func._opname not in ("buffer", *self.names):
-            self.names.append(func._opname)
-        return func(*args, **(kwargs or {}))
-
-
 T, B, I, N = 60, 64, 40, 96
 K: dict[str, Any] = {"alpha": 0.9375, "theta": 0.25, "rho": 0.96875}
 CALLS: dict[str, Callable[..., Any]] = {
@@ -149,11 +136,11 @@ def test_operators_are_those_of_the_page() -> None:
         w_in / 4, torch.randn(N, N) / 16, torch.full((N,), 0.9))]
     rows = {}
     for name, call in CALLS.items():
-        with Seen() as forward:
+        with Calls() as forward:
             result = call(functional, x, spikes, *leaves)
-        with Seen() as backward:
+        with Calls() as backward:
             result.square().sum().backward()
-        rows[name] = [forward.names, backward.names]
+        rows[name] = [list(forward.last), list(backward.last)]
     page = {name: [re.findall(r"`([^`]+)`", cell) for cell in cells]
             for name, *cells in _rows("Operators of a call")}
     assert rows == page
@@ -223,7 +210,7 @@ def test_workflows_call_scripts_that_are_there() -> None:
         assert yaml.safe_load(path.read_text()), path
 
 
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 def test_info_for_reports_of_bugs() -> None:
     ran = subprocess.run([sys.executable, "-m", "lsnn_ext.tools.info"], cwd=ROOT,
                          capture_output=True, text=True, timeout=300,

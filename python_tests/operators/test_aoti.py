@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_operator import _flat
 
-from compare import assert_same
-from lsnn_ext import LSNN, _ops
+from compare import assert_same, flat
+from lsnn_ext import LSNN
+from operator_calls import needs_compiled
 
 COMPILER = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
 pytestmark = [
-    pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
+    needs_compiled,
     pytest.mark.skipif(COMPILER is None, reason="AOTInductor needs a C++ compiler, found none"),
 ]
 # The least time of the compiler: the operators are compiled already.
@@ -32,10 +32,10 @@ def test_a_package_computes_what_the_network_computes(tmp_path: Path) -> None:
     for steps, batch in ((40, 3), (150, 5)):
         x = torch.randn(steps, batch, 5)
         with torch.no_grad():
-            want = _flat(net(x))
+            want = flat(net(x))
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():
-                got = _flat(run(x))
+                got = flat(run(x))
             assert want[0].abs().max() > 0.01
             for one, other in zip(got, want, strict=True):
                 assert_same(f"{steps} steps", one, other, tolerance=1e-6)

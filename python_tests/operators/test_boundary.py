@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from test_operator import NAMES, Calls
 from torch import Tensor
 
 from cases import Case, build
-from compare import assert_all_same, assert_same, cast, changed, mapped, named
+from compare import assert_all_same, assert_same, cast, changed, flat, mapped, named
 from lsnn_ext import ALIF, State, _ops, functional
-from lsnn_ext._ops.fake import find_tensors
+from operator_calls import NAMES, Call, call_all_operators, needs_compiled
 
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="the compiled part of lsnn_ext is not built"
-)
+pytestmark = needs_compiled
 ERRORS = (ValueError, TypeError, RuntimeError)
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 # large enough for the input projection and the readout to run inside
@@ -42,22 +39,14 @@ def _layer(**given: Any) -> functional.Layered:
                             **given)
 
 
-def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
-    """The operators with the arguments of a training step, readout and projection inside where
-    nothing is smooth."""
-    x, w = torch.eye(5, 4), torch.rand(3, 4)
-    with Calls() as calls:
-        build(case, torch.float32, dyadic=True).run(functional.alif, smooth=smooth)
+def _calls(case: Case, smooth: bool = False) -> dict[str, Call]:
+    """Those of a training step; projection and readout run inside where nothing is smooth."""
+    def layer() -> None:
         if not smooth:
             out = _layer(**_around())
             (out.readout.sum() + out.spikes.sum()).backward()
-        torch.ops.lsnn.linear_events(x, w, w[:, 0])
-        torch.ops.lsnn.linear_events_backward(x @ w.T, x)
-        torch.ops.lsnn.leaky_readout_backward(
-            *torch.ops.lsnn.leaky_readout(x[None], w[0].expand(5, 4), 0.9), 0.9
-        )
-    assert set(calls.made) == {*NAMES}
-    return calls.made
+
+    return call_all_operators(case, smooth, layer)
 
 
 # ------------------------------------------------------------------------------------------ devices
@@ -286,7 +275,7 @@ def test_raw_operators_of_lazy_tensors(name: str, smooth: bool, mode: Any) -> No
             for lazy, numbers in _unlike_memory(value):
                 if key == "coefficients" and not numbers.any():
                     continue  # the width is > 0
-                got, want = (list(find_tensors(operator(*changed(operator, args, **{key: given}))))
+                got, want = ((flat(operator(*changed(operator, args, **{key: given}))))
                              for given in (lazy, numbers))
                 for one, other in zip(got, want, strict=True):
                     assert not one.is_neg(), key

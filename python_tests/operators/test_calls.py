@@ -7,31 +7,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, _ops, functional, reference
+from operator_calls import Calls
 
 I, N = 6, 10
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 
-class Count(TorchDispatchMode):
-    """How many operators run."""
-
-    calls = 0
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (),
-                           kwargs: Any = None) -> Any:
-        self.calls += 1
-        return operator(*args, **(kwargs or {}))
-
-
 def _calls(run: Callable[[Tensor], Any], x: Tensor, gradients: bool) -> int:
-    with Count() as count, torch.set_grad_enabled(gradients):
+    with Calls() as calls, torch.set_grad_enabled(gradients):
         out = next(value for value in run(x) if isinstance(value, Tensor))
         if gradients:
             out.sum().backward()
-    return count.calls
+    return calls.total
 
 
 def _alif(alif: Callable[..., Any]) -> Callable[[Tensor], Any]:

@@ -12,10 +12,11 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.utils import parametrize
 
 from compare import assert_same
-from lsnn_ext import ALIF, LSNN, _ops, functional, use_reference
+from lsnn_ext import ALIF, LSNN, functional, use_reference
+from operator_calls import needs_compiled
 
 pytestmark = [
-    pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
+    needs_compiled,
     pytest.mark.filterwarnings("ignore:.*performance drop"),
 ]
 MODULES: dict[str, Callable[[], nn.Module]] = {

@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from test_operator import _flat
 from torch import Tensor, nn
 
-from compare import assert_same
+from compare import assert_same, flat
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 from lsnn_ext.models import COEFFICIENTS
+from operator_calls import needs_compiled
 
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="the compiled part of lsnn_ext is not built"
-)
+pytestmark = needs_compiled
 
 
 class Functional(nn.Module):
@@ -46,7 +44,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 
 def _results(call: Callable[..., Any], x: Tensor, parameters: dict[str, Tensor]) -> list[Tensor]:
     """What it returns, then the gradients of all parameters of a weighted sum of that."""
-    outputs = _flat(call(x))
+    outputs = flat(call(x))
     learned = [out for out in outputs if out.requires_grad]
     weights = [torch.linspace(-1, 1.5, out.numel()).view_as(out) for out in learned]
     return [*outputs, *torch.autograd.grad(learned, list(parameters.values()), weights)]
@@ -64,7 +62,7 @@ def test_exported_program(name: str, grad: bool) -> None:
     file.seek(0)
     for exported in (program.module(), torch.export.load(file).module()):
         with torch.no_grad():
-            for got, want in zip(_flat(exported(x)), _flat(module(x)), strict=True):
+            for got, want in zip(flat(exported(x)), flat(module(x)), strict=True):
                 assert_same(name, got, want)
         parameters = dict(exported.named_parameters())
         assert parameters.keys() == dict(module.named_parameters()).keys()
@@ -107,7 +105,7 @@ def test_compiled_with_everything_dynamic(name: str) -> None:
     compiled = torch.compile(module, dynamic=True, fullgraph=True, backend="aot_eager")
     for steps, batch in ((40, 3), (24, 5)):
         x = torch.randn(steps, batch, 5)
-        for got, want in zip(_flat(compiled(x)), _flat(module(x)), strict=True):
+        for got, want in zip(flat(compiled(x)), flat(module(x)), strict=True):
             assert_same(name, got.detach(), want.detach(), tolerance=1e-6)
         got, want = (
             _results(call, x, dict(module.named_parameters())) for call in (compiled, module)

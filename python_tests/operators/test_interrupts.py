@@ -1,25 +1,16 @@
 """What comes from outside while a pass runs: signals such as Ctrl-C, a fork, the end of memory,
 wrong settings."""
 import os
-import subprocess
 import sys
 
 import pytest
 
-from lsnn_ext import _ops
+from operator_calls import needs_compiled, python_output
 
 pytestmark = [
-    pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
+    needs_compiled,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no signals of this kind"),
 ]
-
-
-def _python(code: str, **environment: str) -> str:
-    """What a process with this code prints; it ends well."""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600,
-                         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment})
-    assert ran.returncode == 0, f"{ran.returncode}\n{ran.stdout}\n{ran.stderr[-3000:]}"
-    return ran.stdout
 
 
 # A layer so long that nobody waits for its end: x has the memory of one number. The signal comes as
@@ -84,7 +75,7 @@ def test_a_signal_handler_that_raises_ends_the_pass(
     backward: bool, threads: int, items: int, members: str, error: str,
 ) -> None:
     code = SIGNALS.format(threads=threads, backward=backward, items=items, error=error)
-    assert _python(code, LSNN_TEAM_SIZE=members) == f"stopped by {error}\nintact\n"
+    assert python_output(code, LSNN_TEAM_SIZE=members) == f"stopped by {error}\nintact\n"
 
 
 # One pass only, which takes minutes: the handler must run inside it.
@@ -125,12 +116,12 @@ print(inside, out)
 
 def test_a_handler_runs_inside_a_pass() -> None:
     """The bare operator says so; functional.alif raises what the handler raised (above)."""
-    assert _python(INSIDE) == "interrupted by a signal\n[True] None\n"
+    assert python_output(INSIDE) == "interrupted by a signal\n[True] None\n"
 
 
 FORKS = """
 import os, sys, threading, torch
-from lsnn_ext import _ops
+from operator_calls import needs_compiled, python_output
 like, stop = torch.zeros(()), threading.Event()
 def churn():
     while not stop.is_set():
@@ -153,7 +144,7 @@ print("done")
 def test_fork_while_another_thread_is_inside_the_block_cache() -> None:
     """The child has the cache as it was between two calls. With a mutex that stays locked it would
     wait for ever."""
-    assert _python(FORKS) == "done\n"
+    assert python_output(FORKS) == "done\n"
 
 
 MEMORY = """
@@ -166,7 +157,7 @@ w = (torch.randn(N, N) / N**.5).requires_grad_()
 delay = torch.arange(N * N).view(N, N) % 12
 spikes, _ = functional.alif(x, w, alpha=.9, theta=.3, delay=delay)
 want, = torch.autograd.grad(spikes.sum(), w, retain_graph=True)
-from lsnn_ext import _ops
+from operator_calls import needs_compiled, python_output
 _ops._C.empty_cache()
 used = int(open("/proc/self/statm").read().split()[0]) * 4096
 refused = []
@@ -190,7 +181,7 @@ print(len(refused) > 2)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 def test_memory_that_ends_inside_a_parallel_part_is_named() -> None:
-    assert _python(MEMORY) == "True\n"
+    assert python_output(MEMORY) == "True\n"
 
 
 # The setting is read when the first operator runs: each one has a process, which begins as a copy.
@@ -217,6 +208,6 @@ for given in {settings!r}:
 
 def test_size_of_the_cache() -> None:
     bad = ("abc", "-5", "1.5", "99999999999999")
-    said = _python(SETTINGS.format(settings=(*bad, "", "0", "64"))).splitlines()
+    said = python_output(SETTINGS.format(settings=(*bad, "", "0", "64"))).splitlines()
     assert said == [*(f"LSNN_CACHE_MB: expected a whole number of megabytes >= 0, got '{given}'"
                       for given in bad), *["fine"] * 3]

@@ -14,10 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from compare import assert_same
 from lsnn_ext import ALIF, LSNN, LSNNState, State, _ops, functional
+from operator_calls import needs_compiled
 
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="the compiled part of lsnn_ext is not built"
-)
+pytestmark = needs_compiled
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF-stacked": lambda: ALIF(5, 7, 2, learn=("tau_mem", "beta")),
     "ALIF-delays": lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3),

@@ -16,50 +16,18 @@ from functorch.compile import make_boxed_func, min_cut_rematerialization_partiti
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import Case, build
-from compare import assert_all_same, assert_same, cast, changed, detached, named
-from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
+from compare import assert_all_same, assert_same, cast, changed, flat, named
+from lsnn_ext import ALIF, LIF, LSNN, functional
+from operator_calls import NAMES, REFUSING, call_all_operators, needs_compiled
 
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="the compiled part of lsnn_ext is not built"
-)
+pytestmark = needs_compiled
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None,
                                     reason="inductor needs a C++ compiler")
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
 PLAIN = Case("plain", T=40)
-REFUSING = ("alif_forward", "alif_backward", "linear_events", "linear_events_backward")
-NAMES = (*REFUSING, "leaky_readout", "leaky_readout_backward")
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
-
-
-class Calls(TorchDispatchMode):
-    """Keeps the calls of our operators by name, with their arguments and results."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: dict[str, tuple[Any, tuple[Any, ...], list[Tensor]]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.namespace == "lsnn":
-            self.made[func._opname] = (func, detached(args), _flat(result))
-        return result
-
-
-def _calls(case: Case, smooth: bool = False) -> dict[str, tuple[Any, ...]]:
-    """The operators, with the arguments and results of a training step."""
-    x, w = torch.eye(5, 4), torch.rand(3, 4)
-    with Calls() as calls:
-        build(case, torch.float32, dyadic=True).run(functional.alif, smooth=smooth)
-        torch.ops.lsnn.linear_events(x, w, w[:, 0])
-        torch.ops.lsnn.linear_events_backward(x @ w.T, x)
-        torch.ops.lsnn.leaky_readout_backward(
-            *torch.ops.lsnn.leaky_readout(x[None], w[0].expand(5, 4), 0.9), 0.9
-        )
-    assert set(calls.made) == set(NAMES)
-    return calls.made
 
 
 # ------------------------------------------------------------------------------------------ opcheck
@@ -73,10 +41,10 @@ def test_opcheck(case: Case, smooth: bool) -> None:
     (below)."""
     utilities = ("test_schema", "test_autograd_registration", "test_faketensor",
                  "test_aot_dispatch_static", "test_aot_dispatch_dynamic")
-    made = _calls(case, smooth=smooth)
+    made = call_all_operators(case, smooth=smooth)
     # even empty ones are not the same tensor: the schema says so
-    for _, _, results in made.values():
-        assert len({id(result) for result in results}) == len(results)
+    for _, _, result in made.values():
+        assert len({id(value) for value in flat(result)}) == len(flat(result))
     operator, args, _ = made["alif_forward"]
     for requested in ((), ("traces",), ("saved",), ("traces", "saved")):
         torch.library.opcheck(operator, changed(operator, args, requested={"spikes", *requested}),
@@ -140,11 +108,6 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
-def _flat(outputs: Any) -> list[Tensor]:
-    return [outputs] if isinstance(outputs,
-                                   Tensor) else [leaf for part in outputs for leaf in _flat(part)]
-
-
 def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor,
           dynamic: tuple[int, ...] = (),
           ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -153,7 +116,7 @@ def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor,
     leaves = {"x": x.clone().requires_grad_(), **dict(module.named_parameters())}
     for axis in dynamic:
         torch._dynamo.mark_dynamic(leaves["x"], axis)
-    outputs = _flat(call(leaves["x"]))
+    outputs = flat(call(leaves["x"]))
     learned = [out for out in outputs if out.requires_grad]
     weights = [torch.linspace(-1, 1.5, out.numel()).view_as(out) for out in learned]
     gradients = torch.autograd.grad(learned, list(leaves.values()), weights)
@@ -213,12 +176,12 @@ def test_autocast() -> None:
     gradient."""
     problem = build(BUSY, torch.bfloat16, dyadic=True)
     want, want_gradients = problem.run(functional.alif)
-    operator, args, _ = _calls(BUSY)["alif_forward"]
+    operator, args, _ = call_all_operators(BUSY)["alif_forward"]
     low = cast(args, torch.bfloat16)
     high = cast(low, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         got, gradients = problem.run(functional.alif)
-        for one, other in zip(_flat(operator(*low)), _flat(operator(*high)), strict=True):
+        for one, other in zip(flat(operator(*low)), flat(operator(*high)), strict=True):
             assert_same("raw", one, other)
         assert build(BUSY, torch.float64).run(functional.alif)[0]["state.v"].dtype == torch.float64
         layer = LSNN(5, 4, 3, 2)
@@ -260,7 +223,7 @@ def test_shapes_without_data(where: str, learns: bool, dtype: torch.dtype) -> No
 def test_modules_on_meta(name: str) -> None:
     x, module = torch.randn(9, 3, 5), MODULES[name][0]()
     want, got = (
-        [value.shape for value in _flat(module.to(to)(x.to(to)))] for to in ("cpu", "meta")
+        [value.shape for value in flat(module.to(to)(x.to(to)))] for to in ("cpu", "meta")
     )
     assert got == want
 
@@ -268,11 +231,12 @@ def test_modules_on_meta(name: str) -> None:
 # ------------------------------------------------------------------- derivatives that are not there
 @pytest.mark.parametrize("name", REFUSING)
 def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: None) -> None:
-    operator, args, results = _calls(PLAIN)[name]
+    operator, args, result = call_all_operators(PLAIN)[name]
+    want = flat(result)[0]
     if name == "alif_forward":
         # with what it saves it has one: test_export.py
         args = changed(operator, args, requested={"spikes"})
-    compiled = torch.compile(lambda *args: _flat(operator(*args)), fullgraph=True,
+    compiled = torch.compile(lambda *args: flat(operator(*args)), fullgraph=True,
                              backend="aot_eager")
     given = named(operator, args)
     tensors = [
@@ -285,11 +249,11 @@ def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: Non
             operator(*wanting)
         for silent in (torch.no_grad, torch.inference_mode):
             with silent():
-                assert_same(name, _flat(operator(*wanting))[0], results[0])
+                assert_same(name, flat(operator(*wanting))[0], want)
     with pytest.raises(RuntimeError, match=f"{name}: expected tensors that do not"):
         compiled(*wanting)
     with torch.no_grad():
-        assert_same(name, compiled(*wanting)[0], results[0])
+        assert_same(name, compiled(*wanting)[0], want)
 
 
 def _pair(seed: int = 0) -> tuple[Tensor, Tensor]:

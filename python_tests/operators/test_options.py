@@ -2,25 +2,22 @@
 defaults."""
 import io
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from test_operator import BUSY, Calls, _calls
+from test_operator import BUSY
 from torch import Tensor
 
 from cases import Case, build
 from compare import assert_all_same, changed, named
 from lsnn_ext import LSNN, _ops, functional
 from lsnn_ext._core.prepared_layer import can_be_prepared
+from operator_calls import Calls, call_all_operators, needs_compiled, python_output
 
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="the compiled part of lsnn_ext is not built"
-)
+pytestmark = needs_compiled
 cpu_only = pytest.mark.skipif("LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 STEPS = {"dense": "product_steps_dense", "active": "product_steps_active",
@@ -49,15 +46,6 @@ def _counted(call: Callable[[], Any]) -> dict[str, int]:
     finally:
         _ops._C.profile(before)
     return counters
-
-
-def _python(code: str, **environment: str) -> str:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LSNN_")}
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
-                         env={**clean, "PYTHONPATH": path, **environment})
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
 
 
 # ------------------------------------------------------------------------------------------- forced
@@ -140,7 +128,7 @@ def test_all_options_reach_both_operators() -> None:
             loss = _loss(x, w)
         loss.backward()
     for name in ("alif_forward", "alif_backward"):
-        operator, args, _ = calls.made[name]
+        operator, args, _ = calls.last[name]
         assert named(operator, args)["options"] == [1, 2, 4096, 4, 1]
 
 
@@ -153,7 +141,7 @@ def test_operators_run_the_design_or_refuse_it() -> None:
         _loss(x[:2], w)
     with Calls() as calls, _ops.forced(design="gather"):
         _loss(x[:2], w).backward()
-    operator, args, _ = calls.made["alif_backward"]
+    operator, args, _ = calls.last["alif_backward"]
     with refused:
         operator(*changed(operator, args, options=list(_ops.Options(design=1))))
 
@@ -253,7 +241,7 @@ BAD: dict[str, tuple[list[int], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_operators_refuse_bad_options_by_name(name: str) -> None:
     options, message = BAD[name]
-    made = _calls(BUSY)
+    made = call_all_operators(BUSY)
     for operator, args, _ in (made["alif_forward"], made["alif_backward"]):
         assert named(operator, args)["options"] == []
         with pytest.raises(RuntimeError, match=f"^{message}$"):
@@ -285,6 +273,12 @@ def test_compiled_and_exported_programs_bring_no_options() -> None:
 
 
 # ---------------------------------------------------------------------------------- the environment
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("LSNN_")]:
+        monkeypatch.delenv(name)
+
+
 DEFAULTS = """
 import os, torch
 from lsnn_ext import _ops, functional
@@ -309,10 +303,10 @@ with _ops.forced(design="automatic"):
 
 @pytest.mark.slow
 @cpu_only
-def test_the_environment_sets_the_defaults_once() -> None:
+def test_the_environment_sets_the_defaults_once(unset: None) -> None:
     given = {"LSNN_PRODUCT": "sparse", "LSNN_TEAM_SIZE": "2", "LSNN_L1_SIZE": "4096",
              "LSNN_DESIGN": "cluster", "LSNN_KERNELS": "general"}
-    assert _python(DEFAULTS, **given) == (
+    assert python_output(DEFAULTS, **given) == (
         "[4, 2, 4096, 3, 1] [4, 2, 4096, 3, 1] cluster sparse dense None\n")
 
 
@@ -335,7 +329,7 @@ functional.alif(torch.rand(2, 2, 4), w, alpha=.9, theta=.3)
 """
 
 
-def test_the_environment_is_refused_by_name() -> None:
+def test_the_environment_is_refused_by_name(unset: None) -> None:
     wanted = {
         "LSNN_PRODUCT": "dense, active, bf16 or sparse",
         "LSNN_TEAM_SIZE": "1 to 1024",
@@ -347,6 +341,6 @@ def test_the_environment_is_refused_by_name() -> None:
               ("LSNN_TEAM_SIZE", "2 "), ("LSNN_TEAM_SIZE", "0"), ("LSNN_TEAM_SIZE", "-1"),
               ("LSNN_TEAM_SIZE", "1" * 30), ("LSNN_L1_SIZE", "1000"), ("LSNN_L1_SIZE", "32k"),
               ("LSNN_DESIGN", "grid"), ("LSNN_KERNELS", "lsnn")]
-    said = _python(REFUSALS.format(values=values)).splitlines()
+    said = python_output(REFUSALS.format(values=values)).splitlines()
     assert said == [f"{name}: expected {wanted[name]}, got '{value}'" for name, value in values
                     for _ in range(4)]

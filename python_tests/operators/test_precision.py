@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from layers import NEURON, Calls
+from layers import NEURON
 from lsnn_ext import _ops, functional
+from operator_calls import Calls
 from rounding import rounded
 
 T, B, N = 20, 9, 65
@@ -73,7 +74,7 @@ def test_projection(steps: int, share: float, projected_inside: bool) -> None:
         torch.set_float32_matmul_precision(precision)
         with Calls() as calls:
             found = functional.layer(x, weights, w_rec, **NEURON).spikes
-        assert (calls.seen[0]["w_in"] is not None) == projected_inside
+        assert (calls.forward[0].given["w_in"] is not None) == projected_inside
         assert found is not None
         return found
 

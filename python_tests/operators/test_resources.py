@@ -5,7 +5,6 @@ import io
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +14,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import Case, build
 from compare import assert_all_same, assert_same
-from lsnn_ext import ALIF, LSNN, _ops, functional
+from lsnn_ext import ALIF, LSNN, functional
+from operator_calls import Calls, needs_compiled, run_python
 
-pytestmark = pytest.mark.skipif(
-    not _ops.available, reason="the compiled part of lsnn_ext is not built"
-)
+pytestmark = needs_compiled
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 
@@ -59,26 +56,16 @@ def test_memory_kept_for_the_backward_pass() -> None:
     assert 4.0 <= (kept - 5 * N * N) / (T * B * N) <= 4.3
 
 
-class Results(TorchDispatchMode):
-    """Keeps what alif_forward returns."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is torch.ops.lsnn.alif_forward.default:
-            self.last = result
-        return result
-
-
 def test_inference_keeps_nothing() -> None:
     x, w = torch.rand(40, 3, 5), torch.rand(5, 5)
     layer = ALIF(5, 7)
-    with torch.no_grad(), Results() as results:
+    with torch.no_grad(), Calls() as calls:
         assert _saved(lambda: functional.alif(x, w.requires_grad_(), **K), [x, w]) == (0, 0)
         assert _saved(lambda: layer(x), []) == (0, 0)
-    assert all(value.numel() == 0 for value in results.last[6:])
-    with Results() as results:
+    assert all(value.numel() == 0 for value in calls.made[-1].result[6:])
+    with Calls() as calls:
         assert _saved(lambda: functional.alif(x, w.detach(), **K), [x, w]) == (0, 0)
-    assert all(value.numel() == 0 for value in results.last[6:])
+    assert all(value.numel() == 0 for value in calls.made[-1].result[6:])
 
 
 # ----------------------------------------------------------------------- copies, threads, processes
@@ -136,12 +123,6 @@ def test_worker_of_a_data_loader() -> None:
         assert_all_same(got, wanted)
 
 
-def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": path, **environment})
-
-
 def _digest() -> str:
     """Of all outputs of a handful of cases, with numbers that round differently in any other
     order."""
@@ -166,8 +147,9 @@ INSTRUCTIONS = {"x86_64": ["avx512", "avx2", "portable"], "aarch64": ["neon", "p
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_instruction_sets_agree(instructions: str) -> None:
-    code = "import test_resources as t; print(t._ops._C.instruction_set(), t._digest())"
-    ran = _python(code, LSNN_CPU=instructions)
+    code = ("import test_resources as t; from lsnn_ext import _ops\n"
+            "print(_ops._C.instruction_set(), t._digest())")
+    ran = run_python(code, LSNN_CPU=instructions)
     if "expected an instruction set of this processor" in ran.stderr:
         assert instructions not in ("neon", "portable")
         pytest.skip(f"this processor has no {instructions}")
@@ -176,7 +158,7 @@ def test_instruction_sets_agree(instructions: str) -> None:
 
 @pytest.mark.slow
 def test_unknown_instruction_set() -> None:
-    ran = _python("import torch; from lsnn_ext import functional\n"
+    ran = run_python("import torch; from lsnn_ext import functional\n"
                   "functional.alif(torch.zeros(2, 2, 2), torch.zeros(2, 2), alpha=0.9, theta=0.5)",
                   LSNN_CPU="nonsense")
     assert ran.returncode == 1
@@ -212,6 +194,6 @@ assert torch.equal(call(20), want)
     ("spikes = call(2**22, True); limit(2**22); spikes.sum().backward()", 2**22)])
 def test_out_of_memory(code: str, wanted: int) -> None:
     """Refused with the size that was wanted, in bytes or as a shape; the process lives on."""
-    ran = _python(OUT_OF_MEMORY.format(code))
+    ran = run_python(OUT_OF_MEMORY.format(code))
     assert ran.returncode == 0, f"{ran.returncode}\n{ran.stderr[-2000:]}"
     assert re.search(f"REFUSED .*memory.*({wanted}|{4 * wanted})", ran.stdout), ran.stdout

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from layers import Calls
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 from lsnn_ext._core import prepared_layer
 from lsnn_ext.models import default_values
+from operator_calls import Calls
 from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
 
 
@@ -161,7 +161,7 @@ def test_network_in_one_call(batch: int, exact: bool) -> None:
         with Calls() as calls:
             want, after, spikes = net(x, return_spikes=True)
         if prepared_layer._USABLE:
-            assert (calls.seen[-1]["w_out"] is not None) == (batch == 300)
+            assert (calls.forward[-1].given["w_out"] is not None) == (batch == 300)
         assert_equal([want, after], net(x))
         assert_equal(state.neurons, after.neurons)
         if exact:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsnn_ext import ALIF, LSNN, State
 from lsnn_ext.modules.parametrizations import Clamp
+from operator_calls import Calls
 from steps import I, N, assert_equal, inputs, needs_prepared_layers
 
 # a number itself, and one that is computed of what is stored
@@ -191,23 +191,13 @@ def test_gradients_are_unaffected(layer: ALIF) -> None:
     assert all(p.grad is not None and bool(p.grad.any()) for p in layer.parameters())
 
 
-class _Seen(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 @needs_prepared_layers
 def test_who_watches_sees_the_operator(layer: ALIF) -> None:
     with torch.no_grad():
         layer.step(inputs(1, I))
-        with _Seen() as seen:
+        with Calls() as calls:
             layer.step(inputs(1, I))
-    assert any("alif_forward" in name for name in seen.names)
+    assert calls.forward
 
 
 def test_inference_mode(layer: ALIF) -> None:

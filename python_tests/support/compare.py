@@ -44,6 +44,12 @@ def assert_all_same(got: dict[str, Tensor], want: dict[str, Tensor], *, toleranc
         assert_same(name, got[name], value, tolerance=tolerance, scale=scale)
 
 
+def flat(result: Any) -> list[Tensor]:
+    """All tensors of a result, in their order."""
+    return [result] if isinstance(result, Tensor) else [leaf for part in result
+                                                        for leaf in flat(part)]
+
+
 def _parts() -> dict[str, tuple[str, ...]]:
     """What stands in the lists that our operators take, by the names of these lists."""
     tensors = {"state": ("v", "a", "i", "r", "z"), "recurrence": ("w_rec", "delay"),

@@ -5,29 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from compare import named
 from lsnn_ext import functional
 
 T, B, I, N, O = 60, 17, 23, 300, 7
 NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2, "refractory": 2}
 FUSED = {"float32": torch.float32, "float64": torch.float64}
-
-
-class Calls(TorchDispatchMode):
-    """Keeps the arguments of alif_forward, as they are and by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.args: list[tuple[Any, ...]] = []
-        self.seen: list[dict[str, Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.lsnn.alif_forward.default:
-            self.args.append(args)
-            self.seen.append(named(func, args))
-        return func(*args, **(kwargs or {}))
 
 
 def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compare import flat
 from lsnn_ext._core import prepared_layer
 from lsnn_ext.modules import recurrent
 
@@ -19,12 +20,6 @@ needs_prepared_layers = pytest.mark.skipif(
 def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(5),
                        dtype=torch.float64).to(dtype) * 2
-
-
-def flat(result: Any) -> list[Tensor]:
-    """All tensors of a result, in their order."""
-    return [result] if isinstance(result,
-                                  Tensor) else [leaf for part in result for leaf in flat(part)]
 
 
 def assert_equal(got: Any, want: Any) -> None:

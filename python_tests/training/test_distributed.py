@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsnn_ext import _ops
+from operator_calls import needs_compiled
 
 SUPPORT = Path(__file__).parents[1] / "support"
 pytestmark = [
-    pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
+    needs_compiled,
     pytest.mark.skipif(not torch.distributed.is_available()
                        or not torch.distributed.is_gloo_available(),
                        reason="this torch was built without gloo"),

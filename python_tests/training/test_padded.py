@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from compare import assert_all_same, assert_same
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, _ops, functional
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
+from operator_calls import needs_compiled
 
 T, B, I, N, O = 40, 5, 9, 33, 3
 ORDERS = {"falling": (40, 40, 25, 7, 1), "any": (7, 40, 1, 25, 3)}
@@ -136,7 +137,7 @@ def test_readouts(order: str, tau: float | None, first: bool) -> None:
     _compare(readout, {"y": y, "p": end}, {"y": _padded(want, first), "p": want_end}, (x, clean))
 
 
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 @orders
 def test_spikes_as_bits(order: str) -> None:
     """In and out; of layers that are so large that bits stand between them."""
@@ -211,7 +212,7 @@ def test_what_is_refused(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 @pytest.mark.parametrize("kind", ["ALIF", "LSNN"])
 def test_compiled_graphs_take_any_lengths(kind: str) -> None:
     """One graph for all orders, forward and backward."""
@@ -228,7 +229,7 @@ def test_compiled_graphs_take_any_lengths(kind: str) -> None:
             _compare(module, {"out": got}, {"out": want}, leaves)
 
 
-@pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")
+@needs_compiled
 def test_exported_programs_take_lengths() -> None:
     """In any number of steps and sequences."""
     net = LSNN(I, 10, 10, O, batch_first=True, threshold=0.05)
