@@ -340,14 +340,6 @@ def test_readout_of_the_network(form: str) -> None:
             _close(y, nn.functional.linear(spikes, net.readout.weight, net.readout.bias))
 
 
-def test_several_betas() -> None:
-    betas = torch.linspace(0.5, 2, 5)
-    net = LSNN(I, 3, 5, O, 2, beta=betas)
-    for suffix in ("_l0", "_l1"):
-        found = getattr(net.neurons, f"beta{suffix}")
-        assert torch.equal(found, torch.cat([torch.zeros(3), betas]))
-
-
 @every
 def test_packed_from_a_state(kind: str) -> None:
     """The state goes with the sequences in the order in which these were given."""
@@ -381,9 +373,3 @@ def test_attributes_and_moves(kind: str) -> None:
     out, state = module.double()(_x(B, T, I).double())
     assert {value.dtype for value in [out, *flat(state)]} == {torch.float64}
     assert module.to("meta")(torch.empty(B, T, I, dtype=torch.float64, device="meta"))[0].is_meta
-
-
-@pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
-def test_no_projection_of_the_state(kind: str) -> None:
-    with pytest.raises(TypeError, match="^proj_size: expected a keyword argument of"):
-        KINDS[kind](proj_size=2)

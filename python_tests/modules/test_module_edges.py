@@ -2,7 +2,6 @@
 precision."""
 import pytest
 import torch
-from torch import nn
 
 from lsnn_ext import ALIF, LIF, LSNN
 
@@ -33,20 +32,6 @@ def test_network_without_steps_or_items(T: int, B: int) -> None:
 
 def test_one_step_of_no_items() -> None:
     assert ALIF(I, N).step(torch.rand(0, I))[0].shape == (0, N)
-
-
-def test_parameters_from_outside() -> None:
-    """torch.func.functional_call with plain tensors computes what a layer with these parameters
-    does."""
-    layer, other, x = ALIF(I, N), ALIF(I, N), torch.rand(20, 2, I)
-    given = {name: p.detach().clone() for name, p in other.named_parameters()}
-    assert torch.equal(torch.func.functional_call(layer, given, (x,))[0], other(x)[0])
-
-
-def test_parametrized_weight() -> None:
-    layer = nn.utils.parametrizations.weight_norm(ALIF(I, N), "weight_ih_l0")
-    layer(torch.rand(20, 2, I))[0].sum().backward()
-    assert layer.parametrizations.weight_ih_l0.original1.grad is not None
 
 
 def test_beta_in_double_precision() -> None:

@@ -145,10 +145,11 @@ def test_set_again(name: str, where: str) -> None:
     module(torch.rand(3, 2, I, dtype=next(module.parameters()).dtype))
 
 
-def test_state_dict_has_no_more_than_before() -> None:
+def test_names_in_the_state_dict() -> None:
     assert set(ALIF(I, N, delay=torch.ones(N, N, dtype=torch.long)).state_dict()) == {
         "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "tau_mem_l0", "tau_adapt_l0", "beta_l0",
         "threshold_l0", "delay", "_extra_state"}
+    assert "tau_mem_l1_reverse" in ALIF(I, N, 2, bidirectional=True).state_dict()
 
 
 def test_constants_that_have_no_numbers() -> None:
@@ -163,12 +164,8 @@ def test_constants_that_have_no_numbers() -> None:
 
 # ----------------------------------------------------------------------------------------- messages
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "learn-true": (lambda: ALIF(I, N, learn=True), TypeError,
-                   "learn: expected some of tau_mem, .*, got True"),
     "learn-none": (lambda: LIF(I, N, learn=None), TypeError,
                    "learn: expected some of tau_mem, threshold, .*, got None"),
-    "learn-true-in-network": (lambda: LSNN(I, 3, 5, 2, learn=True), TypeError,
-                              "learn: expected some of .*, got True"),
     "positional-bias": (lambda: ALIF(I, N, True), ValueError,
                         "num_layers: .*, got True; .* bias is, is given by its"),
     "positional-bias-of-readout": (lambda: LeakyReadout(N, 2, False), TypeError,
@@ -197,10 +194,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
                    "delay: expected an int or an integer tensor"),
     "dropout-true": (lambda: ALIF(I, N, 2, dropout=True), ValueError,
                      "dropout: expected a probability"),
-    "beta-of-some": (lambda: LSNN(I, 3, 5, 2, beta=torch.ones(4)), ValueError,
-                     r"beta: expected a number or shape \(5,\) or \(8,\), got shape \(4,\)"),
-    "beta-of-regular": (lambda: LSNN(I, 3, 5, 2, beta=torch.ones(8)), ValueError,
-                        "beta: expected 0 for the n_regular"),
     "beta-nan": (lambda: LSNN(I, 3, 5, 2, beta=math.nan), ValueError,
                  "beta: expected finite numbers"),
     "state-of-alif": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2), ALIF(I, 8)(_x(2, 2))[1]), TypeError,
@@ -236,8 +229,8 @@ def test_refused_by_name(name: str, gradients: bool) -> None:
 def test_beta_of_the_network(beta: Any) -> None:
     last = torch.as_tensor(beta).float()
     want = torch.cat([torch.zeros(3), last.expand(5) if last.dim() == 0 else last[-5:]])
-    net = LSNN(I, 3, 5, 2, beta=beta)
-    assert torch.equal(net.neurons.beta_l0, want)
+    net = LSNN(I, 3, 5, 2, 2, beta=beta)
+    assert all(torch.equal(found, want) for found in (net.neurons.beta_l0, net.neurons.beta_l1))
     assert torch.equal(LSNN(I, 0, 5, 2, beta=want[3:]).neurons.beta_l0, want[3:])
     if isinstance(beta, Tensor):
         beta.fill_(3.0)  # it is the caller's

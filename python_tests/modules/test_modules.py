@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import lsnn_ext
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State, reference
@@ -129,18 +129,6 @@ def test_packed(bidirectional: bool, lengths: list[int]) -> None:
             assert torch.equal(threshold[:len(x), b], want_traces.threshold)
 
 
-def test_packed_gradient() -> None:
-    layer = exact(ALIF(I, N, bidirectional=True))
-    sequences = [spikes_in(length, I, seed=length).requires_grad_() for length in (9, 30, 17)]
-    padded = nn.utils.rnn.pad_sequence(sequences)
-    out, _ = layer(pack_padded_sequence(padded, [9, 30, 17], enforce_sorted=False))
-    inputs = [*sequences, *layer.parameters()]
-    got = torch.autograd.grad(pad_packed_sequence(out)[0].cumsum(-1).sum(), inputs)
-    want = torch.autograd.grad(sum(layer(x)[0].cumsum(-1).sum() for x in sequences), inputs)
-    for one, other in zip(got, want, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
 def test_bidirectional_and_layers() -> None:
     layer = exact(ALIF(I, N, 2, bidirectional=True))
     x = spikes_in(T, B, I)
@@ -156,16 +144,6 @@ def test_bidirectional_and_layers() -> None:
     assert (
         out.shape == (T, B, 2 * N) and state.v.shape == (4, B, N) and state.z.shape == (4, 1, B, N)
     )
-
-
-def test_dropout_only_between_layers() -> None:
-    layer = exact(ALIF(I, N, 2, dropout=1.0, bias=False))
-    x = spikes_in(T, B, I)
-    assert layer(x)[0].sum() == 0
-    assert layer.eval()(x)[0].sum() > 0
-    with pytest.warns(UserWarning, match="dropout"):
-        alone = exact(ALIF(I, N, dropout=0.5))
-    assert torch.equal(alone(x)[0], alone.eval()(x)[0])
 
 
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "delay": 2, "refractory": 3}])
@@ -212,39 +190,12 @@ def test_learn() -> None:
     assert LIF(I, N, learn="tau_mem").learn == ("tau_mem",)
 
 
-def test_state_dict_copy_and_pickle() -> None:
-    layer = exact(ALIF(I, N, 2, bidirectional=True, tau_mem=15.0,
-                       delay=torch.ones(N, N, dtype=torch.long)))
-    names = set(layer.state_dict())
-    lstm = {name for name in nn.LSTM(I, N, 2, bidirectional=True).state_dict()
-            if not name.startswith("bias_hh")}
-    assert lstm <= names and {"tau_mem_l1_reverse", "delay"} <= names
-    other = ALIF(I, N, 2, bidirectional=True, delay=torch.zeros(N, N, dtype=torch.long))
-    other.load_state_dict(layer.state_dict())
-    x = spikes_in(T, B, I)
-    for copied in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(copied(x)[0], layer(x)[0])
-
-
 def test_initial_weights() -> None:
     torch.manual_seed(0)
     layer = ALIF(100, 200)
     assert abs(float(layer.weight_ih_l0.std()) * 10 - 1) < 0.05
     assert abs(float(layer.weight_hh_l0.std()) * 200**0.5 - 1) < 0.05
     assert layer.bias_ih_l0.abs().sum() == 0
-
-
-def test_dtypes_and_devices() -> None:
-    layer = exact(ALIF(I, N)).double()
-    out, state = layer(spikes_in(T, B, I).double())
-    assert out.dtype == state.v.dtype == torch.float64
-    assert ALIF(I, N, dtype=torch.float64).tau_mem_l0.dtype == torch.float64
-    meta = ALIF(I, N, device="meta")
-    assert all(value.is_meta for value in (*meta.parameters(), *meta.buffers()))
-    assert "6, 8" in repr(meta)
-    if torch.cuda.is_available():
-        on_gpu = copy.deepcopy(layer).float().cuda()
-        assert on_gpu(spikes_in(T, B, I).cuda())[0].is_cuda
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -260,17 +211,10 @@ def test_half_precision(dtype: torch.dtype) -> None:
     assert logits.dtype == torch.float32
 
 
-def test_extra_repr() -> None:
-    assert repr(ALIF(I, N)) == "ALIF(6, 8)"
-    assert repr(LIF(I, N)) == "LIF(6, 8)"
-    shown = repr(ALIF(I, N, 2, tau_mem=15.0, beta=torch.ones(N), learn=("beta",), batch_first=True))
-    assert (
-        shown
-        == "ALIF(6, 8, num_layers=2, batch_first=True, tau_mem=15.0, beta=<(8,)>, learn=('beta',))"
-    )
-
-
 @pytest.mark.parametrize(("make", "shown"), [
+    (lambda: ALIF(I, N), "ALIF(6, 8)"), (lambda: LIF(I, N), "LIF(6, 8)"),
+    (lambda: ALIF(I, N, 2, tau_mem=15.0, beta=torch.ones(N), learn=("beta",), batch_first=True),
+     "ALIF(6, 8, num_layers=2, batch_first=True, tau_mem=15.0, beta=<(8,)>, learn=('beta',))"),
     (lambda: ALIF(I, N, 2, learn=("tau_mem", "beta")), "ALIF(6, 8, num_layers=2, "
                                                        "learn=('tau_mem', 'beta'))"),
     (lambda: LIF(I, N, learn="threshold", per_neuron=True),
@@ -284,7 +228,7 @@ def test_extra_repr() -> None:
      "LeakyReadout(8, 3, tau=<()>, learn=('tau',))"),
     (lambda: LeakyReadout(N, 3, tau_syn=5.0, learn=("tau_syn",)),
      "LeakyReadout(8, 3, tau=20.0, tau_syn=5.0, learn=('tau_syn',))")])
-def test_a_layer_that_learns_is_one_line(make: Callable[[], nn.Module], shown: str) -> None:
+def test_repr_of_a_layer_is_one_line(make: Callable[[], nn.Module], shown: str) -> None:
     assert repr(make()) == repr(copy.deepcopy(make())) == shown
 
 
@@ -314,36 +258,31 @@ def test_bad_arguments(options: dict[str, Any], match: str) -> None:
         ALIF(I, N, **options)
 
 
-def test_bad_inputs() -> None:
-    layer = ALIF(I, N)
-    x = spikes_in(T, B, I)
-    _, state = layer(x)
-    with pytest.raises(ValueError, match=r"x: expected shape .*I = 6, got \(40, 3, 3\)"):
-        layer(x[..., :3])
-    with pytest.raises(ValueError, match=r"x: expected shape .*, got \(1, 40, 3, 6\)"):
-        layer(x[None])
-    with pytest.raises(ValueError, match="x: expected torch.float32 .*, got torch.float64"):
-        layer(x.double())
-    with pytest.raises(ValueError, match=r"state.v: expected shape \(1, 2, 8\), got \(1, 3, 8\)"):
-        layer(x[:, :2], state)
-    with pytest.raises(ValueError, match=r"state.z: expected shape \(1, D, 3, 8\), got"):
-        layer(x, state._replace(z=state.z[0]))
-    with pytest.raises(TypeError, match="state"):
-        layer(x, (state.v, state.a))
-    with pytest.raises(ValueError, match="step"):
-        ALIF(I, N, bidirectional=True).step(x[0])
-    with pytest.raises(ValueError, match="learn"):
-        LIF(I, N, learn="beta")
-    with pytest.raises(ValueError, match=r"x: expected shape \(T, B, 8\) or \(T, 8\), got \(40, 3, "
-                                         r"6\)"):
-        LeakyReadout(N, 2)(x)
-    with pytest.raises(ValueError, match="tau"):
-        LeakyReadout(N, 2, -1.0)
-    with pytest.raises(TypeError, match="x: expected a tensor, a PackedSequence or PackedSpikes, "
-                                        "got list"):
-        LSNN(I, 4, 4, 2)([x[:, 0]])
-    with pytest.raises(ValueError, match="n_regular"):
-        LSNN(I, -1, 4, 2)
+X = spikes_in(T, B, I)
+END = ALIF(I, N)(X)[1].detach()
+BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "width": (lambda: ALIF(I, N)(X[..., :3]), ValueError,
+              r"x: expected shape .*I = 6, got \(40, 3, 3\)"),
+    "4d": (lambda: ALIF(I, N)(X[None]), ValueError, r"x: expected shape .*, got \(1, 40, 3, 6\)"),
+    "double": (lambda: ALIF(I, N)(X.double()), ValueError,
+               "x: expected torch.float32 .*, got torch.float64"),
+    "batch": (lambda: ALIF(I, N)(X[:, :2], END), ValueError,
+              r"state.v: expected shape \(1, 2, 8\), got \(1, 3, 8\)"),
+    "z": (lambda: ALIF(I, N)(X, END._replace(z=END.z[0])), ValueError,
+          r"state.z: expected shape \(1, D, 3, 8\), got"),
+    "learn": (lambda: LIF(I, N, learn="beta"), ValueError, "learn"),
+    "readout": (lambda: LeakyReadout(N, 2)(X), ValueError,
+                r"x: expected shape \(T, B, 8\) or \(T, 8\), got \(40, 3, 6\)"),
+    "tau": (lambda: LeakyReadout(N, 2, -1.0), ValueError, "tau"),
+    "n_regular": (lambda: LSNN(I, -1, 4, 2), ValueError, "n_regular"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_inputs(name: str) -> None:
+    call, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_readout() -> None:
