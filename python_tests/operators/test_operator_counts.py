@@ -1,5 +1,4 @@
-"""Nothing is computed in a Python loop over time: a call makes as many operator calls for 40 steps
-as for 8."""
+"""The number of operator calls does not depend on the number of steps."""
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""What only the CPU kernels have is said where CUDA kernels run: a warning, once, never nothing.
+"""CUDA kernels warn once of each feature that only the CPU kernels have.
 
 The CUDA kernels are a GPU's, or emulated: LSNN_EMULATE=1 in a build with the emulator.
 """

@@ -1,5 +1,5 @@
-"""Layers inside what PyTorch has around a model: compile modes, exported programs, scaled losses,
-checkpoints, parameters from outside, deterministic algorithms, memory that comes later."""
+"""Layers under torch.compile, torch.export, autocast, activation checkpoints, functional_call,
+deterministic algorithms and deferred initialization."""
 import copy
 import io
 from collections.abc import Callable, Iterator

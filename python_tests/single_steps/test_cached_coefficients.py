@@ -1,4 +1,4 @@
-"""Coefficients that a layer keeps from call to call: whatever changes them is seen by the next."""
+"""Coefficients that a layer caches between calls: every change takes effect in the next call."""
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,5 @@
-"""What learns beside the recurrence inside the operator, and smooth spikes: the same results as one
-after the other."""
+"""functional.layer equals projection, recurrence and readout in turn: any set of learned tensors,
+smooth spikes, strides, half precision."""
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,5 +1,4 @@
-"""Mistakes that come naturally: each is answered with the argument, what was given, what is
-wanted, and a hint."""
+"""Messages for common mistakes name the argument, the value, what is expected, and a hint."""
 import re
 from collections.abc import Callable
 from typing import Any

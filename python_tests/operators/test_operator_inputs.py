@@ -1,6 +1,6 @@
-"""What the operators and functions refuse: tensors on several devices, saved tensors that were
-changed, sizes whose products wrap around, spikes where no neurons are. Without these checks each
-call here computed with memory that is not its own."""
+"""Inputs that operators and functions refuse: mixed devices, changed saved tensors, sizes whose
+products overflow, spike bits beyond the last neuron; without the checks they access foreign
+memory."""
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,38 +12,24 @@ from torch import Tensor
 
 from cases import Case, build
 from compare import assert_all_same, assert_same, cast, changed, flat, mapped, named
+from layers import B, I, N, T, inside, problem
 from lsnn_ext import ALIF, State, _ops, functional
 from operator_calls import NAMES, Call, call_all_operators, needs_compiled
 
 pytestmark = needs_compiled
 ERRORS = (ValueError, TypeError, RuntimeError)
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
-# large enough for the input projection and the readout to run inside
-T, B, I, N, O = 40, 32, 9, 257, 3
-
-
-def _around(learn: bool = True) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    tensors = {"x": (drawn(T, B, I) > 1.5).float(), "w_in": drawn(N, I),
-               "w_rec": drawn(N, N) / N**0.5, "bias": drawn(N) / 9, "w_out": drawn(O, N),
-               "readout_state": drawn(B, O)}
-    return {name: value.requires_grad_(learn and name != "x") for name, value in tensors.items()}
-
-
-def _layer(**given: Any) -> functional.Layered:
-    return functional.layer(given.pop("x"), given.pop("w_in"), given.pop("w_rec"), **K, k_out=0.8,
-                            **given)
+def _leaves(learn: bool = True) -> dict[str, Tensor]:
+    """Large enough for the input projection and the readout to run inside."""
+    return {name: value.requires_grad_(learn and name != "x")
+            for name, value in problem(torch.float32).items()}
 
 
 def _calls(case: Case, smooth: bool = False) -> dict[str, Call]:
     """Those of a training step; projection and readout run inside where nothing is smooth."""
     def layer() -> None:
         if not smooth:
-            out = _layer(**_around())
+            out = inside(**_leaves())
             (out.readout.sum() + out.spikes.sum()).backward()
 
     return call_all_operators(case, smooth, layer)
@@ -71,7 +57,7 @@ def test_layer_takes_no_mixed_devices(name: str, grad: bool) -> None:
         torch.set_grad_enabled(grad),
         pytest.raises(ERRORS, match=f"^{name if name != 'x' else 'w_in'}: expected"),
     ):
-        _layer(**{**_around(), name: _around()[name].to("meta")})
+        inside(**{**_leaves(), name: _leaves()[name].to("meta")})
 
 
 MIXED: dict[str, Callable[[Tensor, Tensor], Any]] = {
@@ -108,11 +94,11 @@ def test_bits_beyond_the_neurons_are_refused(neurons: int) -> None:
     words = -(-neurons // 32)
     sliced = functional.PackedSpikes(packed.bits[..., :words].contiguous(),
                                      packed.carrier[..., :neurons])
-    arguments = {**_around(), "w_in": torch.zeros(N, neurons, requires_grad=True)}
+    arguments = {**_leaves(), "w_in": torch.zeros(N, neurons, requires_grad=True)}
     with pytest.raises(RuntimeError, match="x_bits: expected zeros in the bits beyond"):
-        _layer(**{**arguments, "x": sliced})
+        inside(**{**arguments, "x": sliced})
     whole = functional.pack_spikes(sliced.numbers())
-    assert _layer(**{**arguments, "x": whole}).spikes.isfinite().all()
+    assert inside(**{**arguments, "x": whole}).spikes.isfinite().all()
 
 
 @pytest.mark.parametrize(("wrong", "part"), [
@@ -219,7 +205,7 @@ SIZES: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_sizes_whose_product_wraps_around(name: str) -> None:
+def test_sizes_whose_product_wraps_leaves(name: str) -> None:
     call, message = SIZES[name]
     with pytest.raises(ERRORS, match=message):
         call()
@@ -301,9 +287,9 @@ def test_steps_from_lazy_states(name: str, grad: bool) -> None:
 @pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "readout_state"])
 def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
     """Torch keeps the sign of a negated view beside its memory, and some zeros without any."""
-    given = _around(learn=False)
+    given = _leaves(learn=False)
     for lazy, numbers in _unlike_memory(given[name]):
-        got, wanted = (_layer(**{**given, name: one}) for one in (lazy, numbers))
+        got, wanted = (inside(**{**given, name: one}) for one in (lazy, numbers))
         assert got.readout is not None and torch.equal(got.readout, wanted.readout)
         assert torch.equal(got.spikes, wanted.spikes)
 
@@ -312,11 +298,11 @@ def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
 WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "w_rec": (lambda x, w: functional.layer(x, w, 0.5, **K), "w_rec: expected a tensor, got float"),
     "w_rec-1d": (lambda x, w: functional.layer(x, w, w[0], **K),
-                 r"w_rec: expected shape \(257, 257\), got \(9,\)"),
+                 r"w_rec: expected shape \(300, 300\), got \(23,\)"),
     "no-w_in": (lambda x, w: functional.layer(x, None, w, **K),
                 "w_in: expected a tensor, got NoneType"),
     "w_in": (lambda x, w: functional.layer(x, w.T, w @ w.T, **K),
-             r"w_in: expected shape \(N, 9\), got \(9, 257\)"),
+             r"w_in: expected shape \(N, 23\), got \(23, 300\)"),
     "x": (lambda x, w: functional.layer([0.0], w, w @ w.T, **K),
           "x: expected a tensor or PackedSpikes, got list"),
     "bias": (lambda x, w: functional.layer(x, w, w @ w.T, bias=0.5, **K),

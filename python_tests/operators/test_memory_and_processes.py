@@ -1,4 +1,4 @@
-"""What a long-running program asks: memory, copies, threads, processes, instruction sets."""
+"""Memory, copies, threads, processes and instruction sets."""
 import copy
 import hashlib
 import io
@@ -147,7 +147,7 @@ INSTRUCTIONS = {"x86_64": ["avx512", "avx2", "portable"], "aarch64": ["neon", "p
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 def test_instruction_sets_agree(instructions: str) -> None:
-    code = ("import test_resources as t; from lsnn_ext import _ops\n"
+    code = ("import test_memory_and_processes as t; from lsnn_ext import _ops\n"
             "print(_ops._C.instruction_set(), t._digest())")
     ran = run_python(code, LSNN_CPU=instructions)
     if "expected an instruction set of this processor" in ran.stderr:

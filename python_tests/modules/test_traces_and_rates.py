@@ -1,5 +1,4 @@
-"""What comes back beside spikes: traces of chosen neurons, firing rates; and states that are
-detached, moved and reset."""
+"""Traces of selected neurons, firing rates, and states that are detached, moved and reset."""
 from collections.abc import Callable
 from typing import Any
 

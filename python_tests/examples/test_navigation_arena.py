@@ -1,4 +1,4 @@
-"""The arena of the navigation example, and the environment of gymnasium that it is."""
+"""The arena of the navigation example, and its gymnasium environment."""
 import math
 from typing import Any
 

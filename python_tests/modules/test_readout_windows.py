@@ -1,4 +1,4 @@
-"""Means of the readout over windows of steps, and times in milliseconds in place of steps."""
+"""Means of the readout over windows of steps, and times in milliseconds."""
 from typing import Any
 
 import pytest
