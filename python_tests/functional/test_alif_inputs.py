@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compare import assert_all_same, assert_same
-from layers import NEURON, B, T, inside, problem
+from layers import NEURON, B, T, problem
 from lsnn_ext import functional
 from operator_calls import Calls
 
@@ -118,12 +118,3 @@ def test_bad_input_is_refused(name: str) -> None:
     arguments = {"current": given["x"], "w_rec": given["w_rec"], **change(given)}
     with pytest.raises(kind, match=message):
         functional.alif(**arguments, **NEURON)
-
-
-def test_layer_is_alif_with_a_readout() -> None:
-    given = problem(torch.float32)
-    want = inside(**given)
-    got, _ = functional.alif(given["x"], given["w_rec"], w_in=given["w_in"], bias=given["bias"],
-                             **NEURON)
-    assert want.spikes is not None
-    assert_same("spikes", got, want.spikes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compare import assert_same, flat
+from compare import assert_same, flat, outputs_and_gradients
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 from lsnn_ext.models import COEFFICIENTS
 from operator_calls import needs_compiled
@@ -42,14 +42,6 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def _results(call: Callable[..., Any], x: Tensor, parameters: dict[str, Tensor]) -> list[Tensor]:
-    """What it returns, then the gradients of all parameters of a weighted sum of that."""
-    outputs = flat(call(x))
-    learned = [out for out in outputs if out.requires_grad]
-    weights = [torch.linspace(-1, 1.5, out.numel()).view_as(out) for out in learned]
-    return [*outputs, *torch.autograd.grad(learned, list(parameters.values()), weights)]
-
-
 @pytest.mark.parametrize("grad", [False, True], ids=["exported-without-grad", "exported-with-grad"])
 @pytest.mark.parametrize("name", MODULES)
 def test_exported_program(name: str, grad: bool) -> None:
@@ -71,7 +63,7 @@ def test_exported_program(name: str, grad: bool) -> None:
                 exported(x)
             continue
         got, want = (
-            _results(call, x, dict(call.named_parameters())) for call in (exported, module)
+            outputs_and_gradients(call, call.parameters(), x) for call in (exported, module)
         )
         for one, other in zip(got, want, strict=True):
             assert_same(name, one.detach(), other.detach(), tolerance=1e-6)
@@ -108,7 +100,7 @@ def test_compiled_with_everything_dynamic(name: str) -> None:
         for got, want in zip(flat(compiled(x)), flat(module(x)), strict=True):
             assert_same(name, got.detach(), want.detach(), tolerance=1e-6)
         got, want = (
-            _results(call, x, dict(module.named_parameters())) for call in (compiled, module)
+            outputs_and_gradients(call, module.parameters(), x) for call in (compiled, module)
         )
         for one, other in zip(got, want, strict=True):
             assert_same(name, one.detach(), other.detach(), tolerance=1e-5)

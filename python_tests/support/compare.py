@@ -1,5 +1,5 @@
 """The one comparison of this test suite, and calls of operators by name."""
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -48,6 +48,16 @@ def flat(result: Any) -> list[Tensor]:
     """All tensors of a result, in their order."""
     return [result] if isinstance(result, Tensor) else [leaf for part in result
                                                         for leaf in flat(part)]
+
+
+def outputs_and_gradients(call: Callable[..., Any], parameters: Iterable[Tensor], *args: Any,
+                          ) -> list[Tensor]:
+    """All outputs, then the gradients of a weighted sum of them."""
+    outputs = flat(call(*args))
+    learned = [out for out in outputs if out.requires_grad]
+    weights = [torch.linspace(-1, 1.5, out.numel()).view_as(out) for out in learned]
+    return [*(out.detach() for out in outputs),
+            *torch.autograd.grad(learned, list(parameters), weights)]
 
 
 def _parts() -> dict[str, tuple[str, ...]]:
