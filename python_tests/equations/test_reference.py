@@ -7,25 +7,15 @@ import torch
 from torch import Tensor
 
 import vectors
-from compare import assert_all_same, assert_same
+from compare import assert_same
 from lsnn_ext import functional, reference
-from lsnn_ext._core.surrogates import SURROGATES, find_surrogate
-from lsnn_ext.models import COEFFICIENTS, MODELS, named_model
-
-# Values and gradients, relative to the largest of each. float32: the official code sums in another
-# order.
-TOLERANCE = {torch.float64: (1e-12, 1e-11), torch.float32: (5e-6, 3e-5)}
+from lsnn_ext._core.surrogates import SURROGATES
+from lsnn_ext.models import COEFFICIENTS, MODELS
 
 
 @pytest.mark.parametrize("name", vectors.NAMES)
 def test_official_vector(name: str) -> None:
-    vector = vectors.load(name)
-    outputs, gradients = vector.run(reference.alif)
-    values, slopes = TOLERANCE[vector.dtype]
-    assert_same("spikes", outputs.pop("spikes"), vector.outputs.pop("spikes"))
-    assert_all_same(outputs, vector.outputs, tolerance=values)
-    for loss, want in vector.gradients.items():
-        assert_all_same(gradients[loss], want, tolerance=slopes)
+    vectors.check(name, reference.alif)
 
 
 def test_vectors_cover_the_official_cells() -> None:
@@ -77,13 +67,6 @@ def test_one_step_by_hand() -> None:
     assert (float(traces.a), float(traces.threshold), float(traces.v)) == (a, threshold, v)
     assert float(spikes) == 1.0  # (7): the old v of 1 is over .625
     assert (float(last.z), float(last.r)) == (1.0, 3.0)  # (9)
-
-
-def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="dynamics.*'lsn'.*lsnn"):
-        named_model("lsn")
-    with pytest.raises(ValueError, match="surrogate.*'tri'.*triangle"):
-        find_surrogate("tri")
 
 
 def _snippet(function: Any) -> str:

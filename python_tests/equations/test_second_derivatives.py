@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compare import assert_same
 from lsnn_ext import ALIF, LSNN, _ops, functional, reference
+from module_kinds import run_steps
 from operator_calls import needs_compiled
 
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
@@ -97,11 +98,7 @@ def test_penalty_beside_a_loss_of_a_module(name: str, stepped: bool) -> None:
         x, state = torch.ones(4, 3, 5) * 3 @ front, None
         if not stepped:
             return (module(x)[0] * scale).sum()
-        out = []
-        for x_t in x:
-            spikes, state = module.step(x_t, state)
-            out.append(spikes)
-        return (torch.stack(out) * scale).sum()
+        return (run_steps(module, x, state)[0] * scale).sum()
 
     _assert_refused(loss, leaves, behind=("scale", "readout.weight"))
 

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import (
 
 from compare import assert_all_same, assert_same, changed
 from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
+from module_kinds import round_weights
 from operator_calls import Calls, needs_compiled
 
 T, I, N, O = 40, 9, 33, 3
@@ -177,19 +178,12 @@ def _spikes_in(steps: int, seed: int) -> Tensor:
     return (torch.rand(steps, I, generator=generator) < 0.3).float()
 
 
-def _exact(module: torch.nn.Module) -> Any:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_((parameter * 256).round() / 256)
-    return module
-
-
 @needs_compiled
 @pytest.mark.parametrize("lengths", [(40, 25, 25, 22), (9, 40, 17), (40, 3, 300, 1, 39)])
 def test_a_packed_sequence_takes_few_calls(lengths: tuple[int, ...]) -> None:
     """One for each group of similar lengths, not for each length; and never twice as many steps as
     there are."""
-    layer = _exact(ALIF(I, N))
+    layer = round_weights(ALIF(I, N), matrices_only=False)
     packed = pack_sequence([_spikes_in(n, n) for n in lengths], enforce_sorted=False)
     with Calls() as calls:
         layer(packed)
@@ -201,7 +195,8 @@ def test_a_packed_sequence_takes_few_calls(lengths: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("lengths", [(30, 25, 25, 20), (9, 40, 17, 1, 300)])
 def test_gradients_of_packed_sequences(bidirectional: bool, lengths: tuple[int, ...]) -> None:
-    layer = _exact(ALIF(I, N, 2, bidirectional=bidirectional, refractory=2))
+    layer = ALIF(I, N, 2, bidirectional=bidirectional, refractory=2)
+    round_weights(layer, matrices_only=False)
     sequences = [_spikes_in(n, n).requires_grad_() for n in lengths]
     inputs = [*sequences, *layer.parameters()]
     out, state = layer(pack_sequence(sequences, enforce_sorted=False))
@@ -217,7 +212,7 @@ def test_gradients_of_packed_sequences(bidirectional: bool, lengths: tuple[int, 
 @pytest.mark.parametrize("lengths", [(30, 25, 25, 20), (9, 40, 17, 1, 300)])
 def test_lsnn_of_packed_sequences(lengths: tuple[int, ...], apart: bool) -> None:
     """apart: a hook has the parts called one after the other."""
-    net = _exact(LSNN(I, 10, 10, O))
+    net = round_weights(LSNN(I, 10, 10, O), matrices_only=False)
     if apart:
         net.neurons.register_forward_hook(lambda *_: None)
     sequences = [_spikes_in(n, n).requires_grad_() for n in lengths]
@@ -260,7 +255,7 @@ def test_readout_of_packed_sequences() -> None:
 
 
 def test_padding_is_not_read() -> None:
-    layer = _exact(ALIF(I, N))
+    layer = round_weights(ALIF(I, N), matrices_only=False)
     x = torch.stack([_spikes_in(T, 1), _spikes_in(T, 2)], 1)
     other = x.clone()
     other[7:, 1] = torch.nan

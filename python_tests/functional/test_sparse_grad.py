@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compare import assert_all_same, assert_same
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional, init, optim, reference
+from module_kinds import run_steps
 from operator_calls import needs_compiled
 
 K: dict[str, Any] = {"alpha": 0.75, "theta": 0.5, "rho": 0.875, "beta": 0.25}
@@ -114,11 +115,7 @@ def test_of_modules(kind: Any, by_steps: bool) -> None:
         layer.weight_hh_l0 *= torch.rand(20, 20) < 0.2
     x = torch.rand(15, 3, 6)
     if by_steps:
-        state, out = None, []
-        for x_t in x:
-            spikes, state = layer.step(x_t, state)
-            out.append(spikes)
-        spikes = torch.stack(out)
+        spikes, _ = run_steps(layer, x)
     else:
         spikes = layer(x)[0]
     spikes.sum().backward()

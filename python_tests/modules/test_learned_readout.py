@@ -18,14 +18,11 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import lsnn_ext
 from compare import assert_same
 from lsnn_ext import LSNN, LeakyReadout, functional, reference, use_reference
+from module_kinds import run_steps
+from synaptic_readouts import B, N, O, T, drawn
+from synaptic_readouts import spikes as fired
 
-T, B, N, O = 40, 3, 6, 4
 TAU = "parametrizations.tau.original"
-
-
-def _drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed),
-                       dtype=torch.float64).to(dtype)
 
 
 def _readout(per_neuron: bool = False, tau: float = 7.0, **options: Any) -> LeakyReadout:
@@ -44,10 +41,6 @@ def _net(per_neuron: bool = True, **options: Any) -> LSNN:
                 per_neuron=per_neuron, dtype=torch.float64, **options)
 
 
-def _spikes(*shape: int) -> Tensor:
-    return (_drawn(*shape, seed=5) > 0.5).double()
-
-
 # ------------------------------------------------------------------------------------------- values
 @pytest.mark.parametrize("from_zero", [False, True])
 @pytest.mark.parametrize("each", [False, True], ids=["one", "each"])
@@ -55,9 +48,9 @@ def _spikes(*shape: int) -> Tensor:
 def test_values_and_gradients_are_those_of_the_loop(dtype: torch.dtype, each: bool,
                                                     from_zero: bool) -> None:
     k = torch.linspace(0.3, 0.95, O, dtype=dtype) if each else torch.tensor(0.9, dtype=dtype)
-    given = [_drawn(T, B, N, dtype=dtype), _drawn(O, N, dtype=dtype, seed=1), k,
-             *([] if from_zero else [_drawn(B, O, dtype=dtype, seed=2)])]
-    weights, of_last = _drawn(T, B, O, dtype=dtype, seed=3), _drawn(B, O, dtype=dtype, seed=4)
+    given = [drawn(T, B, N, dtype=dtype), drawn(O, N, dtype=dtype, seed=1), k,
+             *([] if from_zero else [drawn(B, O, dtype=dtype, seed=2)])]
+    weights, of_last = drawn(T, B, O, dtype=dtype, seed=3), drawn(B, O, dtype=dtype, seed=4)
     found = []
     for loop in (False, True):
         leaves = [leaf.clone().requires_grad_() for leaf in given]
@@ -75,8 +68,8 @@ def test_values_and_gradients_are_those_of_the_loop(dtype: torch.dtype, each: bo
 
 def test_finite_differences() -> None:
     leaves = [leaf.requires_grad_() for leaf in (
-        _drawn(6, 2, 3), _drawn(2, 3, seed=1), torch.tensor([0.4, 0.9], dtype=torch.float64),
-        _drawn(2, 2, seed=2))]
+        drawn(6, 2, 3), drawn(2, 3, seed=1), torch.tensor([0.4, 0.9], dtype=torch.float64),
+        drawn(2, 2, seed=2))]
     assert gradcheck(functional.leaky_readout, leaves)
 
 
@@ -87,7 +80,7 @@ def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
     fixed = LeakyReadout(N, O, 7.0, dtype=torch.float64)
     fixed.load_state_dict({name: value for name, value in made.state_dict().items()
                            if name != TAU})
-    x = _spikes(T, B, N)
+    x = fired(T, B, N)
     for got, want in zip(made(x), fixed(x), strict=True):
         assert_same("fixed", got.detach(), want.detach(), tolerance=1e-14)
     made = _readout(per_neuron)
@@ -108,7 +101,7 @@ def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
 def test_a_network_whose_time_constant_is_a_tensor() -> None:
     """Without being learned, as of an experiment that sets it."""
     net = LSNN(N, 5, 5, O, tau_out=9.0, threshold=0.1, dtype=torch.float64)
-    x = _spikes(T, B, N)
+    x = fired(T, B, N)
     want = net(x)
     net.readout.tau = torch.tensor(9.0, dtype=torch.float64)
     got = net(x)
@@ -132,10 +125,10 @@ def test_a_layer_learns_the_decay_of_its_readout(name: str, shape: tuple[int, ..
     """As the readout behind it, on every route."""
     changes = {"N": 6, "rate": 0.1, "dtype": torch.float32, "spikes": True, **ROUTES[name]}
     N, dtype, spikes = changes["N"], changes["dtype"], changes["spikes"]
-    x = (_drawn(T, 32, 9).sigmoid() < changes["rate"]).to(dtype)
+    x = (drawn(T, 32, 9).sigmoid() < changes["rate"]).to(dtype)
     k = torch.full(shape, 0.8, requires_grad=True)
-    leaves = {"w_in": _drawn(N, 9), "w_rec": _drawn(N, N) / N, "w_out": _drawn(O, N),
-              "b_out": _drawn(O), "p": _drawn(32, O).to(torch.promote_types(dtype, torch.float32))}
+    leaves = {"w_in": drawn(N, 9), "w_rec": drawn(N, N) / N, "w_out": drawn(O, N),
+              "b_out": drawn(O), "p": drawn(32, O).to(torch.promote_types(dtype, torch.float32))}
     leaves = {key: (leaf if key == "p" else leaf.to(dtype)).requires_grad_()
               for key, leaf in leaves.items()}
     w_in, w_rec, w_out, b_out, p = leaves.values()
@@ -163,7 +156,7 @@ def test_a_layer_learns_the_decay_of_its_readout(name: str, shape: tuple[int, ..
 
 
 def test_every_form_of_input() -> None:
-    made, x = _readout(per_neuron=True), _spikes(T, B, N)
+    made, x = _readout(per_neuron=True), fired(T, B, N)
     y, end = made(x)
     first = _readout(per_neuron=True, batch_first=True)
     assert_same("batch first", first(x.transpose(0, 1))[0].transpose(0, 1), y)
@@ -176,11 +169,7 @@ def test_every_form_of_input() -> None:
     rest, again = made(x[20:], middle)
     rounded("two calls", torch.cat([half, rest]), y)
     rounded("their state", again, end)
-    state, steps = None, []
-    for x_t in x:
-        y_t, state = made.step(x_t, state)
-        steps.append(y_t)
-    rounded("steps", torch.stack(steps), y)
+    rounded("steps", run_steps(made, x)[0], y)
     lengths = torch.tensor([T, 17, 5])
     packed, ends = made(pack_padded_sequence(x, lengths))
     rounded("packed", packed.data[:3], y[0])
@@ -190,7 +179,7 @@ def test_every_form_of_input() -> None:
 
 def test_a_network() -> None:
     """Its readout is one call behind that of the neurons; values and gradients of the reference."""
-    net, x = _net(), _spikes(T, B, N) * 2
+    net, x = _net(), fired(T, B, N) * 2
     parameters = dict(net.named_parameters())
     assert parameters[f"readout.{TAU}"].shape == (O,) and net.neurons.learn == ("tau_mem",)
     found = []
@@ -205,12 +194,9 @@ def test_a_network() -> None:
     for got, want in zip(*found, strict=True):
         assert want.any()
         assert_same("network", got.detach(), want.detach(), tolerance=1e-10)
-    state, steps = None, []
     with torch.no_grad():
-        for x_t in x:
-            y_t, state = net.step(x_t, state)
-            steps.append(y_t)
-    assert_same("steps", torch.stack(steps), found[0][0].detach(), tolerance=1e-14)
+        steps, _ = run_steps(net, x)
+    assert_same("steps", steps, found[0][0].detach(), tolerance=1e-14)
     assert _net(per_neuron=False).readout.tau.shape == ()
     named = LSNN(N, 3, 3, O, learn={"tau_out": "log", "beta": "plain"}, per_neuron="tau_out")
     assert named.readout.tau.shape == (O,) and named.neurons.learn == ("beta",)
@@ -221,7 +207,7 @@ def test_a_network() -> None:
 def test_it_learns() -> None:
     """From the outputs of another time constant, this one is found."""
     target, made = _readout(tau=25.0), _readout(tau=5.0)
-    x = _spikes(80, 4, N)
+    x = fired(80, 4, N)
     want = target(x)[0].detach()
     optimizer = torch.optim.Adam([made.get_parameter(TAU)], lr=0.1)
     for _ in range(120):
@@ -234,7 +220,7 @@ def test_it_learns() -> None:
 # ---------------------------------------------------------------------------------- within PyTorch
 @pytest.mark.slow
 def test_compiled_and_exported() -> None:
-    net, x = _net(), _spikes(T, B, N) * 2
+    net, x = _net(), fired(T, B, N) * 2
     want = net(x)[0].detach()
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     assert_same("compiled", compiled(x)[0].detach(), want, tolerance=1e-14)
@@ -243,7 +229,7 @@ def test_compiled_and_exported() -> None:
 
 
 def test_copies_pickles_and_state_dicts(tmp_path: Path) -> None:
-    net, x = _net(), _spikes(T, B, N) * 2
+    net, x = _net(), fired(T, B, N) * 2
     with torch.no_grad():
         net.readout.tau = torch.linspace(3.0, 20.0, O, dtype=torch.float64)
     want = net(x)[0]
@@ -280,7 +266,7 @@ def test_a_fixed_time_constant_takes_no_learned_one() -> None:
 
 def test_devices_and_dtypes() -> None:
     made = _readout(per_neuron=True, dtype=torch.float32).bfloat16()
-    y, _ = made(_spikes(T, B, N).bfloat16())
+    y, _ = made(fired(T, B, N).bfloat16())
     decay = made.decay
     assert isinstance(decay, Tensor) and y.dtype == decay.dtype == torch.float32
     with torch.device("meta"):

@@ -14,15 +14,12 @@ from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lsnn_ext import ALIF, LIF, LSNN
+from module_kinds import make_kinds, round_weights, run_steps
 from steps import flat
 
 T, B, I, N, O = 12, 3, 5, 8, 2
 KINDS: dict[str, Callable[..., Any]] = {
-    "LSTM": lambda **options: nn.LSTM(I, N, **options),
-    "ALIF": lambda **options: ALIF(I, N, **options),
-    "LIF": lambda **options: LIF(I, N, **options),
-    "LSNN": lambda **options: LSNN(I, 3, 5, O, **options),
-}
+    "LSTM": lambda **options: nn.LSTM(I, N, **options), **make_kinds(I, N, O)}
 every = pytest.mark.parametrize("kind", KINDS)
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {}, "two-layers": {"num_layers": 2}, "both": {"bidirectional": True},
@@ -37,14 +34,8 @@ def _x(*shape: int, seed: int = 0) -> Tensor:
 
 
 def _made(kind: str, **options: Any) -> Any:
-    """With weights of few bits, so that sums are exact in any order."""
     torch.manual_seed(0)
-    module = KINDS[kind](**options)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.dim() == 2:
-                parameter.copy_((parameter * 64).round() / 64)
-    return module
+    return round_weights(KINDS[kind](**options), 64)
 
 
 def _part(module: Any) -> Any:
@@ -307,12 +298,10 @@ def test_gradients_reach_everything(kind: str) -> None:
 @pytest.mark.parametrize("form", ["plain", "two-layers", "batch-first"])
 def test_steps(kind: str, form: str) -> None:
     module = _made(kind, **FORMS[form])
-    x, state, outs = _x(T, B, I), None, []
-    for x_t in x:
-        out, state = module.step(x_t, state)
-        outs.append(out)
+    x = _x(T, B, I)
+    outs, state = run_steps(module, x)
     want, end = module(x.transpose(0, 1) if form == "batch-first" else x)
-    _close([torch.stack(outs), state],
+    _close([outs, state],
            [want.transpose(0, 1) if form == "batch-first" else want, end])
 
 

@@ -11,13 +11,10 @@ import published
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, State, functional
 from lsnn_ext.models import MODELS, Rate, default_values
+from module_kinds import make_kinds, round_weights
 
 I, N, T, B = 4, 8, 60, 3
-KINDS: dict[str, Any] = {
-    "ALIF": lambda **options: ALIF(I, N, **options),
-    "LIF": lambda **options: LIF(I, N, **options),
-    "LSNN": lambda **options: LSNN(I, 3, 5, 2, **options),
-}
+KINDS = make_kinds(I, N)
 # Without a default in some model; a number for each.
 NUMBERS = {"tau_mem": 20.0, "alpha": 0.9, "tau_adapt": 100.0, "rho": 0.97, "sigma": 0.8, "q": 0.2,
            "p": 0.1, "beta": 0.5, "threshold": 0.5}
@@ -119,14 +116,6 @@ def _peer(name: str) -> Any:
     return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
-def _rounded(module: nn.Module) -> None:
-    """Weights of few bits, so that sums are exact in any order."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.dim() == 2:
-                parameter.copy_((parameter * 256).round() / 256)
-
-
 def _inputs(dtype: torch.dtype = torch.float32) -> Tensor:
     return (_x(T, B, I) > 0.3).to(dtype).requires_grad_()
 
@@ -156,7 +145,7 @@ def test_norse() -> None:
     theirs = norse.LIFRecurrent(I, N, dt=0.001)
     with torch.no_grad():
         theirs.input_weights.mul_(3)
-    _rounded(theirs)
+    round_weights(theirs)
     layer, x = LIF(I, N, dynamics="norse_lif"), _inputs(torch.float64)
     _copied(layer, theirs.input_weights, theirs.recurrent_weights)
     # norse computes its first step in float32
@@ -173,7 +162,7 @@ def test_norse_lsnn() -> None:
     theirs = norse.LSNNRecurrent(I, N, p=p, dt=0.001)
     with torch.no_grad():
         theirs.input_weights.mul_(3)
-    _rounded(theirs)
+    round_weights(theirs)
     share = {name: float(0.001 * getattr(p, f"tau_{name}_inv")) for name in ("mem", "syn", "adapt")}
     rho = 1 - share["adapt"]
     layer = ALIF(I, N, dynamics="norse_lsnn", alpha=1 - share["mem"], sigma=1 - share["syn"],
@@ -196,8 +185,8 @@ def test_snntorch(kind: Any, reset: str, late: bool, dynamics: str) -> None:
     torch.manual_seed(0)
     theirs = package.RLeaky(beta=0.75, linear_features=N, reset_mechanism=reset, reset_delay=late)
     project = nn.Linear(I, N, bias=False)
-    _rounded(theirs)
-    _rounded(project)
+    round_weights(theirs)
+    round_weights(project)
     with torch.no_grad():
         theirs.recurrent.bias.zero_()
     layer = kind(I, N, dynamics=dynamics, alpha=0.75)
@@ -220,8 +209,8 @@ def test_sinabs(adaptive: bool, reset: str, dynamics: str) -> None:
     project, recurrent = nn.Linear(I, N, bias=False), nn.Linear(N, N, bias=False)
     with torch.no_grad():
         project.weight.mul_(8)
-    _rounded(project)
-    _rounded(recurrent)
+    round_weights(project)
+    round_weights(recurrent)
     values = {"tau_mem": torch.tensor(8.0), "rec_connect": recurrent,
               "spike_fn": activation.SingleSpike, "reset_fn": getattr(activation, reset)()}
     if adaptive:
@@ -248,8 +237,8 @@ def test_spikingjelly(kind: Any, reset: float | None, detach: bool, dynamics: st
     node = neuron.LIFNode(v_reset=reset, detach_reset=detach)
     theirs = layers.LinearRecurrentContainer(node, N, N, bias=True)
     project = nn.Linear(I, N, bias=False)
-    _rounded(theirs)
-    _rounded(project)
+    round_weights(theirs)
+    round_weights(project)
     with torch.no_grad():
         theirs.rc.weight.mul_(2)
         project.weight.mul_(4)

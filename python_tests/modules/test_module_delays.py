@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LSNN, functional
+from module_kinds import run_steps
 from steps import assert_equal, flat, needs_prepared_layers, prepared
 
 I, N = 4, 9
@@ -59,13 +60,7 @@ def test_change_is_seen(first: str, change: str, how: str, gradients: bool) -> N
     layer = _layer(FIRST[first])
 
     def run(module: ALIF) -> Any:
-        if how == "forward":
-            return module(_x(16, 2))
-        state, out = None, []
-        for x in _x(16, 2):
-            spikes, state = module.step(x, state)
-            out.append(spikes)
-        return torch.stack(out), state
+        return module(_x(16, 2)) if how == "forward" else run_steps(module, _x(16, 2))
 
     with torch.set_grad_enabled(gradients):
         before = [run(layer) for _ in range(2)][1]

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, functional
+from module_kinds import make_kinds
 
 T, B, I, N = 9, 3, 4, 8
-KINDS: dict[str, Callable[..., Any]] = {
-    "ALIF": lambda **options: ALIF(I, N, **options),
-    "LIF": lambda **options: LIF(I, N, **options),
-    "LSNN": lambda **options: LSNN(I, 3, 5, 2, **options),
-}
+KINDS = make_kinds(I, N)
 of_every_kind = pytest.mark.parametrize("kind", KINDS)
 
 

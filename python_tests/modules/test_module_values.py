@@ -12,14 +12,11 @@ from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 from lsnn_ext.models import default_values
+from module_kinds import make_kinds
 from steps import assert_equal, flat
 
 I, N = 4, 8
-KINDS: dict[str, Callable[..., Any]] = {
-    "ALIF": lambda **options: ALIF(I, N, **options),
-    "LIF": lambda **options: LIF(I, N, **options),
-    "LSNN": lambda **options: LSNN(I, 3, 5, 2, **options),
-}
+KINDS = make_kinds(I, N)
 PAPER = {kind: default_values("lsnn", kind) for kind in KINDS}  # type: ignore[arg-type]
 
 

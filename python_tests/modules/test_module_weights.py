@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import lsnn_ext
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
+from module_kinds import Exp
 from steps import assert_equal, flat
 
 I, N = 5, 9
@@ -27,16 +28,6 @@ class Halved(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight / 2
-
-
-class Exp(nn.Module):
-    """Keeps what is learned positive."""
-
-    def forward(self, value: Tensor) -> Tensor:
-        return value.exp()
-
-    def right_inverse(self, value: Tensor) -> Tensor:
-        return value.log()
 
 
 COMPUTED: dict[str, Callable[[nn.Module, str], Any]] = {

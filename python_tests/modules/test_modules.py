@@ -14,17 +14,13 @@ import lsnn_ext
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State, reference
 from lsnn_ext.models import default_values
 from lsnn_ext.modules.parametrizations import Clamp
+from module_kinds import round_weights, run_steps
 
 T, B, I, N = 40, 3, 6, 8
 
 
 def exact(module: nn.Module) -> Any:
-    """The module with weights that are multiples of 2^-10, so that sums are exact in any order."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.dim() == 2:
-                parameter.copy_((parameter * 1024).round() / 1024)
-    return module
+    return round_weights(module, 1024)
 
 
 def spikes_in(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
@@ -157,11 +153,8 @@ def test_chunks_and_steps_equal_one_call(options: dict[str, Any]) -> None:
     same(end, state, rtol=0, atol=0)
     for form in (x, x[:, 0]):
         whole, whole_state = layer(form)
-        carried, outs = None, []
-        for x_t in form:
-            z, carried = layer.step(x_t, carried)
-            outs.append(z)
-        assert torch.equal(torch.stack(outs), whole)
+        outs, carried = run_steps(layer, form)
+        assert torch.equal(outs, whole)
         same(carried, whole_state, rtol=0, atol=0)
 
 

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from compare import assert_same
 from lsnn_ext import LeakyReadout, ReadoutState, use_reference
+from module_kinds import run_steps
 from synaptic_readouts import BOTH, B, N, O, T, drawn, loop_of, make, spikes, start
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -94,15 +95,13 @@ def test_without_decay_and_bias_it_is_the_readout_of_today() -> None:
 def test_steps_are_bitwise_those_of_the_sequence() -> None:
     """A step takes no kernel; products of few bits are exact, in whatever order."""
     for options in (KINDS["fixed"], KINDS["each"], KINDS["no-decay"]):
-        made, after, steps = make(**options, dtype=torch.float32), None, []
+        made = make(**options, dtype=torch.float32)
         with torch.no_grad():
             made.weight.mul_(64).round_().div_(64)
         x = spikes(T, B, N).float()
-        for x_t in x:
-            y_t, after = made.step(x_t, after)
-            steps.append(y_t)
+        steps, after = run_steps(made, x)
         y, end = made(x)
-        assert torch.equal(torch.stack(steps), y) and torch.equal(after.i, end.i)
+        assert torch.equal(steps, y) and torch.equal(after.i, end.i)
 
 
 def test_where_a_constant_bias_ends() -> None:
@@ -137,11 +136,8 @@ def test_every_form_of_input(kind: str) -> None:
     same("two calls", torch.cat([half, rest]), y)
     same("their state", again, end)
     for of in (slice(None), 0):
-        after, steps = state.map(lambda leaf, of=of: leaf[of]), []
-        for x_t in x[:, of]:
-            y_t, after = made.step(x_t, after)
-            steps.append(y_t)
-        same("steps", torch.stack(steps), y[:, of])
+        steps, after = run_steps(made, x[:, of], state.map(lambda leaf, of=of: leaf[of]))
+        same("steps", steps, y[:, of])
         same("state of steps", after, end.map(lambda leaf, of=of: leaf[of]))
     none, kept = made(x[:0], state)
     assert none.shape == (0, B, O)

@@ -14,6 +14,7 @@ from torch import nn
 import lsnn_ext
 from compare import assert_same
 from lsnn_ext import LSNN, LeakyReadout, ReadoutState, functional
+from module_kinds import run_steps
 from synaptic_readouts import BOTH, B, N, O, T, loop_of, make, spikes, start
 
 
@@ -100,12 +101,9 @@ def test_a_network_that_has_one() -> None:
     assert_same("i", state.readout.i.detach(), last.i.detach(), tolerance=1e-12)
     anew = state.detach().reset(torch.tensor([True, False, True]))
     assert not anew.readout.i[0].any() and anew.readout.i[1].any()
-    after, steps = None, []
     with torch.no_grad():
-        for x_t in x:
-            y_t, after = net.step(x_t, after)
-            steps.append(y_t)
-    assert_same("steps", torch.stack(steps), y.detach(), tolerance=1e-12)
+        steps, _ = run_steps(net, x)
+    assert_same("steps", steps, y.detach(), tolerance=1e-12)
     with pytest.raises(TypeError, match=r"state\.readout: expected a ReadoutState\('p', 'i'\)"):
         net.step(x[0], state._replace(readout=torch.zeros(B, O).double()))
 

@@ -1,5 +1,4 @@
 """Traces of selected neurons, firing rates, and states that are detached, moved and reset."""
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,15 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
-from lsnn_ext import ALIF, LIF, LSNN, LSNNState, State
+from lsnn_ext import ALIF, LSNN, LSNNState, State
+from module_kinds import make_kinds
 from steps import flat
 
 T, B, I, N, O = 14, 3, 5, 8, 2
-KINDS: dict[str, Callable[..., Any]] = {
-    "ALIF": lambda **options: ALIF(I, N, **options),
-    "LIF": lambda **options: LIF(I, N, **options),
-    "LSNN": lambda **options: LSNN(I, 3, 5, O, **options),
-}
+KINDS = make_kinds(I, N, O)
 every = pytest.mark.parametrize("kind", KINDS)
 FORMS = pytest.mark.parametrize("form", [{}, {"num_layers": 2}, {"bidirectional": True},
                                          {"batch_first": True}], ids=str)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lsnn_ext import ALIF, LIF, LSNN, State
 from lsnn_ext.models import MODELS, default_values
 from lsnn_ext.modules import recurrent
+from module_kinds import round_weights
 from steps import I, N, flat, inputs, needs_prepared_layers
 
 pytestmark = needs_prepared_layers
@@ -53,12 +54,7 @@ def _only_light(call: Callable[..., Any], *arguments: Any) -> Any:
 def _layer(name: str) -> Any:
     """Weights are multiples of 2^-8, so that sums are exact in any order."""
     torch.manual_seed(0)
-    layer = LAYERS[name]()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            if parameter.dim() == 2:
-                parameter.copy_((parameter * 256).round() / 256)
-    return layer
+    return round_weights(LAYERS[name]())
 
 
 def _start(layer: Any, dtype: torch.dtype) -> State:

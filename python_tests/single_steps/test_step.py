@@ -10,6 +10,7 @@ from torch import Tensor
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 from lsnn_ext._core import prepared_layer
 from lsnn_ext.models import default_values
+from module_kinds import round_weights, run_steps
 from operator_calls import Calls
 from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
 
@@ -66,11 +67,7 @@ def test_steps_equal_one_call(name: str) -> None:
     """Sums of multiples of 2^-8 are exact in any order, so that products of all steps at once have
     the same bits."""
     torch.manual_seed(0)
-    module = LAYERS[name]()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.dim() == 2:
-                parameter.copy_((parameter * 256).round() / 256)
+    module = round_weights(LAYERS[name]())
     x, state = (inputs(30, 2, I) * 2).round().to(module.weight_ih_l0.dtype), None
     steps = []
     for x_t in x:
@@ -148,16 +145,10 @@ def test_network_in_one_call(batch: int, exact: bool) -> None:
     """Steps equal one call bit for bit where all sums are exact; a readout whose weights are any
     numbers, to the rounding of sums in another order."""
     torch.manual_seed(0)
-    net, state = LSNN(I, 20, 17, 3), None
-    x = (inputs(30, batch, I) * 2).round()
-    ys = []
+    net, x = LSNN(I, 20, 17, 3), (inputs(30, batch, I) * 2).round()
     with torch.no_grad():
-        for parameter in net.parameters() if exact else net.neurons.parameters():
-            parameter.copy_((parameter * 256).round() / 256)
-        for x_t in x:
-            y, state = net.step(x_t, state)
-            ys.append(y)
-        assert state is not None
+        round_weights(net if exact else net.neurons, matrices_only=False)
+        ys, state = run_steps(net, x)
         with Calls() as calls:
             want, after, spikes = net(x, return_spikes=True)
         if prepared_layer._USABLE:
@@ -165,10 +156,10 @@ def test_network_in_one_call(batch: int, exact: bool) -> None:
         assert_equal([want, after], net(x))
         assert_equal(state.neurons, after.neurons)
         if exact:
-            assert_equal([torch.stack(ys), state], [want, after])
+            assert_equal([ys, state], [want, after])
         else:  # of N sums; the filter rounds less than the sum over all outputs allows
             rounding = torch.finfo(want.dtype).eps * N * float(net.readout.weight.abs().sum())
-            assert float((torch.stack(ys) - want).abs().max()) <= rounding
+            assert float((ys - want).abs().max()) <= rounding
     with torch.enable_grad():
         assert_equal([want, after, spikes], net(x, return_spikes=True))
 

@@ -11,8 +11,9 @@ T, B, N, O = 40, 3, 6, 4
 BOTH = ("tau", "tau_syn")
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed),
+                       dtype=torch.float64).to(dtype)
 
 
 def spikes(*shape: int) -> Tensor:

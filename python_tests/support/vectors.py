@@ -15,8 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compare import assert_all_same, assert_same
 from lsnn_ext import State
 
+# Values and gradients, relative to the largest of each. float32: the official code sums in another
+# order.
+TOLERANCE = {torch.float64: (1e-12, 1e-11), torch.float32: (5e-6, 3e-5)}
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "vectors").glob("*.npz"))
 
 # The eligibility_propagation cells: the model that each one is, without and with stop_z_gradients.
@@ -168,3 +172,14 @@ def _refractory_steps(ring: Tensor) -> Tensor:
     n = ring.shape[-1]
     left = torch.arange(1, n + 1).to(ring) * (ring > 0)
     return left.amax(-1) if n else torch.zeros(ring.shape[:-1]).to(ring)
+
+
+def check(name: str, alif: Callable[..., Any]) -> None:
+    """Compares outputs and gradients of alif with those of the official code."""
+    vector = load(name)
+    outputs, gradients = vector.run(alif)
+    values, slopes = TOLERANCE[vector.dtype]
+    assert_same("spikes", outputs.pop("spikes"), vector.outputs.pop("spikes"))
+    assert_all_same(outputs, vector.outputs, tolerance=values)
+    for loss, want in vector.gradients.items():
+        assert_all_same(gradients[loss], want, tolerance=slopes)

@@ -22,6 +22,7 @@ import lsnn_ext
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Linear
 from lsnn_ext.modules.parametrizations import Clamp
+from module_kinds import Exp
 
 safetensors = pytest.importorskip("safetensors.torch")
 CASES = int(os.environ.get("LSNN_FUZZ_CASES", "300"))
@@ -291,14 +292,6 @@ def test_many_small_files_in_one(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------- refused by save
 class Mine(ALIF):
     pass
-
-
-class Exp(nn.Module):
-    def forward(self, value: Tensor) -> Tensor:
-        return value.exp()
-
-    def right_inverse(self, value: Tensor) -> Tensor:
-        return value.log()
 
 
 def _inside() -> nn.Module:

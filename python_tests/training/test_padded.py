@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from compare import assert_all_same, assert_same
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
+from module_kinds import round_weights
 from operator_calls import needs_compiled
 
 T, B, I, N, O = 40, 5, 9, 33, 3
@@ -19,11 +20,7 @@ orders = pytest.mark.parametrize("order", ORDERS)
 
 def _exact(module: torch.nn.Module) -> Any:
     """In float64, with parameters that are multiples of 1/256."""
-    module.double()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_((parameter * 256).round() / 256)
-    return module
+    return round_weights(module.double(), matrices_only=False)
 
 
 def _x(first: bool = False, seed: int = 0) -> Tensor:

@@ -2,7 +2,6 @@
 a layer of another model, and older ones are read."""
 import io
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,18 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lsnn_ext import ALIF, LIF, LSNN
+from lsnn_ext import ALIF, LSNN
 from lsnn_ext.modules.extra_state import VERSION
 from lsnn_ext.modules.parametrizations import Clamp
+from module_kinds import Exp, make_kinds
 
 I, N = 4, 8
 LEARN = ("tau_mem", "tau_adapt", "beta", "threshold")
 PLAIN = dict.fromkeys(LEARN, "plain")
-KINDS: dict[str, Callable[..., Any]] = {
-    "ALIF": lambda **options: ALIF(I, N, 2, **options),
-    "LIF": lambda **options: LIF(I, N, **options),
-    "LSNN": lambda **options: LSNN(I, 3, 5, 2, **options),
-}
+KINDS = {**make_kinds(I, N), "ALIF": lambda **options: ALIF(I, N, 2, **options)}
 every = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -152,14 +148,6 @@ def test_into_a_layer_without_memory(assign: bool) -> None:
         empty = empty.to_empty(device="cpu")
     empty.load_state_dict(layer.state_dict(), assign=assign)
     assert torch.equal(empty(_x())[0], layer(_x())[0])
-
-
-class Exp(nn.Module):
-    def forward(self, value: Tensor) -> Tensor:
-        return value.exp()
-
-    def right_inverse(self, value: Tensor) -> Tensor:
-        return value.log()
 
 
 def test_parametrizations_of_others_are_left_alone() -> None:
