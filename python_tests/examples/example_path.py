@@ -2,8 +2,10 @@
 this is skipped."""
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 if not EXAMPLES.is_dir():
@@ -15,3 +17,12 @@ def needs(*packages: str) -> None:
     """Skips the tests of a file whose program needs one of these that is not installed."""
     for package in packages:
         pytest.importorskip(package)
+
+
+def load_checkpoint(folder: Path, name: str = "checkpoint.pt") -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(folder / name, weights_only=True)
+    return checkpoint
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from compare import flat
 from ecg_files import write_recordings
-from example_path import needs
+from example_path import load_checkpoint, needs
 
 needs("matplotlib", "tqdm", "scipy")
 from common import training  # noqa: E402
@@ -102,7 +103,7 @@ def test_all_recordings_are_learned_from(tmp_path: Path) -> None:
     for more in ([], ["--average", "0.5"]):
         ecg.main(_options(tmp_path, "--iterations", "4", "--kept-back", "0", "--batch", "5", *more))
         ecg.main(_options(tmp_path, "--resume"))
-        kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+        kept = load_checkpoint(tmp_path / "out")
         assert "best" not in kept["carried"] and "valid" not in kept["history"][0]
         net, last = (ecg.network(ecg.arguments(_options(tmp_path)), True) for _ in range(2))
         last.load_state_dict(kept["LSNN"])
@@ -239,7 +240,7 @@ def test_an_optimizer_steps_after_each_chunk(tmp_path: Path,
         assert begun[name][0][1] is None
         for (_, state), before in zip(begun[name][1:], ended[name], strict=False):
             for mine, given in zip(state, before, strict=True):
-                for leaf, other in zip(_leaves(mine), _leaves(given), strict=True):
+                for leaf, other in zip(flat(mine), flat(given), strict=True):
                     assert torch.equal(leaf, other) and not leaf.requires_grad
         optimizer = run.optimizers[name]
         assert optimizer.state[next(iter(optimizer.state))]["step"] == 3
@@ -274,11 +275,6 @@ def test_running_means_follow_each_step_of_the_optimizer(tmp_path: Path,
         assert not torch.equal(found, now)
 
 
-def _leaves(state: Any) -> list[torch.Tensor]:
-    return [state] if isinstance(state, torch.Tensor) else [
-        leaf for part in state for leaf in _leaves(part)]
-
-
 def test_every_recording_once_in_an_epoch(tmp_path: Path) -> None:
     write_recordings(tmp_path, recordings=20, steps=10)
     data = ecg.load(tmp_path)
@@ -302,7 +298,7 @@ def test_learns_and_tests_the_best_epoch(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "out" / "ecg.json").read_text())
     found = results["found"]["LSNN"]
     assert found["accuracy"] > 0.79, found
-    kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    kept = load_checkpoint(tmp_path / "out")
     looks = [row["valid"] for row in kept["history"]]
     assert found["valid"] >= max(looks) and results["published"] == 0.859
     # what was tested are the weights of that epoch

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from example_path import needs
+from example_path import generator, needs
 
 needs("matplotlib", "tqdm", "gymnasium")
 from navigation import arena, ppo  # noqa: E402
@@ -14,10 +14,6 @@ from navigation import measures as navigation_measures  # noqa: E402
 from navigation import train as navigation  # noqa: E402
 
 SMALL = ["--ms", "100", "--batch", "8", "--regular", "30", "--adaptive", "10", "--threads", "1"]
-
-
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_spikes_say_where_it_is() -> None:
@@ -46,7 +42,7 @@ def test_an_inhibition_ends_activity(adapts: bool) -> None:
         net = navigation.network(options, adapts)
         with torch.no_grad():
             net.readout.weight.zero_()  # steps at random find goals
-        rates[len(given)] = navigation.play(net, options, 32, 150, _generator()).dark_rate
+        rates[len(given)] = navigation.play(net, options, 32, 150, generator()).dark_rate
     assert float(rates[2].nanmean()) > 0.02
     each = [column[~column.isnan()] for column in rates[4].t()]
     whole = torch.stack([column for column in each if len(column) == 14])  # of one darkness
@@ -114,7 +110,7 @@ def test_what_is_refused(given: list[str], said: str, capsys: pytest.CaptureFixt
 # ---------------------------------------------------------------------------------------------- PPO
 def test_advantages() -> None:
     """Against the sum that defines them, over the actions of an agent that can move."""
-    reward, value = torch.rand(2, 9, 3, generator=_generator())
+    reward, value = torch.rand(2, 9, 3, generator=generator())
     moves = torch.ones(9, 3, dtype=torch.bool)
     moves[3:6, 1] = False
     moves[7:, 2] = False
@@ -288,7 +284,7 @@ def test_nobody_knows_the_place_by_guessing() -> None:
 
 def test_a_mean_of_some() -> None:
     """Of shares of a batch it is the mean over the whole one."""
-    value, chosen = torch.rand(5, 4, generator=_generator()), torch.eye(5, 4) > 0
+    value, chosen = torch.rand(5, 4, generator=generator()), torch.eye(5, 4) > 0
     halves = [ppo.mean_where(chosen, half, value[:, half]) for half in (slice(0, 2), slice(2, 4))]
     assert torch.allclose(sum(halves) / 2, value[chosen].mean())
     assert float(ppo.mean_where(torch.zeros(5, 4) > 0, slice(0, 4), value)) == 0
@@ -330,7 +326,7 @@ def test_learns_to_find_a_goal(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "navigation.json").read_text())
     options = navigation.arguments(["--places", "1", "--ms", "300", "--regular", "30",
                                     "--adaptive", "10"])
-    fresh = navigation.play(navigation.network(options, True), options, 64, 0, _generator())
+    fresh = navigation.play(navigation.network(options, True), options, 64, 0, generator())
     before = float((fresh.reward > 0.5).float().sum(0).mean())
     assert before < 0.8 and results["found"]["LSNN"]["goals"] > 2.3
 

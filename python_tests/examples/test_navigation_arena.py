@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from example_path import needs
+from example_path import generator, needs
 
 needs("matplotlib", "tqdm", "gymnasium")
 import gymnasium  # noqa: E402
@@ -13,10 +13,6 @@ import numpy as np  # noqa: E402
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 from navigation import arena  # noqa: E402
-
-
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"places": 0, "gap": 50, "hold": 1, "ms": 30}],
@@ -32,8 +28,8 @@ def test_the_environment_is_the_arena() -> None:
     """An episode of one agent, as among many."""
     env = gymnasium.make(arena.NAME, gap=30, ms=500).unwrapped
     seen, where = env.reset(seed=3)
-    twin = arena.Arena(1, _generator(), gap=30)
-    twin.random = _generator()
+    twin = arena.Arena(1, generator(), gap=30)
+    twin.random = generator()
     twin.random.set_state(env.arena.random.get_state())
     twin.goal, twin.at = env.arena.goal.clone(), env.arena.at.clone()
     random, ends, rewards = np.random.default_rng(1), [], 0.0
@@ -51,7 +47,7 @@ def test_the_environment_is_the_arena() -> None:
 
 def test_a_goal_and_the_dark_after_it() -> None:
     """It is reached, felt in stillness, left in the dark, and looked for from another place."""
-    one = arena.Arena(1, _generator(), places=4, hold=10, gap=80, radius=0.2)
+    one = arena.Arena(1, generator(), places=4, hold=10, gap=80, radius=0.2)
     assert math.isclose(float(one.goal.norm()), arena.RING, rel_tol=1e-6)
     one.at = one.goal * (1 - (0.2 + 0.25) / arena.RING)
     assert float(one.move(one.goal * 10)) == 0  # by 0.2, at the most
@@ -80,7 +76,7 @@ def test_a_goal_and_the_dark_after_it() -> None:
 
 def test_a_goal_without_darkness() -> None:
     """It is felt in the next action, from another place."""
-    one = arena.Arena(1, _generator(), gap=4)  # less than half an action
+    one = arena.Arena(1, generator(), gap=4)  # less than half an action
     one.at = one.goal.clone()
     assert float(one.move(torch.zeros(1, 2))) == 1
     seen = one.observe()[0]
@@ -92,7 +88,7 @@ def test_a_goal_without_darkness() -> None:
 
 
 def test_the_wall() -> None:
-    one = arena.Arena(1, _generator())
+    one = arena.Arena(1, generator())
     one.goal, one.at = torch.tensor([[-0.7, 0.0]]), torch.tensor([[0.95, 0.0]])
     assert float(one.move(torch.tensor([[3.0, 0.0]]))) == pytest.approx(-arena.WALL)
     assert torch.equal(one.at, torch.tensor([[0.95, 0.0]])) and one.observe()[0, 4] == 1
@@ -101,11 +97,11 @@ def test_the_wall() -> None:
 
 
 def test_places_are_drawn() -> None:
-    many = arena.Arena(4000, _generator(), places=4)
+    many = arena.Arena(4000, generator(), places=4)
     shares = [float((many.goal * torch.tensor(place)).sum(-1).gt(0.6).float().mean())
               for place in ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))]
     assert all(abs(share - 0.25) < 0.03 for share in shares)
-    anywhere = arena.Arena(4000, _generator(), places=0)
+    anywhere = arena.Arena(4000, generator(), places=0)
     assert float(anywhere.goal.norm(dim=1).max()) <= 0.8
     inner = (anywhere.at.norm(dim=1) < 0.5).float().mean()
     assert abs(float(inner) - 0.25) < 0.03  # a quarter of the area

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from digit_files import idx, write_digits
-from example_path import needs
+from example_path import load_checkpoint, needs
 
 needs("matplotlib", "tqdm")
 from common import training  # noqa: E402
@@ -60,11 +60,6 @@ def _refused(out: Path, *arguments: str) -> str:
     return refused.value.code
 
 
-def _kept(path: Path) -> dict[str, Any]:
-    kept: dict[str, Any] = torch.load(path, weights_only=True)
-    return kept
-
-
 def _stops_after(iterations: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is sent a signal while that iteration runs."""
     step = smnist.Run.step
@@ -88,7 +83,7 @@ def test_a_run_from_begin_to_end(data: Path, out: Path, capsys: pytest.CaptureFi
         "smnist_curve.png",
         "smnist_digit.png",
     }
-    assert len(_kept(out / "checkpoint.pt")["history"]) == 3
+    assert len(load_checkpoint(out)["history"]) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -106,12 +101,12 @@ def test_a_signal_saves(number: int, data: Path, out: Path, monkeypatch: pytest.
             signal.signal(number, default)
     assert signal.getsignal(number) is before
     assert "stopped after 2 iterations" in capsys.readouterr().out
-    assert len(_kept(out / "checkpoint.pt")["history"]) == 2
+    assert len(load_checkpoint(out)["history"]) == 2
     _run(out, "--resume")
-    resumed = _kept(out / "checkpoint.pt")
+    resumed = load_checkpoint(out)
     assert len(resumed["history"]) == 5
     _run(out.with_name("whole"), "--iterations", "5")
-    for name, value in _kept(out.with_name("whole") / "checkpoint.pt")["LSNN"].items():
+    for name, value in load_checkpoint(out.with_name("whole"))["LSNN"].items():
         assert torch.equal(value, resumed["LSNN"][name]), name
 
 
@@ -126,7 +121,7 @@ def test_checkpoints_on_the_way(seconds: float, wanted: list[int], data: Path, o
 
     def watched(run: smnist.Run) -> None:
         save(run)
-        saved.append(len(_kept(run.path)["history"]))
+        saved.append(len(load_checkpoint(run.path.parent)["history"]))
 
     monkeypatch.setattr(smnist.Run, "save", watched)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
@@ -136,9 +131,9 @@ def test_checkpoints_on_the_way(seconds: float, wanted: list[int], data: Path, o
 
 def test_rewiring_keeps_its_connections(data: Path, out: Path) -> None:
     _run(out, "--iterations", "3", "--deepr", "0.5")
-    before = _kept(out / "checkpoint.pt")
+    before = load_checkpoint(out)
     _run(out, "--iterations", "6", "--deepr", "0.5", "--overwrite")
-    for kept in before, _kept(out / "checkpoint.pt"):
+    for kept in before, load_checkpoint(out):
         weights = [value for name, value in kept["LSNN"].items() if "weight" in name]
         assert len(weights) == 3 and "deep_r" in kept["LSNN optimizer"]
         assert sum(int((weight != 0).sum()) for weight in weights) == (5 + 20 + 50) // 2
@@ -170,7 +165,7 @@ def test_permuted_pixels(data: Path, out: Path) -> None:
     assert torch.equal(one, shown("--permuted"))
     _run(out, "--iterations", "1", "--permuted")
     _run(out, "--resume")
-    assert _kept(out / "checkpoint.pt")["options"]["permuted"] is True
+    assert load_checkpoint(out)["options"]["permuted"] is True
 
 
 def test_every_network_sees_the_pixels_in_this_order(data: Path,
@@ -223,7 +218,7 @@ def test_all_networks_beside_each_other(data: Path, out: Path,
     smnist.main([*given, "--iterations", "6"])  # of batches of two of ten digits: two looks
     said = capsys.readouterr().out
     results = json.loads((out / "smnist.json").read_text())
-    kept = _kept(out / "checkpoint.pt")
+    kept = load_checkpoint(out)
     assert set(results["found"]) == set(smnist_networks.NAMES)
     for name, row in results["found"].items():
         assert f"{name}: accuracy on the 5 test digits: {100 * row['accuracy']:.2f} %" in said
@@ -235,7 +230,7 @@ def test_all_networks_beside_each_other(data: Path, out: Path,
     for name in "LIF", "SRNN":
         alone = out.with_name(name)
         smnist.main([*TINY, "--models", name, "--iterations", "6", "--out", str(alone)])
-        for key, value in _kept(alone / "checkpoint.pt")[name].items():
+        for key, value in load_checkpoint(alone)[name].items():
             assert torch.equal(value, kept[name][key]), (name, key)
 
 
@@ -251,7 +246,7 @@ def test_first_digits_are_kept_back(data: Path, out: Path) -> None:
     assert "fewer than the 12 digits of the training set, got 12" in _refused(
         out, "--iterations", "1", "--kept-back", "12")
     _run(out, "--iterations", "8", "--lr", "0.05", "--kept-back", "4")
-    kept = _kept(out / "checkpoint.pt")
+    kept = load_checkpoint(out)
     net = run.learners["LSNN"]
     net.load_state_dict(kept["carried"]["best"]["LSNN"]["weights"], strict=False)
     found = json.loads((out / "smnist.json").read_text())["found"]["LSNN"]
@@ -259,7 +254,7 @@ def test_first_digits_are_kept_back(data: Path, out: Path) -> None:
     assert run.recognised(net, test) == found["accuracy"]
     _run(out, "--iterations", "2", "--kept-back", "0")
     found = json.loads((out / "smnist.json").read_text())["found"]["LSNN"]
-    kept = _kept(out / "checkpoint.pt")
+    kept = load_checkpoint(out)
     assert set(found) == {"accuracy"} and "best" not in kept["carried"]
     net.load_state_dict(kept["LSNN"])
     assert run.recognised(net, test) == found["accuracy"]
@@ -283,7 +278,7 @@ def test_an_unfinished_run_is_not_written_over(
     assert "--resume" in said and "--overwrite" in said
     assert (out / "checkpoint.pt").read_bytes() == before
     _run(out, "--iterations", "3", "--overwrite")
-    assert len(_kept(out / "checkpoint.pt")["history"]) == 3 and not (
+    assert len(load_checkpoint(out)["history"]) == 3 and not (
         out / "checkpoint_1.pt").exists()
 
 
@@ -292,11 +287,11 @@ def test_a_finished_run_is_kept(data: Path, out: Path, capsys: pytest.CaptureFix
     for n in (1, 2, 3):
         _run(out, "--iterations", str(n))
     names = "checkpoint_1.pt", "checkpoint_2.pt", "checkpoint.pt"
-    assert [len(_kept(out / name)["history"]) for name in names] == [1, 2, 3]
+    assert [len(load_checkpoint(out, name)["history"]) for name in names] == [1, 2, 3]
     assert f"is kept as {out / 'checkpoint_2.pt'}" in capsys.readouterr().out
     (data / mnist.FILES[0]).unlink()  # what cannot begin moves nothing
     assert mnist.FILES[0] in _refused(out, "--iterations", "1")
-    assert len(_kept(out / "checkpoint.pt")["history"]) == 3 and not (
+    assert len(load_checkpoint(out)["history"]) == 3 and not (
         out / "checkpoint_3.pt").exists()
 
 

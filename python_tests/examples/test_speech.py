@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from example_path import needs
+from example_path import load_checkpoint, needs
 from lsnn_ext.models import MODELS, default_values
 from speech_files import sound, write_words
 
@@ -85,7 +85,7 @@ def test_learns_and_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     found = json.loads((tmp_path / "out" / "speech.json").read_text())["found"]
     assert found["LSNN"]["accuracy"] > 0.7 and found["LIF"]["accuracy"] > 0.5
     assert "of the 100 words of the test" in capsys.readouterr().out
-    kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    kept = load_checkpoint(tmp_path / "out")
     net = speech.network(speech.arguments(given), True)
     net.load_state_dict(kept["LSNN"])
     taus = net.neurons.tau_adapt_l0

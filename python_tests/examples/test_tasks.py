@@ -9,14 +9,13 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ecg_files import write_recordings
-from example_path import EXAMPLES, needs
+from example_path import EXAMPLES, generator, load_checkpoint, needs
 from timit_files import write_corpus
 
 needs("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features")
@@ -46,10 +45,6 @@ NAMES = ["store_recall", "learning_to_learn", "ecg", "navigation", "timit"]
 pytestmark = pytest.mark.usefixtures("own_threads")
 
 
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 @pytest.fixture(autouse=True)
 def recordings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the electrocardiograms and of TIMIT, where the examples look for them."""
@@ -59,15 +54,10 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("LSNN_DATA", str(folder))
 
 
-def _kept(out: Path) -> dict[str, Any]:
-    kept: dict[str, Any] = torch.load(out / "checkpoint.pt", weights_only=True)
-    return kept
-
-
 # -------------------------------------------------------------------------------------------- tasks
 def test_symbols_come_in_pairs() -> None:
     S, B = 12, 2000
-    batch = store_recall.symbols(S, B, _generator())
+    batch = store_recall.symbols(S, B, generator())
     assert not (batch.store & batch.recall).any()
     for item in range(B):
         waiting, bit, pairs = False, -1, 0
@@ -87,8 +77,8 @@ def test_symbols_come_in_pairs() -> None:
 
 def test_spikes_of_symbols() -> None:
     options = store_recall.arguments(["--ms", "500"])
-    batch = store_recall.symbols(12, 40, _generator())
-    x = store_recall.spikes(batch, options, _generator(1))
+    batch = store_recall.symbols(12, 40, generator())
+    x = store_recall.spikes(batch, options, generator(1))
     assert x.shape == (12 * 250, 40, 100)
     rate = x.view(12, 250, 40, 4, 25).mean((1, 4)) / options.dt
     bit = ~batch.recall
@@ -100,24 +90,24 @@ def test_spikes_of_symbols() -> None:
 
 def test_functions_and_what_is_shown_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning_to_learn, "PEAK", 1.0)
-    x, y = learning_to_learn.sines(40, 30, _generator())
+    x, y = learning_to_learn.sines(40, 30, generator())
     for item in range(30):
         a, p = (torch.linalg.lstsq(
             torch.stack([torch.sin(10 * x[:, item, 0] - 5), torch.cos(10 * x[:, item, 0] - 5)], 1),
             (10 * y[:, item] - 5)[:, None]).solution[:, 0]).tolist()
         assert 0.1 <= (a * a + p * p) ** 0.5 <= 5.0 and p <= 0.05  # sin(x - phase), 0 to pi
-    z = learning_to_learn.spikes(x, y, _generator(1)).view(40, 20, 30, 2, 40).mean(1)
+    z = learning_to_learn.spikes(x, y, generator(1)).view(40, 20, 30, 2, 40).mean(1)
     centre = (z * learning_to_learn.CENTRES).sum(-1) / z.sum(-1)
     inside = (x[..., 0] > 0.1) & (x[..., 0] < 0.9)
     assert float((centre[..., 0] - x[..., 0])[inside].abs().mean()) < 0.01
     assert float((centre[1:, :, 1] - y[:-1]).abs().mean()) < 0.01  # the answer before
     assert float((centre[0, :, 1] - 0.5).abs().max()) < 0.03
-    x, y = learning_to_learn.teachers(20, 10, _generator(), 5.0)
+    x, y = learning_to_learn.teachers(20, 10, generator(), 5.0)
     assert x.shape == (20, 10, 2) and bool(((y > 0) & (y < 1)).all()) and float(y.std()) > 0.05
 
 
 def _linear(E: int, B: int) -> tuple[Tensor, Tensor]:
-    x = torch.rand(E, B, 2, generator=_generator())
+    x = torch.rand(E, B, 2, generator=generator())
     return x, 0.3 + 0.2 * x[..., 0] - 0.1 * x[..., 1] + torch.zeros(E, B)
 
 
@@ -126,15 +116,15 @@ def test_baselines() -> None:
     assert float(learner_baselines.best_linear(x, y).max()) < 1e-12
     errors = learner_baselines.ridge(x, y, strength=1e-6)
     assert errors.shape == (60, 8) and float(errors[5:].max()) < 1e-8 < float(errors[0].min())
-    x, y = learning_to_learn.sines(60, 16, _generator())
+    x, y = learning_to_learn.sines(60, 16, generator())
     best = learner_baselines.best_linear(x, y).mean()
-    errors = learner_baselines.backpropagation(x, y, _generator())
+    errors = learner_baselines.backpropagation(x, y, generator())
     assert float(errors[40:].mean()) < float(best) / 3 < float(errors[:2].mean())
     ahead = learner_baselines.ridge(x, y)
     changed = y.clone()
     changed[30:] = 0.5  # what comes later changes nothing of what came before
     assert torch.equal(ahead[:30], learner_baselines.ridge(x, changed)[:30])
-    again = learner_baselines.backpropagation(x, changed, _generator())
+    again = learner_baselines.backpropagation(x, changed, generator())
     assert torch.equal(errors[:30], again[:30])
 
 
@@ -200,15 +190,15 @@ def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[st
     process = subprocess.Popen([sys.executable, "-c", program], env=here,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     least = random.randrange(1, 6)
-    while not (out / "checkpoint.pt").exists() or len(_kept(out)["history"]) < least:
+    while not (out / "checkpoint.pt").exists() or len(load_checkpoint(out)["history"]) < least:
         assert process.poll() is None
     time.sleep(random.random() / 100)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    reached = len(_kept(out)["history"])
+    reached = len(load_checkpoint(out)["history"])
     task.main([*options, "--out", str(out), "--resume"])
     task.main([*options, "--out", str(whole)])
-    one, other = _kept(out), _kept(whole)
+    one, other = load_checkpoint(out), load_checkpoint(whole)
     assert reached < len(other["history"]) == len(one["history"])
     for left, right in zip(one["history"], other["history"], strict=True):
         assert {**left, "seconds": 0} == {**right, "seconds": 0}, reached
@@ -229,13 +219,13 @@ def test_a_finished_run_goes_on_longer(tmp_path: Path) -> None:
     """From its last weights, at the rate of the longer run."""
     options = [*RECALL, "--iterations", "4", "--out", str(tmp_path)]
     store_recall.main(options)
-    first = _kept(tmp_path)
+    first = load_checkpoint(tmp_path)
     with pytest.raises(SystemExit, match="--longer: expected more iterations"):
         store_recall.main([*options, "--resume", "--longer", "4"])
     with pytest.raises(SystemExit, match="--longer: expected --resume beside it"):
         store_recall.main([*options, "--longer", "8"])
     store_recall.main([*options, "--resume", "--longer", "8"])
-    second = _kept(tmp_path)
+    second = load_checkpoint(tmp_path)
     assert second["history"][:4] == first["history"] and len(second["history"]) == 8
     assert second["options"] == first["options"] | {"iterations": 8}
 

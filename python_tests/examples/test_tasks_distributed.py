@@ -14,7 +14,7 @@ import torch
 
 from digit_files import write_digits
 from ecg_files import write_recordings
-from example_path import EXAMPLES, needs
+from example_path import EXAMPLES, load_checkpoint, needs
 from speech_files import write_words
 from timit_files import write_corpus
 
@@ -75,7 +75,7 @@ def _rank(rank: int, folder: Path) -> None:
     store_recall.Run.step = step
     if not rank:
         for out in ("resumed_by_two", "resumed_by_one"):
-            assert len(_kept(folder / out / "store_recall")["history"]) == STOPPED
+            assert len(load_checkpoint(folder / out / "store_recall")["history"]) == STOPPED
     torch.distributed.barrier()
     _run("store_recall", folder / "resumed_by_two", "--resume")
     with pytest.raises(SystemExit, match="an item or more for each of 2 processes"):
@@ -85,11 +85,6 @@ def _rank(rank: int, folder: Path) -> None:
         _run("store_recall", folder / "refused")
     assert rank or not any((folder / "refused" / "store_recall").iterdir())
     leave()
-
-
-def _kept(out: Path) -> dict[str, Any]:
-    kept: dict[str, Any] = torch.load(out / "checkpoint.pt", weights_only=True)
-    return kept
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +115,7 @@ def _assert_close(folder: Path, left: str, right: str, name: str, exact: bool = 
     """Weights and histories, to rounding or exactly. Adam makes steps of up to lr, 1e-3 to 1e-2, of
     gradients that are next to nothing but rounding, so weights are compared absolutely."""
     rtol, atol, apart = (0.0, 0.0, 0.0) if exact else (1e-3, 1e-5, 1e-4)
-    one, other = (_kept(folder / out / name) for out in (left, right))
+    one, other = (load_checkpoint(folder / out / name) for out in (left, right))
     assert len(one["history"]) == len(other["history"])
     for row, wanted in zip(one["history"], other["history"], strict=True):
         assert row.keys() == wanted.keys()
@@ -151,7 +146,7 @@ def test_two_processes_are_one(name: str, folder: Path) -> None:
 
 def test_agents_come_to_the_dark(folder: Path) -> None:
     """Of the comparison above: what follows a darkness is a part of it."""
-    history = _kept(folder / "two" / "navigation")["history"]
+    history = load_checkpoint(folder / "two" / "navigation")["history"]
     assert any(row["place_error"] != 1 for row in history)
 
 
@@ -208,5 +203,5 @@ def test_torchrun(folder: Path, tmp_path: Path) -> None:
          "--threads", "1"], env=here, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert ran.stdout.count("errors at RECALL") == 1  # the first process alone prints
-    one, other = _kept(tmp_path), _kept(folder / "two" / "store_recall")
+    one, other = load_checkpoint(tmp_path), load_checkpoint(folder / "two" / "store_recall")
     assert all(torch.equal(value, _weights(other)[key]) for key, value in _weights(one).items())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from example_path import needs
+from example_path import load_checkpoint, needs
 from timit_files import SPEAKERS, Labels, sphere, spoken, write_corpus, write_sentence
 
 needs("matplotlib", "tqdm", "scipy", "python_speech_features")
@@ -190,7 +190,7 @@ def test_learns_and_tests_the_best_epoch(tmp_path: Path) -> None:
     assert results["found"].keys() == {"LSNN", "LIF", "LSTM"}
     for name, found in results["found"].items():
         assert found["folded"] < 0.2 and found["folded"] < found["error"] + 0.05, (name, found)
-    kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    kept = load_checkpoint(tmp_path / "out")
     data = timit_data.load(tmp_path)
     net = timit.network(timit.arguments(["--regular", "20", "--adaptive", "10"]), True)
     net.load_state_dict(kept["carried"]["best"]["LSNN"]["weights"], strict=False)

@@ -12,14 +12,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from compare import assert_same
 from lsnn_ext import LeakyReadout, _ops, functional, reference
 from operator_calls import needs_compiled
+from synaptic_readouts import drawn
 
 K = 0.9
 SIZES = [(1, 1, 1), (7, 3, 10), (200, 40, 17), (3, 1, 20000), (0, 3, 4), (5, 0, 4), (5, 3, 0)]
-
-
-def _drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed),
-                       dtype=torch.float64).to(dtype)
 
 
 def _alone(x: Tensor, p: Tensor | None, k: float = K) -> tuple[Tensor, Tensor]:
@@ -34,8 +30,8 @@ def _alone(x: Tensor, p: Tensor | None, k: float = K) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_same_bits_as_the_loop(size: tuple[int, ...], dtype: torch.dtype, from_zero: bool) -> None:
     T, B, O = size
-    x, p = _drawn(T, B, O, dtype=dtype), None if from_zero else _drawn(B, O, dtype=dtype, seed=1)
-    weights, of_last = _drawn(T, B, O, dtype=dtype, seed=2), _drawn(B, O, dtype=dtype, seed=3)
+    x, p = drawn(T, B, O, dtype=dtype), None if from_zero else drawn(B, O, dtype=dtype, seed=1)
+    weights, of_last = drawn(T, B, O, dtype=dtype, seed=2), drawn(B, O, dtype=dtype, seed=3)
     found = []
     for readout in (torch.ops.lsnn.leaky_readout, reference.leaky_readout):
         leaves = [leaf.clone().requires_grad_() for leaf in (x, p) if leaf is not None]
@@ -50,7 +46,7 @@ def test_same_bits_as_the_loop(size: tuple[int, ...], dtype: torch.dtype, from_z
                     reason="no CUDA device")
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_same_bits_on_cuda(size: tuple[int, ...]) -> None:
-    x, p = _drawn(*size, dtype=torch.float32), _drawn(*size[1:], dtype=torch.float32, seed=1)
+    x, p = drawn(*size, dtype=torch.float32), drawn(*size[1:], dtype=torch.float32, seed=1)
     for operator in (torch.ops.lsnn.leaky_readout, torch.ops.lsnn.leaky_readout_backward):
         for got, want in zip(operator(x.cuda(), p.cuda(), K), operator(x, p, K), strict=True):
             assert_same("cuda", got.cpu(), want)
@@ -58,7 +54,7 @@ def test_same_bits_on_cuda(size: tuple[int, ...]) -> None:
 
 @needs_compiled
 def test_threads_change_nothing() -> None:
-    x, p = _drawn(300, 64, 50, dtype=torch.float32), _drawn(64, 50, dtype=torch.float32, seed=1)
+    x, p = drawn(300, 64, 50, dtype=torch.float32), drawn(64, 50, dtype=torch.float32, seed=1)
     before = torch.get_num_threads()
     found = []
     try:
@@ -76,10 +72,10 @@ def test_threads_change_nothing() -> None:
 def test_any_layout(layout: str) -> None:
     """Of x and p, and of the gradients."""
     x, p, g, g_last = (
-        _drawn(6, 4, 5),
-        _drawn(4, 5, seed=1),
-        _drawn(6, 4, 5, seed=2),
-        _drawn(4, 5, seed=3),
+        drawn(6, 4, 5),
+        drawn(4, 5, seed=1),
+        drawn(6, 4, 5, seed=2),
+        drawn(4, 5, seed=3),
     )
     change: Callable[[Tensor], Tensor] = {
         "swapped": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
@@ -97,7 +93,7 @@ def test_any_layout(layout: str) -> None:
 
 @pytest.mark.parametrize("k", [0, 1, 0.0, 1.0])
 def test_ends_of_the_range(k: float) -> None:
-    x, p = _drawn(4, 2, 3), _drawn(2, 3, seed=1)
+    x, p = drawn(4, 2, 3), drawn(2, 3, seed=1)
     all_p, last = _alone(x, p, k)
     assert_same("all", all_p, p.expand(4, 2, 3) if k else x)
     assert_same("last", last, p if k else x[-1])
@@ -118,7 +114,7 @@ def test_same_bits_as_the_readout_inside(dtype: torch.dtype) -> None:
     w_in, w_out = (
         (torch.randn(shape) * 1024).round().div(1024).to(dtype) for shape in ((40, 30), (10, 40))
     )
-    p, neuron = _drawn(9, 10, dtype=dtype), {"alpha": 0.9, "theta": 0.5}
+    p, neuron = drawn(9, 10, dtype=dtype), {"alpha": 0.9, "theta": 0.5}
     out = functional.layer(x, w_in, None, w_out=w_out, k_out=K, readout_state=p, **neuron)
     assert out.spikes is not None and 0.01 < float(out.spikes.mean()) < 0.9
     all_p, last = functional.leaky_readout(out.spikes, w_out, K, p)
@@ -132,9 +128,9 @@ def test_same_bits_as_the_readout_inside(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("outputs", [10, 300])  # inside of a GPU's kernels, and too many for them
 @pytest.mark.parametrize("spikes", [True, False])
 def test_a_bias_is_added_to_the_readout(spikes: bool, outputs: int, lengths: Tensor | None) -> None:
-    x = (_drawn(50, 5, 30) < -0.8).double()
+    x = (drawn(50, 5, 30) < -0.8).double()
     w_in, w_rec, w_out, b_out, p = (
-        _drawn(*shape, seed=seed).mul(1024).round().div(4096).requires_grad_() for seed, shape in
+        drawn(*shape, seed=seed).mul(1024).round().div(4096).requires_grad_() for seed, shape in
         enumerate([(40, 30), (40, 40), (outputs, 40), (outputs,), (5, outputs)]))
     neuron: dict[str, Any] = {"alpha": 0.9, "theta": 0.5, "lengths": lengths}
     found = []
@@ -150,10 +146,10 @@ def test_a_bias_is_added_to_the_readout(spikes: bool, outputs: int, lengths: Ten
             if lengths is not None:
                 y = y.masked_fill((torch.arange(50)[:, None] >= lengths)[..., None], 0.0)
         assert y is not None and last is not None
-        loss = (y * _drawn(*y.shape, seed=7)).sum() + (last * _drawn(*last.shape, seed=8)).sum()
+        loss = (y * drawn(*y.shape, seed=7)).sum() + (last * drawn(*last.shape, seed=8)).sum()
         if spikes:
             assert z is not None
-            loss = loss + (z * _drawn(*z.shape, seed=9)).sum()
+            loss = loss + (z * drawn(*z.shape, seed=9)).sum()
         found.append([y, last, *torch.autograd.grad(loss, (w_in, w_rec, w_out, b_out, p))])
     for name, got, want in zip(("y", "last", "w_in", "w_rec", "w_out", "b_out", "p"), *found,
                                strict=True):
@@ -173,8 +169,8 @@ def test_a_wrong_bias(more: dict[str, Tensor], message: str) -> None:
 # -------------------------------------------------------------------------------------- derivatives
 @pytest.mark.parametrize("from_zero", [False, True])
 def test_derivatives_of_two_orders(from_zero: bool) -> None:
-    leaves = [_drawn(5, 2, 3).requires_grad_(), _drawn(4, 3, seed=1).requires_grad_()]
-    leaves += [] if from_zero else [_drawn(2, 4, seed=2).requires_grad_()]
+    leaves = [drawn(5, 2, 3).requires_grad_(), drawn(4, 3, seed=1).requires_grad_()]
+    leaves += [] if from_zero else [drawn(2, 4, seed=2).requires_grad_()]
 
     def readout(x: Tensor, w_out: Tensor, p: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return functional.leaky_readout(x, w_out, K, p)
@@ -185,7 +181,7 @@ def test_derivatives_of_two_orders(from_zero: bool) -> None:
 
 @needs_compiled
 def test_operators_are_each_others_derivative() -> None:
-    x, p = _drawn(5, 2, 3).requires_grad_(), _drawn(2, 3, seed=1).requires_grad_()
+    x, p = drawn(5, 2, 3).requires_grad_(), drawn(2, 3, seed=1).requires_grad_()
     for operator in (torch.ops.lsnn.leaky_readout, torch.ops.lsnn.leaky_readout_backward):
         assert gradcheck(lambda a, b, op=operator: op(a, b, K), (x, p))
         assert gradgradcheck(lambda a, b, op=operator: op(a, b, K), (x, p))
@@ -193,7 +189,7 @@ def test_operators_are_each_others_derivative() -> None:
 
 @pytest.mark.parametrize("which", [0, 1], ids=["all", "last"])
 def test_gradient_from_one_result(which: int) -> None:
-    x, p = _drawn(5, 2, 3).requires_grad_(), _drawn(2, 3, seed=1).requires_grad_()
+    x, p = drawn(5, 2, 3).requires_grad_(), drawn(2, 3, seed=1).requires_grad_()
     got, want = (torch.autograd.grad(readout(x, p, K)[which].square().sum(), (x, p))
                  for readout in (_alone, reference.leaky_readout))
     for one, other in zip(got, want, strict=True):
@@ -204,7 +200,7 @@ def test_gradient_from_one_result(which: int) -> None:
 def test_forward_mode_is_refused() -> None:
     """It has no rule; silently dropped tangents would look like constants."""
     with torch.autograd.forward_ad.dual_level():
-        x = torch.autograd.forward_ad.make_dual(_drawn(5, 2, 3), _drawn(5, 2, 3))
+        x = torch.autograd.forward_ad.make_dual(drawn(5, 2, 3), drawn(5, 2, 3))
         with pytest.raises((RuntimeError, NotImplementedError), match="forward mode|jvp"):
             _ops.leaky_readout(x, None, K)
 
@@ -213,8 +209,8 @@ def test_forward_mode_is_refused() -> None:
 @pytest.mark.parametrize("in_dims", [(0, None), (1, 0), (2, 1), (None, 0)])
 def test_vmap(in_dims: tuple[int | None, ...]) -> None:
     sizes = {0: (3, 6, 4, 5), 1: (6, 3, 4, 5), 2: (6, 4, 3, 5), None: (6, 4, 5)}
-    x = _drawn(*sizes[in_dims[0]])
-    p = _drawn(*{0: (3, 4, 5), 1: (4, 3, 5), None: (4, 5)}[in_dims[1]], seed=1)
+    x = drawn(*sizes[in_dims[0]])
+    p = drawn(*{0: (3, 4, 5), 1: (4, 3, 5), None: (4, 5)}[in_dims[1]], seed=1)
 
     def element(t: Tensor, axis: int | None, i: int) -> Tensor:
         return t if axis is None else t.select(axis, i)
@@ -235,7 +231,7 @@ def test_vmap(in_dims: tuple[int | None, ...]) -> None:
 
 @needs_compiled
 def test_compiled() -> None:
-    module, x = LeakyReadout(5, 3), _drawn(6, 2, 5, dtype=torch.float32)
+    module, x = LeakyReadout(5, 3), drawn(6, 2, 5, dtype=torch.float32)
     compiled = torch.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
     results = []
     for call in (module, compiled):
@@ -251,7 +247,7 @@ def test_compiled() -> None:
 
 @needs_compiled
 def test_exported_with_its_gradient() -> None:
-    module, x = LeakyReadout(5, 3), _drawn(6, 2, 5, dtype=torch.float32)
+    module, x = LeakyReadout(5, 3), drawn(6, 2, 5, dtype=torch.float32)
     program = torch.export.export(module, (x,)).module()
     (want,) = torch.autograd.grad(module(x)[0].square().sum(), module.weight)
     (got,) = torch.autograd.grad(program(x)[0].square().sum(), program.get_parameter("weight"))
@@ -260,7 +256,7 @@ def test_exported_with_its_gradient() -> None:
 
 @needs_compiled
 def test_autocast_computes_in_float32() -> None:
-    x, w_out = _drawn(6, 2, 5, dtype=torch.float32), _drawn(3, 5, dtype=torch.float32, seed=1)
+    x, w_out = drawn(6, 2, 5, dtype=torch.float32), drawn(3, 5, dtype=torch.float32, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         y, last = functional.leaky_readout(x, w_out, K)
         raw, _ = torch.ops.lsnn.leaky_readout(x.bfloat16(), None, K)

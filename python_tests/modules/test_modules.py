@@ -219,6 +219,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
      "LeakyReadout(8, 3, tau=<(3,)>, learn=('tau',), batch_first=True)"),
     (lambda: LeakyReadout(N, 3, learn="tau", device="meta"),
      "LeakyReadout(8, 3, tau=<()>, learn=('tau',))"),
+    (lambda: LeakyReadout(N, 3, 7.0, tau_syn=3.0), "LeakyReadout(8, 3, tau=7.0, tau_syn=3.0)"),
     (lambda: LeakyReadout(N, 3, tau_syn=5.0, learn=("tau_syn",)),
      "LeakyReadout(8, 3, tau=20.0, tau_syn=5.0, learn=('tau_syn',))")])
 def test_repr_of_a_layer_is_one_line(make: Callable[[], nn.Module], shown: str) -> None:
@@ -263,7 +264,6 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
               r"state.v: expected shape \(1, 2, 8\), got \(1, 3, 8\)"),
     "z": (lambda: ALIF(I, N)(X, END._replace(z=END.z[0])), ValueError,
           r"state.z: expected shape \(1, D, 3, 8\), got"),
-    "learn": (lambda: LIF(I, N, learn="beta"), ValueError, "learn"),
     "readout": (lambda: LeakyReadout(N, 2)(X), ValueError,
                 r"x: expected shape \(T, B, 8\) or \(T, 8\), got \(40, 3, 6\)"),
     "tau": (lambda: LeakyReadout(N, 2, -1.0), ValueError, "tau"),

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from lsnn_ext import ALIF, LIF, LSNN, State
 from lsnn_ext.models import MODELS, default_values
-from lsnn_ext.modules import recurrent
-from module_kinds import round_weights
-from steps import I, N, flat, inputs, needs_prepared_layers
+from module_kinds import round_weights, run_steps
+from steps import I, N, flat, inputs, needs_prepared_layers, without_operators
 
 pytestmark = needs_prepared_layers
 T, B = 12, 3
@@ -41,16 +40,6 @@ LAYERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _only_light(call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call, of which it is made sure that it did not take the operators."""
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise AssertionError("called the operators")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent.Recurrent, "_run", refuse)
-        return call(*arguments)
-
-
 def _layer(name: str) -> Any:
     """Weights are multiples of 2^-8, so that sums are exact in any order."""
     torch.manual_seed(0)
@@ -73,12 +62,8 @@ def _loss(spikes: Tensor, end: State) -> Tensor:
 
 
 def _in_steps(layer: Any, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-    out = []
-    for x_t in x:
-        spikes, state = _only_light(layer.step, x_t, state)
-        out.append(spikes)
-    assert state is not None
-    return torch.stack(out), state
+    found: tuple[Tensor, State] = without_operators(run_steps, layer, x, state)
+    return found
 
 
 def _leaves(layer: Any, x: Tensor, start: State) -> list[Tensor]:
@@ -156,7 +141,7 @@ def test_what_is_unusual_takes_the_operators(name: str) -> None:
     layer = _layer("ALIF")
     way = _other_ways(layer)[name]
     with pytest.raises(AssertionError, match="called the operators"):
-        _only_light(way)
+        without_operators(way)
     assert way().requires_grad
 
 
@@ -241,7 +226,7 @@ def test_parameter_changed_between_steps() -> None:
             with torch.no_grad():
                 one.weight_hh_l0.data.mul_(1.25)
                 one.threshold_l0.add_(0.001)
-        spikes, state = _only_light(layer.step, x_t, state)
+        spikes, state = without_operators(layer.step, x_t, state)
         weights.append(reference.weight_hh_l0.detach().clone().requires_grad_())
         want, other = torch.func.functional_call(
             reference, {"weight_hh_l0": weights[-1]}, (x_t[None], other))
@@ -355,13 +340,11 @@ def test_modes_take_turns() -> None:
 def test_network() -> None:
     torch.manual_seed(0)
     net = LSNN(I, 20, 17, 3)
-    x, state, ys = inputs(T, B, I), None, []
-    for x_t in x:
-        y, state = _only_light(net.step, x_t, state)
-        ys.append(y)
+    x = inputs(T, B, I)
+    ys, _ = without_operators(run_steps, net, x)
     want = net(x)[0]
-    torch.testing.assert_close(torch.stack(ys), want)
-    for one, other in zip(torch.autograd.grad(torch.stack(ys).sum(), list(net.parameters())),
+    torch.testing.assert_close(ys, want)
+    for one, other in zip(torch.autograd.grad(ys.sum(), list(net.parameters())),
                           torch.autograd.grad(want.sum(), list(net.parameters())), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 

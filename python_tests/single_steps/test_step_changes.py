@@ -117,16 +117,6 @@ def test_change_is_seen(name: str, layer: ALIF) -> None:
         assert_equal(layer.step(x, state), want)
 
 
-@pytest.mark.parametrize("name", ["weight_hh_l0", "weight_ih_l0"])
-def test_parametrized(name: str, layer: ALIF) -> None:
-    parametrizations.weight_norm(layer, name)
-    for scale in (1.0, 0.5):
-        with torch.no_grad():
-            getattr(layer.parametrizations, name).original0.mul_(scale)
-            got = layer.step(inputs(1, I))
-        assert_equal(got, layer.step(inputs(1, I)))
-
-
 def test_functional_call_and_transforms(layer: ALIF) -> None:
     other, x = ALIF(I, N, learn=LEARN), inputs(4, 2, I)
     given = {name: p.detach().clone() for name, p in other.named_parameters()}

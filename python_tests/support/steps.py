@@ -31,15 +31,20 @@ def assert_equal(got: Any, want: Any) -> None:
         assert torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
 
 
-def prepared(call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call without gradients, of which it is made sure that it did not call the
-    operators."""
+def without_operators(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call that must not take the operators."""
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("called the operators")
 
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recurrent.Recurrent, "_run", refuse)
         return call(*arguments)
+
+
+def prepared(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result without gradients and without the operators."""
+    with torch.no_grad():
+        return without_operators(call, *arguments)
 
 
 def agree(call: Callable[..., Any], *arguments: Any) -> Any:
