@@ -8,7 +8,7 @@ LEARNED = {"lsnn": "alpha theta rho beta", "snntorch_sub": "alpha theta"}
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_a_table_has_what_bounds_a_model(learned: bool) -> None:
+def test_what_bounds_a_model(learned: bool) -> None:
     problem = custom(Shape(60, 8, 20, 40)).problem()
     lsnn, snntorch = rows.compare(list(LEARNED), problem, repeats=2, ways=[learned])
     for line in (lsnn, snntorch):
@@ -17,11 +17,6 @@ def test_a_table_has_what_bounds_a_model(learned: bool) -> None:
         assert 0 < line.product < line.both
     assert 0 < lsnn.active < 100 == snntorch.active
 
-    first, second = rows.table([lsnn, snntorch], 2.5).splitlines()
-    least = lsnn.both - lsnn.product + 2.5
-    assert first.endswith(f"product {lsnn.product:5.1f}")
-    assert second.endswith(f"at least {least:.1f}: {snntorch.both / least:.2f}x")
-    assert f"{snntorch.both / lsnn.both:5.2f}x" in second
     assert "least" not in rows.table([snntorch], 2.5)  # lsnn was not measured
 
 

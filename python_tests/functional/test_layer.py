@@ -9,7 +9,7 @@ from torch.library import opcheck
 
 from compare import assert_same, changed
 from layers import FUSED, NEURON, B, I, N, O, apart, inside, problem, run
-from lsnn_ext import ALIF, LSNN, functional, reference
+from lsnn_ext import ALIF, LSNN, functional
 from lsnn_ext._core.arguments import checkpoint_steps
 from operator_calls import Calls
 
@@ -170,32 +170,6 @@ def test_unknown_names() -> None:
         functional.layer(**given, tau=3.0, **NEURON)
     with pytest.raises(TypeError, match="theta: expected"):
         functional.layer(**given, alpha=0.9)
-
-
-def test_sparse_weights() -> None:
-    """Few synapses: the same results, gradients for all of them or for those that are there."""
-    random = torch.Generator().manual_seed(2)
-    x = torch.rand(50, 33, 220, generator=random) * 1.2
-    w = (
-        torch.randn(220, 220, generator=random)
-        / 5
-        * (torch.rand(220, 220, generator=random) < 0.12)
-    )
-    want, existing = (_w_gradient(reference.alif, x, w, sparse) for sparse in ("all", "existing"))
-    assert want[1].count_nonzero() > 3 * w.count_nonzero() > 0
-    for sparse, expected in (("all", want), ("existing", existing)):
-        spikes, gradient = _w_gradient(functional.alif, x, w, sparse)
-        assert torch.equal(spikes, expected[0]) and spikes.any()
-        torch.testing.assert_close(gradient, expected[1], rtol=1e-4,
-                                   atol=1e-4 * float(expected[1].abs().max()))
-    assert not existing[1][w == 0].any() and existing[1][w != 0].any()
-
-
-def _w_gradient(alif: Any, x: Tensor, w: Tensor, sparse_grad: str) -> tuple[Tensor, Tensor]:
-    w = w.clone().requires_grad_()
-    spikes, _ = alif(x, w, alpha=0.75, theta=0.5, rho=0.875, beta=0.25, sparse_grad=sparse_grad)
-    spikes.square().sum().backward()
-    return spikes.detach(), w.grad
 
 
 def test_reduced_precision() -> None:

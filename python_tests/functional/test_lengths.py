@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import (
 )
 
 from compare import assert_all_same, assert_same, changed
+from layers import grid
 from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
 from module_kinds import round_weights
 from operator_calls import Calls, needs_compiled
@@ -19,12 +20,6 @@ from operator_calls import Calls, needs_compiled
 T, I, N, O = 40, 9, 33, 3
 K = {"alpha": 0.9, "theta": 0.4, "rho": 0.95, "beta": 0.5}
 ORDERS = {"falling": (40, 40, 25, 7, 1, 0), "any": (7, 40, 0, 25, 40, 1)}
-
-
-def _grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
-    """Multiples of 2^-10, so that sums in any order agree."""
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
-    return (drawn * 1024).round() / 1024
 
 
 def _loss_weights(value: Tensor) -> Tensor:
@@ -45,8 +40,8 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
     many = 300  # neurons: so many that mostly zero inputs meet their weights inside
     share = 0.6 if route == "outside" else 0.1
     drawn = (torch.rand(T, B, I, generator=generator) < share).double()
-    leaves = {"w_in": _grid(generator, many, I), "w_out": _grid(generator, O, many),
-              "w_rec": _grid(generator, many, many, scale=0.05), "p": _grid(generator, B, O)}
+    leaves = {"w_in": grid(generator, many, I), "w_out": grid(generator, O, many),
+              "w_rec": grid(generator, many, many, scale=0.05), "p": grid(generator, B, O)}
 
     def call(x: Any, own: dict[str, Tensor], p: Tensor, each: Any) -> functional.Layered:
         return functional.layer(x, own["w_in"], own["w_rec"], w_out=own["w_out"], k_out=0.75,
@@ -103,7 +98,7 @@ def test_spikes_as_bits_keep_the_order(order: str) -> None:
     lengths = ORDERS[order] * 6
     lengths = tuple(sorted(lengths, reverse=True)) if order == "falling" else lengths
     x = (torch.rand(T, B, I, generator=generator) < 0.1).double()
-    w_in, w_rec = _grid(generator, 300, I), _grid(generator, 300, 300, scale=0.05)
+    w_in, w_rec = grid(generator, 300, I), grid(generator, 300, 300, scale=0.05)
     numbers = functional.layer(x, w_in, w_rec, lengths=lengths, **K).spikes
     packed = functional.layer(x, w_in, w_rec, lengths=lengths, spikes="bits", **K).packed
     assert numbers is not None and packed is not None and bool(numbers.any())
@@ -113,7 +108,7 @@ def test_spikes_as_bits_keep_the_order(order: str) -> None:
 @pytest.mark.parametrize("given", ["list", "int32", "int64"])
 def test_forms_of_lengths(given: str) -> None:
     generator = torch.Generator().manual_seed(2)
-    x, w = _grid(generator, T, 6, N, scale=2.0), _grid(generator, N, N, scale=0.2)
+    x, w = grid(generator, T, 6, N, scale=2.0), grid(generator, N, N, scale=0.2)
     each = ORDERS["any"]
     lengths: Any = (
         list(each) if given == "list" else torch.tensor(each, dtype=getattr(torch, given))
@@ -164,7 +159,7 @@ def test_operator_refuses_what_does_not_descend() -> None:
 def test_compiled_graphs_take_any_lengths() -> None:
     """One graph, whatever the numbers."""
     generator = torch.Generator().manual_seed(3)
-    x, w = _grid(generator, T, 6, N, scale=2.0), _grid(generator, N, N, scale=0.2)
+    x, w = grid(generator, T, 6, N, scale=2.0), grid(generator, N, N, scale=0.2)
     compiled_alif = torch.compile(lambda x, n: functional.alif(x, w, lengths=n, **K)[0],
                                   fullgraph=True, backend="aot_eager")
     for each in ORDERS.values():

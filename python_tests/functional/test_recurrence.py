@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compare import assert_all_same, assert_same
+from layers import grid
 from lsnn_ext import ALIF, LIF, _ops, functional, reference
 from operator_calls import needs_compiled
 
@@ -18,16 +19,10 @@ MODELS = ["lsnn", "eprop_timit", "srnn", "sj_hard", "adlif"]
 K = {"alpha": 0.9, "theta": 0.4, "rho": 0.95, "beta": 0.5}
 
 
-def _grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
-    """Multiples of 2^-10, so that sums in any order agree."""
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
-    return (drawn * 1024).round() / 1024
-
-
 def _problem(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = _grid(generator, T, B, N, scale=2.0) + 0.5
-    return {"x": x.to(dtype), "w": _grid(generator, S, N, N, scale=0.2).to(dtype)}
+    x = grid(generator, T, B, N, scale=2.0) + 0.5
+    return {"x": x.to(dtype), "w": grid(generator, S, N, N, scale=0.2).to(dtype)}
 
 
 def _run(alif: Any, x: Tensor, w: Tensor | None, **more: Any) -> dict[str, Tensor]:
@@ -69,8 +64,8 @@ def test_layer_without_recurrence(checkpoint_every: int | None) -> None:
     each other."""
     generator = torch.Generator().manual_seed(1)
     x = (torch.rand(T, 32, I, generator=generator) < 0.1).double()
-    leaves = {"w_in": _grid(generator, 300, I), "w_out": _grid(generator, 3, 300),
-              "w_up": _grid(generator, 20, 300)}
+    leaves = {"w_in": grid(generator, 300, I), "w_out": grid(generator, 3, 300),
+              "w_up": grid(generator, 20, 300)}
 
     def run(w_rec: Tensor | None, w_rec_up: Tensor | None) -> dict[str, Tensor]:
         own = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
@@ -131,15 +126,6 @@ def test_weights_as_they_lie(layout: str) -> None:
         plain = _run(functional.alif, given["x"], w[0], delay=2)
         plain["d w"] = plain["d w"][None]
         assert_all_same(got, plain)
-
-
-def test_weights_that_are_zero_get_no_gradient() -> None:
-    given = _problem()
-    w = torch.where(given["w"] > 0.2, given["w"], 0.0)
-    got = _run(functional.alif, given["x"], w, delay=DELAYS, sparse_grad="existing")
-    full = _run(functional.alif, given["x"], w, delay=DELAYS)
-    assert_same("d w", got["d w"], torch.where(w == 0, 0.0, full["d w"]))
-    assert bool((full["d w"][w == 0] != 0).any())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -13,6 +13,12 @@ NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2, 
 FUSED = {"float32": torch.float32, "float64": torch.float64}
 
 
+def grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
+    """Multiples of 2^-10 in float64, so that sums in any order agree."""
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+    return (drawn * 1024).round() / 1024
+
+
 def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, Tensor]:
     """Inputs, weights and the state of the readout. Weights are multiples of 2^-10, so that sums in
     any order agree."""
