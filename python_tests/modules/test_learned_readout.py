@@ -2,7 +2,6 @@
 import contextlib
 import copy
 import functools
-import io
 import math
 import pickle
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.autograd import gradcheck
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import lsnn_ext
-from compare import assert_same
+from compare import assert_same, through_file
 from lsnn_ext import LSNN, LeakyReadout, functional, reference, use_reference
 from module_kinds import run_steps
 from synaptic_readouts import B, N, O, T, drawn
@@ -234,10 +233,7 @@ def test_copies_pickles_and_state_dicts(tmp_path: Path) -> None:
         net.readout.tau = torch.linspace(3.0, 20.0, O, dtype=torch.float64)
     want = net(x)[0]
     other = _net()
-    file = io.BytesIO()
-    torch.save(net.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
+    other.load_state_dict(through_file(net.state_dict(), weights_only=True))
     pytest.importorskip("safetensors")
     lsnn_ext.save(net, tmp_path / "net.safetensors")
     lsnn_ext.save(net.readout, tmp_path / "readout.safetensors")

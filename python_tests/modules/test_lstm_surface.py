@@ -2,7 +2,6 @@
 LSNN beside it."""
 import copy
 import inspect
-import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from compare import through_file
 from lsnn_ext import ALIF, LIF, LSNN
 from module_kinds import make_kinds, round_weights, run_steps
 from steps import flat
@@ -216,17 +216,13 @@ def test_copies(kind: str, how: str) -> None:
         other = copy.deepcopy(module)
     elif how == "pickle":
         other = pickle.loads(pickle.dumps(module))
+    elif how == "saved module":
+        other = through_file(module, weights_only=False)
     else:
-        file = io.BytesIO()
-        torch.save(module if how == "saved module" else module.state_dict(), file)
-        file.seek(0)
-        if how == "saved module":
-            other = torch.load(file, weights_only=False)
-        else:
-            torch.manual_seed(9)
-            other = KINDS[kind](num_layers=2, bidirectional=True)
-            found = torch.load(file, weights_only=True)
-            other.load_state_dict(module.state_dict() if how == "state dict" else found)
+        torch.manual_seed(9)
+        other = KINDS[kind](num_layers=2, bidirectional=True)
+        found = through_file(module.state_dict(), weights_only=True)
+        other.load_state_dict(module.state_dict() if how == "state dict" else found)
     assert torch.equal(other(x)[0], module(x)[0])
 
 

@@ -1,6 +1,5 @@
 """A readout with a synaptic current as a module: state, copies, files, torch.compile, bad input."""
 import copy
-import io
 import math
 import pickle
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 import lsnn_ext
-from compare import assert_same
+from compare import assert_same, through_file
 from lsnn_ext import LSNN, LeakyReadout, ReadoutState, functional
 from module_kinds import run_steps
 from synaptic_readouts import BOTH, B, N, O, T, loop_of, make, spikes, start
@@ -25,10 +24,7 @@ def test_the_state() -> None:
     assert {leaf.dtype for leaf in end.to(torch.float32)} == {torch.float32}
     anew = end.reset(torch.tensor([False, True, False]))
     assert not anew.p[1].any() and not anew.i[1].any() and torch.equal(anew.i[0], end.i[0])
-    file = io.BytesIO()
-    torch.save(end.detach(), file)
-    file.seek(0)
-    loaded = torch.load(file, weights_only=True)
+    loaded = through_file(end.detach(), weights_only=True)
     assert type(loaded) is ReadoutState and torch.equal(loaded.i, end.i)
     made(x, end)[0].sum().backward()
     with pytest.raises(RuntimeError, match=r"state\.p: expected a state that no backward pass"):

@@ -1,6 +1,5 @@
 """torch.export: programs that hold the bare operators run, learn, and are saved and loaded with the
 states in them; and torch.compile where all sizes and numbers are dynamic."""
-import io
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compare import assert_same, flat, outputs_and_gradients
+from compare import assert_same, flat, outputs_and_gradients, through_exported_file
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 from lsnn_ext.models import COEFFICIENTS
 from operator_calls import needs_compiled
@@ -49,10 +48,7 @@ def test_exported_program(name: str, grad: bool) -> None:
     module, x = MODULES[name](), torch.randn(40, 3, 5)
     with torch.set_grad_enabled(grad):
         program = torch.export.export(module, (x,))
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
-    for exported in (program.module(), torch.export.load(file).module()):
+    for exported in (program.module(), through_exported_file(program).module()):
         with torch.no_grad():
             for got, want in zip(flat(exported(x)), flat(module(x)), strict=True):
                 assert_same(name, got, want)

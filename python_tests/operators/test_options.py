@@ -1,6 +1,5 @@
 """What is forced of a call reaches both of its passes, wherever they run; the environment sets the
 defaults."""
-import io
 import os
 import threading
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from test_operator import BUSY
 from torch import Tensor
 
 from cases import Case, build
-from compare import assert_all_same, changed, named
+from compare import assert_all_same, changed, named, through_exported_file
 from lsnn_ext import LSNN, _ops, functional
 from lsnn_ext._core.prepared_layer import can_be_prepared
 from operator_calls import Calls, call_all_operators, needs_compiled, python_output
@@ -266,10 +265,8 @@ def test_compiled_and_exported_programs_bring_no_options() -> None:
 
     with _ops.forced(product="bf16"):
         program = torch.export.export(Loss(), (x, w.detach()))
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
-    assert torch.equal(torch.export.load(file).module()(x, w.detach()), _loss(x, w).detach())
+    loaded = through_exported_file(program).module()
+    assert torch.equal(loaded(x, w.detach()), _loss(x, w).detach())
 
 
 # ---------------------------------------------------------------------------------- the environment

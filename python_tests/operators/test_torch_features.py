@@ -1,7 +1,6 @@
 """Layers under torch.compile, torch.export, autocast, activation checkpoints, functional_call,
 deterministic algorithms and deferred initialization."""
 import copy
-import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from compare import assert_same
+from compare import assert_same, through_exported_file
 from lsnn_ext import ALIF, LSNN, LSNNState, State, _ops, functional
 from operator_calls import needs_compiled
 
@@ -84,11 +83,9 @@ class Carries(nn.Module):
 
 def test_export_takes_and_returns_states_by_their_names() -> None:
     torch.manual_seed(0)
-    module, file = Carries(), io.BytesIO()
+    module = Carries()
     _, state = module.lsnn(_x())
-    torch.export.save(torch.export.export(module, (_x(), state)), file)
-    file.seek(0)
-    program = torch.export.load(file)
+    program = through_exported_file(torch.export.export(module, (_x(), state)))
     (got, after), (want, other) = program.module()(2 * _x(), state), module(2 * _x(), state)
     assert isinstance(after, LSNNState) and isinstance(after.neurons, State)
     assert_same("y", got, want)

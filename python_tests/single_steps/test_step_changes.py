@@ -1,7 +1,6 @@
 """Whatever happens to the parameters, the modes and the arguments: a step without gradients equals
 one with them, which computes everything anew, and is refused with the same words."""
 import copy
-import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from compare import through_file
 from lsnn_ext import ALIF, LSNN, State
 from lsnn_ext.modules.parametrizations import Clamp
 from operator_calls import Calls
@@ -144,11 +144,8 @@ def test_copies_and_pickles_are_the_layer_alone(layer: ALIF) -> None:
     with torch.no_grad():
         want = layer.step(x)
     assert list(layer.state_dict()) == names and len(pickle.dumps(layer)) == size
-    file = io.BytesIO()
-    torch.save(layer, file)
-    file.seek(0)
     copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)),
-              torch.load(file, weights_only=False)]
+              through_file(layer, weights_only=False)]
     for other in [*copies, copy.copy(layer)]:
         assert "_prepared" not in other.__dict__
         with torch.no_grad():

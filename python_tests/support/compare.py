@@ -1,4 +1,5 @@
 """The one comparison of this test suite, and calls of operators by name."""
+import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -48,6 +49,19 @@ def flat(result: Any) -> list[Tensor]:
     """All tensors of a result, in their order."""
     return [result] if isinstance(result, Tensor) else [leaf for part in result
                                                         for leaf in flat(part)]
+
+
+def through_file(value: Any, save: Callable[..., Any] = torch.save,
+                 load: Callable[..., Any] = torch.load, **options: Any) -> Any:
+    """The value after it was saved and loaded."""
+    file = io.BytesIO()
+    save(value, file)
+    file.seek(0)
+    return load(file, **options)
+
+
+def through_exported_file(program: Any) -> Any:
+    return through_file(program, torch.export.save, torch.export.load)
 
 
 def outputs_and_gradients(call: Callable[..., Any], parameters: Iterable[Tensor], *args: Any,

@@ -1,7 +1,6 @@
 """DEEP R: the rules of the LSNN paper's code, step by step, in plain numpy; connections that never
 become more or fewer; signs that never change."""
 import copy
-import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compare import through_file
 from lsnn_ext import LSNN, init, optim
 from lsnn_ext.optim import DeepR
 
@@ -219,13 +219,10 @@ def test_resumes_to_the_same_bits() -> None:
     random = torch.Generator().manual_seed(0)
     for step in range(40):
         if step == 20:
-            file = io.BytesIO()
-            torch.save({"weights": weights, "optimizer": tuned.state_dict(),
-                        "random": random.get_state()}, file)
+            kept = through_file({"weights": weights, "optimizer": tuned.state_dict(),
+                                 "random": random.get_state()}, weights_only=True)
         _gradients(weights, random)
         tuned.step()
-    file.seek(0)
-    kept = torch.load(file, weights_only=True)
     again, resumed = begun()
     resumed.param_groups[0]["lr"] = 77.0
     with torch.no_grad():
@@ -241,14 +238,8 @@ def test_resumes_to_the_same_bits() -> None:
     assert resumed.rewired == tuned.rewired and not torch.equal(weights[0], kept["weights"][0])
 
 
-def _saved(value: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v)), _saved],
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v)),
+                                    lambda v: through_file(v, weights_only=False)],
                          ids=["deepcopy", "pickle", "torch.save"])
 def test_copies_go_on_to_the_same_bits(copied: Callable[[Any], Any]) -> None:
     net = LSNN(4, 5, 6, 2)

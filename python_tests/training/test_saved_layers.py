@@ -1,6 +1,5 @@
 """State dicts of layers: they say model, version and how what was learned is stored, are refused by
 a layer of another model, and older ones are read."""
-import io
 import json
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from compare import through_file
 from lsnn_ext import ALIF, LSNN
 from lsnn_ext.modules.extra_state import VERSION
 from lsnn_ext.modules.parametrizations import Clamp
@@ -129,10 +129,7 @@ def test_from_form_to_form(of: str, to: str) -> None:
     """How a layer stores what it learns does not matter to another one."""
     torch.manual_seed(0)
     one, other = ALIF(I, N, 2, learn=FORMS[of], tau_mem=17.0), ALIF(I, N, 2, learn=FORMS[to])
-    file = io.BytesIO()
-    torch.save(one.state_dict(), file)
-    file.seek(0)
-    found = torch.load(file, weights_only=True)
+    found = through_file(one.state_dict(), weights_only=True)
     assert str(other.load_state_dict(found)) == "<All keys matched successfully>"
     for name in ("tau_mem_l1", "tau_adapt_l0", "beta_l0", "threshold_l1"):
         torch.testing.assert_close(_read(other, name), _read(one, name))
