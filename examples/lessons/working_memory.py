@@ -73,8 +73,9 @@ def f1(z: Tensor, wanted: Tensor) -> float:
 #
 # Backpropagation through windows of five steps. Each window starts from the true spikes before it
 # and from the membrane that the window before it left in the last iteration. All windows of all
-# patterns are one batch of 3,072 sequences. The loss is the number of wrong spikes. Weights start at 0. The learning
-# rate is divided by the number of spikes in a history, since the weights of all these add up.
+# patterns are one batch of 3,072 sequences. The loss is the number of wrong spikes. Weights start
+# at 0. The learning rate is divided by the number of spikes in a history, since the weights of all
+# these add up.
 # Training ends when two iterations have had no wrong spike.
 
 
