@@ -104,8 +104,10 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
     got, want = zip(*pairs, strict=True)
     cotangents = [draw(one) for one in want]
     found, expected = run(got, leaves, cotangents), run(want, others, cotangents)
+    found = _add_earlier_graph(found, others)
     worst = 0.0
-    least = max((STEP.of(one) for one in expected if one is not None), default=0.0)
+    least = max((STEP.of(one.nan_to_num(0, 0, 0)) for one in expected if one is not None),
+                default=0.0)
     for k, (one, other) in enumerate(zip(found, expected, strict=True)):
         if one is None or other is None:
             if other is None and one is not None:  # a kernel has one way back for all results
@@ -115,6 +117,9 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
             continue
         if not other.numel():
             continue
+        if not bool(other.isfinite().all()):
+            raise Refused(f"{names[k]}: expected finite numbers, got a gradient of the original "
+                          f"that is not; check its surrogate")
         largest, apart = float(other.abs().max()), float(find_distance(one, other).max())
         if apart <= max(largest * tolerance.share(other.dtype), least):
             worst = max(worst, apart / max(largest, least) if apart else 0.0)
@@ -130,6 +135,22 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
             raise VerificationError(f"a gradient differs by {apart:.1e} of at most {largest:.1e}",
                                     names[k])
     return worst
+
+
+def _add_earlier_graph(
+    found: Sequence[Tensor | None], leaves: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Adds what reaches leaves through the graph of the call that made other leaves: of a state in
+    an attribute, which the next call reads, the original's gradient passes on to that call."""
+    made = [(leaf, one) for leaf, one in zip(leaves, found, strict=True)
+            if leaf.grad_fn is not None and one is not None]
+    if not made:
+        return tuple(found)
+    more = torch.autograd.grad([leaf for leaf, _ in made], leaves, [one for _, one in made],
+                               retain_graph=True, allow_unused=True)
+    return tuple(other if one is None or leaf.grad_fn is not None else
+                 one if other is None else one + other
+                 for leaf, one, other in zip(leaves, found, more, strict=True))
 
 
 def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[int, Tensor],

@@ -1,6 +1,11 @@
 """Gradients of fused components where torch records some of the calls only."""
-import torch
+import copy
 
+import pytest
+import torch
+from torch import nn
+
+from lsnn_ext import Refused, convert, fuse
 from small_loops import compare
 from test_component import B, N, T, random, spike
 
@@ -53,3 +58,63 @@ def test_gradient_of_a_value_before_the_loop_only():
         return membranes
 
     compare(model, random(B, N), random(B, N, seed=1), fused=2)
+
+
+class _Carried(nn.Module):
+    """Keeps the last spike, with its graph, and starts the membrane anew in each call."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.w = nn.Parameter(random(N, N) * scale)
+        self.z = self.v = torch.zeros(B, N).double()
+
+    def forward(self, x):
+        self.v = torch.zeros_like(self.v)
+        out = []
+        for t in range(T):
+            self.v = 0.9 * self.v + x[t] + self.z @ self.w
+            self.z = spike(self.v - 0.1)
+            out.append(self.z)
+        return torch.stack(out)
+
+
+def test_gradients_pass_on_to_the_call_before():
+    """The spike that a call starts from depends on the membrane that it replaces."""
+    torch.manual_seed(0)
+    model, x = _Carried(), random(T, B, N)
+    original = copy.deepcopy(model)
+    model, report = convert(model, x)  # verifies recordings of two calls
+    assert report.fused
+    calls = [[one(x) for _ in range(3)] for one in (model, original)]
+    for made in calls:
+        sum(each.square().sum() for each in made).backward()
+    for got, want in zip(*calls, strict=True):
+        torch.testing.assert_close(got, want)
+    torch.testing.assert_close(model.w.grad, original.w.grad)
+
+
+class _Vanishing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u):
+        ctx.save_for_backward(u)
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, g):
+        (u,) = ctx.saved_tensors
+        return g * torch.exp(-2e3 * u) / (1 + torch.exp(-2e3 * u)) ** 2  # inf / inf below -0.4
+
+
+def test_gradients_that_are_not_finite_keep_the_original():
+    torch.manual_seed(0)
+
+    def model(x, w):
+        v = z = torch.zeros(B, N).double()
+        for t in range(T):
+            v = 0.9 * v + x[t] + z @ w
+            z = _Vanishing.apply(v - 2.0)
+        return z + v
+
+    w = random(N, N).requires_grad_()
+    with pytest.raises(Refused, match="expected finite numbers, got a gradient of the original"):
+        fuse(model, (random(T, B, N), w))
