@@ -23,9 +23,9 @@ def section(lines: Sequence[Alike], skipped: Sequence[Skip], table: Table,
              inspect.cleandoc(like_for_like.__doc__ or ""), """\
 Times are medians in ms, in brackets minima; float32. "Times faster" is theirs by ours, of the
 medians. "Differ" counts the spikes that are not the same."""]
-    if way != WAY:
-        parts.append("Ours was no converted model here. " + " ".join(
-            f'"{one}": {BY_HAND[one]}.' for one in (way, *beside)))
+    parts.append("Ours is the model of the package after lsnn_ext.convert." if way == WAY else
+                 "Ours is written by hand, in this earlier run. " + " ".join(
+                     f'"{one}": {BY_HAND[one]}.' for one in (way, *beside)))
     parts.append(overview(lines, table))
     for name in dict.fromkeys(line.yardstick for line in lines):
         here = [line for line in lines if line.yardstick == name]

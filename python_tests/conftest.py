@@ -22,8 +22,8 @@ torch.set_num_threads(1)
 FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_models", "docs",
                                      "packaging", "operator", "export", "bench", "bench_gpu")}
 
-# Folders and files whose tests are all marked slow, so that `make test` leaves them out: the tools
-# of developers, and programs that train for long.
+# Folders and files whose tests are all marked slow, as are single tests by @pytest.mark.slow.
+# `make test` leaves them out, `make test-all` runs all.
 SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
     "aoti", "fooling_gradients", "fooling_judge", "fooling_programs", "fooling_recording",
     "interrupts", "package_models", "packages", "plan", "plan_memory", "scripted_surrogate",

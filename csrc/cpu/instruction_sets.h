@@ -1,7 +1,8 @@
 // The instruction sets that the CPU kernels are compiled for, the best first. CMakeLists.txt reads
 // this table and compiles kernels.cpp once for each line of the target processor; run.cpp selects
-// one when the first kernel runs. To add one, add a line here, its pair in target.h, its branches
-// in simd.h and bits.h, and its name in .ci/run and lsnn_ext/tools/config.py.
+// one when the first kernel runs: that of LSNN_CPU, or the best of the processor. To add one, add a
+// line here, its pair in target.h, its branches in simd.h and bits.h, and its name in .ci/run and
+// lsnn_ext/tools/info/__init__.py.
 //
 // X(name, target, bits of a vector, compiler flags, whether this processor supports it).
 #pragma once

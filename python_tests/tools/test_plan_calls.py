@@ -229,6 +229,16 @@ def test_a_converted_model_and_a_function() -> None:
         assert "dense in 120 of 120" in one.choices["product"].chosen
 
 
+@pytest.mark.parametrize(("N", "kernel"), [(220, "lsnn, matrices"), (512, "lsnn, cluster")])
+def test_the_kernel_of_a_card_is_named(N: int, kernel: str) -> None:
+    """By matrices or by rows, both in clusters; the chosen one is not among the slower ones."""
+    (one,) = lsnn_ext.plan(ALIF(20, N), torch.zeros(3, 256, 20), device="h100").layers
+    choice = one.choices["h100 backward"]
+    assert choice.chosen.startswith(f'kernel "{kernel}" (')
+    assert f"{kernel} with" not in choice.why
+    assert one.choices["h100 forward"].chosen.startswith('kernel "lsnn')
+
+
 @pytest.mark.parametrize("card", ["h100", "a100"])
 def test_a_card_that_is_not_there(card: str) -> None:
     """The sizes and the model of the call are those that the plan of the kernels is asked for."""
