@@ -3,9 +3,9 @@
 A model is a projection, the recurrent layer, a linear readout, its mean over time and the cross
 entropy; a step sets the gradients to none and makes them anew, without an optimizer. Weights are
 multiples of few bits and inputs 0 or 1, so that sums are exact in any order: before anything is
-timed the spikes of both sides have to be equal, and their gradients equal to rounding. A spike at the very threshold may differ: at most 1 of
-100,000 may, and how many do is told. Where more do, since one leads to others, other weights are
-drawn, at most four times.
+timed the spikes of both sides have to be equal, and their gradients equal to rounding. A spike at
+the very threshold may differ: at most 1 of 100,000 may, and how many do is told. Where more do,
+since one leads to others, other weights are drawn, at most four times.
 """
 import statistics
 from collections.abc import Sequence
