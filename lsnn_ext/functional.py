@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._core.arguments import Delay, Delays
 from ._core.bits import PackedSpikes, pack_spikes
-from ._core.call import Layered, leaky_readout, of_current, of_inputs
+from ._core.call import Layered, leaky_readout, run_layer, run_neurons
 from ._core.coefficients import Coefficient
 from ._core.lengths import LengthsArgument
 from ._core.linear import linear
@@ -53,7 +53,7 @@ def alif(
 
     Raises:
         TypeError, ValueError, RuntimeError: an argument of a wrong kind, shape, dtype, device or
-            range; the message names the argument, what is expected and what was given.
+            range; the message names the argument.
 
     Equivalent to, for dynamics="lsnn" without delay, refractory period and synapse:
         >>> v = a = z = torch.zeros_like(current[0])
@@ -68,16 +68,16 @@ def alif(
     """
     neuron, call = split_options("alif", options)
     if w_in is not None:
-        made = of_inputs(current, w_in, w_rec, bias, neuron, call, "current")
+        result = run_layer(current, w_in, w_rec, bias, neuron, call, "current")
     elif bias is not None:
-        raise ValueError("bias: expected w_in beside it, got none")
+        raise ValueError("bias: expected w_in with it, got None")
     else:
-        # PackedSpikes are refused there
-        made = of_current(current, w_rec, neuron, call)  # type: ignore[arg-type]
-    assert made.spikes is not None
-    if made.traces is None:
-        return made.spikes, made.state
-    return made.spikes, made.state, made.traces
+        # run_neurons raises for PackedSpikes
+        result = run_neurons(current, w_rec, neuron, call)  # type: ignore[arg-type]
+    assert result.spikes is not None
+    if result.traces is None:
+        return result.spikes, result.state
+    return result.spikes, result.state, result.traces
 
 
 @document(AlifOptions, ALIF_DEFAULTS)
@@ -90,9 +90,9 @@ def layer(
     """The input projection, the recurrence and a leaky readout in one call, fused into one operator
     where that is faster.
 
-    On the CPU mostly zero inputs, such as spikes, meet their weights inside the recurrence, event
-    by event: no current (T, B, N) is written, nor its gradient. The readout runs inside too, so
-    without spikes only what the backward pass needs has the size of (T, B, N); see
+    On the CPU, sparse inputs such as spikes are projected inside the recurrence, event by event:
+    neither a current (T, B, N) nor its gradient is written. The readout is fused too, so without
+    spikes only the tensors saved for the backward pass have the size (T, B, N); see
     checkpoint_every.
 
     Args:
@@ -102,15 +102,14 @@ def layer(
         bias: (N,) added to the projected inputs.
         w_out: (O, N) weights of a readout p_t = k_out p_{t-1} + (1 - k_out) w_out z_t. Default
             None: no readout.
-        k_out: decay of the readout per step, 0 to 1: a number; or a tensor, () or (O,), which is
-            differentiable and whose readout runs behind the operator, as leaky_readout.
+        k_out: decay of the readout per step, 0 to 1: a number; or a differentiable tensor, () or
+            (O,), with which leaky_readout runs after the operator.
         readout_state: (B, O) the readout before the first step. Default zeros.
-        b_out: (O,) added to the readout of every step of a sequence, and not to its state. Default
-            none.
+        b_out: (O,) added to the readout of every step, and not to its state. Default None: 0.
         spikes: whether to return the spikes; without w_out they always are. "bits": packed, for the
-            next layer, at no cost in memory, since the backward pass keeps these bits. As inputs
-            they are read as bits on the CPU, and on CUDA in float32 from compute capability 8.0;
-            elsewhere they are unpacked, with a warning.
+            next layer, at no cost in memory, since the backward pass saves these bits anyway. The
+            CPU kernels read them as inputs, and so does CUDA in float32 from compute capability
+            8.0; otherwise they are unpacked, with a warning.
         **options
 
     Returns:
@@ -125,7 +124,7 @@ def layer(
         >>> readout = readout + b_out
     """
     neuron, call = split_options("layer", options)
-    return of_inputs(x, w_in, w_rec, bias, neuron, call, "x", w_out=w_out, k_out=k_out,
+    return run_layer(x, w_in, w_rec, bias, neuron, call, "x", w_out=w_out, k_out=k_out,
                      readout_state=readout_state, b_out=b_out, spikes=spikes)
 
 
@@ -136,37 +135,38 @@ def recurrent(
     checkpoint_every: int | str | None = None, sparse_grad: str = "all",
     lengths: LengthsArgument | None = None, autapses: bool = True, **coefficients: Coefficient,
 ) -> tuple[Tensor, NeuronState] | tuple[Tensor, NeuronState, dict[str, Tensor]]:
-    """Recurrent neurons of any step over a whole sequence, as one operator.
+    """Recurrent neurons whose step is written in PyTorch over a whole sequence, as one operator.
 
-    The step is traced once, with its gradient, and runs inside the kernels of the CPU. On other
-    devices, inside of use_reference() and of transforms of torch.func it runs as a loop over time.
+    The step and its gradient are traced once and run inside the CPU kernels. On other devices,
+    within use_reference() and under transforms of torch.func the step runs as a loop over time.
 
     Args:
         x: (T, B, N) input current, already projected; (T, B, K, N) for a neuron of K > 1 currents.
             With w_in the inputs (T, B, I), or spikes of another layer as bits. float32 and float64
-            are computed as such; bfloat16 and float16 in float32, the spikes are then returned in
-            the dtype of x. T = 0 and B = 0 are allowed.
+            are computed as such; bfloat16 and float16 in float32, with spikes in the dtype of x.
+            T = 0 and B = 0 are allowed.
         w_rec: (N, N) recurrent weights, w_rec[j, n] from neuron j to neuron n; (K, N, N): w_rec[k,
-            j, n] to the current k of n. With one more axis in front, (S, N, N) or (S, K, N, N),
-            weights for each of S delays. None: no recurrence.
-        neuron: what makes the step, lsnn_ext.Neuron(step).
+            j, n] to the current k of n. (S, N, N) or (S, K, N, N): weights for each of S delays.
+            None: no recurrence.
+        neuron: lsnn_ext.Neuron(step).
         w_in: (N, I) or (K, N, I) input weights, as of torch.nn.functional.linear. Default None: no
             projection.
         bias: (N,) or (K, N), added to the projected inputs.
-        delay: extra delay of the recurrent spikes in steps: an int, or integers (N, N) or (K, N,
-            N) for each synapse; Delays of them where torch.compile is to see no data-dependent
-            step. With weights for each of S delays: S ascending ints.
-        state: NeuronState to start from. Default zeros. Of a longer history of spikes the newest
-            are used.
+        delay: extra delay of recurrent spikes in steps: an int; integers (N, N) or (K, N, N), one
+            for each synapse, or Delays of these so that torch.compile meets no data-dependent
+            control flow; with weights for each of S delays, S ascending ints. Default 0.
+        state: NeuronState to start from. Of a longer spike history the newest steps are used.
+            Default None: zeros.
         trace: also return the states of every step.
-        checkpoint_every: steps between saved states, or bytes such as "500 MB", as of alif. The
-            loop ignores it.
-        sparse_grad: "existing": synapses that are 0 get no gradient; "all".
-        lengths: (B,) steps of each sequence, from 0 to T, whole numbers on the CPU. Each ends after
-            its own last step, as of alif. Default: all have T steps.
-        autapses: False: the diagonal of w_rec counts as 0, and has no gradient.
-        **coefficients: keyword-only arguments of the step: numbers, or tensors () or (N,), which
-            are differentiable and may be complex; of a step with axes also (1, K) or (N, K).
+        checkpoint_every: steps between saved states, or a size such as "500 MB", as in alif. The
+            loop over time ignores it.
+        sparse_grad: "existing": only recurrent weights that are not 0 receive a gradient. "all":
+            every weight.
+        lengths: (B,) steps of each sequence, 0 to T, integers on the CPU, as in alif. Default None:
+            all have T steps.
+        autapses: False: the diagonal of w_rec acts as 0 and has no gradient.
+        **coefficients: keyword-only arguments of the step: numbers, or differentiable tensors () or
+            (N,), real or complex; of a step with axes also (1, K) or (N, K).
 
     Returns:
         spikes (T, B, N), the NeuronState after the last step, and with trace=True a dict of the
@@ -174,7 +174,7 @@ def recurrent(
 
     Raises:
         TypeError, ValueError, RuntimeError: an argument of a wrong kind, shape, dtype, device or
-            range; the message names the argument, what is expected and what was given.
+            range; the message names the argument.
 
     Equivalent to, for one current, without delay:
         >>> states, z = [torch.zeros_like(x[0])] * S, torch.zeros_like(x[0])
@@ -187,5 +187,5 @@ def recurrent(
     options = CallArguments(delay=delay, autapses=autapses, state=state, trace=trace,
                             checkpoint_every=checkpoint_every, sparse_grad=sparse_grad,
                             lengths=lengths)
-    made = _recurrent(x, w_rec, neuron, options, coefficients, w_in, bias)
-    return made  # type: ignore[return-value]
+    result = _recurrent(x, w_rec, neuron, options, coefficients, w_in, bias)
+    return result  # type: ignore[return-value]

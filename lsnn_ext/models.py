@@ -1,8 +1,8 @@
-"""The table of models: everything that makes one model differ from another, each model one row.
+"""The table of models, one row each: the choices that distinguish one model from another.
 
-A model is added at the end of MODELS and nowhere else. The compiled table is made of this file
-while the package is built (csrc/model_table.py), and tests hold README and docs/equations.md, which
-explains the choices, against it. This file imports nothing but the standard library.
+To add a model, append a row to MODELS. The build generates the C++ table from this file
+(csrc/model_table.py), so it imports only the standard library. docs/equations.md explains the
+choices; tests compare README and docs with this table.
 """
 
 import math
@@ -22,37 +22,36 @@ SURROGATE_NAMES = (
 
 
 class Rate(NamedTuple):
-    """A decay of 1 - dt / tau over a step, as of Euler's method, where exp(-dt / tau) is ours."""
+    """A decay of 1 - dt / tau per step, as in Euler's method; ours is exp(-dt / tau)."""
 
     tau: float  # ms
 
     def decay(self, dt: float) -> float:
-        """Raises ValueError where the step is longer than the time constant."""
+        """The decay over a step of dt ms. Raises ValueError unless dt < tau."""
         if not dt < self.tau:
             raise ValueError(f"dt: expected less than {self.tau:g} ms, the time constant of a "
                              f"decay 1 - dt / tau, got {dt}")
         return 1 - dt / self.tau
 
 
-# A default: a number, True or False; None: what functional.alif does without it; a text: there is
-# none, and this is what the makers have in its place.
+# A default: a number, True or False; None: the rule of functional.alif; a text: no default, and
+# what the authors use instead.
 Default: TypeAlias = float | Rate | str | None
 
 
 class Origin(NamedTuple):
-    """Whose neuron a model is, and the defaults of its makers' own code, in the words of the
-    arguments of the modules, which take them where that model is named."""
+    """The origin of a model, and the defaults of its authors' code, by argument of the modules."""
 
-    whose: str
+    name: str
     source: str  # the paper, or the package itself
     defaults: Mapping[str, Default]  # of a network of regular and adaptive neurons
-    alif: Mapping[str, Default] = {}  # what differs for a layer of adaptive neurons alone
-    lif: Mapping[str, Default] = {}  # what differs without adaptation
-    beyond: str = ""  # what no argument of a module says
-    ranges: Mapping[str, tuple[float, float]] = {}  # the makers' clamps of what learns, with dt = 1
+    alif: Mapping[str, Default] = {}  # changes for a layer of only adaptive neurons
+    lif: Mapping[str, Default] = {}  # changes without adaptation
+    beyond: str = ""  # differences that no argument of a module expresses
+    ranges: Mapping[str, tuple[float, float]] = {}  # the authors' clamps while learning, for dt = 1
 
 
-# Without adaptation: none is left of a step to the next, and it lifts nothing.
+# No adaptation: it vanishes within a step and does not raise the threshold.
 _PLAIN: dict[str, Default] = {"rho": 0.0, "beta": 0.0, "refractory": 0, "autapses": True}
 
 _BELLEC = Origin(
@@ -69,9 +68,9 @@ _LIGHT = Origin(
      "autapses": False},
     lif={"threshold": 0.615},
 )
-_ELIG_ALIF = _LIGHT._replace(whose="EligALIF of the e-prop paper", lif={})
+_ELIG_ALIF = _LIGHT._replace(name="EligALIF of the e-prop paper", lif={})
 _CUSTOM_ALIF = _ELIG_ALIF._replace(
-    whose="CustomALIF of the e-prop paper",
+    name="CustomALIF of the e-prop paper",
     defaults={**_LIGHT.defaults, "beta": 0.16, "threshold": 0.615},
 )
 _YIN = Origin(
@@ -133,8 +132,7 @@ _BARONIG = Origin(
 
 @dataclass(frozen=True)
 class Model:
-    """One row: the choices of the recurrence, the defaults of what a caller leaves out, the
-    origin."""
+    """One row: choices of the recurrence, defaults of omitted arguments, and the origin."""
 
     origin: Origin
     test: Literal["old", "new"] = "new"
@@ -207,7 +205,7 @@ MODELS: dict[str, Model] = {
 }
 
 
-# What others call a model or a surrogate, or begin the name of one with.
+# Other names of models and surrogates: the name here, or how it begins.
 _FAMILIES = {
     "norse": "norse_", "snntorch": "snntorch_", "sinabs": "sinabs_", "spikingjelly": "sj_",
     "yin": "srnn", "alif": "lsnn", "bellec": "lsnn", "bellec2018": "lsnn", "bellec2020": "eprop",
@@ -223,28 +221,28 @@ _OTHER_SURROGATES = {
 }
 
 
-def _meant(name: Any, known: Iterable[str], others: Mapping[str, str]) -> str:
-    """Words for the end of a message: which of the known names may be meant."""
+def _suggest(name: Any, names: Iterable[str], aliases: Mapping[str, str]) -> str:
+    """A hint for the end of a message: similar names."""
     if not isinstance(name, str):
         return ""
     plain = "".join(letter for letter in name.lower() if letter.isalnum())
-    begin = others.get(plain)
-    found = [one for one in known if begin and one.startswith(begin)]
-    found = [begin] if begin in found else found or get_close_matches(name.lower(), known)
+    prefix = aliases.get(plain)
+    found = [one for one in names if prefix and one.startswith(prefix)]
+    found = [prefix] if prefix in found else found or get_close_matches(name.lower(), names)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
-def named_model(dynamics: str) -> Model:
-    """The model with this name."""
+def find_model(dynamics: str) -> Model:
+    """The model with this name. Raises ValueError if it is unknown."""
     if dynamics not in MODELS:
-        raise ValueError(f"dynamics: unknown model {dynamics!r}, expected one of "
-                         f"{', '.join(MODELS)}{_meant(dynamics, MODELS, _FAMILIES)}")
+        raise ValueError(f"dynamics: expected one of {', '.join(MODELS)}, got {dynamics!r}"
+                         f"{_suggest(dynamics, MODELS, _FAMILIES)}")
     return MODELS[dynamics]
 
 
-def default_values(dynamics: str, kind: Literal["ALIF", "LIF", "LSNN"]) -> dict[str, Default]:
-    """The defaults of a module of this kind with this model."""
-    origin = named_model(dynamics).origin
+def find_defaults(dynamics: str, kind: Literal["ALIF", "LIF", "LSNN"]) -> dict[str, Default]:
+    """The defaults of the arguments of a module of this kind with this model."""
+    origin = find_model(dynamics).origin
     defaults = {"delay": 0, **origin.defaults}
     if kind == "LSNN":
         return defaults
@@ -256,14 +254,13 @@ def default_values(dynamics: str, kind: Literal["ALIF", "LIF", "LSNN"]) -> dict[
 
 
 def check_surrogate(name: str) -> None:
-    """Raises ValueError for a surrogate that there is not."""
+    """Raises ValueError if the surrogate is unknown."""
     if name not in SURROGATE_NAMES:
-        raise ValueError(f"surrogate: unknown {name!r}, expected one of "
-                         f"{', '.join(SURROGATE_NAMES)}"
-                         f"{_meant(name, SURROGATE_NAMES, _OTHER_SURROGATES)}")
+        raise ValueError(f"surrogate: expected one of {', '.join(SURROGATE_NAMES)}, got {name!r}"
+                         f"{_suggest(name, SURROGATE_NAMES, _OTHER_SURROGATES)}")
 
 
 def check_sparse_grad(which: object) -> None:
-    """Raises ValueError for anything but the names of weights that get a gradient."""
+    """Raises ValueError unless sparse_grad is "all" or "existing"."""
     if which not in ("all", "existing"):
         raise ValueError(f"sparse_grad: expected 'all' or 'existing', got {which!r}")

@@ -1,9 +1,8 @@
-"""The recurrence in plain torch, one line per equation, differentiated by autograd: the form to
-compare others with.
+"""The reference: the recurrence in plain torch, one line per equation, differentiated by autograd.
 
-docs/equations.md explains equations, letters and choices; numbers in brackets are its equations.
-Terms are evaluated from left to right exactly as written, so that a compiled form can agree bit for
-bit.
+Numbers in brackets are the equations of docs/equations.md, which explains letters and choices.
+Terms are evaluated from left to right as written, so that the compiled kernels can be bitwise
+identical.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
@@ -18,31 +17,32 @@ from ._core.lengths import Lengths
 from ._core.options import ALIF_DEFAULTS, AlifOptions, document, split_options
 from ._core.state import State, Traces
 from ._core.surrogates import Surrogate, find_cutoff, find_surrogate
-from .models import COEFFICIENTS, Model, named_model
+from .models import COEFFICIENTS, Model, find_model
 
 __all__ = ["alif", "leaky_readout"]
 
 
 class _Stepper(NamedTuple):
-    """A model with its coefficients, which makes steps."""
+    """A model with its coefficients; step computes one step."""
 
     model: Model
     k: dict[str, Tensor]
     # (d, weights of the synapses with extra delay d), d ascending
     synapses: list[tuple[int, Tensor]]
     refractory: int
-    spike: Callable[[Tensor, Tensor], Tensor]  # of m, and of whether it passes the test
+    spike: Callable[[Tensor, Tensor], Tensor]  # of m, and whether m passes the test
 
     def step(self, x: Tensor, s: State) -> tuple[State, Tensor]:
-        """One step: the new state, and the moving threshold A."""
+        """The state after one step, and the moving threshold A."""
         model, k = self.model, self.k
         c = x + sum(self.detach("rec", s.z[d]) @ w for d, w in self.synapses)  # (1)
         i = k["sigma"] * s.i + c  # (2)
-        a = k["rho"] * s.a + k["q"] * self.drive(s) + k["p"] * s.v  # (3)
+        a = k["rho"] * s.a + k["q"] * self.compute_drive(s) + k["p"] * s.v  # (3)
         A = k["theta"] + k["beta"] * a  # (4)
         y = k["alpha"] * s.v + k["kappa"] * (i - k["eta"] * a)  # (5)
         u = self.reset(y, self.detach("reset", s.z[0]), A) if model.when == "next" else y  # (6)
-        m, over = self.margin(u if model.test == "new" else s.v, self.detach("thr", A))  # (7)
+        n = u if model.test == "new" else s.v
+        m, over = self.compute_margin(n, self.detach("thr", A))  # (7)
         free = ~(s.r > 0)
         z = torch.where(free, self.spike(m, over), torch.zeros_like(m))
         v = self.reset(u, self.detach("reset", z), A) if model.when == "now" else u  # (8)
@@ -50,50 +50,50 @@ class _Stepper(NamedTuple):
         r = torch.where(free & over, torch.full_like(s.r, self.refractory), (s.r - 1).clamp(min=0))
         return State(v, a, i, r, torch.cat([z[None], s.z[:-1]])), A
 
-    def drive(self, s: State) -> Tensor:
+    def compute_drive(self, s: State) -> Tensor:
         """e' of (3)."""
         if self.model.drive == "cross":
             A = self.k["theta"] + self.k["beta"] * s.a
-            return self.detach("adapt", self.spike(*self.margin(s.v, A)))
-        if self.model.drive == "above":  # a bare test: it never had a gradient
-            return _over(self.model.ge, s.v - self.k["theta"]).to(s.v.dtype)
+            return self.detach("adapt", self.spike(*self.compute_margin(s.v, A)))
+        if self.model.drive == "above":  # only the test, which has no gradient
+            return _passes_test(self.model.ge, s.v - self.k["theta"]).to(s.v.dtype)
         return self.detach("adapt", s.z[0])
 
     def reset(self, y: Tensor, z: Tensor, A: Tensor) -> Tensor:
-        """What a spike z does to y, (6) and (8)."""
+        """y after the reset of a spike z, (6) and (8)."""
         if self.model.reset == "to":
             return (1 - z) * y + z * self.k["R"]
         return y - z * (A if self.model.reset == "A" else self.k["R"])
 
-    def margin(self, n: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-        """m of (7), and whether it passes the test, which divides nothing; m is 0 where s is no
-        normal number."""
+    def compute_margin(self, n: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+        """m of (7), and whether it passes the test, which needs no division; m is 0 if s is zero or
+        subnormal."""
         d, width = n - A, self.k["width"]
         if self.model.scale == "1":
-            return d / width, _over(self.model.ge, d)
+            return d / width, _passes_test(self.model.ge, d)
         s = width * A
         vanishes = s.abs() < torch.finfo(s.dtype).tiny
         m = torch.where(vanishes, 0.0, d / torch.where(vanishes, 1.0, s))
-        return m, _over(self.model.ge, torch.where(A < 0, -d, d))
+        return m, _passes_test(self.model.ge, torch.where(A < 0, -d, d))
 
     def detach(self, path: str, value: Tensor) -> Tensor:
-        """The value, without a gradient where the model detaches this path."""
-        return detached(value) if path in self.model.detach else value
+        """The value, detached if the model detaches this path."""
+        return stop_gradient(value) if path in self.model.detach else value
 
 
-def _over(ge: bool, d: Tensor) -> Tensor:
+def _passes_test(ge: bool, d: Tensor) -> Tensor:
     return d >= 0 if ge else d > 0
 
 
-def detached(value: Tensor) -> Tensor:
-    """The value without its gradient: every detach of the table goes through here, so that a test
-    can hold it fixed."""
+def stop_gradient(value: Tensor) -> Tensor:
+    """The value, detached. All detached paths of the models call it, so that tests can replace
+    it."""
     return value.detach()
 
 
 class _Spike(torch.autograd.Function):
-    """z of (7): the test, or for smooth spikes the antiderivative; the gradient is dampening *
-    psi(m) in both."""
+    """z of (7): the test, or with smooth=True the antiderivative; the gradient of both is dampening
+    * psi(m)."""
 
     generate_vmap_rule = True
 
@@ -117,7 +117,7 @@ class _Spike(torch.autograd.Function):
         return *forbid_second_derivative([found], [gradient, m]), None, None, None, None, None
 
 
-def _synapses(w: Tensor | None, delay: Delay) -> list[tuple[int, Tensor]]:
+def _split_synapses(w: Tensor | None, delay: Delay) -> list[tuple[int, Tensor]]:
     if w is None:
         return []
     if w.dim() == 3:
@@ -136,7 +136,7 @@ def _synapses(w: Tensor | None, delay: Delay) -> list[tuple[int, Tensor]]:
 def alif(
     current: Tensor, w_rec: Tensor | None, **options: Unpack[AlifOptions],
 ) -> tuple[Tensor, State] | tuple[Tensor, State, Traces]:
-    """The whole sequence in a loop over time, differentiated by autograd.
+    """Spikes and state of a whole sequence, by a loop over time that autograd differentiates.
 
     checkpoint_every and saved_dtype are ignored. The refractory counter of equation (9) follows the
     test of equation (7), also with smooth=True.
@@ -155,7 +155,7 @@ def alif(
         TypeError, ValueError: an unknown option, or one out of range.
     """
     neuron, call = split_options("reference.alif", options)
-    model = named_model(neuron.dynamics)
+    model = find_model(neuron.dynamics)
     name = model.surrogate if neuron.surrogate is None else neuron.surrogate
     shape = find_surrogate(name)
     cutoff = find_cutoff(name, neuron.surrogate_cutoff, call.smooth)
@@ -171,7 +171,7 @@ def alif(
     numbers: Any = {name: getattr(neuron, name) for name in COEFFICIENTS}
     k = {name: torch.as_tensor(value, dtype=dtype, device=device)
          for name, value in complete_coefficients(neuron.dynamics, **numbers).items()}
-    synapses = _synapses(None if w_rec is None else w_rec.to(dtype), delay)
+    synapses = _split_synapses(None if w_rec is None else w_rec.to(dtype), delay)
     spike: Callable[..., Tensor] = _Spike.apply
     stepper = _Stepper(
         model, k, synapses, neuron.refractory,
@@ -183,8 +183,8 @@ def alif(
         zero = torch.zeros(B, N, dtype=dtype, device=device)
         state = State(zero, zero, zero, zero, zero.expand(D, B, N))
     if state.z.shape[0] < D:
-        raise ValueError(f"state.z: holds {state.z.shape[0]} past steps, the delays need at least "
-                         f"{D}")
+        raise ValueError(f"state.z: expected {D} past steps or more for these delays, got "
+                         f"{state.z.shape[0]}")
     s = State(*(value.to(dtype) for value in state))
     s = s._replace(z=s.z[:D])
 
@@ -209,11 +209,19 @@ def alif(
 
 
 def leaky_readout(x: Tensor, p: Tensor | None, k: float) -> tuple[Tensor, Tensor]:
-    """The readout of products x (T, B, O) from p (B, O) or zeros on: p of every step, and of the
-    last one."""
+    """The readout of projected spikes.
+
+    Args:
+        x: (T, B, O) products of spikes and output weights.
+        p: (B, O) before the first step, or None: zeros.
+        k: decay per step.
+
+    Returns:
+        p of every step (T, B, O), and p after the last step (B, O).
+    """
     last = x.new_zeros(x.shape[1:]) if p is None else p
-    steps = []
-    for now in x:
-        last = k * last + (1 - k) * now
-        steps.append(last)
-    return torch.stack(steps) if steps else x, last
+    outputs = []
+    for x_t in x:
+        last = k * last + (1 - k) * x_t
+        outputs.append(last)
+    return torch.stack(outputs) if outputs else x, last

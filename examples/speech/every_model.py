@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import PackedSequence
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # examples/
 from common.training import count, number
 from lsnn_ext import ALIF, LeakyReadout
-from lsnn_ext.models import MODELS, Rate, default_values
+from lsnn_ext.models import MODELS, Rate, find_defaults
 from lsnn_ext.modules.neuron import RANGES
 from speech.data import CHANNELS, DIGITS, Data, load
 from speech.train import logits
@@ -45,7 +45,7 @@ LAST = 50  # iterations whose mean is told, of the first and of the last ones
 def constants(dynamics: str) -> tuple[dict[str, float], tuple[str, ...]]:
     """What has to be given to a layer with this model, and what of it may learn: all that its
     makers' neuron has."""
-    own = default_values(dynamics, "ALIF")
+    own = find_defaults(dynamics, "ALIF")
     needed = [OF_DECAY.get(name, name) for name, value in own.items() if isinstance(value, str)]
     given = {name: GIVEN[name] for name in needed}
     has = {name for name, value in own.items() if isinstance(value, float | Rate) and value != 0.0}

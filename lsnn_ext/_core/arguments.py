@@ -1,7 +1,7 @@
-"""The arguments of functional.alif: checked, and in the form that the operator takes.
+"""Checks of the arguments of functional.alif, and their conversion for the operator.
 
-Inputs are checked in call.py (of_inputs), inputs of modules in modules/checks.py, and what reaches
-the operators in csrc/torch/checks.h and arguments.h.
+Other checks: of inputs in call.py (run_layer), of modules in modules/checks.py, of the operators in
+csrc/torch/checks.h and arguments.h.
 """
 
 import math
@@ -19,9 +19,10 @@ from .torch_internals import assert_on_device, is_batched, is_graph_freed, is_mo
 
 _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
-def readable(tensor: Tensor) -> bool:
-    """Whether its numbers may be looked at here: they lie on the CPU, and nobody compiles, traces
-    or maps over them."""
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether Python may read the numbers of the tensor: it is on the CPU, and no compiler, tracer,
+    mode or vmap is active."""
     return (
         not torch.compiler.is_compiling() and type(tensor) in _ORDINARY and tensor.is_cpu
         and not is_mode_active(functions=False) and not torch.jit.is_tracing()
@@ -30,19 +31,18 @@ def readable(tensor: Tensor) -> bool:
 
 
 class Delays(NamedTuple):
-    """Delays d_jk (N, N) with their distinct values in ascending order, so that no call has to look
-    for them.
+    """Delays d_jk (N, N) with their distinct values, which calls then need not search.
 
-    Whoever changes the tensor makes them anew: a call refuses delays that are not among the
-    distinct values.
+    After a change of the tensor call Delays.of again: a call raises an error for a delay that is
+    not among the distinct values.
     """
 
     each: Tensor
-    distinct: tuple[int, ...]
+    distinct: tuple[int, ...]  # ascending
 
     @classmethod
     def of(cls, each: Tensor) -> "Delays":
-        """Looks for the distinct values; integers >= 0 are expected."""
+        """Delays of integers each >= 0, (N, N). Raises TypeError or ValueError naming delay."""
         if not isinstance(each, Tensor):
             raise TypeError(f"delay: expected an int or an integer tensor (N, N), got "
                             f"{type(each).__name__}")
@@ -50,14 +50,14 @@ class Delays(NamedTuple):
             raise TypeError(f"delay: expected an integer tensor, got {each.dtype}")
         if each.is_meta:
             raise ValueError("delay: expected numbers, got a tensor on meta; make it on the CPU")
-        distinct = _distinct(each)
+        distinct = _find_distinct(each)
         if distinct and distinct[0] < 0:
             raise ValueError(f"delay: expected extra steps >= 0 everywhere, got {distinct[0]}")
         return cls(each, distinct)
 
 
-def _distinct(each: Tensor) -> tuple[int, ...]:
-    """In ascending order."""
+def _find_distinct(each: Tensor) -> tuple[int, ...]:
+    """The distinct values in ascending order."""
     if each.is_cpu and each.numel():
         low, high = (int(end) for end in each.aminmax())
         if high - low < each.numel():  # counted in a fraction of the time of sorting
@@ -69,54 +69,51 @@ def _distinct(each: Tensor) -> tuple[int, ...]:
 Delay: TypeAlias = int | Tensor | Delays | Sequence[int]
 
 
-def _hold(given: Delays, on_cpu: bool) -> None:
-    """Refuses a tensor that was changed since its distinct values were looked for.
+def _check_distinct(delays: Delays, on_cpu: bool) -> None:
+    """Raises ValueError if the tensor was changed since its distinct values were found.
 
-    What may not be looked at here, in a graph or on a GPU, is compared there when it runs. The
-    operator on the CPU does so by itself, where there are several delays.
+    In a graph and on a GPU the comparison runs on the device. The CPU operator makes the same check
+    for more than one distinct value.
     """
-    each, distinct = given
+    each, distinct = delays
     if each.is_meta or (on_cpu and len(distinct) > 1):
         return
     message = (
-        f"delay: expected no other numbers than {distinct}, got a tensor that was changed since "
-        f"they were looked for; "
-        "make functional.Delays of it anew, or call the layer once outside of torch.compile"
+        f"delay: expected only the values {distinct}, got a tensor changed since functional.Delays "
+        f"read it; make functional.Delays again, or call the layer once outside of torch.compile"
     )
-    if readable(each) and len(distinct) == 1:
-        low, high = each.aminmax()  # twice as fast as a comparison
+    if is_readable(each) and len(distinct) == 1:
+        low, high = each.aminmax()  # half the time of a comparison
         if (int(low), int(high)) != (*distinct, *distinct):
             raise ValueError(message)
         return
-    known = torch.zeros_like(each, dtype=torch.bool)
+    is_distinct = torch.zeros_like(each, dtype=torch.bool)
     for value in distinct:
-        known = known | (each == value)
-    assert_on_device(known.all(), message)
+        is_distinct = is_distinct | (each == value)
+    assert_on_device(is_distinct.all(), message)
 
 
-def delays_of(
+def resolve_delays(
     delay: Delay, w_rec: Tensor | None, N: int, device: torch.device, currents: int = 1,
 ) -> tuple[Tensor | None, list[int]]:
-    """The delay of each synapse, or None where those of a matrix are alike, and the distinct
-    delays, ascending. With several currents K each has synapses of its own: (K, N, N)."""
-    synapses = _synapses_shape(N, currents)
+    """The delays of the synapses, (N, N) or (K, N, N) for K > 1 currents, None if all of a matrix
+    are equal; and the distinct delays, ascending, empty without w_rec. Raises TypeError or
+    ValueError for an invalid delay."""
+    synapses = _find_weight_shape(N, currents)
     if w_rec is None:
         if not isinstance(delay, int) or delay:
             raise ValueError(f"delay: expected 0 without w_rec, got {delay}")
         return None, []
     if w_rec.dim() > len(synapses):
-        given = [delay] if isinstance(delay, int) else delay
-        if not isinstance(given, list | tuple) or not all(type(d) is int for d in given):
-            wanted = (
-                f"an int for each matrix of w_rec {tuple(w_rec.shape)}, or a w_rec of shape "
-                f"{synapses}"
-            )
-            raise TypeError(f"delay: expected {wanted}, got {type(delay).__name__}")
-        ascending = all(low < high for low, high in zip(given, given[1:], strict=False))
-        if len(given) != w_rec.shape[0] or not given or given[0] < 0 or not ascending:
-            wanted = f"{w_rec.shape[0]} ascending delays >= 0, one for each matrix of w_rec"
-            raise ValueError(f"delay: expected {wanted}, got {tuple(given)}")
-        return None, list(given)
+        values = [delay] if isinstance(delay, int) else delay
+        if not isinstance(values, list | tuple) or not all(type(d) is int for d in values):
+            raise TypeError(f"delay: expected an int for each matrix of w_rec {tuple(w_rec.shape)},"
+                            f" or a w_rec of shape {synapses}, got {type(delay).__name__}")
+        is_ascending = all(low < high for low, high in zip(values, values[1:], strict=False))
+        if len(values) != w_rec.shape[0] or not values or values[0] < 0 or not is_ascending:
+            raise ValueError(f"delay: expected {w_rec.shape[0]} ascending delays >= 0, one for each"
+                             f" matrix of w_rec, got {tuple(values)}")
+        return None, list(values)
     if isinstance(delay, int) and not isinstance(delay, bool):
         if delay < 0:
             raise ValueError(f"delay: expected extra steps >= 0, got {delay}")
@@ -128,18 +125,18 @@ def delays_of(
     if isinstance(delay, Delays) and not isinstance(delay.each, Tensor):
         raise TypeError(f"delay.each: expected an integer tensor ({N}, {N}), got "
                         f"{type(delay.each).__name__}")
-    each = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # a bool is refused there
+    each = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]  # raises for a bool
     if each.each.shape not in ((N, N), synapses):
         raise ValueError(f"delay: expected shape {synapses}, got {tuple(each.each.shape)}")
-    _hold(each, device.type == "cpu")
+    _check_distinct(each, device.type == "cpu")
     if len(each.distinct) <= 1:
         return None, list(each.distinct)
-    one = each.each.to(device, torch.int64)
-    return one if one.shape == synapses else one.repeat(currents, 1, 1), list(each.distinct)
+    found = each.each.to(device, torch.int64)
+    return found if found.shape == synapses else found.repeat(currents, 1, 1), list(each.distinct)
 
 
-def _synapses_shape(N: int, currents: int) -> tuple[int, ...]:
-    """Of a matrix of weights, or of one for each of several currents."""
+def _find_weight_shape(N: int, currents: int) -> tuple[int, ...]:
+    """The shape of the recurrent weights of one delay."""
     return (N, N) if currents == 1 else (currents, N, N)
 
 
@@ -147,25 +144,25 @@ _NUMBERS = {"alpha": (0, 1), "rho": (0, 1), "sigma": (0, 1), "width": (5e-324, m
 
 
 def _check_number(name: str, value: float) -> None:
-    """Numbers that are no tensors; those in tensors the operator reads itself, on the CPU."""
+    """Raises ValueError for a number out of range. The CPU operator checks those in tensors."""
     low, high = _NUMBERS.get(name, (-math.inf, math.inf))
     # not math.isfinite, which torch.compile cannot trace for a dynamic number
     if low <= value <= high and -math.inf < value < math.inf:
         return
     hint = ""
     if name in ("alpha", "rho", "sigma") and value > 1:
-        hint = (f"; {name} is a decay over a step: that of a time constant of {value:g} is "
+        hint = (f"; {name} is a decay per step: for a time constant of {value:g} pass "
                 f"math.exp(-dt / {value:g})")
-    wanted = {"width": "a finite number > 0"}.get(
+    expected = {"width": "a finite number > 0"}.get(
         name, "a finite number" if low == -math.inf else f"a number from {low} to {high}")
-    raise ValueError(f"{name}: expected {wanted}, got {value}{hint}")
+    raise ValueError(f"{name}: expected {expected}, got {value}{hint}")
 
 
-def check_coefficients(given: dict[str, Coefficient | Decay | None], N: int,
+def check_coefficients(coefficients: dict[str, Coefficient | Decay | None], N: int,
                        device: torch.device) -> None:
-    """Kinds, shapes, devices; ranges of numbers where the operator does not check them. None: left
-    to the model."""
-    for name, value in given.items():
+    """Raises TypeError or ValueError for a coefficient of a wrong kind, shape, dtype or device, and
+    for a number out of range. None stands for the rule of the model."""
+    for name, value in coefficients.items():
         if value is None:
             continue
         value = value.tau if type(value) is Decay else value
@@ -182,26 +179,27 @@ def check_coefficients(given: dict[str, Coefficient | Decay | None], N: int,
         else:
             _check_number(name, value)
     for name in ("alpha", "theta"):
-        if given[name] is None:
+        if coefficients[name] is None:
             raise TypeError(f"{name}: expected a number or a tensor, got None")
 
 
-def complements_of(given: dict[str, Coefficient | Decay | None],
-                   rules: dict[str, tuple[str, bool]]) -> dict[str, str]:
-    """Of coefficients that are left out, those that are one less a tensor or a Decay, and the name
-    of it; rules: by name that other one, and whether the model says so."""
-    return {name: other for name, (other, follows) in rules.items()
-            if follows and given[name] is None and isinstance(given[other], (Tensor, Decay))}
+def find_complements(coefficients: dict[str, Coefficient | Decay | None],
+                     rules: dict[str, tuple[str, bool]]) -> dict[str, str]:
+    """The omitted coefficients that are 1 - another, which is a tensor or a Decay, with the name of
+    that other; rules: by name the other, and whether the model has this rule."""
+    return {name: other for name, (other, applies) in rules.items()
+            if applies and coefficients[name] is None
+            and isinstance(coefficients[other], (Tensor, Decay))}
 
 
 def check_state(
     state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device,
 ) -> tuple[Any, ...]:
-    """The five tensors of the state; five times None, which stands for zeros, where none is
-    given."""
+    """The five tensors of the state, z with its D newest steps; for None five times None, which
+    stands for zeros. Raises TypeError or ValueError naming the leaf."""
     if state is None:
         return (None,) * len(State._fields)
-    refuse_freed_graph(state, through=1)  # as a call has returned it, not as layers compute it
+    refuse_freed_graph(state, through=1)  # the state is that of a call, without further operators
     for name, value in iterate_leaves(state):
         check_state_leaf(name, value, (D, B, N) if name == "z" else (B, N), dtype, device,
                          "current")
@@ -209,62 +207,63 @@ def check_state(
     return v, a, i, r, z[:D]
 
 
-def check_state_leaf(name: str, value: Tensor, wanted: tuple[int, ...], dtype: torch.dtype,
-                     device: torch.device, of: str) -> None:
-    """Raises TypeError or ValueError for what is no leaf of a state: z (D, B, N), which may have
-    more past steps, or another (B, N). of: the argument whose device it must have."""
-    fits = value.shape == wanted
+def check_state_leaf(name: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype,
+                     device: torch.device, x_name: str) -> None:
+    """Raises TypeError or ValueError for a leaf of a state with another shape, dtype or device than
+    that of the argument called x_name. z (D, B, N) may have more past steps."""
+    fits = value.shape == shape
     if name == "z":
-        fits = value.dim() == 3 and value.shape[0] >= wanted[0] and value.shape[1:] == wanted[1:]
+        fits = value.dim() == 3 and value.shape[0] >= shape[0] and value.shape[1:] == shape[1:]
     if not fits:
         more = " or more past steps" if name == "z" else ""
-        raise ValueError(f"state.{name}: expected shape {wanted}{more}, got {tuple(value.shape)}")
+        raise ValueError(f"state.{name}: expected shape {shape}{more}, got {tuple(value.shape)}")
     if value.device != device:
-        raise ValueError(f"state.{name}: expected device {device} as {of}, got {value.device}")
+        raise ValueError(f"state.{name}: expected device {device} as {x_name}, got {value.device}")
     if value.dtype != dtype:
         raise TypeError(f"state.{name}: expected {dtype}, got {value.dtype}")
 
 
-def check_beside(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tensor,
-                 of: str) -> None:
-    """A floating point tensor on the device of x, called `of`; a letter in the shape stands for any
-    size."""
+def check_operand(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tensor,
+                  x_name: str) -> None:
+    """Raises TypeError or ValueError unless value is a floating point tensor of this shape on the
+    device of x, the argument called x_name; a letter in the shape stands for any size."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     fits = value.dim() == len(shape) and all(
-        isinstance(size, str) or size == given
-        for size, given in zip(shape, value.shape, strict=True)
+        isinstance(size, str) or size == found
+        for size, found in zip(shape, value.shape, strict=True)
     )
     if not fits:
-        wanted = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        raise ValueError(f"{name}: expected shape ({wanted}), got {tuple(value.shape)}")
+        sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{name}: expected shape ({sizes}), got {tuple(value.shape)}")
     if not value.dtype.is_floating_point:
         raise TypeError(f"{name}: expected a floating point dtype, got {value.dtype}")
     if value.device != x.device:
-        raise ValueError(f"{name}: expected device {x.device} as {of}, got {value.device}")
+        raise ValueError(f"{name}: expected device {x.device} as {x_name}, got {value.device}")
 
 
 def _check_recurrence(w_rec: Tensor, N: int, x: Tensor, name: str, currents: int) -> None:
-    shape = _synapses_shape(N, currents)
+    shape = _find_weight_shape(N, currents)
     by_delay = w_rec.dim() == len(shape) + 1 and w_rec.shape[1:] == shape and w_rec.shape[0] > 0
     if w_rec.shape != shape and not by_delay:
         sizes = ", ".join(map(str, shape))
-        of = f"a current of {N} neurons" if currents == 1 else f"{currents} currents of {N} neurons"
-        raise ValueError(f"w_rec: expected shape ({sizes}) or (S, {sizes}) for {of}, got "
-                         f"{tuple(w_rec.shape)}")
+        what = "a current" if currents == 1 else f"{currents} currents"
+        raise ValueError(f"w_rec: expected shape ({sizes}) or (S, {sizes}) for {what} of {N} "
+                         f"neurons, got {tuple(w_rec.shape)}")
     dtype = torch.promote_types(x.dtype, torch.float32)
     if torch.promote_types(w_rec.dtype, torch.float32) != dtype:
         smaller = ", torch.float16 or torch.bfloat16" if dtype == torch.float32 else ""
-        of = "a current" if name == "current" else f"an {name}"
-        raise TypeError(f"w_rec: expected {dtype}{smaller} for {of} of {x.dtype}, got "
+        what = "a current" if name == "current" else f"an {name}"
+        raise TypeError(f"w_rec: expected {dtype}{smaller} for {what} of {x.dtype}, got "
                         f"{w_rec.dtype}")
     if w_rec.device != x.device:
         raise ValueError(f"w_rec: expected device {x.device} as {name}, got {w_rec.device}")
 
 
-def check(current: Tensor, w_rec: Tensor | None, N: int, refractory: int, dampening: float) -> None:
-    """Kinds, shapes and dtypes of a layer of N neurons; current: (T, B, N), or the inputs in front
-    of a projection."""
+def check_call(current: Tensor, w_rec: Tensor | None, N: int, refractory: int,
+               dampening: float) -> None:
+    """Raises TypeError or ValueError for arguments of a call of N neurons; current: (T, B, N), or
+    inputs (T, B, I) of a projection."""
     check_sequence("current", current, w_rec, N)
     if isinstance(refractory, bool) or not isinstance(refractory, int):
         raise TypeError(f"refractory: expected an int, got {type(refractory).__name__}")
@@ -278,16 +277,16 @@ def check(current: Tensor, w_rec: Tensor | None, N: int, refractory: int, dampen
 
 
 def check_sequence(name: str, x: Tensor, w_rec: Tensor | None, N: int, currents: int = 1) -> None:
-    """The part of check that every neuron shares; x, called name: (T, B, N), or (T, B, K, N) of
-    several currents K, or inputs (T, B, I)."""
+    """Raises TypeError or ValueError for an x or w_rec of a wrong kind, dtype or shape; x, the
+    argument called name: (T, B, N), inputs (T, B, I), or (T, B, K, N) for K > 1 currents."""
     weights = {} if w_rec is None else {"w_rec": w_rec}
-    for of, value in {name: x, **weights}.items():
+    for argument, value in {name: x, **weights}.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{of}: expected a tensor, got {type(value).__name__}")
+            raise TypeError(f"{argument}: expected a tensor, got {type(value).__name__}")
         if not value.dtype.is_floating_point:
-            raise TypeError(f"{of}: expected a floating point dtype, got {value.dtype}")
+            raise TypeError(f"{argument}: expected a floating point dtype, got {value.dtype}")
         if value.layout != torch.strided:
-            raise TypeError(f"{of}: expected a dense tensor, got layout {value.layout}")
+            raise TypeError(f"{argument}: expected a dense tensor, got layout {value.layout}")
     if currents == 1 and x.dim() != 3:
         raise ValueError(f"{name}: expected shape (T, B, N), got {tuple(x.shape)}")
     if currents > 1 and (x.dim() != 4 or x.shape[2] != currents):
@@ -298,8 +297,9 @@ def check_sequence(name: str, x: Tensor, w_rec: Tensor | None, N: int, currents:
         _check_recurrence(w_rec, N, x, name, currents)
 
 
-def saves_bf16(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
-    """Whether y is saved as bfloat16, in a computation of this dtype."""
+def is_bf16_saved(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
+    """Whether membranes are saved as bfloat16 in a computation of this dtype. Raises ValueError for
+    another saved_dtype."""
     if saved_dtype not in (None, torch.bfloat16, dtype):
         raise ValueError(
             f"saved_dtype: expected None, torch.bfloat16 or {dtype}, got {saved_dtype}")
@@ -319,20 +319,21 @@ def parse_bytes(text: str) -> float:
 
 
 class Saved(NamedTuple):
-    """What the backward pass needs of a neuron; those of models."""
+    """The numbers that the backward pass needs of a neuron; the defaults are those of models."""
 
-    currents: int = 1  # numbers of a neuron-step
-    states: int = 4
+    currents: int = 1  # numbers per neuron-step
+    states: int = 4  # numbers of a saved state
     segment: int = 128  # steps between two saved states without checkpoints
-    spikes: int = 0  # numbers of a neuron-step beside its bit, with checkpoints too
+    spikes: int = 0  # numbers per neuron-step besides its bit, also with checkpoints
 
 
-def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
-                     itemsize: int, saved: Saved = Saved()) -> int:  # noqa: B008
-    """Steps between two saved states, or 0: the membrane of every step is saved.
+def resolve_checkpoint(checkpoint_every: int | str | None, T: int, B: int, N: int,
+                       itemsize: int, saved: Saved = Saved()) -> int:  # noqa: B008
+    """Steps between two saved states, a multiple of 16; 0: the membrane of every step is saved.
 
-    A text such as "500 MB" is what the saved tensors and the scratch memory of the backward pass
-    may take together: 0 if everything fits, else the number of steps that takes least.
+    A size such as "500 MB" bounds the saved tensors and the scratch memory of the backward pass
+    together: 0 if every membrane fits, else the number of steps with the least memory. Raises
+    ValueError for another argument, and if no number of steps fits.
     """
     if checkpoint_every is None:
         return 0
@@ -354,19 +355,19 @@ def checkpoint_steps(checkpoint_every: int | str | None, T: int, B: int, N: int,
             raise ValueError(f"checkpoint_every: expected {least / 1e6:.0f} MB or more for T = "
                              f"{T}, B = {B}, N = {N}, got {checkpoint_every!r}")
         return steps
-    whole = isinstance(checkpoint_every, int) and not isinstance(checkpoint_every, bool)
-    if not whole or checkpoint_every < 1:
-        wanted = "None, an int >= 1 or bytes such as '500 MB'"
-        raise ValueError(f"checkpoint_every: expected {wanted}, got {checkpoint_every!r}")
-    # Chunks of the backward pass stay whole, and so do the bits of its sums; more than T steps say
-    # no more than T.
+    is_int = isinstance(checkpoint_every, int) and not isinstance(checkpoint_every, bool)
+    if not is_int or checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every: expected None, an int >= 1 or bytes such as '500 MB', "
+                         f"got {checkpoint_every!r}")
+    # A multiple of 16 keeps the chunks of the backward pass, hence bitwise identical sums. More
+    # than T steps are equivalent to T.
     return -(-min(checkpoint_every, max(T, 1)) // 16) * 16
 
 
 def refuse_freed_graph(state: Any, name: str = "state", through: int = 8) -> None:
-    """Has a backward pass raise RuntimeError where it comes to a state whose graph an earlier one
-    has freed; torch's own error does not say which tensor that is, nor what to do. through: as of
-    is_graph_freed."""
+    """Registers hooks that raise RuntimeError if a backward pass reaches a state whose graph an
+    earlier one has freed: the error of torch names neither the tensor nor the remedy. through: as
+    of is_graph_freed."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return
     leaves: dict[str, Any] = {name: state}
@@ -374,16 +375,16 @@ def refuse_freed_graph(state: Any, name: str = "state", through: int = 8) -> Non
         state = dict(zip(State._fields, state, strict=False))
     if isinstance(state, dict):
         leaves = {f"{name}.{part}": leaf for part, leaf in state.items()}
-    for of, leaf in leaves.items():
+    for part, leaf in leaves.items():
         if not isinstance(leaf, Tensor) or not leaf.requires_grad:
             continue
         if not is_graph_freed(leaf, through):
-            return  # the others are of the same node
-        leaf.register_hook(partial(_refuse_gradient, of))
+            return  # all leaves are outputs of one node
+        leaf.register_hook(partial(_refuse_gradient, part))
 
 
 def _refuse_gradient(name: str, gradient: Tensor) -> None:
     raise RuntimeError(
         f"{name}: expected a state that no backward pass has gone through, got one whose graph is "
-        f"freed; truncated BPTT goes on from state.detach(), and a backward pass with "
-        f"retain_graph=True leaves the graph")
+        f"freed; use state.detach() for truncated BPTT, or retain_graph=True in the earlier "
+        f"backward pass")

@@ -1,5 +1,5 @@
-"""A call of functional.alif, functional.layer or functional.leaky_readout: its arguments checked,
-its route taken, the operator called."""
+"""Calls of functional.alif, functional.layer and functional.leaky_readout: check the arguments,
+choose the route, call the operator."""
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _ops, reference
 from ..models import COEFFICIENTS
-from .arguments import Delays, check_beside
+from .arguments import Delays, check_operand
 from .bits import PackedSpikes, make_carrier, pack_spikes, pack_unchecked
 from .coefficients import Coefficient
 from .device_checks import check_kernels, warn_if_cpu_only, warn_of_slow_reference
@@ -23,7 +23,7 @@ from .state import State, Traces
 class Layered(NamedTuple):
     """What layer returns."""
 
-    spikes: Tensor | None  # (T, B, N); None where they were not asked for as numbers
+    spikes: Tensor | None  # (T, B, N); None with spikes=False or "bits"
     state: State
     traces: Traces | None  # of trace=True
     readout: Tensor | None  # (T, B, O) of w_out
@@ -31,10 +31,8 @@ class Layered(NamedTuple):
     packed: PackedSpikes | None = None  # of spikes="bits"
 
 
-
 class _Fused(NamedTuple):
-    """The projection and readout that are fused into the operator; None where they are not, or
-    where there is none."""
+    """The projection and readout that are fused into the operator; None: absent or not fused."""
 
     w_in: Tensor | None = None
     bias: Tensor | None = None
@@ -45,16 +43,16 @@ class _Fused(NamedTuple):
     b_out: Tensor | None = None
 
 
-def _outputs(
+def _run_operator(
     x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, options: CallArguments,
     fused: _Fused, requested: set[str],
 ) -> tuple[_ops.Outputs, Tensor]:
-    """What the operator returns, and the spikes in the dtype of x; requested: names of outputs of
+    """The outputs of the operator, and the spikes in the dtype of x; requested: names of outputs in
     csrc/torch/boundary.h."""
     call = resolve(neuron, options, x, w_rec, fused.w_in)
     model = call.model
     if not _ops.is_compiled_active():
-        return _by_reference(x, w_rec, neuron, options, call)
+        return _run_reference(x, w_rec, neuron, options, call)
     check_kernels("current", x)
     if call.checkpoint and torch.is_grad_enabled():
         warn_if_cpu_only("checkpoint_every", f"a state every {call.checkpoint} steps", x,
@@ -78,8 +76,8 @@ def _outputs(
     return out, out.spikes.to(x.dtype)
 
 
-def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
-                  options: CallArguments, call: Call) -> tuple[_ops.Outputs, Tensor]:
+def _run_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
+                   options: CallArguments, call: Call) -> tuple[_ops.Outputs, Tensor]:
     warn_of_slow_reference(6)
     coefficients = stack_rows(call.model.rows, x.shape[2], call.dtype, x.device)
     numbers: Any = neuron._asdict() | dict(zip(COEFFICIENTS, coefficients, strict=True))
@@ -91,14 +89,14 @@ def _by_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
     result = reference.alif(x, w_rec, **numbers, **settings._asdict())
     assert len(result) == 3
     z, state, traces = result
-    nothing = (x.new_empty(0) for _ in range(6))
-    return _ops.Outputs._make((z, *state, *traces, *nothing, coefficients)), z
+    empty = (x.new_empty(0) for _ in range(6))
+    return _ops.Outputs._make((z, *state, *traces, *empty, coefficients)), z
 
 
-def of_current(current: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
-               options: CallArguments) -> Layered:
-    """The recurrence of a current (T, B, N)."""
-    out, z = _outputs(current, w_rec, neuron, options, _Fused(), {"spikes"})
+def run_neurons(current: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
+                options: CallArguments) -> Layered:
+    """The recurrence of a current (T, B, N); as of functional.alif."""
+    out, z = _run_operator(current, w_rec, neuron, options, _Fused(), {"spikes"})
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if options.trace else None
     return Layered(z, State(out.v, out.a, out.i, out.r, out.z), traces, None, None)
 
@@ -111,16 +109,15 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
     Args:
         x: (T, B, N). T = 0 and B = 0 are allowed.
         w_out: (O, N).
-        k: its decay over a step, from 0 to 1: a number; or a tensor, () or (O,) with one for each
-            output, which then has a gradient and takes the operator of the recurrence.
-        p: (B, O) before the first step. Default zeros.
-        lengths: (B,) as of alif: p is 0 after the end of each sequence, and the last one is that of
-            its own last step.
+        k: decay per step, 0 to 1: a number; or a differentiable tensor, () or (O,), with which the
+            operator of the recurrence computes the readout.
+        p: (B, O) before the first step. Default None: zeros.
+        lengths: (B,) steps of each sequence, as in alif: p is 0 after the last step of a sequence.
+            Default None: all have T steps.
 
     Returns:
-        p of every step (T, B, O), and of the last one (B, O), float32 where x is float16 or
-        bfloat16. Gradients of x, w_out and p, of any order where k is a number; with a tensor also
-        of k, and of first order.
+        p of every step (T, B, O), and p after the last step of each sequence (B, O); float32 for a
+        float16 or bfloat16 x. Differentiable, to any order if k is a number, else once.
 
     Raises:
         TypeError, ValueError: an argument of a wrong kind, shape, dtype, device or range.
@@ -140,30 +137,30 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
         x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
     product = project_to_outputs(x, w_out)
     decay = k.to(product.dtype)
-    # A membrane that no spike changes: R = 0, and neither recurrence nor adaptation.
+    # Spikes do not change this membrane: R = 0, no recurrence, no adaptation.
     neuron = NeuronArguments(alpha=decay, theta=1.0, kappa=1.0, R=0.0, dynamics="eprop_elig_stop")
-    made = of_current((1 - decay) * product, None, neuron, CallArguments(
-        state=None if p is None else _of_membrane(p), trace=True))
-    assert made.traces is not None
+    result = run_neurons((1 - decay) * product, None, neuron, CallArguments(
+        state=None if p is None else _make_membrane_state(p), trace=True))
+    assert result.traces is not None
     if each is not None:
-        return mask_readout(made.traces.v, p, each)
-    return made.traces.v, made.state.v
+        return mask_readout(result.traces.v, p, each)
+    return result.traces.v, result.state.v
 
 
-def _of_membrane(v: Tensor) -> State:
-    """The state of neurons with this membrane (B, O) and nothing else."""
+def _make_membrane_state(v: Tensor) -> State:
+    """The state of neurons with this membrane (B, O), all else 0."""
     zero = torch.zeros_like(v)
     return State(v, zero, zero, zero, zero[None])
 
 
-def of_inputs(
+def run_layer(
     x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None,
     neuron: NeuronArguments, options: CallArguments, name: str, *, w_out: Tensor | None = None,
     k_out: Coefficient = 0.0, readout_state: Tensor | None = None, b_out: Tensor | None = None,
     spikes: bool | Literal["bits"] = True,
 ) -> Layered:
-    """The projection of inputs (T, B, I), called name, the recurrence and a readout; as of
-    functional.layer, which explains the arguments."""
+    """The projection of x, the argument called name, the recurrence and a readout; as of
+    functional.layer, which documents the arguments."""
     if isinstance(x, PackedSpikes):
         x.check(name)
     elif not isinstance(x, Tensor):
@@ -174,23 +171,23 @@ def of_inputs(
     like = x.carrier if isinstance(x, PackedSpikes) else x
     if _ops.is_compiled_active():
         check_kernels(name, like)
-    check_beside("w_in", w_in, ("N", I), like, name)
+    check_operand("w_in", w_in, ("N", I), like, name)
     N = w_in.shape[0]
     if w_rec is not None:
         by_delay = isinstance(w_rec, Tensor) and w_rec.dim() == 3
-        check_beside("w_rec", w_rec, ("S", N, N) if by_delay else (N, N), like, name)
+        check_operand("w_rec", w_rec, ("S", N, N) if by_delay else (N, N), like, name)
     if bias is not None:
-        check_beside("bias", bias, (N,), like, name)
+        check_operand("bias", bias, (N,), like, name)
     if w_out is not None:
-        check_beside("w_out", w_out, ("O", N), like, name)
+        check_operand("w_out", w_out, ("O", N), like, name)
     elif readout_state is not None:
-        raise ValueError("readout_state: expected w_out beside it, got none")
+        raise ValueError("readout_state: expected w_out with it, got None")
     elif b_out is not None:
-        raise ValueError("b_out: expected w_out beside it, got none")
+        raise ValueError("b_out: expected w_out with it, got None")
     if w_out is not None and b_out is not None:
-        check_beside("b_out", b_out, (w_out.shape[0],), like, name)
+        check_operand("b_out", b_out, (w_out.shape[0],), like, name)
     if w_out is not None and readout_state is not None:
-        check_beside("readout_state", readout_state, (B, w_out.shape[0]), like, name)
+        check_operand("readout_state", readout_state, (B, w_out.shape[0]), like, name)
         dtype = torch.promote_types(like.dtype, torch.float32)
         if readout_state.dtype != dtype:
             raise TypeError(f"readout_state: expected {dtype}, got {readout_state.dtype}")
@@ -200,13 +197,13 @@ def of_inputs(
     lengths = resolve_lengths(options.lengths, T, B, like.device)
     options = options._replace(lengths=lengths)
     keeps_order = lengths is None or lengths.order is None
-    chosen = choose_route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(options.smooth),
-                          lengths is None, isinstance(k_out, Tensor))
+    route = choose_route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(options.smooth),
+                         lengths is None, isinstance(k_out, Tensor))
     x_bits: Tensor | None = None
     if isinstance(x, PackedSpikes):
-        if chosen.is_fused:
+        if route.is_fused:
             x_bits, x = x.bits, x.carrier
-        elif chosen.projection == "torch":
+        elif route.projection == "torch":
             if _ops.available and not _ops.can_read_bits(like):
                 kind = str(like.dtype).removeprefix("torch.")
                 warn_if_cpu_only(name, f"inputs as bits in {kind}", like,
@@ -214,20 +211,20 @@ def of_inputs(
                                  expected="CPU tensors, or float32 and compute capability 8.0 or "
                                           "newer,")
             x = x.numbers()
-    elif chosen.is_fused:
+    elif route.is_fused:
         x_bits = _ops.pack_inputs(x)
         x = x if x_bits is None else make_carrier(x, T, B, I)
-    if chosen.is_fused:
+    if route.is_fused:
         assert isinstance(x, Tensor)
         current = x
         fused = _Fused(w_in, bias, x_bits)
     else:
-        if lengths is not None and isinstance(x, Tensor):  # the projection reads all steps
+        if lengths is not None and isinstance(x, Tensor):  # the projection reads the padding too
             x = x.masked_fill(lengths.ended(T, x.device), 0.0)
-        current = _ops.linear(x, w_in, bias, chosen.projection)
+        current = _ops.linear(x, w_in, bias, route.projection)
         fused = _Fused()
-    reads_numbers = w_out is not None and not chosen.fused_readout
-    if chosen.fused_readout:
+    reads_numbers = w_out is not None and not route.fused_readout
+    if route.fused_readout:
         assert w_out is not None and not isinstance(k_out, Tensor)
         on_cpu = _ops.has_cpu_kernels(like)
         first = readout_state
@@ -236,11 +233,12 @@ def of_inputs(
         fused = fused._replace(w_out=w_out, p=first, k_out=k_out)
         if not on_cpu:
             fused, b_out = fused._replace(b_out=b_out), None
-    wanted = spikes or w_out is None
-    requested = {"spikes"} if wanted or reads_numbers or not _ops.has_cpu_kernels(like) else set()
-    if chosen.returns_bits:
+    returns_spikes = spikes or w_out is None
+    needs_spikes = returns_spikes or reads_numbers or not _ops.has_cpu_kernels(like)
+    requested = {"spikes"} if needs_spikes else set()
+    if route.returns_bits:
         requested = {"bits"} if _ops.has_cpu_kernels(like) else {"spikes", "bits"}
-    out, z = _outputs(current, w_rec, neuron, options, fused, requested)
+    out, z = _run_operator(current, w_rec, neuron, options, fused, requested)
     p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
     if reads_numbers:
         assert w_out is not None
@@ -249,9 +247,9 @@ def of_inputs(
         p = add_bias(p, b_out, lengths)
     packed = None
     if spikes == "bits":
-        # torch.vmap cannot look at numbers
-        checked = pack_spikes if options.smooth else pack_unchecked
-        packed = PackedSpikes(out.bits, z) if chosen.returns_bits else checked(z)
+        # pack_spikes reads the numbers, which torch.vmap does not allow
+        pack = pack_spikes if options.smooth else pack_unchecked
+        packed = PackedSpikes(out.bits, z) if route.returns_bits else pack(z)
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if options.trace else None
-    numbers = z if wanted and packed is None else None
+    numbers = z if returns_spikes and packed is None else None
     return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, p, p_last, packed)

@@ -3,7 +3,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from ..models import named_model
+from ..models import find_model
 
 Coefficient: TypeAlias = float | Tensor
 
@@ -26,7 +26,7 @@ def complete_coefficients(
     width: Coefficient | None = None, R: Coefficient | None = None,
 ) -> dict[str, Coefficient]:
     """All COEFFICIENTS by name, differentiable; None: the default of the model."""
-    model = named_model(dynamics)
+    model = find_model(dynamics)
     rho = 0.0 if rho is None else rho
     rules: dict[str, Coefficient] = {
         "0": 0.0, "1": 1.0, "theta": theta, "alpha": alpha, "unused": 0.0,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .arguments import readable
+from .arguments import is_readable
 
 LengthsArgument: TypeAlias = Tensor | Sequence[int]
 
@@ -55,7 +55,7 @@ def resolve_lengths(
     if each.shape != (B,):
         raise ValueError(f"lengths: expected shape ({B},), got {tuple(each.shape)}")
     each = each.detach().to(torch.int64)
-    if B and readable(each):
+    if B and is_readable(each):
         low, high = (int(end) for end in each.aminmax())
         if low < 0 or high > T:
             raise ValueError(f"lengths: expected steps from 0 to T = {T}, got "

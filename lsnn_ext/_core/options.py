@@ -1,8 +1,8 @@
 """The keyword arguments of neurons, calls and layers: names, types, defaults and documentation.
 
-functional.alif, layer and recurrent, reference.alif, ALIF, LIF, LSNN and state dicts take theirs
-from here. A TypedDict is what a caller may say, with a text for each name; the tuples and the
-dataclass below it are the same names with their defaults. document() shows both in signatures and
+functional.alif, layer and recurrent, reference.alif, ALIF, LIF, LSNN and state dicts share them. A
+TypedDict declares the keyword arguments of a caller, with a text for each; the tuples and the
+dataclass have the same names with their defaults. document() writes both into signatures and
 docstrings.
 """
 import inspect
@@ -34,12 +34,12 @@ from .lengths import Lengths, LengthsArgument
 from .rows import Rows
 from .state import State
 
-# names, or names with the parametrization of each
+# names, or a parametrization by name
 Learn: TypeAlias = str | Iterable[str] | Mapping[str, Any]
 
 
 class _Shared(TypedDict, total=False):
-    """Of functions and layers, with adaptation and without."""
+    """Options of functions and layers, with and without adaptation."""
 
     dynamics: Annotated[str, "name of a model; \"lsnn\" is the network of Bellec et al., NeurIPS "
                         "2018."]
@@ -73,7 +73,7 @@ class _Shared(TypedDict, total=False):
 
 
 class _Adaptive(TypedDict, total=False):
-    """Of neurons with adaptation."""
+    """Options of neurons with adaptation."""
 
     q: Annotated[Coefficient | None, "gain of a spike in the adaptation. None: the model's rule."]
     p: Annotated[Coefficient | None, "coupling of the membrane into the adaptation. None: 0."]
@@ -82,7 +82,7 @@ class _Adaptive(TypedDict, total=False):
 
 
 class AlifOptions(_Shared, _Adaptive, total=False):
-    """Of functional.alif and layer, and of reference.alif."""
+    """Options of functional.alif, functional.layer and reference.alif."""
 
     alpha: Required[Annotated[
         Coefficient, "decay of the membrane per step, exp(-dt / tau), in [0, 1]. Every coefficient "
@@ -112,7 +112,7 @@ class AlifOptions(_Shared, _Adaptive, total=False):
 
 
 class LIFOptions(_Shared, total=False):
-    """Of LIF, and of ALIF and LSNN too."""
+    """Options of LIF; ALIF and LSNN have them too."""
 
     recurrent: Annotated[bool, "False: no recurrent weights, hence no autapses and no delay."]
     tau_mem: Annotated[Coefficient | None, "membrane time constant in ms, > 0: a number or (N,). "
@@ -143,7 +143,7 @@ class LIFOptions(_Shared, total=False):
 
 
 class LayerOptions(LIFOptions, _Adaptive, total=False):
-    """Of ALIF."""
+    """Options of ALIF."""
 
     tau_adapt: Annotated[Coefficient | None, "adaptation time constant in ms, > 0: a number or "
                          "(N,). None: the model's default."]
@@ -154,7 +154,7 @@ class LayerOptions(LIFOptions, _Adaptive, total=False):
 
 
 class NeuronArguments(NamedTuple):
-    """Which neuron a call computes; None: the rule of the model."""
+    """The neuron of a call; None: the rule of the model."""
 
     alpha: Coefficient | None = None
     theta: Coefficient | None = None
@@ -172,11 +172,11 @@ class NeuronArguments(NamedTuple):
     surrogate: str | None = None
     dampening: float | None = None
     surrogate_cutoff: float = 0.0
-    rows: Rows | None = None  # of these coefficients, made before
+    rows: Rows | None = None  # of these coefficients, if cached
 
 
 class CallArguments(NamedTuple):
-    """How a sequence is computed, for neurons of any model or step; state: of that neuron."""
+    """How a call computes a sequence, for any neuron; state: a State or NeuronState."""
 
     delay: Delay = 0
     autapses: bool = True
@@ -197,7 +197,7 @@ class CallArguments(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerArguments:
-    """What ALIF and LIF are made with; None: the default of the model."""
+    """The arguments of ALIF and LIF; None: the default of the model."""
 
     num_layers: int = 1
     bias: bool = True
@@ -238,8 +238,8 @@ class LayerArguments:
 _NEURON = frozenset(NeuronArguments._fields) - {"rows"}
 _CALL = frozenset(CallArguments._fields)
 ALIF_DEFAULTS: dict[str, Any] = {**NeuronArguments._field_defaults, **CallArguments._field_defaults}
-LAYER_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(LayerArguments)}
-# What a layer passes to its calls as it was given.
+LAYER_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(LayerArguments)}
+# The options that a layer passes to its calls unchanged.
 _PASSED = _Shared.__annotations__.keys() - set(COEFFICIENTS) | {"refractory"}
 PASSED_TO_NEURONS = tuple(name for name in NeuronArguments._fields if name in _PASSED)
 PASSED_TO_CALLS = tuple(name for name in CallArguments._fields if name in _PASSED)
@@ -248,7 +248,7 @@ PASSED_TO_CALLS = tuple(name for name in CallArguments._fields if name in _PASSE
 def split_options(
     function: str, options: Mapping[str, Any],
 ) -> tuple[NeuronArguments, CallArguments]:
-    """The two parts of AlifOptions. Raises TypeError for other names and for missing ones."""
+    """AlifOptions as two tuples. Raises TypeError for an unknown or missing name."""
     for name in options:
         if name not in _NEURON and name not in _CALL:
             near = get_close_matches(name, ALIF_DEFAULTS, 1)
@@ -266,32 +266,32 @@ Documented = TypeVar("Documented", bound=Callable[..., Any])
 
 
 def document(options: type, defaults: Mapping[str, Any]) -> Callable[[Documented], Documented]:
-    """A decorator that shows the names of a TypedDict in place of `**options`.
+    """A decorator that replaces `**options` by the names of a TypedDict, in the order of defaults.
 
-    The signature gets a keyword argument for each, and the line `**options` of the docstring an
-    entry for each, in the order of the defaults. Of a class, the signature of __init__ and the
-    docstring of the class.
+    It changes the signature, and the line `**options` of the docstring; of a class, the signature
+    of __init__ and the docstring of the class.
     """
     hints = get_type_hints(options, include_extras=True)
-    entries = {name: _type_and_text(hints[name]) for name in defaults if name in hints}
+    entries = {name: _split_hint(hints[name]) for name in defaults if name in hints}
 
     def decorate(target: Documented) -> Documented:
         function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
         signature = inspect.signature(function)
-        shown = []
+        parameters = []
         for parameter in signature.parameters.values():
             if parameter.kind is not parameter.VAR_KEYWORD:
-                shown.append(parameter)
+                parameters.append(parameter)
                 continue
-            shown += [inspect.Parameter(name, parameter.KEYWORD_ONLY, annotation=kind,
-                                        default=parameter.empty if required else defaults[name])
-                      for name, (kind, _, required) in entries.items()
-                      if name not in signature.parameters]
-        function.__signature__ = signature.replace(parameters=shown)
-        if target.__doc__:  # none with -OO
+            parameters += [
+                inspect.Parameter(name, parameter.KEYWORD_ONLY, annotation=kind,
+                                  default=parameter.empty if required else defaults[name])
+                for name, (kind, _, required) in entries.items()
+                if name not in signature.parameters]
+        function.__signature__ = signature.replace(parameters=parameters)
+        if target.__doc__:  # python -OO strips docstrings
             target.__doc__ = re.sub(
                 r"^( *)\*\*options$", lambda found: "\n".join(
-                    _entry(found[1], name, text, None if required else defaults[name])
+                    _format_entry(found[1], name, text, None if required else defaults[name])
                     for name, (_, text, required) in entries.items()
                     if name not in signature.parameters),
                 target.__doc__, flags=re.MULTILINE)
@@ -300,14 +300,14 @@ def document(options: type, defaults: Mapping[str, Any]) -> Callable[[Documented
     return decorate
 
 
-def _type_and_text(hint: Any) -> tuple[Any, str, bool]:
+def _split_hint(hint: Any) -> tuple[Any, str, bool]:
     """The type, the text, and whether the argument is required."""
     required = get_origin(hint) is Required
     kind, text = get_args(get_args(hint)[0] if required else hint)
     return kind, text, required
 
 
-def _entry(indent: str, name: str, text: str, default: Any) -> str:
+def _format_entry(indent: str, name: str, text: str, default: Any) -> str:
     more = "" if default is None else f" Default {default!r}."
     return textwrap.fill(f"{name}: {text}{more}", 100, initial_indent=indent,
                          subsequent_indent=indent + "    ", break_on_hyphens=False)

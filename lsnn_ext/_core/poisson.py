@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arguments import readable
+from .arguments import is_readable
 from .bits import PackedSpikes, count_words, make_carrier, pack_bits
 
 _CHUNK = 1 << 21  # draws that fit into the caches
@@ -72,7 +72,7 @@ def _draw(rates: Tensor, hold: int, generator: torch.Generator | None) -> Tensor
     u = torch.rand(len(tie), dtype=torch.float64, device=rates.device, generator=generator)
     spikes.view(-1)[tie[u < rest[place]]] = True
     spikes = spikes.flatten(0, 1)
-    if not readable(spikes) or sys.byteorder != "little":
+    if not is_readable(spikes) or sys.byteorder != "little":
         return pack_bits(spikes)
     words = np.zeros((S * hold, B, count_words(I) * 4), np.uint8)
     octets = np.packbits(spikes.numpy(), -1, "little")

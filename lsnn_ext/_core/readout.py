@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from .. import _ops, reference
-from .arguments import check_beside, readable
+from .arguments import check_operand, is_readable
 from .coefficients import Coefficient
 from .device_checks import check_kernels, warn_of_slow_reference
 from .lengths import Lengths, LengthsArgument, mask_readout, resolve_lengths
@@ -18,10 +18,10 @@ def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
     if x.dim() != 3:
         raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
-    check_beside("w_out", w_out, ("O", x.shape[2]), x, "x")
+    check_operand("w_out", w_out, ("O", x.shape[2]), x, "x")
     if p is None:
         return
-    check_beside("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+    check_operand("p", p, (x.shape[1], w_out.shape[0]), x, "x")
     dtype = torch.promote_types(x.dtype, torch.float32)
     if p.dtype != dtype:
         raise TypeError(f"p: expected {dtype}, got {p.dtype}")
@@ -45,8 +45,8 @@ def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: 
         return
     if w_out is None:
         raise ValueError(f"{name}: expected a number without w_out, got a tensor")
-    check_beside(name, k, () if k.dim() == 0 else (w_out.shape[0],), x, of)
-    if not readable(k) or not k.numel():
+    check_operand(name, k, () if k.dim() == 0 else (w_out.shape[0],), x, of)
+    if not is_readable(k) or not k.numel():
         return
     low, high = (float(end) for end in k.detach().aminmax())
     if not 0 <= low <= high <= 1:

@@ -1,7 +1,6 @@
-"""From the caller's keyword arguments to named fields, once: defaults of the model filled in,
-everything checked.
+"""Checks the keyword arguments of a call and fills in the defaults of its model.
 
-functional.alif, functional.layer and prepared layers all come through here.
+functional.alif, functional.layer and prepared layers use it.
 """
 from typing import Any, NamedTuple
 
@@ -9,15 +8,15 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from ..models import COEFFICIENTS, check_surrogate, named_model
+from ..models import COEFFICIENTS, check_surrogate, find_model
 from .arguments import (
-    check,
+    check_call,
     check_coefficients,
     check_state,
-    checkpoint_steps,
-    complements_of,
-    delays_of,
-    saves_bf16,
+    find_complements,
+    is_bf16_saved,
+    resolve_checkpoint,
+    resolve_delays,
 )
 from .coefficients import complete_coefficients
 from .lengths import Lengths, resolve_lengths
@@ -28,7 +27,7 @@ from .surrogates import find_cutoff
 
 
 class ResolvedModel(NamedTuple):
-    """What follows from the neuron, the delays and the recurrent weights."""
+    """The resolved arguments that do not depend on the sequence."""
 
     dynamics: str
     surrogate: str
@@ -36,10 +35,10 @@ class ResolvedModel(NamedTuple):
     cutoff: float  # |m| from which on psi counts as 0
     refractory: int
     rows: Rows  # the coefficients, not stacked
-    coefficient_gradients: int  # bit k: row k of them wants a gradient
-    # (N, N) of each synapse; None where all are alike, or w_rec has a matrix for each
+    coefficient_gradients: int  # bit k: row k requires a gradient
+    # (N, N) of each synapse; None if all are equal, or w_rec has a matrix for each delay
     delay: Tensor | None
-    delays: tuple[int, ...]  # distinct, ascending; none without w_rec
+    delays: tuple[int, ...]  # distinct, ascending; empty without w_rec
     zero_coefficients: int  # bit k: row k of the coefficients is the number 0
 
     @property
@@ -49,39 +48,39 @@ class ResolvedModel(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A ResolvedModel, and what of a call depends on its sequence."""
+    """A ResolvedModel, and the arguments that depend on the sequence."""
 
     model: ResolvedModel
     dtype: torch.dtype  # of the computation
-    # v, a, i, r (B, N) and z (D, B, N); five times None for zeros
+    # v, a, i, r (B, N) and z (D, B, N), or five times None: zeros
     state: tuple[Any, ...]
     checkpoint: int  # steps between saved states, or 0
     saved_bf16: bool
-    lengths: Lengths | None  # of sequences that end early
+    lengths: Lengths | None  # None: all sequences have T steps
 
 
-def rows_of(neuron: NeuronArguments, N: int, device: torch.device) -> Rows:
+def make_rows(neuron: NeuronArguments, N: int, device: torch.device) -> Rows:
     """The coefficients of a neuron. Raises TypeError or ValueError naming the argument."""
-    defaults = named_model(neuron.dynamics)
-    given: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
-    check_coefficients(given, N, device)
-    complements = complements_of(given, {"kappa": ("alpha", defaults.kappa == "1-alpha"),
-                                         "q": ("rho", defaults.q == "1-rho")})
-    given |= dict.fromkeys(complements, 0.0)  # for now
-    return Rows.of(complete_coefficients(neuron.dynamics, **given), complements)
+    defaults = find_model(neuron.dynamics)
+    coefficients: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
+    check_coefficients(coefficients, N, device)
+    complements = find_complements(coefficients, {
+        "kappa": ("alpha", defaults.kappa == "1-alpha"), "q": ("rho", defaults.q == "1-rho")})
+    coefficients |= dict.fromkeys(complements, 0.0)  # Rows.of replaces the zeros
+    return Rows.of(complete_coefficients(neuron.dynamics, **coefficients), complements)
 
 
 def resolve_model(
     neuron: NeuronArguments, options: CallArguments, w_rec: Tensor | None, N: int,
     device: torch.device,
 ) -> ResolvedModel:
-    """Raises TypeError or ValueError with the name of the argument, as functional.alif."""
-    defaults = named_model(neuron.dynamics)
+    """The resolved neuron. Raises TypeError or ValueError naming the argument."""
+    defaults = find_model(neuron.dynamics)
     surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
     check_surrogate(surrogate)
     dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
-    rows = rows_of(neuron, N, device) if neuron.rows is None else neuron.rows
-    delay, delays = delays_of(options.delay, w_rec, N, device)
+    rows = make_rows(neuron, N, device) if neuron.rows is None else neuron.rows
+    delay, delays = resolve_delays(options.delay, w_rec, N, device)
     cutoff = find_cutoff(surrogate, neuron.surrogate_cutoff, options.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
                          rows, rows.gradient_bits(), delay, tuple(delays), rows.zero_bits())
@@ -105,9 +104,9 @@ def resolve(
     neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: Tensor | None,
     w_in: Tensor | None = None,
 ) -> Call:
-    """x: (T, B, N) the current, or (T, B, I) inputs that have still to meet their weights w_in (N,
-    I)."""
-    defaults = named_model(neuron.dynamics)
+    """The resolved call; x: the current (T, B, N), or inputs (T, B, I) of weights w_in (N, I).
+    Raises TypeError or ValueError naming the argument."""
+    defaults = find_model(neuron.dynamics)
     N = (
         w_in.shape[0]
         if w_in is not None
@@ -116,13 +115,13 @@ def resolve(
         else 1
     )
     options.check()
-    check(x, w_rec, N, neuron.refractory, defaults.dampening if neuron.dampening is None
-          else neuron.dampening)
-    # a number where torch.compile takes the sizes of x for variables
+    check_call(x, w_rec, N, neuron.refractory, defaults.dampening if neuron.dampening is None
+               else neuron.dampening)
+    # weights have a fixed size where torch.compile takes the sizes of x for variables
     N = N if w_rec is None else w_rec.shape[-1]
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
-    checkpoint = checkpoint_steps(options.checkpoint_every, T, B, N, dtype.itemsize)
-    saved_bf16 = saves_bf16(options.saved_dtype, dtype)
+    checkpoint = resolve_checkpoint(options.checkpoint_every, T, B, N, dtype.itemsize)
+    saved_bf16 = is_bf16_saved(options.saved_dtype, dtype)
     model = resolve_model(neuron, options, w_rec, N, x.device)
     state = check_state(options.state, B, N, model.D, dtype, x.device)
     lengths = resolve_lengths(options.lengths, T, B, x.device)

@@ -10,10 +10,10 @@ from torch import Tensor
 from .. import _ops
 from .._core.arguments import (
     Saved,
-    check_beside,
+    check_operand,
     check_sequence,
-    checkpoint_steps,
-    delays_of,
+    resolve_checkpoint,
+    resolve_delays,
 )
 from .._core.bits import PackedSpikes, make_carrier
 from .._core.coefficients import Coefficient
@@ -71,9 +71,9 @@ def recurrent(
         out = _run_kernels(neuron, call, options)
     else:
         _warn_of_loop(call.x.device)
-        report("loop", neuron, call.x, call.w_rec, _why_loop(call.x))
+        report("loop", neuron, call.x, call.w_rec, _explain_loop(call.x))
         T, B, _, N = call.x.shape
-        checkpoint_steps(options.checkpoint_every, T, B, N, 4)
+        resolve_checkpoint(options.checkpoint_every, T, B, N, 4)
         out = _run_loop(neuron, call, options)
     names = call.parts.states
     state = NeuronState(dict(zip(names, out.states, strict=True)), out.z)
@@ -98,7 +98,7 @@ def _check_call(
     projection: tuple[Tensor | None, ...] = ()
     if w_in is None:
         if bias is not None:
-            raise ValueError("bias: expected w_in beside it, got none")
+            raise ValueError("bias: expected w_in with it, got None")
         assert isinstance(x, Tensor)
         current = x
         check_sequence("x", current, w_rec, N, K)
@@ -107,7 +107,7 @@ def _check_call(
         current, projection = _project(x, like, w_in, bias, w_rec, K, N, lengths)
         check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
     T, B = _get_sizes(current)
-    delay, delays = delays_of(options.delay, w_rec, N, like.device, K)
+    delay, delays = resolve_delays(options.delay, w_rec, N, like.device, K)
     forms = dict(zip(parts.states, parts.forms, strict=True))
     state = check_neuron_state(options.state, forms, B, N, count_past_steps(delays), dtype,
                                like.device)
@@ -125,7 +125,7 @@ def _get_sizes(x: Tensor) -> tuple[int, int]:
 def _get_like(x: Any, w_in: Tensor | None) -> Tensor:
     if isinstance(x, PackedSpikes):
         if w_in is None:
-            raise TypeError("x: expected a tensor, or w_in beside PackedSpikes, got none")
+            raise TypeError("w_in: expected a tensor with PackedSpikes as x, got None")
         x.check("x")
         return x.carrier
     if not isinstance(x, Tensor):
@@ -176,9 +176,9 @@ def _project(
     """Returns currents (T, B, N) or (T, B, K, N) of inputs (T, B, I); or, dispatched as
     functional.layer, the inputs and the tensors with which the operator projects them."""
     T, B, I = like.shape
-    check_beside("w_in", w_in, ("N", I) if K == 1 else (K, "N", I), like, "x")
+    check_operand("w_in", w_in, ("N", I) if K == 1 else (K, "N", I), like, "x")
     if bias is not None:
-        check_beside("bias", bias, (N,) if K == 1 else (K, N), like, "x")
+        check_operand("bias", bias, (N,) if K == 1 else (K, N), like, "x")
         bias = bias.flatten()
     keeps_order = lengths is None or lengths.order is None
     if K == 1 and _can_use_kernels(like) and choose_route(
@@ -193,7 +193,7 @@ def _project(
     return current if K == 1 else current.view(T, B, K, N), ()
 
 
-def _why_loop(x: Tensor) -> str:
+def _explain_loop(x: Tensor) -> str:
     """Why a loop computes the call; empty if the kernels do. Transforms of torch.func and forward
     mode differentiate the loop itself."""
     if not _ops.is_compiled_active():
@@ -209,7 +209,7 @@ def _why_loop(x: Tensor) -> str:
 
 
 def _can_use_kernels(x: Tensor) -> bool:
-    return not _why_loop(x)
+    return not _explain_loop(x)
 
 
 def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
@@ -219,7 +219,7 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     forms = call.parts.forms
     saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
                   int(_ops.find_sizes(key).has_number_spikes))
-    checkpoint = checkpoint_steps(options.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
+    checkpoint = resolve_checkpoint(options.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
     tensors: list[Tensor | None] = []
     for one in call.coefficients.values():
         tensors += split_coefficient(one) if isinstance(one, Tensor) else [None]

@@ -25,7 +25,7 @@ from .checks import (
 )
 from .delays import read_delay, reset_delay, set_delay
 from .extra_state import KEY, decode, encode, warn_of_differences
-from .neuron import check_flag, check_whole_number, put, shown
+from .neuron import check_flag, check_whole_number, format_value, write_constant
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
@@ -97,8 +97,8 @@ class Recurrent(ParametrizedModule):
         self.bias, self.autapses, self.batch_first = bias, autapses, batch_first
         self.checkpoint_every, self.sparse_grad = checkpoint_every, sparse_grad
         self.recurrent = recurrent
-        self.positive = _names("positive", positive, neuron)
-        self.learn = tuple(dict.fromkeys((*_names("learn", learn, neuron), *self.positive)))
+        self.positive = _check_names("positive", positive, neuron)
+        self.learn = tuple(dict.fromkeys((*_check_names("learn", learn, neuron), *self.positive)))
         self._make_coefficients(coefficients, dtype, device)
         self._first_delay, self._distinct = None, ()
         set_delay(self, delay, device, len(self._currents))  # type: ignore[arg-type]
@@ -116,10 +116,10 @@ class Recurrent(ParametrizedModule):
 
     def _make_coefficients(self, given: dict[str, Coefficient], dtype: torch.dtype,
                            device: torch.device | str | None) -> None:
-        """Registers them, without values but for numbers; reset_parameters fills them."""
+        """Sets numbers as attributes and registers tensors, which reset_parameters fills."""
         N, neuron = self.hidden_size, self.neuron
         values = neuron.all_coefficients(given)
-        self._first: dict[str, Tensor] = {}  # what reset_parameters writes again
+        self._first: dict[str, Tensor] = {}  # the values for reset_parameters
         for name, value in values.items():
             check_coefficient(name, value)
             if hasattr(self, name):
@@ -128,7 +128,7 @@ class Recurrent(ParametrizedModule):
             if name not in self.learn and not isinstance(value, Tensor):
                 setattr(self, name, value)
                 continue
-            first = _start(name, value, N, name in self.positive, set(neuron.axes.values()))
+            first = _make_initial(name, value, N, name in self.positive, set(neuron.axes.values()))
             self._first[name] = first
             of = dtype.to_complex() if first.is_complex() else dtype
             data = torch.empty(first.shape, device=device, dtype=of)
@@ -147,8 +147,8 @@ class Recurrent(ParametrizedModule):
         self._currents, self._states = found.currents, found.states
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1) / sqrt(fan in), as of the other layers, biases 0; coefficients and delays
-        as the layer was made, also where they have been learned or loaded since."""
+        """Draws weights from N(0, 1) / sqrt(fan in); sets biases to 0, and coefficients and delays
+        to those of the constructor."""
         with torch.no_grad():
             for name in ("weight_ih_l0", "weight_hh_l0") if self.recurrent else ("weight_ih_l0",):
                 fill_parameter(self, name,
@@ -156,18 +156,18 @@ class Recurrent(ParametrizedModule):
             if self.bias:
                 fill_parameter(self, "bias_ih_l0", Tensor.zero_)
             for name, first in self._first.items():
-                fill_parameter(self, name, partial(put, name, value=first))
+                fill_parameter(self, name, partial(write_constant, name, value=first))
             reset_delay(self)  # type: ignore[arg-type]
 
     def forward(
         self, x: Sequence, state: NeuronState | None = None, *,
         lengths: LengthsArgument | None = None, trace: bool = False,
     ) -> tuple[Any, ...]:
-        """The whole sequence.
+        """Runs a whole sequence.
 
         Args:
             x: (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence; of the
-                parameters' dtype, or float16 / bfloat16; bool and uint8 are taken as numbers of the
+                parameters' dtype, float16 or bfloat16; bool and uint8 are converted to the
                 parameters' dtype. Or PackedSpikes (T, B, I), not with batch_first.
             state: NeuronState of states (B, N) and z (D, B, N), without B if unbatched. Default
                 zeros.
@@ -184,7 +184,7 @@ class Recurrent(ParametrizedModule):
         x = convert_input(x, self._dtype, self.batch_first)
         check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
-            return self._packed(x, state, trace)
+            return self._run_packed(x, state, trace)
         like = x.carrier if isinstance(x, PackedSpikes) else x
         if isinstance(x, PackedSpikes) and self.batch_first:
             raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
@@ -201,19 +201,23 @@ class Recurrent(ParametrizedModule):
             x = x.transpose(0, 1)
         spikes, state, *traces = self._run(x, state, lengths, trace)
 
-        def given_form(value: Tensor) -> Tensor:
+        def restore_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if is_batch else value.squeeze(1)
 
         if not is_batch:
             state = _without_batch(state)
-        return (given_form(spikes), state, *({name: given_form(value) for name, value in
-                                              one.items()} for one in traces))
+        return (restore_form(spikes), state,
+                *({name: restore_form(value) for name, value in one.items()} for one in traces))
 
     def step(self, x_t: Tensor, state: NeuronState | None = None) -> tuple[Tensor, NeuronState]:
-        """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as
-        in forward.
+        """Runs one step, for control loops; bitwise identical to forward on one step.
 
-        Bitwise identical to forward on a sequence of one step.
+        Args:
+            x_t: (B, I) or (I,).
+            state: as in forward. Default None: zeros.
+
+        Returns:
+            spikes (B, N) or (N,), and the NeuronState after the step.
 
         Raises:
             TypeError, ValueError: as forward.
@@ -223,8 +227,8 @@ class Recurrent(ParametrizedModule):
         spikes, state = self(x_t.unsqueeze(time), state)
         return spikes.squeeze(time), state
 
-    def _packed(self, x: PackedSequence, state: NeuronState | None,
-                trace: bool) -> tuple[Any, ...]:
+    def _run_packed(self, x: PackedSequence, state: NeuronState | None,
+                    trace: bool) -> tuple[Any, ...]:
         check_input(x.data, (2,), "packed rows (sum of lengths, I)", self.input_size,
                     self._dtype())
         padded, lengths = pad_packed_sequence(x)
@@ -246,7 +250,7 @@ class Recurrent(ParametrizedModule):
 
     def _run(self, x: Tensor | PackedSpikes, state: NeuronState | None,
              lengths: LengthsArgument | None, trace: bool) -> tuple[Any, ...]:
-        """Of (T, B, I), and results of this form."""
+        """A call with x (T, B, I), and results of this form."""
         like = x.carrier if isinstance(x, PackedSpikes) else x
         self._check_batch(state, like)
         weight, bias = cast_weights(like, self.weight_ih_l0, getattr(self, "bias_ih_l0", None))
@@ -259,7 +263,7 @@ class Recurrent(ParametrizedModule):
             autapses=self.autapses, **coefficients)
 
     def _check_batch(self, state: NeuronState | None, x: Tensor) -> None:
-        """Raises ValueError where x seems to have its batch at the place of the steps."""
+        """Raises ValueError if the batch and steps of x seem to be swapped."""
         z = getattr(state, "z", None)
         if isinstance(z, Tensor) and z.dim() == 3:
             shape = (x.shape[1], self.hidden_size)
@@ -273,7 +277,7 @@ class Recurrent(ParametrizedModule):
         return self.weight_ih_l0.dtype
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """What changes the dtype of the real numbers changes that of the parts of complex ones."""
+        """Applies a change of dtype to the real and imaginary parts of complex tensors."""
         def change(tensor: Tensor) -> Any:
             if not tensor.is_complex():
                 return fn(tensor)
@@ -282,7 +286,7 @@ class Recurrent(ParametrizedModule):
         return super()._apply(change, recurse)
 
     def extra_repr(self) -> str:
-        """Neuron and sizes, then whatever is not the default."""
+        """Neuron and sizes, then all that differs from the defaults."""
         parts = [repr(self.neuron), str(self.input_size), str(self.hidden_size)]
         for name, value in (("learn", tuple(n for n in self.learn if n not in self.positive)),
                             ("positive", self.positive)):
@@ -292,18 +296,18 @@ class Recurrent(ParametrizedModule):
         for name, default in {**defaults, **self.neuron.coefficients}.items():
             value = getattr(self, name)
             if isinstance(value, Tensor) or value != default:
-                parts.append(f"{name}={shown(value)}")
+                parts.append(f"{name}={format_value(value)}")
         return ", ".join(parts)
 
     def get_extra_state(self) -> Tensor:
-        """What a state dict says beside the tensors: JSON as bytes."""
-        return encode(self._described())
+        """The settings as bytes, for a state dict."""
+        return encode(self._describe_settings())
 
     def set_extra_state(self, state: Any) -> None:
-        """Nothing: it was compared before anything was loaded."""
+        """A no-op: a hook compares it before loading."""
 
-    def _described(self) -> dict[str, Any]:
-        """What changes the spikes and is no tensor of a state dict."""
+    def _describe_settings(self) -> dict[str, Any]:
+        """The settings that change spikes and are no tensors of a state dict."""
         numbers = {name: getattr(self, name) for name in self.neuron.coefficients
                    if name not in self._first}
         found = {name: getattr(self, name) for name in _SETTINGS} | numbers
@@ -311,25 +315,26 @@ class Recurrent(ParametrizedModule):
 
 
 def _before_loading(layer: Recurrent, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Warns of numbers that a state dict was made with and this layer has not."""
+    """Warns if a state dict has other settings than this layer."""
     saved = state_dict.setdefault(prefix + KEY, layer.get_extra_state())
-    warn_of_differences("Recurrent", decode(saved, "Recurrent"), layer._described())
+    warn_of_differences("Recurrent", decode(saved, "Recurrent"), layer._describe_settings())
 
 
-def _names(argument: str, given: Any, neuron: Neuron) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) else given
+def _check_names(argument: str, value: Any, neuron: Neuron) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
     if not isinstance(names, Iterable):
-        raise TypeError(f"{argument}: expected names of coefficients, got {given!r}")
+        raise TypeError(f"{argument}: expected names of coefficients, got {value!r}")
     for name in (names := tuple(names)):
         if name not in neuron.coefficients:
-            known = ", ".join(neuron.coefficients) or "none"
-            raise ValueError(f"{argument}: expected coefficients of {neuron!r}, which are {known}, "
-                             f"got {name!r}")
+            expected = ", ".join(neuron.coefficients) or "none"
+            raise ValueError(f"{argument}: expected coefficients of {neuron!r}, which are "
+                             f"{expected}, got {name!r}")
     return names
 
 
-def _start(name: str, value: Coefficient, N: int, is_positive: bool, axes: set[int]) -> Tensor:
-    """The numbers that a coefficient starts from, on the CPU, apart from the caller's."""
+def _make_initial(name: str, value: Coefficient, N: int, is_positive: bool,
+                  axes: set[int]) -> Tensor:
+    """A copy of the initial value of a coefficient on the CPU; a meta tensor stays on meta."""
     if not isinstance(value, Tensor):
         first = torch.tensor(float(value), dtype=torch.float64, device="cpu")
     else:
@@ -349,7 +354,7 @@ def _start(name: str, value: Coefficient, N: int, is_positive: bool, axes: set[i
 
 
 def _with_batch(state: Any) -> Any:
-    """The state of a sequence without a batch; what is no state is refused later."""
+    """The state with a batch of one; anything else is returned and raises an error later."""
     if not isinstance(state, NeuronState):
         return state
     return NeuronState({name: leaf.unsqueeze(0) for name, leaf in state.states.items()},

@@ -2,10 +2,10 @@
 import torch
 from torch import Tensor
 
-from .._core.arguments import readable
+from .._core.arguments import is_readable
 from ..functional import Delays
 from .layer import Layer
-from .neuron import put
+from .neuron import write_constant
 
 
 def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | None,
@@ -40,7 +40,7 @@ def reset_delay(layer: Layer) -> None:
     """Writes the delays of the constructor."""
     if layer._first_delay is not None:
         assert isinstance(layer.delay, Tensor)
-        put("delay", layer.delay, layer._first_delay)
+        write_constant("delay", layer.delay, layer._first_delay)
 
 
 def read_delay(layer: Layer) -> int | Delays:
@@ -54,7 +54,7 @@ def read_delay(layer: Layer) -> int | Delays:
     delay = layer.delay
     if isinstance(delay, int):
         return delay
-    if readable(delay):
+    if is_readable(delay):
         if delay.shape[-2:] == (layer.hidden_size, layer.hidden_size) and delay.dtype in (
             torch.int64,
             torch.int32,

@@ -1,6 +1,6 @@
-"""Short calls of a layer: equal to the operators bit for bit, without what need not be done again.
+"""Short calls of a layer: bitwise identical to the operators, with cached checks and copies.
 
-Without gradients these are sequences of few steps, with gradients single steps.
+Without gradients these are sequences of a few steps, with gradients single steps.
 """
 from typing import Any, TypeAlias
 
@@ -25,28 +25,29 @@ from .constants import Constants
 from .delays import read_delay
 
 
-def _projection(layer: Constants, suffix: str) -> Projection:
+def _get_projection(layer: Constants, suffix: str) -> Projection:
     w_in = layer._parameters["weight_ih" + suffix]
-    assert w_in is not None  # _ready has looked
+    assert w_in is not None  # checked by _prepare_call
     return Projection(w_in, layer._parameters.get("bias_ih" + suffix))
 
 
-def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer],
-                    anew: bool = False) -> PreparedLayer | None:
-    """What belongs to the parameters with this suffix as they are now; anew: although nothing seems
-    to have changed. With gradients it is a RecordedLayer."""
+def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer],
+                   rebuild: bool = False) -> PreparedLayer | None:
+    """The prepared layer of the parameters with this suffix, with gradients a RecordedLayer; None
+    if the operators have to run. rebuild: do not return the cached one."""
     N, recorded = layer.hidden_size, torch.is_grad_enabled()
-    delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is one of the sources
-    constants = (N, layer.dt, layer.autapses, delay, layer._forms(),
+    delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is a source
+    constants = (N, layer.dt, layer.autapses, delay, layer._describe_forms(),
                  *(getattr(layer, name) for name in PASSED_TO_NEURONS))
-    parameters, buffers, prepared = layer._stored(), layer._buffers, kept.get(suffix)
+    parameters, buffers, prepared = layer._find_parameters(), layer._buffers, cache.get(suffix)
     if (
-        prepared is not None and not anew and prepared.is_valid_for(constants, parameters, buffers)
+        prepared is not None and not rebuild
+        and prepared.is_valid_for(constants, parameters, buffers)
         and (not recorded or isinstance(prepared, RecordedLayer)
-             and prepared.has_projection(_projection(layer, suffix)))
+             and prepared.has_projection(_get_projection(layer, suffix)))
     ):
         return prepared
-    projection = w_in, bias = _projection(layer, suffix)
+    projection = w_in, bias = _get_projection(layer, suffix)
     names = [name + suffix for name in layer._neuron]
     names += ["weight_hh" + suffix] if layer.recurrent else []
     names += ["delay"] if delay is None else []
@@ -54,46 +55,46 @@ def _prepared_layer(layer: Constants, suffix: str, kept: dict[str, PreparedLayer
     present = {name: value for name, value in sources.items() if value is not None}
     stored = present.get("weight_hh" + suffix)
     if len(present) < len(sources) or stored is not None and stored.shape != (N, N):
-        return None  # a parametrized weight, which is computed at each call, or a wrong one
+        return None  # a parametrized weight, computed in each call, or a wrong shape
     if not all(has_plain_memory(source.dtype, source) for source in present.values()):
         return None
-    wanted = {name: source for name, source in present.items()
-              if recorded and source.requires_grad}
+    learned = {name: source for name, source in present.items()
+               if recorded and source.requires_grad}
     if recorded:
-        if not all(one is None or one.is_leaf for one in (*wanted.values(), *projection)):
-            return None  # computed from others, whose graph must not be kept
+        if not all(one is None or one.is_leaf for one in (*learned.values(), *projection)):
+            return None  # a cache must not keep the graph of computed parameters
         inputs = layer.input_size if suffix == layer._suffixes[0] else N
         if w_in.shape != (N, inputs) or bias is not None and bias.shape != (N,):
             return None
-    with without_saved_tensor_hooks():  # what is kept outlives them
-        copies = {name: source.detach().clone().requires_grad_() for name, source in wanted.items()
+    with without_saved_tensor_hooks():  # the cache outlives the hooks
+        copies = {name: source.detach().clone().requires_grad_() for name, source in learned.items()
                   if source is not stored}
-        w_rec = layer._recurrent_weight(suffix)
+        w_rec = layer._mask_recurrent_weight(suffix)
         synapses = None
         if w_rec is not None and stored is not None:
             synapses = Synapses(w_rec.detach(), stored, layer.autapses)
         weight = w_in if stored is None else stored
-        neuron = NeuronArguments(**layer._neuron_arguments(suffix, copies))
+        neuron = NeuronArguments(**layer._compute_neuron_arguments(suffix, copies))
         delays = read_delay(layer)  # type: ignore[arg-type]
         if not is_worth_preparing(delays, N, weight.dtype):
             return None
-        made = constants, present, neuron, delays, N, weight.dtype, synapses
-        kept[suffix] = (
-            RecordedLayer(*made, copies, projection) if recorded else PreparedLayer(*made))
-    return kept[suffix]
+        arguments = constants, present, neuron, delays, N, weight.dtype, synapses
+        cache[suffix] = (
+            RecordedLayer(*arguments, copies, projection) if recorded
+            else PreparedLayer(*arguments))
+    return cache[suffix]
 
 
-# What a short call is made of: x (steps * B, I), the state as of forward, of each layer its suffix
-# and what it takes, and the layers that are kept.
-_Ready: TypeAlias = tuple[
+# x (steps * B, I); the state as of forward; suffix, prepared layer, w_in and bias of each layer;
+# the cache of prepared layers.
+_PreparedCall: TypeAlias = tuple[
     Tensor, State, list[tuple[str, PreparedLayer, Tensor, Tensor | None]], dict[str, PreparedLayer]]
 
 
-def _ready(
+def _prepare_call(
     layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
-) -> _Ready | None:
-    """None where the call has to go through the operators, which also say what is wrong with
-    arguments that are wrong."""
+) -> _PreparedCall | None:
+    """The parts of a short call; None if the operators have to run or raise the error."""
     if type(x) is not Tensor:
         return None
     B, N, L = batch[0] if batch else 1, layer.hidden_size, layer.num_layers
@@ -109,7 +110,7 @@ def _ready(
         return None
     if x.dim() != 2:
         x = x.view(steps * B, layer.input_size)
-    kept: dict[str, PreparedLayer] = layer.__dict__.setdefault("_prepared", {})
+    cache: dict[str, PreparedLayer] = layer.__dict__.setdefault("_prepared", {})
     layers: list[tuple[str, PreparedLayer, Tensor, Tensor | None]] = []
     D = 0
     for suffix in layer._suffixes:
@@ -118,11 +119,11 @@ def _ready(
             return None
         if layer.bias and (bias is None or not bias.is_cpu):
             return None
-        prepared = _prepared_layer(layer, suffix, kept)
+        prepared = _find_prepared(layer, suffix, cache)
         if prepared is None or prepared.dtype is not dtype:
             return None
-        if D and prepared.D != D:  # delays were changed, and not all layers have seen it
-            kept.clear()
+        if D and prepared.D != D:  # delays were changed after some layers were prepared
+            cache.clear()
             return None
         D = prepared.D
         layers.append((suffix, prepared, w_in, bias))
@@ -139,53 +140,59 @@ def _ready(
             return None
     else:
         return None
-    return x, state, layers, kept
+    return x, state, layers, cache
 
 
-def recorded_call(
+def run_recorded(
     layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
 ) -> tuple[Tensor, State] | None:
-    """prepared_call with gradients, of one step."""
+    """Runs one step with gradients; as run_prepared."""
     if layer.saved_dtype not in (None, x.dtype):
         return None
-    ready = _ready(layer, x, steps, batch, state)
+    ready = _prepare_call(layer, x, steps, batch, state)
     if ready is None:
         return None
-    x, before, layers, kept = ready
-    alone = len(layers) == 1
-    parts = [before] if alone else [State(*leaves) for leaves in zip(
+    x, before, layers, cache = ready
+    is_single = len(layers) == 1
+    parts = [before] if is_single else [State(*leaves) for leaves in zip(
         *(leaf.unbind(0) for leaf in before), strict=True)]
     after: list[State] = []
     for (suffix, prepared, *_), part in zip(layers, parts, strict=True):
         if after:
             x = nn.functional.dropout(x, layer.dropout, layer.training)
-        if not prepared.is_current():  # somebody has changed a parameter, or the delays
-            made = _prepared_layer(layer, suffix, kept, anew=True)
-            if made is None or made.D != prepared.D or not made.is_current():
+        if not prepared.is_current():  # a parameter or the delays were changed in place
+            rebuilt = _find_prepared(layer, suffix, cache, rebuild=True)
+            if rebuilt is None or rebuilt.D != prepared.D or not rebuilt.is_current():
                 return None
-            prepared = made
+            prepared = rebuilt
         assert isinstance(prepared, RecordedLayer)
         x, end = record_step(prepared, x, part)
         report("prepared", layer, suffix, x, 1)
         after.append(end)
-    if alone:
+    if is_single:
         return x, after[0]
     return x, State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
 
 
-def prepared_call(
+def run_prepared(
     layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
 ) -> tuple[Tensor, State] | None:
-    """x (steps, B, I) or the same as rows, and a state as of forward -> spikes (steps * B, N) and
-    the state after them.
+    """Runs a short call without gradients.
 
-    batch is (B,), or () where the state has no batch, B is 1 then. None where the call has to go
-    through the operators, which also say what is wrong with arguments that are wrong.
+    Args:
+        layer: an ALIF or LIF.
+        x: (steps, B, I) or (steps * B, I).
+        steps: T.
+        batch: (B,), or () for a state without a batch, with B = 1.
+        state: as of forward.
+
+    Returns:
+        spikes (steps * B, N) and the State; None if the operators have to run or raise the error.
     """
-    ready = _ready(layer, x, steps, batch, state)
+    ready = _prepare_call(layer, x, steps, batch, state)
     if ready is None:
         return None
-    x, before, layers, kept = ready
+    x, before, layers, cache = ready
     B, N, D, dtype = x.shape[0] // steps, layer.hidden_size, layers[0][1].D, x.dtype
     after = State(*[torch.empty_like(leaf) for leaf in before])
     # Item (layer, ...) of each part of the state, before and after.
@@ -201,24 +208,24 @@ def prepared_call(
             return None
         x = torch.empty_like(current)
         if not prepared.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
-            # somebody has changed a parameter, or the delays
-            made = _prepared_layer(layer, suffix, kept, anew=True)
+            # a parameter or the delays were changed in place
+            rebuilt = _find_prepared(layer, suffix, cache, rebuild=True)
             if (
-                made is None
-                or made.D != D
-                or not made.run(steps, B, current.data_ptr(), first, last, x.data_ptr())
+                rebuilt is None
+                or rebuilt.D != D
+                or not rebuilt.run(steps, B, current.data_ptr(), first, last, x.data_ptr())
             ):
                 return None
         report("prepared", layer, suffix, x, steps)
     return x, after
 
 
-def prepared_sequence(
+def run_prepared_sequence(
     layer: Constants, x: Tensor, state: State | None, p: Tensor | None = None, *,
     w_out: Tensor | None = None, k_out: float = 0.0, spikes: bool = True, **others: Any,
 ) -> Layered | None:
-    """x and what comes back as of forward; the rest of functional.layer, p (O,) where x is
-    unbatched."""
+    """Runs a short sequence without gradients; x, state and results as of forward, the rest as of
+    functional.layer, with p (O,) if x is unbatched. None as run_prepared."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() not in (2, 3) or others:
         return None
     if x.layout != torch.strided:
@@ -232,7 +239,7 @@ def prepared_sequence(
         if not can_be_prepared(T, batch[0] if batch else 1, N):
             return None
         steps_first = steps_first.contiguous()
-    found = prepared_call(layer, steps_first, T, tuple(batch), state)
+    found = run_prepared(layer, steps_first, T, tuple(batch), state)
     if found is None:
         return None
     out, y = found[0].view(T, *batch, N), None
@@ -240,5 +247,5 @@ def prepared_sequence(
         y, p = functional.leaky_readout(found[0].view(T, -1, N), w_out, k_out,
                                         p if batch or p is None else p[None])
         y, p = (y.transpose(0, 1) if first else y, p) if batch else (y.squeeze(1), p[0])
-    shown = out.transpose(0, 1) if first else out
-    return Layered(shown if spikes or w_out is None else None, found[1], None, y, p)
+    out = out.transpose(0, 1) if first else out
+    return Layered(out if spikes or w_out is None else None, found[1], None, y, p)

@@ -1,4 +1,4 @@
-"""From the options of ALIF and LIF to checked values."""
+"""Checks of the options of ALIF and LIF."""
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 from .._core.coefficients import Coefficient
 from .._core.options import LayerArguments, LayerOptions, LIFOptions
 from .._core.surrogates import find_cutoff, find_surrogate
-from ..models import check_sparse_grad, check_surrogate, named_model
+from ..models import check_sparse_grad, check_surrogate, find_model
 from .neuron import (
     RANGES,
     Kind,
@@ -17,18 +17,18 @@ from .neuron import (
     check_names,
     check_positive,
     check_whole_number,
-    complete,
-    steps,
+    complete_constants,
+    count_steps,
 )
 
 OPTIONS: dict[Kind, type] = {"ALIF": LayerOptions, "LSNN": LayerOptions, "LIF": LIFOptions}
 
 
 class CheckedArguments(NamedTuple):
-    """given, with values in place of what stood for a default of the model."""
+    """The options of a layer, with the defaults of its model."""
 
-    given: LayerArguments
-    constants: dict[str, Coefficient]  # that the neurons have, by the names of options
+    options: LayerArguments
+    constants: dict[str, Coefficient]  # of the neurons, by the names of options
     refractory: int
     autapses: bool
     delay: int | Tensor
@@ -37,16 +37,16 @@ class CheckedArguments(NamedTuple):
 
     @property
     def height(self) -> float:
-        """Of the surrogate: dampening psi(0)."""
-        model = named_model(self.given.dynamics)
-        dampening = model.dampening if self.given.dampening is None else self.given.dampening
-        name = model.surrogate if self.given.surrogate is None else self.given.surrogate
+        """The height of the surrogate, dampening psi(0)."""
+        model = find_model(self.options.dynamics)
+        dampening = model.dampening if self.options.dampening is None else self.options.dampening
+        name = model.surrogate if self.options.surrogate is None else self.options.surrogate
         return dampening * float(find_surrogate(name).psi(torch.zeros((), device="cpu")))
 
     def select_per_neuron(self, learned: Iterable[str]) -> tuple[str, ...]:
-        """The learned constants that get a number for each neuron. Raises TypeError or ValueError
+        """The learned constants with one number per neuron. Raises TypeError or ValueError
         naming per_neuron."""
-        learned, names = tuple(learned), self.given.per_neuron
+        learned, names = tuple(learned), self.options.per_neuron
         if isinstance(names, bool):
             return learned if names else ()
         names = (names,) if isinstance(names, str) else names
@@ -60,15 +60,15 @@ class CheckedArguments(NamedTuple):
         return names
 
 
-def check_arguments(kind: Kind, given: Mapping[str, Any]) -> CheckedArguments:
-    """The arguments of a layer of this kind, by name, checked and completed. Raises TypeError or
+def check_arguments(kind: Kind, options: Mapping[str, Any]) -> CheckedArguments:
+    """The arguments of a layer of this kind, with the defaults of its model. Raises TypeError or
     ValueError naming the argument."""
-    check_names(kind, given, OPTIONS[kind].__annotations__)
-    arguments = LayerArguments(**given)
+    check_names(kind, options, OPTIONS[kind].__annotations__)
+    arguments = LayerArguments(**options)
     check_flag("recurrent", arguments.recurrent)
     check_positive("dt", arguments.dt)
-    dt = float(arguments.dt)  # numpy's numbers compute in their own precision
-    delay = steps("delay", arguments.delay, dt)
+    dt = float(arguments.dt)  # a NumPy number computes in its own precision
+    delay = count_steps("delay", arguments.delay, dt)
     if isinstance(arguments.delay, str):
         check_whole_number("delay, in steps", delay, 1)
         delay -= 1  # the step that every spike takes
@@ -80,12 +80,12 @@ def check_arguments(kind: Kind, given: Mapping[str, Any]) -> CheckedArguments:
         if isinstance(delay, Tensor) or delay:
             raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent "
                              "spikes")
-    constants = complete(kind, arguments.dynamics, {
+    constants = complete_constants(kind, arguments.dynamics, {
         **{name: getattr(arguments, name) for name in RANGES},
         "refractory": arguments.refractory, **synapses}, dt)
     refractory, autapses, delay = (constants.pop(name)
                                    for name in ("refractory", "autapses", "delay"))
-    refractory = steps("refractory", refractory, dt)
+    refractory = count_steps("refractory", refractory, dt)
     if not arguments.recurrent:
         autapses, delay = False, 0
     check_whole_number("num_layers", arguments.num_layers, 1)
@@ -96,11 +96,11 @@ def check_arguments(kind: Kind, given: Mapping[str, Any]) -> CheckedArguments:
     if isinstance(arguments.dropout, bool) or not 0 <= arguments.dropout <= 1:
         raise ValueError(f"dropout: expected a probability from 0 to 1, got {arguments.dropout}")
     if arguments.dropout > 0 and arguments.num_layers == 1:
-        warnings.warn("dropout acts between layers, so it does nothing with num_layers=1",
-                      stacklevel=4)
+        warnings.warn(f"dropout: expected 0 with num_layers=1, got {arguments.dropout}; it acts "
+                      f"only between layers", stacklevel=4)
     if arguments.dampening is not None:
         check_positive("dampening", arguments.dampening)
-    model = named_model(arguments.dynamics)
+    model = find_model(arguments.dynamics)
     surrogate = model.surrogate if arguments.surrogate is None else arguments.surrogate
     check_surrogate(surrogate)
     find_cutoff(surrogate, arguments.surrogate_cutoff, smooth=False)

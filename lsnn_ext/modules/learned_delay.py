@@ -5,18 +5,18 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .._core.arguments import readable
+from .._core.arguments import is_readable
 from .._core.state import State, Traces
 from ..functional import PackedSpikes
 from . import ALIF
 from .checks import cast_weights, check_input, check_number, convert_input
-from .neuron import check_whole_number, shown
+from .neuron import check_whole_number, format_value
 
 __all__ = ["LearnedDelay"]
 
 # sparse_grad: a weight of 0 contributes to the gradient of the delay, so all need gradients.
-_NOT_OURS = ("num_layers", "delay", "bidirectional", "dropout", "batch_first", "recurrent",
-             "sparse_grad")
+_UNSUPPORTED = ("num_layers", "delay", "bidirectional", "dropout", "batch_first", "recurrent",
+                "sparse_grad")
 
 
 class LearnedDelay(nn.Module):
@@ -58,7 +58,7 @@ class LearnedDelay(nn.Module):
         if per not in ("neuron", "synapse"):
             raise ValueError(f"per: expected 'neuron' or 'synapse', got {per!r}")
         check_number("spread", spread)
-        for name in _NOT_OURS:
+        for name in _UNSUPPORTED:
             if name in neuron:
                 raise TypeError(f"{name}: expected none in LearnedDelay, got {neuron[name]!r}")
         self.longest, self.per = longest, per
@@ -79,10 +79,10 @@ class LearnedDelay(nn.Module):
 
     def extra_repr(self) -> str:
         """Delays and spread."""
-        return f"longest={self.longest}, per={self.per!r}, spread={shown(self.spread)}"
+        return f"longest={self.longest}, per={self.per!r}, spread={format_value(self.spread)}"
 
     def _check_range(self, name: str = "delay") -> None:
-        if not readable(self.delay.detach()):
+        if not is_readable(self.delay.detach()):
             return
         low, high = self.delay.detach().aminmax()
         if not (low >= 0 and high <= self.longest):
@@ -120,7 +120,7 @@ class LearnedDelay(nn.Module):
     def recurrent_weight(self) -> Tensor:
         """The weights of each integer delay, (longest + 1, N, N), from neuron j to neuron k, for
         functional.alif with delay=range(longest + 1)."""
-        w = self.neurons._recurrent_weight("_l0")
+        w = self.neurons._mask_recurrent_weight("_l0")
         assert w is not None
         k = self.shares()
         return w * (k if k.dim() == 3 else k[..., None])
@@ -157,12 +157,12 @@ class LearnedDelay(nn.Module):
         w_in = neurons.weight_ih_l0
         assert isinstance(w_in, Tensor)
         w_in, bias = cast_weights(like, w_in, getattr(neurons, "bias_ih_l0", None))
-        made = functional.layer(
+        result = functional.layer(
             x, w_in, self.recurrent_weight(), bias=bias, state=state, trace=trace,
             checkpoint_every=neurons.checkpoint_every, saved_dtype=neurons.saved_dtype,
-            **neurons._neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})
-        after = State(*(leaf.unsqueeze(0) for leaf in made.state))
-        assert made.spikes is not None
-        if made.traces is None:
-            return made.spikes, after
-        return made.spikes, after, made.traces
+            **neurons._compute_neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})
+        end = State(*(leaf.unsqueeze(0) for leaf in result.state))
+        assert result.spikes is not None
+        if result.traces is None:
+            return result.spikes, end
+        return result.spikes, end, result.traces

@@ -22,8 +22,8 @@ from .neuron import (
     check_names,
     check_positive,
     check_whole_number,
-    complete,
-    constant,
+    complete_constants,
+    make_constant,
 )
 from .outputs import Record
 from .packed import repack
@@ -32,13 +32,13 @@ from .recurrent import Recurrent, Sequence
 
 
 class LSNNState(NamedTuple):
-    """What an LSNN carries from one call to the next."""
+    """The state of an LSNN between two calls."""
 
     neurons: State  # as ALIF
     readout: Tensor | ReadoutState  # (B, output_size): as LeakyReadout
 
     def detach(self) -> "LSNNState":
-        """The same numbers without their graph, as truncated BPTT needs between two chunks."""
+        """The state without its graph, as truncated BPTT needs between two chunks."""
         return LSNNState(self.neurons.detach(), self.readout.detach())
 
     def to(self, *args: Any, **kwargs: Any) -> "LSNNState":
@@ -46,8 +46,8 @@ class LSNNState(NamedTuple):
         return LSNNState(self.neurons.to(*args, **kwargs), self.readout.to(*args, **kwargs))
 
     def reset(self, mask: Tensor) -> "LSNNState":
-        """Zeros for the sequences of a batch where the mask (B,) of bools is True, as where an
-        episode has ended; the others, and their gradients, as they are."""
+        """Zeros for the sequences where the bool mask (B,) is True, such as ended episodes; the
+        others keep their numbers and gradients."""
         readout = self.readout
         return LSNNState(self.neurons.reset(mask), readout.reset(mask) if isinstance(
             readout, ReadoutState) else reset_sequences(readout, mask))
@@ -56,24 +56,25 @@ class LSNNState(NamedTuple):
 make_savable(LSNNState)
 
 
-def _parts(state: LSNNState | None) -> tuple[State | None, Any]:
-    """The states of the neurons and of the readout."""
+def _split_state(state: LSNNState | None) -> tuple[State | None, Any]:
+    """The states of the neurons and of the readout. Raises TypeError for anything but an LSNNState
+    or None."""
     if state is None:
         return None, None
     if not isinstance(state, LSNNState):
-        hint = ("; that of an ALIF has no readout: LSNNState(state, readout) with a tensor (B, "
-                "output_size), of zeros to begin with" if isinstance(state, State) else "")
+        hint = ("; an ALIF returns a State without a readout: pass LSNNState(state, readout) with "
+                "readout zeros (B, output_size)" if isinstance(state, State) else "")
         raise TypeError(f"state: expected an LSNNState{LSNNState._fields}, as an LSNN returns it, "
                         f"got {type(state).__name__ + hint if hint else describe_kind(state)}")
     return state
 
 
 def _split_learn(learn: Any, per_neuron: Any) -> tuple[Any, Any, dict[str, Any], bool]:
-    """learn and per_neuron of the neurons, learn and per_neuron of the readout."""
-    asked = (learn,) if isinstance(learn, str) else learn
-    if not isinstance(asked, Iterable):
-        return learn, per_neuron, {}, False  # the neurons say what is wrong with it
-    forms = dict(asked) if isinstance(asked, Mapping) else dict.fromkeys(asked)
+    """learn and per_neuron of the neurons, then those of the readout."""
+    names = (learn,) if isinstance(learn, str) else learn
+    if not isinstance(names, Iterable):
+        return learn, per_neuron, {}, False  # ALIF raises the error
+    forms = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
     if "tau_out" not in forms:
         return forms, per_neuron, {}, False
     readout = {"tau": forms.pop("tau_out")}
@@ -84,7 +85,7 @@ def _split_learn(learn: Any, per_neuron: Any) -> tuple[Any, Any, dict[str, Any],
 
 
 class LSNNOptions(LayerOptions, total=False):
-    """Of LSNN."""
+    """Options of LSNN."""
 
     tau_out: Annotated[float | None, "time constant of the readout in ms. None: no filter, W z_t + "
                        "b of each step. In learn: the readout learns its logarithm."]
@@ -105,9 +106,9 @@ class LSNN(nn.Module):
         num_layers, bias, batch_first, dropout, bidirectional: as of nn.LSTM; bias of the input is
             False as in the paper.
         **options
-            With "lsnn" None stands for the paper's values for sequential MNIST: 20 and 700 ms,
-            beta 1.8, threshold 0.01, 5 refractory steps, no autapses. beta may be given as
-            (n_adaptive,), or as (N,) with 0 for the regular neurons.
+            The defaults of "lsnn" are those of the paper for sequential MNIST: 20 and 700 ms, beta
+            1.8, threshold 0.01, 5 refractory steps, no autapses. beta: a number, (n_adaptive,), or
+            (N,) with 0 for the regular neurons.
 
     Raises:
         TypeError, ValueError: as ALIF.
@@ -129,52 +130,51 @@ class LSNN(nn.Module):
                              "0")
         check_names(self._kind, options, LSNNOptions.__annotations__)
         self.n_regular, self.n_adaptive = n_regular, n_adaptive
-        given: dict[str, Any] = {**options}
-        tau_out, dtype = given.pop("tau_out", 20.0), given.get("dtype")
-        dynamics, dt = given.get("dynamics", "lsnn"), given.get("dt", 1.0)
+        others: dict[str, Any] = {**options}
+        tau_out, dtype = others.pop("tau_out", 20.0), others.get("dtype")
+        dynamics, dt = others.get("dynamics", "lsnn"), others.get("dt", 1.0)
         check_positive("dt", dt)
         dt = float(dt)
         synapses = ("autapses", "delay")  # the model's defaults are those of recurrent weights
-        constants = complete(self._kind, dynamics, {
-            name: given.pop(name, None) for name in (*RANGES, "refractory", *synapses)
-            if name not in synapses or given.get("recurrent", True)}, dt)
-        if not given.get("recurrent", True):
+        constants = complete_constants(self._kind, dynamics, {
+            name: others.pop(name, None) for name in (*RANGES, "refractory", *synapses)
+            if name not in synapses or others.get("recurrent", True)}, dt)
+        if not others.get("recurrent", True):
             for name in synapses:
                 constants.pop(name, None)
         if "beta" not in constants:
-            raise TypeError(f"beta: expected to be given to a network with dynamics={dynamics!r}, "
-                            f"where it would follow the threshold for the regular neurons too, got "
-                            f"none")
-        constants["beta"] = self._betas(constants["beta"], dtype)
+            raise TypeError(f"beta: expected a value with dynamics={dynamics!r}, whose default, "
+                            f"the threshold, would act on regular neurons too, got None")
+        constants["beta"] = self._make_betas(constants["beta"], dtype)
         N = n_regular + n_adaptive
-        learn, per_neuron, learn_out, per_output = _split_learn(given.pop("learn", ()),
-                                                                given.pop("per_neuron", False))
+        learn, per_neuron, learn_out, per_output = _split_learn(others.pop("learn", ()),
+                                                                others.pop("per_neuron", False))
         if tau_out is not None:
             check_filter("tau_out", tau_out, dt)
         if learn_out and tau_out is None:
             raise ValueError("tau_out: expected a number to learn from, got None")
         self.neurons = ALIF(input_size, N, num_layers, bias, batch_first, dropout, bidirectional,
-                            learn=learn, per_neuron=per_neuron, **given, **constants)
+                            learn=learn, per_neuron=per_neuron, **others, **constants)
         self.readout = LeakyReadout(N * (1 + bidirectional), output_size, tau_out, dt=dt,
                                     batch_first=batch_first, learn=learn_out,
-                                    per_neuron=per_output, device=given.get("device"), dtype=dtype)
+                                    per_neuron=per_output, device=others.get("device"), dtype=dtype)
 
-    def _betas(self, beta: Coefficient, dtype: torch.dtype | None) -> Tensor:
-        """beta of all neurons, that of the regular ones 0."""
+    def _make_betas(self, beta: Coefficient, dtype: torch.dtype | None) -> Tensor:
+        """beta (N,), 0 for the regular neurons. Raises TypeError or ValueError naming beta."""
         regular, adaptive = self.n_regular, self.n_adaptive
         shapes = ((), (adaptive,), (regular + adaptive,))
-        given = constant("beta", beta, shapes, torch.get_default_dtype() if dtype is None
-                         else dtype)
-        if given.dim() == 0 or given.shape == (adaptive,):
-            return torch.cat([given.new_zeros(regular), given.expand(adaptive)])
-        if not given.is_meta and bool(given[:regular].any()):
-            raise ValueError(f"beta: expected 0 for the n_regular = {regular} first neurons, which "
-                             f"do not adapt, got {given[:regular].tolist()}")
-        return given
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        value = make_constant("beta", beta, shapes, dtype)
+        if value.dim() == 0 or value.shape == (adaptive,):
+            return torch.cat([value.new_zeros(regular), value.expand(adaptive)])
+        if not value.is_meta and bool(value[:regular].any()):
+            raise ValueError(f"beta: expected 0 for the first n_regular = {regular} neurons, which "
+                             f"do not adapt, got {value[:regular].tolist()}")
+        return value
 
     def reset_parameters(self) -> None:
-        """Draws all weights anew, as in the paper's code; the rest as the network was made, see
-        ALIF."""
+        """Draws all weights as in the paper's code and resets constants and delays to those of the
+        constructor."""
         self.neurons.reset_parameters()
         self.readout.reset_parameters()
 
@@ -182,33 +182,42 @@ class LSNN(nn.Module):
                 lengths: LengthsArgument | None = None, return_spikes: bool = False,
                 trace: bool = False, record: Record | None = None, return_rates: bool = False,
                 readout_every: int | None = None) -> tuple[Any, ...]:
-        """x (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, a PackedSequence, or
-        PackedSpikes as of ALIF -> (readout, state), and then what is asked for: spikes, traces,
-        rates.
+        """Runs a whole sequence.
 
-        readout has output_size channels in the form of x, spikes (return_spikes=True) N channels,
-        for each direction. trace=True, or record with the indices of neurons or a slice: the Traces
-        of the last layer; return_rates=True: firing rates (layers and directions, B, N), to
-        regularise them without spikes of all steps; as of ALIF. lengths (B,): steps of each
-        sequence of a padded batch, as of ALIF; the readout is 0 after them. The state of sequences
-        of unequal length is that of each one's own last step, in the order in which they were
-        given. state None is all zeros.
-        readout_every=K: the mean of the readout over each K steps in its place, T / K of them.
-        Raises ValueError for wrong shapes, and for a K that does not divide T and the steps of each
-        sequence, and TypeError for an x that is none of these, or for a
-        state that is no LSNNState.
+        Args:
+            x: (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, a PackedSequence or
+                PackedSpikes, as in ALIF.
+            state: the LSNNState to start from. Default None: zeros.
+            lengths: (B,) steps of each sequence of a padded batch, as in ALIF; after them the
+                readout is 0. Default None: all have T steps.
+            return_spikes: also return the spikes of the last layer.
+            trace: also return its Traces.
+            record: indices of neurons, or a slice: return only their Traces.
+            return_rates: also return the firing rates, to regularize them without storing spikes.
+            readout_every: K: return the mean of the readout over each K steps. Default None: the
+                readout of every step.
+
+        Returns:
+            readout, of the shape of x with output_size in place of I, and T / K in place of T with
+            readout_every; the LSNNState after the last step of each sequence, in the order of the
+            batch. Then, if requested: spikes, of the shape of x with N * directions in place of I;
+            the Traces; the rates (L, B, N), see ALIF.forward.
+
+        Raises:
+            TypeError, ValueError: an invalid x, state, lengths or record, or a K that does not
+                divide the steps of each sequence.
         """
         if not isinstance(x, PackedSequence | PackedSpikes):
             check_tensor("x", x, ", a PackedSequence or PackedSpikes")
         neurons, readout = self.neurons, self.readout
-        carried, p = _parts(state)
+        carried, p = _split_state(state)
         more: list[Any]
-        if not self._one_operator():
-            asked = {"lengths": lengths, "trace": trace, "record": record,
-                     "return_rates": return_rates}
-            spikes, end, *more = neurons(x, carried, **{name: value for name, value in asked.items()
-                                                        if value is not False
-                                                        and value is not None})
+        if not self._can_fuse():
+            options = {"lengths": lengths, "trace": trace, "record": record,
+                       "return_rates": return_rates}  # a replaced part need not accept unused ones
+            spikes, end, *more = neurons(x, carried, **{
+                name: value for name, value in options.items()
+                if value is not False and value is not None})
             y, p = readout(spikes, p) if lengths is None else readout(spikes, p, lengths=lengths)
         else:
             k_out = readout.decay
@@ -219,10 +228,10 @@ class LSNN(nn.Module):
             bias, inside = readout.bias, {}
             fused = lengths is None and not isinstance(x, PackedSequence)
             if bias is not None and fused and can_fuse_readout(like, readout.weight):
-                bias, inside = None, {"b_out": bias}  # which saves a kernel
-            out = neurons._observed(x, carried, trace, record, means, p, lengths,
-                                    w_out=readout.weight, k_out=k_out, spikes=return_spikes,
-                                    **inside)
+                bias, inside = None, {"b_out": bias}  # saves a kernel
+            out = neurons._run_sequence(x, carried, trace, record, means, p, lengths,
+                                        w_out=readout.weight, k_out=k_out, spikes=return_spikes,
+                                        **inside)
             end, p, spikes = out.state, unwrap_optional(out.readout_state), out.spikes
             y = value = add_readout_bias(unwrap_optional(out.readout), bias, lengths,
                                          readout.batch_first)
@@ -231,19 +240,18 @@ class LSNN(nn.Module):
                 spikes = repack(spikes, x) if return_spikes else None
             more = [*([] if out.traces is None else [out.traces]), *(means or ())]
         if readout_every is not None:
-            of_each = None if lengths is None else torch.as_tensor(lengths)
-            y = average_windows(y, readout_every, readout.batch_first, of_each)
+            each = None if lengths is None else torch.as_tensor(lengths)
+            y = average_windows(y, readout_every, readout.batch_first, each)
         return (y, LSNNState(end, p), *([spikes] if return_spikes else []), *more)
 
-    def _one_operator(self) -> bool:
-        """Whether nobody could see a difference between calls of the parts and one call that
-        computes both."""
+    def _can_fuse(self) -> bool:
+        """Whether one operator may compute both parts: the difference is not observable."""
         readout = self.readout
-        return self._unobserved() and not (
+        return self._has_plain_parts() and not (
             readout.learn or isinstance(readout.tau, Tensor) or readout.tau_syn is not None)
 
-    def _unobserved(self) -> bool:
-        """Whether the parts do what they were made for, and no more."""
+    def _has_plain_parts(self) -> bool:
+        """Whether the parts are those of the constructor, without hooks or another forward."""
         neurons, readout = self.neurons, self.readout
         return (
             has_plain_call(neurons, Recurrent) and has_plain_call(readout, LeakyReadout)
@@ -251,24 +259,31 @@ class LSNN(nn.Module):
         )
 
     def step(self, x_t: Tensor, state: LSNNState | None = None) -> tuple[Tensor, LSNNState]:
-        """One step, for control loops: x_t (B, I) or (I,) -> readout (B, output_size) or
-        (output_size,), and the state.
+        """Runs one step, for control loops.
 
-        Bitwise identical to forward on a sequence of one step. T such calls equal one call on the
-        sequence to the rounding of the products with input and readout weights, whose sums have
-        another order there. state None is all zeros. Raises ValueError for wrong shapes and
-        TypeError for an x_t that is none, or for a state that is no LSNNState.
+        Bitwise identical to forward on a sequence of one step. T steps equal one call on the
+        sequence to rounding: products with input and readout weights are summed in another order.
+
+        Args:
+            x_t: (B, I) or (I,).
+            state: the LSNNState to start from. Default None: zeros.
+
+        Returns:
+            readout (B, output_size) or (output_size,), and the LSNNState after the step.
+
+        Raises:
+            TypeError, ValueError: an invalid x_t or state, or a bidirectional network.
         """
         check_tensor("x_t", x_t)
         if getattr(self.neurons, "bidirectional", False):
             raise ValueError("step: expected a network with bidirectional=False, got a "
                              "bidirectional one")
-        carried, p = _parts(state)
-        if not self._unobserved():
+        carried, p = _split_state(state)
+        if not self._has_plain_parts():
             time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0
-            y, after, *_ = self.forward(x_t.unsqueeze(time), state)
+            y, end, *_ = self.forward(x_t.unsqueeze(time), state)
             assert isinstance(y, Tensor)
-            return y.squeeze(time), after
+            return y.squeeze(time), end
         self.readout.check_state(p, tuple(x_t.shape[:-1]), name="state.readout")
         spikes, end = self.neurons.step(x_t, carried)
         y, p = self.readout.step(spikes, p)

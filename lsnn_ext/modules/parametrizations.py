@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..models import named_model
+from ..models import find_model
 from .neuron import RANGES, Kind
 
 
@@ -129,7 +129,7 @@ def _make_form(name: str, form: Any, dynamics: str, dt: float) -> nn.Module | No
     if form == "logit" and RANGES[name].ends:
         return Logit()
     if form == "clamp":
-        origin = named_model(dynamics).origin
+        origin = find_model(dynamics).origin
         if name not in origin.ranges:
             clamped = ", ".join(origin.ranges) or "none"
             raise ValueError(f"learn: expected a constant that the original {dynamics!r} clamps "

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import functional
-from .._core.arguments import check_state_leaf, readable, refuse_freed_graph
+from .._core.arguments import check_state_leaf, is_readable, refuse_freed_graph
 from .._core.coefficients import Coefficient
 from .._core.lengths import LengthsArgument, add_bias, resolve_lengths
 from .._core.options import Learn
@@ -21,7 +21,7 @@ from .._core.torch_internals import has_hooks, make_savable
 from ..codegen.neuron import Neuron
 from ..functional import NeuronState
 from .checks import check_lengths, check_tensor, hint_batch_first
-from .neuron import SHORTEST, check_flag, check_positive, check_whole_number, shown
+from .neuron import SHORTEST, check_flag, check_positive, check_whole_number, format_value
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 
@@ -107,7 +107,7 @@ def _map_state(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def _check_windows(lengths: Tensor, every: int) -> None:
     """Raises ValueError unless all sequences end with a window."""
-    if readable(lengths) and bool((lengths % every).any()):
+    if is_readable(lengths) and bool((lengths % every).any()):
         odd = int(lengths[(lengths % every).nonzero()[0]])
         raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, got "
                          f"{every} for one of {odd} steps")
@@ -253,8 +253,8 @@ class LeakyReadout(ParametrizedModule):
 
     def extra_repr(self) -> str:
         """Sizes and current time constants."""
-        synapse = "" if self.tau_syn is None else f", tau_syn={shown(self.tau_syn)}"
-        return f"{self.n}, {self.output_size}, tau={shown(self.tau)}{synapse}" + (
+        synapse = "" if self.tau_syn is None else f", tau_syn={format_value(self.tau_syn)}"
+        return f"{self.n}, {self.output_size}, tau={format_value(self.tau)}{synapse}" + (
             f", learn={self.learn}" if self.learn else "") + (
             ", batch_first=True" if self.batch_first else "")
 

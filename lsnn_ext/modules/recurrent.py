@@ -1,5 +1,4 @@
-"""What ALIF and LIF share: parameters, forms of input and state, and the way through layers and
-directions."""
+"""The base class of ALIF and LIF: parameters, forms of inputs, layers and directions."""
 import inspect
 import math
 from collections.abc import Mapping
@@ -10,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .._core.arguments import refuse_freed_graph
-from .._core.call import of_inputs
+from .._core.call import run_layer
 from .._core.lengths import Lengths, LengthsArgument
 from .._core.options import PASSED_TO_CALLS, PASSED_TO_NEURONS, CallArguments
 from .._core.route import is_packing_faster
 from .._core.state import State, Traces
 from .._core.torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
-from ..models import Rate, default_values
+from ..models import Rate, find_defaults
 from .checks import (
     cast_weights,
     check_input,
@@ -27,11 +26,11 @@ from .checks import (
     convert_input,
     unwrap_optional,
 )
-from .constants import Constants, state_after
+from .constants import Constants, stack_states
 from .delays import read_delay, reset_delay, set_delay
-from .inference import prepared_call, prepared_sequence, recorded_call
+from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
-from .neuron import check_whole_number, rounded, shown
+from .neuron import check_whole_number, format_value, round_number
 from .outputs import Record, compute_rates, join_directions, select_neurons, select_traces
 from .packed import flip_time, repack, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
@@ -40,7 +39,7 @@ Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 
 
 class Recurrent(Constants):
-    """What ALIF and LIF share; the constants that the neuron has are the names of `_neuron`."""
+    """The base class of ALIF and LIF; `_neuron` has the names of their constants."""
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, bias: bool,
                  batch_first: bool, dropout: float, bidirectional: bool,
@@ -51,15 +50,15 @@ class Recurrent(Constants):
         arguments = check_arguments(self._kind, {
             "num_layers": num_layers, "bias": bias, "batch_first": batch_first,
             "dropout": dropout, "bidirectional": bidirectional, **options})
-        given = arguments.given
+        checked = arguments.options
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
-        self.bidirectional, self.recurrent = bidirectional, given.recurrent
+        self.bidirectional, self.recurrent = bidirectional, checked.recurrent
         for name in (*PASSED_TO_NEURONS, *PASSED_TO_CALLS):
-            setattr(self, name, getattr(given, name))
+            setattr(self, name, getattr(checked, name))
         self.refractory, self.autapses = arguments.refractory, arguments.autapses
         self._first_delay, self._distinct = None, ()
-        set_delay(self, arguments.delay, given.device)
+        set_delay(self, arguments.delay, checked.device)
         directions = ("", "_reverse") if bidirectional else ("",)
         self._suffixes = [f"_l{layer}{direction}" for layer in range(num_layers)
                           for direction in directions]
@@ -68,23 +67,19 @@ class Recurrent(Constants):
                 input_size if index <= bidirectional else hidden_size * (1 + bidirectional)
             )
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
-            if given.recurrent:
+            if checked.recurrent:
                 shapes["weight_hh"] = (hidden_size, hidden_size)
             if bias:
                 shapes["bias_ih"] = (hidden_size,)
             for name, shape in shapes.items():
-                data = torch.empty(shape, device=given.device, dtype=arguments.dtype)
+                data = torch.empty(shape, device=checked.device, dtype=arguments.dtype)
                 self.register_parameter(name + suffix, nn.Parameter(data))
         self._make_constants(arguments)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1) / sqrt(fan in), as in the paper's code, biases 0; all else as the layer
-        was made.
-
-        Time constants, beta, threshold and delays take the values that were given to the
-        constructor, also where they have been learned or loaded since.
-        """
+        """Draws weights from N(0, 1) / sqrt(fan in), as in the paper's code; sets biases to 0, and
+        constants and delays to those of the constructor."""
         with torch.no_grad():
             for suffix in self._suffixes:
                 for name in ("weight_ih", "weight_hh") if self.recurrent else ("weight_ih",):
@@ -97,42 +92,40 @@ class Recurrent(Constants):
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
-        """As of nn.LSTM: of each layer and direction input weights, recurrent weights, bias, those
-        that there are."""
+        """As of nn.LSTM: input weights, recurrent weights and bias of each layer and direction."""
         names = [("weight_ih", True), ("weight_hh", self.recurrent), ("bias_ih", self.bias)]
-        return [[getattr(self, name + suffix) for name, there in names if there]
+        return [[getattr(self, name + suffix) for name, is_present in names if is_present]
                 for suffix in self._suffixes]
 
     def flatten_parameters(self) -> None:
-        """As of nn.LSTM, whose weights lie best in one piece of memory; here it has no effect."""
+        """A no-op, for compatibility with nn.LSTM."""
 
     def extra_repr(self) -> str:
-        """Sizes, then whatever is not the default."""
+        """Sizes, then all that differs from the defaults."""
         parts = [str(self.input_size), str(self.hidden_size)]
-        defaults = default_values(self.dynamics, self._kind)
+        defaults = find_defaults(self.dynamics, self._kind)
         signature = inspect.signature(type(self)).parameters
-        arguments = {name: one.default for name, one in signature.items()
-                     if one.kind is not one.VAR_KEYWORD}
+        arguments = {name: parameter.default for name, parameter in signature.items()
+                     if parameter.kind is not parameter.VAR_KEYWORD}
         for name in (*arguments, *(name for name in self._neuron if name not in arguments)):
             value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
             if name == "learn":
                 value = format_forms(self, self.learn, self._suffixes[0])
             if isinstance(value, Tensor) and not value.dim() and not value.is_meta:
-                value = rounded(value)
+                value = round_number(value)
             default = arguments.get(name)
             if default is None:
                 default = defaults.get(name)
                 default = default.decay(self.dt) if isinstance(default, Rate) else default
             if value is not None and name not in ("input_size", "hidden_size") and (
                     isinstance(value, Tensor) or value != default):
-                parts.append(f"{name}={shown(value)}")
+                parts.append(f"{name}={format_value(value)}")
         return ", ".join(parts)
 
-    def _one_direction(self, x: Tensor | PackedSpikes, weights: tuple[Tensor, Tensor | None],
+    def _run_direction(self, x: Tensor | PackedSpikes, weights: tuple[Tensor, Tensor | None],
                        lengths: Lengths | None, suffix: str, initial: State | None,
                        trace: bool | Tensor, **readout: Any) -> Layered:
-        """One direction of one layer over x (T, B, inputs): spikes, state, traces of the same
-        form; trace: True, or the neurons whose traces are wanted."""
+        """One direction of one layer over x (T, B, I); trace: True, or the neurons to trace."""
         weight, w_rec = weights
         like = x.carrier if isinstance(x, PackedSpikes) else x
         weight, bias = cast_weights(like, weight, getattr(self, "bias_ih" + suffix, None))
@@ -144,8 +137,8 @@ class Recurrent(Constants):
             delay=read_delay(self),  # type: ignore[arg-type]
             autapses=self.autapses or not self.recurrent,
             **{name: getattr(self, name) for name in PASSED_TO_CALLS})
-        out = of_inputs(x, weight, w_rec, bias, self._kept_neuron(suffix, like.device), options,
-                        "x", **readout)
+        neuron = self._cache_neuron_arguments(suffix, like.device)
+        out = run_layer(x, weight, w_rec, bias, neuron, options, "x", **readout)
         traces = select_traces(out.traces, trace)
         if not reverse:
             return out._replace(traces=traces)
@@ -153,14 +146,14 @@ class Recurrent(Constants):
             traces = Traces(*(flip_time(value, lengths) for value in traces))
         return out._replace(spikes=flip_time(unwrap_optional(out.spikes), lengths), traces=traces)
 
-    def _run(self, inputs: Tensor | PackedSpikes, lengths: Lengths | None, state: State | None,
-             trace: bool | Tensor, found_rates: list[Tensor] | None = None,
-             **readout: Any) -> Layered:
-        """All layers: x, spikes and traces are (T, B, .); lengths fall, or all are T; state is
-        stacked.
+    def _run_layers(self, inputs: Tensor | PackedSpikes, lengths: Lengths | None,
+                    state: State | None, trace: bool | Tensor,
+                    found_rates: list[Tensor] | None = None, **readout: Any) -> Layered:
+        """All layers over inputs (T, B, I).
 
-        readout: arguments of functional.layer, for the last layer. found_rates gets the firing
-        rates (layers and directions, B, N), where they are wanted.
+        lengths are descending, or None; state has an axis of layers and directions. readout has
+        arguments of functional.layer for the last layer. The firing rates (layers and directions,
+        B, N) are appended to found_rates.
         """
         directions = 1 + self.bidirectional
         x: Tensor | PackedSpikes = inputs
@@ -169,34 +162,33 @@ class Recurrent(Constants):
         for layer in range(self.num_layers):
             last = layer == self.num_layers - 1
             outs: list[Layered] = []
-            # Looked up once: a parametrized weight is computed each time, and spectral_norm counts
-            # how often.
-            weights = [(getattr(self, "weight_ih" + suffix), self._all_recurrent(suffix))
+            # One access: it computes a parametrized weight, and changes a state of spectral_norm.
+            weights = [(getattr(self, "weight_ih" + suffix), self._get_recurrent_weight(suffix))
                        for suffix in self._suffixes[layer * directions:(layer + 1) * directions]]
-            # Where nothing but the next layer sees the spikes a bit for each will do.
+            # Only the next layer reads these spikes, so bits suffice.
             bits = (not last and directions == 1 and not (self.dropout and self.training)
                     and is_packing_faster(x, weights[0][0]))
             requested: dict[str, Any] = readout if last else {"spikes": "bits"} if bits else {}
-            counted = last and found_rates is not None and readout.get("spikes") is False
-            if counted:  # without a number for each
+            only_rates = last and found_rates is not None and readout.get("spikes") is False
+            if only_rates:
                 requested = {**readout, "spikes": is_packing_faster(x, weights[0][0]) and "bits"
                              or True}
             for direction in range(directions):
                 index = layer * directions + direction
                 initial = None if state is None else State(*(leaf[index] for leaf in state))
-                outs.append(self._one_direction(x, weights[direction], lengths,
+                outs.append(self._run_direction(x, weights[direction], lengths,
                                                 self._suffixes[index], initial,
                                                 trace if last else False, **requested))
                 after.append(outs[-1].state)
             means += [] if found_rates is None else [compute_rates(out, lengths) for out in outs]
-            if counted:
+            if only_rates:
                 outs = [out._replace(spikes=None, packed=None) for out in outs]
             if last:
                 break
             x = outs[0].packed or nn.functional.dropout(
                 join_directions(outs)[0], self.dropout, self.training
             )
-        end = state_after(after)
+        end = stack_states(after)
         if found_rates is not None:
             found_rates.append(torch.stack(means))
         if directions == 1:
@@ -213,7 +205,7 @@ class Recurrent(Constants):
 
     def _dtype(self) -> torch.dtype:
         weight = self._parameters.get("weight_ih_l0")
-        if weight is None:  # parametrized, or no parameter
+        if weight is None:  # parametrized, or replaced
             weight = next(self.parameters(), None)
         found = self.weight_ih_l0 if weight is None else weight
         assert isinstance(found, Tensor)
@@ -223,39 +215,43 @@ class Recurrent(Constants):
                 lengths: LengthsArgument | None = None, trace: bool = False,
                 record: Record | None = None, return_rates: bool = False,
                 spikes: Literal[True, "bits"] = True) -> tuple[Any, ...]:
-        """The whole sequence: (spikes, state), then traces with trace=True or record, then rates
-        with return_rates=True.
+        """Runs a whole sequence.
 
-        x          (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence,
-                   sorted or not; of the parameters' dtype, or float16 / bfloat16, then the spikes
-                   have that dtype and the state float32; bool and uint8 are taken as numbers of the
-                   parameters' dtype. Or PackedSpikes (T, B, I), not with batch_first
-        state      State with leaves v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, D
-                   = 1 + the largest delay, L = num_layers * directions in the order of nn.LSTM;
-                   without B if unbatched; None is all zeros
-        lengths    (B,) steps of each sequence of a padded batch, from 0 to T in any order, whole
-                   numbers on the CPU: each ends after its own last step, as in a PackedSequence;
-                   what x has after it is not read, and spikes and traces are 0 there
-        record     indices of neurons, or a slice: their traces alone
-        spikes=    "bits": PackedSpikes (T, B, N) in place of spikes, a thirty-second of the memory
-                   and of the time to write and read it, for the next layer or Linear; not with
-                   batch_first or bidirectional, unbatched or of a PackedSequence
-        spikes     as x with N * directions in place of I
-        state      after the last step; of sequences of unequal length each one's own last step, in
-                   the order in which they were given
-        traces     Traces v, a, threshold of the last layer, each of the shape of spikes, or with
-                   the recorded neurons of each direction in place of N (packed: of spikes.data)
-        rates      (L, B, N), without B if unbatched: the mean of the spikes of each neuron of each
-                   layer over the steps of its sequence, differentiable
+        A PackedSequence takes one call of the operator, or a few if its longest sequence has more
+        than twice the steps of the shortest.
 
-        A PackedSequence takes one call of the operator, or a few where the longest of its sequences
-        has more than twice the steps of the shortest. Raises ValueError for wrong shapes or dtypes,
-        TypeError for a state that is none.
+        Args:
+            x: (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence. Of the
+                parameters' dtype; bool and uint8 are converted to it; float16 and bfloat16 give
+                spikes of that dtype and a float32 state. Or PackedSpikes (T, B, I), not with
+                batch_first.
+            state: State of v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, without B
+                if unbatched; D = 1 + the largest delay, L = num_layers * directions in the order
+                of nn.LSTM. Default None: zeros.
+            lengths: (B,) steps of each sequence of a padded batch, 0 to T in any order, integers on
+                the CPU. After its last step a sequence is not read, and its spikes and traces are
+                0. Default None: all have T steps.
+            trace: also return the Traces of the last layer.
+            record: indices of neurons, or a slice: return only their Traces.
+            return_rates: also return the firing rates.
+            spikes: "bits": return PackedSpikes (T, B, N), with 1/32 of the memory traffic, for the
+                next layer or Linear; not with batch_first, bidirectional, a PackedSequence or an
+                unbatched x.
+
+        Returns:
+            spikes, of the shape of x with N * directions in place of I; the State after the last
+            step of each sequence, in the order of the batch. Then, if requested: Traces v, a and
+            threshold, of the shape of spikes (of spikes.data if packed), with the recorded neurons
+            in place of N; rates (L, B, N), without B if unbatched, differentiable: the mean spikes
+            of each neuron over the steps of its sequence.
+
+        Raises:
+            TypeError, ValueError: an argument of a wrong kind, shape, dtype or range.
         """
         means: list[Tensor] | None = [] if return_rates else None
         self._check_spikes(spikes, x)
         bits: dict[str, Any] = {} if spikes is True else {"spikes": spikes}
-        found = self._observed(x, state, trace, record, means, lengths=lengths, **bits)
+        found = self._run_sequence(x, state, trace, record, means, lengths=lengths, **bits)
         fired: Any = found.spikes if found.packed is None else found.packed
         if isinstance(x, PackedSequence):
             fired = repack(fired, x)
@@ -272,13 +268,12 @@ class Recurrent(Constants):
             if getattr(self, name):
                 raise ValueError(f"spikes: expected True of a layer with {name}=True, got 'bits'")
         if isinstance(x, PackedSequence) or isinstance(x, Tensor) and x.dim() != 3:
-            raise ValueError("spikes: expected True for what is not (T, B, I), got 'bits'")
+            raise ValueError("spikes: expected True unless x is (T, B, I), got 'bits'")
 
-    def _observed(self, x: Sequence, state: State | None, trace: bool, record: Record | None,
-                  means: list[Tensor] | None, p: Tensor | None = None,
-                  lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
-        """A call of any form; record, trace, lengths: as of forward. means gets the rates, where
-        they are wanted."""
+    def _run_sequence(self, x: Sequence, state: State | None, trace: bool, record: Record | None,
+                      means: list[Tensor] | None, p: Tensor | None = None,
+                      lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
+        """A call with x of any form; other arguments as of forward. Rates are appended to means."""
         x = convert_input(x, self._dtype, self.batch_first)
         data = x.data if isinstance(x, PackedSequence) else (
             x.carrier if isinstance(x, PackedSpikes) else x)
@@ -287,45 +282,45 @@ class Recurrent(Constants):
             raise ValueError("record: expected None with trace=True, which returns all neurons, "
                              f"got {record}")
         refuse_freed_graph(state)
-        chosen = trace if neurons is None else neurons
+        traced = trace if neurons is None else neurons
         check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
-            return self._packed(x, state, chosen, means, p, **readout)
-        call = self._bits if isinstance(x, PackedSpikes) else self._dense
-        found: Layered = call(x, state, chosen, means, p, lengths, **readout)  # type: ignore[arg-type]
-        return found
+            return self._run_packed(x, state, traced, means, p, **readout)
+        call = self._run_bits if isinstance(x, PackedSpikes) else self._run_dense
+        result: Layered = call(x, state, traced, means, p, lengths, **readout)  # type: ignore[arg-type]
+        return result
 
-    def _bits(self, x: PackedSpikes, state: State | None, trace: bool | Tensor,
-              means: list[Tensor] | None = None, p: Tensor | None = None,
-              lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
-        """PackedSpikes (T, B, I). readout, p: of functional.layer."""
+    def _run_bits(self, x: PackedSpikes, state: State | None, trace: bool | Tensor,
+                  means: list[Tensor] | None = None, p: Tensor | None = None,
+                  lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
+        """A call with PackedSpikes (T, B, I); readout, p: of functional.layer."""
         if self.batch_first:
             raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
                              f"got PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
         self._check(x.carrier, (3,), "(T, B, I)", state, (x.shape[1],))
-        return self._padded(x, state, trace, means, p, lengths, **readout)
+        return self._run_padded(x, state, trace, means, p, lengths, **readout)
 
-    def _padded(self, x: Tensor | PackedSpikes, state: State | None, trace: bool | Tensor,
-                means: list[Tensor] | None, p: Tensor | None, lengths: LengthsArgument | None,
-                **readout: Any) -> Layered:
-        """Of (T, B, I), and results of this form."""
+    def _run_padded(self, x: Tensor | PackedSpikes, state: State | None, trace: bool | Tensor,
+                    means: list[Tensor] | None, p: Tensor | None,
+                    lengths: LengthsArgument | None, **readout: Any) -> Layered:
+        """A call with x (T, B, I), and results of this form."""
         def run(x: Tensor | PackedSpikes, lengths: Lengths | None, state: State | None,
                 p: Tensor | None) -> Layered:
-            return self._run(x, lengths, state, trace, means, readout_state=p, **readout)
+            return self._run_layers(x, lengths, state, trace, means, readout_state=p, **readout)
 
         return run_padded(x, lengths, state, p, means, run)
 
-    def _packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
-                means: list[Tensor] | None = None, p: Tensor | None = None,
-                **readout: Any) -> Layered:
-        """A PackedSequence: results have rows as x.data. readout, p: of functional.layer."""
+    def _run_packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
+                    means: list[Tensor] | None = None, p: Tensor | None = None,
+                    **readout: Any) -> Layered:
+        """A call with a PackedSequence; results have the rows of x.data."""
         check_tensor("x.data", x.data)
         self._check(x.data, (2,), "packed rows (sum of lengths, I)", state,
                     (int(x.batch_sizes[0]),))
 
         def run(x: Tensor, lengths: Lengths | None, state: State | None,
                 p: Tensor | None) -> Layered:
-            return self._run(x, lengths, state, trace, groups,
+            return self._run_layers(x, lengths, state, trace, groups,
                              **(readout and {**readout, "readout_state": p}))
 
         groups: list[Tensor] | None = None if means is None else []
@@ -335,16 +330,15 @@ class Recurrent(Constants):
             means.append(mean if order is None else mean.index_select(1, order))
         return found
 
-    def _dense(self, x: Tensor, state: State | None, trace: bool | Tensor,
-               means: list[Tensor] | None = None, p: Tensor | None = None,
-               lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
-        """A tensor of any form, and results of the same form. readout, p: of functional.layer;
-        unbatched p has no B."""
+    def _run_dense(self, x: Tensor, state: State | None, trace: bool | Tensor,
+                   means: list[Tensor] | None = None, p: Tensor | None = None,
+                   lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
+        """A call with a tensor of any form, and results of the same form, p too."""
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         batch = (x.shape[0 if first else 1],) if batched else ()
         quick = None
         if trace is False and means is lengths is None and readout.get("spikes") != "bits":
-            quick = prepared_sequence(self, x, state, p, **readout)
+            quick = run_prepared_sequence(self, x, state, p, **readout)
         if quick is not None:
             return quick
         self._check(x, (2, 3), "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)",
@@ -353,29 +347,37 @@ class Recurrent(Constants):
         if not batched:
             state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
             p = None if p is None else p.unsqueeze(0)
-        out, state, traces, y, p, packed = self._padded(x, state, trace, means, p, lengths,
-                                                        **readout)
+        out, state, traces, y, p, packed = self._run_padded(x, state, trace, means, p, lengths,
+                                                            **readout)
         if means is not None and not batched:
             means[0] = means[0].squeeze(1)
 
-        def given_form(value: Tensor) -> Tensor:
+        def restore_form(value: Tensor) -> Tensor:
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
 
         if not batched:
             state = State(*(leaf.squeeze(-2) for leaf in state))
             p = None if p is None else p.squeeze(0)
-        traces = None if traces is None else Traces(*map(given_form, traces))
-        return Layered(None if out is None else given_form(out), state, traces,
-                       None if y is None else given_form(y), p, packed)
+        traces = None if traces is None else Traces(*map(restore_form, traces))
+        return Layered(None if out is None else restore_form(out), state, traces,
+                       None if y is None else restore_form(y), p, packed)
 
     def step(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """One step, for control loops: x_t (B, I) or (I,) -> spikes (B, N) or (N,) and the state as
-        in forward.
+        """Runs one step, for control loops, and calls hooks of the layer.
 
-        Bitwise identical to forward on a sequence of one step. T such calls equal one call on the
-        sequence to the rounding of the input projection, whose sums have another order there. Hooks
-        see such a call. Raises ValueError for a bidirectional layer, which needs the end of the
-        sequence first.
+        Bitwise identical to forward on a sequence of one step. T steps equal one call on the
+        sequence to rounding: the input projection is summed in another order.
+
+        Args:
+            x_t: (B, I) or (I,).
+            state: the State to start from, as in forward. Default None: zeros.
+
+        Returns:
+            spikes (B, N) or (N,), and the State after the step.
+
+        Raises:
+            TypeError, ValueError: as forward, and for a bidirectional layer, which needs the end of
+                the sequence first.
         """
         if self.bidirectional:
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
@@ -388,15 +390,15 @@ class Recurrent(Constants):
             spikes, state = self(x_t.unsqueeze(time), state)
             return spikes.squeeze(time), state
         batch = tuple(x_t.shape[:-1])
-        call = recorded_call if torch.is_grad_enabled() else prepared_call
+        call = run_recorded if torch.is_grad_enabled() else run_prepared
         quick = call(self, x_t, 1, batch, state) if len(batch) < 2 else None
         if quick is not None:
             return quick if batch else (quick[0][0], quick[1])
         self._check(x_t, (1, 2), "(B, I) or (I,)", state, batch)
         if state is not None and not batch:
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
-        alive = batch[0] if batch else 1
-        out, state, *_ = self._run(x_t.reshape(1, alive, self.input_size), None, state, False)
+        x_t = x_t.reshape(1, batch[0] if batch else 1, self.input_size)
+        out, state, *_ = self._run_layers(x_t, None, state, False)
         out = unwrap_optional(out)
         return (out[0], state) if batch else (out[0, 0],
                                               State(*(leaf.squeeze(-2) for leaf in state)))

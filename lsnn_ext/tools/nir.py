@@ -141,7 +141,7 @@ def _check_layer(name: str, layer: ALIF | LIF, to: bool) -> None:
 
 def _coefficients(layer: ALIF | LIF, suffix: str) -> dict[str, Tensor]:
     """The current coefficients of equations (1) to (9)."""
-    arguments = layer._neuron_arguments(suffix)
+    arguments = layer._compute_neuron_arguments(suffix)
     values = {key: arguments[key] for key in COEFFICIENTS if key in arguments}
     values = {key: one.value() if isinstance(one, Decay) else one for key, one in values.items()}
     return {key: torch.as_tensor(value).detach().double()
@@ -175,7 +175,7 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF) -> None:
         spikes = graph.add(label, nir.LIF(
             tau=_array(tau * second), r=_array((kappa / (1 - alpha)).expand(N)),
             v_leak=np.zeros(N), v_threshold=_array(k["theta"]), metadata={OURS: metadata}, **reset))
-        w_rec = layer._recurrent_weight(suffix)
+        w_rec = layer._mask_recurrent_weight(suffix)
         if w_rec is None:
             continue
         # Recurrent spikes act a step later, as in any discretization of a cyclic graph.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.coefficients import complete_coefficients
-from ..models import MODELS, default_values
+from ..models import MODELS, find_defaults
 from ..modules import LIF, LeakyReadout, Linear
 from .description import shorten
 
@@ -138,7 +138,7 @@ class Reader:
         options = {key: metadata[key]
                    for key in ("surrogate", "dampening", "surrogate_cutoff", "width")
                    if metadata.get(key, "") not in ("", -1.0)}
-        if "sigma" in default_values(dynamics, "LIF"):
+        if "sigma" in find_defaults(dynamics, "LIF"):
             options["sigma"] = 0.0
         v_reset = self.read(name, "v_reset", N) if has_v_reset(self.nir) else torch.zeros(N)
         if MODELS[dynamics].reset != "to":

@@ -158,7 +158,7 @@ def _check_same(module: nn.Module, made: nn.Module) -> None:
 
 def _list_settings(part: Any) -> dict[str, Any]:
     """Public attributes, and the parametrizations of a layer."""
-    forms = part._forms() if isinstance(part, Recurrent) else ()
+    forms = part._describe_forms() if isinstance(part, Recurrent) else ()
     return {"parametrizations": forms} | {name: value for name, value in vars(part).items()
                                           if name[0] != "_"}
 

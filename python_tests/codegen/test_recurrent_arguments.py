@@ -29,7 +29,7 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "w_rec: expected torch.float32", {"w_rec": zeros(N, N, dtype=torch.float64)}),
     (ValueError, "w_in: expected shape", {"w_in": zeros(N, 7)}),
     (TypeError, "w_in: expected a tensor", {"w_in": 1.0}),
-    (ValueError, "bias: expected w_in beside it", {"bias": zeros(N)}),
+    (ValueError, "bias: expected w_in with it, got None", {"bias": zeros(N)}),
     (ValueError, "bias: expected shape", {"w_in": zeros(N, N), "bias": zeros(4)}),
     (ValueError, "delay: expected extra steps >= 0", {"delay": -1}),
     (ValueError, "delay: expected shape", {"delay": zeros(2, N, N, dtype=torch.int64)}),

@@ -135,7 +135,7 @@ def _module(module: torch.nn.Module, learned: bool) -> Callable[[], Any]:
 def test_a_call_launches_few_kernels(name: str, call: Callable[[], Any], most: int,
                                      monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (delays, neuron, readout):
-        monkeypatch.setattr(module, "readable", lambda _: False)  # as of tensors on a GPU
+        monkeypatch.setattr(module, "is_readable", lambda _: False)  # as of tensors on a GPU
     ours, torchs = launches(call())
     print(name, ours, torchs)
     assert ours > 0 and ours + len(torchs) <= most, f"{ours} of ours, and of torch {torchs}"

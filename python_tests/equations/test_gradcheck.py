@@ -19,8 +19,8 @@ from lsnn_ext.models import MODELS
 
 
 class Held:
-    """Takes the place of reference.detached: keeps the values of the first call, gives them out
-    again in later ones."""
+    """Replaces reference.stop_gradient: stores the values of the first call and returns them in
+    later ones."""
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
@@ -75,7 +75,7 @@ def test_delay(delay: str) -> None:
 def test_model_that_detaches(dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, held = _small(dynamics), Held()
     names = tuple(problem.leaves)
-    monkeypatch.setattr(reference, "detached", held)
+    monkeypatch.setattr(reference, "stop_gradient", held)
     with torch.no_grad():
         want = problem.outputs(reference.alif, smooth=True)
         held.position = 0
@@ -99,7 +99,7 @@ def test_model_that_detaches(dynamics: str, monkeypatch: pytest.MonkeyPatch) -> 
             saved = zip(names, ctx.saved_tensors, strict=True)
             leaves = {name: value.detach().requires_grad_() for name, value in saved}
             with torch.enable_grad(), monkeypatch.context() as original:
-                original.setattr(reference, "detached", torch.Tensor.detach)
+                original.setattr(reference, "stop_gradient", torch.Tensor.detach)
                 outputs = problem.outputs(functional.alif, leaves, smooth=True)
                 return torch.autograd.grad([outputs[name] for name in problem.weights],
                                            list(leaves.values()), arriving, allow_unused=True)

@@ -124,7 +124,7 @@ def test_origins_have_what_modules_take() -> None:
     else by names that modules know, too."""
     for name, model in MODELS.items():
         origin, own = model.origin, model.origin.defaults
-        assert origin.whose and origin.source, name
+        assert origin.name and origin.source, name
         assert {"beta", "threshold", "refractory", "autapses"} <= set(own), name
         assert ("tau_mem" in own) != ("alpha" in own) and ("tau_adapt" in own) != ("rho" in own)
         for known in (own, origin.alif, origin.lif, origin.ranges):

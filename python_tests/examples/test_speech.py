@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from example_path import load_checkpoint, needs
-from lsnn_ext.models import MODELS, default_values
+from lsnn_ext.models import MODELS, find_defaults
 from speech_files import sound, write_words
 
 needs("matplotlib", "tqdm", "scipy")
@@ -132,7 +132,7 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_rows_are_the_makers_neurons() -> None:
     """Nobody is given an adaptation that its makers do not have; what they have learns."""
     for dynamics in MODELS:
-        net, own = speech_rows.Network(dynamics, 6, 4.0), default_values(dynamics, "ALIF")
+        net, own = speech_rows.Network(dynamics, 6, 4.0), find_defaults(dynamics, "ALIF")
         plain = own.get("rho") == 0.0
         assert plain == ({"tau_adapt", "rho", "beta"}.isdisjoint(net.neurons.learn)), dynamics
         assert {"threshold"} < set(net.neurons.learn), dynamics

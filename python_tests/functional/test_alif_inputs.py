@@ -96,7 +96,8 @@ def test_spikes_as_bits() -> None:
 
 
 BAD = {
-    "bias-alone": (lambda g: {"bias": g["bias"]}, ValueError, "bias: expected w_in beside it"),
+    "bias-only": (lambda g: {"bias": g["bias"]}, ValueError,
+                  "bias: expected w_in with it, got None"),
     "w-in-wide": (lambda g: {"w_in": g["w_in"][:, 1:]}, ValueError,
                   r"w_in: expected shape \(N, 23\), got \(300, 22\)"),
     "w-in-list": (lambda g: {"w_in": [1.0]}, TypeError, "w_in: expected a tensor, got list"),

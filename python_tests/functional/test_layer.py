@@ -10,7 +10,7 @@ from torch.library import opcheck
 from compare import assert_same, changed
 from layers import FUSED, NEURON, B, I, N, O, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, functional
-from lsnn_ext._core.arguments import checkpoint_steps
+from lsnn_ext._core.arguments import resolve_checkpoint
 from operator_calls import Calls
 
 
@@ -84,10 +84,10 @@ def test_checkpoints_without_projection() -> None:
 
 def test_budget() -> None:
     T, B, N = 20000, 4, 1024
-    assert checkpoint_steps("1 GB", T, B, N, 4) == 0  # 4 bytes per neuron-step and a little
-    assert 64 <= checkpoint_steps("60 MB", T, B, N, 4) <= 1024
+    assert resolve_checkpoint("1 GB", T, B, N, 4) == 0  # 4 bytes per neuron-step and a little
+    assert 64 <= resolve_checkpoint("60 MB", T, B, N, 4) <= 1024
     with pytest.raises(ValueError, match=r"checkpoint_every: expected \d+ MB or more .*'5 MB'"):
-        checkpoint_steps("5 MB", T, B, N, 4)
+        resolve_checkpoint("5 MB", T, B, N, 4)
     x, w = torch.zeros(1, 4, 5), torch.zeros(5, 5)
     for wrong in ("much", "5", "-3 MB", "1.2.3 GB", 0, -1, True, 2.5):
         with pytest.raises(ValueError, match="checkpoint_every: expected"):

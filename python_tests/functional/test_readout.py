@@ -157,7 +157,7 @@ def test_a_bias_is_added_to_the_readout(spikes: bool, outputs: int, lengths: Ten
 
 
 @pytest.mark.parametrize(("more", "message"), [
-    ({"b_out": torch.zeros(3)}, "b_out: expected w_out beside it, got none"),
+    ({"b_out": torch.zeros(3)}, "b_out: expected w_out with it, got None"),
     ({"b_out": torch.zeros(3), "w_out": torch.zeros(2, 4)}, r"b_out: expected shape \(2,\), got"),
 ])
 def test_a_wrong_bias(more: dict[str, Tensor], message: str) -> None:

@@ -79,7 +79,7 @@ def test_gradients_against_finite_differences(per: str, spread: float) -> None:
         def forward(given: Tensor) -> Tensor:
             made = functional.layer(
                 given, neurons.weight_ih_l0, layer.recurrent_weight(), smooth=True,
-                bias=neurons.bias_ih_l0, **neurons._neuron_arguments("_l0")
+                bias=neurons.bias_ih_l0, **neurons._compute_neuron_arguments("_l0")
                 | {"delay": tuple(range(LONGEST + 1))})
             assert made.spikes is not None
             return made.spikes

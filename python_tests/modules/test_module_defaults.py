@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import published
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, State, functional
-from lsnn_ext.models import MODELS, Rate, default_values
+from lsnn_ext.models import MODELS, Rate, find_defaults
 from module_kinds import make_kinds, round_weights
 
 I, N, T, B = 4, 8, 60, 3
@@ -27,7 +27,7 @@ def _x(*shape: int, seed: int = 3) -> Tensor:
 
 def _missing(dynamics: str, kind: Any) -> dict[str, float]:
     """What has to be given."""
-    return {name: NUMBERS[name] for name, value in default_values(dynamics, kind).items()
+    return {name: NUMBERS[name] for name, value in find_defaults(dynamics, kind).items()
             if isinstance(value, str)}
 
 
@@ -41,7 +41,7 @@ def _neurons(layer: Any) -> ALIF | LIF:
 def test_own_or_demanded(dynamics: str, kind: Any) -> None:
     """Each constant is the number of the table, or has to be given, by the name of which the
     refusal begins."""
-    own, given = default_values(dynamics, kind), _missing(dynamics, kind)
+    own, given = find_defaults(dynamics, kind), _missing(dynamics, kind)
     if kind == "LSNN" and own["beta"] is None:
         given["beta"] = 0.5
     layer = _neurons(KINDS[kind](dynamics=dynamics, **given))
@@ -56,7 +56,7 @@ def test_own_or_demanded(dynamics: str, kind: Any) -> None:
     for name in given:
         other = f"{PAIRS[name]} or {name}|{name} or {PAIRS[name]}" if name in PAIRS else name
         rest = {key: value for key, value in given.items() if key != name}
-        with pytest.raises(TypeError, match=f"^({other}): expected to be given"):
+        with pytest.raises(TypeError, match=f"^({other}): expected a value with"):
             KINDS[kind](dynamics=dynamics, **rest)
         if name in PAIRS:  # the other of the two will do
             KINDS[kind](dynamics=dynamics, **rest, **{PAIRS[name]: NUMBERS[PAIRS[name]]})
@@ -66,9 +66,9 @@ def test_the_papers_defaults_are_the_papers_alone() -> None:
     """No other model has all numbers of the paper's network: a threshold of 0.01 with a spike of 1
     is no neuron of theirs."""
     for kind in ("ALIF", "LIF", "LSNN"):
-        paper = default_values("lsnn", kind)  # type: ignore[arg-type]
+        paper = find_defaults("lsnn", kind)  # type: ignore[arg-type]
         assert all(isinstance(value, float | bool | int) for value in paper.values())
-        assert [name for name in MODELS if default_values(name, kind) == paper] == ["lsnn"]  # type: ignore[arg-type]
+        assert [name for name in MODELS if find_defaults(name, kind) == paper] == ["lsnn"]  # type: ignore[arg-type]
 
 
 COEFFICIENTS = {"kappa": 0.4, "q": 0.3, "p": 0.1, "eta": 0.2, "sigma": 0.5, "width": 0.8, "R": 0.2}
@@ -105,8 +105,8 @@ def test_a_layer_without_adaptation_has_none() -> None:
     for dynamics in ("adlif", "se_adlif"):
         layer = LIF(I, N, dynamics=dynamics, alpha=0.9, threshold=0.3, dtype=torch.float64)
         current = _x(T, B, I) @ layer.weight_ih_l0.T
-        want, _ = functional.alif(current, layer._recurrent_weight("_l0"), alpha=0.9, theta=0.3,
-                                  eta=0.0, dynamics=dynamics)
+        want, _ = functional.alif(current, layer._mask_recurrent_weight("_l0"), alpha=0.9,
+                                  theta=0.3, eta=0.0, dynamics=dynamics)
         got, _ = layer(_x(T, B, I))
         assert got.any() and torch.equal(got, want)
 

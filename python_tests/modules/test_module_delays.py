@@ -139,7 +139,7 @@ def test_delays_that_were_changed(first: str, gradients: bool) -> None:
     x = torch.rand(5, 2, N)
     _called(delays, x, gradients)
     delays.each[4, 4] = 5
-    errors = {"alike": (ValueError, "delay: expected no other numbers than .* make "
+    errors = {"alike": (ValueError, "delay: expected only the values .* make "
                                     "functional.Delays"),
               "several": (RuntimeError, "delay: expected only numbers in delays, got 5")}
     error, message = errors[first]

@@ -123,7 +123,7 @@ def test_what_cannot_be_bits_is_refused() -> None:
         with pytest.raises(ValueError, match=f"spikes: expected True of a layer with {name}=True"):
             ALIF(I, N, **{name: True})(x, spikes="bits")
     for other in (x[:, 0], pack_padded_sequence(x, torch.full((B,), T))):
-        with pytest.raises(ValueError, match="spikes: expected True for what is not"):
+        with pytest.raises(ValueError, match="spikes: expected True unless x is"):
             layer(other, spikes="bits")
     with pytest.raises(ValueError, match=r"x: expected a tensor \(B, T, I\) .*batch_first=True"):
         ALIF(I, N, batch_first=True)(pack_spikes(x.float()))

@@ -206,13 +206,13 @@ def test_compiled_network(gradients: bool) -> None:
 
 def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The readout runs in the call of the neurons, and no spikes are written."""
-    requested, layer = [], recurrent.of_inputs
+    requested, layer = [], recurrent.run_layer
 
     def watched(*args: Any, **options: Any) -> Any:
         requested.append(options.get("w_out"))
         return layer(*args, **options)
 
-    monkeypatch.setattr(recurrent, "of_inputs", watched)
+    monkeypatch.setattr(recurrent, "run_layer", watched)
     net = _net()
     net(_x(6, 2))
     assert requested == [net.readout.weight]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
-from lsnn_ext.models import default_values
+from lsnn_ext.models import find_defaults
 from module_kinds import make_kinds
 from steps import assert_equal, flat
 
 I, N = 4, 8
 KINDS = make_kinds(I, N)
-PAPER = {kind: default_values("lsnn", kind) for kind in KINDS}  # type: ignore[arg-type]
+PAPER = {kind: find_defaults("lsnn", kind) for kind in KINDS}  # type: ignore[arg-type]
 
 
 def _x(*shape: int) -> Tensor:
@@ -62,7 +62,7 @@ def test_learned_out_of_range(name: str, bad: str, each: bool, how: str) -> None
             call(x)
             return
         where = " at neuron 5" if each else ""
-        remedy = f"without bounds.*clamp {name}_l1 .*smaller learning rate"
+        remedy = f"learn it unbounded.*clamp {name}_l1 .*smaller learning rate"
         with pytest.raises(ValueError, match=f"^{name}_l1: .* in ALIF, got {BAD[bad]:.6g}{where}; "
                                              f".*{remedy}"):
             call(x)
@@ -152,8 +152,8 @@ def test_names_in_the_state_dict() -> None:
 def test_constants_that_have_no_numbers() -> None:
     with torch.device("meta"):
         layer = ALIF(I, N, beta=torch.ones(N))
-    with pytest.raises(RuntimeError, match="beta: expected the numbers that the layer was made "
-                                           "with, got a meta"):
+    with pytest.raises(RuntimeError, match="beta: expected the numbers of the constructor, got a "
+                                           "meta tensor"):
         layer.to_empty(device="cpu").reset_parameters()
     with pytest.raises(ValueError, match="delay: expected numbers, got a tensor on meta"):
         ALIF(I, N, delay=torch.ones(N, N, dtype=torch.long, device="meta"))
@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "learn-none": (lambda: LIF(I, N, learn=None), TypeError,
                    "learn: expected some of tau_mem, threshold, .*, got None"),
     "positional-bias": (lambda: ALIF(I, N, True), ValueError,
-                        "num_layers: .*, got True; .* bias is, is given by its"),
+                        "num_layers: .*, got True; pass bias and other flags by keyword"),
     "positional-bias-of-readout": (lambda: LeakyReadout(N, 2, False), TypeError,
                                    "tau: .*, got False; .* bias"),
     "positional-bias-of-readout-true": (lambda: LeakyReadout(N, 2, True), TypeError,

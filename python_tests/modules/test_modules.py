@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import lsnn_ext
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State, reference
-from lsnn_ext.models import default_values
+from lsnn_ext.models import find_defaults
 from lsnn_ext.modules.parametrizations import Clamp
 from module_kinds import round_weights, run_steps
 
@@ -59,7 +59,7 @@ def same(one: State, other: State, **tolerance: float) -> None:
 def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     torch.manual_seed(1)
     if "dynamics" in options:  # the constants of the paper with another model
-        options = {**default_values("lsnn", kind._kind), **options}
+        options = {**find_defaults("lsnn", kind._kind), **options}
     layer = exact(kind(I, N, **options))
     x = spikes_in(T, B, I)
     out, state, traces = layer(x, trace=True)

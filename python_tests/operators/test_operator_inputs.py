@@ -308,7 +308,7 @@ WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "bias": (lambda x, w: functional.layer(x, w, w @ w.T, bias=0.5, **K),
              "bias: expected a tensor, got float"),
     "p-alone": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, **K),
-                "readout_state: expected w_out beside it"),
+                "readout_state: expected w_out with it, got None"),
     "p-number": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, w_out=w.T, **K),
                  "readout_state: expected a tensor, got float"),
     "alpha": (lambda x, w: functional.layer(x, w, w @ w.T, **{**K, "alpha": torch.tensor(20.0)}),

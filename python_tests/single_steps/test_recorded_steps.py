@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext import ALIF, LIF, LSNN, State
-from lsnn_ext.models import MODELS, default_values
+from lsnn_ext.models import MODELS, find_defaults
 from module_kinds import round_weights, run_steps
 from steps import I, N, flat, inputs, needs_prepared_layers, without_operators
 
 pytestmark = needs_prepared_layers
 T, B = 12, 3
 DELAYS = torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
-OTHERS = {**default_values("lsnn", "ALIF"), "threshold": 0.1, "p": 0.1, "q": 0.1, "sigma": 0.3}
+OTHERS = {**find_defaults("lsnn", "ALIF"), "threshold": 0.1, "p": 0.1, "q": 0.1, "sigma": 0.3}
 LAYERS: dict[str, Callable[[], Any]] = {
     "ALIF": lambda: ALIF(I, N),
     "float64": lambda: ALIF(I, N, dtype=torch.float64),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 from lsnn_ext._core import prepared_layer
-from lsnn_ext.models import default_values
+from lsnn_ext.models import find_defaults
 from module_kinds import round_weights, run_steps
 from operator_calls import Calls
 from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
@@ -27,7 +27,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "ALIF-batch-first": lambda: ALIF(I, N, batch_first=True, tau_adapt=torch.linspace(20, 300, N)),
     "ALIF-delays": lambda: ALIF(I, N, num_layers=2, delay=_each_delay()),
     "ALIF-learned": lambda: ALIF(I, N, learn=("tau_mem", "tau_adapt", "beta", "threshold")),
-    "ALIF-adlif": lambda: ALIF(I, N, **{**default_values("lsnn", "ALIF"), "dynamics": "adlif",
+    "ALIF-adlif": lambda: ALIF(I, N, **{**find_defaults("lsnn", "ALIF"), "dynamics": "adlif",
                                             "threshold": 0.1, "p": 0.2, "q": 0.5}),
     "ALIF-aligned": lambda: ALIF(I, 64, surrogate="arctan", dampening=0.5),
     "LIF": lambda: LIF(I, N),

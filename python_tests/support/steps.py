@@ -37,7 +37,7 @@ def without_operators(call: Callable[..., Any], *arguments: Any) -> Any:
         raise AssertionError("called the operators")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent.Recurrent, "_run", refuse)
+        patch.setattr(recurrent.Recurrent, "_run_layers", refuse)
         return call(*arguments)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
-from lsnn_ext.models import MODELS, default_values
+from lsnn_ext.models import MODELS, find_defaults
 from lsnn_ext.modules.neuron import RANGES
 from lsnn_ext.modules.parametrizations import Clamp, Log, Logit
 
@@ -67,7 +67,7 @@ def test_learned_without_bounds(name: str, each: bool) -> None:
             with torch.no_grad():
                 _stored(layer, name).fill_(far)
             low, high = (float(end) for end in getattr(layer, f"{name}_l0").detach().aminmax())
-            assert RANGES[name].holds(low, high)
+            assert RANGES[name].contains(low, high)
 
 
 def _stored(layer: nn.Module, name: str) -> nn.Parameter:
@@ -207,7 +207,7 @@ UNTAUGHT = {"sinabs_zero": ("tau_adapt", "beta", "threshold")}
 
 def _given(dynamics: str) -> dict[str, float]:
     """A number for each constant that the model has no default for, and an adaptation to learn."""
-    own = default_values(dynamics, "ALIF")
+    own = find_defaults(dynamics, "ALIF")
     given = {name: STARTS[name] for name, value in own.items() if isinstance(value, str)}
     given |= {} if "threshold" not in given else {"threshold": 1.0}
     return given | ({"rho": 0.9, "beta": 0.5} if own.get("rho") == 0.0 else {})
@@ -221,7 +221,7 @@ def test_five_hundred_iterations(dynamics: str, rate: float) -> None:
     and something is learned."""
     torch.manual_seed(0)
     given = _given(dynamics)
-    own = {**default_values(dynamics, "ALIF"), **given}
+    own = {**find_defaults(dynamics, "ALIF"), **given}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         layer = ALIF(I, N, dynamics=dynamics, learn=[name for name in own if name in STARTS],
@@ -243,6 +243,6 @@ def test_five_hundred_iterations(dynamics: str, rate: float) -> None:
         losses.append(float(loss.detach()))
     for name in layer.learn:
         low, high = (float(end) for end in getattr(layer, f"{name}_l0").detach().aminmax())
-        assert RANGES[name].holds(low, high), name
+        assert RANGES[name].contains(low, high), name
         assert math.isclose(low, high) == (name in UNTAUGHT.get(dynamics, ())), name
     assert sum(losses[-100:]) < sum(losses[:100])
