@@ -109,6 +109,8 @@ def check_names(kind: str, names: Iterable[str], options: Iterable[str]) -> None
         option = _ALIASES.get(name)
         near = [option] if option else get_close_matches(name, [*_AS_LSTM, *options], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
+        if name == "beta":
+            hint = f"; a {kind} does not adapt, and beta of snnTorch, the decay, is alpha"
         raise TypeError(f"{name}: expected a keyword argument of {kind}, got an unknown name{hint}")
 
 
