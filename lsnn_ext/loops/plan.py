@@ -95,7 +95,9 @@ class Plan:
             the result, the attributes in the order of Recording.changed, and by leaf the values
             of what is written to.
         """
-        return self.run(leaves)[0]
+        made, frames = self.run(leaves)
+        frames.clear()  # they and the list of them are a cycle, which would keep all values alive
+        return made
 
     def run(self, leaves: dict[int, Tensor],
             ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], list[Frame]]:
