@@ -125,6 +125,25 @@ def test_a_written_buffer_that_is_an_input_runs_the_original() -> None:
     assert len(seen_replays) == 1
 
 
+def test_a_replay_keeps_no_values() -> None:
+    """Memory is free after a call, without the collection of cycles."""
+    def count_values() -> int:
+        return sum(isinstance(one, Tensor) and one.dim() > 1 for one in gc.get_objects())
+
+    model, _ = make_pair()
+    x = draw_x()
+    model(x)
+    gc.collect()
+    gc.disable()
+    try:
+        before = count_values()
+        for _ in range(3):
+            model(x)
+        assert count_values() <= before and len(seen_replays) == 4
+    finally:
+        gc.enable()
+
+
 def test_a_model_is_collected() -> None:
     model, _ = make_pair(Stateful)
     model(draw_x())
