@@ -137,6 +137,8 @@ for (name, _), one, other in zip(loop.named_parameters(), *gradients, strict=Tru
 ITERATIONS = 3 if QUICK else 150
 models = {"loop": loop, "converted": fast}
 optimizers = {name: torch.optim.Adam(model.parameters(), 5e-3) for name, model in models.items()}
+schedules = [torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, ITERATIONS)
+             for optimizer in optimizers.values()]
 losses: dict[str, list[float]] = {name: [] for name in models}
 seconds: dict[str, list[float]] = {name: [] for name in models}
 for _ in range(ITERATIONS):
@@ -150,6 +152,8 @@ for _ in range(ITERATIONS):
         optimizers[name].step()
         seconds[name].append(time.perf_counter() - begin)
         losses[name].append(loss.item())
+    for schedule in schedules:
+        schedule.step()
 
 
 # %%
