@@ -121,12 +121,12 @@ def test_a_handler_runs_inside_a_pass() -> None:
 
 FORKS = """
 import os, sys, threading, torch
-from operator_calls import needs_compiled, python_output
+from lsnn_ext import _ops
 like, stop = torch.zeros(()), threading.Event()
 def churn():
     while not stop.is_set():
         torch.ops.lsnn.buffer(like, 1, 1 << 19)
-threads = [threading.Thread(target=churn) for _ in range(3)]
+threads = [threading.Thread(target=churn, daemon=True) for _ in range(3)]
 for thread in threads: thread.start()
 for _ in range(200):
     child = os.fork()
@@ -157,7 +157,7 @@ w = (torch.randn(N, N) / N**.5).requires_grad_()
 delay = torch.arange(N * N).view(N, N) % 12
 spikes, _ = functional.alif(x, w, alpha=.9, theta=.3, delay=delay)
 want, = torch.autograd.grad(spikes.sum(), w, retain_graph=True)
-from operator_calls import needs_compiled, python_output
+from lsnn_ext import _ops
 _ops._C.empty_cache()
 used = int(open("/proc/self/statm").read().split()[0]) * 4096
 refused = []
