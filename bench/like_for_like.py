@@ -4,7 +4,7 @@ A model is a projection, the recurrent layer, a linear readout, its mean over ti
 entropy; a step sets the gradients to none and makes them anew, without an optimizer. Weights are
 multiples of few bits and inputs 0 or 1, so that sums are exact in any order: before anything is
 timed the spikes of both sides have to be equal, and their gradients equal to rounding. A spike at
-the very threshold may differ: at most 1 of 100,000 may, and how many do is told. Where more do,
+the very threshold may differ: at most 1 of 100,000, and the page counts them. If more differ,
 since one leads to others, other weights are drawn, at most four times.
 """
 import statistics

@@ -125,9 +125,10 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
             component = getattr(stage.run, "__self__", None)
             if isinstance(component, Component):
                 one = component.found
+                states = len(one.registers) or 1  # without others its output is its state
                 fused.append(Fused(
-                    one.line(one.z[0]), len(stage.positions), len(one.registers),
-                    len(one.currents), any(current.products for current in one.currents)))
+                    one.line(one.z[0]), len(stage.positions), states, len(one.currents),
+                    any(current.products for current in one.currents)))
             elif (reason := _reason_of(stage)):
                 line = stage.line or loop.body[stage.positions[0]].call.line
                 unfused.append(Unfused(line, len(stage.positions), reason))

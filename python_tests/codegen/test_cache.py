@@ -14,11 +14,7 @@ import compiling
 from compiling import START, Fake, is_private, load_answer, needs_compiler, shared, start
 from lsnn_ext.codegen import cache
 
-pytestmark = [
-    pytest.mark.skipif(os.name != "posix", reason="scripts stand in for compilers"),
-    pytest.mark.filterwarnings("error::RuntimeWarning"),  # only those that a test expects
-    pytest.mark.usefixtures("folder"),
-]
+pytestmark = compiling.marks
 folder, fake = compiling.folder, compiling.fake  # fixtures
 
 # ------------------------------------------------------------------------------------ damaged files

@@ -16,11 +16,7 @@ import compiling
 from compiling import PACKAGE, Fake, load_answer, needs_compiler, shared, start, wait_until
 from lsnn_ext.codegen import cache, compile
 
-pytestmark = [
-    pytest.mark.skipif(os.name != "posix", reason="scripts stand in for compilers"),
-    pytest.mark.filterwarnings("error::RuntimeWarning"),  # only those that a test expects
-    pytest.mark.usefixtures("folder"),
-]
+pytestmark = compiling.marks
 folder, fake = compiling.folder, compiling.fake  # fixtures
 
 # ------------------------------------------------------------------------------- the usual way

@@ -19,6 +19,10 @@ AS_LSTM = {"num_layers", "bias", "batch_first", "dropout", "bidirectional"}
 def test_types_and_defaults_have_the_same_names() -> None:
     assert set(AlifOptions.__annotations__) == set(ALIF_DEFAULTS) - {"rows"}
     assert set(LayerOptions.__annotations__) == set(LAYER_DEFAULTS) - AS_LSTM
+    shared = [name for name in LayerOptions.__annotations__ if name in ALIF_DEFAULTS
+              and LAYER_DEFAULTS[name] is not None]
+    assert {"dynamics", "surrogate_cutoff", "sparse_grad"} <= set(shared)
+    assert all(LAYER_DEFAULTS[name] == ALIF_DEFAULTS[name] for name in shared)
     assert set(LSNNOptions.__annotations__) == set(LayerOptions.__annotations__) | {"tau_out"}
 
 

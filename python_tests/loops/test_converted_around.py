@@ -130,8 +130,7 @@ def test_a_replay_keeps_no_values() -> None:
     def count_values() -> int:
         return sum(isinstance(one, Tensor) and one.dim() > 1 for one in gc.get_objects())
 
-    model, _ = make_pair()
-    x = draw_x()
+    (model, _), x = make_pair(), draw_x()
     model(x)
     gc.collect()
     gc.disable()

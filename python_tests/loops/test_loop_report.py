@@ -57,6 +57,11 @@ def test_loops_are_described():
     assert len(text.splitlines()) <= 8
 
 
+def test_an_output_that_is_its_own_state_counts():
+    plan, _ = prepare(lambda x, y: [y := 0.9 * y + x_t for x_t in x], [draw(T, B, N), draw(B, N)])
+    assert [one.states for one in describe(plan)[0].fused] == [1]
+
+
 def test_line_of_a_surrogate_of_the_zoo():
     """That of the model, not that of lsnn_ext."""
     def model(x, w):

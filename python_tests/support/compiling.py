@@ -1,5 +1,6 @@
 """What the tests of lsnn_ext.codegen.compile compile, in this process and in others."""
 import ctypes
+import os
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,11 @@ SOURCE = """#include "neuron.h"
 extern "C" __attribute__((visibility("default"))) int answer() { return LSNN_VECTOR_BITS + %d; }
 """
 REAL = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
+marks = [
+    pytest.mark.skipif(os.name != "posix", reason="scripts stand in for compilers"),
+    pytest.mark.filterwarnings("error::RuntimeWarning"),  # only those that a test expects
+    pytest.mark.usefixtures("folder"),
+]
 needs_compiler = pytest.mark.skipif(REAL is None, reason="no C++ compiler is installed")
 # A process without torch, which would take seconds to import.
 START = f"""
