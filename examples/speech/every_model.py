@@ -93,7 +93,7 @@ def outside(net: Network) -> list[str]:
     for name in net.neurons.learn:
         value = getattr(net.neurons, f"{name}_l0").detach()
         low, high = (float(end) for end in value.aminmax())
-        if not bool(value.isfinite().all()) or not RANGES[name].holds(low, high):
+        if not bool(value.isfinite().all()) or not RANGES[name].contains(low, high):
             found.append(name)
     return found
 
