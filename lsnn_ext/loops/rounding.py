@@ -117,9 +117,11 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
             continue
         if not other.numel():
             continue
-        if not bool(other.isfinite().all()):
+        is_finite = other.isfinite()
+        if not (is_finite.all() or torch.equal(one.isfinite(), is_finite)):
             raise Refused(f"{names[k]}: expected finite numbers, got a gradient of the original "
                           f"that is not; check its surrogate")
+        one, other = one.where(is_finite, 0), other.where(is_finite, 0)
         largest, apart = float(other.abs().max()), float(find_distance(one, other).max())
         if apart <= max(largest * tolerance.share(other.dtype), least):
             worst = max(worst, apart / max(largest, least) if apart else 0.0)
