@@ -210,8 +210,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         folder = Path(name)
         shutil.copytree(CSRC, folder / "csrc")  # so that it does not change meanwhile
-        headers = CSRC.parent / "lsnn_ext" / "fuse"  # which the CPU kernels include
-        shutil.copytree(headers, folder / "lsnn_ext" / "fuse",
+        headers = CSRC.parent / "lsnn_ext" / "codegen"  # which the CPU kernels include
+        shutil.copytree(headers, folder / "lsnn_ext" / "codegen",
                         ignore=shutil.ignore_patterns("*.py", "__pycache__"))
         subprocess.run([sys.executable, "-B", str(CSRC / "model_table.py"), str(folder / "csrc")],
                        check=True)
