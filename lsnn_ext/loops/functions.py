@@ -2,6 +2,9 @@
 import functools
 import os
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
 
 # What Python may read of a tensor: it does not depend on its numbers.
 READS = frozenset({
@@ -61,10 +65,12 @@ def is_static(leaf: Any) -> bool:
         isinstance(leaf, FunctionType) and leaf.__closure__ is None)
 
 
-def is_pure_script(function: Any) -> bool:
+def is_pure(function: Any) -> bool:
     """Whether a function of TorchScript does nothing but compute with its arguments: it neither
-    calls Python nor prints, and holds no tensor, as a traced function does."""
-    graph = function.inlined_graph
+    calls Python nor prints, and holds no tensor, as a traced function does. True for others."""
+    if not isinstance(function, torch.jit.ScriptFunction):
+        return True
+    graph: Any = function.inlined_graph
     constants = [one.kindOf("value") for one in graph.findAllNodes("prim::Constant")
                  if one.hasAttribute("value")]
     return {*constants} <= {"i", "f", "s", "c", "is", "fs", "ss"} and not any(
@@ -124,3 +130,30 @@ def find_line() -> str:
             return f"{os.path.basename(name)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
+
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def intercept_functions(note: Callable[[Any, Any, Any, Callable[[], Any]], Any]) -> Iterator[None]:
+    """Calls note(function, args, kwargs, run) for each call of an autograd.Function, as an Apply,
+    or of a torch.jit.ScriptFunction, in any thread. Its result is that of note."""
+    base: Any = _SingleLevelFunction
+    script: Any = torch.jit.ScriptFunction
+    run_script = script.__call__
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        run = super(_SingleLevelFunction, cls).apply
+        return note(Apply(cls), args, kwargs, lambda: run(*args, **kwargs))
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        return note(function, args, kwargs, lambda: run_script(function, *args, **kwargs))
+
+    with _lock:
+        base.apply, script.__call__ = classmethod(apply), call
+        try:
+            yield
+        finally:
+            del base.apply
+            script.__call__ = run_script

@@ -1,4 +1,36 @@
-"""record: runs a model and records each call of torch, as a pure function of values."""
+"""record: runs a model and records each call of torch, as a pure function of values.
+
+Invariants while a recording is made and nothing is refused:
+
+    I1  Each live tensor of `tensors` has the numbers of its value, as long as its _version is the
+        one that was noted.
+    I2  The call that makes a value is in `calls`, after those that make its inputs; other values
+        are leaves: inputs, attributes, closures and globals as they were before the model ran.
+    I3  A call depends on nothing but its values, constants, the mode of torch and, if is_random,
+        the state of the generators.
+
+    x, w                      leaves: values 0, 1
+    u = x @ w                 2 = matmul(0, 1)
+    u.mul_(0.5)               3 = mul_(2, 0.5)             the same tensor, a new value
+    if u.sum() > 0:           refused: a number of a tensor in Python
+    y = u.view(-1)            4 = view(3)
+    u.add_(1)                 refused: y shares the memory of u, and value 4 would change
+
+Proof that calling `calls` in their order, with the same leaves, gives the result of the model:
+    Every operator is seen: it runs in a call that _Recorder or intercept_functions notes, or
+    outside of all of them, where _Witness refuses it.
+    I1. A call that writes to its arguments changes their _version, or writes statistics that
+    _Witness adds to `unversioned`; _after gives these tensors new values. _check_write refuses a
+    write to memory that another live tensor has, as x.data or a view; `outdated` does so for a
+    tensor that is met later. A write that no call reports changes _version: value_of refuses the
+    next use, and finish the tensors that are left. x.data = y and functions of REFUSED are refused.
+    I2. An argument has a value of `tensors`, or is found by its origin; others are refused.
+    I3. Arguments without a tensor are plain, static or constants of the fingerprint. Python cannot
+    branch on numbers: results that are no tensors are refused, unless they are functions of small
+    attributes, whose numbers `read` keeps and the fingerprint compares. check_generators refuses
+    what sets the state of a generator.
+    By induction over the calls, each value has the same numbers in both runs.
+"""
 import sys
 import threading
 import weakref
@@ -8,13 +40,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import _SingleLevelFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import functions as of
-from .functions import Apply, find_line, get_name, get_property_name, is_static
+from .functions import find_line, get_name, get_property_name, is_static
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, split_dropout
 from .origins import Origins
 from .plain import generator_states, set_generator_states
@@ -32,7 +63,7 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     if torch.is_inference_mode_enabled():
         return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
     recorder = _Recorder(origins, keep_numbers)
-    with _functions_noted(recorder), _Witness(recorder), recorder:
+    with of.intercept_functions(recorder.note_function), _Witness(recorder), recorder:
         result = function(*args, **kwargs)
     try:
         return result, recorder.finish(result)
@@ -96,6 +127,17 @@ class _Recorder(TorchFunctionMode):
             return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
         finally:
             sys.setprofile(profile)
+
+    def note_function(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        """Records what no mode intercepts: autograd.Functions, and functions of TorchScript. Calls
+        of other threads pass through."""
+        if threading.get_ident() != self.thread or self.depth or self.refused:
+            return run()
+        if not of.is_pure(function):
+            with self.refusals():
+                raise Refused(f"{function.name}: expected a function of TorchScript that does "
+                              f"nothing but compute with its arguments")
+        return self.note(function, args, kwargs, run)
 
     # ----------------------------------------------------------------------------- calls
     def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
@@ -354,45 +396,6 @@ class _Witness(TorchDispatchMode):
         recorder.is_random = True
         recorder.generators = generator_states()
         return out
-
-
-_lock = threading.RLock()
-
-
-@contextmanager
-def _functions_noted(recorder: _Recorder) -> Iterator[None]:
-    """Records calls of autograd.Functions and of functions of TorchScript, which no mode
-    intercepts. Those of other threads pass through."""
-    base: Any = _SingleLevelFunction
-    script: Any = torch.jit.ScriptFunction
-    run_script = script.__call__
-
-    def is_noted() -> bool:
-        return threading.get_ident() == recorder.thread and not recorder.depth and (
-            recorder.refused is None)
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        run = super(_SingleLevelFunction, cls).apply
-        if not is_noted():
-            return run(*args, **kwargs)
-        return recorder.note(Apply(cls), args, kwargs, lambda: run(*args, **kwargs))
-
-    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_noted():
-            return run_script(function, *args, **kwargs)
-        if not of.is_pure_script(function):
-            with recorder.refusals():
-                raise Refused(f"{function.name}: expected a function of TorchScript that does "
-                              f"nothing but compute with its arguments")
-        return recorder.note(function, args, kwargs, lambda: run_script(function, *args, **kwargs))
-
-    with _lock:
-        base.apply, script.__call__ = classmethod(apply), call
-        try:
-            yield
-        finally:
-            del base.apply
-            script.__call__ = run_script
 
 
 def _version(tensor: Tensor) -> tuple[int, bool]:
