@@ -20,6 +20,7 @@ template <class T> struct BackwardTile : Tile {
   BackwardScratch<T>& s;
   const Layer& l;
   const int64_t W, ND, ring, K;  // K: currents
+  ProductCosts costs;
   Replay<T> past;
   const ReadoutTile<T> readout;
 
@@ -34,9 +35,14 @@ template <class T> struct BackwardTile : Tile {
         ND(gradient_stride<T>(NP)),
         ring(chunk + l.D),
         K(l.sizes.currents),
+        costs(l, NP, L, L * sizeof(T)),
         past(args, packed, scratch.replay, tile, member),
         readout(l, args.readout, packed, scratch.readout, tile, member) {
     s.active.l1_size = p.l1_size;
+    if (p.product.span) {
+      costs.groups = (double)p.product.groups;
+      costs.entries = (double)p.product.rows.start[p.product.groups * l.N] / (double)l.N;
+    }
   }
 
   LSNN_METHOD T* gc(int64_t t) const { return s.gc + t % ring * K * full_items * ND; }  // current 0
@@ -56,17 +62,13 @@ template <class T> struct BackwardTile : Tile {
       return p.algorithm == ProductAlgorithm::active && !known ? ProductAlgorithm::dense
                                                                : p.algorithm;
     const double share = known ? (double)s.replay.all_active[step] / (double)(items * N) : 1;
-    const bool few = known && p.w &&
-                     (p.algorithm == ProductAlgorithm::bf16 ||
-                      share < (bf16 ? active_limit_bf16 : active_limit(items)));
-    if (p.product.span) {
-      const ProductCosts costs = product_costs(p, l, L);
-      if ((!few && !p.panels) ||
-          costs.sparse(items) < (few ? costs.active(items, share, bf16) : costs.dense(items)))
-        return ProductAlgorithm::sparse;
-    }
-    if (!few) return ProductAlgorithm::dense;
-    return bf16 ? ProductAlgorithm::bf16 : ProductAlgorithm::active;
+    const double dense = p.panels ? costs.dense(items) : HUGE_VAL,
+                 sparse = p.product.span ? costs.sparse(items, share) : HUGE_VAL,
+                 active = known && p.w ? costs.active(items, share, bf16) : HUGE_VAL;
+    const bool forced = known && p.w && p.algorithm == ProductAlgorithm::bf16;
+    if (forced || (active < dense && active < sparse))
+      return bf16 ? ProductAlgorithm::bf16 : ProductAlgorithm::active;
+    return sparse < dense ? ProductAlgorithm::sparse : ProductAlgorithm::dense;
   }
 
   // dz += sum over delays of W dL/dc of the steps that the spikes of step t reached through (1).

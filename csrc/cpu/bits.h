@@ -70,6 +70,15 @@ LSNN_INLINE int64_t set_bits(const uint32_t* row, int64_t n_words, uint32_t firs
   return n;
 }
 
+// Bit b of the result: whether any of 16 words has bit b.
+LSNN_INLINE unsigned any_of_words(const uint16_t* words) {
+  uint64_t each[4];
+  memcpy(each, words, sizeof each);
+  uint64_t any = each[0] | each[1] | each[2] | each[3];
+  any |= any >> 32;
+  return (unsigned)(any | any >> 16) & 0xffff;
+}
+
 // Bit i of the result: bit b of words[i], for 16 words.
 LSNN_INLINE unsigned column_of_bits(const uint16_t* words, int b) {
 #if LSNN_TARGET == LSNN_TARGET_AVX512

@@ -1,48 +1,58 @@
 // Measured costs of the algorithms for products and sums. fastest() in backward.h selects a product
-// by these costs and by the limits of product_active.h; pack.h decides by them whether synapses are
-// listed.
+// by these costs; pack.h decides by them whether synapses are listed.
 #pragma once
 #include "layout.h"
 
 namespace lsnn::cpu {
 namespace {
 
-// The product of the backward pass for one neuron of a tile and all delays, in vector FMAs.
+// The product of the backward pass for one neuron of a tile and all delays, in units of a vector
+// FMA of the dense product. The constants are a fit to times of each algorithm on a Zen 4 with
+// AVX-512 and AVX2 (bench/products.py); they are overhead, except those of a vector of an item, and
+// count double with vectors of half the bytes.
 struct ProductCosts {
-  // a nonzero synapse, for each vector of items
-  static constexpr double synapse = 1.3;
-  // overhead of a row of synapses
-  static constexpr double sparse_row = 20;
-  // each vector of the row of an active neuron, in T and in bfloat16
-  static constexpr double active_vector = 1.4, bf16_vector = 0.7;
-  // the sum over lanes at the end of such a row
-  static constexpr double lane_sum = 8;
+  // dense: loading a vector of weights for all items
+  static constexpr double dense_load = 1.7;
+  // active: sorting a neuron; a neuron with active items, and loading a vector of its weights
+  static constexpr double sort = 5.4, active_row = 10.5, active_load = 1.9, bf16_load = 1;
+  // active: a vector of an active item, and its sum over lanes
+  static constexpr double active_vector = 1.5, bf16_vector = 0.75, lane_sum = 5.3;
+  // sparse: testing a neuron; a row of synapses, one of its synapses, and writing an item
+  static constexpr double test = 7, sparse_row = 13, synapse = 2, write = 1.6;
 
-  double S, vectors, lanes;
+  double S, vectors;
+  double overhead;  // a factor
   double entries = 0, groups = 0;  // of a neuron, where nonzero synapses are listed
 
-  LSNN_METHOD double dense(int64_t items) const { return S * vectors * (double)items; }
-  // share: of active neurons
-  LSNN_METHOD double active(int64_t items, double share, bool bf16) const {
-    const double row = (bf16 ? bf16_vector : active_vector) * vectors + lane_sum;
-    return S * share * (double)items * row;
+  // bytes: of a vector
+  LSNN_METHOD ProductCosts(const Layer& l, int64_t NP, int64_t lanes, int64_t bytes)
+      : S((double)l.S),
+        vectors((double)(NP / lanes)),
+        overhead(64.0 / (double)bytes) {}
+
+  LSNN_METHOD double dense(int64_t items) const {
+    return S * vectors * ((double)items + overhead * dense_load);
   }
-  LSNN_METHOD double sparse(int64_t items) const {
-    const int64_t numbers = items * 2 <= max_items ? max_items / 2 : max_items;
-    const double vectors_of_items = (double)((numbers + (int64_t)lanes - 1) / (int64_t)lanes);
-    return synapse * entries * vectors_of_items + sparse_row * groups;
+  // share: of active neurons, as if they were independent of each other
+  LSNN_METHOD double active(int64_t items, double share, bool bf16) const {
+    const double load = overhead * (bf16 ? bf16_load : active_load),
+                 vector = bf16 ? bf16_vector : active_vector;
+    return S * (any(items, share) * (load * vectors + overhead * active_row) +
+                share * (double)items * (vector * vectors + overhead * lane_sum) + overhead * sort);
+  }
+  LSNN_METHOD double sparse(int64_t items, double share) const {
+    const double row = synapse * entries + sparse_row * groups + write * (double)items;
+    return overhead * (any(items, share) * row + test);
+  }
+
+ private:
+  // The share of neurons with active items.
+  LSNN_METHOD static double any(int64_t items, double share) {
+    double none = 1;
+    for (int64_t b = 0; b < items; b++) none *= 1 - share;
+    return 1 - none;
   }
 };
-
-template <class T>
-LSNN_INLINE ProductCosts product_costs(const Packed<T>& p, const Layer& l, int64_t lanes) {
-  ProductCosts costs{(double)l.S, (double)(p.NP / lanes), (double)lanes};
-  if (p.product.span) {
-    costs.groups = (double)p.product.groups;
-    costs.entries = (double)p.product.rows.start[p.product.groups * l.N] / (double)l.N;
-  }
-  return costs;
-}
 
 // Whether (1) adds the entries of a row faster one by one than as a row. A short row in cache is
 // faster than the loop over its entries.

@@ -212,16 +212,20 @@ template <class T> struct PackedLayer {
     if (!(automatic || requested || existing_learn)) return all;
     not_zero.count(l, false, parallel);
     const double per_row = (double)not_zero.entries() / (double)rows;
-    ProductCosts costs{(double)l.S, (double)(NP / kernels.lanes), (double)kernels.lanes};
+    ProductCosts costs(l, NP, kernels.lanes, kernels.lanes * (int64_t)sizeof(T));
     costs.entries = per_row * (double)l.S;
     costs.groups = (double)not_zero.count_groups(l);
-    auto is_any = [&](auto pays) {  // over the sizes of tiles; the last may be smaller
-      const int64_t full = tile_items(l.B), rest = l.B % full;
-      return (l.B >= full && pays(full)) || (rest && pays(rest));
-    };
-    auto sparse_pays = [&](int64_t items) { return costs.sparse(items) < costs.dense(items); };
-    const bool are_few = automatic && per_row < 0.4 * (double)N,
-               may_be_sparse = uses.products && (requested || (are_few && is_any(sparse_pays)));
+    bool may_be_sparse = requested, may_be_active = false, may_be_dense = false;
+    const int64_t full = tile_items(l.B), rest = l.B % full;  // sizes of tiles
+    for (int64_t items : {l.B >= full ? full : rest, rest ? rest : full})
+      for (double share : {0.01, 0.03, 0.1, 0.3, 0.6, 1.0}) {
+        const double sparse = costs.sparse(items, share), dense = costs.dense(items),
+                     active = costs.active(items, share, bf16);
+        may_be_sparse |= automatic && sparse < dense && sparse < active;
+        may_be_active |= automatic && active < dense && active <= sparse;
+        may_be_dense |= automatic && dense <= sparse;  // active neurons may be unknown
+      }
+    may_be_sparse &= uses.products;
     packed.sum_sparse =
         uses.sums && (requested || (automatic && entries_are_summed_faster(per_row, NP, in_cache)));
     const bool they_learn = existing_learn && entries_learn_faster(per_row, NP, bytes);
@@ -232,14 +236,6 @@ template <class T> struct PackedLayer {
     if (!may_be_sparse) return {!packed.sum_sparse || uses.products, uses.products, bf16};
     not_zero.group(l, parallel);
     packed.product = not_zero.groups();
-    // With fewer active neurons any product takes little time.
-    constexpr double few = 0.02;
-    auto active_pays = [&](int64_t items) {
-      return costs.active(items, few, bf16) < costs.sparse(items);
-    };
-    auto dense_pays = [&](int64_t items) { return costs.dense(items) <= costs.sparse(items); };
-    const bool may_be_active = !requested && is_any(active_pays),
-               may_be_dense = !requested && is_any(dense_pays);
     const bool w = may_be_active || may_be_dense || (uses.sums && !packed.sum_sparse);
     return {w, may_be_dense, bf16 && may_be_active};
   }

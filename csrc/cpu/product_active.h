@@ -85,16 +85,28 @@ LSNN_LOCAL void add_rows_with(const T* w, int64_t N, int64_t k0, int64_t k1, int
   if constexpr (Items > 1) add_rows_with<Items - 1>(w, N, k0, k1, NP, d, stride, out, rows);
 }
 
-// Sorts the rows from j0 to j1 with marked items: active [NP/16,max_items], bit j % 16 of word (j /
-// 16, b) for neuron j and item b.
+// Calls use(j, words) for the neurons from j0, a multiple of 16, to j1 with marked items: active
+// [NP/16,max_items], bit j % 16 of word (j / 16, b) for neuron j and item b, or null: all. words:
+// those of j / 16.
+template <class F>
+LSNN_INLINE void each_active(const uint16_t* active, int64_t j0, int64_t j1, const F& use) {
+  for (int64_t j = j0; j < j1; j += 16) {
+    const uint16_t* const words = active ? active + j * max_items / 16 : nullptr;
+    unsigned any = active ? any_of_words(words) : 0xffff;
+    if (j1 - j < 16) any &= (1u << (j1 - j)) - 1;
+    for (; any; any &= any - 1) use(j + __builtin_ctz(any), words);
+  }
+}
+
+// Sorts these neurons by the number of their items.
 LSNN_LOCAL void sort_rows(int64_t N, int64_t j0, int64_t j1, const uint16_t* active,
                           ActiveRows& rows) {
   memset(rows.n, 0, sizeof rows.n);
   auto enter = [&](int64_t j, unsigned items, int n_items) LSNN_LAMBDA {
     rows.entries[n_items * N + rows.n[n_items]++] = (uint32_t)j << 16 | items;
   };
-  for (int64_t j = j0; j < j1; j++) {
-    unsigned items = column_of_bits(active + j / 16 * max_items, j % 16);
+  each_active(active, j0, j1, [&](int64_t j, const uint16_t* words) LSNN_LAMBDA {
+    unsigned items = column_of_bits(words, j % 16);
     int n_items = __builtin_popcount(items);
     if (n_items > row_items) {  // too many for the registers: two entries
       unsigned rest = items;
@@ -104,7 +116,7 @@ LSNN_LOCAL void sort_rows(int64_t N, int64_t j0, int64_t j1, const uint16_t* act
       n_items -= row_items;
     }
     enter(j, items, n_items);
-  }
+  });
 }
 
 // Calls add(k0, k1) for blocks of columns whose dL/dc of all items stays in the L1 cache. bytes: of
@@ -126,13 +138,6 @@ LSNN_LOCAL void add_active_product(const T* w, int64_t N, int64_t NP, const T* d
   each_block(N, rows.l1_size, sizeof(T), [&](int64_t k0, int64_t k1) LSNN_LAMBDA {
     add_rows_with<row_items>(w, N, k0, k1, NP, d, stride, out, rows);
   });
-}
-
-// Measured shares of marked items and neurons below which add_active_product, or add_bf16_product,
-// is faster than add_product.
-inline constexpr double active_limit_bf16 = 0.85;
-inline constexpr double active_limit(int64_t items) {
-  return items >= 16 ? 0.55 : items >= 8 ? 0.33 : 0.25;
 }
 
 }  // namespace

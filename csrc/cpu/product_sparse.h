@@ -1,7 +1,6 @@
 // Sums and products over nonzero synapses, where these are few.
 #pragma once
-#include "layout.h"
-#include "simd.h"
+#include "product_active.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -111,21 +110,20 @@ template <int C, class T> struct SparseSums {
   }
 };
 
-// out[b][j] += sum over delays d and synapses jk of w_jk dc_d[b][k]. transposed: for each group of
-// w the dc_d of its delays from the least one on, [span,N,max_items]. active: as of
-// add_active_product, or null: all neurons. out [items,stride]. Neurons j from n0 to n1 only.
+// out[b][j] += sum over delays d and synapses jk of w_jk dc_d[b][k], for the neurons j from n0 to
+// n1 that are marked in active, see each_active. transposed: for each group of w the dc_d of its
+// delays from the least one on, [span,N,max_items]. out [items,stride].
 template <int C, class T>
 LSNN_LOCAL void add_sparse_rows(const SparseGroups<T>& w, int64_t N, int64_t stride,
                                 const T* const* transposed, T* out, int64_t items,
                                 const uint16_t* active, int64_t n0, int64_t n1) {
-  for (int64_t j = n0; j < n1; j++) {
-    if (active && !column_of_bits(active + j / 16 * max_items, j % 16)) continue;
+  each_active(active, n0, n1, [&](int64_t j, const uint16_t*) LSNN_LAMBDA {
     SparseSums<C, T> sums;
     for (int64_t g = 0; g < w.groups; g++) sums.add(w.rows, g * N + j, transposed[g]);
     T sum[max_items] = {};
     sums.write(sum);
     for (int64_t b = 0; b < items; b++) out[b * stride + j] += sum[b];
-  }
+  });
 }
 template <class T>
 LSNN_INLINE void add_sparse_product(const SparseGroups<T>& w, int64_t N, int64_t stride,

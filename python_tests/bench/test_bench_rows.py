@@ -1,7 +1,8 @@
-"""What `python -m bench.rows` prints of a model beside `lsnn`."""
+"""What `python -m bench.rows` prints of a model beside `lsnn`, and `python -m bench.products`."""
 import pytest
+import torch
 
-from bench import rows
+from bench import products, rows
 from bench.problem import Shape, custom
 
 LEARNED = {"lsnn": "alpha theta rho beta", "snntorch_sub": "alpha theta"}
@@ -28,3 +29,17 @@ def test_what_learning_costs() -> None:
         (row, learned) for row in LEARNED for learned in (False, True)]
     a, b, c, d = (line.both for line in lines)
     assert rows.price(lines) == f"lsnn {b / a:.2f}, snntorch_sub {d / c:.2f}"
+
+
+def test_products_are_timed_and_fitted(capsys: pytest.CaptureFixture[str]) -> None:
+    points = [products.measure(N, items, density, share, torch.float32)
+              for N in (32, 48) for items in (1, 4) for density in (0.3, 1.0)
+              for share in (0.1, 0.9)]
+    for point in points:
+        assert set(point.ns) == {"dense", "active", "automatic"} | (
+            {"sparse"} if point.density < 1 else set())
+        assert min(point.ns.values()) > 0 and point.loss() >= 1
+    assert points[0].share < 0.2 < 0.5 < points[1].share < 0.9
+    products.fit(points, torch.float32)
+    printed = capsys.readouterr().out
+    assert all(name in printed for names in products.NAMES.values() for name in names)
