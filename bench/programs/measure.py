@@ -158,7 +158,7 @@ def recorded(program: Loaded) -> tuple[Line, list[str]]:
     return line, told
 
 
-def _processor_ms(run: Callable[[], object]) -> float:
+def processor_ms(run: Callable[[], object]) -> float:
     """Of this process, so that other ones disturb it less."""
     start = time.process_time()
     run()
@@ -178,7 +178,7 @@ def _measure(program: Program, folder: Path, repeats: int, seconds: float, threa
         return line
     vars(line).update(compare(one, other))
     sides: Any = [_Step(one), _Step(other)]
-    times = alternate(sides, repeats, seconds, timer=_processor_ms)
+    times = alternate(sides, repeats, seconds, timer=processor_ms)
     line.rounds = len(times[0][1])
     line.original_ms, line.converted_ms = (statistics.median(each) for _, each in times)
     line.ratio = line.original_ms / line.converted_ms

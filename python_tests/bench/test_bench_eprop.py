@@ -1,0 +1,44 @@
+"""`python -m bench.eprop`: all ways have the gradients of e-prop but backpropagation, and one that
+has others is refused."""
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import eprop
+from bench.like_for_like import NotAlikeError
+from bench.problem import Shape
+
+TINY = Shape(60, 4, 20, 32)
+
+
+def test_ways_compute_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_threads: None,
+                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(eprop, "SHAPES", {"tiny": TINY})
+    eprop.main(["tiny", "--repeats", "2", "--out", str(tmp_path / "eprop.csv")])
+    assert "| tiny: 60, 4, 20, 32 | eligibility traces |" in capsys.readouterr().out
+    lines = (tmp_path / "eprop.csv").read_text().splitlines()
+    assert "# command: python -m bench.eprop tiny --repeats 2" in lines
+    ours, full, loop, traces = csv.DictReader(line for line in lines if not line.startswith("#"))
+    assert float(ours["ratio"]) == 1 and traces["way"] == eprop.TRACES
+    for line in (ours, full, loop, traces):
+        assert line["differing"] == "0" and line["rounds"] == "2"
+        assert (float(line["gradient_difference"]) < 1e-4) == (line is not full)
+
+
+def test_other_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(net: eprop.Net, learn: bool) -> eprop.Found:
+        spikes, gradients = eprop.fused(net, "eprop_elig_stop", learn)
+        return spikes, {name: 1.02 * one for name, one in gradients.items()}
+
+    monkeypatch.setattr(eprop, "_traces", other)
+    with pytest.raises(NotAlikeError, match="expected equal spikes and gradients, got 0 other sp"):
+        eprop.measure("tiny", TINY, 1, 1.0)
+
+
+def test_traces_without_learning_have_the_spikes() -> None:
+    net = eprop.Net.of(TINY, lif=True)
+    spikes, gradients = eprop.by_traces(net.x, **net.weights, target=net.target, k=eprop.K,
+                                        learn=False, **net.coefficients)
+    assert torch.equal(spikes, eprop.fused(net, "eprop_elig", False)[0]) and not gradients
