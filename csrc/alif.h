@@ -19,10 +19,12 @@
 //   (9) r = n_ref after a spike, else max(r' - 1, 0)
 // clang-format on
 //
-// A synapse may have a weight w_djk for each delay d: then (1) sums over d too. Without recurrent
-// weights c = x_t. The forward pass saves y of (5), the spikes as bits and, every `segment` steps,
-// the carried state; the backward pass recomputes all else. Sums of (1) run over ascending delay,
-// then ascending j, without fused multiply-add, so that all paths are bitwise identical.
+// A synapse may have a weight w_djk for each delay d: then (1) sums over d too. With a kernel of
+// delays, (1) is c = x_t + sum_j w_jk f_j with f_j = sum_s kernel_sj z_j[t-1-taps_s]. Without
+// recurrent weights c = x_t. The forward pass saves y of (5), the spikes as bits and, every
+// `segment` steps, the carried state; the backward pass recomputes all else. Sums of (1) run over
+// ascending delay, then ascending j, without fused multiply-add, so that all paths are bitwise
+// identical.
 #pragma once
 #include <cstdint>
 #include <limits>
@@ -99,6 +101,17 @@ struct Layer {
   const void* neuron = nullptr;
   NeuronSizes sizes = {};
   int64_t w_stride_current = 0;  // from the matrix of one current to the next
+  // CPU kernels only: axonal delays, [n_taps,N] shares of the spikes of a neuron that act after
+  // `taps` extra steps; or null. Then S is 1, w one matrix, and D is 1 + the last of taps.
+  const void* kernel = nullptr;
+  const int64_t* taps = nullptr;  // [n_taps] ascending
+  int64_t n_taps = 0;
+  // CPU kernels only: [B,N] spikes that act through (1), not 0; those of others count as 0 there.
+  // Null: all.
+  const uint8_t* mask = nullptr;
+
+  // steps that dL/dc is kept for the product of the backward pass
+  LSNN_METHOD int64_t kept() const { return n_taps ? 1 : D; }
 };
 
 // The layer with the weights and delays of one of its currents.
@@ -251,6 +264,7 @@ struct BackwardArgs {
   bool existing = false;  // gw only of nonzero synapses, else 0
   void* gbias_out = nullptr;  // [O] written, or null
   const void* const* other_traces = nullptr;  // [traces] as of ForwardArgs, in place of gv, ga, gA
+  void* gkernel = nullptr;  // [n_taps,N] written, or null
 
   LSNN_METHOD const void* g_trace(int64_t k) const {
     if (other_traces) return other_traces[k];

@@ -131,6 +131,7 @@ def layer(
 def recurrent(
     x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: AnyNeuron, *,
     w_in: Tensor | None = None, bias: Tensor | None = None, delay: Delay = 0,
+    delay_kernel: Tensor | None = None, recurrent_mask: Tensor | None = None,
     state: NeuronState | None = None, trace: bool = False,
     checkpoint_every: int | str | None = None, sparse_grad: str = "all",
     lengths: LengthsArgument | None = None, autapses: bool = True, **coefficients: Coefficient,
@@ -154,7 +155,9 @@ def recurrent(
         bias: (N,) or (K, N), added to the projected inputs.
         delay: extra delay of recurrent spikes in steps: an int; integers (N, N) or (K, N, N), one
             for each synapse, or Delays of these so that torch.compile meets no data-dependent
-            control flow; with weights for each of S delays, S ascending ints. Default 0.
+            control flow; with weights for each of S delays or delay_kernel, S ascending ints.
+            Default 0.
+        delay_kernel, recurrent_mask: (S, N) and (B, N), as of alif. Default None.
         state: NeuronState to start from. Of a longer spike history the newest steps are used.
             Default None: zeros.
         trace: also return the states of every step.
@@ -184,7 +187,8 @@ def recurrent(
     Example:
         >>> spikes, state = lsnn_ext.functional.recurrent(x, w_rec, neuron, tau=20.0)
     """
-    options = CallArguments(delay=delay, autapses=autapses, state=state, trace=trace,
+    options = CallArguments(delay=delay, delay_kernel=delay_kernel, recurrent_mask=recurrent_mask,
+                            autapses=autapses, state=state, trace=trace,
                             checkpoint_every=checkpoint_every, sparse_grad=sparse_grad,
                             lengths=lengths)
     result = _recurrent(x, w_rec, neuron, options, coefficients, w_in, bias)

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from ._core.arguments import Delay, Delays
 from ._core.autograd_rules import forbid_second_derivative
 from ._core.coefficients import complete_coefficients
 from ._core.lengths import Lengths
 from ._core.options import ALIF_DEFAULTS, AlifOptions, document, split_options
 from ._core.state import State, Traces
 from ._core.surrogates import Surrogate, find_cutoff, find_surrogate
+from ._core.synapses import Synapses, split_synapses
 from .models import COEFFICIENTS, Model, find_model
 
 __all__ = ["alif", "leaky_readout"]
@@ -27,15 +27,14 @@ class _Stepper(NamedTuple):
 
     model: Model
     k: dict[str, Tensor]
-    # (d, weights of the synapses with extra delay d), d ascending
-    synapses: list[tuple[int, Tensor]]
+    synapses: Synapses
     refractory: int
     spike: Callable[[Tensor, Tensor], Tensor]  # of m, and whether m passes the test
 
     def step(self, x: Tensor, s: State) -> tuple[State, Tensor]:
         """The state after one step, and the moving threshold A."""
         model, k = self.model, self.k
-        c = x + sum(self.detach("rec", s.z[d]) @ w for d, w in self.synapses)  # (1)
+        c = x + self.synapses.sum(self.detach("rec", s.z))  # (1)
         i = k["sigma"] * s.i + c  # (2)
         a = k["rho"] * s.a + k["q"] * self.compute_drive(s) + k["p"] * s.v  # (3)
         A = k["theta"] + k["beta"] * a  # (4)
@@ -117,21 +116,6 @@ class _Spike(torch.autograd.Function):
         return *forbid_second_derivative([found], [gradient, m]), None, None, None, None, None
 
 
-def _split_synapses(w: Tensor | None, delay: Delay) -> list[tuple[int, Tensor]]:
-    if w is None:
-        return []
-    if w.dim() == 3:
-        each: Any = [delay] if isinstance(delay, int) else delay
-        return list(zip((int(d) for d in each), w, strict=True))
-    if isinstance(delay, int):
-        return [(delay, w)]
-    delay = delay.each if isinstance(delay, Delays) else delay
-    assert isinstance(delay, Tensor)
-    delay = delay.to(w.device)
-    return [(d, torch.where(delay == d, w, torch.zeros_like(w)))
-            for d in sorted(set(delay.flatten().tolist()))]
-
-
 @document(AlifOptions, ALIF_DEFAULTS)
 def alif(
     current: Tensor, w_rec: Tensor | None, **options: Unpack[AlifOptions],
@@ -160,7 +144,7 @@ def alif(
     shape = find_surrogate(name)
     cutoff = find_cutoff(name, neuron.surrogate_cutoff, call.smooth)
     height = model.dampening if neuron.dampening is None else neuron.dampening
-    state, delay, lengths = call.state, call.delay, call.lengths
+    state, lengths = call.state, call.lengths
     (_, B, N), device = current.shape, current.device
     dtype = torch.promote_types(current.dtype, torch.float32)
     call.check()
@@ -171,14 +155,15 @@ def alif(
     numbers: Any = {name: getattr(neuron, name) for name in COEFFICIENTS}
     k = {name: torch.as_tensor(value, dtype=dtype, device=device)
          for name, value in complete_coefficients(neuron.dynamics, **numbers).items()}
-    synapses = _split_synapses(None if w_rec is None else w_rec.to(dtype), delay)
+    synapses = split_synapses(None if w_rec is None else w_rec.to(dtype), call.delay, 1,
+                              call.delay_kernel, call.recurrent_mask)
     spike: Callable[..., Tensor] = _Spike.apply
     stepper = _Stepper(
         model, k, synapses, neuron.refractory,
         lambda m, over: spike(m, over, shape, height, cutoff, call.smooth)
     )
 
-    D = 1 + synapses[-1][0] if synapses else 1
+    D = synapses.D
     if state is None:
         zero = torch.zeros(B, N, dtype=dtype, device=device)
         state = State(zero, zero, zero, zero, zero.expand(D, B, N))

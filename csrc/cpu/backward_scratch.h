@@ -7,8 +7,8 @@
 namespace lsnn::cpu {
 namespace {
 
-// N neurons take NP = padded(N) numbers of a row, and ND = gradient_stride(NP) of a row of dL/dc or
-// dL/dz; D: past steps of the state; items: those of a full tile.
+// D: steps that dL/dc is kept for the product, Layer::kept(). N neurons take NP = padded(N) numbers
+// of a row, and ND = gradient_stride(NP) of a row of dL/dc or dL/dz; items: those of a full tile.
 template <class T> struct BackwardScratch {
   ReplayScratch<T> replay;
   ReadoutScratch<T> readout;
@@ -27,7 +27,11 @@ template <class T> struct BackwardScratch {
   uint16_t* gc_bf16;
   uint32_t* nonzero;  // [words(I) + 1] nonzero inputs of one item
   ActiveRows active;
+  // W dL/dc of a step, [items,ND]; and with a kernel of the last D of Layer, step t in slot t % D,
+  // [NP/lanes,D,items,lanes]: the taps of a neuron read neighbouring numbers
+  T *product, *received;
   RowGradient<T, false> gradient;  // the spikes of the chunk, into the gradient of w
+  RowGradient<T, true> gradient_filtered;  // the same with a kernel
   RowGradient<T, true> gradient_in;  // the inputs of the chunk, into that of their weights
 
   // span: of SparseGroups, 0 without
@@ -35,21 +39,26 @@ template <class T> struct BackwardScratch {
                   int64_t members)
       : replay(shared, own, f, members),
         readout(own, f.layer, f.readout, true),
-        gradient(own, f.layer.S * f.layer.N, chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
+        gradient(own, f.layer.S * f.layer.N,
+                 f.layer.n_taps ? 0 : chunk * tile_items(f.layer.B) * f.layer.S * f.layer.N),
+        gradient_filtered(own, f.layer.N,
+                          f.layer.n_taps ? chunk * tile_items(f.layer.B) * f.layer.N : 0),
         gradient_in(own, f.projection.I + 1,
                     f.projection.I ? chunk * tile_items(f.layer.B) * (f.projection.I + 1) : 0) {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B), NP = padded(l.N);
-    gc = shared.take<T>((chunk + l.D) * l.sizes.currents * n * gradient_stride<T>(NP));
+    gc = shared.take<T>((chunk + l.kept()) * l.sizes.currents * n * gradient_stride<T>(NP));
     d_states = own.take<T>(l.sizes.states * n * NP);
     dz = own.take<T>(n * gradient_stride<T>(NP));
     gx_out = own.take<T>(n * l.sizes.currents * l.N + pad);
     sums = own.take<T>(l.sizes.gradients * NP);
     // One slot more than delays: the fastest member may write dL/dc of a step while the slowest
     // still reads that of the step before.
-    gc_transposed = shared.take<T>(span ? (l.D + span) * l.N * max_items : 0);
+    gc_transposed = shared.take<T>(span ? (l.kept() + span) * l.N * max_items : 0);
     slices = own.take<const T*>(l.S);
-    gc_bf16 = shared.take<uint16_t>(bf16 ? (l.D + 1) * n * gradient_stride<uint16_t>(NP) : 0);
+    gc_bf16 = shared.take<uint16_t>(bf16 ? (l.kept() + 1) * n * gradient_stride<uint16_t>(NP) : 0);
+    product = own.take<T>(l.mask || l.n_taps ? n * gradient_stride<T>(NP) : 0);
+    received = own.take<T>(l.n_taps ? l.D * n * NP : 0);
     nonzero = own.take<uint32_t>(words(f.projection.I) + 1);
     active.entries = own.take<uint32_t>((row_items + 1) * l.N);
   }

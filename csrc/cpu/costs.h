@@ -1,4 +1,4 @@
-// Measured costs of the algorithms for products and sums. fastest() in backward.h selects a product
+// Measured costs of the algorithms for products and sums. fastest() in product.h selects a product
 // by these costs; pack.h decides by them whether synapses are listed.
 #pragma once
 #include "layout.h"

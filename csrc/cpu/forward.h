@@ -13,6 +13,7 @@ namespace {
 // about to write, which made a step up to ten times slower.
 template <class T> struct ForwardScratch {
   StepScratch<T> steps;
+  SourceScratch<T> sources;
   ReadoutScratch<T> readout;
   T *y_out, *z_out;       // [items,saved,N], [items,N] rows to be streamed out
   bfloat16* y_bf16;      // [items,N] y in bfloat16
@@ -23,6 +24,7 @@ template <class T> struct ForwardScratch {
 
   ForwardScratch(Arena& shared, Arena& own, const ForwardArgs& f, int64_t members)
       : steps(own, f.layer, f.projection),
+        sources(own, f.layer),
         readout(own, f.layer, f.readout, false) {
     const Layer& l = f.layer;
     const int64_t n = tile_items(l.B);
@@ -78,8 +80,8 @@ LSNN_LOCAL void forward_tile(const ForwardArgs& f, const Packed<T>& p, int64_t t
   const Layer& l = f.layer;
   Arena shared(member.shared), own(member.own);
   ForwardScratch<T> s(shared, own, f, member.members);
-  Steps<T> steps(l, p, s.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection,
-                 f.first.z);
+  Steps<T> steps(l, p, s.steps, s.sources, tile, member, f.x, f.x_stride_t, f.x_stride_b,
+                 f.projection, f.first.z);
   const ReadoutTile<T> readout(l, f.readout, p, s.readout, tile, member);
   const int64_t B = l.B, N = l.N, NP = p.NP, W = p.W, D = l.D, b0 = steps.b0, items = steps.items,
                 every = f.saved.every;

@@ -73,6 +73,7 @@ template <class T> struct Packed {
   const T* panels;
   const T* w_out;  // [N,OP] of the readout
   const T* panels_out;  // [NP/panel,O,panel] the same with j innermost
+  const T* kernel;  // [NP/lanes,n_taps,lanes] of Layer, padded with zeros
   // [NP/lanes,packed_coefficients,lanes] padded with valid values; rows as in Coefs, or those of a
   // registered neuron
   const T* coefficients;
@@ -98,6 +99,7 @@ template <class T> struct Sums {
   T* w_in;  // [I + 1,NP] last row: bias
   T* w_out;  // [N,OP]
   T* k;  // [gradients,NP]
+  T* kernel;  // as Packed::kernel
 };
 
 template <class T> struct Kernels {

@@ -51,8 +51,9 @@ template <class T> class PackedStep : public OneStep {
     in_tiles(serial_if_few(parallel, n_state * l.N * std::max<int64_t>(l.S, 1) / 8), l.B, scratch,
              [&](int64_t tile, const Member& member) {
                const Timed timed(p.hooks, Count::ns_backward_tiles);
-               kernels_.backward_tile(f, p, tile, member,
-                                      {nullptr, nullptr, nullptr, n_k ? k + tile * n_k : nullptr});
+               kernels_.backward_tile(
+                   f, p, tile, member,
+                   {nullptr, nullptr, nullptr, n_k ? k + tile * n_k : nullptr, nullptr});
              });
     if (given.gw) weight_gradient(given);
     if (given.gbias)

@@ -91,12 +91,15 @@ template <class T> struct PackedLayer {
     packed.w_stride = needed.w ? l.S * each_matrix : 0;
     packed.panels_stride = needed.panels ? l.S * each_matrix : 0;
     const int64_t n_w = K * packed.w_stride, n_in = in.I * NP, n_panels = K * packed.panels_stride,
-                  n_out = N * OP, n_panels_out = uses.products ? NP * out.O : 0;
-    block.take((n_w + n_in + NP + n_panels + n_out + n_panels_out + n_coefficients * NP) *
-               (int64_t)sizeof(T));
+                  n_out = N * OP, n_panels_out = uses.products ? NP * out.O : 0,
+                  n_kernel = l.n_taps * NP;
+    block.take(
+        (n_w + n_in + NP + n_panels + n_out + n_panels_out + n_coefficients * NP + n_kernel) *
+        (int64_t)sizeof(T));
     T* const w = (T*)block.data;
     T *w_in = w + n_w, *bias = w_in + n_in, *panels = bias + NP, *w_out = panels + n_panels,
-      *panels_out = w_out + n_out, *k = panels_out + n_panels_out;
+      *panels_out = w_out + n_out, *k = panels_out + n_panels_out,
+      *kernel = k + n_coefficients * NP;
     for (int64_t k = 0; needed.w && k < K; k++)
       pack_w(layer_of_current(l, k, sizeof(T)), parallel, w + k * packed.w_stride);
     if (needed.panels)
@@ -129,6 +132,10 @@ template <class T> struct PackedLayer {
     for (int64_t c = 0; c < n_coefficients; c++)
       for (int64_t n = 0; n < NP; n++)
         k[(n / lanes * n_coefficients + c) * lanes + n % lanes] = coefficient_of(c, n);
+    for (int64_t s = 0; s < l.n_taps; s++)
+      for (int64_t n = 0; n < NP; n++)
+        kernel[(n / lanes * l.n_taps + s) * lanes + n % lanes] =
+            n < N ? ((const T*)l.kernel)[s * N + n] : T(0);
     packed.beta_is_zero = !table;
     for (int64_t n = 0; !table && n < N; n++)
       packed.beta_is_zero &= ((const T*)l.coefficients)[BETA * N + n] == T(0);
@@ -139,6 +146,7 @@ template <class T> struct PackedLayer {
     packed.w_out = w_out;
     packed.panels_out = panels_out;
     packed.coefficients = k;
+    packed.kernel = kernel;
     if (needed.bf16) {
       w_bf16.resize(l.S * each_matrix);
       kernels.to_bf16(w, l.S * each_matrix, w_bf16.data());

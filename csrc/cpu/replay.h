@@ -15,9 +15,11 @@ template <class T> struct ReplayScratch {
   T* y;  // [every,items,saved,NP] of the segment, where it is recomputed
   T* y_of_step;  // [items,NP] y of a step, where it is saved as bfloat16
   StepScratch<T> steps;  // the same
+  SourceScratch<T> sources;
 
   ReplayScratch(Arena& shared, Arena& own, const BackwardArgs& f, int64_t members)
-      : steps(f.saved.y ? none(f) : StepScratch<T>(own, f.layer, f.projection)) {
+      : steps(f.saved.y ? none(f) : StepScratch<T>(own, f.layer, f.projection)),
+        sources(own, f.layer) {
     const int64_t n = tile_items(f.layer.B), NP = padded(f.layer.N), rows = (chunk + 1) * n * NP;
     const int64_t every = f.saved.every < f.layer.T ? f.saved.every : f.layer.T;
     const NeuronSizes& sizes = f.layer.sizes;
@@ -61,8 +63,8 @@ template <class T> struct Replay : Tile {
         n_saved(l.sizes.saved),
         state_size(full_items * NP),
         S0(0),
-        steps(l, p, scratch.steps, tile, member, f.x, f.x_stride_t, f.x_stride_b, f.projection,
-              f.first.z),
+        steps(l, p, scratch.steps, scratch.sources, tile, member, f.x, f.x_stride_t, f.x_stride_b,
+              f.projection, f.first.z),
         choose(steps.neuron.has_inactive),
         replays(steps.neuron.replays || args.saved.y_is_bf16) {}
 

@@ -153,7 +153,8 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   const int64_t n_each = learning.start ? learning.start[l.S * N] : l.sizes.currents * l.S * N * NP,
                 n_w = f.gw ? n_each : 0, n_in = f.gw_in ? (I + 1) * NP : 0,
                 n_out = f.gw_out ? N * OP : 0, n_k = f.want ? n_gradients * NP : 0,
-                n_all = n_w + n_in + n_out + n_k;
+                n_kernel = f.gkernel ? l.n_taps * NP : 0,
+                n_all = n_w + n_in + n_out + n_k + n_kernel;
 
   // Tiles are summed in groups, and the groups at the end, always in the same order. One group for
   // each tile, unless their weight gradients would take more than 256 MB.
@@ -165,8 +166,8 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   auto sums = [&](int64_t g) {
     T* at = (T*)block.data + g * n_all;
     auto take = [&](int64_t n) { return at += n, n ? at - n : nullptr; };
-    T *w = take(n_w), *w_in = take(n_in), *w_out = take(n_out);
-    return Sums<T>{w, w_in, w_out, take(n_k)};
+    T *w = take(n_w), *w_in = take(n_in), *w_out = take(n_out), *coefficients = take(n_k);
+    return Sums<T>{w, w_in, w_out, coefficients, take(n_kernel)};
   };
   const Formation how = backward_teams(f, parallel, k.lanes, groups);
   const ScratchBytes scratch =
@@ -204,6 +205,9 @@ template <class T> void backward(const BackwardArgs& f, Parallel parallel) {
   if (n_out)
     for (int64_t o = 0; o < O; o++)
       for (int64_t n = 0; n < N; n++) ((T*)f.gw_out)[o * N + n] = sum.w_out[n * OP + o];
+  for (int64_t s = 0; f.gkernel && s < l.n_taps; s++)
+    for (int64_t n = 0; n < N; n++)
+      ((T*)f.gkernel)[s * N + n] = sum.kernel[(n / k.lanes * l.n_taps + s) * k.lanes + n % k.lanes];
   if (!f.want) return;
   for (int64_t c = 0; c < n_gradients; c++)
     for (int64_t n = 0; n < N; n++)

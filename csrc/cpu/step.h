@@ -4,6 +4,7 @@
 #include "events.h"
 #include "model_kernels.h"
 #include "product_sparse.h"
+#include "sources.h"
 
 namespace lsnn::cpu {
 namespace {
@@ -42,7 +43,7 @@ template <class T> struct Steps : Tile {
   int64_t x_stride_t, x_stride_b, I;
   const uint32_t* x_bits;  // [T,B,words(I)] or null
   const int64_t row_stride;  // unit of a list of rows: NP numbers, or 1
-  const T* z0;  // [D,B,N] spikes before the first step, newest first
+  const Sources<T> sources;
   int64_t n[max_items];  // events of each item in this step
   int64_t n_inputs[max_items];  // of these, inputs; they come first
   bool weighted[max_items];  // whether they have factors
@@ -50,8 +51,9 @@ template <class T> struct Steps : Tile {
   mutable Meter meter;
 
   LSNN_METHOD Steps(const Layer& layer, const Packed<T>& packed, const StepScratch<T>& scratch,
-                    int64_t tile, const Member& member, const void* x, int64_t x_stride_t,
-                    int64_t x_stride_b, const Projection& in, const void* z0)
+                    const SourceScratch<T>& source_scratch, int64_t tile, const Member& member,
+                    const void* x, int64_t x_stride_t, int64_t x_stride_b, const Projection& in,
+                    const void* z0)
       : Tile(layer, tile, member),
         l(layer),
         p(packed),
@@ -66,16 +68,14 @@ template <class T> struct Steps : Tile {
         I(in.I),
         x_bits(in.bits),
         row_stride(packed.sum_sparse ? 1 : NP),
-        z0((const T*)z0),
+        sources(layer, packed.kernel, source_scratch, tile, member, z0),
         meter(packed.hooks) {}
 
   // Carried states of item b.
   LSNN_METHOD Rows<T> states(int64_t b) const { return {s.states + b * NP, state_size}; }
 
   // past < 0
-  LSNN_METHOD const T* first_z(int64_t past, int64_t b) const {
-    return z0 + ((-1 - past) * B + b0 + b) * N;
-  }
+  LSNN_METHOD const T* first_z(int64_t past, int64_t b) const { return sources.first_z(past, b); }
   LSNN_METHOD const T* x_row(int64_t t, int64_t b) const {
     return x + t * x_stride_t + (b0 + b) * x_stride_b;
   }
@@ -94,10 +94,21 @@ template <class T> struct Steps : Tile {
   }
   LSNN_METHOD void add_real(int64_t b, const T* z, int64_t first) {
     for (int64_t j = 0; j < N; j++)
-      if (z[j] != T(0)) {
+      if (z[j] != T(0) && sources.acts(b, j)) {
         s.rows[b * s.capacity + n[b]] = (uint32_t)((first + j) * row_stride);
         s.weights[b * s.capacity + n[b]++] = z[j];
       }
+  }
+  template <class Past> LSNN_METHOD void add_filtered(int64_t t, int64_t b, const Past& past) {
+    uint32_t* rows = s.rows + b * s.capacity;
+    T* weights = s.weights + b * s.capacity;
+    sources.filter(t, b, past);
+    int64_t e = n[b];
+    n[b] = set_bits(sources.s.bits, words(N), 0, 1, rows, e);
+    for (; e < n[b]; e++) {
+      weights[e] = sources.s.f[rows[e]];
+      rows[e] *= (uint32_t)row_stride;
+    }
   }
   // Inputs come first; their weight rows follow those of the recurrence, if any.
   LSNN_METHOD void add_inputs(int64_t t, int64_t b) {
@@ -124,7 +135,7 @@ template <class T> struct Steps : Tile {
     input_rows = 0;
     const int64_t alive = items_alive(t);
     for (int64_t b = 0; b < alive; b++) {
-      weighted[b] = l.smooth || t < l.D;
+      weighted[b] = l.smooth || t < l.D || l.n_taps;
       if (!I || x_bits) continue;
       if (t + 1 < l.T)
         for (int64_t i = 0; i < I; i += 64 / (int64_t)sizeof(T)) prefetch(x_row(t + 1, b) + i);
@@ -135,14 +146,17 @@ template <class T> struct Steps : Tile {
       if (I) add_inputs(t, b);
       n_inputs[b] = n[b];
       input_rows += n_inputs[b];
-      for (int64_t d = 0; d < l.S; d++) {
+      if (l.n_taps) add_filtered(t, b, past);
+      for (int64_t d = 0; d < l.S && !l.n_taps; d++) {
         const int64_t t_past = t - 1 - l.delays[d], first = d * N;
         if (t_past < 0) add_real(b, first_z(t_past, b), first);
         else if (l.smooth) add_real(b, past.real(t_past, b), first);
         else
           each_member_bits(past, t_past, b,
-                           [&](const uint32_t* bits, int64_t n_words, int64_t n)
-                               LSNN_LAMBDA { add_bits(b, bits, n_words, first + n); });
+                           [&](const uint32_t* bits, int64_t n_words, int64_t n) LSNN_LAMBDA {
+                             const uint32_t* acting = sources.masked(b, bits, n_words, n);
+                             add_bits(b, acting, n_words, first + n);
+                           });
       }
     }
   }

@@ -24,6 +24,7 @@ enum Name {
   a0,
   i0,
   z0,
+  kernel,
   k,
   r0,
   gz,
@@ -52,15 +53,17 @@ enum Name {
   ga0,
   gi0,
   gz0,
+  gkernel,
   gk,
   n_names
 };
 inline constexpr const char* name_text[] = {
-    "x",       "w",       "v0",     "a0",      "i0",      "z0",      "k",       "r0", "gz",
-    "gv",      "ga",      "gA",     "gv_last", "ga_last", "gi_last", "gz_last", "z",  "trace_v",
-    "trace_a", "trace_A", "v_last", "a_last",  "i_last",  "z_last",  "r_last",  "y",  "smooth_z",
-    "carry",   "gx",      "gw",     "gv0",     "ga0",     "gi0",     "gz0",     "gk"};
-inline constexpr Name gradient_of[] = {gx, gw, gv0, ga0, gi0, gz0, gk};
+    "x",       "w",      "v0",      "a0",       "i0",      "z0",      "kernel",  "k",
+    "r0",      "gz",     "gv",      "ga",       "gA",      "gv_last", "ga_last", "gi_last",
+    "gz_last", "z",      "trace_v", "trace_a",  "trace_A", "v_last",  "a_last",  "i_last",
+    "z_last",  "r_last", "y",       "smooth_z", "carry",   "gx",      "gw",      "gv0",
+    "ga0",     "gi0",    "gz0",     "gkernel",  "gk"};
+inline constexpr Name gradient_of[] = {gx, gw, gv0, ga0, gi0, gz0, gkernel, gk};
 template <class... Names> constexpr uint64_t set_of(Names... name) {
   return ((uint64_t(1) << name) | ...);
 }
@@ -93,6 +96,8 @@ struct Case {
   bool autapses = true;
   std::vector<int64_t> lengths = {};  // of the items, descending; empty: all T
   double cutoff = std::numeric_limits<double>::infinity();
+  bool has_kernel = false;  // delays are taps of axonal delays, with one weight of each synapse
+  bool has_mask = false;  // of the spikes that act through (1)
 
   int64_t item() const { return B * N; }
   int64_t length(int64_t b) const { return lengths.empty() ? T : lengths[size_t(b)]; }
@@ -112,7 +117,8 @@ struct Case {
                     (delays.empty() ? " alone"
                      : all_delays   ? " all_delays"
                                     : "") +
-                    (autapses ? "" : " no_autapses");
+                    (autapses ? "" : " no_autapses") + (has_kernel ? " kernel" : "") +
+                    (has_mask ? " mask" : "");
     const std::pair<const char*, int64_t> numbers[] = {{"T", T},
                                                        {"B", B},
                                                        {"N", N},
@@ -180,6 +186,7 @@ inline int64_t size_of(const Case& c, int name) {
   if (bit & set_of(x, gz)) return all ? strides(c, name).at(all - 1, c) + 1 : 0;
   if (bit & set_of(w)) return c.matrices() ? w_strides(c).size(c) : 0;
   if (bit & set_of(gw)) return c.matrices() * c.N * c.N;
+  if (bit & set_of(kernel, gkernel)) return c.has_kernel ? c.S() * c.N : 0;
   if (bit & set_of(k, gk)) return n_coefficients * c.N;
   if (bit & set_of(z0, gz_last, z_last, gz0)) return c.D() * c.item();
   if (bit & set_of(carry)) return segments(c.T) * 4 * c.item();
@@ -214,6 +221,7 @@ inline double input(const Case& c, int name, int64_t i) {
     case v0:
     case i0: return -0.5 + 1.2 * u;
     case a0: return 0.5 * u;
+    case kernel: return u < 0.2 ? 0 : u - 0.3;
     case z0: return u < 0.3 ? 1 : u < 0.8 ? 0 : u;  // past spikes may be any number
     case r0: return std::floor(u * double(most_r + 1));
     case k: break;
@@ -251,6 +259,7 @@ template <class T> struct Run {
   Buffer<T> b[n_names];
   Buffer<uint32_t> bits;
   Buffer<int64_t> delay;
+  Buffer<uint8_t> mask;  // [B,N]
 
   explicit Run(const Case& of) : Run(of, Blank()) {
     for (int name = 0; name < z; name++)
@@ -273,14 +282,16 @@ template <class T> struct Run {
 
   int64_t n_bits() const { return c.T * c.B * words(c.N); }
   bool has(int name) const {
-    return !(c.absent >> name & 1) && (c.S() || !(set_of(name) & set_of(w, gw)));
+    return !(c.absent >> name & 1) && (c.has_kernel || !(set_of(name) & set_of(kernel, gkernel))) &&
+           (c.S() || !(set_of(name) & set_of(w, gw)));
   }
   T* at(int name) const { return has(name) ? b[name].get() : nullptr; }
 
   Layer layer() const {
     Model model = models[c.model];
     if (!c.detach) model.detach = detach_none;
-    const bool own_delays = c.S() > 1 && !c.all_delays;
+    static constexpr int64_t one_step[] = {0};
+    const bool own_delays = c.S() > 1 && !c.all_delays && !c.has_kernel;
     const WStrides of_w = w_strides(c);
     Layer layer{.T = c.T,
                 .B = c.B,
@@ -290,8 +301,8 @@ template <class T> struct Run {
                 .dampening = dampening,
                 .n_ref = c.n_ref,
                 .smooth = c.smooth,
-                .delays = c.delays.data(),
-                .S = c.S(),
+                .delays = c.has_kernel ? one_step : c.delays.data(),
+                .S = c.has_kernel ? 1 : c.S(),
                 .D = c.D(),
                 .delay = own_delays ? delay.get() : nullptr,
                 .w = at(w),
@@ -303,6 +314,12 @@ template <class T> struct Run {
                 .cutoff = c.cutoff,
                 .options = options};
     if (!c.lengths.empty()) layer.lengths = c.lengths.data();
+    if (c.has_kernel) {
+      layer.kernel = at(kernel);
+      layer.taps = c.delays.data();
+      layer.n_taps = c.S();
+    }
+    if (c.has_mask) layer.mask = mask.get();
     return layer;
   }
   Saved saved() const { return {at(y), bits.get(), c.smooth ? at(smooth_z) : nullptr, at(carry)}; }
@@ -317,10 +334,12 @@ template <class T> struct Run {
     const Strides s = strides(c, gz);
     const State of_last = {at(gv_last), at(ga_last), at(gi_last), nullptr, at(gz_last)},
                 of_first = {at(gv0), at(ga0), at(gi0), nullptr, at(gz0)};
-    return {layer(), first(), saved(), at(gz), s.t,
-            s.b,     s.n,     at(gv),  at(ga), at(gA),
-            of_last, c.want,  at(gx),  at(gw), c.want ? at(gk) : nullptr,
-            of_first};
+    BackwardArgs args = {layer(), first(), saved(), at(gz), s.t,
+                         s.b,     s.n,     at(gv),  at(ga), at(gA),
+                         of_last, c.want,  at(gx),  at(gw), c.want ? at(gk) : nullptr,
+                         of_first};
+    args.gkernel = at(gkernel);
+    return args;
   }
 
   // Whether the i-th number of an output must be written.
@@ -335,7 +354,9 @@ template <class T> struct Run {
   Run(const Case& of, Blank)
       : c(of),
         bits(buffer<uint32_t>(n_bits())),
-        delay(buffer<int64_t>(c.N * c.N)) {
+        delay(buffer<int64_t>(c.N * c.N)),
+        mask(buffer<uint8_t>(c.item())) {
+    for (int64_t i = 0; i < c.item(); i++) mask[i] = drawn(94, i, 0, 1) < 0.7;
     for (int name = 0; name < n_names; name++) {
       const int64_t n = size_of(c, name);
       b[name] = buffer<T>(n);

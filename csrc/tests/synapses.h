@@ -156,7 +156,8 @@ template <class T> void check_spread(const Run<T>& given, RunBoth<T> run) {
 // The check that fits the run; strides of 0 do not allow separate weights.
 template <class T> void check_synapses(const Run<T>& r, RunBoth<T> run) {
   if (r.c.delays.empty()) check_alone(r, run);
-  else if (r.c.S() > 1 && !r.c.all_delays && r.c.layout < 3) check_spread(r, run);
+  else if (r.c.S() > 1 && !r.c.all_delays && !r.c.has_kernel && r.c.layout < 3)
+    check_spread(r, run);
 }
 
 }  // namespace lsnn::test

@@ -1,5 +1,6 @@
 // The table of cases of the C++ test programs.
 #pragma once
+#include "filtered.h"
 #include "synapses.h"
 
 namespace lsnn::test {
@@ -307,6 +308,7 @@ inline std::vector<Case> cpu_table() {
                    .zero = varies,
                    .lengths = model % 3 ? std::vector<int64_t>{} : drawn_lengths(T, 5)});
   }
+  for (const Case& c : filtered_cases()) all.push_back(c);
   // few synapses with delays so far apart that their columns exceed 16 bits
   all.push_back({.T = 308,
                  .B = 4,

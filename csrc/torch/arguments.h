@@ -59,8 +59,8 @@ inline std::optional<Tensor> dense(const std::optional<Tensor>& t) {
 
 // Keeps the memory of a Layer alive. Not copyable: pointers into its vectors survive moves only.
 struct LayerHolder {
-  Tensor coefficients, delay;
-  Ints delays, lengths;
+  Tensor coefficients, delay, kernel, mask;
+  Ints delays, taps, lengths;
   Layer layer;
 
   LayerHolder() = default;
@@ -120,14 +120,15 @@ inline void check_choices(const Constants& c) {
               "bf16_parts: expected 0, 1 or 2, got ", c.bf16_parts);
 }
 
-// like: the tensor, named `of`, whose device and dtype the others must have. recurrence: w_rec, and
-// the delay of each synapse or none. is_made: the coefficients are not computed yet. other: a
-// registered neuron, or null.
+// like: the tensor, named `of`, whose device and dtype the others must have. recurrence: w_rec; the
+// delay of each synapse, the kernel of axonal delays and the mask of spikes, or none. is_made: the
+// coefficients are not computed yet. other: a registered neuron, or null.
 inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const char* of,
                               const Maybe& lengths, const Tensor& coefficients,
                               const Maybes& recurrence, const Ints& delays, const Constants& c,
                               const RegisteredNeuron* other, bool is_made = false) {
-  const Maybe w_rec = at(recurrence, 0), delay = at(recurrence, 1);
+  const Maybe w_rec = at(recurrence, 0), delay = at(recurrence, 1), kernel = at(recurrence, 2),
+              mask = at(recurrence, 3);
   const bool wide = like.scalar_type() == ScalarType::Double;
   check_like(coefficients, "coefficients", like, of);
   LSNN_EXPECT(coefficients.dim() == 2 && coefficients.size(1) >= 1,
@@ -151,13 +152,31 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   for (size_t i = 0; i < delays.size(); i++)
     LSNN_EXPECT(delays[i] >= 0 && (!i || delays[i] > delays[i - 1]),
                 "delays: expected ascending numbers >= 0, got ", delays[i], " at index ", i);
-  LSNN_EXPECT(delay.has_value() == (S > 1 && !by_delay),
+  LSNN_EXPECT(w_rec || !(kernel || mask), "w_rec: expected a tensor with ",
+              kernel ? "delay_kernel" : "recurrent_mask", ", got None");
+  LSNN_EXPECT(has_cpu_kernels(like) || !(kernel || mask),
+              kernel ? "delay_kernel" : "recurrent_mask",
+              ": expected None for the CUDA kernels, got a tensor");
+  if (kernel) {
+    LSNN_EXPECT(!by_delay, "w_rec: expected one matrix with delay_kernel, got shape ",
+                shape_text(*w_rec));
+    check_like(*kernel, "delay_kernel", like, of);
+    check_shape(*kernel, "delay_kernel", {S, N});
+  }
+  if (mask) {
+    LSNN_EXPECT(mask->scalar_type() == ScalarType::Bool, "recurrent_mask: expected bool, got ",
+                dtype_text(*mask));
+    check_like_device(*mask, "recurrent_mask", like, of);
+    check_shape(*mask, "recurrent_mask", {B, N});
+  }
+  LSNN_EXPECT(delay.has_value() == (S > 1 && !by_delay && !kernel),
               "delay: expected a tensor for several delays of a w_rec of shape (N, N), and None ",
               "otherwise, got ", delay ? "a tensor" : "None");
   const int64_t padded = std::min(N, offsets) + 64;
+  const int64_t M = kernel ? 1 : S;
   LSNN_EXPECT(
-      is_below(offsets, {K, S, N, padded}) && is_below(offsets, {chunk * cpu::max_items, S, N}),
-      "w_rec: expected less than 2^32 numbers in the matrices of all delays, got ", S, " of ", N,
+      is_below(offsets, {K, M, N, padded}) && is_below(offsets, {chunk * cpu::max_items, M, N}),
+      "w_rec: expected less than 2^32 numbers in the matrices of all delays, got ", M, " of ", N,
       " x ", N);
   const int64_t limit = (wide ? delay_limit<double>(N) : delay_limit<float>(N)) / K;
   LSNN_EXPECT(!S || delays.back() < limit, "delay: expected less than ", limit, " extra steps for ",
@@ -165,7 +184,9 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
   const int64_t D = S ? 1 + delays.back() : 1;
   LayerHolder h;
   h.coefficients = dense(coefficients);
-  h.delays = delays;
+  h.delays = kernel ? Ints{0} : delays;
+  if (kernel) h.taps = delays, h.kernel = dense(*kernel);
+  if (mask) h.mask = dense(*mask);
   h.lengths = read_lengths(lengths, T, B);
   if (delay) {
     h.delay = dense(*delay);
@@ -198,7 +219,7 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              .n_ref = c.refractory,
              .smooth = other ? other->has_number_spikes : c.smooth != 0,
              .delays = h.delays.data(),
-             .S = S,
+             .S = (int64_t)h.delays.size(),
              .D = D,
              .delay = delay ? (const int64_t*)data(h.delay) : nullptr,
              .w = data(w_rec),
@@ -211,7 +232,11 @@ inline LayerHolder make_layer(int64_t T, int64_t B, const Tensor& like, const ch
              .cutoff = c.cutoff,
              .neuron = other ? other->table : nullptr,
              .sizes = other ? other->sizes : NeuronSizes{},
-             .w_stride_current = w_rec && K > 1 ? w_rec->stride(-3) : 0};
+             .w_stride_current = w_rec && K > 1 ? w_rec->stride(-3) : 0,
+             .kernel = kernel ? data(h.kernel) : nullptr,
+             .taps = h.taps.data(),
+             .n_taps = (int64_t)h.taps.size(),
+             .mask = mask ? (const uint8_t*)data(h.mask) : nullptr};
   return h;
 }
 

@@ -34,7 +34,7 @@ Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor&
 // Gradients of the outputs of alif_forward, each may be none: g_state v, a, i, z; g_readout p, p
 // after the last step. x is read where y was not saved, and for the gradients of a projection.
 // Gradients that are not wanted have the shape (0,).
-std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
+std::tuple<Tensor, Tensors, Tensor, Tensors, Tensors, Tensors> alif_backward(
     Maybe g_spikes, Maybes g_traces, Maybes g_state, Maybes g_readout, Maybe x, Tensors state,
     Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection, Maybes readout,
     Tensors saved, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
@@ -125,7 +125,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   auto empty_unless = [&](bool wanted, const Ints& sizes) {
     return empty(carry, wanted ? sizes : Ints{0}, type);
   };
-  const bool want_current = c.has(Gradient::x) || !on_cpu, want_w = c.has(Gradient::w_rec) && l.S;
+  const bool want_current = c.has(Gradient::x) || !on_cpu, want_w = c.has(Gradient::w_rec) && l.S,
+             want_kernel = c.has(Gradient::delay_kernel) && l.n_taps;
   const bool is_by_delay = l.S && at(recurrence, 0)->dim() == (K > 1 ? 4 : 3);
   const bool want_in = I && (c.has(Gradient::w_in) || c.has(Gradient::bias)),
              want_bias = want_in && in.bias;
@@ -138,7 +139,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
                gk = empty_unless(want_k, {n_gradients, N});
   Ints w_shape = K > 1 ? Ints{K, N, N} : Ints{N, N};
   if (is_by_delay) w_shape.insert(w_shape.begin(), l.S);
-  const Tensor gw = empty_unless(want_w, w_shape);
+  const Tensor gw = empty_unless(want_w, w_shape),
+               gkernel = empty_unless(want_kernel, {l.n_taps, N});
   const Tensor gw_in = empty_unless(want_in, {N, I}), gbias = empty_unless(want_bias, {N}),
                gw_out = empty_unless(want_out, {O, N}), gp0 = empty_unless(O, {B, O}),
                gb_out = empty_unless(want_b_out, {O});
@@ -182,6 +184,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   f.want = (unsigned)c.coefficient_gradients;
   f.gx = pointer_if(want_current, g_current);
   f.gw = pointer_if(want_w, gw);
+  f.gkernel = pointer_if(want_kernel, gkernel);
   f.gcoefficients = pointer_if(want_k, gk);
   f.gfirst = {.v = g_first_states[0],
               .a = g_first_states[1],
@@ -205,7 +208,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors> alif_backward(
   f.gbias_out = pointer_if(want_b_out, gb_out);
   run(f, carry, cuda::HostCoefficients{.zero = (unsigned)c.zero_coefficients});
   const Tensor gx = I && want_current ? input_gradient(g_current, *in.w, *x) : g_current;
-  return {gx, gw, gk, g_first, {gw_in, gbias}, {gw_out, gp0, gb_out}};
+  return {gx, {gw, gkernel}, gk, g_first, {gw_in, gbias}, {gw_out, gp0, gb_out}};
 }
 
 }  // namespace
@@ -216,7 +219,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
       "Tensor? x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
       "Tensor?[] projection, Tensor?[] readout, Tensor[] saved, int[] constants, "
       "float[] numbers, int[] options=[], Tensor? lengths=None, int neuron=0) -> "
-      "(Tensor x, Tensor w_rec, Tensor coefficients, Tensor[] state, Tensor[] projection, "
+      "(Tensor x, Tensor[] recurrence, Tensor coefficients, Tensor[] state, Tensor[] projection, "
       "Tensor[] readout)");
 }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }

@@ -63,7 +63,8 @@ using Tensors = std::vector<Tensor>;
   X(bias)                 \
   X(w_out)                \
   X(z)                    \
-  X(b_out)
+  X(b_out)                \
+  X(delay_kernel)
 
 #define LSNN_NAME(name) #name,
 #define LSNN_INDEX(name) name,

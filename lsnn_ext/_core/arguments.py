@@ -95,6 +95,7 @@ def _check_distinct(delays: Delays, on_cpu: bool) -> None:
 
 def resolve_delays(
     delay: Delay, w_rec: Tensor | None, N: int, device: torch.device, currents: int = 1,
+    kernel: Tensor | None = None,
 ) -> tuple[Tensor | None, list[int]]:
     """The delays of the synapses, (N, N) or (K, N, N) for K > 1 currents, None if all of a matrix
     are equal; and the distinct delays, ascending, empty without w_rec. Raises TypeError or
@@ -104,15 +105,19 @@ def resolve_delays(
         if not isinstance(delay, int) or delay:
             raise ValueError(f"delay: expected 0 without w_rec, got {delay}")
         return None, []
-    if w_rec.dim() > len(synapses):
+    if kernel is not None or w_rec.dim() > len(synapses):
+        count, of = w_rec.shape[0], f"matrix of w_rec {tuple(w_rec.shape)}"
+        if kernel is not None:
+            count, of = kernel.shape[0], f"row of delay_kernel {tuple(kernel.shape)}"
         values = [delay] if isinstance(delay, int) else delay
         if not isinstance(values, list | tuple) or not all(type(d) is int for d in values):
-            raise TypeError(f"delay: expected an int for each matrix of w_rec {tuple(w_rec.shape)},"
-                            f" or a w_rec of shape {synapses}, got {type(delay).__name__}")
+            instead = "" if kernel is not None else f", or a w_rec of shape {synapses}"
+            raise TypeError(f"delay: expected an int for each {of}{instead}, got "
+                            f"{type(delay).__name__}")
         is_ascending = all(low < high for low, high in zip(values, values[1:], strict=False))
-        if len(values) != w_rec.shape[0] or not values or values[0] < 0 or not is_ascending:
-            raise ValueError(f"delay: expected {w_rec.shape[0]} ascending delays >= 0, one for each"
-                             f" matrix of w_rec, got {tuple(values)}")
+        if len(values) != count or not values or values[0] < 0 or not is_ascending:
+            raise ValueError(f"delay: expected {count} ascending delays >= 0, one for each {of}, "
+                             f"got {tuple(values)}")
         return None, list(values)
     if isinstance(delay, int) and not isinstance(delay, bool):
         if delay < 0:

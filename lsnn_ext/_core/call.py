@@ -18,6 +18,7 @@ from .resolve import Call, make_constants, resolve
 from .route import choose_route
 from .rows import stack_rows
 from .state import State, Traces
+from .synapses import spread_kernel
 
 
 class Layered(NamedTuple):
@@ -43,6 +44,11 @@ class _Fused(NamedTuple):
     b_out: Tensor | None = None
 
 
+def _lacks_kernels(x: Tensor, options: CallArguments) -> bool:
+    """Whether the reference computes a call that the kernels for x do not support."""
+    return options.recurrent_mask is not None and not _ops.has_cpu_kernels(x)
+
+
 def _run_operator(
     x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, options: CallArguments,
     fused: _Fused, requested: set[str],
@@ -50,10 +56,12 @@ def _run_operator(
     """The outputs of the operator, and the spikes in the dtype of x; requested: names of outputs in
     csrc/torch/boundary.h."""
     call = resolve(neuron, options, x, w_rec, fused.w_in)
-    model = call.model
+    model, kernel = call.model, options.delay_kernel
     if not _ops.is_compiled_active():
         return _run_reference(x, w_rec, neuron, options, call)
     check_kernels("current", x)
+    if _lacks_kernels(x, options):
+        return _run_reference(x, w_rec, neuron, options, call)
     if call.checkpoint and torch.is_grad_enabled():
         warn_if_cpu_only("checkpoint_every", f"a state every {call.checkpoint} steps", x,
                          "the membrane of every step is saved", 6)
@@ -61,6 +69,11 @@ def _run_operator(
         requested = requested | {"traces"}
     if call.saved_bf16:
         requested = requested | {"saved_bf16"}
+    if kernel is not None and w_rec is not None:
+        kernel = kernel.to(call.dtype)
+        if not _ops.has_cpu_kernels(x):
+            w_rec = spread_kernel(w_rec.to(call.dtype), kernel, options.sparse_grad == "existing")
+            kernel, options = None, options._replace(sparse_grad="all")
     constants, numbers = make_constants(
         model, options, checkpoint=call.checkpoint if _ops.has_cpu_kernels(x) else 0,
         outputs=_ops.make_mask("outputs", requested))
@@ -69,7 +82,7 @@ def _run_operator(
     tensors = _ops.Tensors(
         x.to(call.dtype), v, a, i, r, z, None if w_rec is None else w_rec.to(call.dtype),
         model.delay, fused.w_in, fused.bias, fused.x_bits, fused.w_out, fused.p,
-        fused.b_out,
+        fused.b_out, None, kernel, options.recurrent_mask,
     )
     settings = _ops.Settings(model.delays, constants, numbers, _ops.forced_options())
     out = _ops.run_recurrence(tensors, model.rows, settings, call.lengths)
@@ -78,7 +91,11 @@ def _run_operator(
 
 def _run_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
                    options: CallArguments, call: Call) -> tuple[_ops.Outputs, Tensor]:
-    warn_of_slow_reference(6)
+    if _ops.is_compiled_active():
+        warn_if_cpu_only("recurrent_mask", "a mask of recurrent spikes", x,
+                         "the slow reference computes the call", 6)
+    else:
+        warn_of_slow_reference(6)
     coefficients = stack_rows(call.model.rows, x.shape[2], call.dtype, x.device)
     numbers: Any = neuron._asdict() | dict(zip(COEFFICIENTS, coefficients, strict=True))
     del numbers["rows"]
@@ -199,6 +216,8 @@ def run_layer(
     keeps_order = lengths is None or lengths.order is None
     route = choose_route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(options.smooth),
                          lengths is None, isinstance(k_out, Tensor))
+    if _lacks_kernels(like, options):
+        route = route._replace(fused_readout=False, returns_bits=False)
     x_bits: Tensor | None = None
     if isinstance(x, PackedSpikes):
         if route.is_fused:

@@ -95,7 +95,16 @@ class AlifOptions(_Shared, _Adaptive, total=False):
     delay: Annotated[
         Delay, "extra delay of recurrent spikes in steps: an int; integers (N, N), one for each "
         "synapse, or Delays of these so that torch.compile meets no data-dependent control flow; "
-        "with w_rec (S, N, N), S ascending ints."]
+        "with w_rec (S, N, N) or delay_kernel (S, N), S ascending ints."]
+    delay_kernel: Annotated[
+        Tensor | None, "(S, N) axonal delays: the share of a spike of each presynaptic neuron that "
+        "acts after each of the S delays, differentiable; w_rec is (N, N). Equals w_rec * "
+        "delay_kernel[:, :, None] at a cost of N S + N^2 instead of S N^2 per step; on CUDA it is "
+        "computed so. None: no filter."]
+    recurrent_mask: Annotated[
+        Tensor | None, "(B, N) bool: spikes of neurons that are False in a sequence count as 0 in "
+        "the recurrent sum (1). CUDA tensors take the slow reference. "
+        "None: all act."]
     autapses: Annotated[bool, "False: the diagonal of w_rec acts as 0 and has no gradient."]
     state: Annotated[State | None, "State to start from. Of a longer spike history the newest "
                      "steps are used. None: zeros."]
@@ -179,6 +188,8 @@ class CallArguments(NamedTuple):
     """How a call computes a sequence, for any neuron; state: a State or NeuronState."""
 
     delay: Delay = 0
+    delay_kernel: Tensor | None = None
+    recurrent_mask: Tensor | None = None
     autapses: bool = True
     state: Any = None
     trace: bool = False

@@ -24,6 +24,7 @@ from .options import CallArguments, NeuronArguments
 from .rows import Rows
 from .state import count_past_steps
 from .surrogates import find_cutoff
+from .synapses import check_sources
 
 
 class ResolvedModel(NamedTuple):
@@ -80,7 +81,8 @@ def resolve_model(
     check_surrogate(surrogate)
     dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
     rows = make_rows(neuron, N, device) if neuron.rows is None else neuron.rows
-    delay, delays = resolve_delays(options.delay, w_rec, N, device)
+    delay, delays = resolve_delays(options.delay, w_rec, N, device,
+                                   kernel=options.delay_kernel)
     cutoff = find_cutoff(surrogate, neuron.surrogate_cutoff, options.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
                          rows, rows.gradient_bits(), delay, tuple(delays), rows.zero_bits())
@@ -122,6 +124,7 @@ def resolve(
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
     checkpoint = resolve_checkpoint(options.checkpoint_every, T, B, N, dtype.itemsize)
     saved_bf16 = is_bf16_saved(options.saved_dtype, dtype)
+    check_sources(options.delay_kernel, options.recurrent_mask, w_rec, x, "current", B, N)
     model = resolve_model(neuron, options, w_rec, N, x.device)
     state = check_state(options.state, B, N, model.D, dtype, x.device)
     lengths = resolve_lengths(options.lengths, T, B, x.device)

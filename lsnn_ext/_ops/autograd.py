@@ -49,6 +49,8 @@ class Tensors(NamedTuple):
     p: Any = None  # (B, O) its state; None: zeros
     b_out: Any = None  # (O,) added to the readout, on a GPU
     lengths: Any = None  # (B,) steps of each sequence, descending, on the CPU; None: all T
+    delay_kernel: Any = None  # (S, N) of axonal delays
+    recurrent_mask: Any = None  # (B, N) bool
 
     @property
     def neurons(self) -> int:
@@ -137,10 +139,16 @@ def call_interruptible(op: Callable[..., Any], *args: Any) -> Any:
         raise raised from None
 
 
+def list_recurrence(t: Any) -> list[Any]:
+    """The recurrent tensors of a call; programs exported without the last two keep their graph."""
+    found = [t.w_rec, t.delay, t.delay_kernel, t.recurrent_mask]
+    return found[:2] if t.delay_kernel is None and t.recurrent_mask is None else found
+
+
 def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple[Any, ...]:
     """The arguments that both operators share, from the state on."""
     state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
-    recurrence = [t.w_rec, t.delay]
+    recurrence = list_recurrence(t)
     # the bits of a slice of a batch are not contiguous
     projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
     readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
@@ -247,7 +255,8 @@ class _Alif(torch.autograd.Function):
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
         g_state = [g.v, g.a, g.i, g.z]
         g_readout = [] if t.w_out is None else [g.p, g.p_last]
-        x, w_rec, stack, (v, a, i, z), (w_in, bias), (w_out, p, b_out) = call_interruptible(
+        x, (w_rec, kernel), stack, (v, a, i, z), (w_in, bias), (
+            w_out, p, b_out) = call_interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             g_traces, g_state, g_readout, t.x, *_lists(t, coefficients, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=required)),
@@ -257,7 +266,7 @@ class _Alif(torch.autograd.Function):
         if settings.constants.existing and needed.w_rec and not has_cpu_kernels(carry):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
         found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, b_out,
-                        None)
+                        None, kernel)
         learned: Sequence[Tensor | None] = [None] * len(of_rows)
         if settings.constants.coefficient_gradients:
             learned = split_gradient(stack, ctx.each, ctx.forms, of_rows)
@@ -331,12 +340,12 @@ def call_differentiable(args: Any) -> tuple[Any, ...] | None:
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if args.coefficients.requires_grad else 0
     named = named._replace(coefficient_gradients=every, bf16_parts=count_bf16_parts())
-    w_rec, delay = (*args.recurrence, None, None)[:2]
+    w_rec, delay, kernel, mask = (*args.recurrence, None, None, None, None)[:4]
     w_in, bias, x_bits = (*args.projection, None, None, None)[:3]
     w_out, p, b_out = (*args.readout, None, None, None)[:3]
     v, a, i, r, z = args.state or [None] * 5
     t = Tensors(args.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, b_out,
-                args.lengths)
+                args.lengths, kernel, mask)
     rows = Rows(tuple((0.0, 1, k, 0.0) for k in range(len(COEFFICIENTS))),
                 args.coefficients.unbind())
     out = _record(t, rows, Settings(args.delays, named, args.numbers,
@@ -348,7 +357,8 @@ def call_differentiable(args: Any) -> tuple[Any, ...] | None:
 
 
 # The axis of the batch in the arguments and results of the operator.
-_BATCH_IN = {"x": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "x_bits": 1, "p": 0}
+_BATCH_IN = {"x": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "x_bits": 1, "p": 0,
+             "recurrent_mask": 0}
 _BATCH_OUT = {"spikes": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "trace_v": 1, "trace_a": 1,
               "threshold": 1, "p": 1, "p_last": 0}
 

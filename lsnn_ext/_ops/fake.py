@@ -72,7 +72,7 @@ def _backward(args: Any) -> tuple[Any, ...]:
     (T, B, _), N = bits.shape, coefficients.shape[1]
     w_in, bias, _ = (*args.projection, None, None, None)[:3]
     w_out, _, b_out = (*args.readout, None, None, None)[:3]
-    w_rec = args.recurrence[0] if args.recurrence else None
+    w_rec, _, kernel, _ = (*args.recurrence, None, None, None, None)[:4]
     cuda = coefficients.device.type == "cuda"
 
     def when(is_returned: Any, shape: Any) -> Tensor:
@@ -85,7 +85,9 @@ def _backward(args: Any) -> tuple[Any, ...]:
     inputs = K * N if w_in is None else w_in.shape[1]
     return (
         when(requested("x") or cuda, (T, B, inputs)),
-        when(w_rec is not None and requested("w_rec"), () if w_rec is None else w_rec.shape),
+        [when(w_rec is not None and requested("w_rec"), () if w_rec is None else w_rec.shape),
+         when(kernel is not None and requested("delay_kernel"),
+              () if kernel is None else kernel.shape)],
         when(c.coefficient_gradients, (G, N)),
         [*(when(has_state, (B, N)) for _ in range(S if neuron else 3)),
          when(has_state and (requested("z") or cuda), args.state[-1].shape if has_state else ())],

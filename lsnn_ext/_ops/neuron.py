@@ -14,6 +14,7 @@ from .autograd import (
     apply_function,
     call_interruptible,
     count_bf16_parts,
+    list_recurrence,
     make_link,
     refuse_batch_of_gradients,
 )
@@ -48,6 +49,8 @@ class NeuronTensors(NamedTuple):
     w_in: Any = None  # (N, I)
     bias: Any = None  # (N,)
     x_bits: Any = None  # (T, B, ceil(I / 32))
+    delay_kernel: Any = None  # (S, N) of axonal delays
+    recurrent_mask: Any = None  # (B, N) bool
 
 
 class NeuronOutputs(NamedTuple):
@@ -81,7 +84,7 @@ def _lists(t: NeuronTensors, states: Sequence[Tensor], call: NeuronCall) -> tupl
     """The arguments that both operators share, from the state on."""
     state = [] if t.z is None else [*states, t.z]
     projection = [] if t.w_in is None else [t.w_in, t.bias, t.x_bits]
-    return state, t.rows, [t.w_rec, t.delay], list(call.delays), projection, []
+    return state, t.rows, list_recurrence(t), list(call.delays), projection, []
 
 
 def _split_rest(sizes: NeuronSizes, t: NeuronTensors,
@@ -147,17 +150,17 @@ def _gradients(ctx: Any, saved: Sequence[Any],
     needed = ctx.needs_input_grad[len(NeuronCall._fields) :]
     of_tensors = NeuronTensors(*needed[:m])
     required = make_mask("gradients", [name for name in (
-        "x", "w_rec", "z", "w_in", "bias") if getattr(of_tensors, name)])
+        "x", "w_rec", "z", "w_in", "bias", "delay_kernel") if getattr(of_tensors, name)])
     constants = Constants(*call.constants)._replace(gradients=required)
     # A compiled graph passes zeros of shape (0,) for what was not requested.
     g_traces = list(g[2 + S : 2 + 2 * S]) if has_bit("outputs", constants.outputs, "traces") else []
-    x, w_rec, stack, state, projection, _ = call_interruptible(
+    x, (w_rec, kernel), stack, state, projection, _ = call_interruptible(
         torch.ops.lsnn.alif_backward, g[0], g_traces, list(g[1 : 2 + S]), [], t.x,
         *_lists(t, saved[m:n], call), list(saved[n:]), list(constants), _numbers(),
         list(call.options), t.lengths, call.key)
     report("gradients", saved[n + 1])
     w_in, bias = projection if t.w_in is not None else (None, None)
-    found = [x, w_rec, state[-1], None, None, None, None, w_in, bias, None,
+    found = [x, w_rec, state[-1], None, None, None, None, w_in, bias, None, kernel, None,
              *state[: ctx.n_states]]
     for k, (shape, need) in enumerate(zip(ctx.forms, needed[n:], strict=True)):
         found.append(None if not need else stack[k] if shape else stack[k].sum())
@@ -176,7 +179,8 @@ def run_neuron(
     if lengths is not None:
         states = [lengths.sort(one, 0) for one in states]
         t = t._replace(x=lengths.sort(t.x, 1), z=None if t.z is None else lengths.sort(t.z, 1),
-                       lengths=lengths.descending)
+                       lengths=lengths.descending, recurrent_mask=None if t.recurrent_mask is None
+                       else lengths.sort(t.recurrent_mask, 0))
     sizes = find_sizes(call.key)
     if t.z is None and torch.compiler.is_exporting():
         # AOTInductor turns an empty list into None.

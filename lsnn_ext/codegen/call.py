@@ -24,6 +24,7 @@ from .._core.linear import linear
 from .._core.options import CallArguments
 from .._core.route import choose_route
 from .._core.state import count_past_steps
+from .._core.synapses import check_sources, split_synapses
 from .._core.torch_internals import (
     is_batched,
     is_forward_mode,
@@ -43,6 +44,7 @@ class Call(NamedTuple):
     x: Tensor  # (T, B, K, N) in the dtype of the computation, or (T, B, I) of a projection inside
     w_rec: Tensor | None  # of this dtype
     delay: Tensor | None  # (N, N) or (K, N, N) of each synapse
+    delay_kernel: Tensor | None  # (S, N) of this dtype
     delays: tuple[int, ...]  # distinct, ascending
     parts: Parts
     coefficients: dict[str, Coefficient]  # numbers, and tensors of this dtype or its complex one
@@ -107,14 +109,17 @@ def _check_call(
         current, projection = _project(x, like, w_in, bias, w_rec, K, N, lengths)
         check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
     T, B = _get_sizes(current)
-    delay, delays = resolve_delays(options.delay, w_rec, N, like.device, K)
+    kernel = options.delay_kernel
+    check_sources(kernel, options.recurrent_mask, w_rec, like, "x", B, N, K)
+    delay, delays = resolve_delays(options.delay, w_rec, N, like.device, K, kernel)
     forms = dict(zip(parts.states, parts.forms, strict=True))
     state = check_neuron_state(options.state, forms, B, N, count_past_steps(delays), dtype,
                                like.device)
     if not projection:
         current = current.reshape(T, B, K, N).to(dtype)
-    return Call(current, None if w_rec is None else w_rec.to(dtype), delay, tuple(delays), parts,
-                values, state, lengths, projection)
+    return Call(current, None if w_rec is None else w_rec.to(dtype), delay,
+                None if kernel is None else kernel.to(dtype), tuple(delays), parts, values, state,
+                lengths, projection)
 
 
 def _get_sizes(x: Tensor) -> tuple[int, int]:
@@ -233,10 +238,11 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     states, z = call.state or ([], None)
     rows_of_states = [row for one, form in zip(states, forms, strict=False)
                       for row in form.split(one)]
+    weight, bias, bits = call.projection or (None, None, None)
     made = _ops.run_neuron(
         _ops.make_neuron_call(key, call.delays, constants),
         _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None,
-                           *call.projection),
+                           weight, bias, bits, call.delay_kernel, options.recurrent_mask),
         rows_of_states, tensors, call.lengths)
     return Result(made.spikes, join_states(made.states, forms), made.z,
                   join_states(made.traces, forms) if options.trace else [])
@@ -264,18 +270,19 @@ def _run_loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     states = [z.new_zeros(form.shape(B, N), dtype=form.dtype(z.dtype)) for form in call.parts.forms]
     if call.state is not None:
         states, z = call.state
-    synapses: list[tuple[int, Tensor]] = []
     if w_rec is not None:
         if not options.autapses:
             w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=w_rec.device), 0.0)
         if options.sparse_grad == "existing":
             w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
-        by_delay = w_rec.dim() == (3 if K == 1 else 4)
-        for place, d in enumerate(call.delays):
-            one = w_rec[place] if by_delay else w_rec
-            if call.delay is not None:
-                one = torch.where(call.delay == d, one, 0.0)
-            # from neuron j to the current k of n: (N, K N)
-            synapses.append((d, one if K == 1 else one.transpose(0, 1).reshape(N, K * N)))
+
+    def flatten(w: Tensor) -> Tensor:
+        """Weights (K, N, N) from neuron j to the current k of n as (N, K N)."""
+        return w if K == 1 else w.transpose(0, 1).reshape(N, K * N)
+
+    is_single = call.delay is None and len(call.delays) == 1 and w_rec is not None and (
+        w_rec.dim() == (2 if K == 1 else 3))
+    delay = call.delays[0] if is_single else call.delays if call.delay is None else call.delay
+    synapses = split_synapses(w_rec, delay, K, call.delay_kernel, options.recurrent_mask, flatten)
     return run_loop(neuron.step, call.x, synapses, states, z, call.coefficients, call.lengths,
                     options.trace)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .._core.coefficients import Coefficient
 from .._core.lengths import Lengths
+from .._core.synapses import Synapses
 from .neuron import Step, check_results, without_autocast
 
 
@@ -20,7 +21,7 @@ class Result(NamedTuple):
 
 
 def run_loop(
-    step: Step, x: Tensor, synapses: Sequence[tuple[int, Tensor]], states: Sequence[Tensor],
+    step: Step, x: Tensor, synapses: Synapses, states: Sequence[Tensor],
     z: Tensor, coefficients: Mapping[str, Coefficient], lengths: Lengths | None, trace: bool,
 ) -> Result:
     """Runs the step over a sequence.
@@ -28,7 +29,7 @@ def run_loop(
     Args:
         step: as of Neuron.
         x: (T, B, K, N) currents.
-        synapses: for each delay d its weights (N, K * N).
+        synapses: of matrices (N, K * N).
         states, z: (B, N) or (B, N, K) each and (D, B, N), before the first step.
         coefficients: numbers, and tensors in the dtype of x.
         lengths: of sequences that end early: what x has after its end is not read, the state is
@@ -43,9 +44,8 @@ def run_loop(
         for t in range(T):
             runs = None if each is None else (t < each)[:, None]
             now = x[t] if runs is None else torch.where(runs[:, None], x[t], 0.0)
-            if synapses:
-                recurrent = sum((z[d] @ w for d, w in synapses[1:]), z[synapses[0][0]]
-                                @ synapses[0][1])
+            recurrent = synapses.sum(z)
+            if isinstance(recurrent, Tensor):
                 now = now + recurrent.view(B, K, N)
             # a step may write to its arguments
             inputs = [one.clone() for one in (*now.unbind(1), *states, z[0])]

@@ -27,8 +27,9 @@ class LearnedDelay(nn.Module):
     spread 0 these are the two neighbours of d, (1 - f) w and f w with f = d - floor(d). With a
     larger spread the gradient reaches more distant delays; anneal lowers it during training.
 
-    Parameters are `delay` (N,) or (N, N), and those of the part `neurons`, an ALIF. Time and memory
-    are those of weights (longest + 1, N, N).
+    Parameters are `delay` (N,) or (N, N), and those of the part `neurons`, an ALIF. Delays of
+    neurons are a delay_kernel of functional.alif; delays of synapses take the time and memory of
+    weights (longest + 1, N, N).
 
     Args:
         input_size, hidden_size: input channels, and N.
@@ -154,12 +155,15 @@ class LearnedDelay(nn.Module):
         check_input(like, (3,), "(T, B, I)", neurons.input_size, neurons._dtype())
         if state is not None:
             state = State(*(leaf[0] for leaf in state))
-        w_in = neurons.weight_ih_l0
+        w_in, kernel = neurons.weight_ih_l0, self.shares() if self.per == "neuron" else None
         assert isinstance(w_in, Tensor)
+        w_rec = (self.recurrent_weight() if kernel is None
+                 else neurons._mask_recurrent_weight("_l0"))
         w_in, bias = cast_weights(like, w_in, getattr(neurons, "bias_ih_l0", None))
         result = functional.layer(
-            x, w_in, self.recurrent_weight(), bias=bias, state=state, trace=trace,
-            checkpoint_every=neurons.checkpoint_every, saved_dtype=neurons.saved_dtype,
+            x, w_in, w_rec, bias=bias, delay_kernel=kernel, state=state,
+            trace=trace, checkpoint_every=neurons.checkpoint_every,
+            saved_dtype=neurons.saved_dtype,
             **neurons._compute_neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})
         end = State(*(leaf.unsqueeze(0) for leaf in result.state))
         assert result.spikes is not None

@@ -66,7 +66,7 @@ def test_surrogate(surrogate: str) -> None:
     _check(_small("srnn", surrogate))
 
 
-@pytest.mark.parametrize("delay", ["none", "one"])
+@pytest.mark.parametrize("delay", ["none", "one", "kernel"])
 def test_delay(delay: str) -> None:
     _check(_small("lsnn", delay=delay, refractory=0))
 

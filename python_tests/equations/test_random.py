@@ -17,7 +17,7 @@ from lsnn_ext import functional, reference
 from lsnn_ext._core.surrogates import SURROGATES
 from lsnn_ext.models import COEFFICIENTS, MODELS
 
-LEAVES = ("x", "w", *STATE_LEAVES, *COEFFICIENTS)
+LEAVES = ("x", "w", "delay_kernel", *STATE_LEAVES, *COEFFICIENTS)
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -54,7 +54,8 @@ def cases(draw: st.DrawFn) -> Case:
         T=draw(st.integers(0, 36) | st.sampled_from([127, 128, 129, 257])),
         B=draw(st.integers(0, 10)),
         N=draw(st.integers(1, 40) | st.sampled_from([63, 64, 65, 100])),
-        delay=draw(st.sampled_from(["none", "one", "each"])),
+        delay=draw(st.sampled_from(["none", "one", "each", "kernel"])),
+        mask=draw(st.sampled_from([False, False, True])),
         refractory=draw(st.integers(0, 6)),
         given=FEW + tuple(name for name in COEFFICIENTS if name in optional),
         per_neuron=draw(st.booleans()),

@@ -178,5 +178,6 @@ class LoopOperators:
         S = _ops.find_sizes(key).states
         of_state = list(found) or [x.new_empty(0)] * (S + 1)
         asked = {name: _ops.has_bit("gradients", c.gradients, name) for name in ("x", "w_rec", "z")}
-        return (gx if asked["x"] else x.new_empty(0), gw if asked["w_rec"] else x.new_empty(0),
-                whole, [*of_state[:-1], of_state[-1] if asked["z"] else x.new_empty(0)], [], [])
+        nothing = x.new_empty(0)
+        return (gx if asked["x"] else nothing, [gw if asked["w_rec"] else nothing, nothing],
+                whole, [*of_state[:-1], of_state[-1] if asked["z"] else nothing], [], [])

@@ -28,7 +28,9 @@ class Case:
     T: int = 12
     B: int = 3
     N: int = 6
-    delay: str = "none"  # none | one (2 for every synapse) | each (0 to 3)
+    # none | one (2 for every synapse) | each (0 to 3) | kernel (of axonal delays, 0, 1 and 3)
+    delay: str = "none"
+    mask: bool = False  # of recurrent spikes
     refractory: int = 0
     given: tuple[str, ...] = COEFFICIENTS
     per_neuron: bool = True
@@ -133,7 +135,7 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
     model = MODELS[case.dynamics]
     generator = torch.Generator().manual_seed(case.seed)
     T, B, N = case.T, case.B, case.N
-    D = {"none": 1, "one": 3, "each": 4}[case.delay]
+    D = {"none": 1, "one": 3, "each": 4, "kernel": 4}[case.delay]
     working = torch.promote_types(dtype, torch.float32)  # of coefficients, state and traces
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -165,7 +167,11 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
     leaves["w"] = rounded(stored(-gain, gain, N, N) / (2 * N**0.5), 2.0**-10).to(dtype)
     shapes = {"x": (T, B, N), "w": (N, N)}
 
-    delay: int | Tensor = {"none": 0, "one": 2, "each": 0}[case.delay]
+    delay: int | Tensor | tuple[int, ...] = {"none": 0, "one": 2, "each": 0,
+                                             "kernel": (0, 1, 3)}[case.delay]
+    if case.delay == "kernel":
+        leaves["delay_kernel"] = rounded(stored(-0.5, 1.0, 3, N), 0.125).to(working)
+        shapes["delay_kernel"] = (3, N)
     if case.delay == "each":
         delay = torch.randint(0, 4, (N, N), generator=generator)
         delay[0, 0] = D - 1  # the largest delay is always met
@@ -207,6 +213,8 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
     fixed = {"dynamics": case.dynamics, "refractory": case.refractory, "surrogate": case.surrogate,
              "delay": delay, "checkpoint_every": case.checkpoint_every,
              "lengths": _lengths(case, generator)}
+    if case.mask:
+        fixed["recurrent_mask"] = (torch.rand(B, N, generator=generator) < 0.7).to(device)
     return Problem(leaves, learn, fixed, r0, case.layout, shapes, weights)
 
 
@@ -237,6 +245,20 @@ def _table() -> list[Case]:
                    state=state, T=40, N=33)
               for delay in ("none", "one", "each") for n in (0, 2, 5) for state in ("none", "bits",
                                                                                     "real")]
+    # A kernel of delays and a mask, with everything else.
+    sources = [replace(busy, name=f"{delay}-mask-{mask}-{model}", dynamics=model, delay=delay,
+                       mask=mask)
+               for model in MODELS for delay, mask in (("kernel", False), ("kernel", True),
+                                                       ("each", True))]
+    sources += [replace(busy, name=f"{delay}-{what}", delay=delay, mask=delay == "each", **more)
+                for delay in ("kernel", "each") for what, more in {
+                    "long": {"T": 300, "B": 19, "N": 65}, "short": {"T": 1, "N": 33},
+                    "empty": {"T": 0, "N": 33}, "no-items": {"B": 0, "N": 33},
+                    "lengths": {"T": 70, "B": 5, "N": 33, "lengths": "any"},
+                    "checkpoint": {"T": 70, "B": 9, "N": 33, "checkpoint_every": 16},
+                    "bits": {"state": "bits"}, "zeros": {"state": "none", "B": 17, "N": 40},
+                    "only": {"learn": ("delay_kernel",) if delay == "kernel" else ("w",)},
+                    "transposed": {"layout": "transposed"}}.items()]
     checkpoints = [
         replace(busy, name=f"checkpoint-{K}", checkpoint_every=K) for K in (1, 7, 16, 40, 100)
     ]
@@ -288,6 +310,7 @@ def _table() -> list[Case]:
         + shapes
         + surrogates
         + delays
+        + sources
         + checkpoints
         + layouts
         + counters

@@ -66,19 +66,20 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
     i[s] = leaf(given.b[i0][s], i0, s);
   }
   struct Synapse {
-    int64_t past;
+    int64_t from, past;
     T w;
     double slope;
-  };  // past: offset in h from neuron 0 of a step to the acting spike
+  };  // past: offset in h from neuron 0 of a step to the acting spike; unused with a kernel
   std::vector<std::vector<Synapse>> synapses(c.N);  // of each neuron, in the order of the sum (1)
-  for (int64_t s = 0; s < c.S(); s++)
+  const int64_t blocks = c.has_kernel ? 1 : c.S();
+  for (int64_t s = 0; s < blocks; s++)
     for (int64_t j = 0; j < c.N; j++)
       for (int64_t n = 0; n < c.N; n++) {
         const int64_t matrix = c.all_delays ? s : 0;
-        if (!c.all_delays && given.delay[j * c.N + n] != c.delays[s]) continue;
+        if (!c.all_delays && !c.has_kernel && given.delay[j * c.N + n] != c.delays[s]) continue;
         const T value = given.b[w][w_strides(c).at(matrix, j, n)];
         synapses[n].push_back(
-            {j - (1 + c.delays[s]) * item, value, direction(w, (matrix * c.N + j) * c.N + n)});
+            {j, j - (1 + c.delays[s]) * item, value, direction(w, (matrix * c.N + j) * c.N + n)});
       }
   std::vector<std::array<F, n_coefficients>> coefficients(c.N);
   for (int64_t n = 0; n < c.N; n++)
@@ -86,7 +87,16 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
       coefficients[n][q] = leaf(given.b[k][q * c.N + n], k + q, n);
   std::fill_n(expected.bits.get(), expected.n_bits(), 0);
 
-  for (int64_t t = 0; t < c.T; t++)
+  std::vector<F> f(item);  // filtered by the kernel
+  for (int64_t t = 0; t < c.T; t++) {
+    for (int64_t s = 0; c.has_kernel && s < item; s++) {
+      f[s] = F(0);
+      for (int64_t tap = 0; tap < c.S(); tap++) {
+        const int64_t i = tap * c.N + s % c.N;
+        const F past = unless(detach_rec, h[(D + t - 1 - c.delays[tap]) * item + s]);
+        f[s] = f[s] + past * leaf(given.b[kernel][i], kernel, i);
+      }
+    }
     for (int64_t s = 0; s < item; s++) {
       const int64_t n = s % c.N, at = t * item + s;
       if (c.after_end(at)) {
@@ -116,11 +126,12 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
 
       F sum = leaf(given.b[x][strides(c, x).at(at, c)], x, at);
       for (const Synapse& of : synapses[n]) {  // (1)
-        const F& past = h[(D + t) * item + s - n + of.past];
+        if (c.has_mask && !given.mask[s - n + of.from]) continue;
+        const F& past = c.has_kernel ? f[s - n + of.from] : h[(D + t) * item + s - n + of.past];
+        const bool detached = model.detach & detach_rec && !c.has_kernel;
         sum.x = sum.x + of.w * past.x;
         for (int g = 0; g < tangents<T>; g++)
-          sum.d[g] +=
-              (model.detach & detach_rec ? 0 : of.w * past.d[g]) + (g == w ? of.slope * past.x : 0);
+          sum.d[g] += (detached ? 0 : of.w * past.d[g]) + (g == w ? of.slope * past.x : 0);
       }
       i[s] = p[SIGMA] * i[s] + sum;  // (2)
       const F z1 = h[(D + t - 1) * item + s];
@@ -146,6 +157,7 @@ template <class T> Slopes<T> equations(const Run<T>& given, const Run<T>& expect
       out(trace_a, at, a[s], ga, at);
       out(trace_A, at, A, gA, at);
     }
+  }
   for (int64_t s = 0; s < item; s++) {
     out(v_last, s, v[s], gv_last, s);
     out(a_last, s, a[s], ga_last, s);

@@ -1,0 +1,293 @@
+"""Axonal delays (delay_kernel) and masks of recurrent spikes (recurrent_mask) of the functions."""
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from any_neurons import ADAPTIVE, ANALOG, BRANCHES
+from cases import Case, build
+from compare import assert_all_same, assert_same
+from lsnn_ext import functional, use_reference
+from operator_calls import needs_compiled
+
+DELAYS = (0, 2, 5)
+
+
+class Spike(torch.autograd.Function):
+    """Spikes with the triangle of the LSNN paper."""
+
+    @staticmethod
+    def forward(ctx: Any, m: Tensor) -> Tensor:
+        ctx.save_for_backward(m)
+        return (m > 0).to(m.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (m,) = ctx.saved_tensors
+        return 0.3 * g * torch.relu(1 - m.abs())
+
+
+def _loop(x: Tensor, w: Tensor, kernel: Tensor, mask: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]:
+    """The LSNN paper's neuron without refractory period, written out: spikes and membranes."""
+    spike: Any = Spike.apply
+    v = a = torch.zeros_like(x[0])
+    z, spikes, membranes = list(z0), [], []
+    for x_t in x:
+        filtered = sum(k * z[d] for k, d in zip(kernel, DELAYS, strict=True))
+        a = 0.95 * a + 0.05 * z[0]
+        A = 0.5 + 1.2 * a
+        m = (v - A) / A
+        v = 0.9 * v + 0.1 * (x_t + (filtered * mask) @ w) - z[0] * A
+        z = [spike(m), *z[:-1]]
+        spikes.append(z[0])
+        membranes.append(v)
+    return torch.stack(spikes), torch.stack(membranes)
+
+
+@pytest.mark.parametrize("B", [1, 3, 17])
+def test_plain_loop(B: int) -> None:
+    random = torch.Generator().manual_seed(B)
+    T, N = 60, 37
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=random, dtype=torch.float64)
+
+    leaves = {"current": 8 * draw(T, B, N) - 2, "w_rec": 2 * draw(N, N) - 1,
+              "delay_kernel": draw(3, N) - 0.3, "z0": (draw(6, B, N) < 0.3).double()}
+    mask = draw(B, N) < 0.7
+    weight = draw(T, B, N)
+    results = []
+    for run in ("loop", "operator"):
+        now = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+        if run == "loop":
+            z, v = _loop(now["current"], now["w_rec"], now["delay_kernel"], mask, now["z0"])
+        else:
+            zero = torch.zeros(B, N, dtype=torch.float64)
+            z, _, traces = functional.alif(
+                now["current"], now["w_rec"], alpha=0.9, rho=0.95, theta=0.5, beta=1.2,
+                delay=DELAYS, delay_kernel=now["delay_kernel"], recurrent_mask=mask, trace=True,
+                state=functional.State(zero, zero, zero, zero, now["z0"]))
+            v = traces.v
+        assert 0.05 < float(z.detach().mean()) < 0.5
+        (z * weight + v * weight).sum().backward()
+        results.append((z.detach(), {name: leaf.grad for name, leaf in now.items()}))
+    (wanted, gradients), (spikes, found) = results
+    assert torch.equal(spikes, wanted)
+    assert_all_same(found, gradients, tolerance=1e-9)  # type: ignore[arg-type]
+
+
+def _case(**more: Any) -> Any:
+    return build(Case("", T=50, B=5, N=33, delay="kernel", refractory=1, state="real", **more),
+                 dyadic=True)
+
+
+def test_a_kernel_equals_a_matrix_for_each_delay() -> None:
+    """To rounding: the sums of (1) have another order."""
+    problem = _case()
+    outputs, gradients = problem.run(functional.alif)
+
+    def spread(current: Tensor, w_rec: Tensor, delay_kernel: Tensor, **options: Any) -> Any:
+        return functional.alif(current, w_rec * delay_kernel[:, :, None], **options)
+
+    wanted, of_spread = problem.run(spread)
+    assert torch.equal(outputs["spikes"], wanted["spikes"])
+    assert_all_same(gradients, of_spread, tolerance=1e-11)
+
+
+@pytest.mark.parametrize("delay", ["kernel", "each"])
+@pytest.mark.parametrize("sparse_grad", ["all", "existing"])
+@pytest.mark.parametrize("autapses", [True, False])
+@pytest.mark.parametrize("density", [1.0, 0.03])
+def test_options_against_the_reference(delay: str, sparse_grad: str, autapses: bool,
+                                       density: float) -> None:
+    problem = build(Case("", T=50, B=17, N=65, delay=delay, mask=True, lengths="any"), dyadic=True)
+    problem.fixed |= {"sparse_grad": sparse_grad, "autapses": autapses}
+    keep = torch.rand(65, 65, generator=torch.Generator().manual_seed(0)) < density
+    problem.leaves["w"] = problem.leaves["w"] * keep
+    outputs, gradients = problem.run(functional.alif)
+    with use_reference():
+        wanted, of_reference = problem.run(functional.alif)
+    assert_all_same(outputs, wanted)
+    assert_all_same(gradients, of_reference, tolerance=1e-11)
+
+
+@pytest.mark.parametrize("delay", ["kernel", "each"])
+def test_two_calls_that_pass_the_state_on_are_one(delay: str) -> None:
+    arguments = build(Case("", T=50, B=5, N=33, delay=delay, mask=True)).arguments()
+    current = arguments.pop("current")
+    spikes, end = functional.alif(current, **arguments)  # type: ignore[misc]
+    first, state = functional.alif(current[:3], **arguments)  # type: ignore[misc]
+    second, last = functional.alif(current[3:], **arguments, state=state)  # type: ignore[misc]
+    assert torch.equal(torch.cat([first, second]), spikes)
+    assert all(map(torch.equal, last, end))
+
+
+@needs_compiled
+@pytest.mark.parametrize("threads", [2, 3])
+def test_same_bits_for_any_number_of_threads(threads: int) -> None:
+    problem = build(Case("", T=70, B=3, N=129, delay="kernel", mask=True, state="bits"))
+    before, (outputs, gradients) = torch.get_num_threads(), problem.run(functional.alif)
+    try:
+        torch.set_num_threads(threads)
+        again, found = problem.run(functional.alif)
+    finally:
+        torch.set_num_threads(before)
+    assert_all_same(again, outputs)
+    assert_all_same(found, gradients)
+
+
+def test_a_mask_drops_the_rows_of_neurons() -> None:
+    """A mask that is the same for all sequences equals rows of weights that are 0."""
+    arguments = build(Case("", T=40, B=4, N=20, delay="each")).arguments()
+    keep = torch.rand(20, generator=torch.Generator().manual_seed(1)) < 0.5
+    current, w, *_ = arguments.pop("current"), arguments.pop("w_rec")
+    masked = functional.alif(current, w, recurrent_mask=keep.expand(4, 20), **arguments)
+    assert torch.equal(masked[0], functional.alif(current, w * keep[:, None], **arguments)[0])
+    assert not torch.equal(masked[0], functional.alif(current, w, **arguments)[0])
+
+
+@pytest.mark.parametrize("neuron", [ADAPTIVE, BRANCHES, ANALOG])
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_any_neuron(neuron: Any, has_kernel: bool) -> None:
+    """The kernels against the loop over time, for several currents and spikes that are numbers."""
+    random = torch.Generator().manual_seed(3)
+    K = 2 if neuron is BRANCHES else 1
+    several = (K,) * (K > 1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randint(-64, 64, shape, generator=random).double() / 64
+
+    leaves = {"x": 3 * draw(30, 4, *several, 19) + 0.5, "w_rec": draw(*several, 19, 19) / 4,
+              "delay_kernel": draw(3, 19)}
+    coefficients = {ADAPTIVE: {"theta": 0.5}, BRANCHES: {"tau": 4.0, "gain": 1.5},
+                    ANALOG: {}}[neuron]
+    delay: Any = DELAYS if has_kernel else torch.randint(3, (19, 19), generator=random)
+    mask = torch.rand(4, 19, generator=random) < 0.7
+    results = []
+    for is_loop in (True, False):
+        now = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+        options: dict[str, Any] = {"delay": delay, "recurrent_mask": mask, "trace": True,
+                                   "lengths": [30, 7, 0, 21]}
+        if has_kernel:
+            options["delay_kernel"] = now["delay_kernel"]
+        with use_reference() if is_loop else nullcontext():
+            spikes, state, traces = functional.recurrent(
+                now["x"], now["w_rec"], neuron, **options, **coefficients)
+        loss = spikes.square().sum() + sum(one.sum() for one in traces.values())
+        gradients = torch.autograd.grad(loss, list(now.values()), allow_unused=True)
+        results.append((spikes.detach(), state.z.detach(), gradients))
+    (spikes, z, wanted), (found, found_z, gradients) = results
+    assert_same("spikes", found, spikes, tolerance=0 if neuron is not ANALOG else 1e-12)
+    assert_same("z", found_z, z, tolerance=0 if neuron is not ANALOG else 1e-12)
+    for name, got, want in zip(leaves, gradients, wanted, strict=True):
+        assert (got is None) == (want is None) == (name == "delay_kernel" and not has_kernel)
+        if got is not None and want is not None:
+            assert_same(name, got, want, tolerance=1e-11)
+
+
+def test_fused_projection_and_bits() -> None:
+    """Inputs as bits, a readout, checkpoints and bfloat16: as with a current."""
+    random = torch.Generator().manual_seed(5)
+    x = (torch.rand(40, 9, 50, generator=random) < 0.1).float()
+    shapes = (33, 50), (33, 33), (4, 33), (3, 33)
+    w_in, w_rec, w_out, kernel = (torch.randint(-32, 32, shape, generator=random) / 64
+                                  for shape in shapes)
+    mask = torch.rand(9, 33, generator=random) < 0.7
+    options: dict[str, Any] = {"alpha": 0.9, "theta": 0.05, "delay": DELAYS,
+                               "recurrent_mask": mask}
+    wanted: Any = None
+    for given in (x, functional.pack_spikes(x)):
+        for more in ({}, {"checkpoint_every": 16}):
+            leaves = [one.clone().requires_grad_() for one in (w_in, w_rec, w_out, kernel)]
+            out = functional.layer(given, leaves[0], leaves[1], w_out=leaves[2], k_out=0.9,
+                                   delay_kernel=leaves[3], **options, **more)
+            assert out.spikes is not None and out.readout is not None
+            out.readout.square().sum().backward()
+            found = [out.spikes.detach(), *(one.grad for one in leaves)]
+            wanted = wanted or found
+            assert torch.equal(found[0], wanted[0]) and bool(found[0].any())
+            for got, want in zip(found[1:], wanted[1:], strict=True):
+                assert_same("gradient", got, want, tolerance=1e-5)
+
+
+@needs_compiled
+def test_compile_and_export() -> None:
+    problem = _case(mask=True)
+    arguments = problem.arguments()
+    for name in ("current", "w_rec", "delay_kernel"):
+        arguments[name] = arguments[name].detach().requires_grad_()
+    wanted = functional.alif(**arguments)[0]
+
+    def run(current: Tensor, kernel: Tensor, mask: Tensor) -> Tensor:
+        spikes: Tensor = functional.alif(**arguments | {
+            "current": current, "delay_kernel": kernel, "recurrent_mask": mask})[0]
+        return spikes
+
+    given = arguments["current"], arguments["delay_kernel"], arguments["recurrent_mask"]
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*given)
+    assert torch.equal(compiled, wanted)
+    of_both = [torch.autograd.grad(one.square().sum(), given[:2]) for one in (compiled, wanted)]
+    assert all(map(torch.equal, *of_both))
+
+    class Model(torch.nn.Module):
+        def forward(self, *given: Tensor) -> Tensor:
+            return run(*given)
+
+    arguments["w_rec"] = arguments["w_rec"].detach()
+    exported = torch.export.export(Model(), given).module()(*given)
+    assert torch.equal(exported, wanted)
+
+
+def test_vmap_over_kernels() -> None:
+    problem = _case(mask=True)
+    arguments = problem.arguments()
+    kernels = torch.stack([arguments.pop("delay_kernel")] * 2) * torch.tensor([1.0, 0.5])[:, None,
+                                                                                         None]
+
+    def run(kernel: Tensor) -> Tensor:
+        v: Tensor = functional.alif(**arguments, delay_kernel=kernel, trace=True)[2].v
+        return v.square().sum()
+
+    gradients = torch.func.vmap(torch.func.grad(run))(kernels)
+    for kernel, gradient in zip(kernels, gradients, strict=True):
+        assert torch.equal(torch.func.grad(run)(kernel), gradient) and bool(gradient.any())
+
+
+KERNEL, MASK = torch.ones(3, 4), torch.ones(2, 4, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(("change", "error", "said"), [
+    ({"delay_kernel": torch.ones(3, 5)}, ValueError,
+     r"delay_kernel: expected shape \(S, 4\), got \(3, 5\)"),
+    ({"delay_kernel": torch.ones(2, 4)}, ValueError,
+     r"delay: expected 2 ascending delays >= 0, one for each row of delay_kernel \(2, 4\), got "),
+    ({"delay": 0}, ValueError, "delay: expected 3 ascending delays"),
+    ({"delay": (0, 5, 2)}, ValueError, "delay: expected 3 ascending delays"),
+    ({"delay": torch.zeros(4, 4, dtype=torch.int64)}, TypeError,
+     r"delay: expected an int for each row of delay_kernel \(3, 4\), got Tensor"),
+    ({"delay_kernel": KERNEL.double()}, TypeError, "delay_kernel: expected torch.float32, got"),
+    ({"delay_kernel": KERNEL.long()}, TypeError, "delay_kernel: expected a floating point dtype"),
+    ({"delay_kernel": [1.0]}, TypeError, "delay_kernel: expected a tensor, got list"),
+    ({"w_rec": torch.ones(3, 4, 4)}, ValueError,
+     r"w_rec: expected one matrix with delay_kernel, got shape \(3, 4, 4\)"),
+    ({"w_rec": None, "delay": 0}, ValueError,
+     "delay_kernel: expected None without w_rec, got Tensor"),
+    ({"w_rec": None, "delay": 0, "delay_kernel": None, "recurrent_mask": MASK}, ValueError,
+     "recurrent_mask: expected None without w_rec, got Tensor"),
+    ({"recurrent_mask": MASK[:1]}, ValueError,
+     r"recurrent_mask: expected shape \(2, 4\), got \(1, 4\)"),
+    ({"recurrent_mask": MASK.float()}, TypeError, "recurrent_mask: expected torch.bool, got"),
+    ({"recurrent_mask": True}, TypeError, "recurrent_mask: expected a bool tensor, got bool"),
+    ({"recurrent_mask": MASK.to("meta")}, ValueError, "recurrent_mask: expected device cpu as"),
+])
+def test_what_is_wrong_is_named(change: dict[str, Any], error: type[Exception], said: str) -> None:
+    arguments: dict[str, Any] = {"w_rec": torch.ones(4, 4), "delay": DELAYS,
+                                 "delay_kernel": KERNEL} | change
+    current = torch.ones(5, 2, 4)
+    with pytest.raises(error, match=said):
+        functional.alif(current, arguments.pop("w_rec"), alpha=0.9, theta=1.0, **arguments)
+    arguments = {"w_rec": torch.ones(4, 4), "delay": DELAYS, "delay_kernel": KERNEL} | change
+    with pytest.raises(error, match=said):
+        functional.recurrent(current, arguments.pop("w_rec"), ADAPTIVE, theta=1.0, **arguments)
