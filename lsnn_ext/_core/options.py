@@ -103,7 +103,7 @@ class AlifOptions(_Shared, _Adaptive, total=False):
         "computed so. None: no filter."]
     recurrent_mask: Annotated[
         Tensor | None, "(B, N) bool: spikes of neurons that are False in a sequence count as 0 in "
-        "the recurrent sum (1). CUDA tensors take the slow reference. "
+        "the recurrent sum (1), as with recurrent dropout. CUDA tensors take the slow reference. "
         "None: all act."]
     autapses: Annotated[bool, "False: the diagonal of w_rec acts as 0 and has no gradient."]
     state: Annotated[State | None, "State to start from. Of a longer spike history the newest "
@@ -137,6 +137,10 @@ class LIFOptions(_Shared, total=False):
         "whole delay as a time such as \"10 ms\". None: the model's default, mostly 0."]
     autapses: Annotated[bool | None, "False: the diagonal of weight_hh acts as 0. None: the "
                         "model's default."]
+    recurrent_dropout: Annotated[
+        float, "probability, >= 0 and < 1, that the recurrent synapses of a presynaptic neuron "
+        "are dropped for a whole sequence, in training mode. Each call draws a mask (B, N) for "
+        "each layer and direction; weight_hh is scaled by 1 / (1 - recurrent_dropout)."]
     dt: Annotated[float, "duration of a step in ms."]
     learn: Annotated[
         Learn, "names of constants that become Parameters; the others are buffers. Constants with "
@@ -232,6 +236,7 @@ class LayerArguments:
     R: Coefficient | None = None
     refractory: int | str | None = None
     delay: int | str | Tensor | None = None
+    recurrent_dropout: float = 0.0
     dt: float = 1.0
     surrogate: str | None = None
     dampening: float | None = None

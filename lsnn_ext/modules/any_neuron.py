@@ -27,6 +27,7 @@ from .delays import read_delay, reset_delay, set_delay
 from .extra_state import KEY, decode, encode, warn_of_differences
 from .neuron import check_flag, check_whole_number, format_value, write_constant
 from .parametrizations import Log, ParametrizedModule, fill_parameter
+from .recurrent_dropout import check_dropout, drop_synapses, refuse_steps
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 _SETTINGS = ("autapses", "recurrent")
@@ -46,6 +47,7 @@ class Recurrent(ParametrizedModule):
             integers (N, N), with several currents also (K, N, N), from neuron j to neuron n.
         autapses: False: the diagonals of weight_hh_l0 act as 0.
         recurrent: False: no recurrent weights.
+        recurrent_dropout: as of ALIF.
         checkpoint_every, sparse_grad: as of functional.recurrent.
         dtype, device: of parameters and buffers.
         **coefficients: of the step, numbers or tensors, as of functional.recurrent. Those that are
@@ -74,7 +76,7 @@ class Recurrent(ParametrizedModule):
         learn: str | Iterable[str] = (), positive: str | Iterable[str] = (), bias: bool = False,
         delay: int | Tensor = 0, autapses: bool = True, batch_first: bool = False,
         checkpoint_every: int | str | None = None, sparse_grad: str = "all",
-        recurrent: bool = True, dtype: torch.dtype | None = None,
+        recurrent: bool = True, recurrent_dropout: float = 0.0, dtype: torch.dtype | None = None,
         device: torch.device | str | None = None, **coefficients: Coefficient,
     ) -> None:
         super().__init__()
@@ -87,6 +89,7 @@ class Recurrent(ParametrizedModule):
                             ("recurrent", recurrent)):
             check_flag(name, value)
         check_sparse_grad(sparse_grad)
+        check_dropout(recurrent_dropout, recurrent)
         if not recurrent and (isinstance(delay, Tensor) or delay):
             raise ValueError("delay: expected 0 with recurrent=False, got delays of recurrent "
                              "spikes")
@@ -96,7 +99,7 @@ class Recurrent(ParametrizedModule):
         self.neuron, self.input_size, self.hidden_size = neuron, input_size, hidden_size
         self.bias, self.autapses, self.batch_first = bias, autapses, batch_first
         self.checkpoint_every, self.sparse_grad = checkpoint_every, sparse_grad
-        self.recurrent = recurrent
+        self.recurrent, self.recurrent_dropout = recurrent, recurrent_dropout
         self.positive = _check_names("positive", positive, neuron)
         self.learn = tuple(dict.fromkeys((*_check_names("learn", learn, neuron), *self.positive)))
         self._make_coefficients(coefficients, dtype, device)
@@ -222,6 +225,7 @@ class Recurrent(ParametrizedModule):
         Raises:
             TypeError, ValueError: as forward.
         """
+        refuse_steps(self)
         check_tensor("x_t", x_t)
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
         spikes, state = self(x_t.unsqueeze(time), state)
@@ -255,10 +259,11 @@ class Recurrent(ParametrizedModule):
         self._check_batch(state, like)
         weight, bias = cast_weights(like, self.weight_ih_l0, getattr(self, "bias_ih_l0", None))
         w_rec = self.weight_hh_l0.transpose(-1, -2) if self.recurrent else None
+        w_rec, mask = drop_synapses(self, w_rec, like)
         coefficients = {name: getattr(self, name) for name in self.neuron.coefficients}
         return functional.recurrent(
             x, w_rec, self.neuron, w_in=weight, bias=bias,
-            delay=read_delay(self), state=state, trace=trace,  # type: ignore[arg-type]
+            delay=read_delay(self), recurrent_mask=mask, state=state, trace=trace,  # type: ignore[arg-type]
             checkpoint_every=self.checkpoint_every, sparse_grad=self.sparse_grad, lengths=lengths,
             autapses=self.autapses, **coefficients)
 
@@ -292,7 +297,8 @@ class Recurrent(ParametrizedModule):
                             ("positive", self.positive)):
             parts += [f"{name}={value}"] if value else []
         defaults = {"bias": False, "delay": 0, "autapses": True, "batch_first": False,
-                    "checkpoint_every": None, "sparse_grad": "all", "recurrent": True}
+                    "checkpoint_every": None, "sparse_grad": "all", "recurrent": True,
+                    "recurrent_dropout": 0.0}
         for name, default in {**defaults, **self.neuron.coefficients}.items():
             value = getattr(self, name)
             if isinstance(value, Tensor) or value != default:

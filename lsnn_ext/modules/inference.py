@@ -23,6 +23,7 @@ from .._core.torch_internals import without_saved_tensor_hooks
 from ..functional import Layered
 from .constants import Constants
 from .delays import read_delay
+from .recurrent_dropout import is_dropping
 
 
 def _get_projection(layer: Constants, suffix: str) -> Projection:
@@ -102,6 +103,7 @@ def _prepare_call(
     if (
         not can_be_prepared(steps, B, N)
         or layer.bidirectional
+        or is_dropping(layer)
         or layer.checkpoint_every is not None
         or (layer.sparse_grad != "all" and torch.is_grad_enabled())
     ):

@@ -14,6 +14,7 @@ class Layer(ParametrizedModule):
     bias: bool
     batch_first: bool
     dropout: float
+    recurrent_dropout: float
     bidirectional: bool
     recurrent: bool
     autapses: bool

@@ -20,6 +20,7 @@ from .neuron import (
     complete_constants,
     count_steps,
 )
+from .recurrent_dropout import check_dropout
 
 OPTIONS: dict[Kind, type] = {"ALIF": LayerOptions, "LSNN": LayerOptions, "LIF": LIFOptions}
 
@@ -88,6 +89,7 @@ def check_arguments(kind: Kind, options: Mapping[str, Any]) -> CheckedArguments:
     refractory = count_steps("refractory", refractory, dt)
     if not arguments.recurrent:
         autapses, delay = False, 0
+    check_dropout(arguments.recurrent_dropout, arguments.recurrent)
     check_whole_number("num_layers", arguments.num_layers, 1)
     check_whole_number("refractory", refractory, 0)
     for name, value in (("bias", arguments.bias), ("batch_first", arguments.batch_first),

@@ -11,6 +11,7 @@ from ..functional import PackedSpikes
 from . import ALIF
 from .checks import cast_weights, check_input, check_number, convert_input
 from .neuron import check_whole_number, format_value
+from .recurrent_dropout import drop_synapses
 
 __all__ = ["LearnedDelay"]
 
@@ -157,11 +158,12 @@ class LearnedDelay(nn.Module):
             state = State(*(leaf[0] for leaf in state))
         w_in, kernel = neurons.weight_ih_l0, self.shares() if self.per == "neuron" else None
         assert isinstance(w_in, Tensor)
-        w_rec = (self.recurrent_weight() if kernel is None
-                 else neurons._mask_recurrent_weight("_l0"))
+        w_rec, mask = drop_synapses(
+            neurons, self.recurrent_weight() if kernel is None
+            else neurons._mask_recurrent_weight("_l0"), like)
         w_in, bias = cast_weights(like, w_in, getattr(neurons, "bias_ih_l0", None))
         result = functional.layer(
-            x, w_in, w_rec, bias=bias, delay_kernel=kernel, state=state,
+            x, w_in, w_rec, bias=bias, delay_kernel=kernel, recurrent_mask=mask, state=state,
             trace=trace, checkpoint_every=neurons.checkpoint_every,
             saved_dtype=neurons.saved_dtype,
             **neurons._compute_neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})

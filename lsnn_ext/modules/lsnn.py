@@ -29,6 +29,7 @@ from .outputs import Record
 from .packed import repack
 from .readout import LeakyReadout, ReadoutState, add_readout_bias, average_windows, check_filter
 from .recurrent import Recurrent, Sequence
+from .recurrent_dropout import refuse_steps
 
 
 class LSNNState(NamedTuple):
@@ -278,6 +279,8 @@ class LSNN(nn.Module):
         if getattr(self.neurons, "bidirectional", False):
             raise ValueError("step: expected a network with bidirectional=False, got a "
                              "bidirectional one")
+        if isinstance(self.neurons, Recurrent):
+            refuse_steps(self.neurons)
         carried, p = _split_state(state)
         if not self._has_plain_parts():
             time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0

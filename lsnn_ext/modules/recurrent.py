@@ -34,6 +34,7 @@ from .neuron import check_whole_number, format_value, round_number
 from .outputs import Record, compute_rates, join_directions, select_neurons, select_traces
 from .packed import flip_time, repack, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
+from .recurrent_dropout import drop_synapses, refuse_steps
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 
@@ -54,7 +55,7 @@ class Recurrent(Constants):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
         self.bidirectional, self.recurrent = bidirectional, checked.recurrent
-        for name in (*PASSED_TO_NEURONS, *PASSED_TO_CALLS):
+        for name in (*PASSED_TO_NEURONS, *PASSED_TO_CALLS, "recurrent_dropout"):
             setattr(self, name, getattr(checked, name))
         self.refractory, self.autapses = arguments.refractory, arguments.autapses
         self._first_delay, self._distinct = None, ()
@@ -63,9 +64,7 @@ class Recurrent(Constants):
         self._suffixes = [f"_l{layer}{direction}" for layer in range(num_layers)
                           for direction in directions]
         for index, suffix in enumerate(self._suffixes):
-            inputs = (
-                input_size if index <= bidirectional else hidden_size * (1 + bidirectional)
-            )
+            inputs = input_size if index <= bidirectional else hidden_size * (1 + bidirectional)
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
             if checked.recurrent:
                 shapes["weight_hh"] = (hidden_size, hidden_size)
@@ -132,8 +131,9 @@ class Recurrent(Constants):
         reverse = suffix.endswith("_reverse")
         if reverse:
             x = flip_time(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
+        w_rec, mask = drop_synapses(self, w_rec, like)
         options = CallArguments(
-            state=initial, trace=trace is not False, lengths=lengths,
+            recurrent_mask=mask, state=initial, trace=trace is not False, lengths=lengths,
             delay=read_delay(self),  # type: ignore[arg-type]
             autapses=self.autapses or not self.recurrent,
             **{name: getattr(self, name) for name in PASSED_TO_CALLS})
@@ -185,9 +185,8 @@ class Recurrent(Constants):
                 outs = [out._replace(spikes=None, packed=None) for out in outs]
             if last:
                 break
-            x = outs[0].packed or nn.functional.dropout(
-                join_directions(outs)[0], self.dropout, self.training
-            )
+            x = outs[0].packed or nn.functional.dropout(join_directions(outs)[0], self.dropout,
+                                                        self.training)
         end = stack_states(after)
         if found_rates is not None:
             found_rates.append(torch.stack(means))
@@ -382,6 +381,7 @@ class Recurrent(Constants):
         if self.bidirectional:
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
                              "one")
+        refuse_steps(self)
         check_tensor("x_t", x_t)
         x_t = convert_input(x_t, self._dtype, self.batch_first)
         refuse_freed_graph(state)

@@ -61,6 +61,8 @@ def _describe_layer(layer: Any) -> Description:
         arguments["delay"] = layer._first_delay
     if not layer.recurrent:
         arguments["autapses"] = None
+    if not layer.recurrent_dropout:  # older versions read files without it
+        arguments.pop("recurrent_dropout", None)
     return {**arguments, **layer._first, "learn": describe_learned(layer)}
 
 

@@ -135,6 +135,9 @@ def _check_layer(name: str, layer: ALIF | LIF, to: bool) -> None:
         _refuse(name, layer, "one direction", "bidirectional=True")
     if layer.dropout and layer.training:
         _refuse(name, layer, "dropout=0.0, or eval()", f"dropout={layer.dropout} in training")
+    if layer.recurrent_dropout and layer.training:
+        _refuse(name, layer, "recurrent_dropout=0.0, or eval()",
+                f"recurrent_dropout={layer.recurrent_dropout} in training")
     if isinstance(layer.delay, Tensor):
         _refuse(name, layer, "one delay for all synapses", "one for each")
 

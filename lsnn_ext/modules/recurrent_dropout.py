@@ -1,0 +1,40 @@
+"""Recurrent dropout: neurons whose recurrent synapses are dropped for a whole sequence.
+
+Source: variational dropout (Gal and Ghahramani, NeurIPS 2016), as recurrent_dropout of Keras: the
+mask is on the presynaptic side. DelRec (2025) draws a mask of the recurrent current that each
+neuron receives.
+"""
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_dropout(p: Any, recurrent: bool) -> None:
+    """Raises ValueError for an invalid recurrent_dropout."""
+    if isinstance(p, bool) or not 0 <= p < 1:
+        raise ValueError(f"recurrent_dropout: expected a probability >= 0 and < 1, got {p}")
+    if p and not recurrent:
+        raise ValueError(f"recurrent_dropout: expected 0 with recurrent=False, got {p}")
+
+
+def is_dropping(layer: Any) -> bool:
+    """Whether calls of a layer draw a mask."""
+    return bool(layer.recurrent_dropout) and layer.training
+
+
+def drop_synapses(layer: Any, w_rec: Tensor | None, x: Tensor) -> tuple[Tensor | None,
+                                                                       Tensor | None]:
+    """The recurrent weights and the recurrent_mask (B, N) of a call with x (T, B, I)."""
+    if w_rec is None or not is_dropping(layer):
+        return w_rec, None
+    p = layer.recurrent_dropout
+    return w_rec / (1 - p), torch.rand(x.shape[1], w_rec.shape[-1], device=x.device) >= p
+
+
+def refuse_steps(layer: Any) -> None:
+    """Raises ValueError if a call of one step would draw a mask."""
+    if is_dropping(layer):
+        raise ValueError(f"step: expected recurrent_dropout=0 or a layer in eval mode, got "
+                         f"{layer.recurrent_dropout} in training mode; forward draws one mask for "
+                         f"all steps of a call")
