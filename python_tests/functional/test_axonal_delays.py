@@ -8,9 +8,9 @@ from torch import Tensor
 
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES
 from cases import Case, build
-from compare import assert_all_same, assert_same
+from compare import assert_all_same, assert_same, changed
 from lsnn_ext import functional, use_reference
-from operator_calls import needs_compiled
+from operator_calls import call_all_operators, needs_compiled
 
 DELAYS = (0, 2, 5)
 
@@ -291,3 +291,21 @@ def test_what_is_wrong_is_named(change: dict[str, Any], error: type[Exception], 
     arguments = {"w_rec": torch.ones(4, 4), "delay": DELAYS, "delay_kernel": KERNEL} | change
     with pytest.raises(error, match=said):
         functional.recurrent(current, arguments.pop("w_rec"), ADAPTIVE, theta=1.0, **arguments)
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", ["alif_forward", "alif_backward"])
+def test_operators_check_too(name: str) -> None:
+    operator, args, _ = call_all_operators(Case("", T=6, delay="kernel", mask=True))[name]
+    kernel, mask = torch.ones(3, 6), torch.ones(3, 6, dtype=torch.bool)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"delay_kernel": kernel[:2]}, r"delay_kernel: expected shape \(3, 6\), got \(2, 6\)"),
+        ({"delay_kernel": kernel.double()}, "delay_kernel: expected the dtype of "),
+        ({"w_rec": torch.ones(3, 6, 6)}, "w_rec: expected one matrix with delay_kernel, got shape"),
+        ({"w_rec": None, "delays": []}, "w_rec: expected a tensor with delay_kernel, got None"),
+        ({"recurrent_mask": mask[:, :5]}, r"recurrent_mask: expected shape \(3, 6\), got"),
+        ({"recurrent_mask": mask.float()}, "recurrent_mask: expected bool, got float32"),
+        ({"delay": torch.zeros(6, 6, dtype=torch.int64)}, "delay: expected a tensor for several")]
+    for change, said in wrong:
+        with pytest.raises(RuntimeError, match=said):
+            operator(*changed(operator, args, **change))

@@ -156,7 +156,8 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     dtype = d.one_of(torch.float32, torch.float32, torch.float64)
     delays = sorted(d.random.sample(range(5), d.one_of(1, 1, 1, 2, 3)))
     each, D = None, 1 + delays[-1]
-    kind = d.one_of(*["shared"] * 6, "none", "by delay")  # of recurrent weights
+    # of recurrent weights
+    kind = d.one_of(*["shared"] * 6, "none", "by delay", "kernel")
     if kind == "none":
         delays, D = [], 1
     elif kind == "shared" and len(delays) > 1:
@@ -196,6 +197,8 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     return dict(
         sources=d.one_of(None, [x]) if rows else None, rows=rows,
         x=x, lengths=lengths, w_rec=w_rec, coefficients=stacked, delay=each, delays=delays,
+        delay_kernel=d.real(-1, 1, len(delays), N, dtype=dtype) if kind == "kernel" else None,
+        recurrent_mask=d.spikes(0.7, B, N) > 0 if kind != "none" and d.chance(0.2) else None,
         **state(d, D + (d.one_of(1, 3) if d.chance(0.2) else 0), B, N, dtype)._asdict(),
         w_in=d.real(-1, 1, N, I, dtype=dtype) if projected else None,
         bias=d.real(-0.2, 0.2, N, dtype=dtype) if projected and d.chance(0.5) else None,
@@ -267,7 +270,7 @@ def alif_backward(d: Draw) -> Call:
         args["x"] = None
     args |= dict(zip(("y", "bits", "smooth_z", "carry"), saved, strict=True))
     args |= {"coefficient_gradients": d.random.getrandbits(11) if d.chance(0.6) else 0,
-             "gradients": d.random.getrandbits(7), "bf16_parts": d.one_of(0, 0, 0, 1, 2)}
+             "gradients": d.random.getrandbits(8), "bf16_parts": d.one_of(0, 0, 0, 1, 2)}
     return _raw(d, "alif_backward", args)
 
 

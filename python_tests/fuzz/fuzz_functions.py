@@ -48,6 +48,12 @@ def _neuron(
         delay, D = d.whole(4, N, N), 4
         delay[0, 0] = 3
         delay = functional.Delays.of(delay) if d.chance(0.3) else delay
+    elif w_rec is not None and d.chance(0.2):
+        delay = sorted(d.random.sample(range(4), d.one_of(1, 2, 3)))
+        D = 1 + delay[-1]
+        neuron["delay_kernel"] = _leaf(d, d.real(-1, 1, len(delay), N, dtype=dtype))
+    if w_rec is not None and d.chance(0.1):
+        neuron["recurrent_mask"] = d.spikes(0.7, B, N) > 0
     neuron |= {"delay": delay, "refractory": d.one_of(0, 0, 2), "dynamics": d.one_of(*MODELS)}
     if d.chance(0.5):
         neuron["state"] = State(*(_leaf(d, leaf, 0.2) for leaf in state(d, D, B, N, dtype)))

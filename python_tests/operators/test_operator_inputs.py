@@ -133,7 +133,7 @@ SAVED: dict[str, tuple[dict[str, Callable[[dict[str, Any]], Any]], str]] = {
                          "coefficient_gradients: expected"),
     "coefficient-bits-negative": ({"coefficient_gradients": lambda a: -1},
                                   "coefficient_gradients: expected"),
-    "gradient-bits": ({"gradients": lambda a: 1 << 7}, "gradients: expected"),
+    "gradient-bits": ({"gradients": lambda a: 1 << 8}, "gradients: expected"),
     "output-bits": ({"outputs": lambda a: 1 << 9}, "outputs: expected"),
     "carry-short": ({"carry": lambda a: a["carry"][:0]}, "carry: expected shape"),
     "carry-double": ({"carry": lambda a: a["carry"].double()}, "dtype"),

@@ -76,7 +76,8 @@ def outputs_and_gradients(call: Callable[..., Any], parameters: Iterable[Tensor]
 
 def _parts() -> dict[str, tuple[str, ...]]:
     """What stands in the lists that our operators take, by the names of these lists."""
-    tensors = {"state": ("v", "a", "i", "r", "z"), "recurrence": ("w_rec", "delay"),
+    tensors = {"state": ("v", "a", "i", "r", "z"),
+               "recurrence": ("w_rec", "delay", "delay_kernel", "recurrent_mask"),
                "projection": ("w_in", "bias", "x_bits"), "readout": ("w_out", "p", "b_out"),
                "saved": ("y", "bits", "smooth_z", "carry"), "g_traces": ("g_trace_v", "g_trace_a",
                                                                          "g_threshold"),
