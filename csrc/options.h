@@ -5,7 +5,7 @@
 
 namespace lsnn {
 
-// Product of the backward pass on the CPU, see fastest() and product() in cpu/backward.h: all of W;
+// Product of the backward pass on the CPU, see fastest() in cpu/product.h: all of W;
 // the rows of active neurons; these in bfloat16 with sums in float, where the processor supports
 // it; the nonzero synapses.
 enum class ProductAlgorithm { automatic, dense, active, bf16, sparse };
