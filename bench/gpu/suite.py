@@ -26,8 +26,8 @@ DESIGNS = ("block", "gather", "step", "cluster")
 LSNN = ("lsnn", "lsnn_gather", "lsnn_block_high", "lsnn_block_medium")
 IN_CLUSTER = ("lsnn_cluster", "lsnn_highest", "lsnn_high", "lsnn_medium")
 ROUTES = (*DESIGNS, *LSNN, *IN_CLUSTER)
-# racecheck is the last and is only noted: it knows nothing of words that carry their own proof of
-# arrival, and may take a reader that waits for one, or for stores from other blocks, for a race.
+# racecheck is the last and is only noted: it may take a reader that waits for stores from other
+# blocks for a race.
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
 STAGES = ("build", "routes", "primitives", "python", "timings", *SANITIZERS)
 # Under a sanitizer a kernel runs some 10 to 100 times slower: 17 steps reach into a second chunk,

@@ -61,14 +61,14 @@ double exchange(const Load& at, const Layer& l, const Pass& p) {
              ? chain(costs.exchange, at, p) + (all - all / p.shape.ranks) / costs.cluster_bytes
              : 0;
 }
-// Cycles of the general kernels. step: without rows; exchanged: between blocks of a cluster.
+// Cycles of the general kernels. step: without rows.
 double general_cycles(const Device& device, const Layer& l, const Pass& p, const Load& at,
-                      double step, double exchanged) {
+                      double step) {
   const double steps = chain(step, at, p);
   switch (p.design) {
     case Design::block: return steps + at.bytes / costs.shared_bytes;
     case Design::gather: return steps + at.bytes / costs.l2_bytes;
-    case Design::cluster: return steps + exchanged + at.bytes / costs.shared_bytes;
+    case Design::cluster: return steps + exchange(at, l, p) + at.bytes / costs.shared_bytes;
     default:
       return costs.two_launches +
              double(l.B * l.S) * double(l.N * l.N) / (costs.product_macs * device.sms);
@@ -79,7 +79,7 @@ double general_cycles(const Device& device, const Layer& l, const Pass& p, const
 double forward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                       const Activity& a) {
   const Load at = load(device, l, s, p, a.spikes);
-  return general_cycles(device, l, p, at, costs.forward_step, chain(costs.exchange, at, p));
+  return general_cycles(device, l, p, at, costs.forward_step);
 }
 double lsnn_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                    const Activity& a) {
@@ -91,7 +91,7 @@ double lsnn_cycles(const Device& device, const Layer& l, Storage s, const Pass& 
 double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                        const Activity& a) {
   const Load at = load(device, l, s, p, a.active);
-  return general_cycles(device, l, p, at, costs.backward_step, exchange(at, l, p));
+  return general_cycles(device, l, p, at, costs.backward_step);
 }
 double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
                             const Activity& a) {

@@ -85,13 +85,9 @@ LSNN_DEVICE void poll_again(unsigned& polls) {
 #if LSNN_CLUSTERS
 LSNN_DEVICE unsigned cluster_rank() { return cooperative_groups::this_cluster().block_rank(); }
 LSNN_DEVICE void cluster_sync() { cooperative_groups::this_cluster().sync(); }
-template <class X> LSNN_DEVICE X* peer(X* own, unsigned rank) {
-  return cooperative_groups::this_cluster().map_shared_rank(own, rank);
-}
 #else
 LSNN_DEVICE unsigned cluster_rank() { return 0; }
 LSNN_DEVICE void cluster_sync() {}
-template <class X> LSNN_DEVICE X* peer(X* own, unsigned) { return own; }
 #endif
 
 inline int device_attribute(cudaDeviceAttr which) {
@@ -205,9 +201,6 @@ template <class Q, class X> LSNN_DEVICE void store_whole(X* p, const Q& q) {
 LSNN_DEVICE void poll_again(unsigned&) { emulator::yield(); }
 LSNN_DEVICE unsigned cluster_rank() { return cooperative_groups::this_cluster().block_rank(); }
 LSNN_DEVICE void cluster_sync() { cooperative_groups::this_cluster().sync(); }
-template <class X> LSNN_DEVICE X* peer(X* own, unsigned rank) {
-  return cooperative_groups::this_cluster().map_shared_rank(own, rank);
-}
 
 template <class Job> void launch(const char* what, const Launch& l, void (*kernel)(Job),
                                  const Job& job) {

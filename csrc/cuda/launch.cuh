@@ -78,8 +78,7 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   if constexpr (is_float)
     if (chosen.lsnn) launch_lsnn(job, *plan.lsnn, stream);
   if (!kernels.some()) return;
-  const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
-                     pass.shape.ranks, stream};
+  const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream};
 
   if (pass.design == Design::step) {
     ForwardStep<T> step{job, {own.state, Point::count(l)}, own.c, -1};
@@ -103,18 +102,12 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
   const ForwardSequence<T> sequence{job, pass.shape};
   if (pass.quads > 1)
     return launch("forward, gather", shape,
-                  &forward_kernel<T, W, GeneralSpec, BlockSpikes, 4, false>, sequence);
+                  &forward_kernel<T, W, GeneralSpec, 4, false>, sequence);
   kernels.each<T>([&](auto m) {
     using Spec = typename decltype(m)::type;
     if (pass.design == Design::block)
-      launch("forward, block", shape, &forward_kernel<T, W, Spec, BlockSpikes, 1, true>, sequence);
-    if (pass.design == Design::gather)
-      launch("forward, gather", shape, &forward_kernel<T, W, Spec, BlockSpikes, 1, false>,
-             sequence);
-    if constexpr (sizeof(T) == 4)
-      if (pass.design == Design::cluster)
-        launch("forward, cluster", shape, &forward_kernel<T, W, Spec, ClusterSpikes, 1, true>,
-               sequence);
+      launch("forward, block", shape, &forward_kernel<T, W, Spec, 1, true>, sequence);
+    else launch("forward, gather", shape, &forward_kernel<T, W, Spec, 1, false>, sequence);
   });
 }
 

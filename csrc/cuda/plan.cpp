@@ -26,9 +26,7 @@ int64_t forward_shared(const Layer& l, Storage s, const Shape& shape, Design des
   const bool in_shared = design != Design::gather;
   return with_types(s, [&](auto, auto weight) {
     Arena counted;
-    if (design == Design::cluster)
-      ForwardShared<decltype(weight), uint64_t>(counted, l, shape, in_shared);
-    else ForwardShared<decltype(weight), uint32_t>(counted, l, shape, in_shared);
+    ForwardShared<decltype(weight)>(counted, l, shape, in_shared);
     return counted.used;
   });
 }
@@ -53,10 +51,7 @@ Possible too_large(const Device& device, const Pass& p) {
 // block: at most; group: at most, unless its neurons need more; neurons: of each thread
 struct Threads { int64_t block, group, neurons = 4; };
 
-// Steps whose spikes or dL/dc a block of the general kernels stores.
-int64_t forward_slots(Design design, const Layer& l) {
-  return l.D + 1 + (design == Design::cluster && l.S ? l.delays[0] : 0);
-}
+// Steps whose dL/dc a block of the general kernels stores.
 int64_t backward_slots(Design design, const Layer& l) { return l.D + (design == Design::cluster); }
 
 // A kernel of a whole sequence, with the items of an SM at a time if shared memory holds them.
@@ -103,11 +98,7 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
   if (l.T >= int64_t(1) << 31) return impossible("it counts steps in 32 bits");
   if (design != Design::cluster) return sequence_pass(design, device, l, 1, limit, slots, shared);
   if (device.most_ranks < 2) return impossible("the GPU has no clusters");
-  if (l.smooth) return impossible("it does not exchange smooth spikes between blocks");
   if (storage == Storage::f64) return impossible("it only exchanges 32-bit values");
-  if (l.S && words(l.N) > most_polled_words)
-    return impossible("it exchanges spikes of at most " + std::to_string(32 * most_polled_words) +
-                      " neurons");
   Possible last = impossible("");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
     last = sequence_pass(design, device, l, ranks, limit, slots, shared);
@@ -120,8 +111,7 @@ template <class Cycles> Design fastest(const Device& device, const Layer& l, Sto
                                        bool forward, const Cycles& cycles) {
   const Design* best = nullptr;
   double least = 0;
-  static constexpr Design all[] = {Design::block, Design::cluster, Design::gather, Design::step};
-  for (const Design& d : all) {
+  for (const Design& d : backward_designs) {  // of which the forward pass has no cluster
     const Possible p = forward ? forward_pass(d, device, l, s) : backward_pass(d, device, l, s);
     const double c = p.yes ? cycles(p.pass) : 0;
     if (p.yes && (!best || c < least)) {
@@ -136,7 +126,8 @@ template <class Cycles> Design fastest(const Device& device, const Layer& l, Sto
 }  // namespace
 
 Possible forward_pass(Design design, const Device& device, const Layer& l, Storage s) {
-  return any_pass(design, device, l, s, {most_threads_forward, 0}, forward_slots(design, l),
+  if (design == Design::cluster) return impossible("it has no forward kernel");
+  return any_pass(design, device, l, s, {most_threads_forward, 0}, l.D + 1,
                   [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
 }
 namespace {
@@ -286,8 +277,9 @@ Possible backward_pass(Design design, const Device& device, const Layer& l, Stor
 }
 
 // Whether the layer's options allow a pass.
-static bool may_take(const Layer& l, const Pass& p) {
-  return l.options.design == Design::automatic || l.options.design == p.design;
+static bool may_take(const Layer& l, const Pass& p, bool forward) {
+  const Design requested = requested_design(l, forward);
+  return requested == Design::automatic || requested == p.design;
 }
 Storage backward_storage(const Device& device, const Layer& l, Storage storage) {
   if (storage != Storage::f32 || l.bf16_parts > 1 || l.S == 0 ||
@@ -295,14 +287,14 @@ Storage backward_storage(const Device& device, const Layer& l, Storage storage) 
     return storage;
   auto least_cycles = [&](Storage s) {  // of the passes that can run the layer
     double least = std::numeric_limits<double>::infinity();
-    for (Design d : {Design::block, Design::cluster, Design::gather, Design::step}) {
+    for (Design d : backward_designs) {
       const Possible p = backward_pass(d, device, l, s);
-      if (p.yes && may_take(l, p.pass))
+      if (p.yes && may_take(l, p.pass, false))
         least = std::min(least, backward_cycles(device, l, s, p.pass, {}));
     }
     for (const LsnnKernel& kernel : lsnn_backward_kernels) {
       const Possible p = kernel.pass(device, l, s);
-      if (p.yes && may_take(l, p.pass))
+      if (p.yes && may_take(l, p.pass, false))
         least = std::min(least, lsnn_backward_cycles(device, l, s, p.pass, {}));
     }
     return least;
@@ -313,49 +305,43 @@ Storage backward_storage(const Device& device, const Layer& l, Storage storage) 
 
 Plan choose(const Device& device, const Layer& l, Storage storage, const Activity& activity) {
   Plan plan{storage, {}, {}, {}};
-  const Design requested = l.options.design;
-  const bool is_asked = requested != Design::automatic;
-  const Design forward =
-      is_asked ? requested : fastest(device, l, storage, true, [&](const Pass& p) {
-        return forward_cycles(device, l, storage, p, activity);
-      });
-  const Design backward =
-      is_asked ? requested : fastest(device, l, storage, false, [&](const Pass& p) {
-        return backward_cycles(device, l, storage, p, activity);
-      });
+  auto design_of = [&](bool is_forward, const auto& cycles) {
+    const Design requested = requested_design(l, is_forward);
+    if (requested != Design::automatic) return requested;
+    return fastest(device, l, storage, is_forward,
+                   [&](const Pass& p) { return cycles(device, l, storage, p, activity); });
+  };
+  const Design forward = design_of(true, forward_cycles),
+               backward = design_of(false, backward_cycles);
   const Possible f = forward_pass(forward, device, l, storage),
                  b = backward_pass(backward, device, l, storage);
   for (const Possible& p : {f, b})
     if (!p.yes)
       throw std::invalid_argument("design: expected one that can run " + std::to_string(l.N) +
                                   " neurons with " + std::to_string(l.S) + " delays, got '" +
-                                  design_names[(int)forward] + "': " + p.why);
+                                  design_names[(int)l.options.design] + "': " + p.why);
   plan.forward = f.pass;
   plan.backward = b.pass;
-  auto wins = [&](const Possible& lsnn, const Pass& general, const auto& own_cycles,
-                  const auto& general_cycles) {
-    if (!lsnn.yes || !may_take(l, lsnn.pass)) return false;
-    if (lsnn.pass.shape.parts && l.options.kernels == Kernels::matrices) return true;
-    return own_cycles(device, l, storage, lsnn.pass, activity) <
-           general_cycles(device, l, storage, general, activity);
-  };
   // The kernel with the fewest cycles, if fewer than the general one.
-  auto best_lsnn = [&](const auto& kernels, const Pass& general, const auto& own_cycles,
-                       const auto& general_cycles) {
+  auto best_lsnn = [&](bool is_forward, const auto& kernels, const Pass& general,
+                       const auto& own_cycles, const auto& general_cycles) {
     std::optional<Pass> best;
-    for (const LsnnKernel& kernel : kernels)
-      if (const Possible p = kernel.pass(device, l, storage);
-          wins(p, general, own_cycles, general_cycles) &&
-          (!best || own_cycles(device, l, storage, p.pass, activity) <
-                        own_cycles(device, l, storage, *best, activity))) {
-        best = p.pass;
-        best->kernel = kernel.name;
-      }
+    double least = general_cycles(device, l, storage, general, activity);
+    for (const LsnnKernel& kernel : kernels) {
+      const Possible p = kernel.pass(device, l, storage);
+      if (!p.yes || !may_take(l, p.pass, is_forward)) continue;
+      const double cycles = own_cycles(device, l, storage, p.pass, activity);
+      const bool is_forced = p.pass.shape.parts && l.options.kernels == Kernels::matrices;
+      if (cycles >= least && (!is_forced || best)) continue;
+      least = cycles;
+      best = p.pass;
+      best->kernel = kernel.name;
+    }
     return best;
   };
-  plan.lsnn = best_lsnn(lsnn_forward_kernels, f.pass, lsnn_cycles, forward_cycles);
-  plan.lsnn_backward =
-      best_lsnn(lsnn_backward_kernels, b.pass, lsnn_backward_cycles, backward_cycles);
+  plan.lsnn = best_lsnn(true, lsnn_forward_kernels, plan.forward, lsnn_cycles, forward_cycles);
+  plan.lsnn_backward = best_lsnn(false, lsnn_backward_kernels, plan.backward, lsnn_backward_cycles,
+                                 backward_cycles);
 
   // The largest tile of full words that fits in shared memory, and enough slices to occupy all SMs.
   WeightTiles& t = plan.tiles;

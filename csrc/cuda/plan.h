@@ -108,6 +108,12 @@ struct Possible {
   Pass pass;
   std::string why;
 };
+inline constexpr Design backward_designs[] = {Design::block, Design::cluster, Design::gather,
+                                              Design::step};
+// The design that the options of a layer request. Clusters only run backward.
+inline Design requested_design(const Layer& l, bool forward) {
+  return forward && l.options.design == Design::cluster ? Design::automatic : l.options.design;
+}
 Possible forward_pass(Design, const Device&, const Layer& l, Storage);
 Possible backward_pass(Design, const Device&, const Layer& l, Storage);
 // The kernels of the paper's network, by their names in _C.plan.

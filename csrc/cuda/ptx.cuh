@@ -60,23 +60,6 @@ LSNN_DEVICE void prefetch_global_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
-// An atomic, relaxed 64-bit store to a block of the cluster.
-LSNN_DEVICE void st_relaxed_cluster(uint64_t* p, uint64_t x) {
-#if LSNN_CLUSTERS
-  asm volatile("st.relaxed.cluster.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
-#endif
-}
-LSNN_DEVICE uint64_t ld_relaxed_cluster_shared_cta(const uint64_t* shared) {
-  uint64_t x = 0;
-#if LSNN_CLUSTERS
-  asm volatile("ld.relaxed.cluster.shared::cta.u64 %0, [%1];"
-               : "=l"(x)
-               : "r"(shared_address(shared))
-               : "memory");
-#endif
-  return x;
-}
-
 // A barrier in shared memory that counts arrivals and bytes.
 LSNN_DEVICE void mbarrier_init(uint64_t* shared, unsigned arrivals, Where) {
 #if LSNN_CLUSTERS
@@ -212,10 +195,6 @@ LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, unsigned threads, Where 
   emulator::named_barrier(barrier, threads, where);
 }
 LSNN_DEVICE void prefetch_global_l2(const void*) {}
-LSNN_DEVICE void st_relaxed_cluster(uint64_t* p, uint64_t x) { emulator::store_relaxed(p, x); }
-LSNN_DEVICE uint64_t ld_relaxed_cluster_shared_cta(const uint64_t* shared) {
-  return emulator::load_relaxed(shared);
-}
 LSNN_DEVICE void mbarrier_init(uint64_t* shared, unsigned arrivals, Where where) {
   emulator::init_mbarrier(shared, arrivals, where);
 }

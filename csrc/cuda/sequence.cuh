@@ -4,7 +4,8 @@
 //
 //   block     in shared memory, copied once
 //   gather    in global memory, served by the caches: any number of neurons
-//   cluster   in the shared memory of the `ranks` blocks of a cluster, each a slice of the neurons
+//   cluster   in the shared memory of the `ranks` blocks of a cluster, each a slice of the neurons;
+//             only backward
 #pragma once
 #include "neurons.cuh"
 

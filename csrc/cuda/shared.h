@@ -11,7 +11,6 @@ namespace lsnn::cuda {
 inline constexpr int most_threads_forward = 384;
 constexpr int most_threads_backward(bool rows_in_shared) { return rows_in_shared ? 384 : 256; }
 inline constexpr int list_size = 256;  // capacity of a warp's list of neurons: 8 words
-inline constexpr int most_polled_words = 64;  // words of spikes that the lanes of a warp poll
 
 LSNN_INLINE int64_t padded(int64_t n) { return (n + 3) / 4 * 4; }  // whole quads
 
@@ -45,14 +44,14 @@ LSNN_INLINE int ranks_with_neurons(int64_t N, int ranks) {
 }
 
 // ------------------------------------------------------------------------------ the whole sequence
-template <class W, class Word> struct ForwardShared {
-  W* w;  // [S,N,width], or null where rows stay in global memory
-  Word* ring;  // [groups,slots,words(N)]
+template <class W> struct ForwardShared {
+  W* w;  // [S,N,NP], or null where rows stay in global memory
+  uint32_t* ring;  // [groups,slots,words(N)]
   uint16_t* list;  // [warps,list_size]
 
   LSNN_METHOD ForwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_in_shared) {
-    w = rows_in_shared ? m.take<W>(l.S * l.N * Slice(l.N, shape.ranks, 0).width) : nullptr;
-    ring = m.take<Word>(shape.groups * shape.slots * words(l.N));
+    w = rows_in_shared ? m.take<W>(l.S * l.N * padded(l.N)) : nullptr;
+    ring = m.take<uint32_t>(shape.groups * shape.slots * words(l.N));
     list = m.take<uint16_t>(shape.groups * shape.threads / 32 * list_size);
   }
 };

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <iterator>
+#include <span>
 
 #include "../cuda/costs.h"
 #include "../cuda/run.h"
@@ -57,10 +58,10 @@ Storage find_storage(const std::string& dtype, const std::string& weights) {
 
 // Why a pass was chosen. considered: cycles of each design and of the paper's kernels, or why it is
 // impossible.
-std::string reason(const Pass& pass, const Layer& l, const py::dict& considered) {
+std::string reason(const Pass& pass, const Layer& l, bool forward, const py::dict& considered) {
   const char* chosen = name_of(pass);
   if (pass.shape.parts && l.options.kernels == Kernels::matrices) return "matrices were requested";
-  if (l.options.design != Design::automatic)
+  if (cuda::requested_design(l, forward) != Design::automatic)
     return pass.kernel ? "its design was requested" : "it was requested";
   std::string others, impossible;
   for (const auto& [key, found] : considered) {
@@ -84,13 +85,9 @@ py::object cycles_or_why(const cuda::Possible& p, const Device& device, const La
   return py::str(p.why);
 }
 
-// considered: cycles of the paper's kernels, or why they are impossible.
-py::dict describe(const Pass& chosen, py::dict considered, const Device& device, const Layer& l,
-                  Storage s, const cuda::Activity& a,
-                  cuda::Possible (*possible)(Design, const Device&, const Layer&, Storage),
-                  double (*cycles)(const Device&, const Layer&, Storage, const Pass&,
-                                   const cuda::Activity&)) {
-  py::dict d;
+py::dict describe(const Pass& chosen, bool forward, const Device& device, const Layer& l, Storage s,
+                  const cuda::Activity& a) {
+  py::dict d, considered;
   d["design"] = design_names[(int)chosen.design];
   d["kernels"] = chosen.kernel ? "lsnn" : "general";
   d["blocks"] = chosen.blocks;
@@ -99,11 +96,20 @@ py::dict describe(const Pass& chosen, py::dict considered, const Device& device,
   d["blocks of a cluster"] = chosen.shape.ranks;
   d["quads of a lane"] = chosen.quads;
   d["shared memory"] = chosen.shared;
-  for (int i = 1; i < n_designs; i++)
-    considered[design_names[i]] =
-        cycles_or_why(possible(Design(i), device, l, s), device, l, s, a, cycles);
+  const std::span<const cuda::LsnnKernel> kernels =
+      forward ? std::span<const cuda::LsnnKernel>(cuda::lsnn_forward_kernels)
+              : std::span<const cuda::LsnnKernel>(cuda::lsnn_backward_kernels);
+  for (const cuda::LsnnKernel& kernel : kernels)
+    considered[kernel.name] =
+        cycles_or_why(kernel.pass(device, l, s), device, l, s, a,
+                      forward ? &cuda::lsnn_cycles : &cuda::lsnn_backward_cycles);
+  for (const Design design : cuda::backward_designs)
+    if (!forward || design != Design::cluster)
+      considered[design_names[(int)design]] =
+          cycles_or_why((forward ? &cuda::forward_pass : &cuda::backward_pass)(design, device, l, s),
+                        device, l, s, a, forward ? &cuda::forward_cycles : &cuda::backward_cycles);
   d["considered"] = considered;
-  d["why"] = reason(chosen, l, considered);
+  d["why"] = reason(chosen, l, forward, considered);
   return d;
 }
 
@@ -176,18 +182,9 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   d["device"] = of_device;
   d["requested"] = requested == Design::automatic ? py::object(py::none())
                                                   : py::str(design_names[(int)requested]);
-  py::dict lsnn;
-  for (const cuda::LsnnKernel& kernel : cuda::lsnn_forward_kernels)
-    lsnn[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage, activity,
-                                      &cuda::lsnn_cycles);
-  d["forward"] = describe(p.lsnn ? *p.lsnn : p.forward, lsnn, device, l, storage, activity,
-                          &cuda::forward_pass, &cuda::forward_cycles);
-  py::dict lsnn_backward;
-  for (const cuda::LsnnKernel& kernel : cuda::lsnn_backward_kernels)
-    lsnn_backward[kernel.name] = cycles_or_why(kernel.pass(device, l, storage), device, l, storage,
-                                               activity, &cuda::lsnn_backward_cycles);
-  d["backward"] = describe(p.lsnn_backward ? *p.lsnn_backward : p.backward, lsnn_backward, device,
-                           l, storage, activity, &cuda::backward_pass, &cuda::backward_cycles);
+  d["forward"] = describe(p.lsnn ? *p.lsnn : p.forward, true, device, l, storage, activity);
+  d["backward"] = describe(p.lsnn_backward ? *p.lsnn_backward : p.backward, false, device, l,
+                           storage, activity);
   // The backward pass may use shorter weights than requested.
   d["backward weights"] =
       cuda::backward_storage(device, l, storage) == Storage::f32_bf16 ? "bfloat16" : dtype;

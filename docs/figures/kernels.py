@@ -130,25 +130,24 @@ def gather() -> None:
 
 
 def cluster() -> None:
-    ax = sheet(58, "cluster: each block holds the columns of its neurons; spikes go to all blocks")
+    ax = sheet(58, "cluster, backward: each block holds the rows of its neurons; dL/dc goes to all")
     for k in range(4):
         x = 1 + 25 * k
         frame(ax, x, 16.5, 23, 37, f"block {k}")
         rows(ax, x + 13, 40, 7, 11.5, 10, (1, 4, 8))
-        say(ax, x + 6.7, 44.5, "its columns\nof $W$, in\nshared memory", size=9)
+        say(ax, x + 6.7, 44.5, "its rows\nof $W$, in\nshared memory", size=9)
         box(ax, x + 1.5, 30, 20, 5.6, f"neurons {64 * k} to {64 * k + 63}", STATE, 9.5)
-        box(ax, x + 1.5, 18, 20, 6, "ring: words of all neurons", SPIKES, 9)
+        box(ax, x + 1.5, 18, 20, 6, "$dL/dc$ of all neurons", SPIKES, 9)
         arrow(ax, (x + 16.5, 39.8), (x + 16.5, 35.8), SPIKES)
         arrow(ax, (x + 8, 27.2), (x + 8, 24.2), SPIKES)
     ax.plot([9, 84], [27.2, 27.2], color=SPIKES, lw=1.6)
     ax.plot([40, 40], [27.2, 29.8], color=SPIKES, lw=1.6)
-    say(ax, 50, 28.6, "a word of block 1, stored into every ring", SPIKES, size=9.5, ha="left",
+    say(ax, 50, 28.6, "a quad of block 1, stored into every block", SPIKES, size=9.5, ha="left",
         bbox={"fc": PAPER, "ec": "none", "pad": 1.5})
-    frame(ax, 1, 1.5, 98, 12.2, "what a store carries, in one piece of 64 bits", "white")
-    box(ax, 3, 3, 18, 5.6, "number of the step", "white")
-    box(ax, 21, 3, 18, 5.6, "32 spikes", SPIKES)
-    say(ax, 42, 5.8, "Who reads waits until the number is the right one; there is no barrier.\n"
-        "Backwards the second half is $dL/dc$ of one neuron.", ha="left", size=9.5)
+    frame(ax, 1, 1.5, 98, 12.2, "an asynchronous store of 16 bytes", "white")
+    box(ax, 3, 3, 36, 5.6, "$dL/dc$ of four neurons", SPIKES)
+    say(ax, 42, 5.8, "A barrier in the memory of the receiving block counts the bytes;\n"
+        "a warp waits until all bytes of a step have arrived.", ha="left", size=9.5)
     save("cluster")
 
 

@@ -88,13 +88,9 @@ def read_step(name: str, kernel: Kernel, rows: Loop) -> Iterator[str]:
     if step is None or not kernel.find(r"STS\.U16", step):
         yield f"{name}: expected a loop over steps that lists neurons"
         return
-    barrier = ["BAR"] if "BlockSpikes" in name else []
-    if len(kernel.find("BAR", step)) != len(barrier):
-        yield (
-            f"{name}: expected {len(barrier)} barriers in a step, found "
-            f"{len(kernel.find('BAR', step))}"
-        )
-    on_the_way = ["POPC", *[r"STG\.E\.128"] * 2, *[r"SHFL\.BFLY"] * 3, *barrier]
+    if (found := len(kernel.find("BAR", step))) != 1:
+        yield f"{name}: expected a barrier in a step, found {found}"
+    on_the_way = ["POPC", *[r"STG\.E\.128"] * 2, *[r"SHFL\.BFLY"] * 3, "BAR"]
     silent = kernel.shortest(step, [within(what) for what in on_the_way])
     listing = [i for i in kernel.find(r"POPC|STS\.U16", step) if i < rows.first]
     words = len(kernel.find(r"STS\.U16", Loop(listing[0], listing[-1])))

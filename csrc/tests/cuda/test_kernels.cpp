@@ -107,9 +107,10 @@ template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::
   layer.options.design = routes[route].design;
   layer.options.kernels = routes[route].kernels;
   layer.bf16_parts = routes[route].bf16_parts;
+  const Design design = layer.options.design, forward = cuda::requested_design(layer, true);
   if ((only && only != route) ||
-      !cuda::forward_pass(layer.options.design, device, layer, storage).yes ||
-      !cuda::backward_pass(layer.options.design, device, layer, storage).yes)
+      (forward != Design::automatic && !cuda::forward_pass(forward, device, layer, storage).yes) ||
+      !cuda::backward_pass(design, device, layer, storage).yes)
     return false;
   // With all traces this would run the general kernels again; with some it must.
   const ForwardArgs f = r.forward_args();
@@ -132,7 +133,9 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, Stor
     at_hand = std::string(routes[d].name) + storage_text[(int)storage] + "order " +
               std::to_string(order % 3) + " on " + std::to_string(device.sms) + ", " + c.text();
     Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
-    const bool one_quad = kernels.plan.forward.quads == 1 && kernels.plan.backward.quads == 1;
+    const cuda::Pass& general = kernels.plan.forward;
+    const bool one_quad = (general.quads == 1 || general.design == Design::gather) &&
+                          kernels.plan.backward.quads == 1;
     check(design == Design::gather || one_quad,
           "only gather has kernels for several quads of a lane");
     const int64_t workspace = cuda::forward_workspace(wanted.forward_args(), kernels.plan) +

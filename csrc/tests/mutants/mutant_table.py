@@ -12,10 +12,8 @@ from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
 BLOCK, GATHER, CLUSTER = (
     f"{design} T=20 B=5 N=129 n_ref=2" for design in ("block", "gather", "cluster")
 )
-DELAYED, CLUSTER_DELAYED = (f"{design} T=20 B=5 N=129 n_ref=0" for design in ("gather", "cluster"))
+DELAYED = "gather T=20 B=5 N=129 n_ref=0"
 MANY_ITEMS = "T=20 B=38 N=40 n_ref=0"  # a group has one after the other
-# the same, with sequences shorter than the buffers
-SHORT = "cluster T=3 B=38 N=40", "cluster T=4 B=38 N=40"
 GROUPS = "gather T=17 B=9 N=220 n_ref=1"  # groups of several warps in a random order
 PAPER = "block T=17 B=3 N=64"  # aligned layers but for one trace
 STEP = "step T=20 B=5 N=65"
@@ -25,7 +23,6 @@ ALONE = "alone T=150 B=3 N=64"  # no recurrent weights
 MATRICES = "block all_delays T=150 B=3 N=64"  # a weight of each synapse for each of three delays
 UNEQUAL, UNEQUAL_LONG = "gather T=40 B=9 N=40", "gather T=260 B=19"
 UNEQUAL_STEP = "step T=17 B=3 N=33"
-UNEQUAL_CLUSTER = "cluster T=40 B=38 N=70", "cluster T=40 B=47 N=40"
 LEAKY = "any leaky"  # the integrator of products that were made elsewhere
 IDLE_RANK = ("cluster T=20 B=1 N=257", "cluster T=20 B=5 N=257")  # four ranks share out nine words
 PROJECTION = "any projection"
@@ -52,14 +49,9 @@ def of_product(name: str, old: str, new: str, runs: tuple[str, ...],
 MUTANTS = [
     # ------------------------------------------------------------------------------------- barriers
     Mutant("forward: no barrier after a step", "forward.cuh",
-           "const Group& group) const { group.sync();", "const Group& ) const {", (BLOCK, GATHER)),
+           "if (l.S) group.sync();", "", (BLOCK, GATHER)),
     Mutant("forward: no barrier after the copy of the rows", "forward.cuh", "__syncthreads();", "",
            (BLOCK,)),
-    Mutant("forward, cluster: no barrier before an item", "forward.cuh",
-           "begin_item() const { cluster_sync();", "begin_item() const {",
-           (CLUSTER, f"cluster {MANY_ITEMS}")),
-    Mutant("forward, cluster: no barrier at the end", "forward.cuh",
-           "if (shape.ranks > 1) cluster_sync();", "", (CLUSTER,)),
     Mutant("backward: no barrier after a step", "backward.cuh",
            "end_step(const Group& group) const { group.sync(); }",
            "end_step(const Group&) const {}", (BLOCK, GATHER)),
@@ -77,10 +69,6 @@ MUTANTS = [
            "if (shape.ranks > 1) cluster_sync();\n\n  const", "\n\n  const", (CLUSTER,)),
     Mutant("backward, cluster: the barriers of all groups in one place", "backward.cuh",
            "shared.mbarriers + 2 * group.id", "shared.mbarriers", (f"cluster {MANY_ITEMS}",)),
-    Mutant("forward, cluster: no wait for the second half of the words", "forward.cuh",
-           "while (w < n_words &&", "while (w < 4 &&", (CLUSTER,)),
-    Mutant("forward, cluster: the word of the next lane", "forward.cuh",
-           "? kept[0] : kept[1], w % 32)", "? kept[0] : kept[1], (w + 1) % 32)", (CLUSTER,)),
     Mutant("list: no barrier before it is written", "sequence.cuh", "__syncwarp();  //", "  //",
            (DELAYED,)),
     Mutant("list: no barrier before it is read", "sequence.cuh", "__syncwarp();\n  return",
@@ -92,15 +80,13 @@ MUTANTS = [
     Mutant("one named barrier for all groups", "device.h", "barrier_sync(id + 1,",
            "barrier_sync(1,", (GROUPS,)),
     # -------------------------------------------------------------------------------------- indices
-    Mutant("forward: the row after", "forward.cuh", "j * slice.width", "(j + 1) * slice.width",
+    Mutant("forward: the row after", "forward.cuh", "rows + j * NP", "rows + (j + 1) * NP",
            (BLOCK,)),
     Mutant("forward: the wrong slot", "forward.cuh", "at += slots;", "at += slots - 1;", (BLOCK,)),
     Mutant("forward: a current past the end", "forward.cuh", "if (t + 1 < length) next",
            "if (t < length) next", (GATHER,), ADDRESS),
     Mutant("forward: rows that the list does not name", "sequence.cuh", "if (i < n) row[i]",
            "row[i]", ("gather T=20 B=5 N=33 n_ref=2",), ADDRESS),
-    Mutant("forward, cluster: bits of another slice", "forward.cuh",
-           "spikes.n_words + slice.word : nullptr", "spikes.n_words : nullptr", (CLUSTER,)),
     Mutant("forward: one set of coefficients for all quads of a lane", "forward.cuh",
            "C == 1 ? k : reloaded", "k", ("any N=2100",)),
     Mutant("backward: an item past the last", "backward.cuh", "b < l.B && slice",
@@ -155,17 +141,10 @@ MUTANTS = [
            "(lane >> 4 & 1) * 4 + (lane >> 3 & 1) * 2",
            "(lane >> 3 & 1) * 4 + (lane >> 4 & 1) * 2", (BLOCK,)),
     # ----------------------------------------------------------------- buffers and numbers of steps
-    Mutant("ring of D slots", "plan.cpp", "return l.D + 1 + (", "return l.D + (", (BLOCK, GATHER)),
-    Mutant("ring of a cluster without the smallest delay", "plan.cpp", "? l.delays[0] : 0)",
-           "? 0 : 0)", (CLUSTER_DELAYED,)),
+    Mutant("ring of D slots", "plan.cpp", "{most_threads_forward, 0}, l.D + 1,",
+           "{most_threads_forward, 0}, l.D,", (BLOCK, GATHER)),
     Mutant("backward, cluster: D rows of dL/dc", "plan.cpp",
            "return l.D + (design == Design::cluster);", "return l.D;", (CLUSTER,), THREAD),
-    Mutant("forward, cluster: the number of the step before", "forward.cuh",
-           "word, n0 + (uint32_t)t + 1", "word, n0 + (uint32_t)t", (CLUSTER,)),
-    Mutant("forward, cluster: the same numbers for every item", "forward.cuh",
-           ", n0 += (uint32_t)l.T)", ")", SHORT),
-    Mutant("forward, cluster: nothing for the last rank", "forward.cuh", "r < ranks; r += 8",
-           "r < ranks - 1; r += 8", (CLUSTER,)),
     Mutant("backward, cluster: rows take turns anew with each item", "backward.cuh",
            "turn = turn % (unsigned)job.shape.slots + (unsigned)length;",
            "turn = (unsigned)length;", (f"cluster {MANY_ITEMS}",)),
@@ -263,9 +242,6 @@ MUTANTS = [
            "clear(f.gw, l.N * l.N *", ("any all_delays T=0 B=3 N=33",)),
     Mutant("tiles: of one matrix", "plan.cpp", "t.matrices = std::max((int)matrices(l), 1)",
            "t.matrices = 1", (MATRICES,)),
-    Mutant("no weights: a ring for the smallest delay", "plan.cpp",
-           "design == Design::cluster && l.S ?", "design == Design::cluster ?",
-           ("cluster alone T=20 B=5 N=129",)),
     Mutant("no weights: block with the kernels of gather", "plan.cpp",
            "design == Design::gather ? 4 : 1", "4", ("any alone T=3 B=1 N=1537",)),
     # ---------------------------------------------------------------------- items of unequal length
@@ -293,9 +269,6 @@ MUTANTS = [
            "starts && length == 0", "starts && l.T == 0", (UNEQUAL_STEP,)),
     Mutant("lengths, step: an item goes back before its last step", "step.cuh",
            "!starts && job.t >= length", "!starts && job.t > length", (UNEQUAL_STEP,)),
-    # ---------------------------------------------------------------------- memory that starts as 0
-    Mutant("forward: the ring keeps what was there", "forward.cuh", "shared.ring[i] = 0;", "",
-           SHORT),
     *LSNN_MUTANTS,
     # ---------------------------------------------------------- the weight gradient by tensor cores
     of_product("sums that are added twice", "sum[m][q][i] = 0;", ";", (PROJECTION,)),
