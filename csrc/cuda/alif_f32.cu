@@ -1,3 +1,3 @@
 #include "launch.cuh"
 
-const lsnn::cuda::Entry lsnn::cuda::entry_f32 = entry_of<float, float>;
+const lsnn::cuda::Entry lsnn::cuda::entry_f32 = entry_of<float>;

@@ -1,3 +1,3 @@
 #include "launch.cuh"
 
-const lsnn::cuda::Entry lsnn::cuda::entry_f64 = entry_of<double, double>;
+const lsnn::cuda::Entry lsnn::cuda::entry_f64 = entry_of<double>;

@@ -52,15 +52,14 @@ template <class T> struct ClusterGradients {
 inline constexpr int rows_of_product = 8;  // that are reduced together
 
 // C: quads of a lane. rows_in_shared: whether weight rows lie in shared memory.
-template <class T, class W, class Spec, class Gradients, int C,
-          bool rows_in_shared> struct BackwardGroup {
+template <class T, class Spec, class Gradients, int C, bool rows_in_shared> struct BackwardGroup {
   static_assert(C == 1 || !Gradients::in_cluster);
   const BackwardSequence<T>& job;
   const Spec spec;
   const Group group;
   const Slice slice;
   Gradients& gradients;
-  const W* w;         // [S,w_rows,NP], from the first neuron of the slice on
+  const T* w;         // [S,w_rows,NP], from the first neuron of the slice on
   const int w_rows;
   T* const dc;        // [slots,NP]
   T* const dz;        // [rows]
@@ -96,17 +95,17 @@ template <class T, class W, class Spec, class Gradients, int C,
       const int reached = t + 1 + (d ? job.p.delays[d] : first_delay);
       if (reached < 0 || reached >= length) continue;
       const T* x = dc_of(reached);
-      const W* from = w + (int64_t)d * w_rows * NP;
+      const T* from = w + (int64_t)d * w_rows * NP;
       for (int k = 4 * group.lane(); k < NP; k += 128) {
         const Quad<T> g = quad_at(x + k);
-        Quad<W> row[rows_of_product];
+        Quad<T> row[rows_of_product];
 #pragma unroll
         for (int i = 0; i < rows_of_product; i++)
           row[i] = constant_quad<rows_in_shared>(from + rows[i] * NP + k);
 #pragma unroll
         for (int i = 0; i < rows_of_product; i++)
 #pragma unroll
-          for (int q = 0; q < 4; q++) sum[i] = fma_(T(row[i][q]), g[q], sum[i]);
+          for (int q = 0; q < 4; q++) sum[i] = fma_(row[i][q], g[q], sum[i]);
       }
     }
     const T total = sum_lanes(sum, group.lane());
@@ -219,7 +218,7 @@ template <class T, class W, class Spec, class Gradients, int C,
   }
 };
 
-template <class T, class W, class Spec, class Gradients, int C, bool rows_in_shared>
+template <class T, class Spec, class Gradients, int C, bool rows_in_shared>
 __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
     backward_kernel(BackwardSequence<T> job) {
   const uint32_t flags = *job.p.flags;
@@ -231,8 +230,8 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
       largest(l.N, shape.ranks, 0);
   const int NP = (int)padded(l.N);
   Arena arena(shared_memory());
-  const BackwardShared<T, W> shared(arena, l, shape, rows_in_shared);
-  const W* w = (const W*)job.p.w + (int64_t)slice.neuron * NP;
+  const BackwardShared<T> shared(arena, l, shape, rows_in_shared);
+  const T* w = job.p.w + (int64_t)slice.neuron * NP;
   int w_rows = (int)l.N;
   if (rows_in_shared) {
     const int rows = slice.neuron + slice.width < l.N ? slice.width : (int)l.N - slice.neuron;
@@ -249,7 +248,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
   if (shape.ranks > 1) cluster_sync();
 
   const Spec spec = Known<Spec>::spec(l, flags, job.f.want);
-  BackwardGroup<T, W, Spec, Gradients, C, rows_in_shared> backward{
+  BackwardGroup<T, Spec, Gradients, C, rows_in_shared> backward{
       job,
       spec,
       group,

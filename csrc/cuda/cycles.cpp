@@ -13,7 +13,7 @@ struct Load { double items, bytes; };
 Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double share) {
   const double items = double(l.B) / std::max(device.teams(p.shape.ranks), 1),
                at_hand = std::max(items, 1.0);
-  const double row = double(padded(l.N)) * double(bytes_of_weight(s)) / p.shape.ranks;
+  const double row = double(padded(l.N)) * double(bytes_of_number(s)) / p.shape.ranks;
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
 

@@ -51,18 +51,12 @@ LSNN_DEVICE unsigned char* shared_memory() {
 LSNN_DEVICE void warp_barrier(Where) { __syncwarp(); }
 // A load through the read-only cache, of memory that is constant while the kernel runs.
 template <class X> LSNN_DEVICE X load_constant(const X* p) {
-  static_assert(sizeof(X) == 8 || sizeof(X) % 16 == 0);
+  static_assert(sizeof(X) % 16 == 0);
   X x;
-  if constexpr (sizeof(X) == 8) {
-    const uint2 raw = __ldg(reinterpret_cast<const uint2*>(p));
-    memcpy(&x, &raw, 8);
-  } else {
-    uint4 raw[sizeof(X) / 16];
+  uint4 raw[sizeof(X) / 16];
 #pragma unroll
-    for (size_t i = 0; i < sizeof(X) / 16; i++)
-      raw[i] = __ldg(reinterpret_cast<const uint4*>(p) + i);
-    memcpy(&x, raw, sizeof(X));
-  }
+  for (size_t i = 0; i < sizeof(X) / 16; i++) raw[i] = __ldg(reinterpret_cast<const uint4*>(p) + i);
+  memcpy(&x, raw, sizeof(X));
   return x;
 }
 

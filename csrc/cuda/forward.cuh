@@ -8,7 +8,7 @@ namespace lsnn::cuda {
 template <class T> struct ForwardSequence : ForwardJob<T> { Shape shape; };
 
 // C: quads of a lane. rows_in_shared: the weight rows lie in shared memory.
-template <class T, class W, class Spec, int C, bool rows_in_shared> struct ForwardGroup {
+template <class T, class Spec, int C, bool rows_in_shared> struct ForwardGroup {
   const ForwardSequence<T>& job;
   const Spec spec;
   const Group group;
@@ -16,46 +16,46 @@ template <class T, class W, class Spec, int C, bool rows_in_shared> struct Forwa
   // [slots,n_words] spikes, step t in slot t % slots. A barrier ends each step. A warp that is one
   // step ahead writes the slot of D + 1 steps before, so D + 1 slots suffice.
   uint32_t* const ring;
-  const W* w;      // [S,N,NP]
+  const T* w;      // [S,N,NP]
   uint16_t* list;  // [list_size] of this warp
   const int first_delay;
 
   __device__ __forceinline__ int column(int c) const {
     return 4 * (group.thread + c * group.threads);
   }
-  __device__ __forceinline__ Quad<W> row_quad(const W* rows, int j, int c) const {
+  __device__ __forceinline__ Quad<T> row_quad(const T* rows, int j, int c) const {
     return constant_quad<rows_in_shared>(rows + j * NP + column(c));
   }
 
   // sum += the rows of the listed neurons
   __device__ __forceinline__ void add_listed(Quad<T> (&sum)[C], const Cell (&cell)[C],
-                                             const W* rows, int n) const {
-    for (int e = 0; e < n; e += RowBatch<W>::at_once) {
+                                             const T* rows, int n) const {
+    for (int e = 0; e < n; e += RowBatch<T>::at_once) {
       const Quad<uint16_t> neuron = quad_at(list + e);
 #pragma unroll
       for (int c = 0; c < C; c++) {
         if (!cell[c].live) continue;
-        RowBatch<W> batch;
+        RowBatch<T> batch;
         batch.load(n - e, [&](int i) { return row_quad(rows, neuron[i], c); });
         batch.add_to(sum[c], n - e);
       }
     }
   }
   __device__ __forceinline__ void add_events(Quad<T> (&sum)[C], const Cell (&cell)[C],
-                                             const W* rows, const uint32_t* words) const {
+                                             const T* rows, const uint32_t* words) const {
     const auto word = [&](int i) { return words[i]; };
     for (int w0 = 0; w0 < n_words; w0 += list_size / 32)
       add_listed(sum, cell, rows, list_neurons(word, w0, n_words, group.lane(), list));
   }
-  __device__ __forceinline__ void add_real(Quad<T> (&sum)[C], const Cell (&cell)[C], const W* rows,
+  __device__ __forceinline__ void add_real(Quad<T> (&sum)[C], const Cell (&cell)[C], const T* rows,
                                            const T* z) const {
     for_real_spikes(z, (int)job.f.layer.N, group.lane(), [&](int j, T factor) {
 #pragma unroll
       for (int c = 0; c < C; c++) {
         if (!cell[c].live) continue;
-        const Quad<W> row = row_quad(rows, j, c);
+        const Quad<T> row = row_quad(rows, j, c);
 #pragma unroll
-        for (int q = 0; q < 4; q++) sum[c][q] = sum[c][q] + factor * T(row[q]);
+        for (int q = 0; q < 4; q++) sum[c][q] = sum[c][q] + factor * row[q];
       }
     });
   }
@@ -93,7 +93,7 @@ template <class T, class W, class Spec, int C, bool rows_in_shared> struct Forwa
       for (int d = 0; d < l.S; d++) {  // (1)
         // the first delay needs no load
         const int delay = d ? job.p.delays[d] : first_delay, past = t - 1 - delay;
-        const W* rows = w + d * l.N * NP;
+        const T* rows = w + d * l.N * NP;
         if (past < 0) add_real(sum, cell, rows, first_z<T>(f.first, l, past, b));
         else if (l.smooth) add_real(sum, cell, rows, (const T*)f.z + (past * l.B + b) * l.N);
         else {
@@ -122,7 +122,7 @@ template <class T, class W, class Spec, int C, bool rows_in_shared> struct Forwa
   }
 };
 
-template <class T, class W, class Spec, int C, bool rows_in_shared>
+template <class T, class Spec, int C, bool rows_in_shared>
 __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(ForwardSequence<T> job) {
   const uint32_t flags = *job.p.flags;
   if (wrong_kernel<Spec>(job.both, flags)) return;
@@ -130,8 +130,8 @@ __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(Forwar
   const Shape& shape = job.shape;
   const Group group = Group::mine(shape.threads);
   Arena arena(shared_memory());
-  const ForwardShared<W> shared(arena, l, shape, rows_in_shared);
-  const W* w = (const W*)job.p.w;
+  const ForwardShared<T> shared(arena, l, shape, rows_in_shared);
+  const T* w = job.p.w;
   const int NP = (int)padded(l.N), n_words = (int)words(l.N);
   if (rows_in_shared) {
     copy_columns(shared.w, w, int(l.S * l.N), NP, 0, NP);
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(Forwar
     __syncthreads();
   }
 
-  const ForwardGroup<T, W, Spec, C, rows_in_shared> forward{
+  const ForwardGroup<T, Spec, C, rows_in_shared> forward{
       job,
       Known<Spec>::spec(l, flags, 0),
       group,

@@ -1,5 +1,4 @@
-// The launches of both directions for one type of numbers T and one of stored weights W; run.cpp
-// chooses between the pairs.
+// The launches of both directions for one type of numbers T; run.cu chooses between them.
 #pragma once
 #include <type_traits>
 
@@ -48,34 +47,33 @@ struct Chosen {
 };
 
 // ----------------------------------------------------------------------------------------- forward
-template <class T, class W> struct ForwardWorkspace {
+template <class T> struct ForwardWorkspace {
   Packed<T> packed;
   Quad<T>* state;  // [5,threads] of the design `step`
   T* c;            // [B,N]
 
-  ForwardWorkspace(Arena& m, const Layer& l, const Pass& pass) : packed(m, l, sizeof(W)) {
+  ForwardWorkspace(Arena& m, const Layer& l, const Pass& pass) : packed(m, l) {
     const bool step = pass.design == Design::step;
     state = step ? m.take<Quad<T>>(5 * Point::count(l)) : nullptr;
     c = step ? m.take<T>(l.B * l.N) : nullptr;
   }
 };
 
-template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan, void* workspace,
-                                         const Product& product, void* stream) {
+template <class T> void forward(const ForwardArgs& f, const Plan& plan, void* workspace,
+                                const Product& product, void* stream) {
   const Layer& l = f.layer;
   const Pass& pass = plan.forward;
   Arena arena(workspace);
-  const ForwardWorkspace<T, W> own(arena, l, pass);
+  const ForwardWorkspace<T> own(arena, l, pass);
   if (l.B == 0 && !plan.host.made) return;
-  pack<T, W>(l, f.first.r, plan.host, own.packed, stream);
+  pack<T>(l, f.first.r, plan.host, own.packed, stream);
   if (l.B == 0) return;
   pack_lengths(l, own.packed, stream);
   clear_after_end(f, own.packed, stream);
-  constexpr bool is_float = std::is_same_v<T, float> && std::is_same_v<W, float>;
   const Chosen chosen = Chosen::of<T>(f, pass, plan);
   const Candidates& kernels = chosen.kernels;
   const ForwardJob<T> job{f, own.packed, chosen.both};
-  if constexpr (is_float)
+  if constexpr (sizeof(T) == 4)
     if (chosen.lsnn) launch_lsnn(job, *plan.lsnn, stream);
   if (!kernels.some()) return;
   const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared, 1, stream};
@@ -94,25 +92,23 @@ template <class T, class W> void forward(const ForwardArgs& f, const Plan& plan,
         if (past < 0 && !f.first.z) continue;
         const T* z = past < 0 ? (const T*)f.first.z + (-1 - past) * l.B * l.N
                               : (const T*)f.z + past * l.B * l.N;
-        product.add(product.context, z, (const T*)own.packed.w + d * l.N * padded(l.N), false,
-                    own.c);
+        product.add(product.context, z, own.packed.w + d * l.N * padded(l.N), false, own.c);
       }
     return;
   }
   const ForwardSequence<T> sequence{job, pass.shape};
   if (pass.quads > 1)
-    return launch("forward, gather", shape,
-                  &forward_kernel<T, W, GeneralSpec, 4, false>, sequence);
+    return launch("forward, gather", shape, &forward_kernel<T, GeneralSpec, 4, false>, sequence);
   kernels.each<T>([&](auto m) {
     using Spec = typename decltype(m)::type;
     if (pass.design == Design::block)
-      launch("forward, block", shape, &forward_kernel<T, W, Spec, 1, true>, sequence);
-    else launch("forward, gather", shape, &forward_kernel<T, W, Spec, 1, false>, sequence);
+      launch("forward, block", shape, &forward_kernel<T, Spec, 1, true>, sequence);
+    else launch("forward, gather", shape, &forward_kernel<T, Spec, 1, false>, sequence);
   });
 }
 
 // ---------------------------------------------------------------------------------------- backward
-template <class T, class W> struct BackwardWorkspace {
+template <class T> struct BackwardWorkspace {
   Packed<T> packed;
   T* replayed;       // see replay.cuh
   float* lsnn;       // see lsnn.h
@@ -121,8 +117,7 @@ template <class T, class W> struct BackwardWorkspace {
   Quad<T>* adjoint;  // [4,threads] of the design `step`
   T* dz;             // [B,N]
 
-  BackwardWorkspace(Arena& m, const BackwardArgs& f, const Plan& plan)
-      : packed(m, f.layer, sizeof(W)) {
+  BackwardWorkspace(Arena& m, const BackwardArgs& f, const Plan& plan) : packed(m, f.layer) {
     const Layer& l = f.layer;
     const Pass& pass = plan.backward;
     const bool step = pass.design == Design::step;
@@ -166,9 +161,9 @@ template <class T> void weight_gradient(const BackwardArgs& f, const Plan& plan,
          &weight_gradient_kernel<T>, job);
 }
 
-template <class T, class W>
+template <class T>
 void backward_steps(const BackwardJob<T>& job, const Candidates& kernels, const Pass& pass,
-                    const BackwardWorkspace<T, W>& own, const Product& product, void* stream) {
+                    const BackwardWorkspace<T>& own, const Product& product, void* stream) {
   const Layer& l = job.f.layer;
   const int64_t threads = Point::count(l);
   const Launch points{pass.blocks, pass.shape.threads, 0, 1, stream};
@@ -194,7 +189,7 @@ void backward_steps(const BackwardJob<T>& job, const Candidates& kernels, const 
       const int64_t reached = t + 1 + l.delays[d];
       if (reached >= 0 && reached < l.longest())
         product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N,
-                    (const T*)own.packed.w + d * l.N * padded(l.N), true, own.dz);
+                    own.packed.w + d * l.N * padded(l.N), true, own.dz);
     }
   };
   run(l.T);
@@ -218,21 +213,21 @@ void backward_steps(const BackwardJob<T>& job, const Candidates& kernels, const 
   }
 }
 
-template <class T, class W>
+template <class T>
 void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Product& product,
               void* stream) {
   const Layer& l = f.layer;
   const Pass& pass = plan.backward;
   Arena arena(workspace);
-  const BackwardWorkspace<T, W> own(arena, f, plan);
+  const BackwardWorkspace<T> own(arena, f, plan);
   if (l.B > 0) {
-    pack<T, W>(l, f.first.r, plan.host, own.packed, stream);
+    pack<T>(l, f.first.r, plan.host, own.packed, stream);
     pack_lengths(l, own.packed, stream);
     clear_after_end(f, own.packed, stream);
     const Chosen chosen = Chosen::of<T>(f, pass, plan);
     const Candidates& kernels = chosen.kernels;
     const BackwardJob<T> job{f, own.packed, own.sums, chosen.both};
-    if constexpr (std::is_same_v<T, float> && std::is_same_v<W, float>)
+    if constexpr (sizeof(T) == 4)
       if (chosen.lsnn) launch_lsnn(job, *plan.lsnn_backward, own.lsnn, stream);
     const Launch shape{pass.blocks, pass.shape.groups * pass.shape.threads, pass.shared,
                        pass.shape.ranks, stream};
@@ -243,20 +238,20 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
       backward_steps(job, kernels, pass, own, product, stream);
     else if (pass.quads > 1)
       launch("backward, gather", shape,
-             &backward_kernel<T, W, GeneralSpec, BlockGradients<T>, 4, false>, sequence);
+             &backward_kernel<T, GeneralSpec, BlockGradients<T>, 4, false>, sequence);
     else
       kernels.each<T>([&](auto m) {
         using Spec = typename decltype(m)::type;
         if (pass.design == Design::block)
-          launch("backward, block", shape, &backward_kernel<T, W, Spec, BlockGradients<T>, 1, true>,
+          launch("backward, block", shape, &backward_kernel<T, Spec, BlockGradients<T>, 1, true>,
                  sequence);
         if (pass.design == Design::gather)
-          launch("backward, gather", shape,
-                 &backward_kernel<T, W, Spec, BlockGradients<T>, 1, false>, sequence);
+          launch("backward, gather", shape, &backward_kernel<T, Spec, BlockGradients<T>, 1, false>,
+                 sequence);
         if constexpr (sizeof(T) == 4)
           if (pass.design == Design::cluster)
             launch("backward, cluster", shape,
-                   &backward_kernel<T, W, Spec, ClusterGradients<T>, 1, true>, sequence);
+                   &backward_kernel<T, Spec, ClusterGradients<T>, 1, true>, sequence);
       });
   }
   const bool some = l.T > 0 && l.B > 0;
@@ -279,32 +274,32 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
 }
 
 // Bytes of the workspaces.
-template <class T, class W> int64_t workspace_of(const ForwardArgs& f, const Plan& plan) {
+template <class T> int64_t workspace_of(const ForwardArgs& f, const Plan& plan) {
   Arena counted;
-  ForwardWorkspace<T, W>(counted, f.layer, plan.forward);
+  ForwardWorkspace<T>(counted, f.layer, plan.forward);
   return counted.used;
 }
-template <class T, class W> int64_t workspace_of(const BackwardArgs& f, const Plan& plan) {
+template <class T> int64_t workspace_of(const BackwardArgs& f, const Plan& plan) {
   Arena counted;
-  BackwardWorkspace<T, W>(counted, f, plan);
+  BackwardWorkspace<T>(counted, f, plan);
   return counted.used;
 }
 
 // The number of clusters of `ranks` blocks that fit on the device at once, for a kernel with all
 // the shared memory of a block: one block per SM, as with all kernels of the design.
-template <class T, class W> int clusters(int ranks, const Device& device) {
+template <class T> int clusters(int ranks, const Device& device) {
   if constexpr (sizeof(T) != 4) return 0;
   else
     return clusters_at_once(
         {(int64_t)device.teams(ranks) * ranks, most_threads_backward(true), device.shared, ranks},
-        &backward_kernel<T, W, GeneralSpec, ClusterGradients<T>, 1, true>);
+        &backward_kernel<T, GeneralSpec, ClusterGradients<T>, 1, true>);
 }
 
-template <class T, class W> int compiled() {
-  return compiled_for(&backward_kernel<T, W, GeneralSpec, BlockGradients<T>, 1, true>);
+template <class T> int compiled() {
+  return compiled_for(&backward_kernel<T, GeneralSpec, BlockGradients<T>, 1, true>);
 }
 
-// The functions of a pair of types, defined in a file for each pair.
+// The functions of a type, defined in a file for each.
 struct Entry {
   int64_t (*forward_workspace)(const ForwardArgs&, const Plan&);
   int64_t (*backward_workspace)(const BackwardArgs&, const Plan&);
@@ -313,9 +308,8 @@ struct Entry {
   int (*clusters)(int ranks, const Device&);
   int (*compiled)();  // compute capability of the code
 };
-template <class T, class W> inline constexpr Entry entry_of{
-    &workspace_of<T, W>, &workspace_of<T, W>, &forward<T, W>,
-    &backward<T, W>,     &clusters<T, W>,     &compiled<T, W>};
-extern const Entry entry_f64, entry_f32, entry_f32_bf16;
+template <class T> inline constexpr Entry entry_of{
+    &workspace_of<T>, &workspace_of<T>, &forward<T>, &backward<T>, &clusters<T>, &compiled<T>};
+extern const Entry entry_f64, entry_f32;
 
 }  // namespace lsnn::cuda

@@ -11,14 +11,14 @@ namespace lsnn::cuda {
 enum Flag : uint32_t { SYNAPSE = 1, COUPLING = 2, CURRENT = 4, REFRACTORY = 8 };
 
 template <class T> struct Packed {
-  void* w;  // [S,N,NP] w_jk of the synapses that act with delays[s], else 0; T or bfloat16
+  T* w;  // [S,N,NP] w_jk of the synapses that act with delays[s], else 0
   T* k;  // [n_coefficients,NP] padded with valid values
   int* delays;  // [S]
   uint32_t* flags;  // [1]
   int* lengths;  // [B], or null: all T
 
-  Packed(Arena& m, const Layer& l, int64_t w_bytes) {
-    w = m.take<char>(l.S * l.N * padded(l.N) * w_bytes);
+  Packed(Arena& m, const Layer& l) {
+    w = m.take<T>(l.S * l.N * padded(l.N));
     k = m.take<T>(n_coefficients * padded(l.N));
     delays = m.take<int>(l.S);
     flags = m.take<uint32_t>(1);
@@ -43,7 +43,7 @@ template <class T> LSNN_DEVICE T value_of(const Row& row, int64_t n) {
 }
 
 inline constexpr int delays_at_once = 64;
-template <class T, class W> struct PackJob {
+template <class T> struct PackJob {
   Layer layer;
   Packed<T> p;
   const void* first_r;  // [B,N] or null: zeros
@@ -52,7 +52,7 @@ template <class T, class W> struct PackJob {
   int delays[delays_at_once];
 };
 
-template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
+template <class T> __global__ void pack_kernel(PackJob<T> job) {
   const Layer& l = job.layer;
   const int64_t N = l.N, NP = padded(N), all = job.n_delays * N * NP,
                 step = (int64_t)gridDim.x * blockDim.x,
@@ -62,7 +62,7 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
     const bool has_synapse = n < N && acts(l, j, n, job.delays[s]);
     const T* from = matrix<T>(l, job.S0 + s);
     const T x = has_synapse ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
-    static_cast<W*>(job.p.w)[job.S0 * N * NP + i] = W(x);
+    job.p.w[job.S0 * N * NP + i] = x;
   }
   if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
   // One block finds and stores the flags: a word shared by several blocks would need another launch
@@ -92,10 +92,9 @@ template <class T, class W> __global__ void pack_kernel(PackJob<T, W> job) {
   if (threadIdx.x == 0) *job.p.flags = found;
 }
 
-template <class T, class W> void pack(const Layer& l, const void* first_r,
-                                      const HostCoefficients& host, const Packed<T>& p,
-                                      void* stream) {
-  PackJob<T, W> job{l, p, first_r, host, 0, 0, {}};
+template <class T> void pack(const Layer& l, const void* first_r, const HostCoefficients& host,
+                             const Packed<T>& p, void* stream) {
+  PackJob<T> job{l, p, first_r, host, 0, 0, {}};
   // At least once, for the coefficients and the flags.
   for (bool more = true; more; job.S0 += delays_at_once) {
     more = job.S0 + delays_at_once < l.S;
@@ -103,7 +102,7 @@ template <class T, class W> void pack(const Layer& l, const void* first_r,
     for (int s = 0; s < job.n_delays; s++) job.delays[s] = (int)l.delays[job.S0 + s];
     const int64_t blocks = (job.n_delays * l.N * padded(l.N) + 1023) / 1024;
     const int64_t some = blocks < 1 ? 1 : blocks < 1024 ? blocks : 1024;
-    launch("packing the layer", {some, 256, 0, 1, stream}, &pack_kernel<T, W>, job);
+    launch("packing the layer", {some, 256, 0, 1, stream}, &pack_kernel<T>, job);
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <stdexcept>
 
 #include "../spec.h"
@@ -15,28 +14,14 @@ int slices(const Device& device, int64_t tiles, int64_t items) {
   return (int)std::clamp<int64_t>(device.sms / tiles, 1, std::max<int64_t>(ceiling(items, 256), 1));
 }
 
-template <class F> auto with_types(Storage s, const F& f) {  // f(number, weight)
-  switch (s) {
-    case Storage::f64: return f(double(), double());
-    case Storage::f32: return f(float(), float());
-    default: return f(float(), uint16_t());
-  }
-}
-int64_t forward_shared(const Layer& l, Storage s, const Shape& shape, Design design) {
+// Bytes of a structure for the type of a storage.
+template <template <class> class Shared>
+int64_t shared_of(const Layer& l, Storage s, const Shape& shape, Design design) {
   const bool in_shared = design != Design::gather;
-  return with_types(s, [&](auto, auto weight) {
-    Arena counted;
-    ForwardShared<decltype(weight)>(counted, l, shape, in_shared);
-    return counted.used;
-  });
-}
-int64_t backward_shared(const Layer& l, Storage s, const Shape& shape, Design design) {
-  const bool in_shared = design != Design::gather;
-  return with_types(s, [&](auto number, auto weight) {
-    Arena counted;
-    BackwardShared<decltype(number), decltype(weight)>(counted, l, shape, in_shared);
-    return counted.used;
-  });
+  Arena counted;
+  if (s == Storage::f64) Shared<double>(counted, l, shape, in_shared);
+  else Shared<float>(counted, l, shape, in_shared);
+  return counted.used;
 }
 
 Possible impossible(const std::string& why) { return {false, {}, why}; }
@@ -92,7 +77,6 @@ template <class Shared>
 Possible any_pass(Design design, const Device& device, const Layer& l, Storage storage,
                   Threads limit, int64_t slots, const Shared& shared) {
   if (design == Design::step) {
-    if (storage == Storage::f32_bf16) return impossible("it does not support bfloat16 weights");
     return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
   }
   if (l.T >= int64_t(1) << 31) return impossible("it counts steps in 32 bits");
@@ -127,14 +111,15 @@ template <class Cycles> Design fastest(const Device& device, const Layer& l, Sto
 
 Possible forward_pass(Design design, const Device& device, const Layer& l, Storage s) {
   if (design == Design::cluster) return impossible("it has no forward kernel");
-  return any_pass(design, device, l, s, {most_threads_forward, 0}, l.D + 1,
-                  [&](const Shape& shape) { return forward_shared(l, s, shape, design); });
+  return any_pass(
+      design, device, l, s, {most_threads_forward, 0}, l.D + 1,
+      [&](const Shape& shape) { return shared_of<ForwardShared>(l, s, shape, design); });
 }
 namespace {
 // Why both directions of the paper's kernels refuse a layer; empty if they support it.
 std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_t most_neurons) {
   if (l.options.kernels == Kernels::general) return "the general kernels were requested";
-  if (s != Storage::f32) return "it requires float32 numbers and weights";
+  if (s != Storage::f32) return "it requires float32 numbers";
   if (!same(l.model, PaperSpec::model) || l.smooth)
     return "it requires the model lsnn with binary spikes";
   if (l.S != 1) return "it requires one delay for all synapses";
@@ -272,8 +257,9 @@ std::string no_tensor_cores(const Device& device, const Layer& l, Storage s) {
 Possible backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
   // Extra warps without neurons share the rows of the product.
   return any_pass(design, device, l, s, {most_threads_backward(design != Design::gather), 256},
-                  backward_slots(design, l),
-                  [&](const Shape& shape) { return backward_shared(l, s, shape, design); });
+                  backward_slots(design, l), [&](const Shape& shape) {
+                    return shared_of<BackwardShared>(l, s, shape, design);
+                  });
 }
 
 // Whether the layer's options allow a pass.
@@ -281,28 +267,6 @@ static bool may_take(const Layer& l, const Pass& p, bool forward) {
   const Design requested = requested_design(l, forward);
   return requested == Design::automatic || requested == p.design;
 }
-Storage backward_storage(const Device& device, const Layer& l, Storage storage) {
-  if (storage != Storage::f32 || l.bf16_parts > 1 || l.S == 0 ||
-      l.options.kernels == Kernels::matrices)
-    return storage;
-  auto least_cycles = [&](Storage s) {  // of the passes that can run the layer
-    double least = std::numeric_limits<double>::infinity();
-    for (Design d : backward_designs) {
-      const Possible p = backward_pass(d, device, l, s);
-      if (p.yes && may_take(l, p.pass, false))
-        least = std::min(least, backward_cycles(device, l, s, p.pass, {}));
-    }
-    for (const LsnnKernel& kernel : lsnn_backward_kernels) {
-      const Possible p = kernel.pass(device, l, s);
-      if (p.yes && may_take(l, p.pass, false))
-        least = std::min(least, lsnn_backward_cycles(device, l, s, p.pass, {}));
-    }
-    return least;
-  };
-  return least_cycles(Storage::f32_bf16) < least_cycles(Storage::f32) ? Storage::f32_bf16
-                                                                      : Storage::f32;
-}
-
 Plan choose(const Device& device, const Layer& l, Storage storage, const Activity& activity) {
   Plan plan{storage, {}, {}, {}};
   auto design_of = [&](bool is_forward, const auto& cycles) {
@@ -340,8 +304,8 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
     return best;
   };
   plan.lsnn = best_lsnn(true, lsnn_forward_kernels, plan.forward, lsnn_cycles, forward_cycles);
-  plan.lsnn_backward = best_lsnn(false, lsnn_backward_kernels, plan.backward, lsnn_backward_cycles,
-                                 backward_cycles);
+  plan.lsnn_backward =
+      best_lsnn(false, lsnn_backward_kernels, plan.backward, lsnn_backward_cycles, backward_cycles);
 
   // The largest tile of full words that fits in shared memory, and enough slices to occupy all SMs.
   WeightTiles& t = plan.tiles;

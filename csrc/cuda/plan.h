@@ -35,11 +35,8 @@ inline Device as_compiled(Device device, int capability) {
 }
 
 // Storage of numbers and weights.
-enum class Storage { f64, f32, f32_bf16 };  // bf16: of the weights
+enum class Storage { f64, f32 };
 LSNN_INLINE int64_t bytes_of_number(Storage s) { return s == Storage::f64 ? 8 : 4; }
-LSNN_INLINE int64_t bytes_of_weight(Storage s) {
-  return s == Storage::f64 ? 8 : s == Storage::f32 ? 4 : 2;
-}
 
 // Expected activity, which affects the choice of designs but no result.
 struct Activity {
@@ -134,10 +131,6 @@ inline constexpr LsnnKernel lsnn_backward_kernels[] = {
     {"lsnn, cluster", &lsnn_backward_cluster_pass},
     {"lsnn, matrices", &lsnn_backward_matrix_pass},
     {"lsnn, matrices in a block", &lsnn_backward_block_matrix_pass}};
-
-// The fastest storage for the backward pass by the formulas below: that of the numbers, or weights
-// in bfloat16 if the layer allows it.
-Storage backward_storage(const Device&, const Layer& l, Storage);
 
 // The fastest designs by the formulas below, or the one of the layer's options. Throws
 // std::invalid_argument if that one cannot run the layer.

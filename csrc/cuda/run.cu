@@ -6,9 +6,7 @@
 namespace lsnn::cuda {
 namespace {
 const Entry& entry(const Plan& plan) {
-  return plan.storage == Storage::f64   ? entry_f64
-         : plan.storage == Storage::f32 ? entry_f32
-                                        : entry_f32_bf16;
+  return plan.storage == Storage::f64 ? entry_f64 : entry_f32;
 }
 }  // namespace
 

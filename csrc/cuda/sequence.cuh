@@ -47,9 +47,9 @@ template <class Words> LSNN_DEVICE int list_neurons(const Words& word_at, int fi
 }
 
 // Weight rows that are loaded together, so that loads overlap, and added in the order of (1).
-template <class W> struct RowBatch {
+template <class T> struct RowBatch {
   static constexpr int at_once = 4;
-  Quad<W> row[at_once];
+  Quad<T> row[at_once];
 
   // row_at(i): the quad of row i; only the first n of them are read.
   template <class RowAt> __device__ __forceinline__ void load(int n, const RowAt& row_at) {
@@ -57,12 +57,12 @@ template <class W> struct RowBatch {
     for (int i = 0; i < at_once; i++)
       if (i < n) row[i] = row_at(i);
   }
-  template <class T> __device__ __forceinline__ void add_to(Quad<T>& sum, int n) const {
+  __device__ __forceinline__ void add_to(Quad<T>& sum, int n) const {
 #pragma unroll
     for (int i = 0; i < at_once; i++)
 #pragma unroll
       for (int q = 0; q < 4; q++)
-        if (i < n) sum[q] = sum[q] + T(row[i][q]);
+        if (i < n) sum[q] = sum[q] + row[i][q];
   }
 };
 
@@ -81,7 +81,7 @@ LSNN_DEVICE void for_real_spikes(const T* z, int N, int lane, const Add& add) {
 
 // Copies rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on;
 // zeros beyond NP. Called by all threads of the block.
-template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int rows, int NP, int first,
+template <class T> LSNN_DEVICE void copy_columns(T* to, const T* from, int rows, int NP, int first,
                                                  int width) {
   const int quads = width / 4;
   for (int i = threadIdx.x; i < rows * quads; i += blockDim.x) {
@@ -89,7 +89,7 @@ template <class W> LSNN_DEVICE void copy_columns(W* to, const W* from, int rows,
     store_whole(to + row * width + column,
                 first + column < NP
                     ? constant_quad<false>(from + (int64_t)row * NP + first + column)
-                    : Quad<W>::all(W(0.f)));
+                    : Quad<T>::all(T(0)));
   }
 }
 

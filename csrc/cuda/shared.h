@@ -44,13 +44,13 @@ LSNN_INLINE int ranks_with_neurons(int64_t N, int ranks) {
 }
 
 // ------------------------------------------------------------------------------ the whole sequence
-template <class W> struct ForwardShared {
-  W* w;  // [S,N,NP], or null where rows stay in global memory
+template <class T> struct ForwardShared {
+  T* w;  // [S,N,NP], or null where rows stay in global memory
   uint32_t* ring;  // [groups,slots,words(N)]
   uint16_t* list;  // [warps,list_size]
 
   LSNN_METHOD ForwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_in_shared) {
-    w = rows_in_shared ? m.take<W>(l.S * l.N * padded(l.N)) : nullptr;
+    w = rows_in_shared ? m.take<T>(l.S * l.N * padded(l.N)) : nullptr;
     ring = m.take<uint32_t>(shape.groups * shape.slots * words(l.N));
     list = m.take<uint16_t>(shape.groups * shape.threads / 32 * list_size);
   }
@@ -194,8 +194,8 @@ struct LsnnBlockMatrixShared {
   }
 };
 
-template <class T, class W> struct BackwardShared {
-  W* w;  // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
+template <class T> struct BackwardShared {
+  T* w;  // [S,rows,NP] rows of this rank's neurons, or null where they stay in global memory
   T* dc;  // [groups,slots,NP]
   T* dz;  // [groups,rows] the products of a step
   uint64_t* mbarriers;  // [groups,2] in a cluster
@@ -205,7 +205,7 @@ template <class T, class W> struct BackwardShared {
   LSNN_METHOD BackwardShared(Arena& m, const Layer& l, const Shape& shape, bool rows_in_shared) {
     const Slice slice(l.N, shape.ranks, 0);
     const int64_t NP = padded(l.N);
-    w = rows_in_shared ? m.take<W>(l.S * slice.width * NP) : nullptr;
+    w = rows_in_shared ? m.take<T>(l.S * slice.width * NP) : nullptr;
     dc = m.take<T>((int64_t)shape.groups * shape.slots * NP);
     dz = m.take<T>(shape.groups * slice.width);
     mbarriers = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);

@@ -372,8 +372,8 @@ template <class T> struct Run {
   }
 };
 
-// Numbers rounded to bfloat16.
-inline float rounded(float x) {  // to bfloat16, by arithmetic
+// x rounded to bfloat16, by arithmetic.
+inline float rounded(float x) {
   if (x == 0 || !std::isfinite(x)) return x;
   int exponent;
   std::frexp(x, &exponent);
@@ -381,9 +381,5 @@ inline float rounded(float x) {  // to bfloat16, by arithmetic
   const float step = std::ldexp(1.0f, std::max(exponent, -125) - 8);
   return std::nearbyint(x / step) * step;
 }
-inline void round_all(const Buffer<float>& b, int64_t n) {
-  std::transform(b.get(), b.get() + n, b.get(), rounded);
-}
-inline void round_all(const Buffer<double>&, int64_t) {}
 
 }  // namespace lsnn::test

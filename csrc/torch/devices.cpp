@@ -71,10 +71,7 @@ template <class Args> void run_as_planned(const Args& f, const Tensor& like,
                                           const cuda::HostCoefficients& host,
                                           const cuda::Product& product, void* stream) {
   const cuda::Device device = cuda::current_device();
-  cuda::Storage storage = storage_of(like);
-  if constexpr (std::is_same_v<Args, BackwardArgs>)
-    storage = cuda::backward_storage(device, f.layer, storage);
-  cuda::Plan plan = cuda::choose(device, f.layer, storage, {});
+  cuda::Plan plan = cuda::choose(device, f.layer, storage_of(like), {});
   plan.host = host;
   const int64_t bytes = workspace_of(f, plan);
   const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);

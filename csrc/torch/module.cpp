@@ -102,8 +102,8 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = __VERSION__;
   using namespace py::literals;
   m.def("plan", &lsnn::binding::plan, lsnn::binding::plan_text, "T"_a, "B"_a, "N"_a,
-        "delays"_a = std::vector<int64_t>{0}, "dtype"_a = "float32", "weights"_a = "",
-        "smooth"_a = false, "spikes"_a = 0.02, "active"_a = 0.3, "device"_a = py::none(),
+        "delays"_a = std::vector<int64_t>{0}, "dtype"_a = "float32", "smooth"_a = false,
+        "spikes"_a = 0.02, "active"_a = 0.3, "device"_a = py::none(),
         "options"_a = std::vector<int64_t>{}, "clusters"_a = std::vector<int>{}, "model"_a = "lsnn",
         "bf16_parts"_a = 0);
   m.def("register_neuron", &lsnn::binding::register_neuron, lsnn::binding::register_neuron_text,

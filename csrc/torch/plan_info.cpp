@@ -47,13 +47,10 @@ Device find_device(const std::optional<std::string>& name) {
                               ", or None for the current device, got '" + *name + "'");
 }
 
-Storage find_storage(const std::string& dtype, const std::string& weights) {
-  if (dtype == "float64" && (weights.empty() || weights == dtype)) return Storage::f64;
-  if (dtype == "float32" && (weights.empty() || weights == dtype)) return Storage::f32;
-  if (dtype == "float32" && weights == "bfloat16") return Storage::f32_bf16;
-  throw std::invalid_argument(
-      "dtype, weights: expected float32 with float32 or bfloat16, or float64 with float64, got '" +
-      dtype + "' with '" + weights + "'");
+Storage find_storage(const std::string& dtype) {
+  if (dtype == "float64") return Storage::f64;
+  if (dtype == "float32") return Storage::f32;
+  throw std::invalid_argument("dtype: expected float32 or float64, got '" + dtype + "'");
 }
 
 // Why a pass was chosen. considered: cycles of each design and of the paper's kernels, or why it is
@@ -105,9 +102,9 @@ py::dict describe(const Pass& chosen, bool forward, const Device& device, const 
                       forward ? &cuda::lsnn_cycles : &cuda::lsnn_backward_cycles);
   for (const Design design : cuda::backward_designs)
     if (!forward || design != Design::cluster)
-      considered[design_names[(int)design]] =
-          cycles_or_why((forward ? &cuda::forward_pass : &cuda::backward_pass)(design, device, l, s),
-                        device, l, s, a, forward ? &cuda::forward_cycles : &cuda::backward_cycles);
+      considered[design_names[(int)design]] = cycles_or_why(
+          (forward ? &cuda::forward_pass : &cuda::backward_pass)(design, device, l, s), device, l,
+          s, a, forward ? &cuda::forward_cycles : &cuda::backward_cycles);
   d["considered"] = considered;
   d["why"] = reason(chosen, l, forward, considered);
   return d;
@@ -130,8 +127,8 @@ py::dict costs() {
 }
 
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
-              const std::string& dtype, const std::string& weights, bool smooth, double spikes,
-              double active, const std::optional<std::string>& device_name, const Ints& options,
+              const std::string& dtype, bool smooth, double spikes, double active,
+              const std::optional<std::string>& device_name, const Ints& options,
               const std::vector<int>& clusters_at_once, const std::string& model,
               int64_t bf16_parts) {
   if (T < 0 || B < 0 || N < 1 || !is_below(most_steps, {T}) || !is_below(most_steps, {B, N}) ||
@@ -148,7 +145,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
     throw std::invalid_argument("clusters: expected at most 3 numbers, of 2, 4 and 8 blocks, got " +
                                 std::to_string(clusters_at_once.size()));
   std::copy(clusters_at_once.begin(), clusters_at_once.end(), device.clusters);
-  const Storage storage = find_storage(dtype, weights);
+  const Storage storage = find_storage(dtype);
   const cuda::Activity activity{spikes, active};
   Layer l{};
   l.T = T;
@@ -185,9 +182,6 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   d["forward"] = describe(p.lsnn ? *p.lsnn : p.forward, true, device, l, storage, activity);
   d["backward"] = describe(p.lsnn_backward ? *p.lsnn_backward : p.backward, false, device, l,
                            storage, activity);
-  // The backward pass may use shorter weights than requested.
-  d["backward weights"] =
-      cuda::backward_storage(device, l, storage) == Storage::f32_bf16 ? "bfloat16" : dtype;
   py::dict tiles;
   const std::string why_not = cuda::no_tensor_cores(device, l, storage);
   tiles["kernels"] = p.tensor_cores ? "tensor cores" : "events";

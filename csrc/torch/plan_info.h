@@ -18,7 +18,7 @@ inline constexpr const char* plan_text =
     "it was selected, and 'considered': for each design, and for the kernels of lsnn, the cycles "
     "per\n"
     "step by rough formulas (not measured, see docs/kernels.md), or why it cannot run.\n\n"
-    "delays: distinct extra delays, ascending. dtype: of the numbers. weights: bfloat16 or dtype.\n"
+    "delays: distinct extra delays, ascending. dtype: of the numbers.\n"
     "spikes, active: expected shares of neurons that fire, and that are active, in a step.\n"
     "device: h100, a100, ... or None for the current device.\n"
     "options: in the order of _C.options; empty: from the environment.\n"
@@ -34,9 +34,8 @@ inline constexpr const char* costs_text =
 py::dict costs();
 
 py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
-              const std::string& dtype, const std::string& weights, bool smooth, double spikes,
-              double active, const std::optional<std::string>& device,
-              const std::vector<int64_t>& options, const std::vector<int>& clusters,
-              const std::string& model, int64_t bf16_parts);
+              const std::string& dtype, bool smooth, double spikes, double active,
+              const std::optional<std::string>& device, const std::vector<int64_t>& options,
+              const std::vector<int>& clusters, const std::string& model, int64_t bf16_parts);
 
 }  // namespace lsnn::binding

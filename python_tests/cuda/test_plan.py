@@ -39,12 +39,6 @@ def test_block_takes_what_shared_memory_holds(device: str, largest: int) -> None
     assert "bytes of shared memory" in str(why)
 
 
-def test_half_the_weight_is_room_for_more_neurons() -> None:
-    wide = plan(100, 1, 320, device="h100")["forward"]["considered"]["block"]
-    narrow = plan(100, 1, 320, device="h100", weights="bfloat16")["forward"]["considered"]["block"]
-    assert isinstance(wide, str) and isinstance(narrow, float)
-
-
 def test_paper_s_layer_on_h100() -> None:
     chosen = plan(784, 256, 220, device="h100")
     for direction, design, items in (("forward", "block", 2), ("backward", "cluster", 8)):
@@ -74,8 +68,7 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
         ({"kernels": "general"}, "the general kernels were requested"),
         ({"model": "eprop"}, "it requires the model lsnn with binary spikes"),
         ({"smooth": True}, "it requires the model lsnn with binary spikes"),
-        ({"dtype": "float64", "N": 100}, "it requires float32 numbers and weights"),
-        ({"weights": "bfloat16"}, "it requires float32 numbers and weights"),
+        ({"dtype": "float64", "N": 100}, "it requires float32 numbers"),
         ({"delays": [0, 3]}, "it requires one delay for all synapses"),
         ({"device": "t4", "N": 100}, "it requires compute capability 8.0"),
         ({"N": 257}, "its warps hold at most 256 neurons"),
@@ -108,7 +101,7 @@ def test_the_paper_s_kernel_with_rows_in_main_memory() -> None:
 
 @pytest.mark.parametrize(("options", "why"), [
     ({}, ""),
-    ({"device": "a100", "weights": "bfloat16", "model": "srnn", "delays": [3]}, ""),
+    ({"device": "a100", "model": "srnn", "delays": [3]}, ""),
     ({"device": "t4"}, "compute capability 8.0"),
     ({"dtype": "float64"}, "they require float32 numbers"),
     ({"delays": [0, 3]}, "one delay"),
@@ -192,8 +185,7 @@ def test_asked_design() -> None:
     ({"delays": []}, r"delays: expected ascending numbers >= 0, got \(\)"),
     ({"delays": [2, 2]}, r"delays: expected ascending .*, got \(2, 2\)"),
     ({"device": "h1000"}, "device: expected one of .*h100.* got 'h1000'"),
-    ({"dtype": "float16"}, "dtype, weights: expected float32"),
-    ({"dtype": "float64", "weights": "bfloat16"}, "dtype, weights: expected float32"),
+    ({"dtype": "float16"}, "dtype: expected float32 or float64, got 'float16'"),
 ])
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -272,10 +264,6 @@ def test_matrices_in_a_block(bf16_parts: int) -> None:
                          ({"device": "t4"}, "it requires compute capability 8.0"),
                          ({"delays": [400]}, "a block needs ")]:
         assert plan(**sizes | changed)["backward"]["considered"][name].startswith(why)
-    # Not in bfloat16 alone, as the general kernels would have the weights of this layer.
-    few: dict[str, Any] = {"T": 1000, "B": 2000, "N": 32, "device": "h100", "bf16_parts": 1}
-    assert plan(**few, kernels="general")["backward weights"] == "bfloat16"
-    assert plan(**few, kernels="matrices")["backward weights"] == "float32"
     asked = plan(**sizes, kernels="matrices", design="block")["backward"]
     assert asked["items of a block"] == 2 and asked["why"] == "matrices were requested"
     assert asked["considered"]["lsnn"] == "matrices were requested"

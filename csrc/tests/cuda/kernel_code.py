@@ -58,8 +58,7 @@ def read(name: str, kernel: Kernel) -> Iterator[str]:
         if not kernel.find(rf"{what}\.E\.128"):
             yield f"{name}: expected {what} of 16 bytes, for numbers of four neurons"
 
-    width = "64" if "bfloat16" in name else "128"
-    row = rf"LDS\.{width}" if name.endswith("true>") else rf"LDG\.E\.{width}\.CONSTANT"
+    row = r"LDS\.128" if name.endswith("true>") else r"LDG\.E\.128\.CONSTANT"
     at_once = 8 if backward else 4
     rows = next((loop for loop in kernel.loops() if len(kernel.find(row, loop)) >= at_once), None)
     if rows is None:

@@ -219,7 +219,7 @@ MUTANTS = [
     Mutant("flags: the first refractory counter unseen", "layout.cuh", "flags |= REFRACTORY;",
            "flags |= 0;", ("any first_r=4",)),
     Mutant("bfloat16: cut off instead of rounded", "../bfloat16.h", "+ 0x7fff +", "+ 0 +",
-           ("any T=20 B=5 N=236",), object="alif_f32_bf16"),
+           ("any T=20 B=5 N=236",)),
     # ---------------------------------------------------------- no weights, a matrix for each delay
     Mutant("no weights: nothing is packed", "layout.cuh", "bool more = true; more;",
            "bool more = l.S > 0; more;", (f"any {ALONE}",)),
@@ -256,7 +256,7 @@ MUTANTS = [
     Mutant("lengths: a row after the last step that is not cleared", "lengths.cuh",
            "if (t < job.p", "if (t <= job.p", (UNEQUAL,)),
     Mutant("lengths: arrays of an odd number of pairs", "lengths.cuh", "rows.bytes % 4 == 0 &&",
-           "", ("any T=20 B=5 N=33 n_ref=0",), object="alif_f32_bf16"),
+           "", ("any T=20 B=5 N=33 n_ref=0",)),
     Mutant("lengths: carried state of a segment not cleared", "lengths.cuh", "4, (int)segment",
            "4, (int)segment - 1", (UNEQUAL_LONG,)),
     Mutant("lengths: those of the first launch for all", "lengths.cuh", "p.lengths[job.first + i]",

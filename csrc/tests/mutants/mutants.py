@@ -34,8 +34,8 @@ EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]
 KERNELS = {
     "plan": "plan.cpp",
     "cycles": "cycles.cpp",
-    **{name: f"{name}.cu" for name in ("alif_f32", "alif_f32_bf16", "alif_f64", "lsnn",
-                                            "spike_product", "linear", "readout")},
+    **{name: f"{name}.cu" for name in ("alif_f32", "alif_f64", "lsnn", "spike_product", "linear",
+                                       "readout")},
 }
 LOOKED_AT = "alif_f32", "lsnn", "spike_product", "linear"  # by sanitizers
 # What is compiled again when a file changes, where it is not only the kernels of float. Those of
