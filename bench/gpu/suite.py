@@ -24,7 +24,7 @@ DESIGNS = ("block", "gather", "step", "cluster")
 # the kernels of the paper's network in the C++ tests: in one block, its rows in shared or in main
 # memory; in a cluster; in both also by matrices in torch's precisions
 LSNN = ("lsnn", "lsnn_gather", "lsnn_block_high", "lsnn_block_medium")
-IN_CLUSTER = ("lsnn_cluster", "lsnn_highest", "lsnn_high", "lsnn_medium")
+IN_CLUSTER = ("lsnn_highest", "lsnn_high", "lsnn_medium")
 ROUTES = (*DESIGNS, *LSNN, *IN_CLUSTER)
 # racecheck is the last and is only noted: it may take a reader that waits for stores from other
 # blocks for a race.

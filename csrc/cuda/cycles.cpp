@@ -46,8 +46,8 @@ double block_matrix_step(const Pass& p) {
 
 // Bytes of dL/dc of an item: each warp of a block loads all of it for its rows, four lanes the
 // same.
-double bytes_of_gradients(const Layer& l, const Pass& p) {
-  return 4.0 * double(words(l.N) * bytes_of_number(Storage::f32) * padded(l.N)) / p.shape.ranks;
+double bytes_of_gradients(const Layer& l) {
+  return 4.0 * double(words(l.N) * bytes_of_number(Storage::f32) * padded(l.N));
 }
 
 // Cycles of a step without its rows. Items of a round overlap; rounds do not.
@@ -57,9 +57,7 @@ double chain(double step, const Load& at, const Pass& p) {
 // Cycles to exchange dL/dc between the blocks of a cluster.
 double exchange(const Load& at, const Layer& l, const Pass& p) {
   const double all = at.items * double(l.N * bytes_of_number(Storage::f32));
-  return p.design == Design::cluster && l.S
-             ? chain(costs.exchange, at, p) + (all - all / p.shape.ranks) / costs.cluster_bytes
-             : 0;
+  return l.S ? chain(costs.exchange, at, p) + (all - all / p.shape.ranks) / costs.cluster_bytes : 0;
 }
 // Cycles of the general kernels. step: without rows.
 double general_cycles(const Device& device, const Layer& l, const Pass& p, const Load& at,
@@ -100,7 +98,7 @@ double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, con
            (p.design == Design::cluster ? matrix_step(l, p) : block_matrix_step(p));
   const Load at = load(device, l, s, p, a.active);
   return chain(costs.lsnn_backward_step, at, p) +
-         (at.bytes + at.items * bytes_of_gradients(l, p)) / costs.shared_bytes + exchange(at, l, p);
+         (at.bytes + at.items * bytes_of_gradients(l)) / costs.shared_bytes;
 }
 
 }  // namespace lsnn::cuda

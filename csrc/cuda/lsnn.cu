@@ -67,9 +67,8 @@ static BackwardKernel matrix_kernel(int64_t N, int parts) {
 }
 
 int64_t lsnn_workspace(const Pass& pass) {
-  const bool by_matrices = pass.design == Design::cluster && pass.shape.parts;
   return pass.blocks * items_of_block(pass.shape) * lsnn_start_numbers *
-         (by_matrices ? threads_of_matrix : pass.shape.threads);
+         (pass.design == Design::cluster ? threads_of_matrix : pass.shape.threads);
 }
 void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* workspace,
                  void* stream) {
@@ -87,11 +86,10 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
                          bytes * general.f.gz_stride_t,
                          bytes * next * general.f.gz_stride_b,
                          bytes * next * l.N};
-  static constexpr BackwardKernel of_block[] = {
-      &lsnn_backward_kernel<1, LsnnBlockGradients>, &lsnn_backward_kernel<2, LsnnBlockGradients>,
-      &lsnn_backward_kernel<3, LsnnBlockGradients>, &lsnn_backward_kernel<4, LsnnBlockGradients>,
-      &lsnn_backward_kernel<5, LsnnBlockGradients>, &lsnn_backward_kernel<6, LsnnBlockGradients>,
-      &lsnn_backward_kernel<7, LsnnBlockGradients>, &lsnn_backward_kernel<8, LsnnBlockGradients>};
+  static constexpr BackwardKernel of_block[] = {&lsnn_backward_kernel<1>, &lsnn_backward_kernel<2>,
+                                                &lsnn_backward_kernel<3>, &lsnn_backward_kernel<4>,
+                                                &lsnn_backward_kernel<5>, &lsnn_backward_kernel<6>,
+                                                &lsnn_backward_kernel<7>, &lsnn_backward_kernel<8>};
   static_assert(std::size(of_block) == most_warps_lsnn_backward);
   static constexpr BackwardKernel of_matrices[][most_parts_of_block] = {
       {&lsnn_block_matrix_kernel<1, 1>, &lsnn_block_matrix_kernel<1, 2>},
@@ -105,9 +103,7 @@ void launch_lsnn(const BackwardJob<float>& general, const Pass& pass, float* wor
   const Shape& shape = pass.shape;
   const int warps = shape.threads / 32;  // of a group
   const BackwardKernel kernel = [&]() -> BackwardKernel {
-    if (pass.design == Design::cluster)
-      return shape.parts ? matrix_kernel(l.N, shape.parts)
-                         : &lsnn_backward_kernel<0, LsnnClusterGradients>;
+    if (pass.design == Design::cluster) return matrix_kernel(l.N, shape.parts);
     return shape.parts ? of_matrices[warps - 1][shape.parts - 1] : of_block[warps - 1];
   }();
   launch(

@@ -1,14 +1,13 @@
 // The backward pass of the paper's network in float32, with one delay and coefficients without
-// gradients, in the designs `block` and `cluster`. The model tests the old membrane, so dL/dc of a
-// step does not depend on dL/dz of that step: it is published before the product that gives dL/dz.
-// One barrier per step, or one wait for the rows of other blocks, orders both.
+// gradients, in the design `block`. The model tests the old membrane, so dL/dc of a step does not
+// depend on dL/dz of that step: it is published before the product that gives dL/dz. One barrier
+// per step orders both.
 //
 // A lane owns a neuron. The rows of a warp's product are those of its own active neurons, unknown
 // to other warps, and sums reach the lanes that own the neurons by a shuffle.
 #pragma once
 #include <algorithm>
 
-#include "cluster_rows.cuh"
 #include "lane_sums.cuh"
 #include "lsnn_replay.cuh"
 #include "lsnn_stream.cuh"
@@ -37,7 +36,7 @@ struct LsnnRows {
 };
 
 // W dL/dc for such rows, by fused multiply-adds. Each lane of a group has `quads` quads of columns
-// of a row; some lanes lack the last one. quads = 0: the number follows from NP at run time.
+// of a row; some lanes lack the last one.
 template <int quads> struct LsnnProduct {
   static constexpr int groups = LsnnRows::groups, lanes = 32 / groups;  // lanes of a group
   static constexpr int most = 4, rows = most * groups;  // summed together by a lane
@@ -74,12 +73,9 @@ template <int quads> struct LsnnProduct {
   }
   template <int n> __device__ __forceinline__ void add(const float* dc, const Quad<uint32_t>& place,
                                                        Sums& sum) const {
-    constexpr bool is_known = quads > 0;
-    // Two at a time do not spill if the number is known only at run time.
-    constexpr int known = quads - 1, alike = is_known ? known - 2 : 2;
+    constexpr int full = quads - 1;
     [[maybe_unused]] constexpr int at_once =
-        (is_known && known < 4) || n == most ? 1 : std::min(alike, most_columns_at_once);
-    const int full = is_known ? known : (NP - 1) / (4 * lanes);
+        full < 4 || n == most ? 1 : std::min(full - 2, most_columns_at_once);
 #pragma unroll at_once
     for (int c = 0; c < full; c++) add_quad<n>(dc, place, c, true, sum);
     add_quad<n>(dc, place, full, column(full) < NP, sum);
@@ -108,72 +104,17 @@ template <int quads> struct LsnnProduct {
   }
 };
 
-// Distributes dL/dc of a step to all warps, in slots of rows [NP]. Steps are numbered from the end,
-// continuing over items: in step n a warp writes a slot, then reads the one written d + 1 steps
-// before.
-//
-// In one block: a barrier ends the step, so the slot that was read may be written next: d + 2 slots
-// suffice.
-struct LsnnBlockGradients {
-  static constexpr bool in_cluster = false;
-  int barrier, threads;
-
-  __device__ __forceinline__ LsnnBlockGradients(const Group& group, const LsnnBackwardShared&,
-                                                const LsnnBackward&)
-      : barrier(group.id + 1),
-        threads(group.threads) {}
-  // After initialization of shared memory.
-  __device__ __forceinline__ void begin() const { __syncthreads(); }
-  __device__ __forceinline__ int word() const { return 0; }  // the first of the block
-  // x: of the lane's neuron
-  __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x) const {
-    if (neuron.is_real) row[neuron.cell.n] = x;
-  }
-  __device__ __forceinline__ void end_step(Where where = Where::current()) const {
-    barrier_sync_aligned(barrier, threads, where);
-  }
-};
-
-// Across a cluster, see cluster_rows.cuh. While a warp in step n reads the slot of n - d - 1,
-// others write at most that of n + 1: d + 3 slots suffice.
-struct LsnnClusterGradients {
-  static constexpr bool in_cluster = true;
-  ClusterRows<2> rows;
-  const int first_word;
-
-  __device__ __forceinline__ LsnnClusterGradients(const Group& group,
-                                                  const LsnnBackwardShared& shared,
-                                                  const LsnnBackward& job)
-      : rows(shared.mbarriers + 2 * group.id, group, job.f.layer, job.shape,
-             4 * padded(job.f.layer.N)),
-        first_word(Slice(job.f.layer.N, job.shape.ranks, (int)cluster_rank()).word) {}
-  __device__ __forceinline__ void begin() const { cluster_sync(); }
-  __device__ __forceinline__ int word() const { return first_word; }
-  // Eight lanes send the quads of the warp to a block, so a warp serves four blocks at a time.
-  __device__ __forceinline__ void publish(float* row, const LsnnNeuron& neuron, float x) const {
-    rows.begin_step();
-    const unsigned lane = threadIdx.x % 32, column = lane % 8 * 4;
-    float quad[4];
-#pragma unroll
-    for (unsigned q = 0; q < 4; q++)
-      quad[q] = __shfl_sync(~0u, neuron.is_real ? x : 0.f, column + q);
-    const int first = neuron.first_of_warp() + (int)column;
-    if (first < rows.NP) rows.send(row + first, quad, (int)lane / 8, 4);
-  }
-  __device__ __forceinline__ void end_step(Where where = Where::current()) {
-    rows.end_step(where);
-    warp_barrier(where);  // for lists, which lanes write for others
-  }
-};
-
-template <int quads, class Gradients> struct LsnnBackwardGroup {
+template <int quads> struct LsnnBackwardGroup {
   using Sums = typename LsnnProduct<quads>::Sums;
   const LsnnBackward& job;
   const Group group;
   const LsnnProduct<quads> product;
   float* const record;  // [stages_of_record,2,threads]
   float* const a;  // [steps_of_replay,threads]
-  float* const dc;  // [slots,NP]
+  // [slots,NP] Steps are numbered from the end, continuing over items: in step n a warp writes a
+  // slot, then reads the one written d + 1 steps before. A barrier ends the step, so the slot that
+  // was read may be written next: d + 2 slots suffice.
+  float* const dc;
   uint32_t* const lists;  // [2,threads]
 
   // Two buffers: the list of the next step is written while that of this step is read.
@@ -184,22 +125,23 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
   __device__ __forceinline__ int slot_before(int slot) const {
     return (slot == 0 ? job.shape.slots * product.NP : slot) - product.NP;
   }
+  __device__ __forceinline__ void end_step(Where where = Where::current()) const {
+    barrier_sync_aligned(group.id + 1, group.threads, where);
+  }
   // written: slot for dL/dc of the next step.
-  __device__ __forceinline__ void item(int64_t b, Gradients& gradients, int& written) const {
+  __device__ __forceinline__ void item(int64_t b, int& written) const {
     const BackwardArgs& f = job.f;
     const Layer& l = f.layer;
     const int length = job.p.length(l, b), NP = product.NP, thread = opaque(group.thread);
     const int end = length - 1 - job.delay;  // spikes of steps t < end reach other neurons
-    const LsnnNeuron neuron(job, b, 32 * gradients.word() + thread);
+    const LsnnNeuron neuron(job, b, thread);
     const Coefs<float>& k = neuron.k;
     const int64_t at = neuron.at(job);
     Adjoint<float> d{neuron.load(f.glast.v, at), neuron.load(f.glast.a, at),
                      neuron.load(f.glast.i, at), 0.f};
     LsnnRows rows{};
     // dL/dc that the product reads
-    auto read = [&] {
-      return dc + slot_before(Gradients::in_cluster ? slot_before(written) : written);
-    };
+    auto read = [&] { return dc + slot_before(written); };
     // dL/dz of the last state, for step t >= end
     auto last_z = [&](int t) {
       return neuron.load(f.glast.z, neuron.at(job) + (end + job.delay - t) * job.row);
@@ -237,7 +179,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
         next--;
       };
       StageRing<stages_of_record> stages(record + thread, 2 * group.threads, copy);
-      LsnnReplay replayed{job, neuron, group, gradients.word() + group.warp(), a + thread, length};
+      LsnnReplay replayed{job, neuron, group, group.warp(), a + thread, length};
       // State before a step, and dL/dz from outside; 0 without it.
       Carry<float> before;
       float gz;
@@ -272,8 +214,10 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
       for (int t = length - 1; t >= 0; t--) {
         const Quad<uint32_t> places = rows.places(product.lane, 0);
         const float dc_of_step = current_adjoint(k, d.v, d.i);
-        gradients.publish(dc + written, neuron, dc_of_step);
-        if (neuron.is_real) *gx = dc_of_step;
+        if (neuron.is_real) {
+          dc[written + neuron.cell.n] = dc_of_step;
+          *gx = dc_of_step;
+        }
         gx = reinterpret_cast<float*>(reinterpret_cast<char*>(gx) - job.row_bytes);
         if (LsnnReplay::is_due(t) && t > 0) [[unlikely]]
           prepare(t);
@@ -295,7 +239,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
           }
         make_rows(t - 1);
         written = slot_before(written);
-        gradients.end_step();
+        end_step();
       }
     }
     const int64_t first = neuron.at(job);
@@ -320,11 +264,7 @@ template <int quads, class Gradients> struct LsnnBackwardGroup {
   }
 };
 
-template <class Gradients> constexpr int most_threads_of(int quads) {
-  return Gradients::in_cluster ? most_threads_lsnn_cluster : whole_groups_lsnn_backward(quads);
-}
-template <int quads, class Gradients>
-__global__ void __launch_bounds__(most_threads_of<Gradients>(quads), 1)
+template <int quads> __global__ void __launch_bounds__(whole_groups_lsnn_backward(quads), 1)
     lsnn_backward_kernel(LsnnBackward job) {
   if (wrong_kernel<PaperSpec>(job.both, *job.p.flags)) return;
   const Layer& l = job.f.layer;
@@ -333,17 +273,14 @@ __global__ void __launch_bounds__(most_threads_of<Gradients>(quads), 1)
   Arena arena(shared_memory());
   const LsnnBackwardShared shared(arena, l, shape);
   const int N = (int)l.N, NP = (int)padded(l.N);
-  Gradients gradients(group, shared, job);
-  const int first = 32 * gradients.word();
-  copy_columns(shared.w, (const float*)job.p.w + (int64_t)first * NP,
-               std::min(N - first, shared.rows), NP, 0, NP);
+  copy_columns(shared.w, (const float*)job.p.w, N, NP, 0, NP);
   // Padding of dL/dc must be finite, as its weights are 0; a list may be read beyond its end.
   for (int i = threadIdx.x; i < shape.groups * shape.slots * NP; i += blockDim.x)
     shared.dc[i] = 0.f;
   for (int i = threadIdx.x; i < shape.groups * 2 * shape.threads; i += blockDim.x)
     shared.list[i] = 0;
-  gradients.begin();
-  const LsnnBackwardGroup<quads, Gradients> backward{
+  __syncthreads();
+  const LsnnBackwardGroup<quads> backward{
       job,
       group,
       LsnnProduct<quads>(shared.w, NP, threadIdx.x % 32),
@@ -353,10 +290,7 @@ __global__ void __launch_bounds__(most_threads_of<Gradients>(quads), 1)
       shared.list + group.id * 2 * shape.threads};
   const Share share = Share::mine(shape, group);
   int written = 0;
-  // Warps without neurons send nothing and leave.
-  const bool some = gradients.word() + group.warp() < (int)words(l.N);
-  for (int64_t b = share.first; b < l.B && some; b += share.step)
-    backward.item(b, gradients, written);
+  for (int64_t b = share.first; b < l.B; b += share.step) backward.item(b, written);
 }
 
 }  // namespace lsnn::cuda

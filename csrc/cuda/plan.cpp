@@ -131,9 +131,9 @@ std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_
 }
 // more: arguments of Shared after the shape.
 template <class Shared, class... More>
-Possible lsnn_sequence(Design design, const Device& device, const Layer& l, int ranks,
-                       Threads limit, int64_t slots, More... more) {
-  return sequence_pass(design, device, l, ranks, limit, slots, [&](const Shape& shape) {
+Possible lsnn_sequence(Design design, const Device& device, const Layer& l, Threads limit,
+                       int64_t slots, More... more) {
+  return sequence_pass(design, device, l, 1, limit, slots, [&](const Shape& shape) {
     Arena counted;
     Shared(counted, l, shape, more...);
     return counted.used;
@@ -144,8 +144,7 @@ Possible lsnn_forward_pass(Design design, const Device& device, const Layer& l, 
   const std::string refused =
       lsnn_refuses(device, l, s, 128 * (in_shared ? most_warps_lsnn : most_warps_lsnn_gather));
   if (!refused.empty()) return impossible(refused);
-  return lsnn_sequence<LsnnShared>(design, device, l, 1, {most_threads_lsnn, 0}, l.D + 1,
-                                   in_shared);
+  return lsnn_sequence<LsnnShared>(design, device, l, {most_threads_lsnn, 0}, l.D + 1, in_shared);
 }
 }  // namespace
 
@@ -158,8 +157,7 @@ Possible lsnn_forward_gather_pass(const Device& device, const Layer& l, Storage 
 namespace {
 // The same for the backward kernels. parts: of a factor, for kernels by matrices, else 0.
 std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage s,
-                                  int64_t most_neurons, bool in_cluster, int parts) {
-  if (in_cluster && device.most_ranks < 2) return "the GPU has no clusters";
+                                  int64_t most_neurons, int parts) {
   if (l.options.kernels == Kernels::matrices && !parts) return "matrices were requested";
   if (l.options.kernels == Kernels::rows && parts) return "rows of active neurons were requested";
   if (parts && parts < l.bf16_parts && l.options.kernels != Kernels::matrices)
@@ -168,19 +166,6 @@ std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage 
   return refused.empty() && l.surrogate != PaperSpec::surrogate
              ? "it requires the surrogate triangle"
              : refused;
-}
-// The pass with the number of blocks that costs least.
-template <class PassOf> Possible lsnn_in_cluster(const Device& device, const Layer& l, Storage s,
-                                                 const PassOf& pass_of) {
-  Possible best = impossible("a cluster needs at least two words of 32 neurons");
-  for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
-    const Possible p = pass_of(ranks);
-    auto cycles = [&](const Possible& of) {
-      return lsnn_backward_cycles(device, l, s, of.pass, {});
-    };
-    if (!best.yes || (p.yes && cycles(p) < cycles(best))) best = p;
-  }
-  return best;
 }
 // A pass by matrices; sets the shared memory and the blocks, at most one for each SM.
 template <class Shared> Possible matrix_pass(const Device& device, const Layer& l, Pass pass) {
@@ -195,28 +180,18 @@ template <class Shared> Possible matrix_pass(const Device& device, const Layer& 
 }  // namespace
 
 Possible lsnn_backward_block_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused =
-      lsnn_backward_refuses(device, l, s, 32 * most_warps_lsnn_backward, false, 0);
+  const std::string refused = lsnn_backward_refuses(device, l, s, 32 * most_warps_lsnn_backward, 0);
   if (!refused.empty()) return impossible(refused);
-  return lsnn_sequence<LsnnBackwardShared>(Design::block, device, l, 1,
+  return lsnn_sequence<LsnnBackwardShared>(Design::block, device, l,
                                            {most_threads_lsnn_backward, 0, 1}, l.D + 1);
 }
-Possible lsnn_backward_cluster_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused =
-      lsnn_backward_refuses(device, l, s, most_threads_lsnn_cluster * device.most_ranks, true, 0);
-  if (!refused.empty()) return impossible(refused);
-  return lsnn_in_cluster(device, l, s, [&](int ranks) {
-    return lsnn_sequence<LsnnBackwardShared>(Design::cluster, device, l, ranks,
-                                             {most_threads_lsnn_cluster, 0, 1}, l.D + 2);
-  });
-}
 Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage s) {
+  if (device.most_ranks < 2) return impossible("the GPU has no clusters");
   const int most_words =
       std::min(most_words_matrix * device.most_ranks, most_words_of_parts(l.bf16_parts));
-  const std::string refused =
-      lsnn_backward_refuses(device, l, s, 32 * most_words, true, l.bf16_parts);
+  const std::string refused = lsnn_backward_refuses(device, l, s, 32 * most_words, l.bf16_parts);
   if (!refused.empty()) return impossible(refused);
-  return lsnn_in_cluster(device, l, s, [&](int ranks) {
+  auto pass_of = [&](int ranks) {
     const int words_of_block = Slice(l.N, ranks, 0).words;
     if (words_of_block > most_words_matrix)
       return impossible("a block holds at most " + std::to_string(32 * most_words_matrix) +
@@ -226,12 +201,20 @@ Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage
     p.shape.parts = l.bf16_parts;
     p.shape.items = pairs_of_lane;
     return matrix_pass<LsnnMatrixShared>(device, l, p);
-  });
+  };
+  auto cycles = [&](const Possible& of) { return lsnn_backward_cycles(device, l, s, of.pass, {}); };
+  // The number of blocks that costs least.
+  Possible best = impossible("a cluster needs at least two words of 32 neurons");
+  for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
+    const Possible p = pass_of(ranks);
+    if (!best.yes || (p.yes && cycles(p) < cycles(best))) best = p;
+  }
+  return best;
 }
 Possible lsnn_backward_block_matrix_pass(const Device& device, const Layer& l, Storage s) {
   const int parts = std::min(l.bf16_parts, most_parts_of_block);
   const std::string refused =
-      lsnn_backward_refuses(device, l, s, 32 * most_warps_block_matrix, false, parts);
+      lsnn_backward_refuses(device, l, s, 32 * most_warps_block_matrix, parts);
   if (!refused.empty()) return impossible(refused);
   Pass p{Design::block, 1, {1, int(32 * words(l.N)), 1, int(l.D + 1)}, 0, 0};
   p.shape.parts = parts;

@@ -123,12 +123,10 @@ Possible lsnn_forward_gather_pass(const Device&, const Layer& l, Storage);
 inline constexpr LsnnKernel lsnn_forward_kernels[] = {{"lsnn", &lsnn_forward_block_pass},
                                                       {"lsnn, gather", &lsnn_forward_gather_pass}};
 Possible lsnn_backward_block_pass(const Device&, const Layer& l, Storage);
-Possible lsnn_backward_cluster_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_matrix_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_backward_block_matrix_pass(const Device&, const Layer& l, Storage);
 inline constexpr LsnnKernel lsnn_backward_kernels[] = {
     {"lsnn", &lsnn_backward_block_pass},
-    {"lsnn, cluster", &lsnn_backward_cluster_pass},
     {"lsnn, matrices", &lsnn_backward_matrix_pass},
     {"lsnn, matrices in a block", &lsnn_backward_block_matrix_pass}};
 

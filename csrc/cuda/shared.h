@@ -81,7 +81,6 @@ struct LsnnShared {
 // Of the kernel in lsnn_backward.cuh.
 inline constexpr int most_threads_lsnn_backward = 480;  // a group needs one of 15 barriers
 inline constexpr int most_warps_lsnn_backward = 8;  // of a group
-inline constexpr int most_threads_lsnn_cluster = 512;  // of which each has 128 registers
 // Threads of all groups of `warps` warps that fit in a block.
 constexpr int whole_groups_lsnn_backward(int warps) {
   return most_threads_lsnn_backward / (32 * warps) * 32 * warps;
@@ -90,24 +89,19 @@ inline constexpr int stages_of_record = 4;  // steps that are loaded or in fligh
 inline constexpr int steps_of_replay = 8;  // whose adaptation is stored; divides segment
 
 struct LsnnBackwardShared {
-  int rows;  // of weights: those of the block's own neurons
-  float* w;  // [rows,NP]
+  float* w;  // [N,NP]
   float* record;  // [groups,stages,2,threads] y of the step before, dL/dz of the step
   float* a;  // [groups,steps_of_replay,threads] adaptation before the steps
   float* dc;  // [groups,slots,NP]
   uint32_t* list;  // [groups,2,threads] of each warp
-  uint64_t* mbarriers;  // [groups,2] in a cluster
 
   LSNN_METHOD LsnnBackwardShared(Arena& m, const Layer& l, const Shape& shape) {
     const int64_t NP = padded(l.N), threads = (int64_t)shape.groups * shape.threads;
-    const int width = Slice(l.N, shape.ranks, 0).width;
-    rows = width < l.N ? width : (int)l.N;
-    w = m.take<float>(rows * NP);
+    w = m.take<float>(l.N * NP);
     record = m.take<float>(threads * stages_of_record * 2);
     a = m.take<float>(threads * steps_of_replay);
     dc = m.take<float>((int64_t)shape.groups * shape.slots * NP);
     list = m.take<uint32_t>(threads * 2);
-    mbarriers = m.take<uint64_t>(shape.ranks > 1 ? shape.groups * 2 : 0);
   }
 };
 

@@ -21,8 +21,8 @@ _PROJECTIONS = {"fused": "inside the operator, event by event",
 # what by_lsnn of csrc/cuda/plan.h and the kernels themselves look at
 _GENERAL = " (general ones with traces, learned coefficients, bfloat16, sigma, p or eta)"
 # of the kernels of the paper's network, by their names in plan.h
-_DESIGNS = {"lsnn": "block", "lsnn, gather": "gather", "lsnn, cluster": "cluster",
-            "lsnn, matrices": "cluster", "lsnn, matrices in a block": "block"}
+_DESIGNS = {"lsnn": "block", "lsnn, gather": "gather", "lsnn, matrices": "cluster",
+            "lsnn, matrices in a block": "block"}
 _PRODUCTS = {"dense": "dense", "active": "active rows", "sparse": "sparse"}
 
 

@@ -27,7 +27,6 @@ inline constexpr Route routes[] = {
     {"step", Design::step, Kernels::general},
     {"lsnn", Design::block, Kernels::rows},
     {"lsnn_gather", Design::gather, Kernels::rows},
-    {"lsnn_cluster", Design::cluster, Kernels::rows},
     {"lsnn_block_high", Design::block, Kernels::matrices, 2},
     {"lsnn_block_medium", Design::block, Kernels::matrices, 1},
     {"lsnn_highest", Design::cluster, Kernels::matrices, exact_parts},

@@ -171,6 +171,7 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
       check_ends("gradients", got);
       check_close("gradients", got, twin, sizeof(T) == 4 ? routes[d].tolerance() : 1e-11);
       if (routes[d].is_exact() && !save_bf16) {  // only sums round, as with rows of active neurons
+        layer.options.design = Design::automatic;
         layer.options.kernels = lsnn::Kernels::rows;
         const Kernels<T> rows{cuda::choose(device, layer, storage, {})};
         const Run<T> by_rows(wanted, z);

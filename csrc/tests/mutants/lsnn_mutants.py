@@ -5,9 +5,6 @@ from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
 LSNN, LSNN_WARP = "lsnn T=20 B=5 N=129 n_ref=2", "lsnn T=20 B=5 N=33 n_ref=2"
 LSNN_LONG, LSNN_DELAYED = "lsnn T=260 B=9 N=32 n_ref=2", "lsnn T=60 B=3 N=34"
 LSNN_GROUPS = "lsnn T=17 B=9 N=220"  # several items to a block, of several warps each
-LSNN_CLUSTER, LSNN_CLUSTER_DELAYED = (
-    f"lsnn_cluster {case}" for case in ("T=20 B=5 N=129 n_ref=2", "T=6 B=33 N=33"))
-LSNN_IDLE_RANK = "lsnn_cluster T=20 B=5 N=257"  # and a warp without neurons
 # By matrices: factors of three bfloat16 numbers, two or one.
 HIGHEST, HIGHEST_BEYOND = "lsnn_highest T=20 B=5 N=127 n_ref=2", "lsnn_highest T=20 B=5 N=257"
 HIGH, MEDIUM = "lsnn_high T=20 B=5 N=129 n_ref=2", "lsnn_medium T=20 B=9 N=40 n_ref=1"
@@ -109,8 +106,8 @@ LSNN_MUTANTS = [
     Mutant("lsnn: the general kernel does not run although no flag allows to skip it",
            "launch.cuh", "{all.paper && !lsnn, all.general}",
            "{all.paper && !lsnn, all.general && !lsnn}", ("lsnn first_r=4",)),
-    of_lsnn_backward("no barrier after a step", "barrier_sync_aligned(barrier, threads, where);",
-                     ";"),
+    of_lsnn_backward("no barrier after a step",
+                     "barrier_sync_aligned(group.id + 1, group.threads, where);", ";"),
     of_lsnn_backward("dL/dc of the step that is made", "return dc + slot_before(",
                      "return dc + written + 0 * ("),
     of_lsnn_backward("a slot of dL/dc too few", "job.shape.slots * product.NP",
@@ -141,33 +138,13 @@ LSNN_MUTANTS = [
     of_lsnn_backward("the lists of all groups in one place",
                      "shared.list + group.id * 2 * shape.threads", "shared.list", LSNN_GROUPS,
                      THREAD),
-    of_lsnn_backward("one barrier for all groups", "barrier(group.id + 1)",
-                     "barrier(1)", "lsnn T=40 B=9 N=70 n_ref=1"),
+    of_lsnn_backward("one barrier for all groups", "aligned(group.id + 1,", "aligned(1,",
+                     "lsnn T=40 B=9 N=70 n_ref=1"),
     of_lsnn_backward("no barrier before the next item's lists",
                      "warp_barrier(Where::current());  // before", "// before", LSNN_GROUPS,
                      THREAD),
-    of_lsnn_backward("cluster: dL/dc of another step", "in_cluster ? slot_before(written)",
-                     "in_cluster ? written", LSNN_CLUSTER),
-    of_lsnn_backward("cluster: the other blocks are not there yet", "{ cluster_sync(); }",
-                     "{ __syncthreads(); }", LSNN_CLUSTER),
-    of_lsnn_backward("cluster: no barrier before lists are read",
-                     "warp_barrier(where);  // for lists", "// for lists", LSNN_CLUSTER, THREAD),
-    of_lsnn_backward("cluster: the weights of the first block", "(int64_t)first * NP,", "0 * NP,",
-                     LSNN_CLUSTER),
-    of_lsnn_backward("cluster: the bits of the first block",
-                     "gradients.word() + group.warp(), a + thread", "group.warp(), a + thread",
-                     LSNN_CLUSTER),
-    of_lsnn_backward("cluster: a warp without neurons works",
-                     "gradients.word() + group.warp() < (int)words(l.N)", "true", LSNN_IDLE_RANK),
-    of_lsnn_backward("cluster: the barriers of all groups in one place",
-                     "shared.mbarriers + 2 * group.id", "shared.mbarriers",
-                     LSNN_CLUSTER),
-    of_lsnn_backward("cluster: quads of another warp", "column + q);", "column / 2 + q);",
-                     LSNN_CLUSTER),
-    of_lsnn_backward("cluster: the past spikes take the slots of steps", "written = next;", "",
-                     LSNN_CLUSTER_DELAYED),
-    Mutant("lsnn: backward, cluster: a slot less", "plan.cpp", "0, 1}, l.D + 2)", "0, 1}, l.D + 1)",
-           (LSNN_CLUSTER,)),
+    of_lsnn_backward("the past spikes take the slots of steps", "written = next;", "",
+                     "lsnn T=6 B=33 N=33", THREAD),
     of_matrix("the first part of W alone", "const int at = left * tiles + tile;",
               "const int at = 0 * left + tile;"),
     of_matrix("the first part of dL/dc alone", "part, unit[of].of);", "part, unit[0].of);"),
@@ -210,7 +187,8 @@ LSNN_MUTANTS = [
     of_matrix("the rows of the first block", "row = 32 * word + side", "row = side"),
     of_items("the second item of a lane is the first", "item * job.shape.groups", "0 * item",
              MEDIUM),
-    of_matrix("starts of half of a group", "by_matrices ? threads_of", "false ? threads_of",
+    of_matrix("starts of half of a group", "pass.design == Design::cluster ? threads_of",
+              "false ? threads_of",
               HIGH_ROUNDS, ADDRESS, "lsnn.cu"),
     of_matrix("the sums of the first item", "(group.id + item * groups) * rows_of_sum",
               "group.id * rows_of_sum", MEDIUM),
