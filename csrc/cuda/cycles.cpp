@@ -25,7 +25,7 @@ double rounds_of(const Device& device, const Layer& l, const Pass& p) {
 // Cycles of a round in a cluster, for all warps of a block. Transfers between blocks overlap most
 // of a step.
 double matrix_step(const Layer& l, const Pass& p) {
-  const int parts = p.shape.parts, of_kernel = words_of_kernel(l.N);
+  const int parts = p.shape.parts, of_kernel = words_of_kernel(l.N, parts);
   const double words_of_block = p.shape.threads / 32.0;
   const int products = of_kernel * parts * (parts + 1) / 2,
             in_shared = of_kernel * parts - held_fragments(of_kernel, parts);

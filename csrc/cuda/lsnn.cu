@@ -42,28 +42,21 @@ void launch_lsnn(const ForwardJob<float>& general, const Pass& pass, void* strea
   });
 }
 
-// Kernels by matrices in a cluster for a number of words, by the parts of a factor.
+// The kernel by matrices in a cluster for a layer.
 using BackwardKernel = void (*)(LsnnBackward);
-struct MatrixKernels {
-  int words;
-  BackwardKernel by_parts[exact_parts];
-};
-template <int words, int parts> static constexpr BackwardKernel matrix_kernel_if_it_fits() {
-  if constexpr (words <= most_words_of_parts(parts)) return &lsnn_matrix_kernel<words, parts>;
-  else return nullptr;
+template <int parts> static BackwardKernel matrix_kernel_of(int64_t N) {
+  constexpr int most = most_words_of_parts(parts);
+  switch (words_of_kernel(N, parts)) {
+    case 4: return &lsnn_matrix_kernel<4, parts>;
+    case 7: return &lsnn_matrix_kernel<7, parts>;
+    case 8: return &lsnn_matrix_kernel<8, parts>;
+    default: return &lsnn_matrix_kernel<most, parts>;
+  }
 }
-template <int words> static constexpr MatrixKernels matrix_kernels{
-    words,
-    {matrix_kernel_if_it_fits<words, 1>(), matrix_kernel_if_it_fits<words, 2>(),
-     matrix_kernel_if_it_fits<words, 3>()}};
 static BackwardKernel matrix_kernel(int64_t N, int parts) {
-  static constexpr MatrixKernels all[] = {
-      matrix_kernels<2>,  matrix_kernels<3>,  matrix_kernels<4>, matrix_kernels<5>,
-      matrix_kernels<6>,  matrix_kernels<7>,  matrix_kernels<8>, matrix_kernels<10>,
-      matrix_kernels<12>, matrix_kernels<14>, matrix_kernels<16>};
-  const MatrixKernels* found = all;
-  while (found->words != words_of_kernel(N)) found++;
-  return found->by_parts[parts - 1];
+  return parts == 1   ? matrix_kernel_of<1>(N)
+         : parts == 2 ? matrix_kernel_of<2>(N)
+                      : matrix_kernel_of<exact_parts>(N);
 }
 
 int64_t lsnn_workspace(const Pass& pass) {

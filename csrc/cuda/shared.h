@@ -123,10 +123,10 @@ inline constexpr int shares_of_sum = 2;  // of the columns: warps whose partial 
 inline constexpr int words_of_unit = 4;  // one part of dL/dc of eight adjacent neurons
 // Of a layer; limited by shared memory with three parts.
 constexpr int most_words_of_parts(int parts) { return parts < 3 ? 16 : 14; }
-// Of the kernel for a layer, which may be for more words.
-LSNN_INLINE int words_of_kernel(int64_t N) {
+// Of the kernel for a layer, which may be for more words; 7 is the paper's network.
+LSNN_INLINE int words_of_kernel(int64_t N, int parts) {
   const int all = (int)words(N);
-  return all < 2 ? 2 : all <= 8 ? all : (all + 1) / 2 * 2;
+  return all <= 4 ? 4 : all <= 7 ? 7 : all <= 8 ? 8 : most_words_of_parts(parts);
 }
 // Of a warp's fragments, parts x words, those in registers; the others are in shared memory.
 constexpr int held_fragments(int of_kernel, int parts) {
@@ -152,7 +152,7 @@ struct LsnnMatrixShared {
   uint64_t* mbarriers;  // [barriers_of_matrix]
 
   LSNN_METHOD LsnnMatrixShared(Arena& m, const Layer& l, const Shape& shape) {
-    const int of_kernel = words_of_kernel(l.N), words_of_block = shape.threads / 32;
+    const int of_kernel = words_of_kernel(l.N, shape.parts), words_of_block = shape.threads / 32;
     const int64_t pairs = columns_of_mma * threads_of_matrix;
     w = m.take<uint32_t>((int64_t)groups_of_matrix * words_of_block * words_of_fragment *
                          (of_kernel * shape.parts - held_fragments(of_kernel, shape.parts)));
