@@ -76,7 +76,7 @@ struct Plan {
   Pass forward, backward;
   WeightTiles tiles;  // of the weight gradient
   HostCoefficients host = {};
-  // Of the kernels of lsnn_forward.cuh and lsnn_backward.cuh, if they need fewer cycles. `forward`
+  // Of the kernels of lsnn_forward.cuh and lsnn_backward.cuh, if they cost less. `forward`
   // and `backward` are for the general kernels: for calls that by_lsnn() refuses, or whose
   // coefficients the host does not know.
   std::optional<Pass> lsnn = std::nullopt, lsnn_backward = std::nullopt;
@@ -143,11 +143,11 @@ SpikeTiles spike_tiles(const Device&, int64_t M, int64_t N, int64_t K);
 // Why tensor cores cannot compute the weight gradient; empty if they can.
 std::string no_tensor_cores(const Device&, const Layer& l, Storage);
 
-// Cycles of a step of the busiest SM, by rough formulas that only rank the designs. The model of
-// docs/kernels.md is finer; neither is a measurement.
-double forward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
-double lsnn_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
-double backward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
-double lsnn_backward_cycles(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+// Relative costs of a step by rough formulas, which rank the kernels and predict no time: no GPU
+// has confirmed them.
+double forward_cost(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+double lsnn_cost(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+double backward_cost(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+double lsnn_backward_cost(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 
 }  // namespace lsnn::cuda

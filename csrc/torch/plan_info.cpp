@@ -53,8 +53,8 @@ Storage find_storage(const std::string& dtype) {
   throw std::invalid_argument("dtype: expected float32 or float64, got '" + dtype + "'");
 }
 
-// Why a pass was chosen. considered: cycles of each design and of the paper's kernels, or why it is
-// impossible.
+// Why a pass was chosen. considered: the cost of each design and of the paper's kernels, or why it
+// is impossible.
 std::string reason(const Pass& pass, const Layer& l, bool forward, const py::dict& considered) {
   const char* chosen = name_of(pass);
   if (pass.shape.parts && l.options.kernels == Kernels::matrices) return "matrices were requested";
@@ -70,15 +70,15 @@ std::string reason(const Pass& pass, const Layer& l, bool forward, const py::dic
       others += (others.empty() ? " before " : ", ") + name + " with " +
                 std::to_string((int64_t)py::cast<double>(found));
   }
-  const auto cycles = (int64_t)py::cast<double>(considered[chosen]);
-  return "fewest cycles per step by the formulas, " + std::to_string(cycles) + others + impossible;
+  const auto cost = (int64_t)py::cast<double>(considered[chosen]);
+  return "lowest cost by the formulas, " + std::to_string(cost) + others + impossible;
 }
 
-py::object cycles_or_why(const cuda::Possible& p, const Device& device, const Layer& l, Storage s,
-                         const cuda::Activity& a,
-                         double (*cycles)(const Device&, const Layer&, Storage, const Pass&,
-                                          const cuda::Activity&)) {
-  if (p.yes) return py::float_(cycles(device, l, s, p.pass, a));
+py::object cost_or_why(const cuda::Possible& p, const Device& device, const Layer& l, Storage s,
+                       const cuda::Activity& a,
+                       double (*cost)(const Device&, const Layer&, Storage, const Pass&,
+                                      const cuda::Activity&)) {
+  if (p.yes) return py::float_(cost(device, l, s, p.pass, a));
   return py::str(p.why);
 }
 
@@ -97,14 +97,13 @@ py::dict describe(const Pass& chosen, bool forward, const Device& device, const 
       forward ? std::span<const cuda::LsnnKernel>(cuda::lsnn_forward_kernels)
               : std::span<const cuda::LsnnKernel>(cuda::lsnn_backward_kernels);
   for (const cuda::LsnnKernel& kernel : kernels)
-    considered[kernel.name] =
-        cycles_or_why(kernel.pass(device, l, s), device, l, s, a,
-                      forward ? &cuda::lsnn_cycles : &cuda::lsnn_backward_cycles);
+    considered[kernel.name] = cost_or_why(kernel.pass(device, l, s), device, l, s, a,
+                                          forward ? &cuda::lsnn_cost : &cuda::lsnn_backward_cost);
   for (const Design design : cuda::backward_designs)
     if (!forward || design != Design::cluster)
-      considered[design_names[(int)design]] = cycles_or_why(
-          (forward ? &cuda::forward_pass : &cuda::backward_pass)(design, device, l, s), device, l,
-          s, a, forward ? &cuda::forward_cycles : &cuda::backward_cycles);
+      considered[design_names[(int)design]] =
+          cost_or_why((forward ? &cuda::forward_pass : &cuda::backward_pass)(design, device, l, s),
+                      device, l, s, a, forward ? &cuda::forward_cost : &cuda::backward_cost);
   d["considered"] = considered;
   d["why"] = reason(chosen, l, forward, considered);
   return d;

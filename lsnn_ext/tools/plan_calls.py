@@ -215,11 +215,11 @@ class Calls:
 
 
 def _name_kernel(way: Mapping[str, Any]) -> str:
-    """The name in plan.h of the chosen kernel: of those of its design, that with the fewest
-    cycles."""
-    cycles = {name: found for name, found in way["considered"].items()
-              if _DESIGNS.get(name) == way["design"] and isinstance(found, float)}
-    return min(cycles, key=lambda name: cycles[name])
+    """The name in plan.h of the chosen kernel: of those of its design, that with the lowest
+    cost."""
+    costs = {name: found for name, found in way["considered"].items()
+             if _DESIGNS.get(name) == way["design"] and isinstance(found, float)}
+    return min(costs, key=lambda name: costs[name])
 
 
 def _layer_of(parameter: str) -> str:

@@ -1,17 +1,31 @@
-"""Reads machine code as nvdisasm prints it: instructions, loops, and paths through a step."""
-import heapq
+"""Reads machine code as nvdisasm prints it: instructions, loops, loops that load serially."""
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+REGISTER = re.compile(r"\bR(\d+)")
+NEAR = 10  # instructions from a load to its first use that hide none of its latency
 
 
 class Instruction(NamedTuple):
     predicated: bool
     name: str          # with its dots
     target: int | None  # of a branch, as an index
-    control: int = 0   # what the compiler tells the hardware of it, see chain.py
+    operands: str = ""
+
+    def read(self) -> set[int]:
+        """Registers that it reads; of several adjacent ones the first."""
+        first, _, others = self.operands.partition(",")
+        of_store = self.name.startswith(("ST", "RED", "ATOM"))
+        return {int(number) for number in REGISTER.findall(first * of_store + "," + others)}
+
+    def loaded(self) -> set[int]:
+        """Registers that a load writes."""
+        found = REGISTER.match(self.operands)
+        width = 4 if ".128" in self.name else 2 if ".64" in self.name else 1
+        return {int(found[1]) + i for i in range(width)} if found else set()
 
 
 class Loop(NamedTuple):
@@ -23,30 +37,26 @@ class Loop(NamedTuple):
         return self.last - self.first + 1
 
 
-Wanted = Callable[[int], bool]  # of an instruction's index
-
-
 class Kernel:
     def __init__(self, text: str) -> None:
         labels: dict[str, int] = {}
-        lines: list[tuple[str, str, int]] = []
+        lines: list[tuple[str, str]] = []
         for line in text.splitlines():
             if label := re.match(r"(\.L_x_\d+):", line):
                 labels[label[1]] = len(lines)
             elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?(.*?)\s*;", line):
-                lines.append((found[1] or "", found[2], 0))
-            elif (upper := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/", line)) and lines:
-                lines[-1] = (*lines[-1][:2], int(upper[1], 16) >> 41)
+                lines.append((found[1] or "", found[2]))
         self.code: list[Instruction] = []
-        for predicate, rest, control in lines:
+        for predicate, rest in lines:
             target = re.search(r"`\((\.L_x_\d+)\)", rest) if rest.startswith("BRA") else None
             conditional = (
                 bool(predicate)
                 or bool(re.match(r"BRA\S*\s+!?U?P\d", rest))
                 or rest.startswith("BRA.DIV")
             )
-            self.code.append(Instruction(conditional, rest.split()[0],
-                                         labels[target[1]] if target else None, control))
+            name, _, operands = rest.partition(" ")
+            self.code.append(Instruction(conditional, name, labels[target[1]] if target else None,
+                                         operands.strip()))
 
     def find(self, pattern: str, loop: Loop | None = None) -> list[int]:
         """Where the names begin with a pattern."""
@@ -60,64 +70,37 @@ class Kernel:
                  if at.target is not None and at.target < i and at.predicated]
         return sorted(found, key=lambda loop: loop.length)
 
-    def loop_with(self, *patterns: str) -> Loop | None:
-        """The shortest loop that has instructions whose names begin with these."""
+    def loop_with(self, least: Mapping[str, int]) -> Loop | None:
+        """The shortest loop with at least so many instructions of each pattern."""
         return next((loop for loop in self.loops()
-                     if all(self.find(pattern, loop) for pattern in patterns)), None)
+                     if all(len(self.find(what, loop)) >= n for what, n in least.items())), None)
 
-    def through(self, loop: Loop, patterns: Sequence[str]) -> list[int]:
-        """The fewest instructions of one round of a loop whose names begin with these patterns, in
-        this order; none where there is no such round."""
-        places = {pattern: frozenset(self.find(pattern, loop)) for pattern in patterns}
-
-        def within(pattern: str) -> Wanted:
-            return lambda i: i in places[pattern]
-
-        return self.shortest(loop, [within(pattern) for pattern in patterns])
-
-    def _next(self, i: int) -> Iterator[int]:
-        name = self.code[i].name
-        target = self.code[i].target
-        # taken only where a warp has come apart
-        if target is not None and not name.startswith("BRA.DIV"):
-            yield target
-        ends = name.startswith(("BRA", "EXIT", "RET"))
-        if (not ends or self.code[i].predicated) and i + 1 < len(self.code):
-            yield i + 1
-
-    def shortest(self, loop: Loop, wanted: list[Wanted]) -> list[int]:
-        """The fewest instructions of one round of a loop that meet all of `wanted`, in this order;
-        none where there is no such round."""
-        start = (loop.first, 0)
-        cost, before = {start: 1}, {start: start}
-        queue = [(1, *start)]
-        while queue:
-            so_far, i, met = heapq.heappop(queue)
-            if so_far > cost[i, met]:
-                continue
-            met_now = met + (met < len(wanted) and wanted[met](i))
-            if i == loop.last and met_now == len(wanted):
-                path = [(i, met)]
-                while path[-1] != start:
-                    path.append(before[path[-1]])
-                return [at for at, _ in reversed(path)]
-            for following in self._next(i):
-                state = (following, met_now)
-                if loop.first < following <= loop.last and so_far + 1 < cost.get(state, 1 << 30):
-                    cost[state], before[state] = so_far + 1, (i, met)
-                    heapq.heappush(queue, (so_far + 1, *state))
-        return []
-
-
-def repeated(path: Sequence[int], loop: Loop, times: int) -> list[int]:
-    """A path whose round of an inner loop is done some times."""
-    of_loop = [at for at, i in enumerate(path) if loop.first <= i <= loop.last]
-    begin, end = of_loop[0], of_loop[-1] + 1
-    return [*path[:begin], *[*path[begin:end]] * times, *path[end:]]
+    def serial_loops(self) -> list[Loop]:
+        """Loops whose loads from global memory run one at a time: each is used at once, with no
+        other load under way, so that a round waits for the whole latency of memory each time.
+        Loads of inner loops do not count."""
+        loops, found = self.loops(), []
+        for loop in loops:
+            inner = [of for of in loops if loop.first <= of.first and of.last <= loop.last
+                     and of != loop]
+            waits: list[bool] = []  # for each wait of the loop, whether it is for a single load
+            under_way: dict[int, set[int]] = {}
+            for i in range(loop.first, loop.last + 1):
+                if any(of.first <= i <= of.last for of in inner):
+                    continue
+                at = self.code[i]
+                if any(at.read() & registers for registers in under_way.values()):
+                    waits.append(len(under_way) == 1 and i - min(under_way) <= NEAR)
+                    under_way = {}
+                if re.match(r"LDG\b", at.name):
+                    under_way[i] = at.loaded()
+            if waits and all(waits) and not under_way:
+                found.append(loop)
+        return found
 
 
 def disassembled(nvdisasm: str, cubin: Path) -> dict[str, Kernel]:
-    text = subprocess.run([nvdisasm, "-hex", "-c", str(cubin)], check=True, capture_output=True,
+    text = subprocess.run([nvdisasm, "-c", str(cubin)], check=True, capture_output=True,
                           text=True).stdout
     parts = re.split(r"^\s*\.section\s+\.text\.(\w+),.*$", text, flags=re.MULTILINE)
     return {name: Kernel(body) for name, body in zip(parts[1::2], parts[2::2], strict=True)}

@@ -33,7 +33,7 @@ SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=th
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
 KERNELS = {
     "plan": "plan.cpp",
-    "cycles": "cycles.cpp",
+    "costs": "costs.cpp",
     **{name: f"{name}.cu" for name in ("alif_f32", "alif_f64", "lsnn", "spike_product", "linear",
                                        "readout")},
 }

@@ -1,8 +1,9 @@
-// The formulas that compare the designs, with the constants of costs.h.
+// The formulas that rank the kernels, with the constants of costs.h.
+#include "costs.h"
+
 #include <algorithm>
 #include <cmath>
 
-#include "costs.h"
 #include "plan.h"
 
 namespace lsnn::cuda {
@@ -22,8 +23,7 @@ double rounds_of(const Device& device, const Layer& l, const Pass& p) {
   const int64_t items = device.teams(p.shape.ranks) * items_of_block(p.shape);
   return double(std::max<int64_t>(ceiling(l.B, items), 1));
 }
-// Cycles of a round in a cluster, for all warps of a block. Transfers between blocks overlap most
-// of a step.
+// A round in a cluster, for all warps of a block. Transfers between blocks overlap most of a step.
 double matrix_step(const Layer& l, const Pass& p) {
   const int parts = p.shape.parts, of_kernel = words_of_kernel(l.N, parts);
   const double words_of_block = p.shape.threads / 32.0;
@@ -35,7 +35,7 @@ double matrix_step(const Layer& l, const Pass& p) {
              (products * costs.lsnn_matrix_product + in_shared * costs.lsnn_matrix_fragment);
 }
 
-// Cycles of a round in a block: the throughput of all warps, or the latency of one.
+// A round in a block: the throughput of all warps, or the latency of one.
 double block_matrix_step(const Pass& p) {
   const double warps = p.shape.threads / 32.0;
   const double all = p.shape.parts == most_parts_of_block
@@ -50,18 +50,18 @@ double bytes_of_gradients(const Layer& l) {
   return 4.0 * double(words(l.N) * bytes_of_number(Storage::f32) * padded(l.N));
 }
 
-// Cycles of a step without its rows. Items of a round overlap; rounds do not.
+// A step without its rows. Items of a round overlap; rounds do not.
 double chain(double step, const Load& at, const Pass& p) {
   return step * std::ceil(at.items / p.shape.groups);
 }
-// Cycles to exchange dL/dc between the blocks of a cluster.
+// The exchange of dL/dc between the blocks of a cluster.
 double exchange(const Load& at, const Layer& l, const Pass& p) {
   const double all = at.items * double(l.N * bytes_of_number(Storage::f32));
   return l.S ? chain(costs.exchange, at, p) + (all - all / p.shape.ranks) / costs.cluster_bytes : 0;
 }
-// Cycles of the general kernels. step: without rows.
-double general_cycles(const Device& device, const Layer& l, const Pass& p, const Load& at,
-                      double step) {
+// The general kernels. step: without rows.
+double general_cost(const Device& device, const Layer& l, const Pass& p, const Load& at,
+                    double step) {
   const double steps = chain(step, at, p);
   switch (p.design) {
     case Design::block: return steps + at.bytes / costs.shared_bytes;
@@ -74,25 +74,25 @@ double general_cycles(const Device& device, const Layer& l, const Pass& p, const
 }
 }  // namespace
 
-double forward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
-                      const Activity& a) {
+double forward_cost(const Device& device, const Layer& l, Storage s, const Pass& p,
+                    const Activity& a) {
   const Load at = load(device, l, s, p, a.spikes);
-  return general_cycles(device, l, p, at, costs.forward_step);
+  return general_cost(device, l, p, at, costs.forward_step);
 }
-double lsnn_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
-                   const Activity& a) {
+double lsnn_cost(const Device& device, const Layer& l, Storage s, const Pass& p,
+                 const Activity& a) {
   const Load at = load(device, l, s, p, a.spikes);
   return p.design == Design::gather
              ? chain(costs.lsnn_gather_step, at, p) + at.bytes / costs.l2_bytes
              : chain(costs.lsnn_step, at, p) + at.bytes / costs.shared_bytes;
 }
-double backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
-                       const Activity& a) {
+double backward_cost(const Device& device, const Layer& l, Storage s, const Pass& p,
+                     const Activity& a) {
   const Load at = load(device, l, s, p, a.active);
-  return general_cycles(device, l, p, at, costs.backward_step);
+  return general_cost(device, l, p, at, costs.backward_step);
 }
-double lsnn_backward_cycles(const Device& device, const Layer& l, Storage s, const Pass& p,
-                            const Activity& a) {
+double lsnn_backward_cost(const Device& device, const Layer& l, Storage s, const Pass& p,
+                          const Activity& a) {
   if (p.shape.parts)
     return rounds_of(device, l, p) *
            (p.design == Design::cluster ? matrix_step(l, p) : block_matrix_step(p));
