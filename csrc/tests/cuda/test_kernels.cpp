@@ -128,16 +128,13 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
   for (int d = 1; d < n_routes; d++) {
     Layer layer;
     if (!takes(d, only, wanted, device, storage, layer)) continue;
-    const Design design = layer.options.design;
     at_hand = std::string(routes[d].name) + (sizeof(T) == 8 ? " double " : " float ") +
               (save_bf16 ? "y as bfloat16 " : "") + "order " + std::to_string(order % 3) + " on " +
               std::to_string(device.sms) + ", " + c.text();
     Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
-    const cuda::Pass& general = kernels.plan.forward;
-    const bool one_quad = (general.quads == 1 || general.design == Design::gather) &&
-                          kernels.plan.backward.quads == 1;
-    check(design == Design::gather || one_quad,
-          "only gather has kernels for several quads of a lane");
+    for (const cuda::Pass& pass : {kernels.plan.forward, kernels.plan.backward})
+      check(pass.quads == 1 || pass.design == Design::gather,
+            "only gather has kernels for several quads of a lane");
     const int64_t workspace = cuda::forward_workspace(wanted.forward_args(), kernels.plan) +
                               cuda::backward_workspace(wanted.backward_args(), kernels.plan);
     const bool small = workspace < c.N * c.N * (int64_t)sizeof(T);
