@@ -127,6 +127,7 @@ class Configuration {
 
 template <class Job> void launch(const char* what, const Launch& l, void (*kernel)(Job),
                                  const Job& job) {
+  static_assert(sizeof(Job) <= 4096, "the limit of arguments before CUDA 12.1");
   const Configuration c(l, kernel);
   const cudaError_t error =
       c.error == cudaSuccess ? cudaLaunchKernelEx(&c.config, kernel, job) : c.error;
@@ -196,11 +197,15 @@ LSNN_DEVICE void poll_again(unsigned&) { emulator::yield(); }
 LSNN_DEVICE unsigned cluster_rank() { return cooperative_groups::this_cluster().block_rank(); }
 LSNN_DEVICE void cluster_sync() { cooperative_groups::this_cluster().sync(); }
 
+// Registers of a thread of a kernel, 0: unknown. Set by tests.
+inline unsigned (*registers_of)(const void* kernel) = nullptr;
+
 template <class Job> void launch(const char* what, const Launch& l, void (*kernel)(Job),
                                  const Job& job) {
+  const unsigned registers = registers_of ? registers_of(reinterpret_cast<const void*>(kernel)) : 0;
   try {
     emulator::launch({dim3((unsigned)l.blocks), dim3((unsigned)l.threads), (size_t)l.shared,
-                      (unsigned)l.cluster, false},
+                      registers, (unsigned)l.cluster, false},
                      [&] { kernel(job); });
   } catch (const emulator::Error& error) {
     fail(what, l, error.what());

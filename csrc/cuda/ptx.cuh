@@ -189,10 +189,10 @@ LSNN_DEVICE void barrier_sync(unsigned barrier, unsigned threads, Where where) {
   emulator::named_barrier(barrier, threads, where);
 }
 template <unsigned threads> LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, Where where) {
-  emulator::named_barrier(barrier, threads, where);
+  emulator::named_barrier_aligned(barrier, threads, where);
 }
 LSNN_DEVICE void barrier_sync_aligned(unsigned barrier, unsigned threads, Where where) {
-  emulator::named_barrier(barrier, threads, where);
+  emulator::named_barrier_aligned(barrier, threads, where);
 }
 LSNN_DEVICE void prefetch_global_l2(const void*) {}
 LSNN_DEVICE void mbarrier_init(uint64_t* shared, unsigned arrivals, Where where) {

@@ -1,5 +1,7 @@
 // Barriers, warp operations and the other functions of device.h.
+#include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "scheduler.h"
 
@@ -96,6 +98,19 @@ void named_barrier(unsigned id, unsigned threads, Place place) {
   acquire(clock);
 }
 
+void named_barrier_aligned(unsigned id, unsigned threads, Place place) {
+  Warp& warp = *running().warp;
+  if (warp.alive != warp.existing)
+    fail_at(place, "aligned barrier in a warp of which a thread has returned");
+  if (warp.aligned && !same_place(warp.aligned_place, place))
+    fail_at(place, "aligned barrier in divergent lanes: others of the warp are at ",
+            warp.aligned_place);
+  warp.aligned_place = place;
+  warp.aligned |= 1u << current->lane;
+  if (warp.aligned == warp.existing) warp.aligned = 0;
+  named_barrier(id, threads, place);
+}
+
 void cluster_arrive(Place place) {
   Scheduler& s = *active;
   Task& task = running();
@@ -182,6 +197,25 @@ unsigned ballot(unsigned mask, bool vote, const char* operation, Place place) {
   return o.votes;
 }
 
+// A sum as tensor cores are observed to form it: the addends are aligned to the largest one and cut
+// off two bits below the last bit of a float of its size, added exactly, and the sum is cut off to
+// a float. Sums that are not finite need no such care.
+static float add_truncated(const double (&addends)[17]) {
+  double plain = 0, largest = 0;
+  for (double x : addends) {
+    plain += x;
+    largest = std::max(largest, std::abs(x));
+  }
+  if (!std::isfinite(plain) || largest == 0) return float(plain);
+  const int last = std::ilogb(largest) - 25;  // the place of the last bit
+  const double scale = std::ldexp(1.0, -last);
+  int32_t sum = 0;  // 17 addends below 2^26
+  for (double x : addends) sum += int32_t(x * scale);
+  const double exact = std::ldexp(double(sum), last);
+  const float nearest = float(exact);
+  return std::abs(double(nearest)) > std::abs(exact) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place place) {
   auto pair = [](uint32_t first, uint32_t second) { return first | (uint64_t)second << 32; };
   WarpOperation& o = active->join(~0u, "mma", place);
@@ -192,12 +226,16 @@ void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b
     return std::bit_cast<float>((uint32_t)(uint16_t)(word >> shift) << 16);
   };
   const unsigned row = current->lane / 4, column = current->lane % 4 * 2;
-  for (unsigned i = 0; i < 4; i++)
+  for (unsigned i = 0; i < 4; i++) {
+    double addends[17];
     for (unsigned k = 0; k < 16; k++) {
       const unsigned t = k % 8 / 2, shift = k / 8 * 32 + k % 2 * 16;
-      c[i] += number(lanes.of[4 * row + t].word[i / 2], shift) *
-              number(lanes.of[4 * (column + i % 2) + t].word[2], shift);
+      addends[k] = double(number(lanes.of[4 * row + t].word[i / 2], shift)) *
+                   double(number(lanes.of[4 * (column + i % 2) + t].word[2], shift));
     }
+    addends[16] = c[i];
+    c[i] = add_truncated(addends);
+  }
 }
 
 uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char* operation,
@@ -303,7 +341,9 @@ void arrive_mbarrier(uint64_t* at, unsigned bytes, Place place) {
   write_mbarrier(at, b, place);
 }
 bool has_passed(const uint64_t* at, unsigned parity, Place place) {
+  Scheduler& s = *active;
   if (read_mbarrier(at, place).parity == parity) return false;
+  if (s.options.spurious_in_256 && s.random_below(256) < s.options.spurious_in_256) return false;
   acquire(clock_of(at, parity));
   return true;
 }

@@ -30,6 +30,8 @@ Votes barrier(Scope, bool vote, const char* operation, Place);
 // bar.sync id, threads: of `threads` threads of the block, whole warps. Barrier 0 is the one of
 // __syncthreads().
 void named_barrier(unsigned id, unsigned threads, Place = Place::current());
+// The same with .aligned: all lanes of a warp must call it at the same line.
+void named_barrier_aligned(unsigned id, unsigned threads, Place = Place::current());
 
 // barrier.cluster.arrive and .wait, with release and acquire.
 void cluster_arrive(Place = Place::current());
@@ -46,8 +48,7 @@ uint64_t shuffle(unsigned mask, uint64_t value, unsigned source_lane, const char
 // The instruction mma.m16n8k16 of bfloat16, c (16,8) += a (16,16) b (16,8), with PTX's fragments:
 // of lane 4 g + t, a[0] and a[2] have rows g, a[1] and a[3] rows g + 8; a[0], a[1] and b[0] have 2
 // t and 2 t + 1 of the 16 that are summed over, the others 2 t + 8 and 2 t + 9; b has column g; c
-// has columns 2 t and 2 t + 1 of row g, then of row g + 8. Sums one after the other, each rounded,
-// which hardware does in another way.
+// has columns 2 t and 2 t + 1 of row g, then of row g + 8. Sums truncate, see add_truncated().
 void mma_m16n8k16_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Place);
 
 // ------------------------------------------------------------------------------------------ memory
@@ -137,7 +138,8 @@ inline void store_async(void* shared, const void* from, uint64_t* mbarrier,
   memcpy(store.x, from, Store::bytes);
   if (!delay(store)) arrive(store);
 }
-// mbarrier.test_wait.parity: whether the phase of this parity has ended, 0 for the first one.
+// mbarrier.try_wait.parity: whether the phase of this parity has ended, 0 for the first one. May be
+// false although it has (Options::spurious_in_256).
 inline bool passed_mbarrier(const uint64_t* mbarrier, unsigned parity,
                             Place place = Place::current()) {
   maybe_yield(place);

@@ -22,6 +22,7 @@ struct Options {
   uint64_t seed = 1;  // of everything random in a launch: the same seed gives the same run
   unsigned yield_in_256 = 0;  // how many of 256 atomic operations let another thread run first
   unsigned late_in_256 = 128;  // how many of 256 store_async() arrive only when a thread waits
+  unsigned spurious_in_256 = 32;  // how many of 256 passed_mbarrier() return false for no reason
   // shared memory starts as bytes 0xFF, NaN as a float; else it is not initialized
   bool poison = true;
   // yields without a passed barrier or a returning thread that raise an Error
@@ -39,6 +40,7 @@ struct Error : std::runtime_error { using std::runtime_error::runtime_error; };
 struct Launch {
   dim3 grid = 1, block = 1;
   size_t shared = 0;  // bytes of dynamic shared memory of each block
+  unsigned registers = 0;  // of a thread, as the compiler for the GPU assigns them; 0: unknown
   unsigned cluster = 1;  // blocks of a cluster, along x
   bool cooperative = false;  // all blocks are alive at the same time, and grid.sync() is allowed
 };

@@ -45,6 +45,9 @@ static const char* complaint(const Launch& l) {
   if (l.block.x > 1024 || l.block.y > 1024 || product(l.block) > 1024)
     return "more than 1024 threads in a block";
   if (l.block.z > 64) return "a block of more than 64 threads along z";
+  const uint64_t of_warp = (uint64_t(l.registers) + 7) / 8 * 8 * 32;  // in units of 256
+  if (of_warp * ((product(l.block) + 31) / 32) > 65536)
+    return "more than 65536 registers in a block";
   if (l.shared > 227 * 1024) return "more than 227 KiB of shared memory";
   if (!l.cluster || l.cluster > 16) return "a cluster of no or more than 16 blocks";
   if (l.grid.x % l.cluster) return "the grid is not whole clusters along x";

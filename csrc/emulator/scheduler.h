@@ -58,6 +58,8 @@ struct Warp {
   unsigned existing = 0, alive = 0;  // lanes
   unsigned waiting = 0;  // lanes, see require_whole_warps()
   unsigned used = 0, open = 0;  // operations, and those of them that lanes are missing from
+  unsigned aligned = 0;  // lanes at an aligned barrier that others have not reached
+  Place aligned_place;
   WarpOperation operations[32];
 };
 

@@ -23,6 +23,9 @@
 #include "coefficient_sources.h"
 #include "device_memory.h"
 #include "kernel_routes.h"
+#if !LSNN_NVCC
+#include "launch_limits.h"
+#endif
 #include "readout.h"
 
 namespace lsnn::test {
@@ -387,6 +390,9 @@ int run(const char* word) {
     return 2;  // neither a pass nor a failure
   }
   check_older_code();
+#if !LSNN_NVCC
+  use_launch_limits();
+#endif
   try {
     run_all(word, part, device, only);
   } catch (const std::exception&) {  // reported by its case

@@ -3,6 +3,7 @@
 // plain: launch() throws an Error with this text, or the result is wrong in some order of the
 // threads. address, thread: AddressSanitizer or ThreadSanitizer reports it.
 #pragma once
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -232,6 +233,14 @@ inline bool fragments_are_right(bool wrong_lane) {
   return true;
 }
 
+inline bool small_numbers_are_added() {
+  std::vector<float> out(32);
+  launch({.block = 32}, [&] { bugs::small_numbers_added_to_1(out.data()); });
+  for (float x : out)
+    if (std::abs(x - 1 - 48 * 0x1p-23f) > 24 * 0x1p-23f) return false;
+  return true;
+}
+
 inline bool counted_stores_are_right(bugs::Sending bug) {
   constexpr unsigned ranks = 4, all = 32 * ranks, n_steps = 7;
   std::vector<int> out(all), now(all);
@@ -291,6 +300,13 @@ inline const Bug all_bugs[] = {
     {"store_off_its_boundary", "plain", "not on a boundary",
      [] { return nothing_to_check(bugs::one_block, bugs::store_off_its_boundary); }},
     {"fragment_in_the_wrong_lane", "plain", nullptr, [] { return fragments_are_right(true); }},
+    {"small_numbers_added_to_1", "plain", nullptr, small_numbers_are_added},
+    {"product_in_branches", "plain", "names lanes that wait in mma",
+     [] { return nothing_to_check(bugs::one_block, bugs::product_in_branches); }},
+    {"aligned_barrier_in_branches", "plain", "aligned barrier in divergent lanes",
+     [] { return nothing_to_check(bugs::one_block, bugs::aligned_barrier_in_branches); }},
+    {"one_try_to_wait", "plain", nullptr,
+     [] { return check_out(bugs::one_block, bugs::reversed, bugs::one_try_to_wait); }},
     {"missing_syncwarp", "thread", nullptr, syncwarp_is_right},
     {"missing_fence", "thread", nullptr, fence_is_right},
     {"divergent_barrier", "plain", "divergent barrier",
@@ -333,6 +349,8 @@ inline const Bug all_bugs[] = {
      [] { return nothing_to_check(bugs::one_block, bugs::throws); }},
     {"invalid_launch", "plain", "more than 1024 threads",
      [] { return nothing_to_check({.block = 1025}, bugs::spin); }},
+    {"too_many_registers", "plain", "more than 65536 registers",
+     [] { return nothing_to_check({.block = 512, .registers = 129}, bugs::spin); }},
     {"launch_in_kernel", "plain", "inside a kernel",
      [] {
        return nothing_to_check(bugs::one_block,

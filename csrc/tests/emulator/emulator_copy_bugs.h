@@ -105,6 +105,40 @@ __global__ void fragments(bool wrong_lane, const float* a, const float* b, float
   mma_m16n8k16_bf16(sum, left, right, Place::current());
   for (unsigned i = 0; i < 4; i++) out[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
 }
+
+// Adds three quarters of the last bit of a float 64 times to 1, in sums of a product with ones. A
+// sum that rounds is a third too large, one that truncates loses all; the right kernel adds them to
+// 0 and the sum to 1.
+__global__ void small_numbers_added_to_1(float* out) {
+  const auto half_of = [](float x) { return __float_as_uint(x) >> 16; };
+  const uint32_t small = half_of(0x1.8p-24f), one = half_of(1);
+  // one product of 16: of lanes with t = 0
+  const uint32_t left[4] = {threadIdx.x % 4 ? 0 : small, threadIdx.x % 4 ? 0 : small, 0, 0};
+  const uint32_t right[2] = {one, 0};
+  float sum[4] = {1, 1, 1, 1};
+  for (unsigned i = 0; i < 64; i++) mma_m16n8k16_bf16(sum, left, right, Place::current());
+  out[threadIdx.x] = sum[0];
+}
+__global__ void product_in_branches() {
+  float sum[4] = {};
+  const uint32_t left[4] = {}, right[2] = {};
+  if (threadIdx.x % 2) mma_m16n8k16_bf16(sum, left, right, Place::current());
+  else mma_m16n8k16_bf16(sum, left, right, Place::current());
+}
+__global__ void aligned_barrier_in_branches() {
+  if (threadIdx.x % 2) named_barrier_aligned(1, n);
+  else named_barrier_aligned(1, n);
+}
+
+// try_wait may return false after the phase has ended: it belongs in a loop.
+__global__ void one_try_to_wait(int* out) {
+  uint64_t* barrier = reinterpret_cast<uint64_t*>(shared_memory());
+  if (threadIdx.x == 0) init_mbarrier(barrier, 1);
+  __syncthreads();
+  if (threadIdx.x == 0) arrive_mbarrier(barrier, 0);
+  __syncthreads();
+  out[threadIdx.x] = passed_mbarrier(barrier, 0) ? int(n - 1 - threadIdx.x) : -1;
+}
 __global__ void copy_of_two_bytes() { copy_async(shared_memory(), shared_memory(), 2); }
 __global__ void copy_off_its_boundary() { copy_async(shared_memory() + 4, shared_memory(), 8); }
 __global__ void copy_outside_shared() { copy_async(shared_memory() + 4 * n, shared_memory(), 4); }

@@ -15,6 +15,7 @@ BLOCK, GATHER, CLUSTER = (
 DELAYED = "gather T=20 B=5 N=129 n_ref=0"
 MANY_ITEMS = "T=20 B=38 N=40 n_ref=0"  # a group has one after the other
 GROUPS = "gather T=17 B=9 N=220 n_ref=1"  # groups of several warps in a random order
+MANY_THREADS = "T=40 B=47 N=40"  # the groups of a block are as many as its threads allow
 PAPER = "block T=17 B=3 N=64"  # aligned layers but for one trace
 STEP = "step T=20 B=5 N=65"
 LONG = "block T=129 B=9 N=31"  # two segments, several slices of the weight gradient
@@ -143,6 +144,8 @@ MUTANTS = [
     # ----------------------------------------------------------------- buffers and numbers of steps
     Mutant("ring of D slots", "plan.cpp", "{most_threads_forward, 0}, l.D + 1,",
            "{most_threads_forward, 0}, l.D,", (BLOCK, GATHER)),
+    Mutant("launch: more threads than registers allow", "shared.h", "most_threads_forward = 384;",
+           "most_threads_forward = 640;", (f"block {MANY_THREADS}",)),
     Mutant("backward, cluster: D rows of dL/dc", "plan.cpp",
            "return l.D + (design == Design::cluster);", "return l.D;", (CLUSTER,), THREAD),
     Mutant("backward, cluster: rows take turns anew with each item", "backward.cuh",
