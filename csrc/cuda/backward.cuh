@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(most_threads_backward(rows_in_shared), 1)
   if (rows_in_shared) {
     const int rows = slice.neuron + slice.width < l.N ? slice.width : (int)l.N - slice.neuron;
     for (int d = 0; d < l.S; d++)
-      copy_columns(shared.w + (int64_t)d * slice.width * NP, w + d * l.N * NP, rows, NP, 0, NP);
+      copy_weights(shared.w + (int64_t)d * slice.width * NP, w + d * l.N * NP, rows * NP);
     w = shared.w;
     w_rows = slice.width;
   }

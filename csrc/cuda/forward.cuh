@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(most_threads_forward, 1) forward_kernel(Forwar
   const T* w = job.p.w;
   const int NP = (int)padded(l.N), n_words = (int)words(l.N);
   if (rows_in_shared) {
-    copy_columns(shared.w, w, int(l.S * l.N), NP, 0, NP);
+    copy_weights(shared.w, w, int(l.S * l.N) * NP);
     w = shared.w;
     __syncthreads();
   }

@@ -273,7 +273,7 @@ template <int quads> __global__ void __launch_bounds__(whole_groups_lsnn_backwar
   Arena arena(shared_memory());
   const LsnnBackwardShared shared(arena, l, shape);
   const int N = (int)l.N, NP = (int)padded(l.N);
-  copy_columns(shared.w, (const float*)job.p.w, N, NP, 0, NP);
+  copy_weights(shared.w, (const float*)job.p.w, N * NP);
   // Padding of dL/dc must be finite, as its weights are 0; a list may be read beyond its end.
   for (int i = threadIdx.x; i < shape.groups * shape.slots * NP; i += blockDim.x)
     shared.dc[i] = 0.f;

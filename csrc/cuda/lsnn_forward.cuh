@@ -259,7 +259,7 @@ __global__ void __launch_bounds__(most_threads_lsnn, 1) lsnn_forward_kernel(Lsnn
   const LsnnShared shared(arena, l, shape, in_shared);
   const int N = (int)l.N, NP = (int)padded(l.N);
   if constexpr (in_shared) {
-    copy_columns(shared.w, (const float*)job.p.w, N, NP, 0, NP);
+    copy_weights(shared.w, (const float*)job.p.w, N * NP);
     for (int i = threadIdx.x; i < NP; i += blockDim.x) shared.w[N * NP + i] = -0.f;
     __syncthreads();
   }

@@ -79,18 +79,15 @@ LSNN_DEVICE void for_real_spikes(const T* z, int N, int lane, const Add& add) {
   }
 }
 
-// Copies rows of the packed weights [S,N,NP] to shared memory [S,N,width], from column `first` on;
-// zeros beyond NP. Called by all threads of the block.
-template <class T> LSNN_DEVICE void copy_columns(T* to, const T* from, int rows, int NP, int first,
-                                                 int width) {
-  const int quads = width / 4;
-  for (int i = threadIdx.x; i < rows * quads; i += blockDim.x) {
-    const int row = i / quads, column = i % quads * 4;
-    store_whole(to + row * width + column,
-                first + column < NP
-                    ? constant_quad<false>(from + (int64_t)row * NP + first + column)
-                    : Quad<T>::all(T(0)));
-  }
+// Copies n packed weights, a multiple of 4, to shared memory. All copies of a thread are in flight
+// together. Called by all threads of the block, which need a barrier afterwards.
+template <class T> LSNN_DEVICE void copy_weights(T* to, const T* from, int n,
+                                                 Where where = Where::current()) {
+  constexpr int piece = 16 / sizeof(T);
+  for (int i = piece * threadIdx.x; i < n; i += piece * blockDim.x)
+    cp_async_shared_global<16>(to + i, from + i, where);
+  cp_async_commit_group(where);
+  cp_async_wait_group<0>(where);
 }
 
 }  // namespace lsnn::cuda

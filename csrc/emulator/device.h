@@ -87,7 +87,7 @@ struct Copy {
   uint64_t group;  // of its thread
 };
 // Limit of a thread's copies in flight; a GPU has none.
-inline constexpr unsigned most_copies = 64;
+inline constexpr unsigned most_copies = 1024;
 void begin_copy(const Copy&, Place);
 bool arrived_copy(unsigned left, Copy& copy);  // the next one, if there is one
 

@@ -99,6 +99,7 @@ struct Task : Thread {
   unsigned atomics = 0;  // since its last yield
   CopyQueue copies;
   uint64_t groups = 0;  // of copies, committed so far
+  Task() {}  // copies are not initialized
 };
 
 // Runnable threads, in order. Released threads go to the front, so that they run ahead as far as
