@@ -52,57 +52,68 @@ template <class T> struct PackJob {
   int delays[delays_at_once];
 };
 
-template <class T> __global__ void pack_kernel(PackJob<T> job) {
+// A warp for each row of weights, whose loads overlap. Block 0 packs the coefficients; with a first
+// r all blocks look for refractory neurons, and the flags are cleared before the launch.
+inline constexpr int pack_threads = 256;
+template <class T>
+__global__ void __launch_bounds__(pack_threads) pack_kernel(PackJob<T> job) {
   const Layer& l = job.layer;
-  const int64_t N = l.N, NP = padded(N), all = job.n_delays * N * NP,
-                step = (int64_t)gridDim.x * blockDim.x,
-                first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-  for (int64_t i = first; i < all; i += step) {
-    const int64_t s = i / (N * NP), j = i / NP % N, n = i % NP;
-    const bool has_synapse = n < N && acts(l, j, n, job.delays[s]);
-    const T* from = matrix<T>(l, job.S0 + s);
-    const T x = has_synapse ? from[j * l.w_stride_j + n * l.w_stride_k] : T(0);
-    job.p.w[job.S0 * N * NP + i] = x;
+  const int N = (int)l.N, NP = (int)padded(l.N), rows = job.n_delays * N,
+            threads = int(gridDim.x * blockDim.x),
+            first = int(blockIdx.x * blockDim.x + threadIdx.x);
+  for (int row = first / 32; row < rows; row += threads / 32) {
+    const int s = row / N, j = row % N;
+    const T* from = matrix<T>(l, job.S0 + s) + j * l.w_stride_j;
+    T* to = job.p.w + ((int64_t)job.S0 * N + row) * NP;
+#pragma unroll 8
+    for (int n = first % 32; n < NP; n += 32) {
+      const bool has_synapse = n < N && acts(l, j, n, job.delays[s]);
+      to[n] = has_synapse ? from[n * l.w_stride_k] : T(0);
+    }
   }
   if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
-  // One block finds and stores the flags: a word shared by several blocks would need another launch
-  // to clear it.
-  if (job.S0 || blockIdx.x) return;
+  if (job.S0 || (blockIdx.x && !job.first_r)) return;
 
   uint32_t flags = 0;
-  for (int64_t i = threadIdx.x; i < n_coefficients * NP; i += blockDim.x) {
-    const int c = int(i / NP);
-    const int64_t n = i % NP;
-    // Padding neither fires nor divides by 0.
-    const T x = n >= N                   ? T(c == THETA || c == WIDTH)
-                : job.host.zero >> c & 1 ? T(0)
-                : job.host.made          ? value_of<T>(job.host.rows[c], n)
-                                         : ((const T*)l.coefficients)[c * N + n];
-    if (job.host.made && n < N) ((T*)job.host.made)[c * N + n] = x;
-    job.p.k[i] = x;
-    if (x != T(0)) flags |= c == SIGMA ? +SYNAPSE : c == P ? +COUPLING : c == ETA ? +CURRENT : 0;
-  }
+  for (int n = threadIdx.x; blockIdx.x == 0 && n < NP; n += blockDim.x)
+#pragma unroll
+    for (int c = 0; c < n_coefficients; c++) {
+      // Padding neither fires nor divides by 0.
+      const T x = n >= N                   ? T(c == THETA || c == WIDTH)
+                  : job.host.zero >> c & 1 ? T(0)
+                  : job.host.made          ? value_of<T>(job.host.rows[c], n)
+                                           : ((const T*)l.coefficients)[c * N + n];
+      if (job.host.made && n < N) ((T*)job.host.made)[c * N + n] = x;
+      job.p.k[c * NP + n] = x;
+      if (x != T(0)) flags |= c == SIGMA ? +SYNAPSE : c == P ? +COUPLING : c == ETA ? +CURRENT : 0;
+    }
 #pragma unroll 4
-  for (int64_t i = threadIdx.x; job.first_r && i < l.B * N; i += blockDim.x)
+  for (int64_t i = first; job.first_r && i < l.B * N; i += threads)
     if (((const T*)job.first_r)[i] != T(0)) flags |= REFRACTORY;
   uint32_t found = 0;
 #pragma unroll
   for (uint32_t flag = SYNAPSE; flag <= REFRACTORY; flag *= 2)
     if (__syncthreads_or(flags & flag)) found |= flag;
-  if (threadIdx.x == 0) *job.p.flags = found;
+  if (threadIdx.x) return;
+  if (!job.first_r) *job.p.flags = found;
+  else if (found) atomicOr(job.p.flags, found);
 }
 
-template <class T> void pack(const Layer& l, const void* first_r, const HostCoefficients& host,
-                             const Packed<T>& p, void* stream) {
+template <class T, class W> void pack(const Layer& l, const void* first_r,
+                                      const HostCoefficients& host, const Packed<T>& p,
+                                      void* stream) {
   PackJob<T> job{l, p, first_r, host, 0, 0, {}};
+  if (first_r) clear(p.flags, sizeof *p.flags, stream);
   // At least once, for the coefficients and the flags.
   for (bool more = true; more; job.S0 += delays_at_once) {
     more = job.S0 + delays_at_once < l.S;
     job.n_delays = int(l.S - job.S0 < delays_at_once ? l.S - job.S0 : delays_at_once);
     for (int s = 0; s < job.n_delays; s++) job.delays[s] = (int)l.delays[job.S0 + s];
-    const int64_t blocks = (job.n_delays * l.N * padded(l.N) + 1023) / 1024;
+    const int64_t rows = job.n_delays * l.N, numbers = first_r ? l.B * l.N / 8 : 0,
+                  blocks = ((rows * 32 > numbers ? rows * 32 : numbers) + pack_threads - 1) /
+                           pack_threads;
     const int64_t some = blocks < 1 ? 1 : blocks < 1024 ? blocks : 1024;
-    launch("packing the layer", {some, 256, 0, 1, stream}, &pack_kernel<T>, job);
+    launch("packing the layer", {some, pack_threads, 0, 1, stream}, &pack_kernel<T>, job);
   }
 }
 
