@@ -20,7 +20,7 @@ template <class T> Launch blocks(const Layer& l, int64_t O, const Device& device
 }
 
 template <class T> void forward_of(const ForwardArgs& f, const Device& device, void* stream) {
-  const bool numbers = f.layer.smooth || !f.save;
+  const bool numbers = f.layer.smooth || !f.saved.bits;
   const ReadoutForward<T> job{
       {f.layer, f.readout, {numbers ? nullptr : f.saved.bits, (const T*)f.z}},
       (T*)f.readout_p,

@@ -3,9 +3,10 @@
 // carried value.
 //
 // And the readout of spikes, including the product. A block processes an item from its first step
-// to its last, some steps at a time: each warp sums the spikes of a step, independent of other
-// steps, and a thread for each output integrates the sums. Backwards a thread for each output
-// computes dL/d(w z), then each warp dL/dz of a step, and a thread for each neuron adds to dL/dw.
+// to its last, some steps at a time: each warp sums the spikes of some steps, whose words it loads
+// together, and a thread for each output integrates the sums. Backwards a thread for each output
+// computes dL/d(w z), then each warp dL/dz of a word of neurons and some steps, with the weights of
+// a lane's neuron in registers, and a thread for each neuron adds to dL/dw.
 #pragma once
 #include "../alif_math.h"
 #include "device.h"
@@ -47,19 +48,13 @@ template <class T> __global__ void __launch_bounds__(leaky_threads)
   ((T*)f.gp_first)[c] = of_p;
 }
 
-inline constexpr int readout_threads = 256;
+inline constexpr int readout_threads = 256, readout_warps = readout_threads / 32;
+inline constexpr int steps_of_warp = readout_steps / readout_warps;  // at a time
 
 // Spikes as bits, or as numbers if they can differ from 0 and 1.
 template <class T> struct ReadSpikes {
   const uint32_t* bits;  // [T,B,words(N)] or null
   const T* z;  // [T,B,N], read without bits
-
-  // Of item b at step t.
-  __device__ __forceinline__ T at(const Layer& l, int64_t t, int64_t b, int64_t n) const {
-    const int64_t row = t * l.B + b;
-    if (!bits) return z[row * l.N + n];
-    return T(bits[row * words(l.N) + n / 32] >> n % 32 & 1);
-  }
 };
 
 // Common to both directions of a readout.
@@ -68,10 +63,13 @@ template <class T> struct ReadoutJob {
   Readout readout;
   ReadSpikes<T> spikes;
 
-  __device__ __forceinline__ void copy_weights(T* to) const {  // [N,O]; the whole block calls
-    const int64_t O = readout.O;
-    for (int64_t i = threadIdx.x; i < layer.N * O; i += blockDim.x)
-      to[i] = ((const T*)readout.w)[i % O * readout.w_stride_o + i / O * readout.w_stride_n];
+  __device__ __forceinline__ void copy_weights(T* to) const {  // the whole block calls
+    const int N = (int)layer.N, O = (int)readout.O, stride = (int)stride_of_weights(O);
+    for (int n = threadIdx.x; n < N; n += blockDim.x) {
+      const T* from = (const T*)readout.w + n * readout.w_stride_n;
+#pragma unroll 8
+      for (int o = 0; o < O; o++) to[n * stride + o] = from[o * readout.w_stride_o];
+    }
   }
   __device__ __forceinline__ int64_t row(int64_t t, int64_t b) const {
     return (t * layer.B + b) * readout.O;
@@ -85,44 +83,63 @@ template <class T> struct ReadoutForward : ReadoutJob<T> {
 template <class T> __global__ void __launch_bounds__(readout_threads)
     readout_forward_kernel(ReadoutForward<T> job) {
   const Layer& l = job.layer;
-  const int64_t O = job.readout.O;
-  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), warps = blockDim.x / 32;
+  const int N = (int)l.N, O = (int)job.readout.O, W = (int)words(N), stride = stride_of_weights(O),
+            row = (int)padded(O);
+  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32);
   Arena arena(shared_memory());
-  const ReadoutShared<T> shared(arena, l.N, O, false);
+  const ReadoutShared<T> shared(arena, N, O, false);
   const Leak<T> leak = Leak<T>::of(job.readout.k, T());
   const T *first = (const T*)job.readout.first, *bias = (const T*)job.readout.bias;
   job.copy_weights(shared.w);
   for (int64_t b = blockIdx.x; b < l.B; b += gridDim.x) {
-    for (int64_t o = threadIdx.x; o < O; o += blockDim.x)
-      shared.p[o] = first ? first[b * O + o] : T(0);
+    for (int o = threadIdx.x; o < O; o += blockDim.x) shared.p[o] = first ? first[b * O + o] : T(0);
     for (int64_t t0 = 0; t0 < l.T; t0 += readout_steps) {
-      const int64_t t1 = t0 + readout_steps < l.T ? t0 + readout_steps : l.T;
+      const int steps = int(l.T - t0 < readout_steps ? l.T - t0 : readout_steps);
       __syncthreads();
-      for (int64_t t = t0 + warp; t < t1; t += warps)
-        for (int64_t o0 = 0; o0 < O; o0 += 32) {
-          const int64_t o = o0 + lane;
-          T sum = T(0);
-          for (int64_t j0 = 0; j0 < l.N; j0 += 32) {
-            const T mine = j0 + lane < l.N ? job.spikes.at(l, t, b, j0 + lane) : T(0);
-            for (uint32_t some = __ballot_sync(~0u, mine != T(0)); some; some &= some - 1) {
-              const int j = __ffs((int)some) - 1;
-              const T z = __shfl_sync(~0u, mine, j);
-              if (o < O) sum = sum + shared.w[(j0 + j) * O + o] * z;
-            }
+      for (int o0 = 0; o0 < O; o0 += 32) {
+        const int o = o0 + lane;
+        T sum[steps_of_warp] = {};
+        auto add = [&](T& to, int j, T z) {
+          if (o < O) to = to + shared.w[j * stride + o] * z;
+        };
+        for (int w0 = 0; job.spikes.bits && w0 < W; w0 += 32) {
+          uint32_t word[steps_of_warp];
+#pragma unroll
+          for (int i = 0; i < steps_of_warp; i++) {
+            const int t = warp + i * readout_warps;
+            word[i] = t < steps && w0 + lane < W
+                          ? job.spikes.bits[((t0 + t) * l.B + b) * W + w0 + lane]
+                          : 0;
           }
-          if (o < O) shared.sum[(t - t0) * O + o] = sum;
+          const int n_words = W - w0 < 32 ? W - w0 : 32;
+#pragma unroll
+          for (int i = 0; i < steps_of_warp; i++)
+            for (int w = 0; w < n_words; w++)
+              for (uint32_t some = __shfl_sync(~0u, word[i], w); some; some &= some - 1)
+                add(sum[i], 32 * (w0 + w) + __ffs((int)some) - 1, T(1));
         }
+#pragma unroll
+        for (int i = 0; i < steps_of_warp; i++) {
+          const int t = warp + i * readout_warps;
+          if (t >= steps) break;
+          if (!job.spikes.bits)
+            for_real_spikes(job.spikes.z + ((t0 + t) * l.B + b) * N, N, lane,
+                            [&](int j, T z) { add(sum[i], j, z); });
+          if (o < O) shared.sum[t * row + o] = sum[i];
+        }
+      }
       __syncthreads();
-      for (int64_t o = threadIdx.x; o < O; o += blockDim.x) {
+      for (int o = threadIdx.x; o < O; o += blockDim.x) {
         T p = shared.p[o];
-        for (int64_t t = t0; t < t1; t++) {
-          p = integrate(leak, p, shared.sum[(t - t0) * O + o]);
-          job.p[job.row(t, b) + o] = bias ? p + bias[o] : p;
+        const T constant = bias ? bias[o] : T(0);
+        for (int t = 0; t < steps; t++) {
+          p = integrate(leak, p, shared.sum[t * row + o]);
+          job.p[job.row(t0 + t, b) + o] = bias ? p + constant : p;
         }
         shared.p[o] = p;
       }
     }
-    for (int64_t o = threadIdx.x; o < O; o += blockDim.x) job.last[b * O + o] = shared.p[o];
+    for (int o = threadIdx.x; o < O; o += blockDim.x) job.last[b * O + o] = shared.p[o];
   }
 }
 
@@ -135,57 +152,91 @@ template <class T> __global__ void __launch_bounds__(readout_threads)
     readout_backward_kernel(ReadoutBackward<T> job) {
   const Layer& l = job.layer;
   const BackwardArgs& f = job.f;
-  const int64_t O = job.readout.O, W = words(l.N), n_w = l.N * O;
-  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32), warps = blockDim.x / 32;
+  const int N = (int)l.N, O = (int)job.readout.O, W = (int)words(N), n_w = N * O,
+            stride = stride_of_weights(O), row = (int)padded(O);
+  const int lane = int(threadIdx.x % 32), warp = int(threadIdx.x / 32);
   Arena arena(shared_memory());
-  const ReadoutShared<T> shared(arena, l.N, O, true);
+  const ReadoutShared<T> shared(arena, N, O, true);
   const Leak<T> leak = Leak<T>::of(job.readout.k, T());
   const T *gp = (const T*)f.gp, *gp_last = (const T*)f.gp_last, *outside = (const T*)f.gz;
   job.copy_weights(shared.w);
-  for (int64_t i = threadIdx.x; i < n_w; i += blockDim.x) shared.gw[i] = T(0);
-  for (int64_t o = threadIdx.x; o < O; o += blockDim.x) shared.gbias[o] = T(0);
+  for (int i = threadIdx.x; i < n_w; i += blockDim.x) shared.gw[i] = T(0);
+  for (int o = threadIdx.x; o < O; o += blockDim.x) shared.gbias[o] = T(0);
   for (int64_t b = blockIdx.x; b < l.B; b += gridDim.x) {
-    for (int64_t o = threadIdx.x; o < O; o += blockDim.x)
+    for (int o = threadIdx.x; o < O; o += blockDim.x)
       shared.p[o] = gp_last ? gp_last[b * O + o] : T(0);
     for (int64_t t1 = l.T, t0; t1 > 0; t1 = t0) {
       t0 = t1 > readout_steps ? t1 - readout_steps : 0;
+      const int steps = int(t1 - t0);
       __syncthreads();
-      for (int64_t i = threadIdx.x; job.spikes.bits && i < (t1 - t0) * W; i += blockDim.x)
+#pragma unroll 4
+      for (int i = threadIdx.x; job.spikes.bits && i < steps * W; i += blockDim.x)
         shared.bits[i] = job.spikes.bits[((t0 + i / W) * l.B + b) * W + i % W];
-      for (int64_t o = threadIdx.x; o < O; o += blockDim.x) {
+#pragma unroll 4
+      for (int i = threadIdx.x; i < steps * row; i += blockDim.x)  // padded by zeros
+        shared.sum[i] = gp && i % row < O ? gp[job.row(t0 + i / row, b) + i % row] : T(0);
+      __syncthreads();
+      for (int o = threadIdx.x; o < O; o += blockDim.x) {
         T of_p = shared.p[o], of_bias = shared.gbias[o];
-        for (int64_t t = t1 - 1; t >= t0; t--) {
-          const T g = gp ? gp[job.row(t, b) + o] : T(0);
+        for (int t = steps - 1; t >= 0; t--) {
+          const T g = shared.sum[t * row + o];
           of_bias = of_bias + g;
           of_p = of_p + g;
-          shared.sum[(t - t0) * O + o] = integrate_adjoint(leak, of_p);
+          shared.sum[t * row + o] = integrate_adjoint(leak, of_p);
         }
         shared.p[o] = of_p;
         shared.gbias[o] = of_bias;
       }
       __syncthreads();
-      for (int64_t t = t0 + warp; t < t1; t += warps)
-        for (int64_t n = lane; n < l.N; n += 32) {
-          T sum =
-              outside ? outside[t * f.gz_stride_t + b * f.gz_stride_b + n * f.gz_stride_n] : T(0);
-          for (int64_t o = 0; o < O; o++)
-            sum = fma_(shared.w[n * O + o], shared.sum[(t - t0) * O + o], sum);
-          job.gz[(t * l.B + b) * l.N + n] = sum;
+      for (int unit = warp; unit < W * readout_warps; unit += readout_warps) {
+        const int n = 32 * (unit % W) + lane, t = unit / W * steps_of_warp;
+        if (t >= steps || n >= N) continue;
+        T sum[steps_of_warp];
+#pragma unroll
+        for (int i = 0; i < steps_of_warp; i++)
+          sum[i] =
+              outside && t + i < steps
+                  ? outside[(t0 + t + i) * f.gz_stride_t + b * f.gz_stride_b + n * f.gz_stride_n]
+                  : T(0);
+        for (int o = 0; o < O; o += 4) {
+          Quad<T> w{};
+#pragma unroll
+          for (int q = 0; q < 4; q++)
+            if (o + q < O) w[q] = shared.w[n * stride + o + q];
+#pragma unroll
+          for (int i = 0; i < steps_of_warp; i++) {
+            const Quad<T>& g = quad_at(shared.sum + (t + i) * row + o);
+#pragma unroll
+            for (int q = 0; q < 4; q++) sum[i] = fma_(w[q], g[q], sum[i]);
+          }
         }
-      for (int64_t n = threadIdx.x; job.partial_sums && n < l.N; n += blockDim.x)
-        for (int64_t t = t1 - 1; t >= t0; t--) {
-          const T z = job.spikes.bits ? T(shared.bits[(t - t0) * W + n / 32] >> n % 32 & 1)
-                                      : job.spikes.at(l, t, b, n);
-          for (int64_t o = 0; z != T(0) && o < O; o++)
-            shared.gw[n * O + o] = fma_(z, shared.sum[(t - t0) * O + o], shared.gw[n * O + o]);
+#pragma unroll
+        for (int i = 0; i < steps_of_warp; i++)
+          if (t + i < steps) job.gz[((t0 + t + i) * l.B + b) * N + n] = sum[i];
+      }
+      for (int n = threadIdx.x; job.partial_sums && n < N; n += blockDim.x) {
+        if (!job.spikes.bits)
+          for (int t = steps - 1; t >= 0; t--) {
+            const T z = job.spikes.z[((t0 + t) * l.B + b) * N + n];
+            for (int o = 0; z != T(0) && o < O; o++)
+              shared.gw[n * O + o] = fma_(z, shared.sum[t * row + o], shared.gw[n * O + o]);
+          }
+        uint32_t fired = 0;  // bit t: at step t
+        for (int t = 0; job.spikes.bits && t < steps; t++)
+          fired |= (shared.bits[t * W + n / 32] >> n % 32 & 1) << t;
+        for (int t; fired; fired ^= 1u << t) {
+          t = 31 - __clz((int)fired);
+          for (int o = 0; o < O; o++)
+            shared.gw[n * O + o] = shared.gw[n * O + o] + shared.sum[t * row + o];
         }
+      }
     }
-    for (int64_t o = threadIdx.x; o < O; o += blockDim.x) ((T*)f.gp_first)[b * O + o] = shared.p[o];
+    for (int o = threadIdx.x; o < O; o += blockDim.x) ((T*)f.gp_first)[b * O + o] = shared.p[o];
   }
   if (!job.partial_sums) return;
   __syncthreads();
-  T* to = job.partial_sums + blockIdx.x * (n_w + O);
-  for (int64_t i = threadIdx.x; i < n_w + O; i += blockDim.x)
+  T* to = job.partial_sums + (int64_t)blockIdx.x * (n_w + O);
+  for (int i = threadIdx.x; i < n_w + O; i += blockDim.x)
     to[i] = i < n_w ? shared.gw[i] : shared.gbias[i - n_w];
 }
 

@@ -210,10 +210,12 @@ template <class T> struct BackwardShared {
 
 // ----------------------------------------------------------------------------------------- readout
 inline constexpr int readout_steps = 32;  // that a block processes at a time
+// Odd where many lanes load the same output of their neurons, so that they have no bank conflicts.
+LSNN_INLINE int stride_of_weights(int64_t O) { return int(O < 4 ? O : O | 1); }
 
 template <class T> struct ReadoutShared {
-  T* w;  // [N,O]
-  T* sum;  // [readout_steps,O] w z of each step; backwards dL/d of it
+  T* w;  // [N,stride_of_weights]
+  T* sum;  // [readout_steps,padded(O)] w z of each step; backwards dL/d of it
   T* p;  // [O] carried; backwards dL/dp
   // backwards:
   T* gw;  // [N,O] of the items of the block
@@ -221,8 +223,8 @@ template <class T> struct ReadoutShared {
   uint32_t* bits;  // [readout_steps,words(N)]
 
   LSNN_METHOD ReadoutShared(Arena& m, int64_t N, int64_t O, bool backward) {
-    w = m.take<T>(N * O);
-    sum = m.take<T>(readout_steps * O);
+    w = m.take<T>(N * stride_of_weights(O));
+    sum = m.take<T>(readout_steps * padded(O));
     p = m.take<T>(O);
     gw = m.take<T>(backward ? N * O : 0);
     gbias = m.take<T>(backward ? O : 0);

@@ -198,14 +198,26 @@ MUTANTS = [
            "(", ("block N=64 n_ref=0 layout=3",)),
     Mutant("flags: only the paper's kernel although no flag allows it", "launch.cuh",
            "(plan.host.zero & no_terms) != no_terms", "false", (ABSENT,)),
-    Mutant("readout: the bias is carried", "readout.cuh", "bias ? p + bias[o] : p;",
-           "bias ? p = p + bias[o] : p;", ("any readout",), object="readout"),
+    Mutant("readout: the bias is carried", "readout.cuh", "bias ? p + constant : p;",
+           "bias ? p = p + constant : p;", ("any readout",), object="readout"),
     Mutant("readout: the sums of the chunk before", "readout.cuh",
-           "      __syncthreads();\n      for (int64_t o = threadIdx.x; o < O; o += blockDim.x) {\n"
-           "        T p =", "      for (int64_t o = threadIdx.x; o < O; o += blockDim.x) {\n"
+           "      __syncthreads();\n      for (int o = threadIdx.x; o < O; o += blockDim.x) {\n"
+           "        T p =", "      for (int o = threadIdx.x; o < O; o += blockDim.x) {\n"
            "        T p =", ("any readout",), object="readout"),
-    Mutant("readout: no gradient of the spikes from outside", "readout.cuh", "outside ? outside",
-           "false ? outside", ("any readout",), object="readout"),
+    Mutant("readout: no gradient of the spikes from outside", "readout.cuh",
+           "outside && t + i < steps", "false", ("any readout",), object="readout"),
+    Mutant("readout: the word of the next lane", "readout.cuh", "__shfl_sync(~0u, word[i], w)",
+           "__shfl_sync(~0u, word[i], w ^ 1)", ("any readout",), object="readout"),
+    Mutant("readout, backward: no barrier before sums go backwards", "readout.cuh",
+           "__syncthreads();\n      for (int o = threadIdx.x; o < O; o += blockDim.x) {\n"
+           "        T of_p", "for (int o = threadIdx.x; o < O; o += blockDim.x) {\n"
+           "        T of_p", ("any readout",), object="readout"),
+    Mutant("readout, backward: the steps of another warp", "readout.cuh",
+           "t = unit / W * steps_of_warp", "t = unit / W", ("any readout",), object="readout"),
+    Mutant("readout, backward: padding of the sums", "readout.cuh", "gp && i % row < O ?", "gp ?",
+           ("any readout",), object="readout"),
+    Mutant("readout: numbers that were not written", "readout.cu", "!f.saved.bits;", "!f.save;",
+           ("any readout",), object="readout"),
     Mutant("readout: outputs and neurons changed places", "readout.cuh",
            "job.gw[i % job.O * job.N + i / job.O]", "job.gw[i]", ("any readout",),
            object="readout"),
