@@ -65,10 +65,20 @@ __global__ void __launch_bounds__(pack_threads) pack_kernel(PackJob<T> job) {
     const int s = row / N, j = row % N;
     const T* from = matrix<T>(l, job.S0 + s) + j * l.w_stride_j;
     T* to = job.p.w + ((int64_t)job.S0 * N + row) * NP;
-#pragma unroll 8
-    for (int n = first % 32; n < NP; n += 32) {
-      const bool has_synapse = n < N && acts(l, j, n, job.delays[s]);
-      to[n] = has_synapse ? from[n * l.w_stride_k] : T(0);
+    constexpr int at_once = 8;
+    for (int n0 = first % 32; n0 < NP; n0 += 32 * at_once) {
+      T x[at_once];
+#pragma unroll
+      for (int i = 0; i < at_once; i++) {
+        const int n = n0 + 32 * i;
+        x[i] = n < N ? from[n * l.w_stride_k] : T(0);
+      }
+#pragma unroll
+      for (int i = 0; i < at_once; i++) {
+        const int n = n0 + 32 * i;
+        const bool has_synapse = n < N && acts(l, j, n, job.delays[s]);
+        if (n < NP) to[n] = has_synapse ? x[i] : T(0);
+      }
     }
   }
   if (first < job.n_delays) job.p.delays[job.S0 + first] = job.delays[first];
@@ -99,9 +109,8 @@ __global__ void __launch_bounds__(pack_threads) pack_kernel(PackJob<T> job) {
   else if (found) atomicOr(job.p.flags, found);
 }
 
-template <class T, class W> void pack(const Layer& l, const void* first_r,
-                                      const HostCoefficients& host, const Packed<T>& p,
-                                      void* stream) {
+template <class T> void pack(const Layer& l, const void* first_r, const HostCoefficients& host,
+                             const Packed<T>& p, void* stream) {
   PackJob<T> job{l, p, first_r, host, 0, 0, {}};
   if (first_r) clear(p.flags, sizeof *p.flags, stream);
   // At least once, for the coefficients and the flags.

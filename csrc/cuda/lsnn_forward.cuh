@@ -113,9 +113,11 @@ template <int warps, bool in_shared> struct RecurrentSum {
 #pragma unroll 1
       for (int e = at_once; e < n[of]; e += at_once) {
         const Quad<uint32_t> place = quad_at(list + e);
-        RowBatch<float> more{};
-        more.load(n[of] - e, [&](int i) { return row_at(place[i]); });
-        more.add_to(sum, n[of] - e);
+        RowBatch<float> more;
+        more.load(at_once, [&](int i) {  // no branches, so that the loads overlap
+          return e + i < n[of] ? row_at(place[i]) : Quad<float>::all(-0.f);
+        });
+        more.add_to(sum, at_once);
       }
     }
   }
