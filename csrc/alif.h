@@ -207,7 +207,7 @@ struct Saved {
   // [T,B,N] membrane before any reset (5), or the currents [T,B,currents,N] of a registered neuron;
   // null: the backward pass recomputes it
   void* y;
-  uint32_t* bits;  // [T,B,words(N)] spikes; the CPU kernels write them unless null
+  uint32_t* bits;  // [T,B,words(N)] spikes, written unless null, also without `save`
   void* z;  // [T,B,N] smooth spikes, or null
   void* carry;  // [segments(T,every),states,B,N] v', a', i', r' at the start of each segment
   bool y_is_bf16 = false;  // half the memory, for float; gradients then round with y
@@ -220,7 +220,8 @@ struct ForwardArgs {
   int64_t x_stride_t, x_stride_b;  // neurons are contiguous
   State first;  // read
   State last;  // written
-  void* z;  // [T,B,N] spikes as numbers; null for the CPU kernels: not wanted
+  // [T,B,N] spikes as numbers; null: not wanted, which the CUDA kernels allow with saved.bits
+  void* z;
   void *trace_v, *trace_a, *trace_A;  // [T,B,N] or null
   bool save;
   Saved saved;  // written when save

@@ -78,7 +78,7 @@ template <class T, class Spec, int C, bool rows_in_shared> struct ForwardGroup {
     }
     const QuadCoefs<T> k(job.p, l, cell[0]);
     // of step t
-    uint32_t* bits = f.save ? f.saved.bits + b * n_words : nullptr;
+    uint32_t* bits = f.saved.bits ? f.saved.bits + b * n_words : nullptr;
     int64_t row = b * l.N;  // of step t in arrays [T,B,N]
     int slot = 0;  // of step t
     for (int t = 0; t < length; t++, row += l.B * l.N) {

@@ -51,20 +51,24 @@ template <class T> struct ForwardWorkspace {
   Packed<T> packed;
   Quad<T>* state;  // [5,threads] of the design `step`
   T* c;            // [B,N]
+  T* z;            // [T,B,N] of the design `step`, where the caller wants none
 
-  ForwardWorkspace(Arena& m, const Layer& l, const Pass& pass) : packed(m, l) {
+  ForwardWorkspace(Arena& m, const ForwardArgs& f, const Pass& pass) : packed(m, f.layer) {
+    const Layer& l = f.layer;
     const bool step = pass.design == Design::step;
     state = step ? m.take<Quad<T>>(5 * Point::count(l)) : nullptr;
     c = step ? m.take<T>(l.B * l.N) : nullptr;
+    z = step && !f.z ? m.take<T>(l.T * l.B * l.N) : nullptr;
   }
 };
 
-template <class T> void forward(const ForwardArgs& f, const Plan& plan, void* workspace,
+template <class T> void forward(ForwardArgs f, const Plan& plan, void* workspace,
                                 const Product& product, void* stream) {
   const Layer& l = f.layer;
   const Pass& pass = plan.forward;
   Arena arena(workspace);
-  const ForwardWorkspace<T> own(arena, l, pass);
+  const ForwardWorkspace<T> own(arena, f, pass);
+  if (own.z) f.z = own.z;
   if (l.B == 0 && !plan.host.made) return;
   pack<T>(l, f.first.r, plan.host, own.packed, stream);
   if (l.B == 0) return;
@@ -276,7 +280,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
 // Bytes of the workspaces.
 template <class T> int64_t workspace_of(const ForwardArgs& f, const Plan& plan) {
   Arena counted;
-  ForwardWorkspace<T>(counted, f.layer, plan.forward);
+  ForwardWorkspace<T>(counted, f, plan.forward);
   return counted.used;
 }
 template <class T> int64_t workspace_of(const BackwardArgs& f, const Plan& plan) {
@@ -303,7 +307,7 @@ template <class T> int compiled() {
 struct Entry {
   int64_t (*forward_workspace)(const ForwardArgs&, const Plan&);
   int64_t (*backward_workspace)(const BackwardArgs&, const Plan&);
-  void (*forward)(const ForwardArgs&, const Plan&, void*, const Product&, void*);
+  void (*forward)(ForwardArgs, const Plan&, void*, const Product&, void*);
   void (*backward)(const BackwardArgs&, const Plan&, void*, const Product&, void*);
   int (*clusters)(int ranks, const Device&);
   int (*compiled)();  // compute capability of the code

@@ -74,9 +74,9 @@ template <class T> void clear_after_end(const ForwardArgs& f, const Packed<T>& p
   const int64_t row = l.N * (int64_t)sizeof(T);
   ClearJob<T> job{
       l, p, {{f.z, l.T, row}, {f.trace_v, l.T, row}, {f.trace_a, l.T, row}, {f.trace_A, l.T, row}}};
+  job.arrays[4] = {f.saved.bits, l.T, words(l.N) * 4};
   if (f.save) {
-    job.arrays[4] = {f.saved.y, l.T, f.saved.y_is_bf16 ? 2 * l.N : row};
-    job.arrays[5] = {f.saved.bits, l.T, words(l.N) * 4};
+    job.arrays[5] = {f.saved.y, l.T, f.saved.y_is_bf16 ? 2 * l.N : row};
     job.arrays[6] = {f.saved.z, l.T, row};
     job.arrays[7] = {f.saved.carry, 4 * segments(l.T), row, 4, (int)segment};
   }

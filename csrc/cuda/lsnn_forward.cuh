@@ -208,8 +208,8 @@ template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
     Y* y = (Y*)f.saved.y + cell.at(l, 0);
     const int word = group.thread / 8;
     uint32_t* bits = f.saved.bits + b * words(l.N) + word;
-    const int saved = f.save ? cell.live : 0;
-    const bool keeps_word = f.save && group.thread % 8 == 0 && word < words(l.N);
+    const int saved = f.save ? cell.live : 0, written = f.z ? cell.live : 0;
+    const bool keeps_word = f.saved.bits && group.thread % 8 == 0 && word < words(l.N);
     for (int t0 = 0; t0 < length; t0 += (int)segment) {
       if (f.save) store_carry(job, cell, t0, neurons.s);
       const int t1 = length - t0 < segment ? length : t0 + (int)segment;
@@ -221,7 +221,7 @@ template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
         neurons.fire_all(fired);
         sum.load(N * row_bytes);
         spikes.publish(fired, (uint32_t)cell.n * row_bytes, row_bytes);
-        store_row<whole>(z, neurons.z(), cell.live);
+        store_row<whole>(z, neurons.z(), written);
         const uint32_t gathered =
             gather_word(fired[0] | fired[1] << 1 | fired[2] << 2 | fired[3] << 3, group.lane());
         if (keeps_word) *bits = gathered;

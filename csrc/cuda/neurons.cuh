@@ -106,6 +106,17 @@ template <class T> LSNN_DEVICE QuadState<T> first_state(const ForwardJob<T>& job
           load_state<T>(s.r, l, cell), load_state<T>(s.z, l, cell)};
 }
 
+// The spikes of a step, from the numbers or the bits.
+template <class T> LSNN_DEVICE Quad<T> written_z(const ForwardJob<T>& job, const Cell& cell,
+                                                 int64_t t) {
+  const Layer& l = job.f.layer;
+  if (job.f.z) return load((const T*)job.f.z + cell.at(l, t), cell.live);
+  if (!cell.live) return {};
+  const uint32_t word =
+      job.f.saved.bits[(t * l.B + cell.b) * words(l.N) + cell.n / 32] >> cell.n % 32;
+  return {{T(word & 1), T(word >> 1 & 1), T(word >> 2 & 1), T(word >> 3 & 1)}};
+}
+
 // length: steps of the item.
 template <class T>
 LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, int length,
@@ -116,10 +127,10 @@ LSNN_DEVICE void store_last_state(const ForwardJob<T>& job, const Cell& cell, in
   store_state(last.a, l, cell, s.a);
   store_state(last.i, l, cell, s.i);
   store_state(last.r, l, cell, s.r);
+  if (last.z && !job.f.z) __syncwarp();  // other lanes have stored the words
   for (int64_t steps_back = 0; last.z && steps_back < l.D; steps_back++) {
     const int64_t t = length - 1 - steps_back;
-    const Quad<T> z = t < 0 ? first_z_quad<T>(job.f.first, l, t, cell)
-                            : load((const T*)job.f.z + cell.at(l, t), cell.live);
+    const Quad<T> z = t < 0 ? first_z_quad<T>(job.f.first, l, t, cell) : written_z(job, cell, t);
     store((T*)last.z + cell.at(l, steps_back), z, cell.live);
   }
 }
@@ -167,7 +178,7 @@ LSNN_DEVICE unsigned forward_quad(const ForwardJob<T>& job, const Spec& spec, co
     A.put(q, out.A);
     if (out.fired && q < cell.live) fired |= 1u << q;
   }
-  store_row<whole>((T*)f.z + at, s.z, cell.live);
+  store_row<whole>((T*)f.z + at, s.z, f.z ? cell.live : 0);
   if (f.save) store_y<whole>(f.saved.y, f.saved.y_is_bf16, at, y, cell.live);
   if constexpr (whole) return fired;
   if (f.save && l.smooth) store((T*)f.saved.z + at, s.z, cell.live);

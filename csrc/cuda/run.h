@@ -21,6 +21,7 @@ void forward(const ForwardArgs&, const Plan&, void* workspace, const Product&, v
 void backward(const BackwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 
 // The readout, called by forward() after the recurrence and by backward() before it, with a
+// z may be null where spikes are 0 or 1 and saved.bits is not null.
 // workspace that holds the gradient of the spikes.
 void readout_forward(const ForwardArgs&, Storage, const Device&, void* stream);
 int64_t readout_workspace(const BackwardArgs&, Storage, const Device&);

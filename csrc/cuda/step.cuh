@@ -62,7 +62,7 @@ template <class T, class Spec> __global__ void __launch_bounds__(256)
     const uint32_t word = gather_word(
         forward_quad(job, Known<Spec>::spec(l, flags, 0), k, cell, job.t, cell.at(l, job.t), c, s),
         (int)threadIdx.x % 32);
-    if (f.save && at.real && !ended && at.index % 8 == 0)
+    if (f.saved.bits && at.real && !ended && at.index % 8 == 0)
       f.saved.bits[job.t * l.B * words(l.N) + at.index / 8] = word;
   }
   variable(0) = s.v;

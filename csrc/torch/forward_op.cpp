@@ -81,7 +81,6 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces),
              save = c.has(Output::saved);
   const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16);
-  LSNN_EXPECT(spikes || on_cpu, "outputs: expected spikes for the CUDA kernels, got none");
   LSNN_EXPECT(!save_bf16 || (type == ScalarType::Float && !other),
               "outputs: expected no saved_bf16 for float64 or a registered neuron, got it");
   const StateHolder first = make_state(x, "x", l, state);
@@ -98,11 +97,11 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
                                      : segment,
                 O = out.readout.O, S = l.sizes.states;
   // Saved: the state of every `every` steps and the spike bits; without checkpoint y, in bfloat16
-  // with saved_bf16; smooth spikes as numbers. The CUDA kernels write bits only together with the
-  // rest.
-  const bool saves = save || (bits_asked && !on_cpu);
-  const bool save_y = saves && !c.checkpoint, save_z = saves && l.smooth,
-             keep_bits = saves || bits_asked;
+  // with saved_bf16; smooth spikes as numbers. The CUDA kernels need spikes in memory, as bits or,
+  // if smooth, as numbers.
+  const bool save_y = save && !c.checkpoint, save_z = save && l.smooth,
+             own_spikes = !on_cpu && !spikes && !save,
+             keep_bits = save || bits_asked || (own_spikes && !l.smooth);
   const Tensor z = empty_unless(spikes, {T, B, N});
   Tensors last, trace;
   last.reserve(S + 1);
@@ -122,8 +121,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const Tensor y =
       empty(x, save_y ? Ints{T, B, K * N} : Ints{0}, save_bf16 ? ScalarType::BFloat16 : type);
   const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
-  const Tensor smooth_z = empty_unless(save_z, {T, B, N});
-  const Tensor carry = empty_unless(saves, {S * segments(T, every), B, N});
+  const Tensor smooth_z = empty_unless(save_z || (own_spikes && l.smooth), {T, B, N});
+  const Tensor carry = empty_unless(save, {S * segments(T, every), B, N});
 
   ForwardArgs f{};
   f.layer = l;
@@ -137,16 +136,16 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
             .r = last_states[3],
             .z = pointer_if(true, last_z),
             .others = other ? last_states : nullptr};
-  f.z = pointer_if(spikes, z);
+  f.z = spikes ? pointer_if(true, z) : pointer_if(!on_cpu && l.smooth, smooth_z);
   f.trace_v = trace_rows[0];
   f.trace_a = trace_rows[1];
   f.trace_A = trace_rows[2];
   f.other_traces = other ? trace_rows : nullptr;
-  f.save = saves;
+  f.save = save;
   f.saved = {.y = pointer_if(save_y, y),
              .bits = (uint32_t*)pointer_if(keep_bits, bits),
              .z = pointer_if(save_z, smooth_z),
-             .carry = pointer_if(saves, carry),
+             .carry = pointer_if(save, carry),
              .y_is_bf16 = save_y && save_bf16,
              .every = every};
   f.projection = in.projection;
@@ -158,8 +157,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   host.zero = (unsigned)c.zero_coefficients;
   run(f, x, host);
   Tensors saved = {y, bits, smooth_z, carry};
-  if (!save)  // only the bits were requested
-    for (size_t k : {0, 2, 3}) saved[k] = empty(x, {0}, saved[k].scalar_type());
+  if (!save && !bits_asked) saved[1] = empty(x, {0}, ScalarType::Int);
+  if (!save) saved[2] = empty(x, {0}, type);
   if (is_made) saved.push_back(k);
   return {z, last, trace, p, saved};
 }

@@ -253,10 +253,9 @@ def run_layer(
         if not on_cpu:
             fused, b_out = fused._replace(b_out=b_out), None
     returns_spikes = spikes or w_out is None
-    needs_spikes = returns_spikes or reads_numbers or not _ops.has_cpu_kernels(like)
-    requested = {"spikes"} if needs_spikes else set()
+    requested = {"spikes"} if returns_spikes or reads_numbers else set()
     if route.returns_bits:
-        requested = {"bits"} if _ops.has_cpu_kernels(like) else {"spikes", "bits"}
+        requested = {"bits"}
     out, z = _run_operator(current, w_rec, neuron, options, fused, requested)
     p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
     if reads_numbers:

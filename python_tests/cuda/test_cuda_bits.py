@@ -15,6 +15,7 @@ from torch import Tensor
 from compare import assert_same
 from lsnn_ext import ALIF, _ops, functional
 from lsnn_ext._core import device_checks
+from lsnn_ext._ops import autograd
 from lsnn_ext.functional import PackedSpikes
 
 EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
@@ -200,3 +201,37 @@ def test_float64_is_said_to_become_numbers() -> None:
     plain = functional.layer(x, w_in, w_rec, **K)
     assert out.spikes is not None and plain.spikes is not None
     assert_same("spikes", out.spikes, plain.spikes)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_spikes_that_are_not_wanted_are_not_written(smooth: bool, grad: bool,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer of which only the readout and the last state are wanted: the same without (T, B, N)
+    numbers of spikes."""
+    T, B, I, N, O = 140, 3, 8, 36, 5
+    written: list[int] = []
+    call = autograd.call_interruptible
+
+    def counted(op: Any, *args: Any) -> Any:
+        found = call(op, *args)
+        if op is torch.ops.lsnn.alif_forward:
+            written.append(found[0].numel())
+        return found
+
+    monkeypatch.setattr(autograd, "call_interruptible", counted)
+    results = []
+    for spikes in (True, False):
+        w_in, w_rec, w_out = (w.requires_grad_(grad) for w in (
+            _random(N, I), _random(N, N) / 8, _random(O, N)))
+        out = functional.layer(_spikes(T, B, I), w_in, w_rec, w_out=w_out, k_out=0.9,
+                               spikes=spikes, smooth=smooth, **K)
+        assert out.readout is not None and (out.spikes is not None) == spikes
+        if grad:
+            (out.readout * _random(T, B, O, step=3)).sum().backward()
+        results.append([out.readout.detach(), *(part.detach() for part in out.state),
+                        *(w.grad for w in (w_in, w_rec, w_out) if w.grad is not None)])
+    assert written == [T * B * N, 0]
+    assert len(results[0]) == (9 if grad else 6)
+    for k, (wanted, found) in enumerate(zip(*results, strict=True)):
+        assert_same(f"result {k}", found, wanted)

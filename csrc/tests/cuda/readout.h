@@ -99,7 +99,7 @@ void check_readout(const ReadoutCase& c, Parallel parallel, const Forward& forwa
             c.layer.text();
   const Case& l = c.layer;
   const int64_t O = c.O, N = l.N, row = l.B * O;
-  const ReadoutRun<T> got(c), wanted(c), unsaved(c);
+  const ReadoutRun<T> got(c), wanted(c), unsaved(c), of_bits(c);
   auto near = [&](const char* what, const Buffer<T>& a, const auto& b, int64_t n, double most) {
     double largest = 1;
     for (int64_t i = 0; i < n; i++) largest = std::max(largest, std::abs(double(b[i])));
@@ -112,7 +112,13 @@ void check_readout(const ReadoutCase& c, Parallel parallel, const Forward& forwa
   for (int64_t i = 0; c.bias && i < l.T * row; i++) wanted.p[i] = wanted.p[i] + wanted.bias[i % O];
   forward(got.forward_args(true));
   forward(unsaved.forward_args(true, false));
-  for (const ReadoutRun<T>* run : {&got, &unsaved}) {
+  ForwardArgs bits_only = of_bits.forward_args(true, false);
+  if (!l.smooth) {
+    bits_only.z = nullptr;
+    bits_only.saved.bits = of_bits.r.bits.get();
+  }
+  forward(bits_only);
+  for (const ReadoutRun<T>* run : {&got, &unsaved, &of_bits}) {
     near("p", run->p, wanted.p, l.T * row, forward_tolerance<T>(l));
     near("the last p", run->p_last, wanted.p_last, row, forward_tolerance<T>(l));
   }

@@ -192,6 +192,16 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
       const Run<T> unsaved(wanted, z);
       kernels.forward(unsaved);
       check_forward("nothing saved", unsaved, wanted, y);
+      if (c.smooth) return;
+      kernels.save = order % 2;  // spikes as bits only
+      const Run<T> of_bits(wanted, z);
+      ForwardArgs bits_only = kernels.forward_args(of_bits);
+      bits_only.z = nullptr;
+      bits_only.saved.bits = of_bits.bits.get();
+      kernels.run(of_bits, bits_only, &cuda::forward);
+      check_same("bits only", of_bits, wanted, trace_v,
+                 kernels.save && !kernels.save_bf16 ? gx : y);
+      check_same_bits("bits only", of_bits, wanted);
     });
     n_runs++;
     n_of[d]++;
