@@ -284,6 +284,35 @@ def test_clusters_are_as_many_as_the_runtime_says() -> None:
         plan(10, 2, 20, device="h100", clusters=[1, 2, 3, 4])
 
 
+@pytest.mark.parametrize("bf16_parts", [0, 2, 1])
+@pytest.mark.parametrize(("N", "B", "ranks"), [(220, 256, 4), (220, 512, 4), (448, 128, 8),
+                                               (512, 256, 8)])
+@pytest.mark.parametrize("clusters", [[66, 32, 16], [62, 31, 15], [30, 7, 3], [2, 1, 1], [1, 1, 0],
+                                      [0, 0, 0]])
+def test_the_plan_counts_rounds_of_the_clusters_that_fit(
+        bf16_parts: int, N: int, B: int, ranks: int, clusters: list[int]) -> None:
+    """Boards differ in the clusters that fit at once. Less room costs more rounds of the kernels in
+    clusters, never more blocks than fit, and the cheapest of what is left is chosen."""
+    name, sizes = "lsnn, matrices", {"device": "h100", "bf16_parts": bf16_parts}
+    chosen = plan(784, B, N, clusters=clusters, **sizes)["backward"]
+    room, considered = clusters[ranks.bit_length() - 2], chosen["considered"]
+    if N > 448 and not bf16_parts:
+        assert "at most 448 neurons" in considered[name]
+    elif room:
+        items, many = 8, plan(784, B, N, clusters=[66, 32, 16], **sizes)["backward"]
+        rounds = [-(-B // (items * teams)) for teams in (room, 128 // ranks)]
+        per_round = [cost / n for cost, n in zip(
+            (considered[name], many["considered"][name]), rounds, strict=True)]
+        assert per_round[0] == pytest.approx(per_round[1])
+    else:
+        assert f"no room for a cluster of {ranks} blocks" in considered[name]
+    if chosen["design"] == "cluster":
+        of = chosen["blocks of a cluster"]
+        assert 0 < chosen["blocks"] <= of * clusters[of.bit_length() - 2]
+    costs = [cost for cost in considered.values() if isinstance(cost, float)]
+    assert chosen["why"].startswith(f"fewest cycles per step by the formulas, {int(min(costs))} ")
+
+
 def test_costs_beside_what_was_measured(tmp_path: Path,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     costs = _ops._C.costs()

@@ -347,9 +347,11 @@ void run_all(const char* word, const Part& part, const cuda::Device& device, int
     check_all_readouts<float>(device, Storage::f32);
     check_all_readouts<double>(device, Storage::f64);
   }
-  // a single SM; no clusters and little shared memory
-  cuda::Device tiny = device, turing = device;
+  // a single SM; no clusters and little shared memory; fewer clusters than the SMs could form
+  cuda::Device tiny = device, turing = device, few = device;
   tiny.sms = 1;
+  few.clusters[0] = few.clusters[1] = 1;
+  few.clusters[2] = 0;
   turing.most_ranks = 1;
   turing.shared = 64 << 10;
   const std::vector<Case> all = kernel_table();
@@ -357,7 +359,7 @@ void run_all(const char* word, const Part& part, const cuda::Device& device, int
     const Case& c = all[i];
     if (c.text().find(word) == std::string::npos) continue;
     const int order = int(i);
-    const cuda::Device& shape = i % 4 == 1 ? tiny : i % 4 == 3 ? turing : device;
+    const cuda::Device& shape = i % 4 == 1 ? tiny : i % 4 == 2 ? few : i % 4 == 3 ? turing : device;
     run_case<float>(c, shape, i % 3 == 2, order, only);
     if (i % 3 == 2) run_case<float>(c, device, false, order + 1, only);
     if (c.N < 300) run_case<double>(c, device, false, order + 2, only);
