@@ -3,6 +3,11 @@
     python -m bench.gpu                     everything, within eight minutes
     python -m bench.gpu --minutes 20        with time for every point and every sanitizer
     python -m bench.gpu --only routes       one stage, and the builds that it needs
+    python -m bench.gpu --only correctness  the first of three experiments on a new card: are the
+                                            kernels right?
+    python -m bench.gpu --only costs        the second one: primitives, each kernel, and the phases
+                                            of a step of the paper's network
+    python -m bench.gpu --only plan --minutes 20    the third one: forced against chosen routes
     python -m bench.gpu --dry-run           all that needs no card, on a machine with nvcc
 
 It uses the packages of this Python and neither pip nor a network. Steps that fail hide none of the
@@ -41,13 +46,17 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=positive, default=8.0, help="for everything (default: 8)")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(suite.STAGES),
-                        metavar="STAGE,...", help=f"of {', '.join(suite.STAGES)} (default: all)")
+    parser.add_argument("--only", type=suite.named_stages, metavar="STAGE,...",
+                        help=f"of {', '.join(suite.STAGES)}, or an experiment of "
+                        f"{', '.join(suite.EXPERIMENTS)} (default: all but "
+                        f"{', '.join(suite.LONG)}; in a dry run all)")
     parser.add_argument("--out", type=Path, help="folder for CSV, plots, summary and the output of "
                         f"all steps (default: {machine.results('gpu', 'CARD')}, in a dry run "
                         f"{suite.WORK}/dry)")
     parser.add_argument("--dry-run", action="store_true", help="all that needs no card")
     given = parser.parse_args(arguments)
+    all_stages = [name for name in suite.STAGES if given.dry_run or name not in suite.LONG]
+    given.only = given.only or all_stages
     try:
         suite.selected(suite.dry_stages(), given.only)
     except ValueError as error:
@@ -65,20 +74,20 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
                               else machine.results("gpu", card.slug))
     print(card.name if given.dry_run else f"{card.name}, driver {card.driver or 'unknown'}, torch "
           f"{card.torch} with CUDA {card.cuda}", flush=True)
-    rows, primitives = suite.ROOT / suite.ROWS, suite.ROOT / suite.PRIMITIVES
-    for path in (rows, primitives):
+    rows, *tables = (suite.ROOT / name for name in (suite.ROWS, *suite.TABLES))
+    for path in (rows, *tables):
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
     minutes = suite.DRY_LIMIT / 60 if given.dry_run else given.minutes
     what = "--dry-run" if given.dry_run else f"--minutes {minutes:g}"
-    stages = () if set(given.only) == set(suite.STAGES) else given.only
+    stages = () if set(given.only) == set(all_stages) else given.only
     if stages:
         what += f" --only {','.join(stages)}"
     empty = Report(card, f"python -m bench.gpu {what}", datetime.date.today().isoformat(), stages)
 
     # after every stage: what is known is kept if the rest is cut off
     def write(outcomes: list[Outcome]) -> None:
-        empty.read(outcomes, rows, primitives).write(out)
+        empty.read(outcomes, rows, tables).write(out)
 
     processes = Processes(suite.ROOT, rows.parent / "logs")
 
@@ -102,7 +111,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
         if outcome.state in ("failed", "late") and outcome.output:
             print(f"\n{outcome.name}, the end of its output ({empty.log} has all of it):")
             print("\n".join(outcome.output.splitlines()[-TAIL:]))
-    final = empty.read(outcomes, rows, primitives)
+    final = empty.read(outcomes, rows, tables)
     print(f"\n{final.markdown()}")
     for path in [*final.write(out), *final.plots(out)]:
         print(f"wrote {path}")

@@ -46,7 +46,7 @@ class Report:
         """The file that has the output of all steps."""
         return f"{self.stem}.log"
 
-    def read(self, outcomes: Sequence[Outcome], rows: Path, primitives: Path) -> "Report":
+    def read(self, outcomes: Sequence[Outcome], rows: Path, tables: Sequence[Path]) -> "Report":
         """With what the steps have written so far; a file that is missing or was cut off gives what
         there is."""
         said: list[dict[str, Any]] = []
@@ -55,11 +55,13 @@ class Report:
                 said.append(json.loads(line))
             except json.JSONDecodeError:  # the last line of a process that was stopped
                 continue
-        lines = primitives.read_text().splitlines() if primitives.exists() else []
+        found = [csv.DictReader(table.read_text().splitlines())
+                 for table in tables if table.exists()]
         return replace(self, outcomes=outcomes,
                        rows=[Row(**each) for each in said if "note" not in each],
                        notes=[each["note"] for each in said if "note" in each],
-                       primitives=[each for each in csv.DictReader(lines) if all(each.values())])
+                       primitives=[each for lines in found for each in lines
+                                   if all(each.values())])
 
     def write(self, out: Path) -> list[Path]:
         """The CSVs, where anything was measured, the summary, and the output of the steps; the

@@ -20,6 +20,8 @@ QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_CUD
          "-DCMAKE_CUDA_FLAGS=-Xptxas=-O0", "-DLSNN_ONLY_PORTABLE=ON")
 DRY_LIMIT = 3600.0  # seconds of a step of a dry run, whose builds may have one processor
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
+KERNELS, STAMPS, CHOICES = (f"{WORK}/{name}.csv" for name in ("kernels", "stamps", "choices"))
+TABLES = PRIMITIVES, KERNELS, STAMPS, CHOICES  # of primitive, parameter, value and unit
 DESIGNS = ("block", "gather", "step", "cluster")
 # the kernels of the paper's network in the C++ tests: in one block, its rows in shared or in main
 # memory; in a cluster; in both also by matrices in torch's precisions
@@ -29,7 +31,14 @@ ROUTES = (*DESIGNS, *LSNN, *IN_CLUSTER)
 # racecheck is the last and is only noted: it may take a reader that waits for stores from other
 # blocks for a race.
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
-STAGES = ("build", "routes", "primitives", "python", "timings", *SANITIZERS)
+STAGES = ("build", "routes", "primitives", "python", "kernels", "timings", "phases", "choices",
+          *SANITIZERS)
+LONG = "phases", "choices"  # only where they are named
+# The three experiments of a first run on a new card, as names for --only: whether the kernels are
+# right, what each costs, whether the plan selects the fastest.
+EXPERIMENTS = {"correctness": ("build", "routes", "python"),
+               "costs": ("primitives", "kernels", "phases"), "plan": ("choices",)}
+STAMPED = "build with clock stamps"
 # Under a sanitizer a kernel runs some 10 to 100 times slower: 17 steps reach into a second chunk,
 # and that is enough.
 SMALL = "T=17 "
@@ -77,6 +86,8 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
     environment = {"PATH": os.pathsep.join(filter(None, (folder, os.environ.get("PATH", ""))))}
     no_pytest = importlib.util.find_spec("pytest") is None
     sanitizer = tool("compute-sanitizer")
+    kernels = sys.executable, "-m", "bench.gpu.kernels"
+    no_card = 2, "bench.gpu.kernels: .* sees no CUDA device"
 
     def pytest(name: str, design: str, *selection: str) -> Step:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
@@ -106,9 +117,16 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
         [pytest("Python tests", "", "python_tests/cuda/test_cuda_torch.py",
                 "python_tests/cuda/test_cuda_bits.py"),
          *(pytest(f"Python tests {design}", design) for design in designs(card))],
+        [Step("kernels", [[*kernels, "--csv", KERNELS]], 60, 20, needs=("build",), required=False,
+              without_device=no_card)],
         [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}",
                            "--rows", ROWS]], 170, 50, needs=("build",),
               without_device=(2, "bench.gpu.layers: .* sees no CUDA device"))],
+        [Step("phases", [[*kernels, "--csv", STAMPS, "--extension", f"{work}/stamps/lib"]], 60, 20,
+              needs=(STAMPED,), required=False, without_device=no_card)],
+        [Step("choices", [[sys.executable, "-m", "bench.gpu.choices", "--seconds", "{seconds}",
+                           "--csv", CHOICES]], 1500, 60, needs=("build",), required=False,
+              without_device=(2, "bench.gpu.choices: .* sees no CUDA device"))],
         *map(sanitized, SANITIZERS),
     ]
 
@@ -120,6 +138,11 @@ def dry_stages() -> list[list[Step]]:
             for stage in stages(STAND_IN, dry=True)]
 
 
+def named_stages(text: str) -> list[str]:
+    """Names of stages, and of experiments, as the stages."""
+    return [stage for name in text.split(",") for stage in EXPERIMENTS.get(name, (name,))]
+
+
 def selected(stages: list[list[Step]], names: Sequence[str],
              strict: bool = False) -> list[list[Step]]:
     """The stages of these names, and the builds that they need: a build that is up to date takes
@@ -128,10 +151,12 @@ def selected(stages: list[list[Step]], names: Sequence[str],
     if unknown := [name for name in names if name not in STAGES]:
         raise ValueError(f"expected stages of {', '.join(STAGES)}, got {', '.join(unknown)!r}")
     builds, *others = stages
+    every = "build" in names
     chosen = [[replace(step, required=True) for step in stage] if strict else stage
               for name, stage in zip(STAGES[1:], others, strict=True) if name in names]
     needed = {need for stage in chosen for step in stage for need in step.needs}
-    return [[step for step in builds if "build" in names or step.name in needed], *chosen]
+    return [[step for step in builds if step.name in needed or (every and step.name != STAMPED)],
+            *chosen]
 
 
 def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
@@ -146,7 +171,7 @@ def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
                                "LSNN_CMAKE_ARGS": cmake.strip()}
     source = "bench/gpu/primitives.cu"
     inplace = [python, "setup.py", "--quiet", "build_ext", "--inplace"]
-    own = ["--build-temp", f"{work}/python"]
+    own, stamps = ["--build-temp", f"{work}/python"], f"{work}/stamps"
     has_cuda = [python, "-c", _HAS_CUDA]
     return [
         # A build folder of its own: that of `make build` may belong to another torch, or to none
@@ -155,6 +180,10 @@ def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
         Step("build", [[*inplace, *own], has_cuda], 300, 60, extension,
              dry=([*inplace[:-1], *own, "--build-lib", f"{work}/lib"],
                   [*has_cuda, f"{work}/lib"])),
+        Step(STAMPED,
+             [[*inplace[:-1], "--build-temp", stamps, "--build-lib", f"{stamps}/lib"],
+              [*has_cuda, f"{stamps}/lib"]], 300, 60,
+             extension | {"LSNN_CMAKE_ARGS": f"-DLSNN_STAMPS=ON {cmake.strip()}"}, required=False),
         Step("build of the C++ tests",
              [["cmake", "-S", ".", "-B", f"{work}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON",
                architecture, *compiler, *quick],

@@ -6,6 +6,7 @@
 #include "lsnn_forward.cuh"
 #include "lsnn_matrix_block.cuh"
 #include "lsnn_matrix_cluster.cuh"
+#include "run.h"
 
 namespace lsnn::cuda {
 
@@ -57,6 +58,20 @@ static BackwardKernel matrix_kernel(int64_t N, int parts) {
   return parts == 1   ? matrix_kernel_of<1>(N)
          : parts == 2 ? matrix_kernel_of<2>(N)
                       : matrix_kernel_of<exact_parts>(N);
+}
+
+std::map<std::string, std::vector<int64_t>> take_stamps() {
+  std::map<std::string, std::vector<int64_t>> found;
+#if defined(LSNN_STAMPS) && LSNN_NVCC
+  unsigned long long all[n_stamped][1 + most_phases];
+  constexpr unsigned long long zeros[n_stamped][1 + most_phases] = {};
+  if (cudaMemcpyFromSymbol(all, stamped, sizeof all) != cudaSuccess ||
+      cudaMemcpyToSymbol(stamped, zeros, sizeof zeros) != cudaSuccess)
+    throw std::runtime_error("stamps: expected a device, got none");
+  for (int i = 0; i < n_stamped; i++)
+    found[i == forward_stamps ? "forward" : "backward"] = {all[i], all[i] + 1 + most_phases};
+#endif
+  return found;
 }
 
 int64_t lsnn_workspace(const Pass& pass) {

@@ -5,6 +5,7 @@
 #pragma once
 #include "lsnn_stream.cuh"
 #include "sequence.cuh"
+#include "stamps.cuh"
 
 namespace lsnn::cuda {
 
@@ -203,6 +204,7 @@ template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
     StageRing<stages_of_current> x(current + 4 * group.thread, 128 * warps, copy);
     SpikeLists<warps> spikes(lists, job.shape.slots, group);
     sync();
+    Stamps<forward_stamps> stamps;
     // of this step
     float* z = (float*)f.z + cell.at(l, 0);
     Y* y = (Y*)f.saved.y + cell.at(l, 0);
@@ -219,6 +221,7 @@ template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
         Quad<float> c = quad_at(x.wait());
         bool fired[4];
         neurons.fire_all(fired);
+        stamps.end(0);
         sum.load(N * row_bytes);
         spikes.publish(fired, (uint32_t)cell.n * row_bytes, row_bytes);
         store_row<whole>(z, neurons.z(), written);
@@ -226,6 +229,7 @@ template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
             gather_word(fired[0] | fired[1] << 1 | fired[2] << 2 | fired[3] << 3, group.lane());
         if (keeps_word) *bits = gathered;
         x.advance(copy);
+        stamps.end(1);
         const bool before = t <= delay;  // spikes before the sequence; the lists are empty
         if (!(before | sum.is_long())) [[likely]]
           sum.add_to(c);
@@ -239,14 +243,18 @@ template <int warps, bool in_shared, bool whole, class Y> struct LsnnGroup {
             for_real_spikes(first_z<float>(f.first, l, t - 1 - delay, b), N, group.lane(), add);
           sum.add_all_to(c, spikes);
         }
+        stamps.end(2);
         store_row<whole>(y, widen<Y>(neurons.integrate_all(c)), saved);
         z += job.row;
         y += job.row;
         bits += job.row_of_bits;
+        stamps.end(3);
         spikes.advance();
         sync();
+        stamps.end_step(4);
       }
     }
+    stamps.store();
     store_last_state(job, cell, length, neurons.s);
   }
 };

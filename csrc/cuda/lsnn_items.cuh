@@ -6,6 +6,7 @@
 #include "lsnn_replay.cuh"
 #include "lsnn_stream.cuh"
 #include "sequence.cuh"
+#include "stamps.cuh"
 
 namespace lsnn::cuda {
 
@@ -230,6 +231,7 @@ template <class Products> struct LsnnItems {
 #pragma unroll
     for (int item = 0; item < items; item++)
       if (is_there(item)) end = min(end, pair[item].end);
+    Stamps<backward_stamps> stamps;
 #pragma unroll 1
     for (int t = longest - 1; t >= 0; t--) {
       float x[items];
@@ -242,7 +244,9 @@ template <class Products> struct LsnnItems {
         if (pair[item].works(t)) *to = x[item];
       }
       gx.advance(job.row_bytes);
+      stamps.end(0);
       products.await();
+      stamps.end(1);
       // Work that needs no product is in the same basic block, so that it overlaps the tensor
       // cores.
       const float* stage = stages.wait();
@@ -251,7 +255,9 @@ template <class Products> struct LsnnItems {
         pair[item].read(t, stage + 2 * item * threads, threads);
       find_slopes(pair);
       stages.advance(copy);
+      stamps.end(2);
       const typename Products::Sums found = products.multiply();
+      stamps.end(3);
       if (t == due) [[unlikely]] {
         prepare(pair, t);
         find_slopes(pair);
@@ -267,8 +273,10 @@ template <class Products> struct LsnnItems {
         for (int item = 0; item < items; item++) pair[item].add_last_state(t);
       products.advance();
       products.end_step();
+      stamps.end_step(4);
     }
     products.finish();
+    stamps.store();
 #pragma unroll
     for (int item = 0; item < items; item++) pair[item].store_first_state();
     if (!job.f.gfirst.z) return;

@@ -2,6 +2,10 @@
 // to device memory except `delays` and `lengths` of the layer; no function synchronizes. Errors of
 // launches are thrown as std::runtime_error with the shape of the launch.
 #pragma once
+#include <map>
+#include <string>
+#include <vector>
+
 #include "plan.h"
 
 namespace lsnn::cuda {
@@ -17,11 +21,11 @@ struct Product {
 int64_t forward_workspace(const ForwardArgs&, const Plan&);
 int64_t backward_workspace(const BackwardArgs&, const Plan&);
 
+// z may be null where spikes are 0 or 1 and saved.bits is not null.
 void forward(const ForwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 void backward(const BackwardArgs&, const Plan&, void* workspace, const Product&, void* stream);
 
 // The readout, called by forward() after the recurrence and by backward() before it, with a
-// z may be null where spikes are 0 or 1 and saved.bits is not null.
 // workspace that holds the gradient of the spikes.
 void readout_forward(const ForwardArgs&, Storage, const Device&, void* stream);
 int64_t readout_workspace(const BackwardArgs&, Storage, const Device&);
@@ -36,6 +40,10 @@ void leaky_backward(const LeakyBackward&, Storage, void* stream);
 int64_t linear_workspace(const Linear&, const Device&, bool backward);
 void linear_forward(const Linear&, const Device&, void* workspace, void* stream);
 void linear_backward(const Linear&, const Device&, void* workspace, void* stream);
+
+// In builds with LSNN_STAMPS, by kernel of the paper's network: steps, then cycles of each phase of
+// a step, of all blocks since the last call; else empty. Waits for the device.
+std::map<std::string, std::vector<int64_t>> take_stamps();
 
 // Launches of this host thread so far, including those that clear memory; only counted by the
 // emulator.

@@ -141,6 +141,8 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda") =
       py::dict("version"_a = LSNN_CUDA_VERSION, "architectures"_a = LSNN_CUDA_ARCHITECTURES,
                "driver"_a = lsnn::cuda::oldest_driver(1000 * std::atoi(LSNN_CUDA_VERSION)));
+  m.def("take_stamps", &lsnn::cuda::take_stamps,
+        "Steps, then cycles of each phase of a step, by kernel; empty without LSNN_STAMPS.");
 #else
   m.attr("cuda") = py::none();
 #endif
