@@ -213,7 +213,9 @@ inline std::vector<int64_t> drawn_lengths(int64_t T, int64_t B) {
 }
 
 inline double input(const Case& c, int name, int64_t i) {
-  const double u = drawn(name, i, 0, 1), sign = drawn(90, i % c.N, -1, 1) > 0 ? 1 : -1;
+  // A stream of its own, so that the numbers of cases without a kernel do not depend on it.
+  const int stream = name < kernel ? name : name == kernel ? 95 : name - 1;
+  const double u = drawn(stream, i, 0, 1), sign = drawn(90, i % c.N, -1, 1) > 0 ? 1 : -1;
   const int64_t most_r = c.first_r >= 0 ? c.first_r : c.n_ref ? c.n_ref + 1 : 0;
   switch (name) {
     case x: return -1 + 3.2 * u;
