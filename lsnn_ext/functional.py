@@ -138,8 +138,9 @@ def recurrent(
 ) -> tuple[Tensor, NeuronState] | tuple[Tensor, NeuronState, dict[str, Tensor]]:
     """Recurrent neurons whose step is written in PyTorch over a whole sequence, as one operator.
 
-    The step and its gradient are traced once and run inside the CPU kernels. On other devices,
-    within use_reference() and under transforms of torch.func the step runs as a loop over time.
+    The step and its gradient are traced once and run inside the CPU kernels, or in CUDA kernels. On
+    other devices, within use_reference() and under transforms of torch.func the step runs as a loop
+    over time.
 
     Args:
         x: (T, B, N) input current, already projected; (T, B, K, N) for a neuron of K > 1 currents.

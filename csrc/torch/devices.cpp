@@ -11,6 +11,7 @@
 #include "../cpu/run.h"
 #include "../cuda/host_product.h"
 #include "../cuda/run.h"
+#include "cuda_neurons.h"
 #include "signals.h"
 
 #ifdef LSNN_CUDA_KERNELS  // kernels for a GPU
@@ -79,26 +80,6 @@ template <class Args> void run_as_planned(const Args& f, const Tensor& like,
 }
 #endif
 
-#ifdef LSNN_CUDA_KERNELS
-// A function of libtorch_cuda, which is loaded if there is a CUDA tensor; this module must load
-// without it.
-template <class F> F torch_cuda_function(const char* name) {
-  void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
-  void* found = library ? dlsym(library, name) : nullptr;
-  LSNN_EXPECT(found, "lsnn_ext: expected libtorch_cuda.so with the function ", name,
-              ", got none; is torch a CUDA build?");
-  return reinterpret_cast<F>(found);
-}
-void* current_stream(const Tensor& like) {
-  static const auto get = torch_cuda_function<AOTITorchError (*)(int32_t, void**)>(
-      "aoti_torch_get_current_cuda_stream");
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(get(like.get_device_index(), &stream));
-  return stream;
-}
-
-#endif
-
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
 // out += a w by the BLAS library of torch; for the emulated kernels with LSNN_EMULATE=torch.
 // It calls linear with the sums so far as bias, since addmm has scalar arguments, which the
@@ -131,6 +112,7 @@ struct TorchProduct {
 template <class Args>
 void run_where_it_lies(const Args& f, const Tensor& like,
                        [[maybe_unused]] const cuda::HostCoefficients& host) {
+  if (f.layer.neuron && !has_cpu_kernels(like)) return run_cuda_neuron(f, like);
   if (like.is_cpu()) {
 #ifdef LSNN_EMULATOR
     if (!has_cpu_kernels(like)) {
@@ -158,7 +140,25 @@ void run_where_it_lies(const Args& f, const Tensor& like,
 #endif
 }
 
+// A function of libtorch_cuda, which is loaded if there is a CUDA tensor; this module must load
+// without it.
+template <class F> F torch_cuda_function(const char* name) {
+  void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+  void* found = library ? dlsym(library, name) : nullptr;
+  LSNN_EXPECT(found, "lsnn_ext: expected libtorch_cuda.so with the function ", name,
+              ", got none; is torch a CUDA build?");
+  return reinterpret_cast<F>(found);
+}
+
 }  // namespace
+
+void* current_stream(const Tensor& like) {
+  static const auto get = torch_cuda_function<AOTITorchError (*)(int32_t, void**)>(
+      "aoti_torch_get_current_cuda_stream");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(get(like.get_device_index(), &stream));
+  return stream;
+}
 
 bool has_cpu_kernels(const Tensor& like) {
 #ifdef LSNN_EMULATOR

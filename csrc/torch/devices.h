@@ -21,6 +21,9 @@ bool multiplies_bits(int64_t index);
 extern const bool has_cuda;
 cuda::Device cuda_device();
 
+// The current CUDA stream of torch for the device of `like`.
+void* current_stream(const Tensor& like);
+
 // Whether the CPU kernels run for the device of `like`: false for CPU tensors under the emulator.
 bool has_cpu_kernels(const Tensor& like);
 

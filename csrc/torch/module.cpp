@@ -110,6 +110,9 @@ PYBIND11_MODULE(_C, m) {
         "key"_a, "path"_a);
   m.def("register_program", &lsnn::binding::register_program, lsnn::binding::register_program_text,
         "key"_a, "wide"_a, "code"_a, "constants"_a);
+  m.def("register_cuda_neuron", &lsnn::binding::register_cuda_neuron,
+        lsnn::binding::register_cuda_neuron_text, "key"_a, "path"_a, "wide"_a, "sizes"_a,
+        "has_number_spikes"_a, "has_product"_a);
   m.def("readout_fits", &lsnn::cuda::readout_fits,
         "Whether a readout of O outputs fits the CUDA kernels; wide: in float64.", "N"_a, "O"_a,
         "wide"_a);

@@ -70,7 +70,7 @@ def get(key: str, make: Callable[[Path], Path]) -> Path:
     return _find_or_make(private, key, make)
 
 
-def warn_once(topic: str, message: str) -> None:
+def warn_once(topic: str, message: str, kind: type[Warning] = RuntimeWarning) -> None:
     """Warns once per topic and process. The warning names the line that called this package."""
     if topic in _warned:
         return
@@ -79,7 +79,7 @@ def warn_once(topic: str, message: str) -> None:
     frame: FrameType | None = sys._getframe()
     while frame and Path(frame.f_code.co_filename).is_relative_to(_PACKAGE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, RuntimeWarning, stacklevel=level)
+    warnings.warn(message, kind, stacklevel=level)
 
 
 def find(folder: Path, key: str) -> Path | None:

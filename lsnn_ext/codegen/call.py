@@ -1,6 +1,5 @@
 """A call of functional.recurrent: its arguments checked, and computed by the kernels or by a loop
 over time."""
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from .._core.arguments import (
 from .._core.bits import PackedSpikes, make_carrier
 from .._core.coefficients import Coefficient
 from .._core.decisions import report
-from .._core.device_checks import warn_of_slow_reference
+from .._core.device_checks import warn_if_cpu_only, warn_of_slow_reference
 from .._core.lengths import Lengths, resolve_lengths
 from .._core.linear import linear
 from .._core.options import CallArguments
@@ -31,8 +30,9 @@ from .._core.torch_internals import (
     is_transforming,
     leave_graph_of_transforms,
 )
+from . import cache
 from .form import join_states, split_coefficient
-from .kernels import find_key_and_rows
+from .kernels import NoKernelsError, find_key_and_rows
 from .loop import Result, run_loop
 from .neuron import Neuron, Parts, check_coefficient
 from .state import NeuronState, check_neuron_state
@@ -69,11 +69,15 @@ def recurrent(
                         f"lsnn_ext.Neuron(step) makes one")
     call = _check_call(x, w_rec, neuron, options, coefficients, w_in, bias)
     dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
+    out, why = None, ""
     if call.projection or _can_use_kernels(call.x):
-        out = _run_kernels(neuron, call, options)
-    else:
-        _warn_of_loop(call.x.device)
-        report("loop", neuron, call.x, call.w_rec, _explain_loop(call.x))
+        try:
+            out = _run_kernels(neuron, call, options)
+        except NoKernelsError as error:
+            why = str(error)
+    if out is None:
+        _warn_of_loop(call.x.device, why)
+        report("loop", neuron, call.x, call.w_rec, why or _explain_loop(call.x))
         T, B, _, N = call.x.shape
         resolve_checkpoint(options.checkpoint_every, T, B, N, 4)
         out = _run_loop(neuron, call, options)
@@ -203,9 +207,11 @@ def _explain_loop(x: Tensor) -> str:
     mode differentiate the loop itself."""
     if not _ops.is_compiled_active():
         return "use_reference() is active, or the compiled part is missing"
-    if not _ops.has_cpu_kernels(x):
-        return f"only the CPU kernels run any neuron, and x is on {x.device}"
+    if x.device.type not in ("cpu", "cuda"):
+        return f"only CPU and CUDA kernels run any neuron, and x is on {x.device}"
     if torch.compiler.is_compiling():
+        if not _ops.has_cpu_kernels(x):
+            return "torch.compile is active, and x is on a GPU"
         leave_graph_of_transforms()
         return ""
     if is_transforming() or is_forward_mode() or is_batched(x):
@@ -225,6 +231,11 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
                   int(_ops.find_sizes(key).has_number_spikes))
     checkpoint = resolve_checkpoint(options.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
+    if checkpoint and not _ops.has_cpu_kernels(call.x):
+        if torch.is_grad_enabled():
+            warn_if_cpu_only("checkpoint_every", f"a state every {checkpoint} steps", call.x,
+                             "the currents of every step are saved", 5)
+        checkpoint = 0
     tensors: list[Tensor | None] = []
     for one in call.coefficients.values():
         tensors += split_coefficient(one) if isinstance(one, Tensor) else [None]
@@ -248,19 +259,17 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
                   join_states(made.traces, forms) if options.trace else [])
 
 
-_warned: set[str] = set()
-
-
-def _warn_of_loop(device: torch.device) -> None:
-    """Warns once if the loop runs where the kernels were expected."""
+def _warn_of_loop(device: torch.device, why: str = "") -> None:
+    """Warns once if the loop runs where the kernels were expected; why: there are none on a GPU."""
     if _ops.is_reference_active():
         return
     if not _ops.available:
         warn_of_slow_reference(5)
-    elif device.type not in ("cpu", "meta") and "loop" not in _warned:
-        _warned.add("loop")
-        warnings.warn(f"recurrent: expected tensors on the CPU, got {device}; the step runs as a "
-                      f"loop over time (shown once)", UserWarning, stacklevel=5)
+    elif why or device.type not in ("cpu", "cuda", "meta"):
+        expected = "CUDA kernels of the step" if why else "tensors on the CPU or a GPU"
+        cache.warn_once(f"loop {why or device.type}",
+                        f"recurrent: expected {expected}, got {why or device}; the step runs as a "
+                        f"loop over time (shown once)", UserWarning)
 
 
 def _run_loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:

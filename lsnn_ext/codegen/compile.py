@@ -83,10 +83,11 @@ def shared_object(
     try:
         compiler = find_compiler()
         arguments = (*FLAGS, f"-DLSNN_VECTOR_BITS={bits}", *flags)
-        key = _make_key(source, compiler, arguments)
+        key = make_key(source, compiler, arguments)
         if key in _failed:
             return None
-        return cache.get(key, lambda work: _compile(source, (*compiler.words, *arguments), work))
+        command = *compiler.words, *arguments
+        return cache.get(key, lambda work: compile_with(source, command, work))
     except (CompileError, OSError) as error:
         if key:
             _failed.add(key)
@@ -144,14 +145,14 @@ def _split_command(command: str) -> tuple[str, ...]:
 
 def _check_compiler(words: tuple[str, ...]) -> Compiler:
     """Returns the compiler of a command. Raises CompileError where it cannot be used."""
-    answer = _query_compiler(words)
+    answer = query_compiler(words)
     if isinstance(answer, str):
         raise CompileError(answer)
     return answer
 
 
 @functools.lru_cache
-def _query_compiler(words: tuple[str, ...]) -> Compiler | str:
+def query_compiler(words: tuple[str, ...]) -> Compiler | str:
     """Returns the compiler, or why it cannot be used. Runs once per process, even if it hangs."""
     name = " ".join(words)
     try:
@@ -178,7 +179,7 @@ def _kind_and_version(text: str) -> tuple[str, int | None]:
     return "g++", int(found[1]) if found else None
 
 
-def _make_key(source: str, compiler: Compiler, arguments: Sequence[str]) -> str:
+def make_key(source: str, compiler: Compiler, arguments: Sequence[str]) -> str:
     """Returns a hash of all that the shared object depends on."""
     headers = sorted(HEADERS.glob("*.h"))
     parts = [
@@ -190,7 +191,7 @@ def _make_key(source: str, compiler: Compiler, arguments: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _compile(source: str, command: Sequence[str], work: Path) -> Path:
+def compile_with(source: str, command: Sequence[str], work: Path) -> Path:
     """Compiles in an empty folder. Raises OSError where the folder fails, else CompileError."""
     made = work / "neuron.so"
     (work / "neuron.cpp").write_text(source, "utf-8")

@@ -1,4 +1,5 @@
-"""Writes a program as C++: a step for the row functions of rows.h."""
+"""Writes a program as C++: a step for the row functions of rows.h, or for the CUDA kernels of
+cuda_threads.h."""
 import math
 
 import torch
@@ -68,13 +69,14 @@ def _write_function(program: Program, function: Function) -> list[str]:
             *(f"    {line}" for line in lines), "  }"]
 
 
-def generate(program: Program) -> str:
+def generate(program: Program, is_cuda: bool = False) -> str:
     """Returns the C++ source of a program: a shared object with the symbol lsnn_neuron.
 
     The source includes only rows.h and contains no names from the program.
 
     Args:
         program: the step and its adjoint.
+        is_cuda: whether to write kernels for a GPU instead, with cuda_threads.h.
 
     Raises:
         ValueError: the program is malformed, or larger than the kernels allow.
@@ -87,7 +89,7 @@ def generate(program: Program) -> str:
                  for line in ("", *_write_function(program, function))]
     lines = [
         "// Written by lsnn_ext/codegen/generate.py.",
-        "#include <rows.h>",
+        f"#include <{'cuda_threads' if is_cuda else 'rows'}.h>",
         "",
         "namespace {",
         "using namespace lsnn::neuron;",
@@ -98,18 +100,18 @@ def generate(program: Program) -> str:
         f"  static constexpr Fixed<{program.coefficients}> coefficients{{}};",
         f"  static constexpr Fixed<{gradients}> gradients{{}};",
         f"  static constexpr int n_values = {n_values}, n_sums = {gradients + 1};",
-        "  static constexpr int vectors = generated_vectors;",
+        f"  static constexpr int vectors = {1 if is_cuda else 'generated_vectors'};",
         "  static constexpr bool is_generated = true;",
         f"  static constexpr bool is_spike = {str(program.is_spike).lower()};",
         f"  static constexpr bool has_slopes = {str(lowered.has_slopes).lower()};",
         f"  static constexpr bool has_product = {str(lowered.has_product).lower()};",
         f"  static constexpr uint32_t carried = {lowered.carried:#x};",
-        "  constexpr explicit Step(const void*) {}",
+        *([] if is_cuda else ["  constexpr explicit Step(const void*) {}"]),
         *functions,
         "};",
         "",
         "}  // namespace",
         "",
-        "LSNN_DEFINE_NEURON(Step)",
+        "LSNN_NEURON_KERNELS(LSNN_DEFINE_KERNEL)" if is_cuda else "LSNN_DEFINE_NEURON(Step)",
         ""]
     return "\n".join(lines)

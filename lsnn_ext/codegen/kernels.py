@@ -31,6 +31,10 @@ MANY = 8  # kernels of one step, each for other numbers
 MOST_OPERATORS = 2000  # for which a compiler takes some ten seconds
 
 
+class NoKernelsError(Exception):
+    """Why there are no CUDA kernels of a step."""
+
+
 class Kernel(NamedTuple):
     """A step in one dtype, with coefficients of these forms."""
 
@@ -39,6 +43,7 @@ class Kernel(NamedTuple):
     n_rows: int
     is_compiled: bool  # else interpreted
     has_fixed_numbers: bool = False  # made for the numbers among the coefficients of one call
+    why_not: str = ""  # why there are no kernels
 
     def rows(self, coefficients: Sequence[Coefficient], like: Tensor) -> Tensor:
         """Returns (C, N) without a graph; like: (..., N) of the dtype of the computation."""
@@ -62,10 +67,13 @@ def find_key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
 
     Raises:
         TypeError: the step reads a tensor that requires a gradient and is no argument.
+        NoKernelsError: x is on a GPU, for which the step was not compiled.
     """
     if not torch.compiler.is_compiling():
         with without_autocast(x.device):
-            _, kernel = _find_or_make(neuron, parts, x.dtype, coefficients, x.shape[-1])
+            _, kernel = _find_or_make(neuron, parts, x, coefficients, x.shape[-1])
+            if kernel.why_not:
+                raise NoKernelsError(kernel.why_not)
             return kernel.key, kernel.rows(list(coefficients.values()), x)
     forms = describe_forms(coefficients)
     name, key = _make_key_for_graph(neuron.name, str(x.dtype), forms).split("|")
@@ -75,10 +83,11 @@ def find_key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
     return int(key), torch.ops.lsnn.neuron_rows(x.detach(), tensors, numbers, name)
 
 
-def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
+def _find_or_make(neuron: Neuron, parts: Parts, like: Tensor,
                   coefficients: Mapping[str, Coefficient],
                   N: int | None = None) -> tuple[Watch, Kernel]:
-    form = dtype, torch.get_default_dtype(), describe_forms(coefficients)
+    form = (like.dtype, torch.get_default_dtype(), describe_forms(coefficients),
+            _find_architecture(like))
     found: tuple[Watch, Kernel] | None = neuron.kernels.get(form)
     if found is None:
         numbers = tuple(one for one in coefficients.values() if not isinstance(one, Tensor))
@@ -93,7 +102,7 @@ def _find_or_make(neuron: Neuron, parts: Parts, dtype: torch.dtype,
                             f"lost")
         with (without_modes(), without_saved_tensor_hooks(),  # kernels outlive them
               torch.autograd.set_detect_anomaly(False)):
-            found = watch, _make_kernel(neuron, parts, dtype, coefficients, N)
+            found = watch, _make_kernel(neuron, parts, like, coefficients, N)
         if (name := watch.find_changed()) is not None:
             raise TypeError(f"step: expected a function that changes nothing that it reads, got a "
                             f"change of {name}; what lasts from step to step is a state")
@@ -114,7 +123,7 @@ def _make_key_for_graph(name: str, dtype: str, forms: str) -> str:
     with without_modes():
         given = make_examples(forms, 2, of)
         parts = neuron.parts_of(given, torch.empty(0, dtype=of), 2)
-        made = _find_or_make(neuron, parts, of, given)
+        made = _find_or_make(neuron, parts, torch.empty(0, dtype=of), given)
     of_graph = f"{name} {len(_of_graphs)}"
     _of_graphs[of_graph] = made
     _define_rows()
@@ -148,12 +157,21 @@ def _compute_rows_of_graph(like: Tensor, coefficients: Sequence[Tensor | None],
                             zip(coefficients, numbers, strict=True)], like)
 
 
-def _make_kernel(neuron: Neuron, parts: Parts, dtype: torch.dtype,
+def _find_architecture(like: Tensor) -> str:
+    """Returns what kernels for a tensor are compiled for: cpu, host for the emulator, or sm_90 for
+    a GPU of compute capability 9.0."""
+    if like.device.type == "cuda":
+        return "sm_{}{}".format(*torch.cuda.get_device_capability(like.device))
+    return "cpu" if _ops.has_cpu_kernels(like) else "host"
+
+
+def _make_kernel(neuron: Neuron, parts: Parts, like: Tensor,
                  coefficients: Mapping[str, Coefficient], N: int | None) -> Kernel:
+    from .compile import CompileError
     from .generate import generate
     from .trace import StepError, trace
 
-    sizes: Any = {"currents": len(parts.currents), "states": len(parts.states), "dtype": dtype,
+    sizes: Any = {"currents": len(parts.currents), "states": len(parts.states), "dtype": like.dtype,
                   "forms": parts.forms}
     tensors = {name: one for name, one in coefficients.items() if isinstance(one, Tensor)}
     numbers = {name: one for name, one in coefficients.items() if name not in tensors}
@@ -184,13 +202,25 @@ def _make_kernel(neuron: Neuron, parts: Parts, dtype: torch.dtype,
     if len(program.nodes) > MOST_OPERATORS:
         raise StepError(f"step: expected at most {MOST_OPERATORS} operators, got "
                         f"{len(program.nodes)}")
-    key, is_compiled = _register(program, generate(program))
+    architecture = _find_architecture(like)
+    if architecture == "cpu":
+        key, is_compiled = _register(program, generate(program))
+    else:
+        try:
+            key, is_compiled = _register_cuda(program, architecture), True
+        except (CompileError, OSError, RuntimeError) as error:
+            return Kernel(0, prologue, program.coefficients, False, is_fixed, str(error))
     _ops.register_sizes(key, _ops.NeuronSizes(
         program.states, program.currents, program.coefficients, len(program.gradients),
         not program.is_spike))
     kernel = Kernel(key, prologue, program.coefficients, is_compiled, is_fixed)
     if N is not None:
-        _check(kernel, neuron, parts, dtype, coefficients, N)
+        try:
+            _check(kernel, neuron, parts, like, coefficients, N)
+        except RuntimeError as error:  # of the driver
+            if architecture == "cpu" or isinstance(error, StepError):
+                raise
+            return kernel._replace(why_not=str(error))
     return kernel
 
 
@@ -215,12 +245,30 @@ def _register(program: Program, source: str) -> tuple[int, bool]:
     return key, False
 
 
+def _register_cuda(program: Program, architecture: str) -> int:
+    """Returns the key of the CUDA kernels of a program. Raises CompileError, OSError or
+    RuntimeError."""
+    from .cuda import compile_kernels
+    from .generate import generate
+
+    source = generate(program, is_cuda=True)
+    path = compile_kernels(source, architecture)
+    key = _hash_text(source + architecture)
+    if key not in _registered:
+        sizes = [program.states, program.currents, program.coefficients, len(program.gradients)]
+        has_product = any(one is not None for one in program.d_currents)
+        _ops._C.register_cuda_neuron(key, str(path), program.dtype == torch.float64, sizes,
+                                     not program.is_spike, has_product)
+        _registered.add(key)
+    return key
+
+
 def _hash_text(text: str) -> int:
     """Returns 63 bits of a hash, an int argument of the operators."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
+def _check(kernel: Kernel, neuron: Neuron, parts: Parts, like: Tensor,
            coefficients: Mapping[str, Coefficient], N: int) -> None:
     """Compares one step of the kernels with the step itself. A step that looks at the types of its
     coefficients may be another one while it is traced.
@@ -232,11 +280,8 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, dtype: torch.dtype,
 
     random = torch.Generator().manual_seed(0)
     B, K, S = 4, len(parts.currents), sum(form.rows() for form in parts.forms)
-    device = next((c.device for c in coefficients.values() if isinstance(c, Tensor)), None)
-    if device not in (None, torch.device("cpu")):
-        return
-    c, s = (torch.randn(n, B, N, generator=random).to(dtype) for n in (K, S))
-    z = (torch.rand(B, N, generator=random) < 0.5).to(dtype)
+    c, s = (torch.randn(n, B, N, generator=random).to(like) for n in (K, S))
+    z = (torch.rand(B, N, generator=random) < 0.5).to(like)
     with torch.no_grad():
         states = join_states(list(s.clone()), parts.forms)
         wanted = check_results(neuron.step(*c.clone(), *states, z.clone(), **coefficients))

@@ -11,8 +11,8 @@ from torch import Tensor
 import lsnn_ext
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES, LoopOperators, one_by_one
 from lsnn_ext import Neuron, NeuronState, _ops, use_reference
+from lsnn_ext.codegen import cache, kernels
 from lsnn_ext.codegen import call as codegen_call
-from lsnn_ext.codegen import kernels
 from lsnn_ext.functional import pack_spikes, recurrent
 
 T, B, N, I = 11, 3, 5, 4
@@ -351,15 +351,18 @@ def test_the_reference_is_the_loop(operators: LoopOperators) -> None:
 
 
 def test_another_device_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codegen_call, "_warned", set())
-    with pytest.warns(UserWarning, match="got cuda:0; the step runs as a loop over time"):
-        codegen_call._warn_of_loop(torch.device("cuda:0"))
+    monkeypatch.setattr(cache, "_warned", set())
+    with pytest.warns(UserWarning, match="got xpu:0; the step runs as a loop over time"):
+        codegen_call._warn_of_loop(torch.device("xpu:0"))
+    with pytest.warns(UserWarning, match="CUDA kernels of the step, got no compiler; the step"):
+        codegen_call._warn_of_loop(torch.device("cuda:0"), "no compiler")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        codegen_call._warn_of_loop(torch.device("cuda:0"))
+        codegen_call._warn_of_loop(torch.device("xpu:0"))
+        codegen_call._warn_of_loop(torch.device("cuda:0"), "no compiler")
         with lsnn_ext.use_reference():
-            codegen_call._warned.clear()
-            codegen_call._warn_of_loop(torch.device("cuda:0"))
+            cache._warned.clear()
+            codegen_call._warn_of_loop(torch.device("xpu:0"))
     spikes, state = recurrent(torch.empty(T, B, N, device="meta"), None, ANALOG)
     assert spikes.is_meta and state.z.shape == (1, B, N)
 

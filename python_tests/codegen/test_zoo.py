@@ -5,7 +5,6 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,44 +12,9 @@ from torch import Tensor
 
 import lsnn_ext
 from lsnn_ext import functional, zoo
-from zoo_loops import DEFAULTS, LOOPS
+from zoo_loops import DEFAULTS, DRIVE, LOOPS, B, N, T, count_currents, draw_call, zoo_coefficients
 
 ROOT = Path(__file__).resolve().parents[2]
-T, B, N = 40, 3, 13
-# mean and standard deviation of the currents, and standard deviation of the sums of weights
-DRIVE = {"rf": (10, 60, 30), "brf": (10, 60, 30), "tc_lif": (0.2, 0.4, 0.3),
-         "dh_srnn": (3, 8, 3), "silif": (1.5, 3, 1), "c_silif": (0.2, 0.8, 0.3),
-         "ef_adlif": (2, 5, 2), "lif_two_synapses": (0.03, 0.1, 0.1),
-         "alif_two_synapses": (0.4, 1, 0.5), "alif_at_once": (0.05, 0.2, 0.1)}
-
-
-def _coefficients(name: str) -> dict[str, Any]:
-    parameters = inspect.signature(zoo.NEURONS[name].step).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _currents(name: str) -> int:
-    names = list(inspect.signature(zoo.NEURONS[name].step).parameters)
-    return names.index(zoo.NEURONS[name].STATES[0])
-
-
-def _given(name: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Currents (T, B, K, N), weights (K, N, N), coefficients (N,) near their defaults."""
-    random = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random, dtype=torch.float64)
-
-    mean, deviation, recurrent = DRIVE[name]
-    K = _currents(name)
-    x = mean + deviation * draw(T, B, K, N)
-    w = recurrent / N**0.5 * draw(K, N, N)
-    values = {key: value * (1 + 0.02 * draw(N).clamp(-2, 2))
-              for key, value in _coefficients(name).items() if key != "dt"}
-    for key in ("alpha", "beta1", "beta2") if name != "tc_lif" else ():
-        if key in values:
-            values[key] = values[key].clamp(max=0.99)
-    return x, w, values
 
 
 def _leaves(*tensors: Tensor) -> list[Tensor]:
@@ -76,7 +40,7 @@ def _real(states: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", zoo.NEURONS)
 def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
     module = zoo.NEURONS[name]
-    x, w, values = _given(name, seed)
+    x, w, values = draw_call(name, seed)
     K = len(w)
 
     mine = _leaves(x, w, *values.values())
@@ -110,7 +74,7 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
 def test_every_coefficient_learns_in_a_layer(name: str) -> None:
     torch.manual_seed(0)
     values = {key: torch.full((N,), value, dtype=torch.float64)
-              for key, value in _coefficients(name).items() if key != "dt"}
+              for key, value in zoo_coefficients(name).items() if key != "dt"}
     layer = lsnn_ext.Recurrent(zoo.NEURONS[name].neuron, 5, N, learn=values, dtype=torch.float64,
                                **values)  # as above, so that nothing else is compiled
     spikes, state = layer(zoo.NEURONS[name].CURRENT * torch.rand(T, B, 5, dtype=torch.float64))
@@ -126,10 +90,10 @@ def test_every_coefficient_learns_in_a_layer(name: str) -> None:
 def test_every_neuron_is_traced(name: str) -> None:
     """So that none runs as a loop in silence."""
     trace = pytest.importorskip("lsnn_ext.codegen.trace").trace
-    module, values = zoo.NEURONS[name], _given(name, 0)[2]
-    given = {**_coefficients(name), **values}
+    module, values = zoo.NEURONS[name], draw_call(name, 0)[2]
+    given = {**zoo_coefficients(name), **values}
     forms = module.neuron.parts(given, torch.empty(0, dtype=torch.float64), N).forms
-    program = trace(module.step, currents=_currents(name), states=len(module.STATES),
+    program = trace(module.step, currents=count_currents(name), states=len(module.STATES),
                     dtype=torch.float64, coefficients=given, forms=forms).program
     assert program.is_spike
     assert sum(one is not None for one in program.gradients) == len(values)
@@ -137,7 +101,7 @@ def test_every_neuron_is_traced(name: str) -> None:
 
 @pytest.mark.parametrize("name", zoo.NEURONS)
 def test_defaults_are_those_of_the_paper(name: str) -> None:
-    assert _coefficients(name) == pytest.approx(DEFAULTS[name], rel=1e-12)
+    assert zoo_coefficients(name) == pytest.approx(DEFAULTS[name], rel=1e-12)
 
 
 def test_every_file_is_listed_and_tested() -> None:
@@ -146,7 +110,7 @@ def test_every_file_is_listed_and_tested() -> None:
     assert set(zoo.NEURONS) == set(LOOPS) == set(DEFAULTS) == set(DRIVE)
     for name, module in zoo.NEURONS.items():
         names = list(inspect.signature(module.step).parameters)
-        K = _currents(name)
+        K = count_currents(name)
         assert tuple(names[K:K + len(module.STATES)]) == module.STATES
         assert names[K + len(module.STATES)] == "z"
         assert isinstance(module.neuron, lsnn_ext.Neuron)

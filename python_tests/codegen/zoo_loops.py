@@ -4,12 +4,15 @@ time, in complex numbers, matrices or differences where the zoo has none, each w
 Each is a function of currents (T, K, B, N), recurrent weights (K, N, N) and coefficients, and
 returns spikes (T, B, N) and the states after the last step.
 """
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lsnn_ext import zoo
 
 Slope = Callable[[Tensor], Tensor]
 Loop = Callable[..., tuple[Tensor, list[Tensor]]]
@@ -229,3 +232,43 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "alif_at_once": {"alpha": math.exp(-1 / 20), "rho": math.exp(-1 / 20), "beta": 1.8,
                      "theta": 0.01},
 }
+
+
+# ------------------------------------------------------------------------------------------ calls
+T, B, N = 40, 3, 13
+# mean and standard deviation of the currents, and standard deviation of the sums of weights
+DRIVE = {"rf": (10, 60, 30), "brf": (10, 60, 30), "tc_lif": (0.2, 0.4, 0.3),
+         "dh_srnn": (3, 8, 3), "silif": (1.5, 3, 1), "c_silif": (0.2, 0.8, 0.3),
+         "ef_adlif": (2, 5, 2), "lif_two_synapses": (0.03, 0.1, 0.1),
+         "alif_two_synapses": (0.4, 1, 0.5), "alif_at_once": (0.05, 0.2, 0.1)}
+
+
+def zoo_coefficients(name: str) -> dict[str, Any]:
+    """The defaults of a neuron."""
+    parameters = inspect.signature(zoo.NEURONS[name].step).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def count_currents(name: str) -> int:
+    """K of a neuron."""
+    names = list(inspect.signature(zoo.NEURONS[name].step).parameters)
+    return names.index(zoo.NEURONS[name].STATES[0])
+
+
+def draw_call(name: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Currents (T, B, K, N), weights (K, N, N), coefficients (N,) near their defaults."""
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    mean, deviation, recurrent = DRIVE[name]
+    K = count_currents(name)
+    x = mean + deviation * draw(T, B, K, N)
+    w = recurrent / N**0.5 * draw(K, N, N)
+    values = {key: value * (1 + 0.02 * draw(N).clamp(-2, 2))
+              for key, value in zoo_coefficients(name).items() if key != "dt"}
+    for key in ("alpha", "beta1", "beta2") if name != "tc_lif" else ():
+        if key in values:
+            values[key] = values[key].clamp(max=0.99)
+    return x, w, values

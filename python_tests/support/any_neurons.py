@@ -98,7 +98,7 @@ class LoopOperators:
         self.calls: list[str] = []
         self.made = 0
 
-    def make(self, neuron: Neuron, parts: Any, dtype: torch.dtype, coefficients: Any,
+    def make(self, neuron: Neuron, parts: Any, like: Tensor, coefficients: Any,
              N: Any) -> Any:
         self.made += 1
         key = 1 + len(self.steps)
@@ -107,8 +107,9 @@ class LoopOperators:
         self.steps[key] = neuron.step, names, is_number
         K, S = len(parts.currents), len(parts.states)
         _ops.register_sizes(key, _ops.NeuronSizes(S, K, len(names), len(names), is_number))
-        return kernels.Kernel(key, lambda given: [torch.as_tensor(c, dtype=dtype) for c in given],
-                              len(names), False)
+        return kernels.Kernel(
+            key, lambda given: [torch.as_tensor(c, dtype=like.dtype) for c in given], len(names),
+            False)
 
     def __call__(self, op: Any, *args: Any) -> Any:
         forward = op is torch.ops.lsnn.alif_forward

@@ -1,0 +1,247 @@
+#include "neuron.h"
+
+#include "../arena.h"
+
+namespace lsnn::cuda {
+namespace {
+
+using neuron::Job, neuron::steps_of_chunk;
+static_assert(steps_of_chunk == chunk);
+
+// Rows of [steps,B] whose spikes are unpacked at a time for the weight gradient.
+constexpr int64_t rows_at_once = 4096;
+
+// Both directions of a call.
+template <class T> struct Run {
+  const Layer& l;
+  const NeuronModule& module;
+  const NeuronProduct& product;
+  void* stream;
+  const int64_t K, S, BN, KN;
+  T* packed;  // [delays,N,K N]
+  Job<T> job = {};
+
+  Run(const Layer& layer, Arena& arena, const NeuronProduct& by, void* on)
+      : l(layer),
+        module(*(const NeuronModule*)layer.neuron),
+        product(by),
+        stream(on),
+        K(l.sizes.currents),
+        S(l.sizes.states),
+        BN(l.B * l.N),
+        KN(K * l.N) {
+    packed = arena.take<T>(l.S * l.N * KN);
+    job.steps = l.T;
+    job.B = l.B;
+    job.N = l.N;
+    job.D = l.D;
+    job.lengths = l.lengths ? arena.take<int32_t>(l.B) : nullptr;
+    job.autapses = l.autapses;
+    job.w_stride_current = l.w_stride_current;
+    job.w_stride_j = l.w_stride_j;
+    job.w_stride_k = l.w_stride_k;
+    job.delay_of = l.delay;
+    job.coefficients = (const T*)l.coefficients;
+  }
+
+  void launch(NeuronKernel kernel, int64_t threads) const {
+    if (threads > 0) launch_neuron(module, kernel, threads, &job, stream);
+  }
+  void launch_at(NeuronKernel kernel, int64_t t, int64_t threads) {
+    job.t = t;
+    launch(kernel, threads);
+  }
+  void set_lengths() {
+    for (int64_t b = 0; job.lengths && b < l.B; b += neuron::lengths_at_once) {
+      job.t1 = b + neuron::lengths_at_once < l.B ? b + neuron::lengths_at_once : l.B;
+      for (int64_t i = b; i < job.t1; i++) job.piece[i - b] = (int32_t)l.lengths[i];
+      launch_at(NeuronKernel::set_lengths, b, job.t1 - b);
+    }
+  }
+  // Selects the matrix of delay d.
+  void select(int64_t d, T* to) {
+    job.w = matrix<T>(l, d);
+    job.delay = l.delays[d];
+    job.packed = to;
+  }
+  T* packed_of(int64_t d) const { return packed + d * l.N * KN; }
+  void pack_weights() {
+    for (int64_t d = 0; d < l.S; d++) {
+      select(d, packed_of(d));
+      launch(NeuronKernel::pack_weights, l.N * KN);
+    }
+  }
+};
+
+template <class T> struct Forward : Run<T> {
+  Forward(const ForwardArgs& f, Arena& arena, const NeuronProduct& by, void* on)
+      : Run<T>(f.layer, arena, by, on) {
+    Job<T>& job = this->job;
+    job.x = (const T*)f.x;
+    job.x_stride_t = f.x_stride_t;
+    job.x_stride_b = f.x_stride_b;
+    job.c = arena.take<T>(this->l.B * this->KN);
+    for (int64_t s = 0; s < this->S; s++) {
+      job.first[s] = (const T*)f.first.of(s);
+      job.states[s] = (T*)f.last.of(s);
+      job.traces[s] = (T*)f.trace(s);
+    }
+    job.first_z = (const T*)f.first.z;
+    job.last_z = (T*)f.last.z;
+    job.z = (T*)f.z;
+    if (!f.save) return;
+    job.currents = (T*)f.saved.y;
+    job.carry = (T*)f.saved.carry;
+    job.number_z = (T*)f.saved.z;
+    job.bits = f.saved.bits;
+  }
+
+  void run() {
+    const Layer& l = this->l;
+    Job<T>& job = this->job;
+    this->set_lengths();
+    this->pack_weights();
+    this->launch_at(NeuronKernel::step, -1, this->BN);
+    for (int64_t t = 0; t < l.T; t++) {
+      if (t < l.longest())
+        for (int64_t d = 0; d < l.S; d++) add_spikes(t - 1 - l.delays[d], d);
+      this->launch_at(NeuronKernel::step, t, this->BN);
+    }
+    if (job.bits) this->launch(NeuronKernel::pack_bits, l.T * l.B * words(l.N));
+  }
+  // (1) for the spikes of step `past` and delay d
+  void add_spikes(int64_t past, int64_t d) const {
+    const Layer& l = this->l;
+    const Job<T>& job = this->job;
+    if (l.B == 0 || (past < 0 && !job.first_z)) return;
+    const T* z = past < 0 ? job.first_z + (-1 - past) * this->BN : job.z + past * this->BN;
+    this->product.add(this->product.context, l.B, l.N, this->KN, {z, l.N, 1},
+                      {this->packed_of(d), this->KN, 1}, job.c);
+  }
+};
+
+template <class T> struct Backward : Run<T> {
+  const BackwardArgs& f;
+  T* gw_packed;  // [N,K N]
+
+  Backward(const BackwardArgs& args, Arena& arena, const NeuronProduct& by, void* on)
+      : Run<T>(args.layer, arena, by, on),
+        f(args),
+        gw_packed(f.gw ? arena.take<T>(f.layer.N * this->KN) : nullptr) {
+    const Layer& l = this->l;
+    Job<T>& job = this->job;
+    job.currents = (T*)f.saved.y;
+    job.carry = (T*)f.saved.carry;
+    job.number_z = (T*)f.saved.z;
+    job.bits = f.saved.bits;
+    job.first_z = (const T*)f.first.z;
+    job.gz = (const T*)f.gz;
+    job.gz_stride_t = f.gz_stride_t;
+    job.gz_stride_b = f.gz_stride_b;
+    job.gz_stride_n = f.gz_stride_n;
+    job.g_last_z = (const T*)f.glast.z;
+    job.replayed = arena.take<T>(steps_of_chunk * this->S * this->BN);
+    for (int64_t s = 0; s < this->S; s++) {
+      job.g_traces[s] = (const T*)f.g_trace(s);
+      job.g_last[s] = (const T*)f.glast.of(s);
+      T* const first = (T*)f.gfirst.of(s);
+      job.d_states[s] = first ? first : arena.take<T>(this->BN);
+    }
+    job.dz = arena.take<T>(this->BN);
+    job.gx = (T*)f.gx;
+    job.g_first_z = (T*)f.gfirst.z;
+    job.want = f.want;
+    job.sums = f.want ? arena.take<T>(l.sizes.gradients * this->BN) : nullptr;
+    job.g_coefficients = (T*)f.gcoefficients;
+    job.existing = f.existing;
+    job.gw = (T*)f.gw;
+    job.spikes = f.gw ? arena.take<T>(steps_at_once() * this->BN) : nullptr;
+  }
+  int64_t steps_at_once() const {
+    const int64_t B = this->l.B, most = B < rows_at_once ? rows_at_once / (B ? B : 1) : 1;
+    return most < this->l.T ? most : this->l.T;
+  }
+
+  void run() {
+    const Layer& l = this->l;
+    Job<T>& job = this->job;
+    this->set_lengths();
+    this->pack_weights();
+    this->launch_at(NeuronKernel::adjoint, l.T, this->BN);
+    for (int64_t t = l.T - 1; t >= 0; t--) {
+      if (t == l.T - 1 || t % steps_of_chunk == steps_of_chunk - 1) {
+        job.t1 = t + 1;
+        this->launch_at(NeuronKernel::replay, t / steps_of_chunk * steps_of_chunk, this->BN);
+      }
+      step_back(t);
+    }
+    for (int64_t t = -1; job.g_first_z && t >= -l.D; t--) step_back(t);
+    if (f.want) this->launch(NeuronKernel::sum_gradients, l.sizes.gradients * l.N);
+    if (f.gw)
+      for (int64_t d = 0; d < l.S; d++) weight_gradient(d);
+  }
+  // The product of step t, which is negative for past spikes, and its adjoint.
+  void step_back(int64_t t) {
+    const Layer& l = this->l;
+    const Job<T>& job = this->job;
+    for (int64_t d = 0; d < l.S && l.B && this->module.has_product; d++) {
+      const int64_t reached = t + 1 + l.delays[d];
+      if (reached >= 0 && reached < l.longest())
+        this->product.add(this->product.context, l.B, this->KN, l.N,
+                          {job.gx + reached * l.B * this->KN, this->KN, 1},
+                          {this->packed_of(d), 1, this->KN}, job.dz);
+    }
+    this->launch_at(NeuronKernel::adjoint, t, this->BN);
+  }
+  // The gradient of the weights that act with delay d: a product for some steps at a time.
+  void weight_gradient(int64_t d) {
+    const Layer& l = this->l;
+    Job<T>& job = this->job;
+    const int64_t lag = 1 + l.delays[d];
+    this->select(d, gw_packed);
+    job.gw = (T*)f.gw + (matrices(l) > 1 ? d * l.N * this->KN : 0);
+    this->launch(NeuronKernel::clear, l.N * this->KN);
+    for (int64_t t0 = 0; t0 < l.longest() && l.B; t0 += steps_at_once()) {
+      const int64_t t1 = t0 + steps_at_once() < l.longest() ? t0 + steps_at_once() : l.longest();
+      job.t1 = t1 - lag;
+      this->launch_at(NeuronKernel::unpack_spikes, t0 - lag, (t1 - t0) * this->BN);
+      this->product.add(this->product.context, l.N, (t1 - t0) * l.B, this->KN, {job.spikes, 1, l.N},
+                        {job.gx + t0 * l.B * this->KN, this->KN, 1}, gw_packed);
+    }
+    this->launch(NeuronKernel::weight_gradient, l.N * this->KN);
+  }
+};
+
+template <class Pass, class Args> int64_t workspace_of(const Args& f) {
+  Arena counted;
+  Pass(f, counted, {}, nullptr);
+  return counted.used;
+}
+template <class Pass, class Args> void run_pass(const Args& f, void* workspace,
+                                                const NeuronProduct& product, void* stream) {
+  Arena arena(workspace);
+  Pass(f, arena, product, stream).run();
+}
+
+}  // namespace
+
+#define LSNN_NEURON_PASSES(T)                                                  \
+  template <> int64_t neuron_workspace<T>(const ForwardArgs& f) {              \
+    return workspace_of<Forward<T>>(f);                                        \
+  }                                                                            \
+  template <> int64_t neuron_workspace<T>(const BackwardArgs& f) {             \
+    return workspace_of<Backward<T>>(f);                                       \
+  }                                                                            \
+  template <> void run_neuron<T>(const ForwardArgs& f, void* workspace,        \
+                                 const NeuronProduct& product, void* stream) { \
+    run_pass<Forward<T>>(f, workspace, product, stream);                       \
+  }                                                                            \
+  template <> void run_neuron<T>(const BackwardArgs& f, void* workspace,       \
+                                 const NeuronProduct& product, void* stream) { \
+    run_pass<Backward<T>>(f, workspace, product, stream);                      \
+  }
+LSNN_NEURON_PASSES(float)
+LSNN_NEURON_PASSES(double)
+#undef LSNN_NEURON_PASSES
+
+}  // namespace lsnn::cuda

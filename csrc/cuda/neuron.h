@@ -1,0 +1,53 @@
+// The CUDA path of a generated neuron: a host loop over the steps. Each step is a product by a
+// library of the caller and one kernel of lsnn_ext/codegen/cuda_threads.h. It supports any number
+// of neurons, any delays and lengths. Needs neither nvcc nor the CUDA headers.
+#pragma once
+#include <string>
+
+#include "../../lsnn_ext/codegen/cuda_job.h"
+#include "../alif.h"
+
+namespace lsnn::cuda {
+
+// clang-format off
+#define LSNN_KERNEL_NAME(name) name,
+enum class NeuronKernel { LSNN_NEURON_KERNELS(LSNN_KERNEL_NAME) count };
+#undef LSNN_KERNEL_NAME
+// clang-format on
+
+// A loaded neuron: Layer::neuron of a call on a GPU. Its kernels have one number type.
+struct NeuronModule {
+  void* functions[(int)NeuronKernel::count];
+  bool has_product;  // some current has a gradient
+};
+
+// Loads the kernels of a file that lsnn_ext/codegen/cuda.py has compiled: machine code or PTX for
+// the driver; a shared object under the emulator. Throws std::runtime_error.
+NeuronModule load_neuron(const std::string& path, bool has_product);
+// Makes the primary context of a device current if this thread has none; not under the emulator.
+void bind_context(int device);
+// job: the argument of the kernel, neuron::Job. Throws std::runtime_error.
+void launch_neuron(const NeuronModule&, NeuronKernel, int64_t threads, const void* job,
+                   void* stream);
+
+// A factor of a product, with the strides of its rows and columns.
+struct Factor {
+  const void* data;
+  int64_t row, column;
+};
+// out [M,N] += a [M,K] b [K,N], with contiguous rows of out.
+struct NeuronProduct {
+  void (*add)(void* context, int64_t M, int64_t K, int64_t N, const Factor& a, const Factor& b,
+              void* out);
+  void* context;
+};
+
+// Bytes of device memory for the workspace of a pass. T: float or double.
+template <class T> int64_t neuron_workspace(const ForwardArgs&);
+template <class T> int64_t neuron_workspace(const BackwardArgs&);
+template <class T> void run_neuron(const ForwardArgs&, void* workspace, const NeuronProduct&,
+                                   void* stream);
+template <class T> void run_neuron(const BackwardArgs&, void* workspace, const NeuronProduct&,
+                                   void* stream);
+
+}  // namespace lsnn::cuda

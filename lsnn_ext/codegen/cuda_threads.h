@@ -1,0 +1,336 @@
+// The kernels of cuda_job.h for a generated neuron: a thread for each neuron of an item. The source
+// is compiled by NVRTC or nvcc, or by a host compiler for the emulator. A step is a class that
+// generate.py writes; its functions take one neuron at a time, see rows.h.
+#pragma once
+#include "cuda_job.h"
+
+#ifdef __CUDACC__
+#define LSNN_FUSE_INLINE static __device__ __forceinline__
+#define LSNN_FUSE_METHOD __host__ __device__ __forceinline__
+#else
+#include <math.h>
+#define LSNN_FUSE_INLINE static inline __attribute__((always_inline))
+#define LSNN_FUSE_METHOD inline __attribute__((always_inline))
+#endif
+
+namespace lsnn::neuron {
+namespace {
+
+template <int n> struct Fixed {
+  LSNN_FUSE_METHOD constexpr operator int() const { return n; }
+};
+
+// --------------------------------------------------------------------------------------- operators
+// Functions of the library of the compiler: on a GPU within 2 units in the last place, pow in
+// float32 within 4.
+#define LSNN_FUSE_LIBRARY(name)                                    \
+  LSNN_FUSE_INLINE float name##_of(float a) { return name##f(a); } \
+  LSNN_FUSE_INLINE double name##_of(double a) { return name(a); }
+LSNN_FUSE_LIBRARY(exp)
+LSNN_FUSE_LIBRARY(log)
+LSNN_FUSE_LIBRARY(tanh)
+LSNN_FUSE_LIBRARY(sin)
+LSNN_FUSE_LIBRARY(cos)
+LSNN_FUSE_LIBRARY(atan)
+LSNN_FUSE_LIBRARY(erf)
+LSNN_FUSE_LIBRARY(sqrt)
+LSNN_FUSE_LIBRARY(fabs)
+#undef LSNN_FUSE_LIBRARY
+LSNN_FUSE_INLINE float fma_of(float a, float b, float c) { return fmaf(a, b, c); }
+LSNN_FUSE_INLINE double fma_of(double a, double b, double c) { return fma(a, b, c); }
+LSNN_FUSE_INLINE float pow_of(float a, float b) { return powf(a, b); }
+LSNN_FUSE_INLINE double pow_of(double a, double b) { return pow(a, b); }
+
+// The operators of ops.h of one number.
+template <class T> struct Operators {
+  using Number = T;
+  using V = T;
+  using M = bool;
+  LSNN_FUSE_INLINE V add_(V a, V b) { return a + b; }
+  LSNN_FUSE_INLINE V sub_(V a, V b) { return a - b; }
+  LSNN_FUSE_INLINE V mul_(V a, V b) { return a * b; }
+  LSNN_FUSE_INLINE V div_(V a, V b) { return a / b; }
+  LSNN_FUSE_INLINE V fma_(V a, V b, V c) { return fma_of(a, b, c); }
+  LSNN_FUSE_INLINE V neg_(V a) { return -a; }
+  LSNN_FUSE_INLINE V abs_(V a) { return fabs_of(a); }
+  LSNN_FUSE_INLINE V sign_(V a) { return a > T(0) ? T(1) : a < T(0) ? T(-1) : T(0); }
+  LSNN_FUSE_INLINE V sqrt_(V a) { return sqrt_of(a); }
+  LSNN_FUSE_INLINE V maximum_(V a, V b) { return a > b || a != a ? a : b; }
+  LSNN_FUSE_INLINE V minimum_(V a, V b) { return a < b || a != a ? a : b; }
+  LSNN_FUSE_INLINE V exp_(V a) { return exp_of(a); }
+  LSNN_FUSE_INLINE V log_(V a) { return log_of(a); }
+  LSNN_FUSE_INLINE V tanh_(V a) { return tanh_of(a); }
+  LSNN_FUSE_INLINE V sigmoid_(V a) {
+    const V e = exp_of(-fabs_of(a));
+    return (a < T(0) ? e : T(1)) / (e + T(1));
+  }
+  LSNN_FUSE_INLINE V sin_(V a) { return sin_of(a); }
+  LSNN_FUSE_INLINE V cos_(V a) { return cos_of(a); }
+  LSNN_FUSE_INLINE V atan_(V a) { return atan_of(a); }
+  LSNN_FUSE_INLINE V erf_(V a) { return erf_of(a); }
+  LSNN_FUSE_INLINE V pow_(V a, V b) { return pow_of(a, b); }
+  LSNN_FUSE_INLINE M gt_(V a, V b) { return a > b; }
+  LSNN_FUSE_INLINE M ge_(V a, V b) { return a >= b; }
+  LSNN_FUSE_INLINE M lt_(V a, V b) { return a < b; }
+  LSNN_FUSE_INLINE M le_(V a, V b) { return a <= b; }
+  LSNN_FUSE_INLINE M eq_(V a, V b) { return a == b; }
+  LSNN_FUSE_INLINE M ne_(V a, V b) { return a != b; }
+  LSNN_FUSE_INLINE M and_(M a, M b) { return a && b; }
+  LSNN_FUSE_INLINE M or_(M a, M b) { return a || b; }
+  LSNN_FUSE_INLINE M not_(M a) { return !a; }
+  LSNN_FUSE_INLINE V select_(M a, V b, V c) { return a ? b : c; }
+  LSNN_FUSE_INLINE V float32_(V a) { return T(float(a)); }
+  LSNN_FUSE_INLINE V constant(T x) { return x; }
+  LSNN_FUSE_INLINE V number(M m) { return m ? T(1) : T(0); }
+  LSNN_FUSE_INLINE M is_true(V a) { return a != T(0); }
+};
+
+// ----------------------------------------------------------------------------------------- threads
+LSNN_FUSE_INLINE int64_t quotient(int64_t i, int64_t n) {  // of numbers >= 0
+  if (((uint64_t)i | (uint64_t)n) >> 32) return i / n;
+  return (uint32_t)i / (uint32_t)n;  // faster on a GPU
+}
+
+template <class Step> struct Threads {
+  using T = typename Step::Number;
+  static constexpr int K = Step::currents, S = Step::states, C = Step::coefficients,
+                       G = Step::gradients;
+
+  // The values of a step, in the order of rows.h.
+  struct Values {
+    T x[Step::n_values];
+
+    LSNN_FUSE_METHOD T& current(int k) { return x[k]; }
+    LSNN_FUSE_METHOD T& state(int s) { return x[K + s]; }
+    LSNN_FUSE_METHOD T& before() { return x[K + S]; }
+    LSNN_FUSE_METHOD T& coefficient(int c) { return x[K + S + 1 + c]; }
+    LSNN_FUSE_METHOD T& d_state(int s) { return x[K + S + 1 + C + s]; }
+    LSNN_FUSE_METHOD T& d_z() { return x[K + 2 * S + 1 + C]; }
+    LSNN_FUSE_METHOD T& after() { return x[K + 2 * S + 2 + C]; }
+    LSNN_FUSE_METHOD T& result(int i) { return x[K + 2 * S + 3 + C + i]; }
+  };
+  LSNN_FUSE_INLINE bool is_carried(int s) { return Step::carried >> s & 1; }
+
+  // A neuron of an item: index i of an array [B,N].
+  struct Point {
+    int64_t i, b, n, all;  // all: B N
+
+    LSNN_FUSE_METHOD int64_t at(int64_t t) const { return t * all + i; }  // of [steps,B,N]
+    // of current 0 in an array [steps,B,K N]
+    LSNN_FUSE_METHOD int64_t at_current(int64_t t, int64_t N) const {
+      return t * all * K + b * K * N + n;
+    }
+  };
+  LSNN_FUSE_INLINE Point point(const Job<T>& job, int64_t i) {
+    const int64_t b = quotient(i, job.N);
+    return {i, b, i - b * job.N, job.B * job.N};
+  }
+  LSNN_FUSE_INLINE int64_t length(const Job<T>& job, int64_t b) {
+    return job.lengths ? job.lengths[b] : job.steps;
+  }
+  LSNN_FUSE_INLINE T value(const T* p, int64_t at) { return p ? p[at] : T(0); }
+  LSNN_FUSE_INLINE int64_t words(int64_t N) { return (N + 31) / 32; }
+
+  // z of a step as it was saved, or before the sequence.
+  LSNN_FUSE_INLINE T spike(const Job<T>& job, const Point& p, int64_t t) {
+    if (t < 0) return value(job.first_z, (-1 - t) * p.all + p.i);
+    if (!Step::is_spike) return job.number_z[p.at(t)];
+    return T(job.bits[(t * job.B + p.b) * words(job.N) + p.n / 32] >> p.n % 32 & 1);
+  }
+  LSNN_FUSE_INLINE void load_coefficients(const Job<T>& job, const Point& p, Values& x) {
+    for (int c = 0; c < C; c++) x.coefficient(c) = job.coefficients[c * job.N + p.n];
+  }
+  LSNN_FUSE_INLINE void load_currents(const Job<T>& job, const Point& p, int64_t t, Values& x) {
+    const T* from = job.currents + p.at_current(t, job.N);
+    for (int k = 0; k < K; k++) x.current(k) = from[k * job.N];
+  }
+
+  // ---------------------------------------------------------------------------------------- common
+  LSNN_FUSE_INLINE void set_lengths(const Job<T>& job, int64_t i) {
+    if (i < job.t1 - job.t) job.lengths[job.t + i] = job.piece[i];
+  }
+  LSNN_FUSE_INLINE void clear(const Job<T>& job, int64_t i) {
+    if (i < job.N * K * job.N) job.packed[i] = T(0);
+  }
+  // The synapse from j to current k of neuron n has the index i of [N,K N].
+  struct Synapse { int64_t j, k, n; };
+  LSNN_FUSE_INLINE Synapse synapse(int64_t i, int64_t N) {
+    const int64_t row = quotient(i, N), j = quotient(row, K);
+    return {j, row - j * K, i - row * N};
+  }
+  LSNN_FUSE_INLINE T weight(const Job<T>& job, const Synapse& s) {
+    return job.w[s.k * job.w_stride_current + s.j * job.w_stride_j + s.n * job.w_stride_k];
+  }
+  LSNN_FUSE_INLINE bool has_delay(const Job<T>& job, const Synapse& s) {
+    return !job.delay_of || job.delay_of[(s.k * job.N + s.j) * job.N + s.n] == job.delay;
+  }
+  LSNN_FUSE_INLINE void pack_weights(const Job<T>& job, int64_t i) {
+    if (i >= job.N * K * job.N) return;
+    const Synapse s = synapse(i, job.N);
+    const bool acts = (job.autapses || s.j != s.n) && has_delay(job, s);
+    job.packed[i] = acts ? weight(job, s) : T(0);
+  }
+
+  // --------------------------------------------------------------------------------------- forward
+  LSNN_FUSE_INLINE void step(const Job<T>& job, int64_t i) {
+    if (i >= job.B * job.N) return;
+    const Point p = point(job, i);
+    const int64_t t = job.t, end = length(job, p.b);
+    if (t >= end) return clear_step(job, p);
+    T* const c = job.c + p.at_current(0, job.N);
+    if (t < 0) {
+      for (int s = 0; s < S; s++) job.states[s][i] = value(job.first[s], i);
+    } else {
+      Values x;
+      load_coefficients(job, p, x);
+      for (int k = 0; k < K; k++) x.current(k) = c[k * job.N];
+      for (int s = 0; s < S; s++) x.state(s) = job.states[s][i];
+      x.before() = t ? job.z[p.at(t - 1)] : value(job.first_z, i);
+      if (job.currents)
+        for (int k = 0; k < K; k++) job.currents[p.at_current(t, job.N) + k * job.N] = x.current(k);
+      if (job.carry && t % steps_of_chunk == 0)
+        for (int s = 0; s < S; s++) job.carry[p.at(t / steps_of_chunk * S + s)] = x.state(s);
+      Step::forward(x.x);
+      const T z = x.result(S);
+      for (int s = 0; s < S; s++) {
+        job.states[s][i] = x.result(s);
+        if (job.traces[s]) job.traces[s][p.at(t)] = x.result(s);
+      }
+      job.z[p.at(t)] = z;
+      if (job.number_z) job.number_z[p.at(t)] = z;
+    }
+    if (t + 1 < end) {
+      const T* from = job.x + (t + 1) * job.x_stride_t + p.b * job.x_stride_b + p.n;
+      for (int k = 0; k < K; k++) c[k * job.N] = from[k * job.N];
+      return;
+    }
+    for (int64_t back = 0; job.last_z && back < job.D; back++)
+      job.last_z[p.at(back)] =
+          t < back ? value(job.first_z, p.at(back - 1 - t)) : job.z[p.at(t - back)];
+  }
+  // A step after the end of an item.
+  LSNN_FUSE_INLINE void clear_step(const Job<T>& job, const Point& p) {
+    const int64_t t = job.t, at = p.at(t);
+    job.z[at] = T(0);
+    if (job.number_z) job.number_z[at] = T(0);
+    for (int s = 0; s < S; s++)
+      if (job.traces[s]) job.traces[s][at] = T(0);
+    if (job.currents)
+      for (int k = 0; k < K; k++) job.currents[p.at_current(t, job.N) + k * job.N] = T(0);
+    if (job.carry && t % steps_of_chunk == 0)
+      for (int s = 0; s < S; s++) job.carry[p.at(t / steps_of_chunk * S + s)] = T(0);
+  }
+  LSNN_FUSE_INLINE void pack_bits(const Job<T>& job, int64_t i) {
+    const int64_t W = words(job.N);
+    if (i >= job.steps * job.B * W) return;
+    const int64_t row = quotient(i, W), n0 = (i - row * W) * 32;
+    uint32_t word = 0;
+    for (int64_t n = n0; n < n0 + 32 && n < job.N; n++)
+      word |= (uint32_t)(job.z[row * job.N + n] > T(0)) << (n - n0);
+    job.bits[i] = word;
+  }
+
+  // -------------------------------------------------------------------------------------- backward
+  LSNN_FUSE_INLINE void replay(const Job<T>& job, int64_t i) {
+    if (i >= job.B * job.N) return;
+    const Point p = point(job, i);
+    const int64_t end = length(job, p.b), last = job.t1 < end ? job.t1 : end;
+    if (job.t >= last) return;
+    Values x;
+    load_coefficients(job, p, x);
+    for (int s = 0; s < S; s++)
+      if (is_carried(s)) x.state(s) = job.carry[p.at(job.t / steps_of_chunk * S + s)];
+    x.before() = spike(job, p, job.t - 1);
+    for (int64_t t = job.t;; t++) {
+      for (int s = 0; s < S; s++)
+        if (is_carried(s)) job.replayed[p.at((t - job.t) * S + s)] = x.state(s);
+      if (t + 1 == last) return;
+      load_currents(job, p, t, x);
+      x.after() = spike(job, p, t);
+      Step::advance(x.x);
+      for (int s = 0; s < S; s++)
+        if (is_carried(s)) x.state(s) = x.result(s);
+      x.before() = x.after();
+    }
+  }
+  LSNN_FUSE_INLINE void adjoint(const Job<T>& job, int64_t i) {
+    if (i >= job.B * job.N) return;
+    const Point p = point(job, i);
+    const int64_t t = job.t, end = length(job, p.b);
+    if (t == job.steps) {
+      for (int s = 0; s < S; s++) job.d_states[s][i] = value(job.g_last[s], i);
+      for (int g = 0; job.want && g < G; g++) job.sums[p.at(g)] = T(0);
+      job.dz[i] = T(0);
+      return;
+    }
+    T* const gx = job.gx + p.at_current(t, job.N);
+    if (t >= end) {
+      for (int k = 0; k < K; k++) gx[k * job.N] = T(0);
+      return;
+    }
+    // dL/dz of the last state for the spikes of this step
+    const int64_t back = end - 1 - t;
+    const T dz = job.dz[i] + (back < job.D ? value(job.g_last_z, p.at(back)) : T(0));
+    if (t < 0) {
+      job.g_first_z[p.at(-1 - t)] = dz;
+      job.dz[i] = T(0);
+      return;
+    }
+    Values x;
+    load_coefficients(job, p, x);
+    load_currents(job, p, t, x);
+    for (int s = 0; s < S; s++) {
+      if (is_carried(s)) x.state(s) = job.replayed[p.at(t % steps_of_chunk * S + s)];
+      x.d_state(s) = job.d_states[s][i] + value(job.g_traces[s], p.at(t));
+    }
+    x.before() = spike(job, p, t - 1);
+    x.after() = spike(job, p, t);
+    x.d_z() =
+        dz + value(job.gz, t * job.gz_stride_t + p.b * job.gz_stride_b + p.n * job.gz_stride_n);
+    if (job.want) Step::adjoint(x.x);
+    else Step::adjoint_alone(x.x);
+    for (int k = 0; k < K; k++) gx[k * job.N] = x.result(k);
+    for (int s = 0; s < S; s++) job.d_states[s][i] = x.result(K + s);
+    job.dz[i] = x.result(K + S);
+    for (int g = 0; g < G; g++)
+      if (job.want >> g & 1) job.sums[p.at(g)] += x.result(K + S + 1 + g);
+  }
+  LSNN_FUSE_INLINE void sum_gradients(const Job<T>& job, int64_t i) {
+    const int64_t g = quotient(i, job.N);
+    if (g >= G || !(job.want >> g & 1)) return;
+    T sum = T(0);
+    for (int64_t b = 0; b < job.B; b++) sum += job.sums[(g * job.B + b) * job.N + (i - g * job.N)];
+    job.g_coefficients[i] = sum;
+  }
+  LSNN_FUSE_INLINE void unpack_spikes(const Job<T>& job, int64_t i) {
+    const int64_t all = job.B * job.N;
+    if (i >= (job.t1 - job.t) * all) return;
+    const int64_t t = quotient(i, all);
+    job.spikes[i] = spike(job, point(job, i - t * all), job.t + t);
+  }
+  LSNN_FUSE_INLINE void weight_gradient(const Job<T>& job, int64_t i) {
+    if (i >= job.N * K * job.N) return;
+    const Synapse s = synapse(i, job.N);
+    if (!has_delay(job, s)) return;
+    const bool has_gradient =
+        (job.autapses || s.j != s.n) && (!job.existing || weight(job, s) != T(0));
+    job.gw[(s.k * job.N + s.j) * job.N + s.n] = has_gradient ? job.packed[i] : T(0);
+  }
+};
+
+}  // namespace
+}  // namespace lsnn::neuron
+
+#ifdef __CUDACC__
+#define LSNN_DEFINE_KERNEL(name)                                                            \
+  extern "C" __global__ void __launch_bounds__(256)                                         \
+      lsnn_##name(const __grid_constant__ lsnn::neuron::Job<Step::Number> job) {            \
+    lsnn::neuron::Threads<Step>::name(job, (int64_t)blockIdx.x * blockDim.x + threadIdx.x); \
+  }
+#else  // one thread of the emulator
+#define LSNN_DEFINE_KERNEL(name)                                                             \
+  extern "C" __attribute__((visibility("default"))) void lsnn_##name(const void* job,        \
+                                                                     int64_t thread) {       \
+    lsnn::neuron::Threads<Step>::name(*(const lsnn::neuron::Job<Step::Number>*)job, thread); \
+  }
+#endif
