@@ -1,5 +1,7 @@
 #include "neuron.h"
 
+#include <stdexcept>
+
 #include "../arena.h"
 
 namespace lsnn::cuda {
@@ -7,6 +9,10 @@ namespace {
 
 using neuron::Job, neuron::steps_of_chunk;
 static_assert(steps_of_chunk == chunk);
+
+// Shared memory that every GPU has; weights of a backward pass up to which `gather`, with a product
+// for each item, is estimated to be faster than `step`. Not measured.
+constexpr int64_t most_shared = 48 << 10, most_weights = 256 << 10;
 
 // Rows of [steps,B] whose spikes are unpacked at a time for the weight gradient.
 constexpr int64_t rows_at_once = 4096;
@@ -18,10 +24,11 @@ template <class T> struct Run {
   const NeuronProduct& product;
   void* stream;
   const int64_t K, S, BN, KN;
-  T* packed;  // [delays,N,K N]
+  const bool gathers;
+  T* packed;  // [delays,N,K N], or transposed
   Job<T> job = {};
 
-  Run(const Layer& layer, Arena& arena, const NeuronProduct& by, void* on)
+  Run(const Layer& layer, bool is_small, Arena& arena, const NeuronProduct& by, void* on)
       : l(layer),
         module(*(const NeuronModule*)layer.neuron),
         product(by),
@@ -29,13 +36,16 @@ template <class T> struct Run {
         K(l.sizes.currents),
         S(l.sizes.states),
         BN(l.B * l.N),
-        KN(K * l.N) {
+        KN(K * l.N),
+        gathers(chooses_gather(l, is_small)) {
     packed = arena.take<T>(l.S * l.N * KN);
     job.steps = l.T;
     job.B = l.B;
     job.N = l.N;
     job.D = l.D;
     job.lengths = l.lengths ? arena.take<int32_t>(l.B) : nullptr;
+    job.delays_n = l.S;
+    job.delays = arena.take<int32_t>(l.S);
     job.autapses = l.autapses;
     job.w_stride_current = l.w_stride_current;
     job.w_stride_j = l.w_stride_j;
@@ -44,18 +54,37 @@ template <class T> struct Run {
     job.coefficients = (const T*)l.coefficients;
   }
 
+  static bool chooses_gather(const Layer& l, bool is_small) {
+    const bool fits = is_small && !l.smooth && l.N <= neuron::most_neurons_of_block;
+    if (l.options.design == Design::gather && !fits)
+      throw std::invalid_argument(
+          "design: expected one that can run the neuron, got 'gather': it requires spikes of 0 and "
+          "1, short delays, and at most " +
+          std::to_string(neuron::most_neurons_of_block) + " neurons");
+    return fits && l.options.design != Design::step;
+  }
   void launch(NeuronKernel kernel, int64_t threads) const {
-    if (threads > 0) launch_neuron(module, kernel, threads, &job, stream);
+    constexpr int of_block = neuron::threads_of_block;
+    if (threads > 0)
+      launch_neuron(module, kernel, {(threads + of_block - 1) / of_block, of_block}, &job, stream);
+  }
+  // A block for each item, with memory for D + 1 steps.
+  void launch_items(NeuronKernel kernel, int64_t bytes_of_step) const {
+    if (l.B > 0)
+      launch_neuron(module, kernel, {l.B, int((l.N + 31) / 32 * 32), (l.D + 1) * bytes_of_step},
+                    &job, stream);
   }
   void launch_at(NeuronKernel kernel, int64_t t, int64_t threads) {
     job.t = t;
     launch(kernel, threads);
   }
-  void set_lengths() {
-    for (int64_t b = 0; job.lengths && b < l.B; b += neuron::lengths_at_once) {
-      job.t1 = b + neuron::lengths_at_once < l.B ? b + neuron::lengths_at_once : l.B;
-      for (int64_t i = b; i < job.t1; i++) job.piece[i - b] = (int32_t)l.lengths[i];
-      launch_at(NeuronKernel::set_lengths, b, job.t1 - b);
+  // Copies host numbers to device memory, in the arguments of kernels.
+  void copy(const int64_t* from, int64_t n, int32_t* to) {
+    job.numbers = to;
+    for (int64_t i0 = 0; to && i0 < n; i0 += neuron::numbers_at_once) {
+      job.t1 = i0 + neuron::numbers_at_once < n ? i0 + neuron::numbers_at_once : n;
+      for (int64_t i = i0; i < job.t1; i++) job.piece[i - i0] = (int32_t)from[i];
+      launch_at(NeuronKernel::set_numbers, i0, job.t1 - i0);
     }
   }
   // Selects the matrix of delay d.
@@ -65,17 +94,21 @@ template <class T> struct Run {
     job.packed = to;
   }
   T* packed_of(int64_t d) const { return packed + d * l.N * KN; }
-  void pack_weights() {
+  void prepare(bool is_transposed) {
+    copy(l.lengths, l.B, job.lengths);
+    if (gathers) copy(l.delays, l.S, job.delays);
+    job.is_transposed = is_transposed;
     for (int64_t d = 0; d < l.S; d++) {
       select(d, packed_of(d));
       launch(NeuronKernel::pack_weights, l.N * KN);
     }
+    job.packed = packed;
   }
 };
 
 template <class T> struct Forward : Run<T> {
   Forward(const ForwardArgs& f, Arena& arena, const NeuronProduct& by, void* on)
-      : Run<T>(f.layer, arena, by, on) {
+      : Run<T>(f.layer, (f.layer.D + 1) * words(f.layer.N) * 4 <= most_shared, arena, by, on) {
     Job<T>& job = this->job;
     job.x = (const T*)f.x;
     job.x_stride_t = f.x_stride_t;
@@ -99,8 +132,8 @@ template <class T> struct Forward : Run<T> {
   void run() {
     const Layer& l = this->l;
     Job<T>& job = this->job;
-    this->set_lengths();
-    this->pack_weights();
+    this->prepare(false);
+    if (this->gathers) return this->launch_items(NeuronKernel::sequence, words(l.N) * 4);
     this->launch_at(NeuronKernel::step, -1, this->BN);
     for (int64_t t = 0; t < l.T; t++) {
       if (t < l.longest())
@@ -125,7 +158,7 @@ template <class T> struct Backward : Run<T> {
   T* gw_packed;  // [N,K N]
 
   Backward(const BackwardArgs& args, Arena& arena, const NeuronProduct& by, void* on)
-      : Run<T>(args.layer, arena, by, on),
+      : Run<T>(args.layer, is_small(args.layer), arena, by, on),
         f(args),
         gw_packed(f.gw ? arena.take<T>(f.layer.N * this->KN) : nullptr) {
     const Layer& l = this->l;
@@ -157,6 +190,11 @@ template <class T> struct Backward : Run<T> {
     job.gw = (T*)f.gw;
     job.spikes = f.gw ? arena.take<T>(steps_at_once() * this->BN) : nullptr;
   }
+  static bool is_small(const Layer& l) {
+    const int64_t row = l.sizes.currents * l.N * (int64_t)sizeof(T);
+    return (l.D + 1) * row <= most_shared &&
+           (l.S * l.N * row <= most_weights || l.options.design == Design::gather);
+  }
   int64_t steps_at_once() const {
     const int64_t B = this->l.B, most = B < rows_at_once ? rows_at_once / (B ? B : 1) : 1;
     return most < this->l.T ? most : this->l.T;
@@ -165,8 +203,20 @@ template <class T> struct Backward : Run<T> {
   void run() {
     const Layer& l = this->l;
     Job<T>& job = this->job;
-    this->set_lengths();
-    this->pack_weights();
+    this->prepare(this->gathers);
+    if (this->gathers) {
+      if (!this->module.has_product) job.delays_n = 0;
+      this->launch_items(NeuronKernel::sequence_back, this->KN * (int64_t)sizeof(T));
+    } else {
+      step_back_all();
+    }
+    if (f.want) this->launch(NeuronKernel::sum_gradients, l.sizes.gradients * l.N);
+    if (f.gw)
+      for (int64_t d = 0; d < l.S; d++) weight_gradient(d);
+  }
+  void step_back_all() {
+    const Layer& l = this->l;
+    Job<T>& job = this->job;
     this->launch_at(NeuronKernel::adjoint, l.T, this->BN);
     for (int64_t t = l.T - 1; t >= 0; t--) {
       if (t == l.T - 1 || t % steps_of_chunk == steps_of_chunk - 1) {
@@ -176,9 +226,6 @@ template <class T> struct Backward : Run<T> {
       step_back(t);
     }
     for (int64_t t = -1; job.g_first_z && t >= -l.D; t--) step_back(t);
-    if (f.want) this->launch(NeuronKernel::sum_gradients, l.sizes.gradients * l.N);
-    if (f.gw)
-      for (int64_t d = 0; d < l.S; d++) weight_gradient(d);
   }
   // The product of step t, which is negative for past spikes, and its adjoint.
   void step_back(int64_t t) {

@@ -1,6 +1,8 @@
-// The CUDA path of a generated neuron: a host loop over the steps. Each step is a product by a
-// library of the caller and one kernel of lsnn_ext/codegen/cuda_threads.h. It supports any number
-// of neurons, any delays and lengths. Needs neither nvcc nor the CUDA headers.
+// The CUDA path of a generated neuron, by the kernels of lsnn_ext/codegen/cuda_threads.h, in two
+// designs. `step`: a host loop over the steps, each a product by a library of the caller and one
+// kernel; for any layer. `gather`: one kernel for the whole sequence, with a block for each item
+// and the weights in global memory; for small layers with spikes of 0 and 1. Needs neither nvcc nor
+// the CUDA headers.
 #pragma once
 #include <string>
 
@@ -26,8 +28,13 @@ struct NeuronModule {
 NeuronModule load_neuron(const std::string& path, bool has_product);
 // Makes the primary context of a device current if this thread has none; not under the emulator.
 void bind_context(int device);
+struct NeuronGrid {
+  int64_t blocks;
+  int threads;
+  int64_t shared = 0;  // bytes of a block
+};
 // job: the argument of the kernel, neuron::Job. Throws std::runtime_error.
-void launch_neuron(const NeuronModule&, NeuronKernel, int64_t threads, const void* job,
+void launch_neuron(const NeuronModule&, NeuronKernel, const NeuronGrid&, const void* job,
                    void* stream);
 
 // A factor of a product, with the strides of its rows and columns.

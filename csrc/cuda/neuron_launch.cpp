@@ -16,7 +16,6 @@
 namespace lsnn::cuda {
 namespace {
 
-constexpr int threads_of_block = 256;
 #define LSNN_KERNEL_NAME(name) "lsnn_" #name,
 constexpr const char* symbols[] = {LSNN_NEURON_KERNELS(LSNN_KERNEL_NAME)};
 #undef LSNN_KERNEL_NAME
@@ -35,12 +34,16 @@ NeuronModule load_neuron(const std::string& path, bool has_product) {
   return module;
 }
 void bind_context(int) {}
-void launch_neuron(const NeuronModule& module, NeuronKernel kernel, int64_t threads,
+void launch_neuron(const NeuronModule& module, NeuronKernel kernel, const NeuronGrid& grid,
                    const void* job, void*) {
-  const auto body = (void (*)(const void*, int64_t))module.functions[(int)kernel];
-  const unsigned blocks = unsigned((threads + threads_of_block - 1) / threads_of_block);
-  emulator::launch({dim3(blocks), dim3(threads_of_block)},
-                   [&] { body(job, (int64_t)blockIdx.x * blockDim.x + threadIdx.x); });
+  using Body = void (*)(const void*, const neuron::Block&);
+  const auto body = (Body)module.functions[(int)kernel];
+  emulator::launch(
+      {dim3((unsigned)grid.blocks), dim3((unsigned)grid.threads), (size_t)grid.shared}, [&] {
+        body(job,
+             {(int64_t)blockIdx.x, (int)threadIdx.x, (int)blockDim.x, emulator::shared_memory(),
+              [] { __syncthreads(); }, [](bool vote) { return __ballot_sync(~0u, vote); }});
+      });
 }
 
 #else
@@ -121,14 +124,15 @@ void bind_context(int device) {
   driver().check(driver().cuDevicePrimaryCtxRetain(&context, handle), "finding the context");
   driver().check(driver().cuCtxSetCurrent(context), "selecting the context");
 }
-void launch_neuron(const NeuronModule& module, NeuronKernel kernel, int64_t threads,
+void launch_neuron(const NeuronModule& module, NeuronKernel kernel, const NeuronGrid& grid,
                    const void* job, void* stream) {
-  const unsigned blocks = unsigned((threads + threads_of_block - 1) / threads_of_block);
   void* arguments[] = {const_cast<void*>(job)};
-  driver().check(driver().cuLaunchKernel(module.functions[(int)kernel], blocks, 1, 1,
-                                         threads_of_block, 1, 1, 0, stream, arguments, nullptr),
-                 std::string("launching ") + symbols[(int)kernel] + " for " +
-                     std::to_string(threads) + " threads");
+  driver().check(driver().cuLaunchKernel(module.functions[(int)kernel], (unsigned)grid.blocks, 1, 1,
+                                         (unsigned)grid.threads, 1, 1, (unsigned)grid.shared,
+                                         stream, arguments, nullptr),
+                 std::string("launching ") + symbols[(int)kernel] + " (" +
+                     std::to_string(grid.blocks) + " blocks of " + std::to_string(grid.threads) +
+                     " threads)");
 }
 
 #endif

@@ -131,6 +131,10 @@ template <class Step> struct Threads {
   LSNN_FUSE_INLINE T value(const T* p, int64_t at) { return p ? p[at] : T(0); }
   LSNN_FUSE_INLINE int64_t words(int64_t N) { return (N + 31) / 32; }
 
+  LSNN_FUSE_INLINE int64_t thread_of(const Block& block) {
+    return block.index * block.threads + block.thread;
+  }
+
   // z of a step as it was saved, or before the sequence.
   LSNN_FUSE_INLINE T spike(const Job<T>& job, const Point& p, int64_t t) {
     if (t < 0) return value(job.first_z, (-1 - t) * p.all + p.i);
@@ -146,10 +150,12 @@ template <class Step> struct Threads {
   }
 
   // ---------------------------------------------------------------------------------------- common
-  LSNN_FUSE_INLINE void set_lengths(const Job<T>& job, int64_t i) {
-    if (i < job.t1 - job.t) job.lengths[job.t + i] = job.piece[i];
+  LSNN_FUSE_INLINE void set_numbers(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
+    if (i < job.t1 - job.t) job.numbers[job.t + i] = job.piece[i];
   }
-  LSNN_FUSE_INLINE void clear(const Job<T>& job, int64_t i) {
+  LSNN_FUSE_INLINE void clear(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     if (i < job.N * K * job.N) job.packed[i] = T(0);
   }
   // The synapse from j to current k of neuron n has the index i of [N,K N].
@@ -164,19 +170,22 @@ template <class Step> struct Threads {
   LSNN_FUSE_INLINE bool has_delay(const Job<T>& job, const Synapse& s) {
     return !job.delay_of || job.delay_of[(s.k * job.N + s.j) * job.N + s.n] == job.delay;
   }
-  LSNN_FUSE_INLINE void pack_weights(const Job<T>& job, int64_t i) {
+  LSNN_FUSE_INLINE void pack_weights(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     if (i >= job.N * K * job.N) return;
     const Synapse s = synapse(i, job.N);
     const bool acts = (job.autapses || s.j != s.n) && has_delay(job, s);
-    job.packed[i] = acts ? weight(job, s) : T(0);
+    const int64_t to = job.is_transposed ? (s.k * job.N + s.n) * job.N + s.j : i;
+    job.packed[to] = acts ? weight(job, s) : T(0);
   }
 
   // --------------------------------------------------------------------------------------- forward
-  LSNN_FUSE_INLINE void step(const Job<T>& job, int64_t i) {
+  LSNN_FUSE_INLINE void step(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     if (i >= job.B * job.N) return;
     const Point p = point(job, i);
     const int64_t t = job.t, end = length(job, p.b);
-    if (t >= end) return clear_step(job, p);
+    if (t >= end) return clear_step(job, p, t);
     T* const c = job.c + p.at_current(0, job.N);
     if (t < 0) {
       for (int s = 0; s < S; s++) job.states[s][i] = value(job.first[s], i);
@@ -186,31 +195,40 @@ template <class Step> struct Threads {
       for (int k = 0; k < K; k++) x.current(k) = c[k * job.N];
       for (int s = 0; s < S; s++) x.state(s) = job.states[s][i];
       x.before() = t ? job.z[p.at(t - 1)] : value(job.first_z, i);
-      if (job.currents)
-        for (int k = 0; k < K; k++) job.currents[p.at_current(t, job.N) + k * job.N] = x.current(k);
-      if (job.carry && t % steps_of_chunk == 0)
-        for (int s = 0; s < S; s++) job.carry[p.at(t / steps_of_chunk * S + s)] = x.state(s);
-      Step::forward(x.x);
-      const T z = x.result(S);
-      for (int s = 0; s < S; s++) {
-        job.states[s][i] = x.result(s);
-        if (job.traces[s]) job.traces[s][p.at(t)] = x.result(s);
-      }
-      job.z[p.at(t)] = z;
-      if (job.number_z) job.number_z[p.at(t)] = z;
+      advance(job, p, t, x);
+      for (int s = 0; s < S; s++) job.states[s][i] = x.state(s);
     }
     if (t + 1 < end) {
       const T* from = job.x + (t + 1) * job.x_stride_t + p.b * job.x_stride_b + p.n;
       for (int k = 0; k < K; k++) c[k * job.N] = from[k * job.N];
       return;
     }
+    store_last_z(job, p, end);
+  }
+  // One step from the currents, states and last spike in x; replaces the latter two.
+  LSNN_FUSE_INLINE void advance(const Job<T>& job, const Point& p, int64_t t, Values& x) {
+    if (job.currents)
+      for (int k = 0; k < K; k++) job.currents[p.at_current(t, job.N) + k * job.N] = x.current(k);
+    if (job.carry && t % steps_of_chunk == 0)
+      for (int s = 0; s < S; s++) job.carry[p.at(t / steps_of_chunk * S + s)] = x.state(s);
+    Step::forward(x.x);
+    for (int s = 0; s < S; s++) {
+      x.state(s) = x.result(s);
+      if (job.traces[s]) job.traces[s][p.at(t)] = x.result(s);
+    }
+    x.before() = x.result(S);
+    job.z[p.at(t)] = x.before();
+    if (job.number_z) job.number_z[p.at(t)] = x.before();
+  }
+  // end: steps of the item.
+  LSNN_FUSE_INLINE void store_last_z(const Job<T>& job, const Point& p, int64_t end) {
     for (int64_t back = 0; job.last_z && back < job.D; back++)
       job.last_z[p.at(back)] =
-          t < back ? value(job.first_z, p.at(back - 1 - t)) : job.z[p.at(t - back)];
+          end <= back ? value(job.first_z, p.at(back - end)) : job.z[p.at(end - 1 - back)];
   }
   // A step after the end of an item.
-  LSNN_FUSE_INLINE void clear_step(const Job<T>& job, const Point& p) {
-    const int64_t t = job.t, at = p.at(t);
+  LSNN_FUSE_INLINE void clear_step(const Job<T>& job, const Point& p, int64_t t) {
+    const int64_t at = p.at(t);
     job.z[at] = T(0);
     if (job.number_z) job.number_z[at] = T(0);
     for (int s = 0; s < S; s++)
@@ -220,7 +238,8 @@ template <class Step> struct Threads {
     if (job.carry && t % steps_of_chunk == 0)
       for (int s = 0; s < S; s++) job.carry[p.at(t / steps_of_chunk * S + s)] = T(0);
   }
-  LSNN_FUSE_INLINE void pack_bits(const Job<T>& job, int64_t i) {
+  LSNN_FUSE_INLINE void pack_bits(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     const int64_t W = words(job.N);
     if (i >= job.steps * job.B * W) return;
     const int64_t row = quotient(i, W), n0 = (i - row * W) * 32;
@@ -231,19 +250,23 @@ template <class Step> struct Threads {
   }
 
   // -------------------------------------------------------------------------------------- backward
-  LSNN_FUSE_INLINE void replay(const Job<T>& job, int64_t i) {
+  LSNN_FUSE_INLINE void replay(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     if (i >= job.B * job.N) return;
     const Point p = point(job, i);
     const int64_t end = length(job, p.b), last = job.t1 < end ? job.t1 : end;
-    if (job.t >= last) return;
+    if (job.t < last) replay_chunk(job, p, job.t, last);
+  }
+  LSNN_FUSE_INLINE void replay_chunk(const Job<T>& job, const Point& p, int64_t first,
+                                     int64_t last) {
     Values x;
     load_coefficients(job, p, x);
     for (int s = 0; s < S; s++)
-      if (is_carried(s)) x.state(s) = job.carry[p.at(job.t / steps_of_chunk * S + s)];
-    x.before() = spike(job, p, job.t - 1);
-    for (int64_t t = job.t;; t++) {
+      if (is_carried(s)) x.state(s) = job.carry[p.at(first / steps_of_chunk * S + s)];
+    x.before() = spike(job, p, first - 1);
+    for (int64_t t = first;; t++) {
       for (int s = 0; s < S; s++)
-        if (is_carried(s)) job.replayed[p.at((t - job.t) * S + s)] = x.state(s);
+        if (is_carried(s)) job.replayed[p.at((t - first) * S + s)] = x.state(s);
       if (t + 1 == last) return;
       load_currents(job, p, t, x);
       x.after() = spike(job, p, t);
@@ -253,21 +276,27 @@ template <class Step> struct Threads {
       x.before() = x.after();
     }
   }
-  LSNN_FUSE_INLINE void adjoint(const Job<T>& job, int64_t i) {
+  LSNN_FUSE_INLINE void adjoint(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     if (i >= job.B * job.N) return;
     const Point p = point(job, i);
-    const int64_t t = job.t, end = length(job, p.b);
-    if (t == job.steps) {
-      for (int s = 0; s < S; s++) job.d_states[s][i] = value(job.g_last[s], i);
-      for (int g = 0; job.want && g < G; g++) job.sums[p.at(g)] = T(0);
-      job.dz[i] = T(0);
-      return;
-    }
-    T* const gx = job.gx + p.at_current(t, job.N);
-    if (t >= end) {
-      for (int k = 0; k < K; k++) gx[k * job.N] = T(0);
-      return;
-    }
+    const int64_t end = length(job, p.b);
+    if (job.t == job.steps) begin_adjoint(job, p);
+    else if (job.t >= end) clear_gradient(job, p, job.t);
+    else adjoint_step(job, p, job.t, end, nullptr);
+  }
+  LSNN_FUSE_INLINE void begin_adjoint(const Job<T>& job, const Point& p) {
+    for (int s = 0; s < S; s++) job.d_states[s][p.i] = value(job.g_last[s], p.i);
+    for (int g = 0; job.want && g < G; g++) job.sums[p.at(g)] = T(0);
+    job.dz[p.i] = T(0);
+  }
+  LSNN_FUSE_INLINE void clear_gradient(const Job<T>& job, const Point& p, int64_t t) {
+    for (int k = 0; k < K; k++) job.gx[p.at_current(t, job.N) + k * job.N] = T(0);
+  }
+  // end: steps of the item. dc: [K N] of the item, where dL/dc is written too, or null.
+  LSNN_FUSE_INLINE void adjoint_step(const Job<T>& job, const Point& p, int64_t t, int64_t end,
+                                     T* dc) {
+    const int64_t i = p.i;
     // dL/dz of the last state for the spikes of this step
     const int64_t back = end - 1 - t;
     const T dz = job.dz[i] + (back < job.D ? value(job.g_last_z, p.at(back)) : T(0));
@@ -289,26 +318,142 @@ template <class Step> struct Threads {
         dz + value(job.gz, t * job.gz_stride_t + p.b * job.gz_stride_b + p.n * job.gz_stride_n);
     if (job.want) Step::adjoint(x.x);
     else Step::adjoint_alone(x.x);
-    for (int k = 0; k < K; k++) gx[k * job.N] = x.result(k);
+    for (int k = 0; k < K; k++) {
+      job.gx[p.at_current(t, job.N) + k * job.N] = x.result(k);
+      if (dc) dc[k * job.N + p.n] = x.result(k);
+    }
     for (int s = 0; s < S; s++) job.d_states[s][i] = x.result(K + s);
     job.dz[i] = x.result(K + S);
     for (int g = 0; g < G; g++)
       if (job.want >> g & 1) job.sums[p.at(g)] += x.result(K + S + 1 + g);
   }
-  LSNN_FUSE_INLINE void sum_gradients(const Job<T>& job, int64_t i) {
+
+  // ------------------------------------------------------------------------------- whole sequences
+  // A block for an item, a thread for each neuron.
+  LSNN_FUSE_INLINE int lowest_bit(uint32_t word) {
+#ifdef __CUDACC__
+    return __ffs((int)word) - 1;
+#else
+    return __builtin_ctz(word);
+#endif
+  }
+  // Shared memory: the spikes of the last D + 1 steps [D + 1,words], step t in row t % (D + 1). A
+  // barrier ends each step. A warp that is one step ahead writes the row of D + 1 steps before.
+  LSNN_FUSE_INLINE void sequence(const Job<T>& job, const Block& block) {
+    const int64_t N = job.N, W = words(N), rows = job.D + 1, end = length(job, block.index);
+    const Point p = {block.index * N + block.thread, block.index, block.thread, job.B * N};
+    uint32_t* const ring = (uint32_t*)block.shared;
+    const bool is_neuron = p.n < N;
+    Values x;
+    x.before() = T(0);
+    if (is_neuron) {
+      load_coefficients(job, p, x);
+      for (int s = 0; s < S; s++) x.state(s) = value(job.first[s], p.i);
+      x.before() = value(job.first_z, p.i);
+    }
+    for (int64_t t = 0; t < end; t++) {
+      if (is_neuron) {
+        const T* from = job.x + t * job.x_stride_t + p.b * job.x_stride_b + p.n;
+        for (int k = 0; k < K; k++) x.current(k) = from[k * N];
+        for (int64_t d = 0; d < job.delays_n; d++) {
+          const int64_t past = t - 1 - job.delays[d];
+          const T* w = job.packed + d * N * K * N + p.n;
+          if (past < 0) add_numbers(job, p, past, w, x);
+          else add_spikes(job, ring + past % rows * W, w, x);
+        }
+        advance(job, p, t, x);
+      }
+      const uint32_t word = block.ballot(is_neuron && x.before() > T(0));
+      if (p.n % 32 == 0) {
+        ring[t % rows * W + p.n / 32] = word;
+        if (job.bits) job.bits[(t * job.B + p.b) * W + p.n / 32] = word;
+      }
+      block.sync();
+    }
+    if (p.n % 32 == 0 && job.bits)
+      for (int64_t t = end; t < job.steps; t++) job.bits[(t * job.B + p.b) * W + p.n / 32] = 0;
+    if (!is_neuron) return;
+    for (int s = 0; s < S; s++) job.states[s][p.i] = x.state(s);
+    store_last_z(job, p, end);
+    for (int64_t t = end; t < job.steps; t++) clear_step(job, p, t);
+  }
+  // (1) for spikes before the sequence. w: column n of a matrix.
+  LSNN_FUSE_INLINE void add_numbers(const Job<T>& job, const Point& p, int64_t past, const T* w,
+                                    Values& x) {
+    if (!job.first_z) return;
+    const T* z = job.first_z + p.at(-1 - past) - p.n;
+    for (int64_t j = 0; j < job.N; j++)
+      if (z[j] != T(0))
+        for (int k = 0; k < K; k++) x.current(k) += z[j] * w[(j * K + k) * job.N];
+  }
+  // (1) for spikes as bits, in ascending order; four rows are loaded together.
+  LSNN_FUSE_INLINE void add_spikes(const Job<T>& job, const uint32_t* bits, const T* w, Values& x) {
+    for (int64_t at = 0; at < words(job.N); at++)
+      for (uint32_t word = bits[at]; word;) {
+        T row[4][K] = {};
+        int n = 0;
+        for (int i = 0; i < 4; i++) {
+          if (!word) continue;
+          const int64_t j = 32 * at + lowest_bit(word);
+          for (int k = 0; k < K; k++) row[i][k] = w[(j * K + k) * job.N];
+          word &= word - 1;
+          n++;
+        }
+        for (int i = 0; i < 4; i++)
+          if (i < n)
+            for (int k = 0; k < K; k++) x.current(k) += row[i][k];
+      }
+  }
+  // Shared memory: dL/dc of the last D + 1 steps [D + 1,K N], as above. Step t reads those of
+  // t + 1 to t + D.
+  LSNN_FUSE_INLINE void sequence_back(const Job<T>& job, const Block& block) {
+    const int64_t N = job.N, KN = K * N, rows = job.D + 1, end = length(job, block.index);
+    const Point p = {block.index * N + block.thread, block.index, block.thread, job.B * N};
+    T* const dc = (T*)block.shared;
+    const bool is_neuron = p.n < N;
+    if (is_neuron) begin_adjoint(job, p);
+    int64_t first = end;  // of the chunk that is replayed
+    for (int64_t t = end - 1; t >= (job.g_first_z ? -job.D : 0); t--) {
+      if (is_neuron) {
+        if (t >= 0 && t < first) {
+          first = t / steps_of_chunk * steps_of_chunk;
+          replay_chunk(job, p, first, t + 1);
+        }
+        T sum = T(0);
+        for (int64_t d = 0; d < job.delays_n; d++) {
+          const int64_t reached = t + 1 + job.delays[d];
+          if (reached < 0 || reached >= end) continue;
+          const T *w = job.packed + d * KN * N + p.n, *g = dc + reached % rows * KN;
+#ifdef __CUDACC__
+#pragma unroll 8
+#endif
+          for (int64_t i = 0; i < KN; i++) sum = fma_of(w[i * N], g[i], sum);
+        }
+        job.dz[p.i] += sum;
+        adjoint_step(job, p, t, end, t < 0 ? nullptr : dc + t % rows * KN);
+      }
+      block.sync();
+    }
+    for (int64_t t = end; is_neuron && t < job.steps; t++) clear_gradient(job, p, t);
+  }
+
+  LSNN_FUSE_INLINE void sum_gradients(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     const int64_t g = quotient(i, job.N);
     if (g >= G || !(job.want >> g & 1)) return;
     T sum = T(0);
     for (int64_t b = 0; b < job.B; b++) sum += job.sums[(g * job.B + b) * job.N + (i - g * job.N)];
     job.g_coefficients[i] = sum;
   }
-  LSNN_FUSE_INLINE void unpack_spikes(const Job<T>& job, int64_t i) {
+  LSNN_FUSE_INLINE void unpack_spikes(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     const int64_t all = job.B * job.N;
     if (i >= (job.t1 - job.t) * all) return;
     const int64_t t = quotient(i, all);
     job.spikes[i] = spike(job, point(job, i - t * all), job.t + t);
   }
-  LSNN_FUSE_INLINE void weight_gradient(const Job<T>& job, int64_t i) {
+  LSNN_FUSE_INLINE void weight_gradient(const Job<T>& job, const Block& block) {
+    const int64_t i = thread_of(block);
     if (i >= job.N * K * job.N) return;
     const Synapse s = synapse(i, job.N);
     if (!has_delay(job, s)) return;
@@ -322,15 +467,17 @@ template <class Step> struct Threads {
 }  // namespace lsnn::neuron
 
 #ifdef __CUDACC__
-#define LSNN_DEFINE_KERNEL(name)                                                            \
-  extern "C" __global__ void __launch_bounds__(256)                                         \
-      lsnn_##name(const __grid_constant__ lsnn::neuron::Job<Step::Number> job) {            \
-    lsnn::neuron::Threads<Step>::name(job, (int64_t)blockIdx.x * blockDim.x + threadIdx.x); \
+#define LSNN_DEFINE_KERNEL(name)                                                     \
+  extern "C" __global__ void __launch_bounds__(lsnn::neuron::most_neurons_of_block)  \
+      lsnn_##name(const __grid_constant__ lsnn::neuron::Job<Step::Number> job) {     \
+    extern __shared__ __align__(16) unsigned char lsnn_shared[];                     \
+    lsnn::neuron::Threads<Step>::name(                                               \
+        job, {(int64_t)blockIdx.x, (int)threadIdx.x, (int)blockDim.x, lsnn_shared}); \
   }
-#else  // one thread of the emulator
-#define LSNN_DEFINE_KERNEL(name)                                                             \
-  extern "C" __attribute__((visibility("default"))) void lsnn_##name(const void* job,        \
-                                                                     int64_t thread) {       \
-    lsnn::neuron::Threads<Step>::name(*(const lsnn::neuron::Job<Step::Number>*)job, thread); \
+#else
+#define LSNN_DEFINE_KERNEL(name)                                                            \
+  extern "C" __attribute__((visibility("default"))) void lsnn_##name(                       \
+      const void* job, const lsnn::neuron::Block& block) {                                  \
+    lsnn::neuron::Threads<Step>::name(*(const lsnn::neuron::Job<Step::Number>*)job, block); \
   }
 #endif

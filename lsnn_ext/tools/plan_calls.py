@@ -103,7 +103,7 @@ class Calls:
         self._add_saved(one, call, y, bits, "currents", "")
         self._end(one, t.x, self._neuron)
         if self._card:
-            one.choose(self._card, "step by step", "so run the CUDA kernels of any neuron")
+            one.choose(self._card, "generated kernels", "the step is compiled for the GPU")
 
     def _prepared(self, layer: nn.Module, suffix: str, spikes: Tensor, steps: int) -> None:
         rows, N = spikes.shape

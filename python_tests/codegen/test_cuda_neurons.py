@@ -74,10 +74,11 @@ def _results(neuron: Neuron, given: dict[str, Any], device: str) -> dict[str, Te
 
 
 def _compare(neuron: Neuron, given: dict[str, Any], patch: pytest.MonkeyPatch,
-             tolerance: float = 1e-9) -> dict[str, Tensor]:
+             tolerance: float = 1e-9, design: str = "automatic") -> dict[str, Tensor]:
     with _on_cpu(patch):
         wanted = _results(neuron, given, "cpu")
-    got = _results(neuron, given, DEVICE)
+    with _ops.forced(design=design):
+        got = _results(neuron, given, DEVICE)
     if neuron != ANALOG:  # whose spikes are sigmoids
         assert torch.equal(got["spikes"], wanted["spikes"])
         assert torch.equal(got["last z"], wanted["last z"])
@@ -86,10 +87,10 @@ def _compare(neuron: Neuron, given: dict[str, Any], patch: pytest.MonkeyPatch,
         largest = float(one.abs().max()) if one.numel() else 0.0
         assert largest > 0 or not one.numel(), name
         assert error <= tolerance * largest, (name, error, largest)
-    (kernel,) = [made for form, (_, made) in neuron.kernels.items()
-                 if (form[0] if len(form) == 2 else form)[3] != "cpu"
-                 and (form[0] if len(form) == 2 else form)[0] == given["x"].dtype]
-    assert kernel.is_compiled and not kernel.why_not
+    forms = [(form[0] if len(form) == 2 else form, made)
+             for form, (_, made) in neuron.kernels.items()]
+    of_gpu = [made for form, made in forms if form[3] != "cpu" and form[0] == given["x"].dtype]
+    assert of_gpu and all(made.is_compiled and not made.why_not for made in of_gpu)
     return got
 
 
@@ -103,8 +104,10 @@ def _make_state(names: tuple[str, ...], forms: Any, D: int, B: int, N: int,
 
 
 @needs_kernels
+@pytest.mark.parametrize("design", ["gather", "step"])
 @pytest.mark.parametrize("name", zoo.NEURONS)
-def test_the_zoo_is_that_of_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_zoo_is_that_of_the_cpu(name: str, design: str,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """With a delay for each synapse, lengths, and a state."""
     module = zoo.NEURONS[name]
     x, w, values = draw_call(name, 0)
@@ -114,7 +117,7 @@ def test_the_zoo_is_that_of_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) 
     given = {"x": x if K > 1 else x[:, :, 0], "w_rec": w if K > 1 else w[0],
              "delay": delay if K > 1 else delay[0], "lengths": torch.tensor([T - 9, T, T - 23]),
              "state": _make_state(module.STATES, forms, 4, B, N), **values}
-    got = _compare(module.neuron, given, monkeypatch)
+    got = _compare(module.neuron, given, monkeypatch, design=design)
     assert 0.02 < float(got["spikes"].mean()) < 0.7
 
 
@@ -134,23 +137,28 @@ def _draw(name: str, T: int = 37, B: int = 3, N: int = 35,
 
 
 @needs_kernels
+@pytest.mark.parametrize("design", ["gather", "step"])
 @pytest.mark.parametrize("name", NEURONS)
 @pytest.mark.parametrize("how", ["one", "own", "state", "lengths", "existing", "none", "torch"])
-def test_every_kind_of_call(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_call(name: str, how: str, design: str,
+                            monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "analog" and design == "gather":
+        pytest.skip("it requires spikes of 0 and 1")
     given = _draw(name)
     T, B, N = given["x"].shape[0], given["x"].shape[1], given["x"].shape[-1]
     if how == "one":
         given |= {"delay": 2, "autapses": False}
     if how == "own":
         given |= {"delay": [0, 3], "w_rec": torch.stack([given["w_rec"], 0.5 * given["w_rec"]])}
-    if how == "state":
+    if how in ("state", "lengths"):  # some shorter than a delay
         neuron, _, states = NEURONS[name]
         forms = neuron.parts(neuron.all_coefficients({
             key: value for key, value in given.items() if key not in ("x", "w_rec")}), given["x"],
             N).forms
-        given |= {"state": _make_state(states, forms, 1, B, N, name != "analog")}
+        D = 1 if how == "state" else 4
+        given |= {"state": _make_state(states, forms, D, B, N, name != "analog"), "delay": D - 1}
     if how == "lengths":
-        given |= {"lengths": torch.tensor([0, T, 18])}
+        given |= {"lengths": torch.tensor([0, T, 2])}
     if how == "existing":
         given |= {"sparse_grad": "existing",
                   "w_rec": given["w_rec"] * (given["w_rec"].abs() > 0.5)}
@@ -158,7 +166,7 @@ def test_every_kind_of_call(name: str, how: str, monkeypatch: pytest.MonkeyPatch
         given |= {"w_rec": None}
     if how == "torch" and EMULATED:
         monkeypatch.setenv("LSNN_EMULATE", "torch")  # products of torch
-    got = _compare(NEURONS[name][0], given, monkeypatch)
+    got = _compare(NEURONS[name][0], given, monkeypatch, design=design)
     if how == "one":
         assert not got["gradient of w_rec"].diagonal(dim1=-2, dim2=-1).any()
 
@@ -179,13 +187,23 @@ def test_weight_gradient_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernels
-def test_batch_of_none_and_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("design", ["gather", "step"])
+def test_batch_of_none_and_no_steps(design: str) -> None:
     for T, B in ((0, 2), (5, 0)):
         given = _draw("adaptive", T=T, B=B, N=4)
         x, w = given["x"].to(DEVICE).requires_grad_(), given["w_rec"].to(DEVICE).requires_grad_()
-        spikes, state = recurrent(x, w, ADAPTIVE, theta=0.3)
-        (spikes.sum() + state.states["v"].sum()).backward()
+        with _ops.forced(design=design):
+            spikes, state = recurrent(x, w, ADAPTIVE, theta=0.3)
+            (spikes.sum() + state.states["v"].sum()).backward()
         assert x.grad is not None and w.grad is not None and not w.grad.any()
+
+
+@needs_kernels
+def test_more_neurons_than_a_block_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = _draw("adaptive", T=6, B=2, N=515)
+    _compare(ADAPTIVE, given, monkeypatch)
+    with _ops.forced(design="gather"), pytest.raises(RuntimeError, match="at most 512 neurons"):
+        _results(ADAPTIVE, given, DEVICE)
 
 
 @needs_kernels

@@ -76,7 +76,7 @@ def test_both_directions(folder: Path) -> None:
     ("code", "cuLibraryLoadData",
      "neuron: loading the kernels: device kernel image is invalid"),
     ("code", "cuLaunchKernel",
-     "neuron: launching lsnn_pack_weights for 9 threads: another error"),
+     "neuron: launching lsnn_pack_weights (1 blocks of 256 threads): another error"),
 ])
 def test_errors_are_named(folder: Path, code: str, fails: str, message: str) -> None:
     assert _run(folder, code, FAKE_DRIVER_FAILS=fails) == (3, f"{message}\n")

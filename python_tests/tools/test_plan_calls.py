@@ -253,7 +253,7 @@ def test_a_card_that_is_not_there(card: str) -> None:
         assert f"design {found[way]['design']}, {found[way]['blocks']} blocks" in choice.chosen
     assert one.choices[f"{card} readout"].chosen == "inside the operator"
     neuron = lsnn_ext.plan(Recurrent(Neuron(_spiking), 20, 30), x, device=card).layers[0]
-    assert neuron.choices[card].chosen == "step by step"
+    assert neuron.choices[card].chosen == "generated kernels"
     with pytest.raises(ValueError, match="device: expected one of t4, a100"):
         lsnn_ext.plan(net, x, device="h10")
 

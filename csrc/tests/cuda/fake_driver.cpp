@@ -6,6 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../../../lsnn_ext/codegen/cuda_job.h"
+
+using lsnn::neuron::Block;
+
 namespace {
 int context = 0;
 void* current = nullptr;
@@ -33,8 +37,10 @@ int cuLaunchKernel(void* kernel, unsigned grid_x, unsigned grid_y, unsigned grid
   if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra ||
       stream != (void*)8)
     return 1;
-  for (int64_t thread = 0; thread < (int64_t)grid_x * block_x; thread++)
-    ((void (*)(const void*, int64_t))kernel)(arguments[0], thread);
+  for (unsigned block = 0; block < grid_x; block++)
+    for (unsigned thread = 0; thread < block_x; thread++)
+      ((void (*)(const void*, const Block&))kernel)(
+          arguments[0], {block, (int)thread, (int)block_x, nullptr, nullptr, nullptr});
   return 0;
 }
 int cuGetErrorString(int status, const char** text) {

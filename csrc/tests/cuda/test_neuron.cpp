@@ -51,6 +51,7 @@ int main(int argc, char** argv) try {
   l.w_stride_k = 1;
   l.coefficients = coefficients.data();
   l.neuron = &module;
+  l.options.design = Design::step;  // this driver has no barriers
   l.sizes = {.states = 1, .traces = 1, .currents = 1, .saved = 1, .gradients = 1};
   void *state[] = {v.data()}, *none[] = {nullptr};
   const void* no_traces[] = {nullptr};
