@@ -265,7 +265,7 @@ def test_nvrtc_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert b".target sm_" in newer
     with pytest.raises(CompileError, match="compute capability .* or more, got 3.0"):
         nvrtc.target_flag("sm_30")
-    with pytest.raises(CompileError, match=r"nvrtcCompileProgram .* neuron.cu\(1\): error"):
+    with pytest.raises(CompileError, match="nvrtcCompileProgram .* error: expected"):
         cuda.compile_kernels("int", "sm_90")
 
 

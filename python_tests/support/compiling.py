@@ -72,7 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cache, "_warned", set())
     monkeypatch.setattr(cache, "_private", {})
     monkeypatch.setattr(compile, "_failed", set())
-    compile._query_compiler.cache_clear()
+    compile.query_compiler.cache_clear()
     return tmp_path / "cache"
 
 
@@ -91,6 +91,6 @@ real={REAL}
 """)
         script.chmod(0o755)
         monkeypatch.setenv("CXX", str(script))
-        compile._query_compiler.cache_clear()
+        compile.query_compiler.cache_clear()
         return lambda: len(log.read_text().split()) if log.exists() else 0
     return make
