@@ -467,12 +467,12 @@ template <class Step> struct Threads {
 }  // namespace lsnn::neuron
 
 #ifdef __CUDACC__
-#define LSNN_DEFINE_KERNEL(name)                                                     \
-  extern "C" __global__ void __launch_bounds__(lsnn::neuron::most_neurons_of_block)  \
-      lsnn_##name(const __grid_constant__ lsnn::neuron::Job<Step::Number> job) {     \
-    extern __shared__ __align__(16) unsigned char lsnn_shared[];                     \
-    lsnn::neuron::Threads<Step>::name(                                               \
-        job, {(int64_t)blockIdx.x, (int)threadIdx.x, (int)blockDim.x, lsnn_shared}); \
+#define LSNN_DEFINE_KERNEL(name)                                                       \
+  extern "C" __global__ void __launch_bounds__(lsnn::neuron::most_neurons_of_block, 1) \
+      lsnn_##name(const __grid_constant__ lsnn::neuron::Job<Step::Number> job) {       \
+    extern __shared__ __align__(16) unsigned char lsnn_shared[];                       \
+    lsnn::neuron::Threads<Step>::name(                                                 \
+        job, {(int64_t)blockIdx.x, (int)threadIdx.x, (int)blockDim.x, lsnn_shared});   \
   }
 #else
 #define LSNN_DEFINE_KERNEL(name)                                                            \
