@@ -107,7 +107,7 @@ def test_each_layer_of_a_model() -> None:
     alif, lif = (one.choices for one in found.layers[:2])
     assert alif["product"].chosen == "dense in 600 of 600 steps of tiles"
     assert "100.0% here; arctan is nowhere 0" in alif["product"].why
-    assert lif["product"].chosen.startswith("active rows in ")
+    assert "active rows in 5" in lif["product"].chosen  # of 600
     assert "triangle is 0 far" in lif["product"].why
     assert alif["saved"].chosen == "membranes in float32 (2.5 MB), spikes as bits"
     assert lif["saved"].chosen == "the state every 32 steps, spikes as bits"
