@@ -202,7 +202,7 @@ def test_batch_of_none_and_no_steps(design: str) -> None:
 def test_more_neurons_than_a_block_has(monkeypatch: pytest.MonkeyPatch) -> None:
     given = _draw("adaptive", T=6, B=2, N=515)
     _compare(ADAPTIVE, given, monkeypatch)
-    with _ops.forced(design="gather"), pytest.raises(RuntimeError, match="at most 512 neurons"):
+    with _ops.forced(design="gather"), pytest.raises(ValueError, match="at most 512 neurons"):
         _results(ADAPTIVE, given, DEVICE)
 
 
