@@ -1,7 +1,7 @@
 """Origins: the tensors that exist before a call, and the attributes that the call changes."""
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,19 @@ class Origins:
                           f"{self._new[id(value)]}, got the same")
         children, spec = pytree.tree_flatten(value, is_leaf=lambda one: one is not value)
         return pytree.tree_unflatten([self._tree(one, path, reference) for one in children], spec)
+
+    def check_views(self, tensors: Sequence[Tensor], changed: Sequence[tuple[Path, Any]]) -> None:
+        """Refuses results and states that a later write to another tensor would change, such as the
+        step of an optimizer: a replay may return copies."""
+        paths = {path for path, _ in changed}
+        storages = {one.untyped_storage()._cdata: path
+                    for one, places in self.snapshot.tensors.values()
+                    for path in map(self.snapshot.path_of, places) if path not in paths}
+        for one in tensors:
+            path = storages.get(one.untyped_storage()._cdata)
+            if path is not None and id(one) not in self.snapshot.tensors:
+                raise Refused(f"{format_path(path)}: expected results and states in other memory, "
+                              f"got a view; clone it")
 
     def restore(self) -> None:
         """Restores attributes, tensors and generators to their state before the call."""

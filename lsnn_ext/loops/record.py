@@ -331,6 +331,7 @@ class _Recorder(TorchFunctionMode):
 
         recording.result = pytree.tree_map(reference, result)
         recording.changed = self.origins.changed(reference)
+        self.origins.check_views(outputs, recording.changed)
         for known in self.tensors.values():
             one = known.tensor()
             if one is not None and one._version != known.version:

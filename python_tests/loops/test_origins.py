@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lsnn_ext.loops import convert
 from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
 from lsnn_ext.loops.paths import MISSING, format_path
@@ -292,3 +293,27 @@ def test_everything_is_put_back() -> None:
     after = _places(model)
     assert all(after[name] is one and torch.equal(one, number)
                for name, (one, number) in before.items())
+
+
+class Viewed(nn.Module):
+    """Keeps a view of a parameter as its state."""
+
+    def __init__(self, is_view: bool) -> None:
+        super().__init__()
+        self.start, self.is_view = nn.Parameter(torch.rand(4)), is_view
+        self.s: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.start.expand(2, 4) if self.s is None else self.s
+        self.s = s.detach() if self.is_view else s.detach().clone()
+        v = torch.zeros(2, 4)
+        for t in range(20):
+            v = 0.9 * v + x[t] * s
+        return v
+
+
+def test_a_state_that_changes_with_a_parameter_is_refused() -> None:
+    x = torch.rand(20, 2, 4)
+    assert convert(Viewed(False), x)[1].converted
+    report = convert(Viewed(True), x)[1]
+    assert report.reason.startswith("start: expected results and states in other memory")
