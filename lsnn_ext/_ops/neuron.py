@@ -128,6 +128,8 @@ class _Neuron(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(one is None for one in g):
+            return (None,) * len(ctx.needs_input_grad)
         refuse_batch_of_gradients(g)
         saved = ctx.saved_tensors  # read once: torch.utils.checkpoint computes them at each read
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """Component: a recurrent component of a loop as a neuron that runs in the kernels."""
 import re
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial, reduce
 from math import prod
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -15,6 +15,7 @@ from ..codegen.state import NeuronState
 from .ir import Before, Kind, Loop, Now, Numbers, Refused, Slot
 from .reader import SLOTS, Product, Read, run_calls
 from .recurrence import Current, Recurrence, Register
+from .stages import linear
 from .step import Step
 from .values import Frame, Place
 
@@ -45,8 +46,9 @@ class Arguments(NamedTuple):
 class Component:
     """Calls of a loop as one fused run for all iterations."""
 
-    def __init__(self, found: Recurrence) -> None:
-        self.found = found
+    def __init__(self, found: Recurrence, last: Collection[Place] = ()) -> None:
+        """last: results of which only the last iteration is read."""
+        self.found, self.last = found, last
         step = Step(found)
         self.neuron = _neurons.setdefault(step.key, Neuron(step, step.axes))
         inside = found.reader.inside
@@ -59,12 +61,32 @@ class Component:
         self.initial = list(dict.fromkeys(value for slot in inner if isinstance(slot, Before)
                                           for value in slot.initial))
         self.unused: set[Slot | int] = set()  # slots and values that get no gradient
+        # those with a gradient, by result; empty: the same of all results
+        self.reached: dict[Place, set[Slot | int]] = {}
         self._check()
 
     def run(self, frame: Frame) -> None:
-        """Sets frame.sequences of what is read."""
+        """Sets frame.sequences and frame.last of what is read."""
+        made = self.make_sequences(frame, self.last)
+        frame.last.update((place, made.pop(place)[-1]) for place in self.last)
+        frame.sequences.update(made)
+
+    def make_sequences(self, frame: Frame, last: Collection[Place] = ()) -> dict[Place, Tensor]:
+        """Returns the results, (iterations, ...); of those in `last` at least the last one."""
         with torch.set_grad_enabled(self.found.reader.has_grad):
-            frame.sequences.update(self._run(self.find_inputs(frame)))
+            given = self.find_inputs(frame)
+            if not self.reached:
+                return self._run(given, last)
+            used: set[Place] = set()
+            both: dict[Any, Tensor] = {**given.outside, **given.initial}
+            keys = [key for key, one in both.items() if one.requires_grad]
+            both.update(zip(keys, _Limited.apply(
+                used, self.reached, keys, *(both[key] for key in keys)), strict=True))
+            made = self._run(RunInputs(given.iterations, {key: both[key] for key in given.outside},
+                                       {key: both[key] for key in given.initial}), last)
+            for place in self.reached:
+                made[place].register_hook(partial(_note_used, used, place))
+            return made
 
     def find_inputs(self, frame: Frame) -> RunInputs:
         """Returns the arguments of a run."""
@@ -97,18 +119,21 @@ class Component:
         return Arguments(x, weights, delays[0] if len(delays) == 1 else delays or 0,
                          NeuronState(states, torch.stack(past)), coefficients, first)
 
-    def _run(self, given: RunInputs) -> dict[Place, Tensor]:
+    def _run(self, given: RunInputs, last: Collection[Place] = ()) -> dict[Place, Tensor]:
         x, weights, delay, state, coefficients, first = self.make_arguments(given)
-        has_trace = any(name != "z" for name in self.found.places.values())
-        spikes, _, *traces = functional.recurrent(
-            x, weights, self.neuron, delay=delay, state=state, trace=has_trace,
+        prefix, places = self.found.prefix, self.found.places
+        traced = {place for place, name in places.items()
+                  if name != "z" and (place not in last or place[0] in prefix)}
+        spikes, after, *traces = functional.recurrent(  # a trace has all states of all steps
+            x, weights, self.neuron, delay=delay, state=state, trace=bool(traced),
             **coefficients)  # type: ignore[arg-type]
         found = {}
-        for place, name in self.found.places.items():
+        for place, name in places.items():
             kind = self.found.reader.kind(*place)
-            one = spikes if name == "z" else traces[0][name]
-            one = one.reshape(given.iterations, *kind.shape).to(kind.dtype)
-            if place[0] in self.found.prefix:
+            one = spikes if name == "z" else (
+                traces[0][name] if place in traced else after.states[name][None])
+            one = one.reshape(len(one), *kind.shape).to(kind.dtype)
+            if place[0] in prefix:
                 one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
             found[place] = one if kind.requires_grad else one.detach()
         return found
@@ -146,7 +171,7 @@ class Component:
         tensor = given.outside[slot]
         tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
         if isinstance(one, Product):
-            tensor = functional.linear(tensor, _slice_matrix(one, given.outside))
+            tensor = linear(tensor, _slice_matrix(one, given.outside))
         tensor = tensor.to(self.found.dtype)
         missing = (1,) * (len(shape) + 1 - tensor.dim())
         tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:])
@@ -242,9 +267,14 @@ class Component:
                     _find_close(one, other).double().mean() > LEAST_CLOSE)):
                 raise Refused("expected calls that act on each number by itself, got other results "
                               "from a run of random numbers", found.line(max(found.nodes)))
-        self.unused = {key for key, one, gradient in zip(
-            (*given.outside, *given.initial), inputs, want, strict=True)
-            if one.requires_grad and gradient is None}
+        keys = *given.outside, *given.initial
+        self.unused = {key for key, one, gradient in zip(keys, inputs, want, strict=True)
+                       if one.requires_grad and gradient is None}
+        reached = {place: {key for key, gradient in zip(keys, self._gradients(
+            {place: one}, inputs, keep), strict=True) if gradient is not None}
+            for place, one in wanted.items() if one.requires_grad}
+        if any(one != next(iter(reached.values())) for one in reached.values()):
+            self.reached = reached
         if any(one.requires_grad for one in wanted.values()) and all(
                 one is None for one in want):
             raise Refused("expected a surrogate with a gradient, got None",
@@ -277,8 +307,32 @@ class Component:
         wanted = [one for one in inputs if one.requires_grad]
         if not terms or not wanted:
             return [None] * len(inputs)
-        each = iter(torch.autograd.grad(reduce(torch.add, terms), wanted, allow_unused=True))
+        each = iter(torch.autograd.grad(reduce(torch.add, terms), wanted, retain_graph=True,
+                                        allow_unused=True))
         return [next(each) if one.requires_grad else None for one in inputs]
+
+
+class _Limited(torch.autograd.Function):
+    """Inputs as they are; those that no used result depends on get no gradient, as None."""
+
+    @staticmethod
+    def forward(ctx: Any, used: set[Place], reached: Mapping[Place, set[Slot | int]],
+                keys: Sequence[Slot | int], *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.used, ctx.reached, ctx.keys = used, reached, keys
+        ctx.set_materialize_grads(False)
+        return tuple(one.view_as(one) for one in inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
+        found = {key for place in ctx.used for key in ctx.reached[place]}
+        ctx.used.clear()
+        return None, None, None, *(one if key in found else None
+                                   for key, one in zip(ctx.keys, g, strict=True))
+
+
+def _note_used(used: set[Place], place: Place, gradient: Tensor | None) -> None:
+    if gradient is not None:
+        used.add(place)
 
 
 def _find_close(got: Tensor, want: Tensor) -> Tensor:
@@ -289,19 +343,20 @@ def _find_close(got: Tensor, want: Tensor) -> Tensor:
 
 
 def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],
-                   kinds: dict[int, Kind]) -> Component:
+                   kinds: dict[int, Kind], last: Collection[Place] = ()) -> Component:
     """Returns a component of a loop as one fused run.
 
     Args:
         loop: the loop.
         positions: a strongly connected set of calls of its body, and elementwise ones that follow.
-        read: the results of these calls whose sequences are needed outside.
+        read: the results of these calls that are needed outside.
         kinds: those of the recording.
+        last: those results of which only the last iteration is needed.
 
     Raises:
         Refused: the calls cannot be fused.
     """
-    return Component(Recurrence(loop, positions, read, kinds))
+    return Component(Recurrence(loop, positions, read, kinds), last)
 
 
 def _slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:

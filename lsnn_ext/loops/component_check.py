@@ -110,7 +110,7 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
         else:
             frame.sequences[place] = add_leaf(frame.sequences[place])
             values.update(zip(made, leaves[-1].unbind(0), strict=True))
-    component.run(frame)
+    sequences = component.make_sequences(frame)
     calls = [expected.makers[made[q][0]] for made in loop.made for q in found.positions]
     start = dict(values)
 
@@ -126,7 +126,7 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
     for call in calls:
         given = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         values.update(zip(call.outputs, call.run(given), strict=True))
-    got, want = [frame.sequences[place] for place in found.places], outputs_of(values)
+    got, want = [sequences[place] for place in found.places], outputs_of(values)
     wrong = torch.zeros(loop.iterations, found.rows, dtype=torch.bool)
     for one, other in zip(got, want, strict=True):
         differ = find_differences(one.detach(), other.detach(), RUN.of(other.detach()))

@@ -47,6 +47,23 @@ class Plan:
             self.places.update((value, (loops, t, (q, k)))
                                for value, (t, q, k) in part.places().items() if value in read)
             loops += 1
+        self.freed = self._find_freed()
+
+    def _find_freed(self) -> list[list[Any]]:
+        """Returns for each part what no later one reads, see Values.free."""
+        def key(value: int) -> Any:
+            loop, _, place = self.places.get(value, (None, 0, 0))
+            return value if loop is None else (loop, place)
+
+        last = {key(value): k for k, part in enumerate(self.parts) for value in (
+            part.inputs if isinstance(part, Call) else
+            [one for call in part[0].body for slot in call.slots for one in find_initial(slot)])}
+        results = set(map(key, _find_results(self.recording)))
+        freed: list[list[Any]] = [[] for _ in self.parts]
+        for one, k in last.items():
+            if one not in results:
+                freed[k].append(one)
+        return freed
 
     @property
     def stages(self) -> list[Stage]:
@@ -99,20 +116,26 @@ class Plan:
         frames.clear()  # they and the list of them are a cycle, which would keep all values alive
         return made
 
-    def run(self, leaves: dict[int, Tensor],
+    def run(self, leaves: dict[int, Tensor], keep_values: bool = False,
             ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], list[Frame]]:
-        """Returns the results of a call, and the values of the loops."""
+        """Returns the results of a call, and the values of the loops.
+
+        keep_values: also of those that nothing reads any more.
+        """
         values = Values(leaves, self.places, self.ranges)
-        for part in self.parts:
+        for part, freed in zip(self.parts, self.freed, strict=True):
             if isinstance(part, Call):
                 if is_live(part, self.live):
                     values.run(part)
-                continue
-            loop, stages = part
-            frame = Frame(loop, values)
-            for stage in stages:
-                stage.run(frame)
-            values.frames.append(frame)
+            else:
+                loop, stages = part
+                values.frames.append(frame := Frame(loop, values))
+                for stage in stages:
+                    stage.run(frame)
+                    for place in () if keep_values else stage.freed:
+                        frame.free(place)
+            for one in () if keep_values else freed:
+                values.free(one)
 
         own: dict[int, Tensor] = {}
 
@@ -124,8 +147,8 @@ class Plan:
             if one.value not in own:
                 tensor = values.get(one.value)
                 # a view of a sequence keeps it alive, and cannot be written to in place
-                tensor = tensor.clone() if tensor._is_view() and one.value in self.places else (
-                    tensor)
+                if values.is_shared(one.value):
+                    tensor = tensor.clone()
                 kind = self.recording.kinds[one.value]
                 # a sequence requires a gradient where one of its iterations does
                 tensor = tensor if kind.requires_grad else tensor.detach()

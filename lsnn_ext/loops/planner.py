@@ -37,10 +37,9 @@ class Planner:
                 elif all(made[q][k] not in read for made in loop.made[:-1]):
                     self.last.add((q, k))
         self.readers: dict[Place, set[int]] = {}
-        for q, one in enumerate(loop.body):
-            for slot in () if q in self.dead else one.slots:
-                if isinstance(slot, Now | Before):
-                    self.readers.setdefault(slot[:2], set()).add(q)
+        for q in range(len(loop.body)):
+            for place in () if q in self.dead else self._places_read(q):
+                self.readers.setdefault(place, set()).add(q)
 
     def stages(self) -> list[Stage]:
         """Returns the stages in the order in which they run."""
@@ -68,9 +67,15 @@ class Planner:
                 found += self._recurrence(component, absorbed[component])
             elif component[0] not in taken:
                 found.append(self._single(component[0]))
-        return found
+        last = {place: k for k, stage in enumerate(found) for q in stage.positions
+                for place in self._places_read(q) if place not in self.read}
+        return [stage._replace(freed=tuple(place for place in last if last[place] == k))
+                for k, stage in enumerate(found)]
 
     # -------------------------------------------------------------------------- structure
+    def _places_read(self, q: int) -> list[Place]:
+        return [slot[:2] for slot in self.loop.body[q].slots if isinstance(slot, Now | Before)]
+
     def _needed(self, q: int, without: set[int]) -> set[int]:
         return {slot.position for slot in self.loop.body[q].slots
                 if isinstance(slot, Now | Before) and slot.position not in without}
@@ -130,7 +135,7 @@ class Planner:
             return [stage]
         read, last = self._outputs(positions)
         try:
-            fused = fuse_component(self.loop, positions, read, self.recording.kinds)
+            fused = fuse_component(self.loop, positions, read, self.recording.kinds, last)
             return [Stage("fused", positions, fused.run)]
         except Refused as refused:
             if extra:  # what follows may be what cannot be fused

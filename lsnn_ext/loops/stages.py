@@ -11,6 +11,7 @@ from .ir import Before, BodyCall, Fixed, Loop, Now, Numbers, Varying
 from .values import Frame, Place
 
 CHUNK = 64  # iterations at once under no_grad
+COPIED = 1 << 22  # numbers of a sequence that are copied at once
 
 
 class Stage(NamedTuple):
@@ -21,6 +22,7 @@ class Stage(NamedTuple):
     run: Callable[[Frame], None]
     reason: str = ""  # why a component is a loop
     line: str = ""
+    freed: tuple[Place, ...] = ()  # results that nothing reads afterwards
 
 
 def find_time_index(index: Any) -> tuple[int, list[int]] | None:
@@ -147,6 +149,18 @@ def _make_getter(slot: Any, frame: Frame, inside: set[int],
     return lambda t: constant
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns functional.linear of a sequence (iterations, B, ...). One with the batch in front in
+    memory is copied in parts, or not at all."""
+    if x.dim() < 3 or x.is_contiguous():
+        return functional.linear(x, weight, bias)
+    if x.transpose(0, 1).is_contiguous():
+        return functional.linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
+    made = [functional.linear(part, weight, bias)
+            for part in x.split(max(1, COPIED // max(1, x[0].numel())))]
+    return made[0] if len(made) == 1 else torch.cat(made)
+
+
 class Batched:
     """One call for all iterations by torch.vmap, else in order."""
 
@@ -177,7 +191,7 @@ class Batched:
             weight: Any = leaves[1]
             bias: Any = leaves[2] if len(leaves) > 2 else None
             with torch.set_grad_enabled(self.one.call.mode.grad):  # by events, if mostly zero
-                made = functional.linear(frame.sequence(slots[0]), weight, bias)
+                made = linear(frame.sequence(slots[0]), weight, bias)
             frame.sequences[self.q, 0] = made
             return
         chunk = None if torch.is_grad_enabled() else CHUNK

@@ -36,6 +36,20 @@ class Values:
             found = self.frames[loop].element(place, t)
         return found
 
+    def is_shared(self, value: int) -> bool:
+        """Whether a tensor is that of several iterations, or a part of it."""
+        if value not in self.places:
+            return False
+        loop, _, place = self.places[value]
+        return place in self.frames[loop].invariant or self.get(value)._is_view()
+
+    def free(self, key: Any) -> None:
+        """Forgets a value, or the results of a call in a loop: loop and place."""
+        if isinstance(key, int):
+            self.tensors.pop(key, None)
+        else:
+            self.frames[key[0]].free(key[1])
+
     def run(self, call: Call) -> None:
         """Runs a plain call."""
         if call.function is torch.stack and call.mode == Mode.now() and (
@@ -96,6 +110,11 @@ class Frame:
         self.sequences: dict[Place, Tensor] = {}  # (iterations, ...)
         self.last: dict[Place, Tensor] = {}  # of the last iteration, where only this is read
         self._elements: dict[Place, Sequence[Tensor]] = {}
+
+    def free(self, place: Place) -> None:
+        """Forgets the results of a call."""
+        for values in (self.invariant, self.sequences, self.last, self._elements):
+            values.pop(place, None)  # type: ignore[attr-defined]
 
     def fixed(self, slot: Any) -> Tensor | None:
         """Returns the tensor of an argument that is the same in each iteration, else None."""

@@ -120,3 +120,45 @@ def test_gradients_that_are_not_finite_keep_the_original():
     w = random(N, N).requires_grad_()
     with pytest.raises(Refused, match="expected finite numbers, got a gradient of the original"):
         fuse(model, (random(T, B, N), w))
+
+
+def test_what_no_used_result_depends_on_has_no_gradient():
+    """The threshold changes spikes only, the matrix in front of the loop both results."""
+    def model(x, w, theta):
+        v, spikes, membranes = torch.zeros(B, N).double(), [], []
+        for t in range(T):
+            v = 0.9 * v + x[t] @ w
+            spikes.append(spike(v - theta))
+            membranes.append(v)
+        return torch.stack(spikes), torch.stack(membranes)
+
+    args = [one.requires_grad_() for one in (random(T, B, N), random(N, N), random(N))]
+    fused = fuse(model, tuple(args))
+    fused(*args)
+    results, wanted = fused(*args), model(*args)
+    assert all(one.grad_fn is not None for one in results)
+    for which in ((1,), (0, 1), (0,), (1,)):  # again on the same graph
+        got, want = (torch.autograd.grad([one[k].sum() for k in which], args, retain_graph=True,
+                                         allow_unused=True) for one in (results, wanted))
+        assert (got[2] is None) == (which == (1,))
+        torch.testing.assert_close(got, want)
+
+
+def test_none_passes_through_what_lies_before():
+    """Another recurrence and a product lead to a current of the spikes only."""
+    def model(x, w, decay):
+        u = v = torch.zeros(B, N).double()
+        spikes, membranes = [], []
+        for t in range(T):
+            u = torch.tanh(decay * u + x[t])
+            v = 0.9 * v + x[t]
+            spikes.append(spike(v - torch.nn.functional.linear(u, w)))
+            membranes.append(v)
+        return torch.stack(spikes), torch.stack(membranes)
+
+    args = [one.requires_grad_() for one in (random(T, B, N), random(N, N), random(N))]
+    fused = fuse(model, tuple(args))
+    fused(*args)
+    for k, is_none in ((1, True), (0, False)):
+        _, w, decay = torch.autograd.grad(fused(*args)[k].sum(), args, allow_unused=True)
+        assert (w is None, decay is None) == (is_none, is_none)

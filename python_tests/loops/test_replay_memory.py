@@ -1,0 +1,148 @@
+"""What a replay keeps: no value after its last use, no trace where the last step is read."""
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lsnn_ext import convert, fuse
+from lsnn_ext.loops import component, stages
+from lsnn_ext.loops.values import Frame, Values
+from lsnn_ext.zoo.surrogates import triangle
+
+T, B, N = 20, 3, 5
+
+
+class Deep(nn.Module):
+    """Two layers with feed-forward calls before, between and behind them; keeps its membranes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.back, self.second = nn.Linear(N, N), nn.Linear(N, N), nn.Linear(N, N)
+        self.v: Any = None
+        self.start = nn.Parameter(torch.rand(N))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x * 2) + 1
+        v = torch.zeros(B, N) if self.v is None else self.v.detach()
+        u = z = torch.zeros(B, N)
+        out = []
+        for t in range(T):
+            current = torch.sigmoid(torch.tanh(self.first(x[:, t])) + 0.5).square()
+            v = 0.9 * v + current + self.back(z) - z
+            z = triangle(v - 1.0)
+            current = torch.sin(torch.tanh(self.second(z)).abs())
+            u = 0.8 * u + current
+            out.append(torch.cos(u).exp())
+        self.v = v
+        return torch.stack(out).mean(0)
+
+
+def _make_pair(model: nn.Module, x: Tensor) -> tuple[nn.Module, nn.Module]:
+    converted, report = convert(copy.deepcopy(model), x)
+    assert len(report.fused) == 2
+    for _ in range(2):  # the second call finds a state, and is recorded
+        assert torch.allclose(converted(x), model(x), atol=1e-6)
+    return converted, model
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module, Tensor]:
+    torch.manual_seed(0)
+    x = torch.rand(B, T, N)
+    return *_make_pair(Deep(), x), x
+
+
+def test_values_are_freed_after_their_last_use(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted, model, x = pair
+    alive: list[int] = []
+    seen: list[Values] = []
+    free, free_value = Frame.free, Values.free
+
+    def count(frame: Frame, place: Any) -> None:
+        alive.append(len(frame.sequences))
+        free(frame, place)
+
+    def note(values: Values, key: Any) -> None:
+        seen.append(values)
+        free_value(values, key)
+
+    monkeypatch.setattr(Frame, "free", count)
+    monkeypatch.setattr(Values, "free", note)
+    assert torch.allclose(converted(x), model(x), atol=1e-6)
+    assert len(alive) > 15
+    assert max(alive) <= 2  # the input of a stage and its result
+    given = {id(x), *map(id, model.parameters()), *map(id, converted.parameters())}
+    assert not any(one.numel() >= x.numel() and id(one) not in given
+                   for one in seen[-1].tensors.values())
+
+
+def test_a_state_that_only_the_next_call_reads_needs_no_trace(
+        pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted, model, x = pair
+    traces = []
+    run = component.functional.recurrent
+
+    def note(*args: Any, trace: bool, **kwargs: Any) -> Any:
+        traces.append(trace)
+        return run(*args, trace=trace, **kwargs)
+
+    monkeypatch.setattr(component.functional, "recurrent", note)
+    results = [one(x) for one in (converted, model)]
+    assert traces == [False, False]
+    assert torch.allclose(*results, atol=1e-6)
+    torch.testing.assert_close(converted.v, model.v)
+    gradients = [torch.autograd.grad(one.v.sum() + result.sum(), list(one.back.parameters()))
+                 for one, result in zip((converted, model), results, strict=True)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_inputs_with_the_batch_in_front_are_not_copied(
+        pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted, model, x = pair
+    seen = []
+    run = stages.functional.linear
+
+    def note(one: Tensor, *args: Any) -> Tensor:
+        seen.append(one.is_contiguous())
+        return run(one, *args)
+
+    monkeypatch.setattr(stages.functional, "linear", note)
+    assert torch.allclose(converted(x), model(x), atol=1e-6)
+    assert seen == [True, True]
+
+
+def test_a_part_of_the_steps_is_copied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "COPIED", 100)
+    x, w = torch.rand(7, 30, 10), torch.rand(4, 10, requires_grad=True)
+    part = x.movedim(1, 0)[3:25]
+    seen: list[int] = []
+    run = stages.functional.linear
+
+    def note(one: Tensor, *args: Any) -> Tensor:
+        seen.append(len(one))
+        return run(one, *args)
+
+    monkeypatch.setattr(stages.functional, "linear", note)
+    made, wanted = stages.linear(part, w), torch.nn.functional.linear(part, w)
+    assert len(seen) == 22
+    torch.testing.assert_close(made, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(one.square().sum(), w)
+                                 for one in (made, wanted)))
+
+
+def test_results_that_no_iteration_changes_are_tensors_of_their_own() -> None:
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        v = torch.zeros(B, N)
+        others = [torch.zeros(B, N) for _ in range(6)]
+        for t in range(T):
+            v = 0.9 * v + x[t]
+        return v, *others
+
+    x = torch.rand(T, B, N)
+    fused = fuse(run, x)
+    fused(x)
+    _, first, second, *_ = fused(x)
+    first += 1
+    assert not second.any()
