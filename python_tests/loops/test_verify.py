@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from loop_programs import Triangle, draw, prepare, spike
+from lsnn_ext.loops.functions import Apply
 from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.planner import Planner
-from lsnn_ext.loops.record import Apply
 from lsnn_ext.loops.rounding import VerificationError
 from lsnn_ext.loops.verify import check_order, verify
 

@@ -6,9 +6,9 @@ import torch
 
 from loop_programs import draw, prepare, spike
 from lsnn_ext.loops.expected import Expected
+from lsnn_ext.loops.functions import Apply
 from lsnn_ext.loops.ir import Call, Loop
 from lsnn_ext.loops.plan import Plan
-from lsnn_ext.loops.record import Apply
 from lsnn_ext.loops.rounding import VerificationError
 from lsnn_ext.loops.verify import verify
 
