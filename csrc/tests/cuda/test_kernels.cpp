@@ -23,6 +23,7 @@
 #include "coefficient_sources.h"
 #include "device_memory.h"
 #include "kernel_routes.h"
+#include "other_devices.h"
 #if !LSNN_NVCC
 #include "launch_limits.h"
 #endif
@@ -321,21 +322,6 @@ template <class T> void check_all_readouts(const cuda::Device& device, Storage s
   }
 }
 
-// Code compiled for an older GPU lacks later features.
-void check_older_code() {
-  at_hand = "code for an older GPU";
-  const cuda::Device hopper = {90, 4, 227 << 10, 8};
-  Layer l{};
-  l.S = 1;
-  for (int compiled : {75, 80, 90, 120}) {
-    const cuda::Device device = cuda::as_compiled(hopper, compiled);
-    check(cuda::no_tensor_cores(device, l, Storage::f32).empty() == (compiled >= 80),
-          "tensor cores of code for " + std::to_string(compiled));
-    check(device.most_ranks == (compiled >= 90 ? 8 : 1),
-          "clusters of code for " + std::to_string(compiled));
-  }
-}
-
 // Runs the cases selected by a word and a part of the table. only: the route, 0: all.
 void run_all(const char* word, const Part& part, const cuda::Device& device, int only) {
   if (std::strstr("leaky", word)) {
@@ -347,19 +333,13 @@ void run_all(const char* word, const Part& part, const cuda::Device& device, int
     check_all_readouts<float>(device, Storage::f32);
     check_all_readouts<double>(device, Storage::f64);
   }
-  // a single SM; no clusters and little shared memory; fewer clusters than the SMs could form
-  cuda::Device tiny = device, turing = device, few = device;
-  tiny.sms = 1;
-  few.clusters[0] = few.clusters[1] = 1;
-  few.clusters[2] = 0;
-  turing.most_ranks = 1;
-  turing.shared = 64 << 10;
+  const std::array<cuda::Device, 4> devices = with_variants(device);
   const std::vector<Case> all = kernel_table();
   for (size_t i = part.first; i < all.size(); i += part.of) {
     const Case& c = all[i];
     if (c.text().find(word) == std::string::npos) continue;
     const int order = int(i);
-    const cuda::Device& shape = i % 4 == 1 ? tiny : i % 4 == 2 ? few : i % 4 == 3 ? turing : device;
+    const cuda::Device& shape = devices[i % 4];
     run_case<float>(c, shape, i % 3 == 2, order, only);
     if (i % 3 == 2) run_case<float>(c, device, false, order + 1, only);
     if (c.N < 300) run_case<double>(c, device, false, order + 2, only);
