@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import papers
 import peer_layers as peers
-import published
 from compare import assert_same
 from lsnn_ext import functional
 from lsnn_ext.functional import State
@@ -132,8 +132,8 @@ def _srnn() -> Case:
         return functional.alif(
             layer.dense(x) + layer.recurrent.bias, layer.recurrent.weight.t(), dynamics="srnn",
             alpha=torch.exp(-1 / layer.tau_m), rho=torch.exp(-1 / layer.tau_adp),
-            theta=published.b_j0_value, beta=published.beta_value,
-            state=_state(x, a=published.b_j0_value))[0]
+            theta=papers.b_j0_value, beta=papers.beta_value,
+            state=_state(x, a=papers.b_j0_value))[0]
 
     return Case(theirs, ours, uniform(-1, 2, T, B, I, seed=3), dict(layer.named_parameters()))
 
@@ -141,7 +141,7 @@ def _srnn() -> Case:
 def _adlif() -> Case:
     """Its first states are drawn."""
     torch.manual_seed(2)
-    layer = _made(published.RadLIFLayer(I, N, B, normalization="none"), 2.0)
+    layer = _made(papers.RadLIFLayer(I, N, B, normalization="none"), 2.0)
 
     def theirs(x: Tensor) -> Tensor:
         torch.manual_seed(7)
@@ -162,7 +162,7 @@ def _adlif() -> Case:
 
 def _se_adlif() -> Case:
     torch.manual_seed(2)
-    layer = _made(published.SEAdLIF(I, N), 12.0)
+    layer = _made(papers.SEAdLIF(I, N), 12.0)
 
     def theirs(x: Tensor) -> Tensor:
         spikes: Tensor = layer(x.transpose(0, 1))[0].transpose(0, 1)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import package_models as models
+import papers
 import peer_layers as peers
-import published
 from originals import B, I, N
 from package_models import DOUBLE, SINGLE, Make, Row
 
@@ -28,11 +28,11 @@ def _published(make: Make, gain: float, dtype: torch.dtype = DOUBLE,
 
 
 def _double_boxcar(u: Tensor) -> Tensor:
-    return 2 * published._boxcar(u)
+    return 2 * papers._boxcar(u)
 
 
 def _twice(layer: Any) -> None:
-    layer.spike_fct = lambda u: published._spike(u, _double_boxcar)
+    layer.spike_fct = lambda u: papers._spike(u, _double_boxcar)
 
 
 def _start_elsewhere(layer: Any) -> None:
@@ -70,10 +70,10 @@ def rows() -> list[Row]:
         # a normalization rounds, so that in float32 a spike may differ
         if dtype == DOUBLE or more["normalization"] == "none":
             rows.append(Row(_name(f"sparch {kind}", more, dtype), models.Sparch,
-                            _published(_of(getattr(published, kind), I, N, B, **more), 2.0, dtype),
+                            _published(_of(getattr(papers, kind), I, N, B, **more), 2.0, dtype),
                             dtype))
     rows += [Row(f"sparch {kind} with another surrogate", models.Sparch, _published(
-        _of(getattr(published, kind), I, N, B, threshold), 2.0, change=_twice), DOUBLE)
+        _of(getattr(papers, kind), I, N, B, threshold), 2.0, change=_twice), DOUBLE)
         for kind, threshold in (("RadLIFLayer", 1.0), ("RLIFLayer", 0.25))]
     kinds: tuple[dict[str, Any], ...] = (
         {}, {"use_recurrent": False}, {"thr": 0.75, "alpha": 4.0, "c": 0.3, "q": 10.0},
@@ -81,5 +81,5 @@ def rows() -> list[Row]:
          "tau_u_range": (5, 25), "tau_w_range": (60, 300)})
     for more, dtype in product(kinds, (DOUBLE, SINGLE)):
         rows.append(Row(_name("SEAdLIF", more, dtype), models.SEAdLIF,
-                        _published(_of(published.SEAdLIF, I, N, **more), 12.0, dtype), dtype))
+                        _published(_of(papers.SEAdLIF, I, N, **more), 12.0, dtype), dtype))
     return rows

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 import lsnn_ext
 import package_models as models
+import papers
 import peer_layers as peers
-import published
 from compare import assert_same
 from originals import B, N, T, package, tolerance, uniform
 from package_rows import PACKAGES
@@ -213,7 +213,7 @@ SURROGATES = {
     "linear": lambda u: 0.25 * torch.relu(1 - u.abs()),
     "slayer": lambda u: 0.25 * torch.exp(-5 * u.abs())}
 CONSTANTS: dict[str, dict[str, Any]] = {
-    **{name: {"act_fun_adp": lambda u, derivative=derivative: published._spike(u, derivative)}
+    **{name: {"act_fun_adp": lambda u, derivative=derivative: papers._spike(u, derivative)}
        for name, derivative in SURROGATES.items()},
     "b_j0_value": {"b_j0_value": 0.25}, "R_m": {"R_m": 2}, "beta_value": {"beta_value": 1.0}}
 
@@ -226,7 +226,7 @@ def test_constants_of_the_file_of_yin(name: str, monkeypatch: pytest.MonkeyPatch
     lsnn_ext.convert(model, model.inputs(3))
     before = _call(model, model.inputs(3))
     for key, value in CONSTANTS[name].items():
-        monkeypatch.setattr(published, key, value)
+        monkeypatch.setattr(papers, key, value)
     x = model.inputs(3).requires_grad_()
     for _ in range(2):  # recorded anew, and from that recording
         sides = []

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-import published
+import papers
 from originals import package
 
 T, B, I, N = 30, 4, 6, 14
@@ -56,7 +56,7 @@ class YinLoop(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.out = published.SpikeRNN(I, N, tauM=20, tauAdp_inital=30), nn.Linear(N, 2)
+        self.layer, self.out = papers.SpikeRNN(I, N, tauM=20, tauAdp_inital=30), nn.Linear(N, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         self.layer.set_neuron_state(x.shape[1])
@@ -129,13 +129,13 @@ def yin() -> Case:
 
 def sparch() -> Case:
     """Random states in each call, a norm inside."""
-    return Case(nn.Sequential(published.RadLIFLayer(I, N, B),
-                              published.RLIFLayer(N, 9, B, bidirectional=True),
+    return Case(nn.Sequential(papers.RadLIFLayer(I, N, B),
+                              papers.RLIFLayer(N, 9, B, bidirectional=True),
                               nn.Linear(18, 2)), _x(B, T, I))
 
 
 def se_adlif() -> Case:
-    return Case(Stacked(published.SEAdLIF(I, N, thr=0.3, train_tau_w_method="interpolation"),
+    return Case(Stacked(papers.SEAdLIF(I, N, thr=0.3, train_tau_w_method="interpolation"),
                         nn.Linear(N, 2)), _x(B, T, I))
 
 

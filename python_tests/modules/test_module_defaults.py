@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import published
+import papers
 from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, State, functional
 from lsnn_ext.models import MODELS, Rate, find_defaults
@@ -260,10 +260,10 @@ def _state(**given: Tensor) -> State:
 
 def test_yin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their adaptation starts at the threshold, which is a state of ours."""
-    monkeypatch.setattr(published, "b_j0_value", 0.01)
-    monkeypatch.setattr(published, "beta_value", 1.8)
+    monkeypatch.setattr(papers, "b_j0_value", 0.01)
+    monkeypatch.setattr(papers, "beta_value", 1.8)
     torch.manual_seed(0)
-    theirs = published.SpikeRNN(I, N).double()
+    theirs = papers.SpikeRNN(I, N).double()
     theirs.set_neuron_state(B)
     layer = ALIF(I, N, dynamics="srnn", tau_mem=theirs.tau_m, tau_adapt=theirs.tau_adp,
                  dtype=torch.float64)
@@ -277,7 +277,7 @@ def test_yin(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bittar_and_garner() -> None:
     """They draw their first states, and take V from neuron j to neuron k."""
     torch.manual_seed(0)
-    theirs = published.RadLIFLayer(I, N, B, threshold=0.25, normalization="none").double()
+    theirs = papers.RadLIFLayer(I, N, B, threshold=0.25, normalization="none").double()
     layer = ALIF(I, N, dynamics="adlif", alpha=theirs.alpha, rho=theirs.beta, p=theirs.a,
                  q=theirs.b, threshold=0.25, dtype=torch.float64)
     with torch.no_grad():
@@ -293,7 +293,7 @@ def test_bittar_and_garner() -> None:
 
 def test_baronig() -> None:
     torch.manual_seed(0)
-    theirs = published.SEAdLIF(I, N, thr=0.25).double()
+    theirs = papers.SEAdLIF(I, N, thr=0.25).double()
     rho = theirs.tau_w_trainer.get_decay().detach()
     layer = ALIF(I, N, dynamics="se_adlif", tau_mem=20.0, rho=rho,
                  p=(1 - rho) * theirs.q * theirs.a, q=(1 - rho) * theirs.q * theirs.b,

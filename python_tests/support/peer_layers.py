@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import published
+import papers
 from originals import I, N, package, uniform
 
 DOUBLE, SINGLE = torch.float64, torch.float32
@@ -109,5 +109,5 @@ def fill(module: nn.Module, gain: float) -> None:
                 parameter.copy_(uniform(-gain, gain, *parameter.shape, seed=len(name)))
 
 
-def spike_rnn(**arguments: Any) -> published.SpikeRNN:
-    return published.SpikeRNN(I, N, 8, 20, tauM_inital_std=1, tauAdp_inital_std=2, **arguments)
+def spike_rnn(**arguments: Any) -> papers.SpikeRNN:
+    return papers.SpikeRNN(I, N, 8, 20, tauM_inital_std=1, tauAdp_inital_std=2, **arguments)
