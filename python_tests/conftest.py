@@ -28,7 +28,7 @@ SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
     "aoti", "fooling_gradients", "fooling_judge", "fooling_programs", "fooling_recording",
     "interrupts", "package_models", "packages", "plan", "plan_memory", "scripted_surrogate",
     "six_loops",
-    "bytecode", "generate", "operators", "random", "reroll", "trace_random", "yin_smnist"))}
+    "bytecode", "generate", "operators", "random", "reroll", "trace_random"))}
 # LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
 LARGE_TABLE = 30
 

@@ -20,7 +20,7 @@ repository (from a database under ODC-By 1.0; they are not part of this project)
     python examples/ecg/train.py --data Efficient-spiking-networks/data --paper    100 epochs
 
 --dynamics srnn has the neurons of the published network, which is the one without adaptation: of
-its recurrent neurons none adapts (examples/ecg/published.py runs it).
+its recurrent neurons none adapts (examples/published/run.py runs it).
 
 LSNN_DATA may name the folder too. A checkpoint is kept in --out, every minute and after Ctrl-C;
 --resume goes on from it to the same result, bit for bit with the same --threads.

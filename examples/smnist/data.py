@@ -205,3 +205,10 @@ def encode(pixels: Tensor, hold: int = 1) -> Tensor:
 def analog(pixels: Tensor, hold: int = 1) -> Tensor:
     """Pictures (B, 784) of bytes as one analog channel: (784 hold, B, 1), from 0 to 1."""
     return (pixels.t().float() / 255).unsqueeze(-1).repeat_interleave(hold, 0)
+
+
+def windows(pixels: Tensor, width: int) -> Tensor:
+    """Pictures (B, 784) as inputs (784, B, width): at each step the pixels from its own on, at the
+    end the last ones."""
+    first = torch.arange(PIXELS).clamp(max=PIXELS - width)
+    return pixels[:, first[:, None] + torch.arange(width)].transpose(0, 1).contiguous()

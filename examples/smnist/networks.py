@@ -1,18 +1,19 @@
 """The networks of the sequential MNIST example, and what each makes of digits."""
 import argparse
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from lsnn_ext import LSNN
-from lsnn_ext.functional import State
-from smnist import yin
-from smnist.data import CHANNELS, analog, encode
+from lsnn_ext import ALIF, LSNN
+from lsnn_ext.functional import PackedSpikes, State
+from smnist.data import CHANNELS, analog, encode, windows
 
 ANSWER = 28  # the decision is the readout averaged over the last 28 pixels' time
 NAMES = "LSNN", "LIF", "LSTM", "SRNN"
 UNITS = 128  # of the LSTM
 CLASSES = 10
+WINDOW, THETA = 8, 0.01  # of the SRNN
 
 
 class LSTM(nn.Module):
@@ -33,6 +34,41 @@ class LSTM(nn.Module):
         return y
 
 
+class SRNN(nn.Module):
+    """The four layers of Yin, Corradi and Bohte, Nature Machine Intelligence 3, 905 (2021).
+
+    A step shows 8 pixels. Each layer reads the spikes of the layer before in the same step, two of
+    them also their own. The output with the most spikes is the answer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ALIF(before, N, dynamics="srnn", recurrent=k < 2, threshold=THETA, beta=1.8,
+                 tau_mem=20.0, tau_adapt=200.0, per_neuron=True,
+                 learn={"tau_mem": "plain", "tau_adapt": "plain"})
+            for k, (before, N) in enumerate(pairwise((WINDOW, 64, 256, 256, CLASSES))))
+
+    def start(self, B: int, random: torch.Generator) -> list[State]:
+        """The first states, as the published program has them: random numbers in [0, 1) are both
+        membranes and spikes, and the adaptation is the threshold."""
+        found = []
+        for layer in self.layers:
+            first = torch.rand(1, B, layer.hidden_size, generator=random)
+            zero = torch.zeros_like(first)
+            found.append(State(first, torch.full_like(first, THETA), zero, zero, first[None]))
+        return found
+
+    def forward(self, digits: Tensor, start: list[State]) -> Tensor:
+        """Spikes of the outputs (B, 10), and the numbers before the first step, for digits
+        (B, 784) of bytes."""
+        spikes: Tensor | PackedSpikes = windows(digits.float() / 255, WINDOW)
+        for layer, state in zip(self.layers[:-1], start[:-1], strict=True):
+            spikes, _ = layer(spikes, state, spikes="bits")
+        counted, _ = self.layers[-1](spikes, start[-1])
+        return start[-1].z[0, 0] + counted.sum(0)
+
+
 def network(name: str, options: argparse.Namespace) -> nn.Module:
     """One of NAMES, drawn with the seed: an LSNN, the same without adaptation, the LSTM, or the
     four layers of model srnn of Yin et al."""
@@ -42,7 +78,7 @@ def network(name: str, options: argparse.Namespace) -> nn.Module:
     if name == "SRNN":
         if options.hold > 1:
             raise SystemExit(f"--hold: expected 1 with the model srnn, got {options.hold}")
-        return yin.SequentialMNIST()
+        return SRNN()
     N = options.regular + options.adaptive
     # beyond the usual one step
     delay = torch.randint(options.delay, (N, N)) if options.spread else options.delay - 1
@@ -64,12 +100,12 @@ def answers(net: nn.Module, pixels: Tensor, x: Tensor | None, hold: int,
     if isinstance(net, LSNN):
         readout, _, *found = net(x, return_spikes=torch.is_grad_enabled())
         return readout[-ANSWER * hold:].mean(0), found[0] if found else None
-    if isinstance(net, yin.SequentialMNIST):
+    if isinstance(net, SRNN):
         assert start is not None
-        return net.counts(net.windows(pixels), start), None
+        return net(pixels, start), None
     return net(analog(pixels, hold)), None
 
 
 def first_states(net: nn.Module, B: int, random: torch.Generator) -> list[State] | None:
     """Those of srnn, random numbers; the other networks have none."""
-    return net.start(B, random) if isinstance(net, yin.SequentialMNIST) else None
+    return net.start(B, random) if isinstance(net, SRNN) else None

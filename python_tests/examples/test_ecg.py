@@ -16,7 +16,6 @@ from example_path import load_checkpoint, needs
 
 needs("matplotlib", "tqdm", "scipy")
 from common import training  # noqa: E402
-from ecg import published as yin_ecg  # noqa: E402
 from ecg import train as ecg  # noqa: E402
 
 
@@ -319,42 +318,3 @@ def test_quick_setting_on_the_recordings(tmp_path: Path) -> None:
               "--no-lif"])
     found = json.loads((tmp_path / "ecg.json").read_text())["found"]["LSNN"]
     assert found["accuracy"] > 0.8, found
-
-
-def test_published_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Random weights in the published shapes, against the equations step by step."""
-    random = torch.Generator().manual_seed(0)
-    held = {name: torch.randn(shape, generator=random) for name, shape in yin_ecg.SHAPES.items()}
-    held |= {name: 5 + 40 * torch.rand(shape, generator=random)
-             for name, shape in yin_ecg.SHAPES.items() if "tau" in name}
-    x, _ = write_recordings(tmp_path, recordings=8, steps=60)
-    inputs = torch.from_numpy(x).float().transpose(0, 1)
-    v = z = torch.zeros(8, 36)
-    p = s = torch.zeros(8, 6)
-    a, alpha, k, rho = p + 0.1, *(torch.exp(-1 / held[name]) for name in
-                                  ("tau_m_h", "tau_m_o", "tau_adp_o"))
-    expected, fired = [], 0.0
-    for x_t in inputs:
-        current = (nn.functional.linear(x_t, held["i2h.weight"], held["i2h.bias"])
-                   + nn.functional.linear(z, held["h2h.weight"], held["h2h.bias"]))
-        v = alpha * v + (1 - alpha) * current - 0.1 * z
-        z = (v > 0.1).float()
-        a = rho * a + (1 - rho) * s
-        threshold = 0.1 + 1.8 * a
-        p = k * p + (1 - k) * nn.functional.linear(
-            z, held["h2o.weight"], held["h2o.bias"]) - threshold * s
-        s = (p > threshold).float()
-        fired += s.mean().item()
-        expected.append(p)
-    assert fired > 1
-    found = yin_ecg.membranes(held, inputs)
-    assert torch.allclose(found, torch.stack(expected), atol=1e-4)
-    path = tmp_path / "published.pth"
-    torch.save(held, path)
-    yin_ecg.main([str(path), "--data", str(tmp_path)])
-    assert "test: " in capsys.readouterr().out
-    torch.save(held | {"h2h.weight": torch.zeros(4, 4)}, path)
-    with pytest.raises(SystemExit, match=r"expected h2h.weight of shape \(36, 36\), got \(4, 4\)"):
-        yin_ecg.read(path)
-    with pytest.raises(SystemExit, match="expected the published checkpoint"):
-        yin_ecg.read(tmp_path / "none.pth")

@@ -80,6 +80,7 @@ class _Reader(pickle.Unpickler):
             ("torch._utils", "_rebuild_parameter"): parameter,
             ("torch", "FloatStorage"): FloatStorage,
             ("collections", "OrderedDict"): OrderedDict,
+            ("torch", "device"): lambda *names: None,
             ("__builtin__", "set"): set,  # as protocol 2 spells it
         }
 

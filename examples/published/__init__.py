@@ -1,0 +1,1 @@
+"""Published checkpoints, run through lsnn_ext."""
