@@ -90,7 +90,8 @@ def test_rate_and_counts(name: str, seen: list[Tensor]) -> None:
     assert report.rate == pytest.approx(sum(float(spikes.sum())
                                             for spikes in calls) / report.neuron_steps)
     assert report.batch == 7 and report.tiles == 4
-    assert report.product_steps_dense + report.product_steps_active == report.calls * 4 * 150
+    assert (report.product_steps_dense + report.product_steps_active + report.product_steps_sparse
+            == report.calls * 4 * 150)
     assert (report.phases["recompute"] > 0) == (name == "checkpoints")
 
 
