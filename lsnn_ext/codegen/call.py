@@ -23,7 +23,7 @@ from .._core.linear import linear
 from .._core.options import CallArguments
 from .._core.route import choose_route
 from .._core.state import count_past_steps
-from .._core.synapses import check_sources, split_synapses
+from .._core.synapses import check_sources, split_synapses, spread_kernel
 from .._core.torch_internals import (
     is_batched,
     is_forward_mode,
@@ -226,6 +226,13 @@ def _can_use_kernels(x: Tensor) -> bool:
 def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     """Runs the call as one operator."""
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
+    w_rec, kernel, sparse_grad = call.w_rec, call.delay_kernel, options.sparse_grad
+    if not _ops.has_cpu_kernels(call.x):
+        if options.recurrent_mask is not None:
+            raise NoKernelsError("a recurrent_mask")
+        if kernel is not None and w_rec is not None:
+            w_rec = spread_kernel(w_rec, kernel, sparse_grad == "existing")
+            kernel, sparse_grad = None, "all"
     key, rows = find_key_and_rows(neuron, call.parts, call.like, call.coefficients)
     forms = call.parts.forms
     saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
@@ -244,7 +251,7 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     constants = _ops.make_constants(
         ["spikes", "traces"] if options.trace else ["spikes"], checkpoint=checkpoint,
         coefficient_gradients=wanted, autapses=options.autapses,
-        is_existing=options.sparse_grad == "existing")
+        is_existing=sparse_grad == "existing")
     report("step", neuron)
     states, z = call.state or ([], None)
     rows_of_states = [row for one, form in zip(states, forms, strict=False)
@@ -252,8 +259,8 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     weight, bias, bits = call.projection or (None, None, None)
     made = _ops.run_neuron(
         _ops.make_neuron_call(key, call.delays, constants),
-        _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None,
-                           weight, bias, bits, call.delay_kernel, options.recurrent_mask),
+        _ops.NeuronTensors(call.x.flatten(2), w_rec, z, rows, call.delay, None, None,
+                           weight, bias, bits, kernel, options.recurrent_mask),
         rows_of_states, tensors, call.lengths)
     return Result(made.spikes, join_states(made.states, forms), made.z,
                   join_states(made.traces, forms) if options.trace else [])

@@ -1,4 +1,5 @@
 """Axonal delays (delay_kernel) and masks of recurrent spikes (recurrent_mask) of the functions."""
+import os
 from contextlib import nullcontext
 from typing import Any
 
@@ -125,6 +126,7 @@ def test_two_calls_that_pass_the_state_on_are_one(delay: str) -> None:
 
 
 @needs_compiled
+@pytest.mark.skipif("LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
 @pytest.mark.parametrize("threads", [2, 3])
 def test_same_bits_for_any_number_of_threads(threads: int) -> None:
     problem = build(Case("", T=70, B=3, N=129, delay="kernel", mask=True, state="bits"))
