@@ -46,13 +46,16 @@ def _quiet(_: str) -> None:
 
 # -------------------------------------------------------------------------------- what would be run
 def _started(stages: list[list[Step]]) -> set[str]:
-    """What lies in the suite's own folder and is named after the builds, but for the files that are
-    written there."""
-    words = {
-        word for stage in stages[
-   1:] for step in stage for command in step.commands for word in command}
-    return {word for word in words if word.startswith(f"{suite.WORK}/")} - {suite.ROWS,
-                                                                            *suite.TABLES}
+    """The programs in the suite's own folder that are named after the builds; not the files that
+    are written there, nor the extension, which setup.py makes."""
+    commands = [command for stage in stages[1:] for step in stage for command in step.commands]
+    words = {word for command in commands for word in command if word.startswith(f"{suite.WORK}/")}
+    return words - {suite.ROWS, *suite.TABLES} - _extensions(stages)
+
+
+def _extensions(stages: list[list[Step]]) -> set[str]:
+    return {folder for stage in stages[1:] for step in stage for command in step.commands
+            for folder in _after(command, "--extension")}
 
 
 def _after(command: Sequence[str], option: str) -> Iterator[str]:
@@ -70,8 +73,9 @@ def test_every_program_is_built() -> None:
         for target in _after(command, "--target"):
             assert target in defined
             made.update(f"{folder}/{target}" for folder in _after(command, "--build"))
-    started = _started(stages)
-    assert len(started) == 2 and started <= made
+        made.update(_after(command, "--build-lib"))
+    started, extensions = _started(stages), _extensions(stages)
+    assert len(started) == 2 and len(extensions) == 1 and started | extensions <= made
     modules = [
         name for stage in stages for step in stage for command in step.commands for name in _after(
         command, "-m")]

@@ -310,7 +310,7 @@ def test_the_plan_counts_rounds_of_the_clusters_that_fit(
         of = chosen["blocks of a cluster"]
         assert 0 < chosen["blocks"] <= of * clusters[of.bit_length() - 2]
     costs = [cost for cost in considered.values() if isinstance(cost, float)]
-    assert chosen["why"].startswith(f"fewest cycles per step by the formulas, {int(min(costs))} ")
+    assert chosen["why"].startswith(f"lowest cost by the formulas, {int(min(costs))} ")
 
 
 def test_costs_beside_what_was_measured(tmp_path: Path,
