@@ -22,7 +22,7 @@ import torch
 from bench import page
 from bench.contestants import OURS, Shape
 from bench.gpu import card as cards
-from bench.gpu import layers, suite
+from bench.gpu import choices, kernels, layers, suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import Card, find_tool
 from bench.gpu.layers import GENERAL, PRECISIONS, Bench, Entry, Group, Row, groups
@@ -79,7 +79,9 @@ def test_every_program_is_built() -> None:
     modules = [
         name for stage in stages for step in stage for command in step.commands for name in _after(
         command, "-m")]
-    assert set(modules) == {"pytest", "bench.gpu.layers"} and layers.main is not None
+    assert set(modules) == {"pytest", *(f"bench.gpu.{one}" for one in (
+        "layers", "kernels", "choices"))}
+    assert all(one.main is not None for one in (layers, kernels, choices))
     tests = {
         word for stage in stages for step in stage for command in step.commands for word in command
         if word.startswith("python_tests/")}
