@@ -237,17 +237,13 @@ def measure(row: Row, options: argparse.Namespace) -> Found:
     net, data = build(row, options.folder), row.data(options)
     random = torch.Generator().manual_seed(0)
     size = options.batch if row.data is digits else len(data.shown)
-    batches = []
-    for shown, classes in zip(*(part[:options.examples].split(size) for part in data),
-                              strict=True):
-        start = [row.start(layer, len(shown), random)  # type: ignore[arg-type]
-                 for layer in net.layers]
-        batches.append((shown, start, classes))
+    batches = [(shown, [row.start(layer, len(shown), random)  # type: ignore[arg-type]
+                        for layer in net.layers], classes)
+               for shown, classes in zip(*(part[:options.examples].split(size) for part in data),
+                                         strict=True)]
 
-    def answer(model: Network, batch: tuple[Tensor, list[States], Tensor]) -> Tensor:
-        shown, start, classes = batch
-        return row.is_right(model(row.show(shown, options.folder), start)[-1], start[-1][-1],
-                            classes)
+    def right(y: list[Tensor], start: list[States], classes: Tensor) -> Tensor:
+        return row.is_right(y[-1], start[-1][-1], classes)
 
     shown, start, classes = batches[0]
     x = row.show(shown, options.folder)
@@ -255,18 +251,18 @@ def measure(row: Row, options: argparse.Namespace) -> Found:
     if report.comparison is None:
         raise RuntimeError(f"{row.network}, {row.task}: {report}")
     ours, theirs = fast(x, start), net(x, start)
-    layers = len(theirs) - net.is_analog
-    pairs = list(zip(ours, theirs, strict=True))[:layers]
+    spikes = list(zip(ours, theirs, strict=True))[:len(net.layers) - net.is_analog]
     times = [(seconds(lambda: fast(x, start)), seconds(lambda: net(x, start)))
              for _ in range(ROUNDS)]
-    here, there = (row.is_right(y[-1], start[-1][-1], classes) for y in (ours, theirs))
-    later = [answer(fast, batch) for batch in batches[1:]]
-    return Found(sum(int(part.sum()) for part in [here, *later]),
-                 sum(part.numel() for part in [here, *later]), len(shown), int(here.sum()),
-                 int(there.sum()), report.comparison.flips,
-                 sum(int((one != other).sum()) for one, other in pairs),
-                 sum(one.numel() for one, _ in pairs),
-                 (median(one for one, _ in times), median(other for _, other in times)))
+    found = [right(ours, start, classes),
+             *(right(fast(row.show(shown, options.folder), start), start, classes)
+               for shown, start, classes in batches[1:])]
+    return Found(
+        sum(int(part.sum()) for part in found), sum(part.numel() for part in found), len(shown),
+        int(found[0].sum()), int(right(theirs, start, classes).sum()), report.comparison.flips,
+        sum(int((one != other).sum()) for one, other in spikes),
+        sum(one.numel() for one, _ in spikes),
+        (median(one for one, _ in times), median(other for _, other in times)))
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -298,7 +294,8 @@ NOTES = """\
 A network is a loop over time in plain PyTorch, from the equations of its paper
 ([networks.py](../examples/published/networks.py)). `convert` fuses it. *Here* is the share of the
 test that the converted loop names. The other columns are of the first batch, {batch} digits or all
-recordings. Times are processor time, medians of {rounds} forward passes, both in turns.
+recordings. Times are processor time on a shared machine, medians of {rounds} forward passes, both
+in turns.
 
 A product of past spikes sums in another order than torch's. So a spike may flip when a membrane is
 within rounding of its threshold, and later spikes follow it. *In single steps*, from the states of
@@ -362,6 +359,8 @@ def main(given: list[str] | None = None) -> None:
     options = parser.parse_args(given)
     torch.set_num_threads(1)
     rows = [row for row in ROWS if f"{row.network} {row.task}".startswith(options.only)]
+    if not rows:
+        parser.error(f"--only: expected the start of a row, such as BRF, got {options.only}")
     lines = [HEAD]
     print(HEAD)
     for row in rows:
