@@ -383,5 +383,9 @@ inline float rounded(float x) {
   const float step = std::ldexp(1.0f, std::max(exponent, -125) - 8);
   return std::nearbyint(x / step) * step;
 }
+inline void round_all(const Buffer<float>& b, int64_t n) {
+  std::transform(b.get(), b.get() + n, b.get(), rounded);
+}
+inline void round_all(const Buffer<double>&, int64_t) {}
 
 }  // namespace lsnn::test
