@@ -386,6 +386,5 @@ inline float rounded(float x) {
 inline void round_all(const Buffer<float>& b, int64_t n) {
   std::transform(b.get(), b.get() + n, b.get(), rounded);
 }
-inline void round_all(const Buffer<double>&, int64_t) {}
 
 }  // namespace lsnn::test
