@@ -71,6 +71,7 @@ template <class T> struct Packed {
   // [currents][S,NP/panel,N,panel] w_jk with j innermost, in panels of j, for the backward product;
   // or null
   const T* panels;
+  bool has_active_products = true;  // whether products may read rows of active neurons in w
   const T* w_out;  // [N,OP] of the readout
   const T* panels_out;  // [NP/panel,O,panel] the same with j innermost
   const T* kernel;  // [NP/lanes,n_taps,lanes] of Layer, padded with zeros

@@ -244,6 +244,8 @@ template <class T> struct PackedLayer {
     if (!may_be_sparse) return {!packed.sum_sparse || uses.products, uses.products, bf16};
     not_zero.group(l, parallel);
     packed.product = not_zero.groups();
+    // Not by w alone, which a pass that recomputes sums has too: gradients would round otherwise.
+    packed.has_active_products = may_be_active;
     const bool w = may_be_active || may_be_dense || (uses.sums && !packed.sum_sparse);
     return {w, may_be_dense, bf16 && may_be_active};
   }

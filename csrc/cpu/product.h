@@ -76,15 +76,16 @@ template <class T> struct Product : Tile {
   // The fastest algorithm for a step that the layer is packed for, by the share of active neurons.
   // The share is unknown before the first step, and where all neurons count as active.
   LSNN_METHOD ProductAlgorithm fastest(int64_t step, int64_t items) const {
-    const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr;
+    const bool known = past.choose && step >= 0, bf16 = p.w_bf16 != nullptr,
+               by_rows = known && p.w && p.has_active_products;
     if (p.algorithm != ProductAlgorithm::automatic && p.algorithm != ProductAlgorithm::bf16)
       return p.algorithm == ProductAlgorithm::active && !known ? ProductAlgorithm::dense
                                                                : p.algorithm;
     const double share = known ? (double)s.replay.all_active[step] / (double)(items * N) : 1;
     const double dense = p.panels ? costs.dense(items) : HUGE_VAL,
                  sparse = p.product.span ? costs.sparse(items, share) : HUGE_VAL,
-                 active = known && p.w ? costs.active(items, share, bf16) : HUGE_VAL;
-    const bool forced = known && p.w && p.algorithm == ProductAlgorithm::bf16;
+                 active = by_rows ? costs.active(items, share, bf16) : HUGE_VAL;
+    const bool forced = by_rows && p.algorithm == ProductAlgorithm::bf16;
     if (forced || (active < dense && active < sparse))
       return bf16 ? ProductAlgorithm::bf16 : ProductAlgorithm::active;
     return sparse < dense ? ProductAlgorithm::sparse : ProductAlgorithm::dense;
