@@ -13,12 +13,15 @@ inline constexpr int most_phases = 6;
 // Steps, then cycles of each phase, of all blocks.
 static __device__ unsigned long long stamped[n_stamped][1 + most_phases];
 
+// The host's compiler, which reads templates, does not know clock64().
+static __device__ __forceinline__ long long read_clock() { return clock64(); }
+
 template <Stamped kernel> class Stamps {
  public:
-  __device__ __forceinline__ Stamps() : last_(clock64()) {}
+  __device__ __forceinline__ Stamps() : last_(read_clock()) {}
   // The phase ends here.
   __device__ __forceinline__ void end(int phase) {
-    const long long now = clock64();
+    const long long now = read_clock();
     sums_[1 + phase] += now - last_;
     last_ = now;
   }

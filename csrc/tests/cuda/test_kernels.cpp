@@ -136,7 +136,8 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
               (save_bf16 ? "y as bfloat16 " : "") + "order " + std::to_string(order % 3) + " on " +
               std::to_string(device.sms) + ", " + c.text();
     Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
-    for (const cuda::Pass& pass : {kernels.plan.forward, kernels.plan.backward})
+    const cuda::Pass passes[] = {kernels.plan.forward, kernels.plan.backward};
+    for (const cuda::Pass& pass : passes)
       check(pass.quads == 1 || pass.design == Design::gather,
             "only gather has kernels for several quads of a lane");
     const int64_t workspace = cuda::forward_workspace(wanted.forward_args(), kernels.plan) +
