@@ -6,10 +6,11 @@
 A pass computes the gradients of all weights for the same spikes: by `eprop_elig_stop` (e-prop), by
 `eprop_elig` (backpropagation), by the autograd of a PyTorch loop (`use_reference`), and by traces
 that run forward in time. The network has adaptive and regular neurons, a leaky readout and half the
-summed squared error; `cue` is the evidence accumulation of the e-prop paper. eprop-PyTorch has LIF
-neurons, batches of 5, and convolutions whose cost grows with the square of T. Spikes and gradients
-are compared with those of the traces before anything is timed, but not the gradient of its input
-weights: its input traces are one step ahead. One thread, processor time.
+summed squared error; `cue` has the sizes of the evidence accumulation of the e-prop paper.
+eprop-PyTorch has LIF neurons, batches of 5, and convolutions whose cost grows with the square of T.
+Before anything is timed, spikes are compared with those of the traces, or of the loop where traces
+take too long; gradients too, unless a spike differs. The gradient of the input weights of
+eprop-PyTorch is not: its input traces are one step ahead. One thread, processor time.
 """
 import argparse
 import math
@@ -26,88 +27,24 @@ from torch import Tensor
 from bench import machine
 from bench.__main__ import at_least_one, positive
 from bench.contestants import Contestant
+from bench.eligibility import Found, sum_traces
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, NotAlikeError
 from bench.measure import alternate, bisect_scale, firing_rate
 from bench.page import markdown, number, write_csv
 from bench.pairs import GRID
-from bench.problem import YARDSTICKS, Problem, Shape
+from bench.problem import ALPHA, DAMPENING, RHO, YARDSTICKS, Problem, Shape
 from bench.programs.load import load, programs
 from bench.programs.measure import processor_ms
 from lsnn_ext import functional, use_reference
-from lsnn_ext.models import MODELS
 
 RATE = 2.0  # percent of neuron-steps with a spike
-OUTPUTS, THETA, DAMPENING = 2, 0.6, 0.3
-ALPHA, RHO, K = (math.exp(-1 / tau) for tau in (20.0, 200.0, 20.0))
+OUTPUTS, THETA = 2, 0.6
+K = ALPHA  # decay of the readout
 BETA = 1.7 * (1 - RHO) / (1 - ALPHA)  # of adaptive neurons, as the paper scales it
 SHAPES = {"cue": Shape(2250, 64, 40, 100), **{name: YARDSTICKS[name].shape for name in "PML"}}
 PUBLISHED_STEPS = 100, 500  # of its task's 2250
-MOST_TRACES = 2.5e9  # T B N (I + N), above which a pass by traces would take a minute
+MOST_TRACES = 2.5e9  # T B N (I + N), above which a pass by traces takes more than ten seconds
 OURS, TRACES, PUBLISHED = "e-prop, eprop_elig_stop", "eligibility traces", "eprop-PyTorch"
-Gradients = dict[str, Tensor]
-Found = tuple[Tensor, Gradients]  # spikes (T, B, N) and gradients
-
-
-def by_traces(x: Tensor, w_in: Tensor, w_rec: Tensor, w_out: Tensor, target: Tensor, *,
-              alpha: float, theta: float, rho: float, beta: Tensor, k: float, refractory: int = 0,
-              dampening: float = 0.3, dynamics: str = "eprop_elig", feedback: Tensor | None = None,
-              local: Tensor | None = None, learn: bool = True) -> Found:
-    """Spikes (T, B, N), and the gradients of half the summed squared error by e-prop, forward in
-    time: Bellec et al. 2020, equation (1) with the learning signal (4) and, for `eprop_elig`, the
-    trace (25).
-
-    x: (T, B, I); w_in: (N, I); w_rec: (N, N), (from, to), the diagonal is not used; w_out: (O, N);
-    target: (T, B, O); beta: (N,); feedback: (O, N), default w_out; local: (T, B, N), a learning
-    signal of its own in each step. learn: False computes the spikes only.
-    """
-    model = MODELS[dynamics]
-    kappa = 1 - alpha if model.kappa == "1-alpha" else 1.0
-    q = 1 - rho if model.q == "1-rho" else 1.0
-    feedback = w_out if feedback is None else feedback
-    B, N, O = x.shape[1], len(w_rec), len(w_out)
-    weights = torch.cat([w_in.T, w_rec * (1 - torch.eye(N).to(w_rec))])  # (I + N, N)
-    v = a = z = r = left = x.new_zeros(B, N)  # left: of the trace of spikes
-    over, y = z, x.new_zeros(B, O)
-    dv = da = dv_free = da_free = z  # derivatives of a spike; free: whether refractory or not
-    eps_v, eps_a = x.new_zeros(B, 1, len(weights)), x.new_zeros(B, N, len(weights))
-    filtered, rest = torch.zeros_like(eps_a), 1 - k
-    g, g_out, spikes = x.new_zeros(N, len(weights)), torch.zeros_like(w_out), []
-    for t, x_t in enumerate(x):
-        pre = torch.cat([x_t, z], 1)
-        crosses = model.drive == "cross"
-        a = rho * a + q * (over if crosses else z)
-        v = alpha * v + kappa * (pre @ weights) - z * theta
-        A = theta + beta * a
-        s = A if model.scale == "A" else torch.full_like(A, theta)
-        m = (v - A) / s
-        over, free = (m > 0).to(v), r == 0
-        z = over * free
-        r = torch.where(z > 0, refractory, (r - 1).clamp(min=0))
-        spikes.append(z)
-        if not learn:
-            continue
-        d_v, d_a = (dv_free, da_free) if crosses else (dv, da)
-        # eligibility vector of (v, a): its last value by the derivatives of this step, then z'
-        eps_a = rho * eps_a + q * (d_v[..., None] * eps_v + d_a[..., None] * eps_a)
-        eps_v = alpha * eps_v + kappa * pre[:, None]
-        # derivatives of the spike, and the trace
-        slope = dampening * torch.relu(1 - m.abs()) / s
-        dv_free, da_free = slope, -beta * slope * (1 + m if model.scale == "A" else 1)
-        dv, da = dv_free * free, da_free * free
-        e = dv[..., None] * eps_v + da[..., None] * eps_a
-        filtered = k * filtered + rest * e
-        left = k * left + rest * z
-        y = k * y + rest * (z @ w_out.T)
-        error = y - target[t]
-        g += torch.einsum("bn,bni->ni", error @ feedback, filtered)
-        g_out += error.T @ left
-        if local is not None:
-            g += torch.einsum("bn,bni->ni", local[t], e)
-    if not learn:
-        return torch.stack(spikes), {}
-    I = w_in.shape[1]
-    g_rec = g[:, I:].T.clone().fill_diagonal_(0)
-    return torch.stack(spikes), {"w_in": g[:, :I], "w_rec": g_rec, "w_out": g_out}
 
 
 @dataclass(frozen=True)
@@ -116,7 +53,7 @@ class Net:
 
     x: Tensor  # (T, B, I)
     target: Tensor  # (T, B, OUTPUTS)
-    weights: dict[str, Any]  # as by_traces takes them
+    weights: dict[str, Any]  # as sum_traces takes them
     coefficients: dict[str, Any]
 
     @classmethod
@@ -164,7 +101,7 @@ def _loop(net: Net, learn: bool) -> Found:
 
 def _traces(net: Net, learn: bool) -> Found:
     with torch.no_grad():
-        return by_traces(net.x, **net.weights, target=net.target, k=K, learn=learn,
+        return sum_traces(net.x, **net.weights, target=net.target, k=K, learn=learn,
                          **net.coefficients)
 
 
@@ -177,11 +114,11 @@ def published(net: Net, folder: Path) -> Callable[[bool], Found]:
     T, B, I = net.x.shape
     N = len(net.weights["w_rec"])
     program = next(one for one in programs() if one.name.startswith(PUBLISHED))
-    model: Any = load(replace(program, model=f"""SRNN(
-        n_in={I}, n_rec={N}, n_out={OUTPUTS}, n_t={T + 1}, thr={THETA}, tau_m=20.0, tau_o=20.0,
-        b_o=0.0, gamma={DAMPENING / THETA}, dt=1.0, model='LIF', classif=False,
-        w_init_gain=(1.0, 1.0, 1.0), lr_layer=(1.0, 1.0, 1.0), t_crop=0, visualize=False,
-        visualize_light=False, device='cpu')"""), folder).model
+    make: Any = load(replace(program, model="SRNN"), folder).model  # the class
+    model = make(
+        n_in=I, n_rec=N, n_out=OUTPUTS, n_t=T + 1, thr=THETA, tau_m=20.0, tau_o=20.0, b_o=0.0,
+        gamma=DAMPENING / THETA, dt=1.0, model="LIF", classif=False, w_init_gain=(1.0, 1.0, 1.0),
+        lr_layer=(1.0, 1.0, 1.0), t_crop=0, visualize=False, visualize_light=False, device="cpu")
     x = torch.cat([net.x, torch.zeros(1, B, I)])
     target = torch.cat([torch.zeros(1, B, OUTPUTS), net.target])
     with torch.no_grad():
@@ -305,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                          given.published)
     print(table(lines))
     if given.out:
-        command = f"python -m bench.eprop {' '.join(given.shapes)} --repeats {given.repeats}"
+        command = (f"python -m bench.eprop {' '.join(given.shapes)} --repeats {given.repeats} "
+                   f"--seconds {given.seconds:g}")
         command += " --published FOLDER" if given.published else ""
         print(f"wrote {write_csv(given.out, machine.facts(command), Line, lines)}")
 

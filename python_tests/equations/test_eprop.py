@@ -14,7 +14,7 @@ from lsnn_ext import functional
 from lsnn_ext.models import MODELS
 
 pytest.importorskip("bench", reason="bench/ is not beside these tests")
-from bench.eprop import Gradients, by_traces  # noqa: E402
+from bench.eligibility import Gradients, sum_traces  # noqa: E402
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "eprop.md"
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_the_official_code(cell: str, variant: str) -> No
     local = 2 * rate * excess(spikes).expand_as(spikes) / spikes[..., 0].numel()
     if variant == "rate":  # the readout has no error then
         target = functional.leaky_readout(spikes, net["w_out"], k)[0]
-    _, traced = by_traces(**net, target=target, k=k, feedback=feedback, local=local, **options)
+    _, traced = sum_traces(**net, target=target, k=k, feedback=feedback, local=local, **options)
     want = {"w_in": data[f"{variant}_in"].T, "w_rec": data[f"{variant}_rec"]}
     if f"{variant}_out" in data:
         want["w_out"] = data[f"{variant}_out"].T / gain
@@ -121,7 +121,7 @@ def test_gradients_are_eligibility_traces_times_learning_signals(dynamics: str, 
 
     for other in (None, feedback):
         spikes, got = _by_autograd(net, loss_of, feedback=other, dynamics=dynamics, **options)
-        traced, want = by_traces(**net, target=target, local=local, feedback=other,
+        traced, want = sum_traces(**net, target=target, local=local, feedback=other,
                                  dynamics=dynamics, **options)
         assert_same("spikes", spikes, traced)
         assert_all_same({name: got[name] for name in want}, want, tolerance=TOLERANCE)

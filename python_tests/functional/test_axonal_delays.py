@@ -12,27 +12,14 @@ from cases import Case, build
 from compare import assert_all_same, assert_same, changed
 from lsnn_ext import functional, use_reference
 from operator_calls import call_all_operators, needs_compiled
+from surrogates import Triangle
 
 DELAYS = (0, 2, 5)
 
 
-class Spike(torch.autograd.Function):
-    """Spikes with the triangle of the LSNN paper."""
-
-    @staticmethod
-    def forward(ctx: Any, m: Tensor) -> Tensor:
-        ctx.save_for_backward(m)
-        return (m > 0).to(m.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (m,) = ctx.saved_tensors
-        return 0.3 * g * torch.relu(1 - m.abs())
-
-
 def _loop(x: Tensor, w: Tensor, kernel: Tensor, mask: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]:
     """The LSNN paper's neuron without refractory period, written out: spikes and membranes."""
-    spike: Any = Spike.apply
+    spike: Any = Triangle.apply
     v = a = torch.zeros_like(x[0])
     z, spikes, membranes = list(z0), [], []
     for x_t in x:
