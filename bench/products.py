@@ -2,17 +2,22 @@
 
     python -m bench.products          # times the grid, in about a minute, and prints what is lost
     python -m bench.products --fit    # also fits the constants of csrc/cpu/costs.h
+    python -m bench.products --out products.csv
 
 One thread; LSNN_CPU selects the instruction set. The loss is the time of the chosen algorithm over
-that of the fastest one.
+that of the fastest one. Times are those of the kernels' counters, the least of four rounds.
 """
 import argparse
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from bench import machine
+from bench.page import write_csv
 from lsnn_ext import _ops, functional
 from lsnn_ext.tools.profiler import counting
 
@@ -24,17 +29,28 @@ ALGORITHMS = "dense", "active", "sparse"
 CHOSEN = "automatic"
 
 
-class Point(NamedTuple):
-    """One case; share: of active neurons, as measured; ns: of a step and tile, by algorithm."""
+@dataclass
+class Point:
+    """One case: ns of a step and tile by each algorithm, and as the kernels choose."""
 
     N: int
-    items: int
-    density: float
-    share: float
-    ns: dict[str, float]
+    items: int  # of a tile
+    density: float  # share of the weights that are not 0
+    share: float  # of active neurons, as measured
+    dense: float
+    active: float
+    sparse: float  # nan: not measured, since no weight is 0
+    automatic: float
+    chosen: str  # the algorithm of most steps
+
+    def times(self) -> dict[str, float]:
+        """Returns ns of the algorithms that were measured."""
+        found = {name: float(getattr(self, name)) for name in ALGORITHMS}
+        return {name: ns for name, ns in found.items() if not math.isnan(ns)}
 
     def loss(self) -> float:
-        return self.ns[CHOSEN] / min(self.ns.values())
+        """Returns the time as chosen by that of the fastest algorithm; noise may make it < 1."""
+        return self.automatic / min(self.times().values())
 
 
 def measure(N: int, items: int, density: float, share: float, dtype: torch.dtype) -> Point:
@@ -46,27 +62,29 @@ def measure(N: int, items: int, density: float, share: float, dtype: torch.dtype
     x = torch.where(torch.rand(T, B, N) < share, 0.2 + 1.6 * torch.rand(T, B, N), -5.0)
     w = torch.where(torch.rand(N, N) < density, 1e-6, 0.0)
     x, w = (one.to(dtype).requires_grad_() for one in (x, w))
-    found: dict[str, list[float]] = {}
-    active = 0.0
+    ns = dict.fromkeys((*ALGORITHMS, CHOSEN), math.inf)
+    if density == 1:
+        ns["sparse"] = math.nan
+    active, chosen = 0.0, ""
     for _ in range(4):
-        for algorithm in (*ALGORITHMS, CHOSEN):
-            if algorithm == "sparse" and density == 1:
-                continue
+        for algorithm in (name for name in ns if not math.isnan(ns[name])):
             with _ops.forced(product=algorithm), counting():
                 z = functional.alif(x, w, alpha=1e-3, rho=0.9, beta=0.1, theta=1.0)[0]
                 _ops._C.counters()
                 z.backward(torch.ones_like(z))
                 counted = _ops._C.counters()
-            ns, steps = (sum(counted[f"{what}_{kind}"] for kind in ALGORITHMS)
-                         for what in ("ns_product", "product_steps"))
-            found.setdefault(algorithm, []).append(ns / steps)
+            steps = {kind: counted[f"product_steps_{kind}"] for kind in ALGORITHMS}
+            ns[algorithm] = min(ns[algorithm], sum(
+                counted[f"ns_product_{kind}"] for kind in ALGORITHMS) / sum(steps.values()))
             active = counted["active"] / counted["replayed"]
+            chosen = max(ALGORITHMS, key=steps.__getitem__)  # of the last one, CHOSEN
             x.grad = w.grad = None
-    return Point(N, items, density, active, {name: min(ns) for name, ns in found.items()})
+    return Point(N, items, density, active, **ns, chosen=chosen)
 
 
-def features(point: Point, algorithm: str, lanes: int, overhead: float) -> list[float]:
-    """The terms of ProductCosts, whose constants are to be found."""
+def find_terms(point: Point, algorithm: str, lanes: int, overhead: float) -> list[float]:
+    """Returns the terms of ProductCosts in csrc/cpu/costs.h that its constants multiply, for one
+    neuron; the test compares the choice that they lead to with that of the kernels."""
     vectors = -(-point.N // 16) * 16 / lanes
     any_active = 1 - (1 - point.share) ** point.items
     if algorithm == "dense":
@@ -79,34 +97,43 @@ def features(point: Point, algorithm: str, lanes: int, overhead: float) -> list[
             overhead * any_active * point.items, overhead]
 
 
-NAMES = {"dense": ("a vector of an item", "dense_load"),
+# The constants of costs.h, in the order of the terms; of the first one the unit.
+NAMES = {"dense": ("", "dense_load"),
          "active": ("active_load", "active_row", "active_vector", "lane_sum", "sort"),
          "sparse": ("synapse", "sparse_row", "write", "test")}
 
 
-def fit(points: list[Point], dtype: torch.dtype) -> None:
-    """Least squares of relative errors, in units of a vector FMA of the dense product."""
-    vector = {"avx512": 64, "avx2": 32}.get(_ops._C.instruction_set(), 16)
-    lanes, overhead, unit = vector // dtype.itemsize, 64 / vector, 1.0
+def find_vector(dtype: torch.dtype) -> tuple[int, float]:
+    """Returns the numbers in a vector of the instruction set, and the factor of the overhead."""
+    size = {"avx512": 64, "avx2": 32}.get(_ops._C.instruction_set(), 16)
+    return size // dtype.itemsize, 64 / size
+
+
+def fit(points: Sequence[Point], lanes: int, overhead: float) -> dict[str, float]:
+    """Returns the constants by least squares of relative errors, in units of a vector FMA of the
+    dense product, and "" of that unit in ns."""
+    found: dict[str, float] = {}
     for algorithm, names in NAMES.items():
-        those = [point for point in points if algorithm in point.ns]
-        ns = np.array([point.ns[algorithm] / point.N for point in those])
-        terms = np.array([features(point, algorithm, lanes, overhead) for point in those])
-        found = np.linalg.lstsq(terms / ns[:, None], np.ones(len(ns)), rcond=None)[0]
+        those = [point for point in points if algorithm in point.times()]
+        ns = np.array([point.times()[algorithm] / point.N for point in those])
+        terms = np.array([find_terms(point, algorithm, lanes, overhead) for point in those])
+        solved = np.linalg.lstsq(terms / ns[:, None], np.ones(len(ns)), rcond=None)[0]
         if algorithm == "dense":
-            unit = float(found[0])
-            print(f"a vector FMA: {unit:.3f} ns")
-        print(algorithm, ", ".join(f"{name} {one / unit:.2f}"
-                                   for name, one in zip(names, found, strict=True)))
+            found[""] = float(solved[0])
+        found |= {name: float(one) / found[""] for name, one in zip(names, solved, strict=True)
+                  if name}
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures the grid and prints it."""
+    parser = argparse.ArgumentParser("python -m bench.products", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit", action="store_true", help="fit the constants")
     parser.add_argument("--double", action="store_true", help="in float64")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of neurons")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="a CSV file for the results")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     dtype = torch.float64 if options.double else torch.float32
     points = []
@@ -117,15 +144,18 @@ def main() -> None:
                 for share in SHARES if density == 1 else (0.05, 0.3, 1.0):
                     point = measure(N, items, density, share, dtype)
                     points.append(point)
-                    times = " ".join(f"{point.ns.get(name, math.nan):.0f}"
-                                     for name in (*ALGORITHMS, CHOSEN))
+                    times = " ".join(f"{ns:.0f}" for ns in astuple(point)[4:8])
                     print(f"{N} {items} {density:g} {point.share:.2f} {times} {point.loss():.2f}")
     losses = sorted(point.loss() for point in points)
     mean = math.exp(sum(map(math.log, losses)) / len(losses))
     print(f"{len(points)} points, {_ops._C.instruction_set()}, {dtype}: {mean - 1:.1%} lost on "
           f"average, {losses[-1]:.2f} times the fastest at worst")
     if options.fit:
-        fit(points, dtype)
+        print(", ".join(f"{name or 'a vector FMA, ns'} {one:.2f}"
+                        for name, one in fit(points, *find_vector(dtype)).items()))
+    if options.out:
+        command = f"python -m bench.products --out {options.out.name}{' --double' * options.double}"
+        print(f"wrote {write_csv(options.out, machine.facts(command), Point, points)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
 """What `python -m bench.rows` prints of a model beside `lsnn`, and `python -m bench.products`."""
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -31,15 +34,61 @@ def test_what_learning_costs() -> None:
     assert rows.price(lines) == f"lsnn {b / a:.2f}, snntorch_sub {d / c:.2f}"
 
 
-def test_products_are_timed_and_fitted(capsys: pytest.CaptureFixture[str]) -> None:
-    points = [products.measure(N, items, density, share, torch.float32)
-              for N in (32, 48) for items in (1, 4) for density in (0.3, 1.0)
-              for share in (0.1, 0.9)]
-    for point in points:
-        assert set(point.ns) == {"dense", "active", "automatic"} | (
-            {"sparse"} if point.density < 1 else set())
-        assert min(point.ns.values()) > 0 and point.loss() >= 1
-    assert points[0].share < 0.2 < 0.5 < points[1].share < 0.9
-    products.fit(points, torch.float32)
-    printed = capsys.readouterr().out
-    assert all(name in printed for names in products.NAMES.values() for name in names)
+# ------------------------------------------------------------------------------- bench.products
+COSTS = Path(__file__).parents[2] / "csrc" / "cpu" / "costs.h"
+CONSTANTS = [name for names in products.NAMES.values() for name in names if name]
+
+
+def _constants() -> dict[str, float]:
+    """The constants of ProductCosts."""
+    found = re.findall(r"\b(\w+) = ([\d.]+)[,;]", COSTS.read_text())
+    return {name: float(number) for name, number in found if name in CONSTANTS}
+
+
+def _costs(point: products.Point, constants: dict[str, float]) -> dict[str, float]:
+    """Of each algorithm, by the terms of bench.products."""
+    vector = products.find_vector(torch.float32)
+    return {algorithm: sum(constants.get(name, 1.0) * term for name, term in zip(
+        names, products.find_terms(point, algorithm, *vector), strict=True))
+        for algorithm, names in products.NAMES.items() if algorithm in point.times()}
+
+
+@pytest.mark.skipif(not COSTS.exists(), reason="csrc/ is not beside these tests")
+def test_kernels_choose_by_these_costs() -> None:
+    constants, chosen = _constants(), set()
+    assert constants.keys() == {*CONSTANTS}
+    for N in (64, 512):
+        for items in (1, 4):
+            for density in (0.05, 1.0):
+                for share in (0.02, 0.5, 1.0):
+                    point = products.measure(N, items, density, share, torch.float32)
+                    costs = _costs(point, constants)
+                    first, second, *_ = sorted(costs, key=costs.__getitem__)
+                    if costs[second] > 1.1 * costs[first]:  # activity differs from step to step
+                        assert point.chosen == first, point
+                        chosen.add(point.chosen)
+    assert chosen == set(products.ALGORITHMS)
+
+
+def test_constants_are_fitted() -> None:
+    """To times that the terms make of known constants."""
+    wanted = {name: 1.0 + k for k, name in enumerate(CONSTANTS)} | {"": 0.25}
+    points = []
+    for N in (32, 48, 200):
+        for items in (1, 4, 16):
+            for density in (0.1, 0.3):
+                for share in (0.1, 0.4, 0.9):
+                    point = products.Point(N, items, density, share, 1.0, 1.0, 1.0, 1.0, "")
+                    for algorithm, cost in _costs(point, wanted | {"": 1.0}).items():
+                        setattr(point, algorithm, 0.25 * N * cost)
+                    points.append(point)
+    assert products.fit(points, *products.find_vector(torch.float32)) == pytest.approx(wanted)
+
+
+def test_products_are_written(tmp_path: Path, own_threads: None,
+                              capsys: pytest.CaptureFixture[str]) -> None:
+    products.main(["--sizes", "32", "--out", str(tmp_path / "products.csv")])
+    lines = (tmp_path / "products.csv").read_text().splitlines()
+    assert "# command: python -m bench.products --out products.csv" in lines
+    assert sum(not line.startswith("#") for line in lines) == 1 + 4 * (8 + 5 * 3)
+    assert "lost on average" in capsys.readouterr().out
