@@ -77,10 +77,10 @@ class Component:
             given = self.find_inputs(frame)
             if not self.reached:
                 return self._run(given, last)
-            used: set[Place] = set()
+            used: dict[int, set[Place]] = {}
             both: dict[Any, Tensor] = {**given.outside, **given.initial}
             keys = [key for key, one in both.items() if one.requires_grad]
-            both.update(zip(keys, _Limited.apply(
+            both.update(zip(keys, _DropUnreached.apply(
                 used, self.reached, keys, *(both[key] for key in keys)), strict=True))
             made = self._run(RunInputs(given.iterations, {key: both[key] for key in given.outside},
                                        {key: both[key] for key in given.initial}), last)
@@ -312,11 +312,14 @@ class Component:
         return [next(each) if one.requires_grad else None for one in inputs]
 
 
-class _Limited(torch.autograd.Function):
-    """Inputs as they are; those that no used result depends on get no gradient, as None."""
+class _DropUnreached(torch.autograd.Function):
+    """Identity whose gradient is None for inputs that no used result depends on.
+
+    used: by backward pass, since several may run at a time; one that raises leaves its own.
+    """
 
     @staticmethod
-    def forward(ctx: Any, used: set[Place], reached: Mapping[Place, set[Slot | int]],
+    def forward(ctx: Any, used: dict[int, set[Place]], reached: Mapping[Place, set[Slot | int]],
                 keys: Sequence[Slot | int], *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.used, ctx.reached, ctx.keys = used, reached, keys
         ctx.set_materialize_grads(False)
@@ -324,15 +327,15 @@ class _Limited(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
-        found = {key for place in ctx.used for key in ctx.reached[place]}
-        ctx.used.clear()
+        places = ctx.used.pop(torch._C._current_graph_task_id(), ())
+        found = {key for place in places for key in ctx.reached[place]}
         return None, None, None, *(one if key in found else None
                                    for key, one in zip(ctx.keys, g, strict=True))
 
 
-def _note_used(used: set[Place], place: Place, gradient: Tensor | None) -> None:
+def _note_used(used: dict[int, set[Place]], place: Place, gradient: Tensor | None) -> None:
     if gradient is not None:
-        used.add(place)
+        used.setdefault(torch._C._current_graph_task_id(), set()).add(place)
 
 
 def _find_close(got: Tensor, want: Tensor) -> Tensor:

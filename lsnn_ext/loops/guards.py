@@ -252,9 +252,9 @@ class Guard:
         """Whether the fingerprint holds: the full check, after which the quick one holds, too."""
         try:
             snapshot = Snapshot(self.function, self.codes)
+            if snapshot.description != self.description or not self._rest_holds(inputs):
+                return False
         except Refused:
-            return False
-        if snapshot.description != self.description or not self._rest_holds(inputs):
             return False
         self._settle(snapshot, inputs)
         return True

@@ -67,8 +67,11 @@ class Planner:
                 found += self._recurrence(component, absorbed[component])
             elif component[0] not in taken:
                 found.append(self._single(component[0]))
+        made = {(q, k): stage for stage, one in enumerate(found) for q in one.positions
+                for k in range(len(body[q].call.outputs))}
         last = {place: k for k, stage in enumerate(found) for q in stage.positions
-                for place in self._places_read(q) if place not in self.read}
+                for place in self._places_read(q)}
+        last = {place: k for place, k in (made | last).items() if place not in self.read}
         return [stage._replace(freed=tuple(place for place in last if last[place] == k))
                 for k, stage in enumerate(found)]
 

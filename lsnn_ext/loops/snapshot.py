@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .ir import Refused
@@ -89,6 +90,9 @@ class Snapshot:
             if step[0] in ("global", "closure") and isinstance(one, type):
                 self._made.add(id(one))
             if isinstance(one, Tensor):
+                if one.layout != torch.strided:  # has no storage, and torch.equal refuses it
+                    raise Refused(f"{format_path((*node.path, step))}: expected a dense tensor, "
+                                  f"got layout {one.layout}")
                 self.tensors.setdefault(id(one), (one, []))[1].append((number, step))
                 continue
             plain = make_key(one)

@@ -23,10 +23,11 @@ class Values:
             places: of values that loops make: loop, iteration, place.
             ranges: those of an earlier run, by values.
         """
-        self.tensors = dict(leaves)
+        self.leaves, self.tensors = leaves, dict(leaves)
         self.places = places
         self.ranges = {} if ranges is None else ranges
         self.frames: list[Frame] = []  # of the loops so far
+        self._taken: set[int] = set()  # storages of leaves and stacks
 
     def get(self, value: int) -> Tensor:
         """Returns a value."""
@@ -54,11 +55,20 @@ class Values:
         """Runs a plain call."""
         if call.function is torch.stack and call.mode == Mode.now() and (
                 args := _parse_stack(call)) is not None:
-            values, dim = args
-            self.tensors[call.outputs[0]] = self.stack(values).movedim(0, dim).contiguous()
+            self.tensors[call.outputs[0]] = self._own(self.stack(args[0]).movedim(
+                0, args[1]).contiguous())
             return
         leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """Returns the tensor, or a copy if it shares its memory with a leaf or another stack."""
+        if not self._taken:
+            self._taken = {one.untyped_storage()._cdata for one in self.leaves.values()}
+        if tensor.untyped_storage()._cdata in self._taken:
+            tensor = tensor.clone()
+        self._taken.add(tensor.untyped_storage()._cdata)
+        return tensor
 
     def stack(self, values: tuple[int, ...]) -> Tensor:
         """Stacks values of one shape along a new first dimension, without a copy of a range."""

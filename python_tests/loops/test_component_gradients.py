@@ -1,5 +1,6 @@
 """Gradients of fused components where torch records some of the calls only."""
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -118,30 +119,60 @@ def test_gradients_that_are_not_finite_keep_the_original():
         return z + v
 
     w = random(N, N).requires_grad_()
-    with pytest.raises(Refused, match="expected finite numbers, got a gradient of the original"):
+    with pytest.raises(Refused, match="expected a gradient that is finite where that of the"):
         fuse(model, (random(T, B, N), w))
 
 
-def test_what_no_used_result_depends_on_has_no_gradient():
+def spikes_and_membranes(x, w, theta):
     """The threshold changes spikes only, the matrix in front of the loop both results."""
-    def model(x, w, theta):
-        v, spikes, membranes = torch.zeros(B, N).double(), [], []
-        for t in range(T):
-            v = 0.9 * v + x[t] @ w
-            spikes.append(spike(v - theta))
-            membranes.append(v)
-        return torch.stack(spikes), torch.stack(membranes)
+    v, spikes, membranes = torch.zeros(B, N).double(), [], []
+    for t in range(T):
+        v = 0.9 * v + x[t] @ w
+        spikes.append(spike(v - theta))
+        membranes.append(v)
+    return torch.stack(spikes), torch.stack(membranes)
 
+
+def fuse_spikes_and_membranes():
     args = [one.requires_grad_() for one in (random(T, B, N), random(N, N), random(N))]
-    fused = fuse(model, tuple(args))
+    fused = fuse(spikes_and_membranes, tuple(args))
     fused(*args)
-    results, wanted = fused(*args), model(*args)
+    return fused, args
+
+
+def test_what_no_used_result_depends_on_has_no_gradient():
+    fused, args = fuse_spikes_and_membranes()
+    results, wanted = fused(*args), spikes_and_membranes(*args)
     assert all(one.grad_fn is not None for one in results)
     for which in ((1,), (0, 1), (0,), (1,)):  # again on the same graph
         got, want = (torch.autograd.grad([one[k].sum() for k in which], args, retain_graph=True,
                                          allow_unused=True) for one in (results, wanted))
         assert (got[2] is None) == (which == (1,))
         torch.testing.assert_close(got, want)
+
+
+def test_backward_passes_at_the_same_time_do_not_meet():
+    """Each thread with a result of its own, of one graph."""
+    fused, args = fuse_spikes_and_membranes()
+    results = fused(*args)
+
+    def is_none(k):
+        return [torch.autograd.grad(results[k].sum(), args, retain_graph=True,
+                                    allow_unused=True)[2] is None for _ in range(100)]
+
+    with ThreadPoolExecutor(2) as pool:
+        spikes, membranes = pool.map(is_none, (0, 1))
+    assert not any(spikes) and all(membranes)
+
+
+def test_a_backward_pass_that_raises_leaves_nothing():
+    fused, args = fuse_spikes_and_membranes()
+    spikes, membranes = fused(*args)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.autograd.grad(spikes, args, torch.ones(2, *spikes.shape).double(),
+                            retain_graph=True, is_grads_batched=True)
+    found = torch.autograd.grad(membranes.sum(), args, allow_unused=True)
+    assert found[2] is None and found[0].any()
 
 
 def test_none_passes_through_what_lies_before():

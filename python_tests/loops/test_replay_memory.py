@@ -146,3 +146,62 @@ def test_results_that_no_iteration_changes_are_tensors_of_their_own() -> None:
     _, first, second, *_ = fused(x)
     first += 1
     assert not second.any()
+
+
+def test_results_share_no_memory() -> None:
+    """Neither with an input that is stacked again, nor with each other."""
+    def model(x: Tensor) -> tuple[Tensor, ...]:
+        v, seen, membranes = torch.zeros(B, N), [], []
+        for t in range(T):
+            v = 0.9 * v + torch.tanh(x[t])
+            seen.append(x[t])
+            membranes.append(v)
+        return (torch.stack(seen), torch.stack(seen).flatten(1), torch.stack(membranes),
+                torch.stack(membranes), torch.stack(membranes[3:]))
+
+    x = torch.rand(T, B, N)
+    fused = fuse(model, x)
+    for _ in range(2):
+        results = fused(x)
+        assert all(map(torch.equal, results, model(x)))
+        storages = {one.untyped_storage()._cdata for one in (x, *results)}
+        assert len(storages) == 1 + len(results)
+
+
+def test_what_nothing_reads_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the indices of sort()."""
+    kept: list[Any] = []
+    free = Frame.free
+    monkeypatch.setattr(Frame, "free", lambda frame, place: (kept.append(place),
+                                                             free(frame, place)) and None)
+
+    def model(x: Tensor) -> Tensor:
+        v = torch.zeros(B, N)
+        for t in range(T):
+            v = 0.9 * v + x[t].sort(0).values
+        return v
+
+    x = torch.rand(T, B, N)
+    fused = fuse(model, x)
+    fused(x)
+    kept.clear()
+    fused(x)
+    assert {output for _, output in kept} >= {0, 1}
+
+
+def test_a_sparse_buffer_keeps_the_original() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("w", torch.eye(N).to_sparse())
+
+        def forward(self, x: Tensor) -> Tensor:
+            v = torch.zeros(B, N)
+            for t in range(T):
+                v = 0.9 * v + torch.sparse.mm(self.w, x[t].t()).t()
+            return v
+
+    net, x = Net(), torch.rand(T, B, N)
+    converted, report = convert(net, x)
+    assert converted is net and "w: expected a dense tensor, got layout torch.sparse_coo" in str(
+        report)
