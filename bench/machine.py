@@ -3,7 +3,6 @@ command."""
 import datetime
 import importlib.util
 import os
-import platform
 import re
 from importlib import metadata
 from pathlib import Path
@@ -12,13 +11,14 @@ import torch
 
 import lsnn_ext
 from bench.peers import PACKAGES
+from lsnn_ext.tools.info import find_processor
 
 
 def facts(command: str = "python -m bench") -> dict[str, str]:
     """What the numbers depend on besides the code, and the command that measures them again."""
     versions = [f"{name} {metadata.version(name)}" for name in PACKAGES
                 if importlib.util.find_spec(name)]
-    return {"processor": _processor(), "cores": str(cores()),
+    return {"processor": find_processor(), "cores": str(cores()),
             "instruction set": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
             "threads": str(torch.get_num_threads()),
             "lsnn_ext": without_paths("; ".join(lsnn_ext.show_config().splitlines())),
@@ -41,15 +41,8 @@ def results(experiment: str, machine: str | None = None) -> Path:
 
 def slug() -> str:
     """The name of this machine in the folder of results."""
-    name = re.sub(r"\([^)]*\)|@.*", "", _processor())
+    name = re.sub(r"\([^)]*\)|@.*", "", find_processor())
     return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{cores()}-cores"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(),
-                      re.MULTILINE) if cpuinfo.exists() else None
-    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def cores() -> int:

@@ -8,27 +8,31 @@ from torch import Tensor, nn
 
 from lsnn_ext.zoo import alif_at_once
 from lsnn_ext.zoo.surrogates import multi_gaussian
+from smnist.networks import draw_start
 
 Tensors = Mapping[str, Tensor]
 States = tuple[Tensor, ...]  # (B, N) each; the last is the output
 Branch = tuple[Tensor, Tensor | None]  # weight and bias of a current
 
 
-def srnn(c: Tensor, v: Tensor, a: Tensor, z: Tensor, *, alpha: Tensor, rho: Tensor, beta: float,
-         theta: float) -> States:
-    """Returns v, a, z after a step of the adaptive neuron of Yin et al. (2021)."""
+def step_srnn(c: Tensor, v: Tensor, a: Tensor, z: Tensor, *, alpha: Tensor, rho: Tensor,
+              beta: float, theta: float) -> States:
+    """Returns v, a, z after a step of the adaptive neuron of Yin et al. (2021).
+
+    It is the model "srnn" of lsnn_ext, written out because `convert` takes plain PyTorch.
+    """
     a = rho * a + (1 - rho) * z
     threshold = theta + beta * a
     v = alpha * v + (1 - alpha) * c - threshold * z
     return v, a, multi_gaussian(v - threshold)
 
 
-def dendrites(*given: Tensor, alpha: Tensor, betas: Sequence[Tensor | float],
-              theta: float) -> States:
+def step_dendrites(*given: Tensor, alpha: Tensor, betas: Sequence[Tensor | float],
+                   theta: float) -> States:
     """Returns branches, v, z after a step of lsnn_ext.zoo.dh_srnn with any number of branches.
 
     Args:
-        given: currents of the branches, states of the branches, v, z.
+        given: currents of the branches, states of the branches, v, z; (B, N) each.
         alpha, betas, theta: as in the zoo.
     """
     K, (*_, v, z) = len(betas), given
@@ -38,7 +42,7 @@ def dendrites(*given: Tensor, alpha: Tensor, betas: Sequence[Tensor | float],
     return *branches, v, multi_gaussian(v - theta)
 
 
-def leaky(c: Tensor, y: Tensor, *, alpha: Tensor) -> States:
+def step_leaky(c: Tensor, y: Tensor, *, alpha: Tensor) -> States:
     """Returns y after a step of a leaky output."""
     return (alpha * y + (1 - alpha) * c,)
 
@@ -98,23 +102,25 @@ class Network(nn.Module):
 
 
 # ------------------------------------------------------------------------------- the checkpoints
-def higuchi(p: Tensors, neuron: ModuleType) -> Network:
+def build_higuchi(p: Tensors, neuron: ModuleType) -> Network:
     """Returns a recurrent layer of a neuron of the zoo and leaky outputs (brf-neurons)."""
-    def decay(name: str) -> Tensor:
+    def compute_decay(name: str) -> Tensor:
         return torch.exp(-1 / p[name].abs())
 
     if neuron is alif_at_once:
-        constants = {"alpha": decay("hidden.tau_mem"), "rho": decay("hidden.tau_adp")}
+        constants = {"alpha": compute_decay("hidden.tau_mem"),
+                     "rho": compute_decay("hidden.tau_adp")}
     else:
         constants = {name: p[f"hidden.{name}"].abs() for name in ("omega", "b_offset")}
     return Network(
         Layer(neuron.step, len(neuron.STATES) + 1, [(p["hidden.linear.weight"], None)],
               **constants),
-        Layer(leaky, 1, [(p["out.linear.weight"], None)], alpha=decay("out.tau_mem")),
+        Layer(step_leaky, 1, [(p["out.linear.weight"], None)],
+              alpha=compute_decay("out.tau_mem")),
         is_analog=True)
 
 
-def zheng(p: Tensors) -> Network:
+def build_zheng(p: Tensors) -> Network:
     """Returns two recurrent layers with dendritic branches and spiking outputs (DH-SNN)."""
     layers, inputs = [], 1
     for name, theta in (("rnn_1", 1.0), ("rnn_2", 1.0), ("dense_2", 0.5)):
@@ -126,7 +132,7 @@ def zheng(p: Tensors) -> Network:
             weight = weight[:, :inputs + len(alpha)]  # without inputs that are always 0
         K = len(betas)
         branches = [(weight[k::K].contiguous(), bias[k::K].contiguous()) for k in range(K)]
-        layers.append(Layer(dendrites, K + 2, branches, alpha=alpha, betas=betas, theta=theta))
+        layers.append(Layer(step_dendrites, K + 2, branches, alpha=alpha, betas=betas, theta=theta))
         inputs = len(alpha)
     return Network(*layers)
 
@@ -137,32 +143,33 @@ YIN_MNIST = (("r1", "i2h", "h2h", 1.8), ("r2", "h2d", "d2d", 1.8), ("d1", "dense
 YIN_ECG = ("h", "i2h", "h2h", 0.0), ("o", "h2o", None, 1.8)  # hidden neurons do not adapt
 
 
-def yin(p: Tensors, names: Sequence[tuple[str, str, str | None, float]], theta: float,
-        is_analog: bool = False) -> Network:
+def build_yin(p: Tensors, names: Sequence[tuple[str, str, str | None, float]], theta: float,
+              is_analog: bool = False) -> Network:
     """Returns layers of adaptive neurons (Efficient-spiking-networks)."""
     layers = []
     for name, inputs, past, beta in names:
         weight, bias = p[f"{inputs}.weight"], p[f"{inputs}.bias"]
         if past is not None:
             weight, bias = torch.cat([weight, p[f"{past}.weight"]], 1), bias + p[f"{past}.bias"]
-        layers.append(Layer(srnn, 3, [(weight, bias)], alpha=torch.exp(-1 / p[f"tau_m_{name}"]),
-                            rho=torch.exp(-1 / p[f"tau_adp_{name}"]), beta=beta, theta=theta))
+        layers.append(Layer(step_srnn, 3, [(weight, bias)], beta=beta, theta=theta,
+                            alpha=torch.exp(-1 / p[f"tau_m_{name}"]),
+                            rho=torch.exp(-1 / p[f"tau_adp_{name}"])))
     return Network(*layers, is_analog=is_analog)
 
 
 # ----------------------------------------------------------------------------- the first states
-def zeros(layer: Layer, B: int, random: torch.Generator) -> States:
+def make_zeros(layer: Layer, B: int, random: torch.Generator) -> States:
     """Returns states of 0."""
     return tuple(torch.zeros(B, layer.N) for _ in range(layer.states))
 
 
-def drawn(layer: Layer, B: int, random: torch.Generator) -> States:
+def draw_states(layer: Layer, B: int, random: torch.Generator) -> States:
     """Returns branches of 0, and a membrane and spikes in [0, 1) (DH-SNN)."""
-    return *zeros(layer, B, random)[2:], *torch.rand(2, B, layer.N, generator=random)
+    return *make_zeros(layer, B, random)[2:], *torch.rand(2, B, layer.N, generator=random)
 
 
-def shared(layer: Layer, B: int, random: torch.Generator, theta: float, below: float) -> States:
-    """Returns a membrane that is also the spikes, in [0, below), and an adaptation of theta
-    (Efficient-spiking-networks)."""
-    v = below * torch.rand(B, layer.N, generator=random)
-    return v, torch.full_like(v, theta), v
+def draw_shared(layer: Layer, B: int, random: torch.Generator, theta: float,
+                below: float) -> States:
+    """Returns v, a, z of Efficient-spiking-networks; v is also z."""
+    v, a = draw_start(layer.N, B, random, theta, below)
+    return v, a, v

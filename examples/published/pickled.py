@@ -1,10 +1,11 @@
 """Tensors of a module that torch.save has pickled whole, without running what the pickle asks for.
 
-A pickle names functions and classes and has them called while it is read, so one from elsewhere can
-run anything; torch.load(weights_only=True) refuses modules. This reader has a stand-in for every
-name: two of them make tensors, two are empty containers, and all others are an object without
-behaviour that takes no arguments. It knows both formats of torch.save, the old one of four pickles
-and the zip archive, and tensors of float32.
+A pickle names functions and classes, and unpickling calls them, so a file can run any code;
+torch.load(weights_only=True) refuses modules. This reader resolves six names. Functions of its own
+rebuild tensors and parameters; an empty class marks a FloatStorage; a function that ignores its
+arguments replaces torch.device; OrderedDict and set are Python's. Every other name becomes an
+object without behaviour that takes no arguments. Both formats of torch.save are read, the old one
+of pickles in a row and the zip archive, with tensors of float32.
 """
 import io
 import math
@@ -28,8 +29,8 @@ class _Storages:
         self.largest = largest  # numbers that the file has room for
         self.found: dict[str, Tensor] = {}
 
-    def of(self, key: Any, numel: Any) -> Tensor:
-        """The storage of this key, empty until the file has been read to its end."""
+    def get(self, key: Any, numel: Any) -> Tensor:
+        """Returns the storage of this key, uninitialized until `fill`."""
         if not isinstance(key, str) or type(numel) is not int or not 0 <= numel <= self.largest:
             raise ValueError(f"a storage of {numel!r} numbers in a file of {self.largest} at most")
         if key not in self.found:
@@ -38,11 +39,11 @@ class _Storages:
 
     def fill(self, key: str, data: bytes) -> None:
         """Gives a storage its numbers."""
-        whole = self.found[key]
-        if len(data) != _SIZE * len(whole):
-            raise ValueError(f"{len(data)} bytes in place of {_SIZE * len(whole)}")
+        storage = self.found[key]
+        if len(data) != _SIZE * len(storage):
+            raise ValueError(f"{len(data)} bytes in place of {_SIZE * len(storage)}")
         if data:
-            whole.copy_(torch.frombuffer(bytearray(data), dtype=torch.float32))
+            storage.copy_(torch.frombuffer(bytearray(data), dtype=torch.float32))
 
 
 class _Reader(pickle.Unpickler):
@@ -61,23 +62,23 @@ class _Reader(pickle.Unpickler):
             def __setstate__(self, state: Any) -> None:
                 self.content = state
 
-        def tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...],
-                   requires_grad: bool, *rest: Any) -> Tensor:
+        def rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...],
+                           stride: tuple[int, ...], requires_grad: bool, *rest: Any) -> Tensor:
             if type(storage) is not torch.Tensor:
                 raise TypeError("a tensor without numbers")
             return storage.as_strided(size, stride, offset)
 
-        def parameter(data: Any, requires_grad: bool, *rest: Any) -> Any:
+        def rebuild_parameter(data: Any, requires_grad: bool, *rest: Any) -> Any:
             return data
 
         class FloatStorage:
-            """Named, and never made."""
+            """Marks storages of float32."""
 
         self.opaque: type[Any] = Opaque
         self.kind: type[Any] = FloatStorage
-        self.known: dict[tuple[str, str], Any] = {
-            ("torch._utils", "_rebuild_tensor_v2"): tensor,
-            ("torch._utils", "_rebuild_parameter"): parameter,
+        self.allowed: dict[tuple[str, str], Any] = {
+            ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+            ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
             ("torch", "FloatStorage"): FloatStorage,
             ("collections", "OrderedDict"): OrderedDict,
             ("torch", "device"): lambda *names: None,
@@ -85,21 +86,21 @@ class _Reader(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Never what the pickle asks for."""
-        return self.known.get((module, name), self.opaque)
+        """Returns what a name is resolved to."""
+        return self.allowed.get((module, name), self.opaque)
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage, or the class of a module with its source, which the old format keeps."""
+        """Returns a storage, or the class of a module; the old format has it with its source."""
         if type(pid) is not tuple or not pid:
             raise TypeError("a pickle that torch.save has not written")
         if pid[0] == "module":
             return pid[1]
         if pid[0] != "storage" or pid[1] is not self.kind or any(pid[5:]):
             raise TypeError("numbers other than float32")
-        return self.storages.of(pid[2], pid[4])
+        return self.storages.get(pid[2], pid[4])
 
 
-def _old(data: bytes, storages: _Storages) -> tuple[Any, _Reader]:
+def _read_old(data: bytes, storages: _Storages) -> tuple[Any, _Reader]:
     file = io.BytesIO(data)
     for wanted in (_MAGIC, _PROTOCOL):
         if _Reader(file, storages).load() != wanted:
@@ -114,7 +115,7 @@ def _old(data: bytes, storages: _Storages) -> tuple[Any, _Reader]:
     return root, reader
 
 
-def _zip(data: bytes, storages: _Storages) -> tuple[Any, _Reader]:
+def _read_zip(data: bytes, storages: _Storages) -> tuple[Any, _Reader]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         folders = [name.removesuffix("data.pkl") for name in archive.namelist()
                    if name.endswith("/data.pkl")]
@@ -135,7 +136,7 @@ def _zip(data: bytes, storages: _Storages) -> tuple[Any, _Reader]:
 
 def _collect(module: Any, prefix: str, opaque: type[Any], found: dict[str, Tensor],
              seen: set[int]) -> None:
-    """Parameters and buffers by their names of a state dict."""
+    """Adds parameters and buffers to `found`, by their names in a state dict."""
     if type(module) is not opaque or type(module.content) is not dict:
         raise TypeError(f"an object that is no module{' at ' if prefix else ''}{prefix[:-1]}")
     if id(module) in seen:  # or a few of them, inside each other, could have names without end
@@ -150,14 +151,17 @@ def _collect(module: Any, prefix: str, opaque: type[Any], found: dict[str, Tenso
             _collect(part, f"{prefix}{name}.", opaque, found, seen)
 
 
-def tensors(data: bytes) -> dict[str, Tensor]:
-    """Parameters and buffers of a pickled module, float32, by their names in a state dict.
+def read_tensors(data: bytes) -> dict[str, Tensor]:
+    """Returns parameters and buffers of a pickled module, float32, by their names in a state dict.
 
-    data: the file. Raises some Exception for one that is no such pickle, whose message says what
-    it is instead; nothing that the pickle names has been called then or otherwise.
+    Args:
+        data: the file.
+
+    Raises:
+        Exception: of any type, for a file that is not such a pickle.
     """
     storages = _Storages(math.ceil(len(data) / _SIZE))
-    root, reader = (_zip if data[:4] == b"PK\x03\x04" else _old)(data, storages)
+    root, reader = (_read_zip if data[:4] == b"PK\x03\x04" else _read_old)(data, storages)
     found: dict[str, Tensor] = {}
     _collect(root, "", reader.opaque, found, set())
     return found

@@ -1,8 +1,8 @@
 """The public checkpoints of three papers, run through lsnn_ext.convert.
 
-A network is a loop over time in plain PyTorch (networks.py). The program converts it, names the
-test examples with both, and compares spikes and times on the first batch. The files are in the
-authors' repositories:
+A network is a loop over time in plain PyTorch (networks.py). The program converts it, classifies
+the test examples, and compares spikes and times with the loop's on the first batch. The files are
+in the authors' repositories:
 
     git clone --depth 1 https://github.com/AdaptiveAILab/brf-neurons
     git clone --depth 1 https://github.com/eva1801/DH-SNN
@@ -14,7 +14,6 @@ No code of these repositories runs, and no code of the files.
 import argparse
 import copy
 import datetime
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # examples/
 import lsnn_ext
 from common.training import count
 from ecg import train as ecg
+from lsnn_ext.tools.info import find_processor
 from lsnn_ext.zoo import alif_at_once, brf, rf
 from published import pickled
 from published.networks import (
@@ -39,12 +39,12 @@ from published.networks import (
     Network,
     States,
     Tensors,
-    drawn,
-    higuchi,
-    shared,
-    yin,
-    zeros,
-    zheng,
+    build_higuchi,
+    build_yin,
+    build_zheng,
+    draw_shared,
+    draw_states,
+    make_zeros,
 )
 from smnist.data import PIXELS, load, windows
 
@@ -54,16 +54,16 @@ REPOSITORIES = ("AdaptiveAILab/brf-neurons", "eva1801/DH-SNN",
 
 
 # ------------------------------------------------------------------------------------------ files
-def state_dict(path: Path) -> Tensors:
+def read_state_dict(path: Path) -> Tensors:
     """Returns the tensors of a file that torch.load reads with weights_only."""
     held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     found: Tensors = held.get("model_state_dict", held)
     return found
 
 
-def module(path: Path) -> Tensors:
+def read_module(path: Path) -> Tensors:
     """Returns the tensors of a pickled module."""
-    return pickled.tensors(path.read_bytes())
+    return pickled.read_tensors(path.read_bytes())
 
 
 def find(folder: Path, pattern: str) -> Path:
@@ -85,13 +85,13 @@ class Examples(NamedTuple):
     classes: Tensor
 
 
-def digits(options: argparse.Namespace) -> Examples:
+def read_digits(options: argparse.Namespace) -> Examples:
     """Returns MNIST's test digits."""
     _, test = load(options.data)
     return Examples(test.pixels, test.labels)
 
 
-def recordings(options: argparse.Namespace) -> Examples:
+def read_recordings(options: argparse.Namespace) -> Examples:
     """Returns the test's electrocardiograms."""
     test = ecg.read(find(options.folder, "Efficient-spiking-networks/data/QTDB_test.mat"))
     return Examples(test.x.transpose(0, 1), test.phase.t())
@@ -100,55 +100,52 @@ def recordings(options: argparse.Namespace) -> Examples:
 Order = Callable[[Path], Tensor]
 
 
-def in_order(folder: Path) -> Tensor:
-    """Returns the order of S-MNIST."""
-    return torch.arange(PIXELS)
-
-
-def seeded(folder: Path) -> Tensor:
-    """Returns the order that the program of DH-SNN draws."""
+def draw_order(folder: Path) -> Tensor:
+    """Returns the order of pixels that the program of DH-SNN draws."""
     return torch.randperm(PIXELS, generator=torch.Generator().manual_seed(0))
 
 
-def saved(pattern: str) -> Order:
-    """Returns a reader of the order in a file."""
-    return lambda folder: torch.load(find(folder, pattern), weights_only=True)
+def read_order(folder: Path, pattern: str) -> Tensor:
+    """Returns the order of pixels in a file."""
+    order: Tensor = torch.load(find(folder, pattern), weights_only=True)
+    return order
 
 
-def pixels(shown: Tensor, folder: Path, order: Order = in_order, window: int = 1,
-           mean: float = 0.0, deviation: float = 1.0) -> Tensor:
+def show_pixels(shown: Tensor, folder: Path, order: Order | None = None, window: int = 1,
+                mean: float = 0.0, deviation: float = 1.0) -> Tensor:
     """Returns inputs (784, B, window)."""
-    return windows(((shown.float() / 255 - mean) / deviation)[:, order(folder)], window)
+    x = (shown.float() / 255 - mean) / deviation
+    return windows(x if order is None else x[:, order(folder)], window)
 
 
-def leads(shown: Tensor, folder: Path) -> Tensor:
+def show_leads(shown: Tensor, folder: Path) -> Tensor:
     """Returns inputs (T, B, 4)."""
     return shown.transpose(0, 1).contiguous()
 
 
 # ------------------------------------------------------------------------------------ the answers
-def at_end(y: Tensor, start: Tensor, label: Tensor) -> Tensor:
-    """Returns which digits the last outputs (T, B, 10) name."""
+def is_right_at_end(y: Tensor, start: Tensor, label: Tensor) -> Tensor:
+    """Returns (B,): whether the last outputs (T, B, 10) are largest at the label."""
     return y[-1].argmax(-1) == label
 
 
-def on_average(y: Tensor, start: Tensor, label: Tensor) -> Tensor:
-    """Returns which digits the mean outputs name."""
+def is_right_on_average(y: Tensor, start: Tensor, label: Tensor) -> Tensor:
+    """Returns the same for the mean outputs."""
     return y.mean(0).argmax(-1) == label
 
 
-def by_count(y: Tensor, start: Tensor, label: Tensor) -> Tensor:
-    """Returns which digits the outputs with the most spikes name."""
+def is_right_by_count(y: Tensor, start: Tensor, label: Tensor) -> Tensor:
+    """Returns the same for the numbers of spikes."""
     return y.sum(0).argmax(-1) == label
 
 
-def by_count_and_start(y: Tensor, start: Tensor, label: Tensor) -> Tensor:
-    """Returns the same; numbers before the first step count."""
+def is_right_by_count_and_start(y: Tensor, start: Tensor, label: Tensor) -> Tensor:
+    """Returns the same; the spikes before the first step count."""
     return (start + y.sum(0)).argmax(-1) == label
 
 
-def at_steps(y: Tensor, start: Tensor, phase: Tensor, steps: slice) -> Tensor:
-    """Returns at which steps the outputs (T, B, 6) name the phase (B, T)."""
+def is_right_at_steps(y: Tensor, start: Tensor, phase: Tensor, steps: slice) -> Tensor:
+    """Returns (B, steps): whether the outputs (T, B, 6) are largest at the phase (B, T)."""
     return y[steps].argmax(-1).t() == phase[:, steps]
 
 
@@ -162,46 +159,60 @@ class Row(NamedTuple):
     file: str
     read: Callable[[Path], Tensors]
     build: Callable[[Tensors], Network]
-    start: Callable[[Layer, int, torch.Generator], States]
-    data: Callable[[argparse.Namespace], Examples]
+    make_start: Callable[[Layer, int, torch.Generator], States]
+    load: Callable[[argparse.Namespace], Examples]
     show: Callable[[Tensor, Path], Tensor]
     is_right: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 MNIST, ECG = (f"brf-neurons/experiments/{task}/models/" for task in ("smnist", "ecg"))
 DH, YIN = "DH-SNN/s-mnist/", "Efficient-spiking-networks/NMI_vis/"
-BRF, RF, ALIF = (partial(higuchi, neuron=neuron) for neuron in (brf, rf, alif_at_once))
-NORMAL = {"mean": 0.1307, "deviation": 0.3081}
-ALL, LATER = (partial(at_steps, steps=slice(first, 1300)) for first in (0, 10))
+BRF, RF, ALIF = (partial(build_higuchi, neuron=neuron) for neuron in (brf, rf, alif_at_once))
+NORMALIZED = partial(show_pixels, mean=0.1307, deviation=0.3081)
 
 ROWS = (
-    Row("BRF", "S-MNIST", 99.14, MNIST + "09-29_22-56-26_*.pt", state_dict, BRF, zeros,
-        digits, pixels, at_end),
-    Row("BRF", "PS-MNIST", 95.22, MNIST + "10-08_12-39-46_*.pt", state_dict, BRF, zeros,
-        digits, partial(pixels, order=saved(MNIST + "10-08_12-39-46A*_idx.pt")), on_average),
-    Row("BRF", "ECG", 86.2, ECG + "09-25_23-50-01_*.pt", state_dict, BRF, zeros,
-        recordings, leads, ALL),
-    Row("RF", "S-MNIST", 98.14, MNIST + "12-15_00-43-36_*.pt", state_dict, RF, zeros,
-        digits, pixels, at_end),
-    Row("RF", "ECG", 85.1, ECG + "05-21_13-51-07_*.pt", state_dict, RF, zeros,
-        recordings, leads, ALL),
-    Row("ALIF", "S-MNIST", 92.44, MNIST + "10-10_18-33-56_*.pt", state_dict, ALIF, zeros,
-        digits, pixels, at_end),
-    Row("ALIF", "PS-MNIST", 83.8, MNIST + "10-09_13-58-21_*.pt", state_dict, ALIF, zeros,
-        digits, partial(pixels, order=saved(MNIST + "10-09_13-58-21A*_idx.pt")), on_average),
-    Row("ALIF", "ECG", 70.75, ECG + "10-06_14-07-40_*.pt", state_dict, ALIF, zeros,
-        recordings, leads, LATER),
-    Row("DH-SRNN", "S-MNIST", 98.87, DH + "*98.87-srnn-smnist.pth", module, zheng, drawn,
-        digits, partial(pixels, **NORMAL), by_count),
-    Row("DH-SRNN", "PS-MNIST", 94.52, DH + "*94.52-srnn-psmnist.pth", module, zheng, drawn,
-        digits, partial(pixels, order=seeded, **NORMAL), by_count),
-    Row("SRNN", "S-MNIST", 98.11, YIN + "smnist/model_98.21_*.pth", module,
-        partial(yin, names=YIN_MNIST, theta=0.01), partial(shared, theta=0.01, below=1.0),
-        digits, partial(pixels, window=8), by_count_and_start),
-    Row("SRNN", "ECG", 85.89, YIN + "ecg/model_0.8589*.pth", state_dict,
-        partial(yin, names=YIN_ECG, theta=0.1, is_analog=True),
-        partial(shared, theta=0.1, below=0.1),
-        recordings, leads, partial(at_steps, steps=slice(10, None))),
+    Row(network="BRF", task="S-MNIST", published=99.14, file=MNIST + "09-29_22-56-26_*.pt",
+        read=read_state_dict, build=BRF, make_start=make_zeros, load=read_digits, show=show_pixels,
+        is_right=is_right_at_end),
+    Row(network="BRF", task="PS-MNIST", published=95.22, file=MNIST + "10-08_12-39-46_*.pt",
+        read=read_state_dict, build=BRF, make_start=make_zeros, load=read_digits,
+        show=partial(show_pixels,
+                     order=partial(read_order, pattern=MNIST + "10-08_12-39-46A*_idx.pt")),
+        is_right=is_right_on_average),
+    Row(network="BRF", task="ECG", published=86.2, file=ECG + "09-25_23-50-01_*.pt",
+        read=read_state_dict, build=BRF, make_start=make_zeros, load=read_recordings,
+        show=show_leads, is_right=partial(is_right_at_steps, steps=slice(1300))),
+    Row(network="RF", task="S-MNIST", published=98.14, file=MNIST + "12-15_00-43-36_*.pt",
+        read=read_state_dict, build=RF, make_start=make_zeros, load=read_digits, show=show_pixels,
+        is_right=is_right_at_end),
+    Row(network="RF", task="ECG", published=85.1, file=ECG + "05-21_13-51-07_*.pt",
+        read=read_state_dict, build=RF, make_start=make_zeros, load=read_recordings,
+        show=show_leads, is_right=partial(is_right_at_steps, steps=slice(1300))),
+    Row(network="ALIF", task="S-MNIST", published=92.44, file=MNIST + "10-10_18-33-56_*.pt",
+        read=read_state_dict, build=ALIF, make_start=make_zeros, load=read_digits, show=show_pixels,
+        is_right=is_right_at_end),
+    Row(network="ALIF", task="PS-MNIST", published=83.8, file=MNIST + "10-09_13-58-21_*.pt",
+        read=read_state_dict, build=ALIF, make_start=make_zeros, load=read_digits,
+        show=partial(show_pixels,
+                     order=partial(read_order, pattern=MNIST + "10-09_13-58-21A*_idx.pt")),
+        is_right=is_right_on_average),
+    Row(network="ALIF", task="ECG", published=70.75, file=ECG + "10-06_14-07-40_*.pt",
+        read=read_state_dict, build=ALIF, make_start=make_zeros, load=read_recordings,
+        show=show_leads, is_right=partial(is_right_at_steps, steps=slice(10, 1300))),
+    Row(network="DH-SRNN", task="S-MNIST", published=98.87, file=DH + "*98.87-srnn-smnist.pth",
+        read=read_module, build=build_zheng, make_start=draw_states, load=read_digits,
+        show=NORMALIZED, is_right=is_right_by_count),
+    Row(network="DH-SRNN", task="PS-MNIST", published=94.52, file=DH + "*94.52-srnn-psmnist.pth",
+        read=read_module, build=build_zheng, make_start=draw_states, load=read_digits,
+        show=partial(NORMALIZED, order=draw_order), is_right=is_right_by_count),
+    Row(network="SRNN", task="S-MNIST", published=98.11, file=YIN + "smnist/model_98.21_*.pth",
+        read=read_module, build=partial(build_yin, names=YIN_MNIST, theta=0.01),
+        make_start=partial(draw_shared, theta=0.01, below=1.0), load=read_digits,
+        show=partial(show_pixels, window=8), is_right=is_right_by_count_and_start),
+    Row(network="SRNN", task="ECG", published=85.89, file=YIN + "ecg/model_0.8589*.pth",
+        read=read_state_dict, build=partial(build_yin, names=YIN_ECG, theta=0.1, is_analog=True),
+        make_start=partial(draw_shared, theta=0.1, below=0.1), load=read_recordings,
+        show=show_leads, is_right=partial(is_right_at_steps, steps=slice(10, None))),
 )
 
 
@@ -234,15 +245,15 @@ def build(row: Row, folder: Path) -> Network:
 @torch.no_grad()
 def measure(row: Row, options: argparse.Namespace) -> Found:
     """Runs a checkpoint."""
-    net, data = build(row, options.folder), row.data(options)
+    net, data = build(row, options.folder), row.load(options)
     random = torch.Generator().manual_seed(0)
-    size = options.batch if row.data is digits else len(data.shown)
-    batches = [(shown, [row.start(layer, len(shown), random)  # type: ignore[arg-type]
+    size = options.batch if row.load is read_digits else len(data.shown)
+    batches = [(shown, [row.make_start(layer, len(shown), random)  # type: ignore[arg-type]
                         for layer in net.layers], classes)
                for shown, classes in zip(*(part[:options.examples].split(size) for part in data),
                                          strict=True)]
 
-    def right(y: list[Tensor], start: list[States], classes: Tensor) -> Tensor:
+    def is_right(y: list[Tensor], start: list[States], classes: Tensor) -> Tensor:
         return row.is_right(y[-1], start[-1][-1], classes)
 
     shown, start, classes = batches[0]
@@ -252,20 +263,20 @@ def measure(row: Row, options: argparse.Namespace) -> Found:
         raise RuntimeError(f"{row.network}, {row.task}: {report}")
     ours, theirs = fast(x, start), net(x, start)
     spikes = list(zip(ours, theirs, strict=True))[:len(net.layers) - net.is_analog]
-    times = [(seconds(lambda: fast(x, start)), seconds(lambda: net(x, start)))
+    times = [(measure_seconds(lambda: fast(x, start)), measure_seconds(lambda: net(x, start)))
              for _ in range(ROUNDS)]
-    found = [right(ours, start, classes),
-             *(right(fast(row.show(shown, options.folder), start), start, classes)
+    found = [is_right(ours, start, classes),
+             *(is_right(fast(row.show(shown, options.folder), start), start, classes)
                for shown, start, classes in batches[1:])]
     return Found(
         sum(int(part.sum()) for part in found), sum(part.numel() for part in found), len(shown),
-        int(found[0].sum()), int(right(theirs, start, classes).sum()), report.comparison.flips,
+        int(found[0].sum()), int(is_right(theirs, start, classes).sum()), report.comparison.flips,
         sum(int((one != other).sum()) for one, other in spikes),
         sum(one.numel() for one, _ in spikes),
         (median(one for one, _ in times), median(other for _, other in times)))
 
 
-def seconds(run: Callable[[], object]) -> float:
+def measure_seconds(run: Callable[[], object]) -> float:
     """Returns the processor time of a call on one thread."""
     begin = time.process_time()
     run()
@@ -275,13 +286,13 @@ def seconds(run: Callable[[], object]) -> float:
 # ---------------------------------------------------------------------------------------- the page
 HEAD = """\
 | network | task | published | here | first batch: converted, loop | spikes that differ \
-| in single steps | converted, ms | loop, ms | times faster |
+| flips in single steps | converted, ms | loop, ms | times faster |
 |---|---|---|---|---|---|---|---|---|---|"""
 
 
-def line(row: Row, found: Found) -> str:
+def format_row(row: Row, found: Found) -> str:
     """Returns a row of the table."""
-    of = found.batch if row.data is digits else found.answers
+    of = found.batch if row.load is read_digits else found.answers
     fast, loop = found.times
     return (f"| {row.network} | {row.task} | {row.published} % "
             f"| {100 * found.right / found.answers:.2f} % of {found.answers:,} "
@@ -292,14 +303,13 @@ def line(row: Row, found: Found) -> str:
 
 NOTES = """\
 A network is a loop over time in plain PyTorch, from the equations of its paper
-([networks.py](../examples/published/networks.py)). `convert` fuses it. *Here* is the share of the
-test that the converted loop names. The other columns are of the first batch, {batch} digits or all
-recordings. Times are processor time on a shared machine, medians of {rounds} forward passes, both
-in turns.
+([networks.py](../examples/published/networks.py)). `convert` fuses it. *Here* is the test accuracy
+of the converted loop. The other columns are of the first batch, {batch} digits or all recordings.
+Times are processor time, medians of {rounds} forward passes, both in turns.
 
 A product of past spikes sums in another order than torch's. So a spike may flip when a membrane is
-within rounding of its threshold, and later spikes follow it. *In single steps*, from the states of
-the loop, counts the flips only.
+within rounding of its threshold, and later spikes follow it. *Flips in single steps* start each
+step from the states of the loop, so spikes that follow a flip do not count.
 
 The files are in repositories with an MIT licence and are not part of this project. Tensors are
 read from them; no code of the files runs.
@@ -317,31 +327,22 @@ read from them; no code of the files runs.
   al., Nature Machine Intelligence 2021). The published figures are from the notebook and the name
   of the file. The ECG file has no threshold; 0.1 is assumed. ECG counts the steps from the
   eleventh on.
-* DH-SRNN and SRNN start from random states, here with seed 0. From membranes of 0 the SRNN names
-  85.86 % of the ECG steps.
+* DH-SRNN and SRNN start from random states, here with seed 0.
 
 Not in the table: RF on PS-MNIST, whose file holds the first weights because training diverged, and
 SRNN on PS-MNIST, whose order of pixels is not in a file that this program reads.
 """
 
 
-def page(table: str, options: argparse.Namespace) -> str:
+def format_page(table: str, options: argparse.Namespace) -> str:
     """Returns docs/published.md."""
     clones = "\n".join(f"git clone --depth 1 https://github.com/{name}" for name in REPOSITORIES)
     today = datetime.datetime.now(datetime.UTC).date()
     notes = NOTES.format(batch=options.batch, rounds=ROUNDS)
     return (f"# Published networks\n\nThe public checkpoints of three papers, run through "
             f"`lsnn_ext.convert`.\n\n```sh\n{clones}\npython examples/published/run.py "
-            f"--page docs/published.md\n```\n\n{table}\n\n{processor()}, one thread, torch "
+            f"--page docs/published.md\n```\n\n{table}\n\n{find_processor()}, one thread, torch "
             f"{torch.__version__}, {today}.\n\n{notes}")
-
-
-def processor() -> str:
-    """Returns the name of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [text.partition(":")[2].strip() for text in (
-        cpuinfo.read_text().splitlines() if cpuinfo.exists() else ()) if "model name" in text]
-    return (names or [platform.processor()])[0]
 
 
 def main(given: list[str] | None = None) -> None:
@@ -357,6 +358,11 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=count, default=100, help="digits of a call")
     parser.add_argument("--page", type=Path, help="file that receives the table with its text")
     options = parser.parse_args(given)
+    changed = [f"--{name} {getattr(options, name)}" for name in ("only", "examples", "batch")
+               if getattr(options, name) != parser.get_default(name)]
+    if options.page and changed:
+        parser.error("--page: expected the defaults of --only, --examples and --batch, got "
+                     f"{' '.join(changed)}; the page has all rows and examples")
     torch.set_num_threads(1)
     rows = [row for row in ROWS if f"{row.network} {row.task}".startswith(options.only)]
     if not rows:
@@ -364,10 +370,10 @@ def main(given: list[str] | None = None) -> None:
     lines = [HEAD]
     print(HEAD)
     for row in rows:
-        lines.append(line(row, measure(row, options)))
+        lines.append(format_row(row, measure(row, options)))
         print(lines[-1], flush=True)
     if options.page:
-        options.page.write_text(page("\n".join(lines), options))
+        options.page.write_text(format_page("\n".join(lines), options))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,14 @@ class LSTM(nn.Module):
         return y
 
 
+def draw_start(N: int, B: int, random: torch.Generator, theta: float,
+               below: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Returns first membranes in [0, below), which are also the first spikes, and adaptations of
+    theta, (B, N) each, as in Yin et al.'s program."""
+    v = below * torch.rand(B, N, generator=random)
+    return v, torch.full_like(v, theta)
+
+
 class SRNN(nn.Module):
     """The four layers of Yin, Corradi and Bohte, Nature Machine Intelligence 3, 905 (2021).
 
@@ -50,13 +58,12 @@ class SRNN(nn.Module):
             for k, (before, N) in enumerate(pairwise((WINDOW, 64, 256, 256, CLASSES))))
 
     def start(self, B: int, random: torch.Generator) -> list[State]:
-        """The first states, as the published program has them: random numbers in [0, 1) are both
-        membranes and spikes, and the adaptation is the threshold."""
+        """Returns the states of all layers before the first step."""
         found = []
         for layer in self.layers:
-            first = torch.rand(1, B, layer.hidden_size, generator=random)
-            zero = torch.zeros_like(first)
-            found.append(State(first, torch.full_like(first, THETA), zero, zero, first[None]))
+            v, a = (each[None] for each in draw_start(layer.hidden_size, B, random, THETA))
+            zero = torch.zeros_like(v)
+            found.append(State(v, a, zero, zero, v[None]))
         return found
 
     def forward(self, digits: Tensor, start: list[State]) -> Tensor:

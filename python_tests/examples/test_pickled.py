@@ -23,7 +23,7 @@ FORMATS = pytest.mark.parametrize("legacy", [True, False], ids=["old format", "z
 @FORMATS
 def test_tensors_are_those_of_the_state_dict(module: nn.Module, legacy: bool,
                                              tmp_path: Path) -> None:
-    found = pickled.tensors(write(tmp_path / "tiny.pth", module, legacy).read_bytes())
+    found = pickled.read_tensors(write(tmp_path / "tiny.pth", module, legacy).read_bytes())
     expected = module.state_dict()
     assert list(found) == list(expected)
     for name, value in expected.items():
@@ -68,7 +68,7 @@ def test_a_pickle_that_runs_code_is_refused(kind: str, inside: bool, legacy: boo
         assert trace.exists()
         trace.unlink()
     with pytest.raises(TypeError, match=r"takes no arguments|no module"):
-        pickled.tensors(path.read_bytes())
+        pickled.read_tensors(path.read_bytes())
     assert not trace.exists()
 
 
@@ -84,7 +84,7 @@ def test_what_a_pickle_sets_is_set_nowhere(tmp_path: Path) -> None:
         path = tmp_path / "bad.pth"
         path.write_bytes(head + attack + pickle.dumps([], 2))
         with pytest.raises(TypeError, match="no module|__setstate__"):
-            pickled.tensors(path.read_bytes())
+            pickled.read_tensors(path.read_bytes())
         for whole in (torch._utils._rebuild_tensor_v2, torch.FloatStorage, os.system):
             assert whole.__doc__ != "set"
 
@@ -124,7 +124,7 @@ def test_other_files_are_refused(kind: str, tmp_path: Path) -> None:
     whole = write(tmp_path / "tiny.pth", RNN_custom(), True).read_bytes()
     act(tmp_path / "other.pth", whole)
     with pytest.raises(Exception) as refused:  # noqa: B017, PT011
-        pickled.tensors((tmp_path / "other.pth").read_bytes())
+        pickled.read_tensors((tmp_path / "other.pth").read_bytes())
     assert re.search(message, f"{type(refused.value).__name__}: {refused.value}")
 
 
@@ -134,4 +134,4 @@ def test_a_storage_larger_than_its_file(tmp_path: Path) -> None:
     at = whole.index(b"K", whole.index(b"cpu") + 3)  # BININT1, how many numbers the first one has
     whole[at:at + 2] = b"J" + struct.pack("<i", 2**31 - 1)
     with pytest.raises(ValueError, match=f"a storage of {2**31 - 1} numbers"):
-        pickled.tensors(bytes(whole))
+        pickled.read_tensors(bytes(whole))

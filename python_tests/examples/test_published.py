@@ -13,6 +13,9 @@ from ecg_files import write_recordings
 from example_path import generator, needs
 
 needs("matplotlib", "tqdm", "scipy")
+from lsnn_ext import reference  # noqa: E402
+from lsnn_ext.functional import State  # noqa: E402
+from lsnn_ext.zoo import dh_srnn  # noqa: E402
 from published import networks, run  # noqa: E402
 from smnist.networks import SRNN  # noqa: E402
 
@@ -32,7 +35,7 @@ def _run(row: run.Row, held: dict[str, Tensor], *size: int,
     """Inputs of a size, the first states and the results of a checkpoint, in float64."""
     net = row.build({name: value.double() for name, value in held.items()})
     x = torch.randint(-2, 3, size, generator=generator()).double()
-    start = [[each.double() for each in row.start(layer, size[1], generator())]
+    start = [[each.double() for each in row.make_start(layer, size[1], generator())]
              for layer in net.layers]
     found = net(x, start)
     assert all(0.01 < each.mean() < 0.9 for each in found[:len(found) - net.is_analog])
@@ -129,7 +132,7 @@ def test_the_loop_is_the_trained_network_of_smnist() -> None:
     row = ROWS["SRNN S-MNIST"]
     net = row.build(p)
     shown = torch.randint(2, (2, 784), generator=generator(), dtype=torch.uint8) * 255
-    drawn = [tuple(torch.round(64 * each) / 64 for each in row.start(layer, 2, generator()))
+    drawn = [tuple(torch.round(64 * each) / 64 for each in row.make_start(layer, 2, generator()))
              for layer in net.layers]
     states = [state._replace(v=v[None], a=a[None], z=v[None, None]) for state, (v, a, _) in
               zip(trained.start(2, generator()), drawn, strict=True)]
@@ -137,6 +140,34 @@ def test_the_loop_is_the_trained_network_of_smnist() -> None:
         counts = drawn[-1][-1] + net(row.show(shown, Path()), drawn)[-1].sum(0)
         assert torch.equal(trained(shown, states), counts)
     assert counts.max() > 5
+
+
+def test_dendrites_are_the_zoo_with_two_branches() -> None:
+    given = torch.randn(6, 5, 7, generator=generator())
+    alpha, *betas = torch.rand(3, 7, generator=generator())
+    for theta in (1.0, 0.5):
+        found = networks.step_dendrites(*given, alpha=alpha, betas=betas, theta=theta)
+        expected = dh_srnn.step(*given, alpha=alpha, beta1=betas[0], beta2=betas[1], theta=theta)
+        assert 0 < found[-1].mean() < 1
+        assert all(map(torch.equal, found, expected)) and len(found) == len(expected)
+
+
+def test_srnn_is_the_model_of_the_reference() -> None:
+    """From a random state as the program draws it; bitwise."""
+    T, B, N = 60, 5, 7
+    c = torch.randn(T, B, N, generator=generator())
+    alpha, rho = torch.rand(2, N, generator=generator())
+    k: dict[str, Any] = {"alpha": alpha, "rho": rho, "beta": 1.8, "theta": 0.1}
+    v = torch.rand(B, N, generator=generator())
+    a, zero = torch.full_like(v, 0.1), torch.zeros_like(v)
+    spikes, _, traces = reference.alif(c, None, dynamics="srnn", trace=True,
+                                       state=State(v, a, zero, zero, v[None]), **k)
+    z = v
+    for t in range(T):
+        v, a, z = networks.step_srnn(c[t], v, a, z, **k)
+        for found, expected in zip((v, a, z), (traces.v, traces.a, spikes), strict=True):
+            assert torch.equal(found, expected[t]), t
+    assert 0.1 < spikes.mean() < 0.9
 
 
 # ------------------------------------------------------------------------------ inputs and answers
@@ -161,20 +192,30 @@ def test_orders_and_windows(tmp_path: Path) -> None:
 def test_answers() -> None:
     y = torch.tensor([[[0.0, 9, 0]], [[5, 0, 0]], [[0, 0, 6]]])  # (3, 1, 3)
     start, label = torch.tensor([[0.0, 0, 4]]), torch.arange(3)
-    for is_right, answer in ((run.at_end, 2), (run.on_average, 1), (run.by_count, 1),
-                             (run.by_count_and_start, 2)):
+    for is_right, answer in ((run.is_right_at_end, 2), (run.is_right_on_average, 1),
+                             (run.is_right_by_count, 1), (run.is_right_by_count_and_start, 2)):
         assert [bool(is_right(y, start, k[None])) for k in label] == [k == answer for k in label]
     phase = torch.tensor([[1, 1, 2]])
-    assert run.at_steps(y, start, phase, slice(None)).tolist() == [[True, False, True]]
-    assert run.at_steps(y, start, phase, slice(1, 2)).tolist() == [[False]]
+    assert run.is_right_at_steps(y, start, phase, slice(None)).tolist() == [[True, False, True]]
+    assert run.is_right_at_steps(y, start, phase, slice(1, 2)).tolist() == [[False]]
+
+
+@pytest.mark.parametrize(("name", "first", "last"), [
+    ("BRF ECG", 0, 1300), ("RF ECG", 0, 1300), ("ALIF ECG", 10, 1300), ("SRNN ECG", 10, 1301)])
+def test_steps_that_count(name: str, first: int, last: int) -> None:
+    """Of recordings of 1,301 steps, the length of the data."""
+    y = torch.randn(1301, 2, 6, generator=generator())
+    phase = torch.randint(6, (2, 1301), generator=generator())
+    found = ROWS[name].is_right(y, torch.zeros(2, 6), phase)
+    assert torch.equal(found, (y.argmax(2).T == phase)[:, first:last])
 
 
 def test_starts() -> None:
-    layer = networks.Layer(networks.dendrites, 4, [(torch.zeros(6, 6), None)])
-    *branches, v, z = networks.drawn(layer, 5, generator())
+    layer = networks.Layer(networks.step_dendrites, 4, [(torch.zeros(6, 6), None)])
+    *branches, v, z = networks.draw_states(layer, 5, generator())
     assert len(branches) == 2 and not any(each.any() for each in branches)
     assert v.shape == z.shape == (5, 6) and not torch.equal(v, z) and 0 <= z.min() < z.max() < 1
-    v, a, z = networks.shared(layer, 5, generator(), theta=0.01, below=0.5)
+    v, a, z = networks.draw_shared(layer, 5, generator(), theta=0.01, below=0.5)
     assert torch.equal(v, z) and 0.3 < v.max() < 0.5 and bool((a == 0.01).all())
 
 
@@ -189,15 +230,16 @@ def test_a_row_of_the_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
     write_recordings(data, recordings=2, steps=40)
     row, path = ROWS[name], _place(tmp_path, name, HELD[name])
     page = tmp_path / "page.md"
-    run.main(["--folder", str(tmp_path), "--only", name, "--page", str(page)])
+    monkeypatch.setattr(run, "ROWS", (row,))
+    run.main(["--folder", str(tmp_path), "--page", str(page)])
     head, rule, line = capsys.readouterr().out.splitlines()
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert len(cells) == head.count("|") - 1 == rule.count("|") - 1
     assert f"{head}\n{rule}\n{line}\n" in page.read_text()
 
-    net, (shown, phase) = row.build(row.read(path)), row.data(argparse.Namespace(folder=tmp_path))
+    net, (shown, phase) = row.build(row.read(path)), row.load(argparse.Namespace(folder=tmp_path))
     random = generator()
-    start = [row.start(layer, len(shown), random) for layer in net.layers]
+    start = [row.make_start(layer, len(shown), random) for layer in net.layers]
     y = net(row.show(shown, tmp_path), start)[-1]
     first = 0 if name in ("BRF ECG", "RF ECG") else 10
     right = (y.argmax(-1).T == phase)[:, first:]
@@ -208,20 +250,44 @@ def test_a_row_of_the_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert cells[5:7] == [f"0 of {shown.shape[0] * shown.shape[1] * N:,}", "0"]
 
 
+def test_the_page_tells_what_its_command_prints() -> None:
+    """The page of the repository has the rows and the text of the program."""
+    page = (Path(run.__file__).parents[2] / "docs" / "published.md").read_text()
+    options = argparse.Namespace(batch=100)
+    head, _, notes = run.format_page("TABLE", options).partition("TABLE")
+    assert page.startswith(f"{head}{run.HEAD}\n")
+    assert page.endswith(notes.partition("\n\n")[2].partition("\n\n")[2])
+    rows = page.partition(run.HEAD)[2].strip().partition("\n\n")[0].splitlines()
+    assert [row.split(" | ")[:3] for row in rows] == [
+        [f"| {row.network}", row.task, f"{row.published} %"] for row in run.ROWS]
+
+
+@pytest.mark.parametrize("option", [["--only", "BRF"], ["--examples", "5"], ["--batch", "7"]])
+def test_a_page_of_a_part_is_refused(option: list[str], tmp_path: Path,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before")
+    with pytest.raises(SystemExit):
+        run.main(["--folder", str(tmp_path), "--page", str(page), *option])
+    assert ("--page: expected the defaults of --only, --examples and --batch, got "
+            f"{' '.join(option)};" in capsys.readouterr().err)
+    assert page.read_text() == "before"
+
+
 def test_digits_come_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny network of DH-SNN; the last batch is smaller."""
     monkeypatch.setattr(run, "ROUNDS", 1)
     name, n = "DH-SRNN S-MNIST", 5
     x = torch.randint(-2, 3, (n, 20, 1), generator=generator()).float()
     label = torch.arange(n)
-    row = ROWS[name]._replace(data=lambda options: run.Examples(x, label),
+    row = ROWS[name]._replace(load=lambda options: run.Examples(x, label),
                               show=lambda shown, folder: shown.transpose(0, 1))
-    monkeypatch.setattr(run, "digits", row.data)
+    monkeypatch.setattr(run, "read_digits", row.load)
     path = _place(tmp_path, name, HELD[name])
     found = run.measure(row, argparse.Namespace(folder=tmp_path, batch=2, examples=10))
     net, random, right = row.build(row.read(path)), generator(), []
     for shown, wanted in zip(x.split(2), label.split(2), strict=True):
-        start = [row.start(layer, len(shown), random) for layer in net.layers]
+        start = [row.make_start(layer, len(shown), random) for layer in net.layers]
         right.append(row.is_right(net(shown.transpose(0, 1), start)[-1], start[-1][-1], wanted))
     assert (found.right, found.answers) == (int(torch.cat(right).sum()), n)
     assert (found.batch, found.converted, found.loop) == (2, *2 * [int(right[0].sum())])

@@ -61,7 +61,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
+def find_processor() -> str:
+    """Returns the name of the processor."""
     try:
         with open("/proc/cpuinfo") as file:
             names = [line.partition(":")[2].strip() for line in file
@@ -94,7 +95,7 @@ def main() -> int:
     is_equal, comparison = _comparison()
     print("\n".join([
         f"lsnn_ext {__version__}, Python {platform.python_version()}, {platform.platform()}",
-        f"{_processor()}, {os.cpu_count()} processors",
+        f"{find_processor()}, {os.cpu_count()} processors",
         show_config(),
         "; ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         "environment: " + (", ".join(f"{name}={os.environ[name]}" for name in _VARIABLES
