@@ -279,10 +279,10 @@ class LSNN(nn.Module):
         if getattr(self.neurons, "bidirectional", False):
             raise ValueError("step: expected a network with bidirectional=False, got a "
                              "bidirectional one")
-        if isinstance(self.neurons, Recurrent):
-            refuse_steps(self.neurons)
         carried, p = _split_state(state)
         if not self._has_plain_parts():
+            for part in self.neurons.modules():
+                refuse_steps(part)
             time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0
             y, end, *_ = self.forward(x_t.unsqueeze(time), state)
             assert isinstance(y, Tensor)

@@ -4,23 +4,25 @@ Source: variational dropout (Gal and Ghahramani, NeurIPS 2016), as recurrent_dro
 mask is on the presynaptic side. DelRec (2025) draws a mask of the recurrent current that each
 neuron receives.
 """
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .checks import check_number
+
 
 def check_dropout(p: Any, recurrent: bool) -> None:
-    """Raises ValueError for an invalid recurrent_dropout."""
-    if isinstance(p, bool) or not 0 <= p < 1:
-        raise ValueError(f"recurrent_dropout: expected a probability >= 0 and < 1, got {p}")
+    """Raises TypeError or ValueError for an invalid recurrent_dropout."""
+    check_number("recurrent_dropout", p, "a probability >= 0 and < 1", math.nextafter(1, 0))
     if p and not recurrent:
         raise ValueError(f"recurrent_dropout: expected 0 with recurrent=False, got {p}")
 
 
 def is_dropping(layer: Any) -> bool:
-    """Whether calls of a layer draw a mask."""
-    return bool(layer.recurrent_dropout) and layer.training
+    """Whether calls of a module draw a mask."""
+    return bool(layer.training and getattr(layer, "recurrent_dropout", 0) and layer.recurrent)
 
 
 def drop_synapses(layer: Any, w_rec: Tensor | None, x: Tensor) -> tuple[Tensor | None,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .._core.coefficients import Decay, complete_coefficients
 from ..models import COEFFICIENTS, MODELS
 from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
+from ..modules.recurrent_dropout import is_dropping
 from .description import check_code, find_dtype, name_dtype
 from .nir_reader import OURS, Reader, find_models, has_v_reset, read_metadata
 
@@ -135,7 +136,7 @@ def _check_layer(name: str, layer: ALIF | LIF, to: bool) -> None:
         _refuse(name, layer, "one direction", "bidirectional=True")
     if layer.dropout and layer.training:
         _refuse(name, layer, "dropout=0.0, or eval()", f"dropout={layer.dropout} in training")
-    if layer.recurrent_dropout and layer.training:
+    if is_dropping(layer):
         _refuse(name, layer, "recurrent_dropout=0.0, or eval()",
                 f"recurrent_dropout={layer.recurrent_dropout} in training")
     if isinstance(layer.delay, Tensor):

@@ -20,11 +20,16 @@ KINDS: dict[str, Any] = {
     "Recurrent": lambda **options: Recurrent(ADAPTIVE, I, N, theta=0.5, **options),
     "BRANCHES": lambda **options: Recurrent(BRANCHES, I, N, tau=4.0, gain=1.5, **options),
     "LSNN": lambda **options: LSNN(I, N // 2, N // 2, 3, **options)}
+STEPPED = ("ALIF", "LIF", "Recurrent", "LSNN", "LSNN of Recurrent", "LSNN of LearnedDelay")
 
 
 def _make(kind: str, **options: Any) -> Any:
     torch.manual_seed(0)
+    network, _, kind = kind.rpartition(" of ") if kind in STEPPED else ("", "", kind)
     module = KINDS[kind](**options)
+    if network:
+        neurons, module = module, KINDS[network]()
+        module.neurons = neurons
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if "weight_hh" in name:
@@ -110,13 +115,21 @@ def test_padding_and_packed_sequences() -> None:
     assert module(packed)[0].data.shape == (int(lengths.clamp(min=1).sum()), N)
 
 
-@pytest.mark.parametrize("kind", ["ALIF", "LIF", "Recurrent", "LSNN"])
+@pytest.mark.parametrize("kind", STEPPED)
 def test_steps_need_eval(kind: str) -> None:
     module = _make(kind, recurrent_dropout=P)
     with pytest.raises(ValueError, match="step: expected recurrent_dropout=0 or a layer in eval "
                                          "mode, got 0.4 in training mode"):
         module.step(_x()[0])
     module.eval().step(_x()[0])
+
+
+@pytest.mark.parametrize("kind", ["ALIF", "LSNN", "Recurrent"])
+def test_steps_without_recurrent_weights(kind: str) -> None:
+    module = _make(kind, recurrent=False)
+    wanted = module.step(_x()[0])[0]
+    getattr(module, "neurons", module).recurrent_dropout = P  # drops nothing
+    assert torch.equal(module.step(_x()[0])[0], wanted)
 
 
 def test_compile() -> None:
@@ -142,9 +155,11 @@ def test_saved_files(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ALIF", "LSNN", "Recurrent"])
-@pytest.mark.parametrize("p", [1.0, -0.1, True, float("nan")])
-def test_what_is_wrong_is_named(kind: str, p: Any) -> None:
-    with pytest.raises(ValueError, match="recurrent_dropout: expected a probability >= 0 and < 1"):
+@pytest.mark.parametrize(("p", "error"), [
+    (1.0, ValueError), (-0.1, ValueError), (float("nan"), ValueError), (True, TypeError),
+    ("0.5", TypeError), (None, TypeError), (torch.tensor(0.5), TypeError)])
+def test_what_is_wrong_is_named(kind: str, p: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="recurrent_dropout: expected a probability >= 0 and < 1, got"):
         _make(kind, recurrent_dropout=p)
     with pytest.raises(ValueError, match="recurrent_dropout: expected 0 with recurrent=False"):
         KINDS[kind](recurrent_dropout=P, recurrent=False)
