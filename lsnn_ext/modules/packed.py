@@ -109,8 +109,9 @@ def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
     return order, torch.argsort(order)
 
 
-# x (T, B, I), falling lengths or None, state, p -> results (T, B, .)
-Run: TypeAlias = Callable[[Any, Lengths | None, State | None, Tensor | None], Layered]
+# x (T, B, I), falling lengths or None, state, p, masks (..., B, N) -> results (T, B, .)
+Run: TypeAlias = Callable[
+    [Any, Lengths | None, State | None, Tensor | None, Tensor | None], Layered]
 
 
 def _map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
@@ -123,18 +124,21 @@ def _slice_batch(state: State, low: int, high: int) -> State:
 
 
 def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state: State | None,
-               p: Tensor | None, means: list[Tensor] | None, run: Run) -> Layered:
+               p: Tensor | None, masks: Tensor | None, means: list[Tensor] | None,
+               run: Run) -> Layered:
     """Calls run for sequences (T, B, I) in any order, and restores this order of the results, also
     of the rates (layers, B, N) in means; argument: lengths as of functional.alif."""
     T, B, _ = x.shape
     device = (x.carrier if isinstance(x, PackedSpikes) else x).device
     lengths = resolve_lengths(argument, T, B, device)
     if lengths is None or lengths.order is None:
-        return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p)
+        return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p,
+                   masks)
     x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
     state = None if state is None else _map_state(state, lambda leaf: lengths.sort(leaf, -2))
     p = None if p is None else lengths.sort(p, 0)
-    out = run(x, wrap_descending(lengths.descending), state, p)
+    masks = None if masks is None else lengths.sort(masks, -2)
+    out = run(x, wrap_descending(lengths.descending), state, p, masks)
 
     def restore(value: Tensor | None, axis: int) -> Tensor | None:
         return None if value is None else lengths.restore(value, axis)
@@ -149,7 +153,8 @@ def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state
                    restore(out.readout_state, 0), packed)
 
 
-def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Run) -> Layered:
+def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: Tensor | None,
+               run: Run) -> Layered:
     """Calls run for groups of sequences of similar length, and packs the results.
 
     The results have the rows of x.data; states are in the original order of the sequences.
@@ -159,7 +164,8 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Ru
         order = x.sorted_indices
         if state is not None:
             state = _map_state(state, lambda leaf: leaf.index_select(-2, order))
-        p = None if p is None else p.index_select(0, x.sorted_indices)
+        p = None if p is None else p.index_select(0, order)
+        masks = None if masks is None else masks.index_select(-2, order)
     groups = _groups(lengths)
     places: list[Tensor] = []
     data = x.data
@@ -173,7 +179,8 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, run: Ru
         outs.append(run(group.pad(rows),
                         None if group.is_even else wrap_descending(group.lengths),
                         None if state is None else _slice_batch(state, first, end),
-                        None if p is None else p[first:end]))
+                        None if p is None else p[first:end],
+                        None if masks is None else masks[..., first:end, :]))
 
     def pack(values: list[Tensor | None]) -> Tensor | None:
         if values[0] is None:

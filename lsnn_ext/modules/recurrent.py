@@ -2,6 +2,7 @@
 import inspect
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -34,7 +35,7 @@ from .neuron import check_whole_number, format_value, round_number
 from .outputs import Record, compute_rates, join_directions, select_neurons, select_traces
 from .packed import flip_time, repack, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
-from .recurrent_dropout import drop_synapses, refuse_steps
+from .recurrent_dropout import draw_masks, refuse_steps, scale_synapses
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 
@@ -123,7 +124,7 @@ class Recurrent(Constants):
 
     def _run_direction(self, x: Tensor | PackedSpikes, weights: tuple[Tensor, Tensor | None],
                        lengths: Lengths | None, suffix: str, initial: State | None,
-                       trace: bool | Tensor, **readout: Any) -> Layered:
+                       mask: Tensor | None, trace: bool | Tensor, **readout: Any) -> Layered:
         """One direction of one layer over x (T, B, I); trace: True, or the neurons to trace."""
         weight, w_rec = weights
         like = x.carrier if isinstance(x, PackedSpikes) else x
@@ -131,7 +132,7 @@ class Recurrent(Constants):
         reverse = suffix.endswith("_reverse")
         if reverse:
             x = flip_time(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
-        w_rec, mask = drop_synapses(self, w_rec, like)
+        w_rec = scale_synapses(self, w_rec, mask)
         options = CallArguments(
             recurrent_mask=mask, state=initial, trace=trace is not False, lengths=lengths,
             delay=read_delay(self),  # type: ignore[arg-type]
@@ -147,15 +148,16 @@ class Recurrent(Constants):
         return out._replace(spikes=flip_time(unwrap_optional(out.spikes), lengths), traces=traces)
 
     def _run_layers(self, inputs: Tensor | PackedSpikes, lengths: Lengths | None,
-                    state: State | None, trace: bool | Tensor,
-                    found_rates: list[Tensor] | None = None, **readout: Any) -> Layered:
+                    state: State | None, p: Tensor | None = None, masks: Tensor | None = None, *,
+                    trace: bool | Tensor = False, found_rates: list[Tensor] | None = None,
+                    **readout: Any) -> Layered:
         """All layers over inputs (T, B, I).
 
-        lengths are descending, or None; state has an axis of layers and directions. readout has
-        arguments of functional.layer for the last layer. The firing rates (layers and directions,
-        B, N) are appended to found_rates.
+        lengths are descending, or None; state, masks (L, B, N) have an axis of layers and
+        directions. readout, p: of functional.layer for the last layer. The firing rates (L, B, N)
+        are appended to found_rates.
         """
-        directions = 1 + self.bidirectional
+        directions, readout = 1 + self.bidirectional, {**readout, "readout_state": p}
         x: Tensor | PackedSpikes = inputs
         after: list[State] = []
         means: list[Tensor] = []
@@ -178,6 +180,7 @@ class Recurrent(Constants):
                 initial = None if state is None else State(*(leaf[index] for leaf in state))
                 outs.append(self._run_direction(x, weights[direction], lengths,
                                                 self._suffixes[index], initial,
+                                                None if masks is None else masks[index],
                                                 trace if last else False, **requested))
                 after.append(outs[-1].state)
             means += [] if found_rates is None else [compute_rates(out, lengths) for out in outs]
@@ -303,11 +306,12 @@ class Recurrent(Constants):
                     means: list[Tensor] | None, p: Tensor | None,
                     lengths: LengthsArgument | None, **readout: Any) -> Layered:
         """A call with x (T, B, I), and results of this form."""
-        def run(x: Tensor | PackedSpikes, lengths: Lengths | None, state: State | None,
-                p: Tensor | None) -> Layered:
-            return self._run_layers(x, lengths, state, trace, means, readout_state=p, **readout)
+        masks = self._draw_masks(x.shape[1], x.carrier if isinstance(x, PackedSpikes) else x)
+        return run_padded(x, lengths, state, p, masks, means, partial(
+            self._run_layers, trace=trace, found_rates=means, **readout))
 
-        return run_padded(x, lengths, state, p, means, run)
+    def _draw_masks(self, B: int, x: Tensor) -> Tensor | None:
+        return draw_masks(self, len(self._suffixes), B, device=x.device)
 
     def _run_packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
                     means: list[Tensor] | None = None, p: Tensor | None = None,
@@ -316,14 +320,10 @@ class Recurrent(Constants):
         check_tensor("x.data", x.data)
         self._check(x.data, (2,), "packed rows (sum of lengths, I)", state,
                     (int(x.batch_sizes[0]),))
-
-        def run(x: Tensor, lengths: Lengths | None, state: State | None,
-                p: Tensor | None) -> Layered:
-            return self._run_layers(x, lengths, state, trace, groups,
-                             **(readout and {**readout, "readout_state": p}))
-
         groups: list[Tensor] | None = None if means is None else []
-        found = run_packed(x, state, p, run)
+        masks = self._draw_masks(int(x.batch_sizes[0]), x.data)
+        found = run_packed(x, state, p, masks, partial(
+            self._run_layers, trace=trace, found_rates=groups, **readout))
         if means is not None and groups is not None:
             mean, order = torch.cat(groups, 1), x.unsorted_indices
             means.append(mean if order is None else mean.index_select(1, order))
@@ -398,7 +398,7 @@ class Recurrent(Constants):
         if state is not None and not batch:
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         x_t = x_t.reshape(1, batch[0] if batch else 1, self.input_size)
-        out, state, *_ = self._run_layers(x_t, None, state, False)
+        out, state, *_ = self._run_layers(x_t, None, state)
         out = unwrap_optional(out)
         return (out[0], state) if batch else (out[0, 0],
                                               State(*(leaf.squeeze(-2) for leaf in state)))

@@ -25,13 +25,23 @@ def is_dropping(layer: Any) -> bool:
     return bool(layer.training and getattr(layer, "recurrent_dropout", 0) and layer.recurrent)
 
 
+def draw_masks(layer: Any, *batch: int, device: torch.device) -> Tensor | None:
+    """A recurrent_mask (*batch, N); None if nothing is dropped."""
+    if not is_dropping(layer):
+        return None
+    return torch.rand(*batch, layer.hidden_size, device=device) >= layer.recurrent_dropout
+
+
+def scale_synapses(layer: Any, w_rec: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """The recurrent weights of a call with this mask."""
+    return w_rec if w_rec is None or mask is None else w_rec / (1 - layer.recurrent_dropout)
+
+
 def drop_synapses(layer: Any, w_rec: Tensor | None, x: Tensor) -> tuple[Tensor | None,
                                                                        Tensor | None]:
     """The recurrent weights and the recurrent_mask (B, N) of a call with x (T, B, I)."""
-    if w_rec is None or not is_dropping(layer):
-        return w_rec, None
-    p = layer.recurrent_dropout
-    return w_rec / (1 - p), torch.rand(x.shape[1], w_rec.shape[-1], device=x.device) >= p
+    mask = draw_masks(layer, x.shape[1], device=x.device)
+    return scale_synapses(layer, w_rec, mask), mask
 
 
 def refuse_steps(layer: Any) -> None:

@@ -88,8 +88,8 @@ def test_each_call_layer_and_direction_draws() -> None:
             rand(*size, **more)) or drawn[-1])
         for _ in range(2):
             layer(x)
-    assert len(drawn) == 8 and len({float(one[0, 0]) for one in drawn}) == 8
-    assert {one.shape for one in drawn} == {(8, N)}
+    assert [one.shape for one in drawn] == [(4, 8, N)] * 2  # layers and directions
+    assert len({float(u) for one in drawn for u in one[:, 0, 0]}) == 8
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,13 +106,24 @@ def test_short_calls_without_gradients_drop_too(kind: str) -> None:
     assert torch.equal(*results) and torch.equal(module(x)[0], results[0])
 
 
-def test_padding_and_packed_sequences() -> None:
-    module = _make("ALIF", recurrent_dropout=P)
-    x, lengths = _x(), torch.tensor([40, 7, 0, 21, 40, 3, 1, 12])
-    spikes = module(x, lengths=lengths)[0]
-    assert all(not bool(spikes[n:, b].any()) for b, n in enumerate(lengths.tolist()))
-    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths.clamp(min=1), enforce_sorted=False)
-    assert module(packed)[0].data.shape == (int(lengths.clamp(min=1).sum()), N)
+@pytest.mark.parametrize(("kind", "more"), [("Recurrent", {}), *(
+    (kind, {"num_layers": layers, "bidirectional": bidirectional})
+    for kind in ("ALIF", "LSNN") for layers in (1, 2) for bidirectional in (False, True))])
+def test_padded_and_packed_sequences(kind: str, more: dict[str, Any]) -> None:
+    """Row b of the mask acts on sequence b, whatever the order of the lengths."""
+    module = _make(kind, recurrent_dropout=P, **more)
+    x, lengths = _x(), torch.tensor([7, 40, 2, 21, 40, 3, 1, 12])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    results = []
+    for given, options in ((x, {"lengths": lengths}), (packed, {}), (x, {})):
+        torch.manual_seed(6)
+        results.append(module(given, **options)[0])
+    padded, of_packed, wanted = results
+    assert bool(padded.any())
+    assert torch.equal(torch.nn.utils.rnn.pad_packed_sequence(of_packed)[0], padded)
+    for b, n in enumerate(lengths.tolist()):
+        assert not bool(padded[n:, b].any())
+        assert more.get("bidirectional") or torch.equal(padded[:n, b], wanted[:n, b])
 
 
 @pytest.mark.parametrize("kind", STEPPED)
