@@ -148,15 +148,12 @@ def alif(
     (_, B, N), device = current.shape, current.device
     dtype = torch.promote_types(current.dtype, torch.float32)
     call.check()
-    if w_rec is not None and call.sparse_grad == "existing":
-        w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
-    if w_rec is not None and not call.autapses:
-        w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=device), 0.0)
     numbers: Any = {name: getattr(neuron, name) for name in COEFFICIENTS}
     k = {name: torch.as_tensor(value, dtype=dtype, device=device)
          for name, value in complete_coefficients(neuron.dynamics, **numbers).items()}
     synapses = split_synapses(None if w_rec is None else w_rec.to(dtype), call.delay, 1,
-                              call.delay_kernel, call.recurrent_mask)
+                              call.delay_kernel, call.recurrent_mask, call.autapses,
+                              call.sparse_grad == "existing")
     spike: Callable[..., Tensor] = _Spike.apply
     stepper = _Stepper(
         model, k, synapses, neuron.refractory,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _ops, reference
 from ..models import COEFFICIENTS
-from .arguments import Delays, check_operand
+from .arguments import check_operand
 from .bits import PackedSpikes, make_carrier, pack_spikes, pack_unchecked
 from .coefficients import Coefficient
 from .device_checks import check_kernels, warn_if_cpu_only, warn_of_slow_reference
@@ -18,7 +18,7 @@ from .resolve import Call, make_constants, resolve
 from .route import choose_route
 from .rows import stack_rows
 from .state import State, Traces
-from .synapses import spread_kernel
+from .synapses import expand_kernel
 
 
 class Layered(NamedTuple):
@@ -56,7 +56,7 @@ def _run_operator(
     """The outputs of the operator, and the spikes in the dtype of x; requested: names of outputs in
     csrc/torch/boundary.h."""
     call = resolve(neuron, options, x, w_rec, fused.w_in)
-    model, kernel = call.model, options.delay_kernel
+    model = call.model
     if not _ops.is_compiled_active():
         return _run_reference(x, w_rec, neuron, options, call)
     check_kernels("current", x)
@@ -69,20 +69,19 @@ def _run_operator(
         requested = requested | {"traces"}
     if call.saved_bf16:
         requested = requested | {"saved_bf16"}
-    if kernel is not None and w_rec is not None:
-        kernel = kernel.to(call.dtype)
-        if not _ops.has_cpu_kernels(x):
-            w_rec = spread_kernel(w_rec.to(call.dtype), kernel, options.sparse_grad == "existing")
-            kernel, options = None, options._replace(sparse_grad="all")
+    w_rec = None if w_rec is None else w_rec.to(call.dtype)
+    kernel = None if options.delay_kernel is None else options.delay_kernel.to(call.dtype)
+    if not _ops.has_cpu_kernels(x):
+        w_rec, kernel, sparse_grad = expand_kernel(w_rec, kernel, options.sparse_grad)
+        options = options._replace(sparse_grad=sparse_grad)
     constants, numbers = make_constants(
         model, options, checkpoint=call.checkpoint if _ops.has_cpu_kernels(x) else 0,
         outputs=_ops.make_mask("outputs", requested))
     numbers = numbers._replace(k_out=float(fused.k_out))
     v, a, i, r, z = call.state
     tensors = _ops.Tensors(
-        x.to(call.dtype), v, a, i, r, z, None if w_rec is None else w_rec.to(call.dtype),
-        model.delay, fused.w_in, fused.bias, fused.x_bits, fused.w_out, fused.p,
-        fused.b_out, None, kernel, options.recurrent_mask,
+        x.to(call.dtype), v, a, i, r, z, w_rec, model.delay, fused.w_in, fused.bias, fused.x_bits,
+        fused.w_out, fused.p, fused.b_out, None, kernel, options.recurrent_mask,
     )
     settings = _ops.Settings(model.delays, constants, numbers, _ops.forced_options())
     out = _ops.run_recurrence(tensors, model.rows, settings, call.lengths)
@@ -99,9 +98,8 @@ def _run_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
     coefficients = stack_rows(call.model.rows, x.shape[2], call.dtype, x.device)
     numbers: Any = neuron._asdict() | dict(zip(COEFFICIENTS, coefficients, strict=True))
     del numbers["rows"]
-    delay = options.delay.each if isinstance(options.delay, Delays) else options.delay
     settings = options._replace(
-        delay=delay, trace=True, state=None if options.state is None else State(*call.state),
+        trace=True, state=None if options.state is None else State(*call.state),
         lengths=None if call.lengths is None else call.lengths.each)
     result = reference.alif(x, w_rec, **numbers, **settings._asdict())
     assert len(result) == 3

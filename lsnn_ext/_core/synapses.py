@@ -37,13 +37,25 @@ def check_sources(kernel: Tensor | None, mask: Tensor | None, w_rec: Tensor | No
                          f"{mask.device}")
 
 
-def spread_kernel(w_rec: Tensor, kernel: Tensor, is_existing: bool) -> Tensor:
-    """Weights (S, N, N) or (S, K, N, N) of each delay that equal w_rec with a kernel (S, N).
-    is_existing: weights of 0 have no gradient."""
-    if is_existing:
-        w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
+def spread_kernel(w_rec: Tensor, kernel: Tensor) -> Tensor:
+    """Weights (S, N, N) or (S, K, N, N) of each delay that equal w_rec with a kernel (S, N)."""
     shares = kernel.to(w_rec.dtype).unsqueeze(-1)
     return w_rec * (shares if w_rec.dim() == 2 else shares.unsqueeze(1))
+
+
+def _detach_zeros(w: Tensor) -> Tensor:
+    """The weights, those of 0 without a gradient, as of sparse_grad="existing"."""
+    return torch.where(w == 0, torch.zeros_like(w), w)
+
+
+def expand_kernel(
+    w_rec: Tensor | None, kernel: Tensor | None, sparse_grad: str,
+) -> tuple[Tensor | None, Tensor | None, str]:
+    """w_rec, delay_kernel and sparse_grad of an equal call of kernels without a delay_kernel."""
+    if kernel is None or w_rec is None:
+        return w_rec, kernel, sparse_grad
+    w_rec = _detach_zeros(w_rec) if sparse_grad == "existing" else w_rec
+    return spread_kernel(w_rec, kernel), None, "all"
 
 
 class Synapses(NamedTuple):
@@ -75,22 +87,25 @@ class Synapses(NamedTuple):
 
 def split_synapses(
     w: Tensor | None, delay: Delay, currents: int, kernel: Tensor | None, mask: Tensor | None,
-    form: Callable[[Tensor], Tensor] = lambda w: w,
+    autapses: bool, is_existing: bool, form: Callable[[Tensor], Tensor] = lambda w: w,
 ) -> Synapses:
-    """The synapses of checked arguments. form: of a matrix (N, N), or (K, N, N) for K > 1
-    currents."""
+    """The synapses of checked arguments. is_existing: weights of 0 have no gradient; form: of a
+    matrix (N, N), or (K, N, N) for K > 1 currents."""
     if w is None:
         return Synapses([])
+    if is_existing:
+        w = _detach_zeros(w)
+    if not autapses:
+        w = w.masked_fill(torch.eye(w.shape[-1], dtype=torch.bool, device=w.device), 0.0)
     if kernel is not None or w.dim() == (3 if currents == 1 else 4):
         assert not isinstance(delay, Tensor | Delays)
-        each = (delay,) if isinstance(delay, int) else tuple(delay)
+        taps = (delay,) if isinstance(delay, int) else tuple(delay)
         if kernel is not None:
-            return Synapses([(each, form(w))], kernel.to(w.dtype), mask)
-        return Synapses([((d,), form(one)) for d, one in zip(each, w, strict=True)], None, mask)
+            return Synapses([(taps, form(w))], kernel.to(w.dtype), mask)
+        return Synapses([((d,), form(one)) for d, one in zip(taps, w, strict=True)], None, mask)
     if isinstance(delay, int):
         return Synapses([((delay,), form(w))], None, mask)
-    delay = delay.each if isinstance(delay, Delays) else delay
-    assert isinstance(delay, Tensor)
-    delay = delay.to(w.device)
-    return Synapses([((d,), form(torch.where(delay == d, w, torch.zeros_like(w))))
-                     for d in sorted(set(delay.flatten().tolist()))], None, mask)
+    delays = delay if isinstance(delay, Delays) else Delays.of(delay)  # type: ignore[arg-type]
+    each = delays.each.to(w.device)
+    return Synapses([((d,), form(torch.where(each == d, w, torch.zeros_like(w))))
+                     for d in delays.distinct], None, mask)

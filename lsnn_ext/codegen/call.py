@@ -23,7 +23,7 @@ from .._core.linear import linear
 from .._core.options import CallArguments
 from .._core.route import choose_route
 from .._core.state import count_past_steps
-from .._core.synapses import check_sources, split_synapses, spread_kernel
+from .._core.synapses import check_sources, expand_kernel, split_synapses
 from .._core.torch_internals import (
     is_batched,
     is_forward_mode,
@@ -230,9 +230,7 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     if not _ops.has_cpu_kernels(call.x):
         if options.recurrent_mask is not None:
             raise NoKernelsError("a recurrent_mask")
-        if kernel is not None and w_rec is not None:
-            w_rec = spread_kernel(w_rec, kernel, sparse_grad == "existing")
-            kernel, sparse_grad = None, "all"
+        w_rec, kernel, sparse_grad = expand_kernel(w_rec, kernel, sparse_grad)
     key, rows = find_key_and_rows(neuron, call.parts, call.like, call.coefficients)
     forms = call.parts.forms
     saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
@@ -281,24 +279,18 @@ def _warn_of_loop(device: torch.device, why: str = "") -> None:
 
 def _run_loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     """Runs the call as a loop over time."""
-    (_, B, K, N), w_rec = call.x.shape, call.w_rec
+    _, B, K, N = call.x.shape
     z = call.x.new_zeros(count_past_steps(call.delays), B, N)
     states = [z.new_zeros(form.shape(B, N), dtype=form.dtype(z.dtype)) for form in call.parts.forms]
     if call.state is not None:
         states, z = call.state
-    if w_rec is not None:
-        if not options.autapses:
-            w_rec = w_rec.masked_fill(torch.eye(N, dtype=torch.bool, device=w_rec.device), 0.0)
-        if options.sparse_grad == "existing":
-            w_rec = torch.where(w_rec == 0, torch.zeros_like(w_rec), w_rec)
 
     def flatten(w: Tensor) -> Tensor:
         """Weights (K, N, N) from neuron j to the current k of n as (N, K N)."""
         return w if K == 1 else w.transpose(0, 1).reshape(N, K * N)
 
-    is_single = call.delay is None and len(call.delays) == 1 and w_rec is not None and (
-        w_rec.dim() == (2 if K == 1 else 3))
-    delay = call.delays[0] if is_single else call.delays if call.delay is None else call.delay
-    synapses = split_synapses(w_rec, delay, K, call.delay_kernel, options.recurrent_mask, flatten)
+    synapses = split_synapses(call.w_rec, options.delay, K, call.delay_kernel,
+                              options.recurrent_mask, options.autapses,
+                              options.sparse_grad == "existing", flatten)
     return run_loop(neuron.step, call.x, synapses, states, z, call.coefficients, call.lengths,
                     options.trace)

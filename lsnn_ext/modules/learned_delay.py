@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from .. import functional
 from .._core.arguments import is_readable
 from .._core.state import State, Traces
+from .._core.synapses import spread_kernel
 from ..functional import PackedSpikes
 from . import ALIF
 from .checks import cast_weights, check_input, check_number, convert_input
@@ -125,7 +126,7 @@ class LearnedDelay(nn.Module):
         w = self.neurons._mask_recurrent_weight("_l0")
         assert w is not None
         k = self.shares()
-        return w * (k if k.dim() == 3 else k[..., None])
+        return w * k if k.dim() == 3 else spread_kernel(w, k)
 
     def round_delays(self) -> Tensor:
         """The nearest integer delays (N, N), from neuron j to neuron k, for ALIF."""
