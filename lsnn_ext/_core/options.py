@@ -99,8 +99,8 @@ class AlifOptions(_Shared, _Adaptive, total=False):
     delay_kernel: Annotated[
         Tensor | None, "(S, N) axonal delays: the share of a spike of each presynaptic neuron that "
         "acts after each of the S delays, differentiable; w_rec is (N, N). Equals w_rec * "
-        "delay_kernel[:, :, None] at a cost of N S + N^2 instead of S N^2 per step; on CUDA it is "
-        "computed so. None: no filter."]
+        "delay_kernel[:, :, None] at a cost of N S + N^2 instead of S N^2 per step; CUDA kernels "
+        "expand it to w_rec of shape (S, N, N). None: no filter."]
     recurrent_mask: Annotated[
         Tensor | None, "(B, N) bool: spikes of neurons that are False in a sequence count as 0 in "
         "the recurrent sum (1), as with recurrent dropout. CUDA tensors take the slow reference. "

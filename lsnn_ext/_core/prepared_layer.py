@@ -64,7 +64,7 @@ def has_plain_memory(dtype: torch.dtype, *tensors: Any) -> bool:
     return True
 
 
-class Synapses(NamedTuple):
+class RecurrentWeights(NamedTuple):
     """The recurrent weights of a prepared layer."""
 
     w_rec: Tensor  # (N, N): stored.t(), with a diagonal of 0 without autapses
@@ -77,7 +77,7 @@ class PreparedLayer:
 
     def __init__(
         self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
-        delays: Delay, N: int, dtype: torch.dtype, synapses: Synapses | None,
+        delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
         recorded: bool = False,
     ) -> None:
         """Raises as functional.alif for this neuron. synapses: None without recurrence; recorded:

@@ -20,7 +20,7 @@ from .arguments import Delay
 from .autograd_rules import forbid_second_derivative
 from .bits import count_words, make_carrier
 from .options import NeuronArguments
-from .prepared_layer import PreparedLayer, Synapses
+from .prepared_layer import PreparedLayer, RecurrentWeights
 from .state import State
 from .torch_internals import current_backward_pass, is_batched, is_reached, keep_during_pass
 
@@ -62,7 +62,7 @@ class RecordedLayer(PreparedLayer):
 
     def __init__(
         self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
-        delays: Delay, N: int, dtype: torch.dtype, synapses: Synapses | None,
+        delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
         learned: dict[str, Tensor], projection: Projection,
     ) -> None:
         """As PreparedLayer; learned: copies of the sources that require a gradient, from which the

@@ -12,7 +12,7 @@ from .._core.decisions import report
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.prepared_layer import (
     PreparedLayer,
-    Synapses,
+    RecurrentWeights,
     can_be_prepared,
     has_plain_memory,
     is_worth_preparing,
@@ -73,7 +73,7 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
         w_rec = layer._mask_recurrent_weight(suffix)
         synapses = None
         if w_rec is not None and stored is not None:
-            synapses = Synapses(w_rec.detach(), stored, layer.autapses)
+            synapses = RecurrentWeights(w_rec.detach(), stored, layer.autapses)
         weight = w_in if stored is None else stored
         neuron = NeuronArguments(**layer._compute_neuron_arguments(suffix, copies))
         delays = read_delay(layer)  # type: ignore[arg-type]

@@ -61,8 +61,6 @@ def _describe_layer(layer: Any) -> Description:
         arguments["delay"] = layer._first_delay
     if not layer.recurrent:
         arguments["autapses"] = None
-    if not layer.recurrent_dropout:  # older versions read files without it
-        arguments.pop("recurrent_dropout", None)
     return {**arguments, **layer._first, "learn": describe_learned(layer)}
 
 
@@ -75,11 +73,9 @@ def _describe_readout(readout: LeakyReadout) -> Description:
                "per_neuron": readout.per_neuron} if readout.learn else {}
     tau, tau_syn = (readout._initial[name] if name in readout.learn else getattr(readout, name)
                     for name in ("tau", "tau_syn"))
-    # older versions read files without tau_syn
-    synapse = {} if tau_syn is None else {"tau_syn": tau_syn}
-    return {"n": readout.n, "output_size": readout.output_size, "tau": tau, "dt": readout.dt,
-            "bias": readout.bias is not None, "batch_first": readout.batch_first, **learned,
-            **synapse}
+    return {"n": readout.n, "output_size": readout.output_size, "tau": tau, "tau_syn": tau_syn,
+            "dt": readout.dt, "bias": readout.bias is not None,
+            "batch_first": readout.batch_first, **learned}
 
 
 def _describe_linear(linear: nn.Linear) -> Description:
