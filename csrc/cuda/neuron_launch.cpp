@@ -85,11 +85,16 @@ struct Driver {
     LSNN_FIND(cuDevicePrimaryCtxRetain);
 #undef LSNN_FIND
   }
+  // "neuron: " in front for the kernels, which fail again; "CUDA: " for too little memory and for
+  // faults of earlier kernels.
   void check(int status, const std::string& what) const {
+    constexpr int out_of_memory = 2, faults = 700, out_of_registers = 701;
     if (status == 0) return;
+    const bool lasts = status != out_of_memory && (status < faults || status == out_of_registers);
     const char* text = nullptr;
     cuGetErrorString(status, &text);
-    throw std::runtime_error("neuron: " + what + ": " + (text ? text : "unknown error"));
+    throw std::runtime_error((lasts ? "neuron: " : "CUDA: ") + what + ": " +
+                             (text ? text : "unknown error"));
   }
 };
 const Driver& driver() {

@@ -209,6 +209,8 @@ def _make_kernel(neuron: Neuron, parts: Parts, like: Tensor,
         try:
             key, is_compiled = _register_cuda(program, architecture), True
         except (CompileError, OSError, RuntimeError) as error:
+            if not _is_lasting(error):
+                raise
             return Kernel(0, prologue, program.coefficients, False, is_fixed, str(error))
     _ops.register_sizes(key, _ops.NeuronSizes(
         program.states, program.currents, program.coefficients, len(program.gradients),
@@ -217,11 +219,18 @@ def _make_kernel(neuron: Neuron, parts: Parts, like: Tensor,
     if N is not None:
         try:
             _check(kernel, neuron, parts, like, coefficients, N)
-        except RuntimeError as error:  # of the driver
-            if architecture == "cpu" or isinstance(error, StepError):
+        except RuntimeError as error:
+            if architecture == "cpu" or not _is_lasting(error):
                 raise
             return kernel._replace(why_not=str(error))
     return kernel
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Returns whether the compiler, the loader or the driver refuses the kernels. Any other error,
+    such as too little memory, may not occur in the next call."""
+    return (not isinstance(error, RuntimeError)
+            or str(error).startswith(("neuron: ", "driver: ")))  # of csrc/cuda/neuron_launch.cpp
 
 
 def _register(program: Program, source: str) -> tuple[int, bool]:

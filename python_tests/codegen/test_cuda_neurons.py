@@ -18,7 +18,7 @@ from torch import Tensor
 
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES
 from lsnn_ext import Neuron, NeuronState, _ops, zoo
-from lsnn_ext.codegen import cache, cuda
+from lsnn_ext.codegen import cache, cuda, kernels
 from lsnn_ext.codegen.compile import CompileError
 from lsnn_ext.codegen.generate import generate
 from lsnn_ext.codegen.trace import trace
@@ -220,6 +220,43 @@ def test_without_a_compiler_the_loop_runs_with_a_warning(monkeypatch: pytest.Mon
     torch.testing.assert_close(spikes, wanted)
     (_, kernel), = ADAPTIVE.kernels.values()
     assert kernel.why_not  # found at once in the next call
+
+
+@needs_kernels
+@pytest.mark.parametrize("fails", [(_ops, "run_neuron"), (_ops._C, "register_cuda_neuron")],
+                         ids=["check", "loader"])
+def test_a_passing_error_is_raised_and_forgotten(fails: tuple[Any, str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the loader and the driver last."""
+    given = {name: value.to(DEVICE) if isinstance(value, Tensor) else value
+             for name, value in _draw("adaptive", N=7).items()}
+    wanted, _ = recurrent(neuron=ADAPTIVE, **given)
+    monkeypatch.setattr(cache, "_warned", set())
+    monkeypatch.setattr(kernels, "_registered", set())
+    monkeypatch.setattr(ADAPTIVE, "kernels", {})
+
+    def fail_with(text: str) -> Any:
+        def fail(*_: Any) -> None:
+            raise RuntimeError(text)
+        return fail
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*fails, fail_with("CUDA: launching lsnn_step: out of memory"))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            recurrent(neuron=ADAPTIVE, **given)
+    assert not ADAPTIVE.kernels
+    torch.testing.assert_close(recurrent(neuron=ADAPTIVE, **given)[0], wanted)
+    (_, kernel), = ADAPTIVE.kernels.values()
+    assert not kernel.why_not
+    monkeypatch.setattr(kernels, "_registered", set())
+    monkeypatch.setattr(ADAPTIVE, "kernels", {})
+    text = "neuron: loading the kernels: device kernel image is invalid"
+    with monkeypatch.context() as patch:
+        patch.setattr(*fails, fail_with(text))
+        with pytest.warns(UserWarning, match=text):
+            recurrent(neuron=ADAPTIVE, **given)
+    (_, kernel), = ADAPTIVE.kernels.values()
+    assert kernel.why_not == text
 
 
 def _zoo_source(name: str, dtype: torch.dtype) -> str:

@@ -77,6 +77,8 @@ def test_both_directions(folder: Path) -> None:
      "neuron: loading the kernels: device kernel image is invalid"),
     ("code", "cuLaunchKernel",
      "neuron: launching lsnn_pack_weights (1 blocks of 256 threads): another error"),
+    ("code", "memory",
+     "CUDA: launching lsnn_pack_weights (1 blocks of 256 threads): out of memory"),
 ])
 def test_errors_are_named(folder: Path, code: str, fails: str, message: str) -> None:
     assert _run(folder, code, FAKE_DRIVER_FAILS=fails) == (3, f"{message}\n")

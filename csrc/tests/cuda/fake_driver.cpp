@@ -33,6 +33,7 @@ int cuLibraryGetKernel(void** kernel, void* library, const char* name) {
 int cuLaunchKernel(void* kernel, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                    unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                    void* stream, void** arguments, void** extra) {
+  if (fails("memory")) return 2;
   if (fails("cuLaunchKernel") || current != &context) return 201;
   if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared || extra ||
       stream != (void*)8)
@@ -44,7 +45,9 @@ int cuLaunchKernel(void* kernel, unsigned grid_x, unsigned grid_y, unsigned grid
   return 0;
 }
 int cuGetErrorString(int status, const char** text) {
-  *text = status == 200 ? "device kernel image is invalid" : "another error";
+  *text = status == 200 ? "device kernel image is invalid"
+          : status == 2 ? "out of memory"
+                        : "another error";
   return 0;
 }
 int cuCtxGetCurrent(void** found) {
