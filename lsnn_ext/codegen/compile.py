@@ -181,10 +181,11 @@ def _kind_and_version(text: str) -> tuple[str, int | None]:
 
 def make_key(source: str, compiler: Compiler, arguments: Sequence[str]) -> str:
     """Returns a hash of all that the shared object depends on."""
-    headers = sorted(HEADERS.glob("*.h"))
+    headers, name = sorted(HEADERS.glob("*.h")), compiler.words[0]
     parts = [
         source, *(path.name for path in headers), *(path.read_text("utf-8") for path in headers),
-        os.path.realpath(compiler.words[0]), *compiler.words[1:], compiler.version, *arguments,
+        os.path.realpath(name) if os.path.isabs(name) else name,  # or one that the linker finds
+        *compiler.words[1:], compiler.version, *arguments,
         sys.platform, platform.machine(), *platform.libc_ver(),
     ]
     text = "".join(f"{len(part)} {part}" for part in parts)

@@ -19,7 +19,7 @@ from torch import Tensor
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES
 from lsnn_ext import Neuron, NeuronState, _ops, zoo
 from lsnn_ext.codegen import cache, cuda, kernels
-from lsnn_ext.codegen.compile import CompileError
+from lsnn_ext.codegen.compile import CompileError, Compiler, make_key
 from lsnn_ext.codegen.generate import generate
 from lsnn_ext.codegen.trace import trace
 from lsnn_ext.functional import recurrent
@@ -315,3 +315,11 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("LSNN_COMPILE", "0")
     with pytest.raises(CompileError, match="LSNN_COMPILE=0"):
         cuda.compile_kernels("", "sm_90")
+
+
+def test_the_key_of_nvrtc_does_not_depend_on_the_folder(monkeypatch: pytest.MonkeyPatch,
+                                                        tmp_path: Path) -> None:
+    nvrtc = Compiler(("libnvrtc.so.12",), "NVRTC 12.8")  # a name that the linker finds
+    key = make_key("", nvrtc, ())
+    monkeypatch.chdir(tmp_path)
+    assert make_key("", nvrtc, ()) == key != make_key("", nvrtc._replace(words=("other",)), ())
