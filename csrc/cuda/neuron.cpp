@@ -122,11 +122,11 @@ template <class T> struct Forward : Run<T> {
     job.first_z = (const T*)f.first.z;
     job.last_z = (T*)f.last.z;
     job.z = (T*)f.z;
+    job.bits = f.saved.bits;
     if (!f.save) return;
     job.currents = (T*)f.saved.y;
     job.carry = (T*)f.saved.carry;
     job.number_z = (T*)f.saved.z;
-    job.bits = f.saved.bits;
   }
 
   void run() {

@@ -379,6 +379,8 @@ inline ReadoutHolder make_readout(const Tensor& like, const char* of, const Mayb
   LSNN_EXPECT(out.O < offsets && is_below(offsets / 2, {out.O + 16, l.N + 64}),
               "w_out: expected less than 2^31 numbers, got ", shape_text(w_out));
   if (!has_cpu_kernels(like)) {
+    LSNN_EXPECT(!l.neuron,
+                "w_out: expected None for the CUDA kernels of a registered neuron, got a tensor");
     LSNN_EXPECT(cuda::readout_fits(l.N, out.O, like.scalar_type() == ScalarType::Double),
                 "w_out: expected a shape for which 48 KiB of shared memory suffice, got ",
                 shape_text(w_out));

@@ -65,6 +65,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   LSNN_EXPECT(coefficients.has_value() == rows.empty(),
               "coefficients: expected a tensor or rows, got ", rows.empty() ? "neither" : "both");
   const bool is_made = !rows.empty();
+  LSNN_EXPECT(!is_made || !other, "rows: expected none for a registered neuron, got ", rows.size(),
+              " numbers");
   const Maybe w_rec = at(recurrence, 0);
   const Tensor k = is_made ? empty(x, {n_coefficients, w_rec ? w_rec->size(-1) : x.size(2)}, type)
                            : *coefficients;
@@ -81,6 +83,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces),
              save = c.has(Output::saved);
   const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16);
+  LSNN_EXPECT(spikes || on_cpu || !other,
+              "outputs: expected spikes for the CUDA kernels of a registered neuron, got none");
   LSNN_EXPECT(!save_bf16 || (type == ScalarType::Float && !other),
               "outputs: expected no saved_bf16 for float64 or a registered neuron, got it");
   const StateHolder first = make_state(x, "x", l, state);

@@ -45,7 +45,7 @@ class CompileError(Exception):
 class Compiler(NamedTuple):
     """A compiler that has C++20."""
 
-    words: tuple[str, ...]  # of its command, the first one an absolute path
+    words: tuple[str, ...]  # of its command, the first one an absolute path; or a library
     version: str  # all that --version prints
 
 

@@ -3,6 +3,7 @@
 The kernels run on a GPU, or emulated: LSNN_EMULATE=1 in a build with the emulator. To compile them
 for a GPU, nvcc or NVRTC is enough.
 """
+import math
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from lsnn_ext.codegen import cache, cuda, kernels
 from lsnn_ext.codegen.compile import CompileError, Compiler, make_key
 from lsnn_ext.codegen.generate import generate
 from lsnn_ext.codegen.trace import trace
-from lsnn_ext.functional import recurrent
+from lsnn_ext.functional import pack_spikes, recurrent
 from zoo_loops import count_currents, draw_call, zoo_coefficients
 
 EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
@@ -169,6 +170,38 @@ def test_every_kind_of_call(name: str, how: str, design: str,
     got = _compare(NEURONS[name][0], given, monkeypatch, design=design)
     if how == "one":
         assert not got["gradient of w_rec"].diagonal(dim1=-2, dim2=-1).any()
+
+
+@needs_kernels
+def test_raw_operators_refuse_what_the_kernels_lack() -> None:
+    T, B, N, O = 5, 2, 7, 3
+    x, rows = torch.randn(T, B, N, device=DEVICE), torch.rand(2, N, device=DEVICE) + 0.1
+    recurrent(x, None, ADAPTIVE, tau=rows[0], theta=rows[1])
+    key = next(made.key for form, (_, made) in ADAPTIVE.kernels.items()
+               if form[0] == torch.float32 and made.n_rows == 2)
+
+    def forward(*outputs: str, readout: tuple[Tensor, ...] = (), made: int = 0) -> Any:
+        constants = _ops.make_constants(outputs, checkpoint=0, coefficient_gradients=0,
+                                        autapses=True, is_existing=False)
+        numbers = [0.0, 0.5, math.inf]
+        found = torch.ops.lsnn.alif_forward(
+            x, [], None if made else rows, [], [], [], list(readout), list(constants), numbers, [],
+            None, [], [0.0] * made, key)
+        return found, (constants, numbers)
+
+    w_out = torch.randn(O, N, device=DEVICE)
+    with pytest.raises(RuntimeError, match="^outputs: expected spikes for the CUDA kernels"):
+        forward("saved")
+    with pytest.raises(RuntimeError, match="^w_out: expected None for the CUDA kernels of a reg"):
+        forward("spikes", readout=(w_out,))
+    with pytest.raises(RuntimeError, match="^rows: expected none for a registered neuron, got 44"):
+        forward("spikes", made=44)
+    (spikes, _, _, _, saved), given = forward("spikes", "saved")
+    with pytest.raises(RuntimeError, match="^w_out: expected None for the CUDA kernels of a reg"):
+        torch.ops.lsnn.alif_backward(None, [], [], [None, None], None, [], rows, [], [], [],
+                                     [w_out], saved, *given, [], None, key)
+    (_, _, _, _, unsaved), _ = forward("spikes", "bits")
+    assert spikes.any() and torch.equal(unsaved[1], pack_spikes(spikes).bits)
 
 
 @needs_kernels
