@@ -102,11 +102,9 @@ class Configuration {
  public:
   template <class Kernel> Configuration(const Launch& l, Kernel* kernel) {
     const void* function = reinterpret_cast<const void*>(kernel);
-    if (l.shared > 48 << 10)
+    if (l.shared > shared_of_every_gpu)
       error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-    if (error == cudaSuccess && l.cluster > 8)
-      error = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     attribute_.id = cudaLaunchAttributeClusterDimension;
     attribute_.val.clusterDim = {(unsigned)l.cluster, 1, 1};
     config.gridDim = dim3((unsigned)l.blocks);

@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#include "../arena.h"
+#include "shared.h"
 
 namespace lsnn::cuda {
 namespace {
@@ -10,9 +10,9 @@ namespace {
 using neuron::Job, neuron::steps_of_chunk;
 static_assert(steps_of_chunk == chunk);
 
-// Shared memory that every GPU has; weights of a backward pass up to which `gather`, with a product
-// for each item, is estimated to be faster than `step`. Not measured.
-constexpr int64_t most_shared = 48 << 10, most_weights = 256 << 10;
+// Bytes of weights up to which `gather`, with a product for each item, is estimated to be faster
+// than `step` in the backward pass. Not measured.
+constexpr int64_t most_weights = 256 << 10;
 
 // Rows of [steps,B] whose spikes are unpacked at a time for the weight gradient.
 constexpr int64_t rows_at_once = 4096;
@@ -71,8 +71,8 @@ template <class T> struct Run {
   // A block for each item, with memory for D + 1 steps.
   void launch_items(NeuronKernel kernel, int64_t bytes_of_step) const {
     if (l.B > 0)
-      launch_neuron(module, kernel, {l.B, int((l.N + 31) / 32 * 32), (l.D + 1) * bytes_of_step},
-                    &job, stream);
+      launch_neuron(module, kernel, {l.B, int(32 * words(l.N)), (l.D + 1) * bytes_of_step}, &job,
+                    stream);
   }
   void launch_at(NeuronKernel kernel, int64_t t, int64_t threads) {
     job.t = t;
@@ -108,7 +108,8 @@ template <class T> struct Run {
 
 template <class T> struct Forward : Run<T> {
   Forward(const ForwardArgs& f, Arena& arena, const NeuronProduct& by, void* on)
-      : Run<T>(f.layer, (f.layer.D + 1) * words(f.layer.N) * 4 <= most_shared, arena, by, on) {
+      : Run<T>(f.layer, (f.layer.D + 1) * words(f.layer.N) * 4 <= shared_of_every_gpu, arena, by,
+               on) {
     Job<T>& job = this->job;
     job.x = (const T*)f.x;
     job.x_stride_t = f.x_stride_t;
@@ -192,7 +193,7 @@ template <class T> struct Backward : Run<T> {
   }
   static bool is_small(const Layer& l) {
     const int64_t row = l.sizes.currents * l.N * (int64_t)sizeof(T);
-    return (l.D + 1) * row <= most_shared &&
+    return (l.D + 1) * row <= shared_of_every_gpu &&
            (l.S * l.N * row <= most_weights || l.options.design == Design::gather);
   }
   int64_t steps_at_once() const {

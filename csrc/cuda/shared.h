@@ -12,6 +12,8 @@ inline constexpr int most_threads_forward = 384;
 constexpr int most_threads_backward(bool rows_in_shared) { return rows_in_shared ? 384 : 256; }
 inline constexpr int list_size = 256;  // capacity of a warp's list of neurons: 8 words
 
+inline constexpr int64_t shared_of_every_gpu = 48 << 10;  // bytes of a block, without opting in
+
 LSNN_INLINE int64_t padded(int64_t n) { return (n + 3) / 4 * 4; }  // whole quads
 
 struct Shape {
@@ -231,13 +233,13 @@ template <class T> struct ReadoutShared {
     bits = m.take<uint32_t>(backward ? readout_steps * words(N) : 0);
   }
 };
-// Whether a readout fits in 48 KiB of shared memory, available on every GPU; wide: float64.
+// Whether a readout fits in the shared memory of every GPU; wide: float64.
 inline bool readout_fits(int64_t N, int64_t O, bool wide) {
   if (N < 1 || O < 1 || N > 1 << 16 || O > 1 << 16) return false;
   Arena counted;
   if (wide) ReadoutShared<double>(counted, N, O, true);
   else ReadoutShared<float>(counted, N, O, true);
-  return counted.used <= 48 << 10;
+  return counted.used <= shared_of_every_gpu;
 }
 
 // --------------------------------------------------------------------------------- weight gradient
