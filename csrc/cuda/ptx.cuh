@@ -131,21 +131,18 @@ LSNN_DEVICE void st_async_shared_cluster_if(bool wanted, float* shared, const fl
 #endif
 }
 
-// An asynchronous copy of 4, 8 or 16 bytes; 16 bytes bypass the L1 cache. Synchronous on older
+// An asynchronous copy of 4 or 16 bytes; 16 bytes bypass the L1 cache. Synchronous on older
 // GPUs.
 template <int bytes> LSNN_DEVICE void cp_async_shared_global(void* shared, const void* global,
                                                              Where) {
-  static_assert(bytes == 4 || bytes == 8 || bytes == 16);
+  static_assert(bytes == 4 || bytes == 16);
 #if LSNN_ASYNC_COPIES
   const unsigned to = shared_address(shared);
   if constexpr (bytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(bytes)
-                 : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
 #else
-  using Piece =
-      std::conditional_t<bytes == 16, uint4, std::conditional_t<bytes == 8, uint2, unsigned> >;
+  using Piece = std::conditional_t<bytes == 16, uint4, unsigned>;
   *static_cast<Piece*>(shared) = __ldg(static_cast<const Piece*>(global));
 #endif
 }
