@@ -17,6 +17,26 @@ constexpr int64_t most_weights = 256 << 10;
 // Rows of [steps,B] whose spikes are unpacked at a time for the weight gradient.
 constexpr int64_t rows_at_once = 4096;
 
+// Shared memory that `gather` needs for each of D + 1 steps: spikes as bits; dL/dc.
+int64_t forward_bytes(const Layer& l) { return words(l.N) * (int64_t)sizeof(uint32_t); }
+template <class T> int64_t backward_bytes(const Layer& l) {
+  return l.sizes.currents * l.N * (int64_t)sizeof(T);
+}
+bool requests_gather(const Layer& l) { return l.options.design == Design::gather; }
+bool can_gather(const Layer& l, int64_t bytes_of_step) {
+  const int64_t bytes = (l.D + 1) * bytes_of_step;
+  const bool fits =
+      !l.smooth && l.N <= neuron::most_neurons_of_block && bytes <= shared_of_every_gpu;
+  if (requests_gather(l) && !fits)
+    throw std::invalid_argument(
+        "design: expected one that can run the neuron, got 'gather' for " + std::to_string(l.N) +
+        " neurons and " + std::to_string(bytes) + " bytes of " + std::to_string(l.D + 1) +
+        " steps; it requires spikes of 0 and 1, at most " +
+        std::to_string(neuron::most_neurons_of_block) + " neurons and at most " +
+        std::to_string(shared_of_every_gpu) + " bytes");
+  return fits && l.options.design != Design::step;
+}
+
 // Both directions of a call.
 template <class T> struct Run {
   const Layer& l;
@@ -28,7 +48,7 @@ template <class T> struct Run {
   T* packed;  // [delays,N,K N], or transposed
   Job<T> job = {};
 
-  Run(const Layer& layer, bool is_small, Arena& arena, const NeuronProduct& by, void* on)
+  Run(const Layer& layer, bool by_gather, Arena& arena, const NeuronProduct& by, void* on)
       : l(layer),
         module(*(const NeuronModule*)layer.neuron),
         product(by),
@@ -37,7 +57,7 @@ template <class T> struct Run {
         S(l.sizes.states),
         BN(l.B * l.N),
         KN(K * l.N),
-        gathers(chooses_gather(l, is_small)) {
+        gathers(by_gather) {
     packed = arena.take<T>(l.S * l.N * KN);
     job.steps = l.T;
     job.B = l.B;
@@ -54,15 +74,6 @@ template <class T> struct Run {
     job.coefficients = (const T*)l.coefficients;
   }
 
-  static bool chooses_gather(const Layer& l, bool is_small) {
-    const bool fits = is_small && !l.smooth && l.N <= neuron::most_neurons_of_block;
-    if (l.options.design == Design::gather && !fits)
-      throw std::invalid_argument(
-          "design: expected one that can run the neuron, got 'gather': it requires spikes of 0 and "
-          "1, short delays, and at most " +
-          std::to_string(neuron::most_neurons_of_block) + " neurons");
-    return fits && l.options.design != Design::step;
-  }
   void launch(NeuronKernel kernel, int64_t threads) const {
     constexpr int of_block = neuron::threads_of_block;
     if (threads > 0)
@@ -108,8 +119,7 @@ template <class T> struct Run {
 
 template <class T> struct Forward : Run<T> {
   Forward(const ForwardArgs& f, Arena& arena, const NeuronProduct& by, void* on)
-      : Run<T>(f.layer, (f.layer.D + 1) * words(f.layer.N) * 4 <= shared_of_every_gpu, arena, by,
-               on) {
+      : Run<T>(f.layer, chooses_gather(f), arena, by, on) {
     Job<T>& job = this->job;
     job.x = (const T*)f.x;
     job.x_stride_t = f.x_stride_t;
@@ -130,11 +140,16 @@ template <class T> struct Forward : Run<T> {
     job.number_z = (T*)f.saved.z;
   }
 
+  // A requested design must also run the backward pass, which needs more memory.
+  static bool chooses_gather(const ForwardArgs& f) {
+    const Layer& l = f.layer;
+    return can_gather(l, f.save && requests_gather(l) ? backward_bytes<T>(l) : forward_bytes(l));
+  }
   void run() {
     const Layer& l = this->l;
     Job<T>& job = this->job;
     this->prepare(false);
-    if (this->gathers) return this->launch_items(NeuronKernel::sequence, words(l.N) * 4);
+    if (this->gathers) return this->launch_items(NeuronKernel::sequence, forward_bytes(l));
     this->launch_at(NeuronKernel::step, -1, this->BN);
     for (int64_t t = 0; t < l.T; t++) {
       if (t < l.longest())
@@ -159,7 +174,7 @@ template <class T> struct Backward : Run<T> {
   T* gw_packed;  // [N,K N]
 
   Backward(const BackwardArgs& args, Arena& arena, const NeuronProduct& by, void* on)
-      : Run<T>(args.layer, is_small(args.layer), arena, by, on),
+      : Run<T>(args.layer, chooses_gather(args.layer), arena, by, on),
         f(args),
         gw_packed(f.gw ? arena.take<T>(f.layer.N * this->KN) : nullptr) {
     const Layer& l = this->l;
@@ -191,10 +206,9 @@ template <class T> struct Backward : Run<T> {
     job.gw = (T*)f.gw;
     job.spikes = f.gw ? arena.take<T>(steps_at_once() * this->BN) : nullptr;
   }
-  static bool is_small(const Layer& l) {
-    const int64_t row = l.sizes.currents * l.N * (int64_t)sizeof(T);
-    return (l.D + 1) * row <= shared_of_every_gpu &&
-           (l.S * l.N * row <= most_weights || l.options.design == Design::gather);
+  static bool chooses_gather(const Layer& l) {
+    const int64_t bytes = backward_bytes<T>(l);
+    return can_gather(l, bytes) && (requests_gather(l) || l.S * l.N * bytes <= most_weights);
   }
   int64_t steps_at_once() const {
     const int64_t B = this->l.B, most = B < rows_at_once ? rows_at_once / (B ? B : 1) : 1;
@@ -207,7 +221,7 @@ template <class T> struct Backward : Run<T> {
     this->prepare(this->gathers);
     if (this->gathers) {
       if (!this->module.has_product) job.delays_n = 0;
-      this->launch_items(NeuronKernel::sequence_back, this->KN * (int64_t)sizeof(T));
+      this->launch_items(NeuronKernel::sequence_back, backward_bytes<T>(l));
     } else {
       step_back_all();
     }

@@ -240,6 +240,20 @@ def test_more_neurons_than_a_block_has(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernels
+def test_gather_needs_memory_for_both_directions() -> None:
+    """Spikes as bits take less than dL/dc."""
+    x = torch.randn(3, 2, 300, device=DEVICE, dtype=torch.float64)
+    w = torch.randn(300, 300, device=DEVICE, dtype=torch.float64, requires_grad=True)
+    with _ops.forced(design="gather"):
+        with torch.no_grad():
+            recurrent(x, w, ADAPTIVE, theta=0.3, delay=19)
+        with pytest.raises(ValueError, match="got 'gather' for 300 neurons and 50400 bytes of 21 "
+                                             "steps; .* at most 49152 bytes"):
+            recurrent(x, w, ADAPTIVE, theta=0.3, delay=19)
+        recurrent(x, w, ADAPTIVE, theta=0.3, delay=18)[0].sum().backward()
+
+
+@needs_kernels
 def test_without_a_compiler_the_loop_runs_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: value.to(DEVICE) if isinstance(value, Tensor) else value
              for name, value in _draw("adaptive", N=7).items()}
