@@ -96,7 +96,8 @@ template <class T> void forward(ForwardArgs f, const Plan& plan, void* workspace
         if (past < 0 && !f.first.z) continue;
         const T* z = past < 0 ? (const T*)f.first.z + (-1 - past) * l.B * l.N
                               : (const T*)f.z + past * l.B * l.N;
-        product.add(product.context, z, own.packed.w + d * l.N * padded(l.N), false, own.c);
+        product.add(product.context, l.B, l.N, l.N, {z, l.N, 1},
+                    {own.packed.w + d * l.N * padded(l.N), padded(l.N), 1}, own.c);
       }
     return;
   }
@@ -192,8 +193,9 @@ void backward_steps(const BackwardJob<T>& job, const Candidates& kernels, const 
     for (int64_t d = 0; d < l.S; d++) {
       const int64_t reached = t + 1 + l.delays[d];
       if (reached >= 0 && reached < l.longest())
-        product.add(product.context, (const T*)job.f.gx + reached * l.B * l.N,
-                    own.packed.w + d * l.N * padded(l.N), true, own.dz);
+        product.add(product.context, l.B, l.N, l.N,
+                    {(const T*)job.f.gx + reached * l.B * l.N, l.N, 1},
+                    {own.packed.w + d * l.N * padded(l.N), 1, padded(l.N)}, own.dz);
     }
   };
   run(l.T);

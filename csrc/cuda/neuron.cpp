@@ -41,14 +41,14 @@ bool can_gather(const Layer& l, int64_t bytes_of_step) {
 template <class T> struct Run {
   const Layer& l;
   const NeuronModule& module;
-  const NeuronProduct& product;
+  const Product& product;
   void* stream;
   const int64_t K, S, BN, KN;
   const bool gathers;
   T* packed;  // [delays,N,K N], or transposed
   Job<T> job = {};
 
-  Run(const Layer& layer, bool by_gather, Arena& arena, const NeuronProduct& by, void* on)
+  Run(const Layer& layer, bool by_gather, Arena& arena, const Product& by, void* on)
       : l(layer),
         module(*(const NeuronModule*)layer.neuron),
         product(by),
@@ -118,7 +118,7 @@ template <class T> struct Run {
 };
 
 template <class T> struct Forward : Run<T> {
-  Forward(const ForwardArgs& f, Arena& arena, const NeuronProduct& by, void* on)
+  Forward(const ForwardArgs& f, Arena& arena, const Product& by, void* on)
       : Run<T>(f.layer, chooses_gather(f), arena, by, on) {
     Job<T>& job = this->job;
     job.x = (const T*)f.x;
@@ -173,7 +173,7 @@ template <class T> struct Backward : Run<T> {
   const BackwardArgs& f;
   T* gw_packed;  // [N,K N]
 
-  Backward(const BackwardArgs& args, Arena& arena, const NeuronProduct& by, void* on)
+  Backward(const BackwardArgs& args, Arena& arena, const Product& by, void* on)
       : Run<T>(args.layer, chooses_gather(args.layer), arena, by, on),
         f(args),
         gw_packed(f.gw ? arena.take<T>(f.layer.N * this->KN) : nullptr) {
@@ -280,27 +280,27 @@ template <class Pass, class Args> int64_t workspace_of(const Args& f) {
   return counted.used;
 }
 template <class Pass, class Args> void run_pass(const Args& f, void* workspace,
-                                                const NeuronProduct& product, void* stream) {
+                                                const Product& product, void* stream) {
   Arena arena(workspace);
   Pass(f, arena, product, stream).run();
 }
 
 }  // namespace
 
-#define LSNN_NEURON_PASSES(T)                                                  \
-  template <> int64_t neuron_workspace<T>(const ForwardArgs& f) {              \
-    return workspace_of<Forward<T>>(f);                                        \
-  }                                                                            \
-  template <> int64_t neuron_workspace<T>(const BackwardArgs& f) {             \
-    return workspace_of<Backward<T>>(f);                                       \
-  }                                                                            \
-  template <> void run_neuron<T>(const ForwardArgs& f, void* workspace,        \
-                                 const NeuronProduct& product, void* stream) { \
-    run_pass<Forward<T>>(f, workspace, product, stream);                       \
-  }                                                                            \
-  template <> void run_neuron<T>(const BackwardArgs& f, void* workspace,       \
-                                 const NeuronProduct& product, void* stream) { \
-    run_pass<Backward<T>>(f, workspace, product, stream);                      \
+#define LSNN_NEURON_PASSES(T)                                                                    \
+  template <> int64_t neuron_workspace<T>(const ForwardArgs& f) {                                \
+    return workspace_of<Forward<T>>(f);                                                          \
+  }                                                                                              \
+  template <> int64_t neuron_workspace<T>(const BackwardArgs& f) {                               \
+    return workspace_of<Backward<T>>(f);                                                         \
+  }                                                                                              \
+  template <> void run_neuron<T>(const ForwardArgs& f, void* workspace, const Product& product,  \
+                                 void* stream) {                                                 \
+    run_pass<Forward<T>>(f, workspace, product, stream);                                         \
+  }                                                                                              \
+  template <> void run_neuron<T>(const BackwardArgs& f, void* workspace, const Product& product, \
+                                 void* stream) {                                                 \
+    run_pass<Backward<T>>(f, workspace, product, stream);                                        \
   }
 LSNN_NEURON_PASSES(float)
 LSNN_NEURON_PASSES(double)

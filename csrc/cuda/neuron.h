@@ -8,6 +8,7 @@
 
 #include "../../lsnn_ext/codegen/cuda_job.h"
 #include "../alif.h"
+#include "product.h"
 
 namespace lsnn::cuda {
 
@@ -37,24 +38,12 @@ struct NeuronGrid {
 void launch_neuron(const NeuronModule&, NeuronKernel, const NeuronGrid&, const void* job,
                    void* stream);
 
-// A factor of a product, with the strides of its rows and columns.
-struct Factor {
-  const void* data;
-  int64_t row, column;
-};
-// out [M,N] += a [M,K] b [K,N], with contiguous rows of out.
-struct NeuronProduct {
-  void (*add)(void* context, int64_t M, int64_t K, int64_t N, const Factor& a, const Factor& b,
-              void* out);
-  void* context;
-};
-
 // Bytes of device memory for the workspace of a pass. T: float or double.
 template <class T> int64_t neuron_workspace(const ForwardArgs&);
 template <class T> int64_t neuron_workspace(const BackwardArgs&);
-template <class T> void run_neuron(const ForwardArgs&, void* workspace, const NeuronProduct&,
+template <class T> void run_neuron(const ForwardArgs&, void* workspace, const Product&,
                                    void* stream);
-template <class T> void run_neuron(const BackwardArgs&, void* workspace, const NeuronProduct&,
+template <class T> void run_neuron(const BackwardArgs&, void* workspace, const Product&,
                                    void* stream);
 
 }  // namespace lsnn::cuda

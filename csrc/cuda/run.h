@@ -7,15 +7,9 @@
 #include <vector>
 
 #include "plan.h"
+#include "product.h"
 
 namespace lsnn::cuda {
-
-// The products of the design `step`, by a library of the caller: out [B,N] += a [B,N] w, or a w^T;
-// w [N,N] with rows of padded(N) numbers.
-struct Product {
-  void (*add)(void* context, const void* a, const void* w, bool transposed, void* out);
-  void* context;
-};
 
 // Bytes of device memory for the workspace of a pass.
 int64_t forward_workspace(const ForwardArgs&, const Plan&);

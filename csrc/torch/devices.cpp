@@ -9,7 +9,6 @@
 #include <type_traits>
 
 #include "../cpu/run.h"
-#include "../cuda/host_product.h"
 #include "../cuda/run.h"
 #include "cuda_neurons.h"
 #include "signals.h"
@@ -29,6 +28,38 @@ cuda::Device cuda_device() {
   throw std::runtime_error("device: expected a build with CUDA kernels, got one without");
 }
 #endif
+
+namespace {
+
+// out += a b by the BLAS library of torch. context: a tensor of the device and the dtype. It calls
+// linear with the sums so far as bias, since addmm has scalar arguments, which the dispatcher does
+// not take through the stable interface.
+void add_by_library(void* context, int64_t M, int64_t K, int64_t N, const cuda::Factor& a,
+                    const cuda::Factor& b, void* out) {
+  using torch::stable::detail::from;
+  const auto& like = *static_cast<const Tensor*>(context);
+  auto view = [&](const cuda::Factor& of, int64_t rows, int64_t columns) {
+    return torch::stable::from_blob(const_cast<void*>(of.data), Ints{rows, columns},
+                                    Ints{of.row, of.column}, like.device(), like.scalar_type());
+  };
+  const Tensor sum = view({out, N, 1}, M, N), left = view(a, M, K),
+               right = view({b.data, b.column, b.row}, N, K);  // transposed
+  std::array<StableIValue, 4> stack{from(left), from(right), from(std::optional<Tensor>(sum)),
+                                    from(sum)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+}  // namespace
+
+cuda::Product product_of(const Tensor& like) {
+  if (like.is_cpu() && std::strcmp(std::getenv("LSNN_EMULATE"), "torch")) {
+    const bool wide = like.scalar_type() == ScalarType::Double;
+    return {wide ? &cuda::add_on_host<double> : &cuda::add_on_host<float>, nullptr};
+  }
+  return {&add_by_library, const_cast<Tensor*>(&like)};
+}
 
 namespace {
 
@@ -69,44 +100,14 @@ void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace,
 }
 
 template <class Args> void run_as_planned(const Args& f, const Tensor& like,
-                                          const cuda::HostCoefficients& host,
-                                          const cuda::Product& product, void* stream) {
+                                          const cuda::HostCoefficients& host, void* stream) {
   const cuda::Device device = cuda::current_device();
   cuda::Plan plan = cuda::choose(device, f.layer, storage_of(like), {});
   plan.host = host;
   const int64_t bytes = workspace_of(f, plan);
   const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
-  run_kernels(f, plan, workspace.mutable_data_ptr(), product, stream);
+  run_kernels(f, plan, workspace.mutable_data_ptr(), product_of(like), stream);
 }
-#endif
-
-#if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
-// out += a w by the BLAS library of torch; for the emulated kernels with LSNN_EMULATE=torch.
-// It calls linear with the sums so far as bias, since addmm has scalar arguments, which the
-// dispatcher does not take through the stable interface.
-struct TorchProduct {
-  const Tensor& like;
-  int64_t B, N;
-
-  Tensor view(const void* p, int64_t rows, int64_t row_stride, bool transposed) const {
-    const Ints sizes{rows, N}, strides = transposed ? Ints{1, row_stride} : Ints{row_stride, 1};
-    return torch::stable::from_blob(const_cast<void*>(p), sizes, strides, like.device(),
-                                    like.scalar_type());
-  }
-  static void add(void* context, const void* a, const void* w, bool transposed, void* out) {
-    using torch::stable::detail::from;
-    const auto& self = *static_cast<const TorchProduct*>(context);
-    const Tensor sum = self.view(out, self.B, self.N, false),
-                 factor = self.view(a, self.B, self.N, false),
-                 // linear() takes the weights transposed
-        weights = self.view(w, self.N, cuda::padded(self.N), !transposed);
-    std::array<StableIValue, 4> stack{from(factor), from(weights), from(std::optional<Tensor>(sum)),
-                                      from(sum)};
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
-    torch::stable::detail::to<Tensor>(stack[0]);
-  }
-};
 #endif
 
 template <class Args>
@@ -115,25 +116,13 @@ void run_where_it_lies(const Args& f, const Tensor& like,
   if (f.layer.neuron && !has_cpu_kernels(like)) return run_cuda_neuron(f, like);
   if (like.is_cpu()) {
 #ifdef LSNN_EMULATOR
-    if (!has_cpu_kernels(like)) {
-      if (!std::strcmp(std::getenv("LSNN_EMULATE"), "torch")) {
-        TorchProduct product{like, f.layer.B, f.layer.N};
-        return run_as_planned(f, like, host, {&TorchProduct::add, &product}, nullptr);
-      }
-      cuda::Sizes sizes{f.layer.B, f.layer.N};
-      const bool wide = like.scalar_type() == ScalarType::Double;
-      return run_as_planned(
-          f, like, host,
-          {wide ? &cuda::add_host_product<double> : &cuda::add_host_product<float>, &sizes},
-          nullptr);
-    }
+    if (!has_cpu_kernels(like)) return run_as_planned(f, like, host, nullptr);
 #endif
     return run_on_cpu(f, like);
   }
 #ifdef LSNN_CUDA_KERNELS
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-  TorchProduct product{like, f.layer.B, f.layer.N};
-  run_as_planned(f, like, host, {&TorchProduct::add, &product}, current_stream(like));
+  run_as_planned(f, like, host, current_stream(like));
 #else
   LSNN_EXPECT(false,
               "current: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");

@@ -1,6 +1,7 @@
 // Runs a pass on the device of its tensors, with memory of torch and on its current stream.
 #pragma once
 #include "../cuda/plan.h"
+#include "../cuda/product.h"
 #include "memory.h"
 
 namespace lsnn::binding {
@@ -20,6 +21,10 @@ bool multiplies_bits(int64_t index);
 // Whether this build has CUDA kernels; the current device.
 extern const bool has_cuda;
 cuda::Device cuda_device();
+
+// The product for kernels on the device of `like`, which it refers to; under the emulator on the
+// host, or with LSNN_EMULATE=torch by torch too.
+cuda::Product product_of(const Tensor& like);
 
 // The current CUDA stream of torch for the device of `like`.
 void* current_stream(const Tensor& like);

@@ -158,27 +158,25 @@ class DeviceMemory {
 
 // The product of the design `step` in the order of the CPU path, with a thread for each sum.
 template <class T> struct ProductJob {
-  int64_t B, N;
-  bool transposed;
-  const T *a, *w;
+  int64_t M, K, N;
+  cuda::Factor a, b;
   T* out;
 };
 template <class T> __global__ void product_kernel(ProductJob<T> job) {
-  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, N = job.N, NP = cuda::padded(N);
-  if (i >= job.B * N) return;
-  const T* a = job.a + i / N * N;
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= job.M * job.N) return;
+  const T *a = (const T*)job.a.data + i / job.N * job.a.row,
+          *b = (const T*)job.b.data + i % job.N * job.b.column;
   T sum = job.out[i];
-  for (int64_t j = 0; j < N; j++)
-    if (a[j] != T(0)) sum = sum + a[j] * job.w[job.transposed ? i % N * NP + j : j * NP + i % N];
+  for (int64_t k = 0; k < job.K; k++)
+    if (const T x = a[k * job.a.column]; x != T(0)) sum = sum + x * b[k * job.b.row];
   job.out[i] = sum;
 }
-struct ProductSizes { int64_t B, N; };  // the context
-template <class T> void add_product(void* context, const void* a, const void* w, bool transposed,
-                                    void* out) {
-  const auto [B, N] = *static_cast<ProductSizes*>(context);
-  if (B * N == 0) return;
-  cuda::launch("product", {(B * N + 127) / 128, 128}, &product_kernel<T>,
-               ProductJob<T>{B, N, transposed, (const T*)a, (const T*)w, (T*)out});
+template <class T> void add_product(void*, int64_t M, int64_t K, int64_t N, const cuda::Factor& a,
+                                    const cuda::Factor& b, void* out) {
+  if (M * N == 0) return;
+  cuda::launch("product", {(M * N + 127) / 128, 128}, &product_kernel<T>,
+               ProductJob<T>{M, K, N, a, b, (T*)out});
 }
 
 }  // namespace lsnn::test

@@ -70,7 +70,6 @@ template <class T> struct Kernels {
   int64_t workspace_of(const ForwardArgs& f) const { return cuda::forward_workspace(f, plan); }
   int64_t workspace_of(const BackwardArgs& f) const { return cuda::backward_workspace(f, plan); }
   template <class Args, class Pass> void run(const Run<T>& r, Args f, const Pass& pass) const {
-    ProductSizes sizes{r.c.B, r.c.N};
     const Buffer<char> workspace = poisoned(workspace_of(f));
     DeviceMemory device;
     device.translate(f);
@@ -79,7 +78,7 @@ template <class T> struct Kernels {
     cuda::Plan there = plan;
     device.translate(there.host);
     device.send();
-    pass(f, there, own, {&add_product<T>, &sizes}, nullptr);
+    pass(f, there, own, {&add_product<T>, nullptr}, nullptr);
     device.copy_back();
   }
   static Buffer<char> poisoned(int64_t bytes) {

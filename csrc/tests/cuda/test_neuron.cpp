@@ -14,15 +14,6 @@ namespace {
 constexpr int64_t T = 19, B = 2, N = 3;
 constexpr double k = 0.75;
 
-void add(void*, int64_t M, int64_t K, int64_t columns, const cuda::Factor& a, const cuda::Factor& b,
-         void* out) {
-  for (int64_t m = 0; m < M; m++)
-    for (int64_t n = 0; n < columns; n++)
-      for (int64_t i = 0; i < K; i++)
-        ((double*)out)[m * columns + n] += ((const double*)a.data)[m * a.row + i * a.column] *
-                                           ((const double*)b.data)[i * b.row + n * b.column];
-}
-
 double difference = 0;
 void compare(double got, double wanted) {
   difference = std::fmax(difference, std::fabs(got - wanted));
@@ -55,7 +46,7 @@ int main(int argc, char** argv) try {
   l.sizes = {.states = 1, .traces = 1, .currents = 1, .saved = 1, .gradients = 1};
   void *state[] = {v.data()}, *none[] = {nullptr};
   const void* no_traces[] = {nullptr};
-  const cuda::NeuronProduct product{&add, nullptr};
+  const cuda::Product product{&cuda::add_on_host<double>, nullptr};
   auto memory = [](int64_t bytes) { return std::vector<char>((size_t)bytes + 128); };
   auto aligned = [](std::vector<char>& m) { return m.data() + (-(intptr_t)m.data() & 127); };
 
