@@ -20,6 +20,8 @@ std::map<int64_t, std::unique_ptr<const RegisteredNeuron>>& neurons() {
   return *all;
 }
 
+static_assert(neuron::most_states == neuron::max_states);  // NVRTC does not read neuron.h
+
 // The limits of the boundary.
 void check_sizes(int64_t states, int64_t currents, int64_t coefficients, int64_t gradients) {
   auto is_below = [](int64_t n, int64_t least, int64_t most) { return n >= least && n <= most; };
