@@ -95,7 +95,7 @@ template <class Cost> Design fastest(const Device& device, const Layer& l, Stora
                                      const Cost& cost) {
   const Design* best = nullptr;
   double least = 0;
-  for (const Design& d : backward_designs) {  // of which the forward pass has no cluster
+  for (const Design& d : designs_of(forward)) {
     const Possible p = forward ? forward_pass(d, device, l, s) : backward_pass(d, device, l, s);
     const double c = p.yes ? cost(p.pass) : 0;
     if (p.yes && (!best || c < least)) {
@@ -110,7 +110,6 @@ template <class Cost> Design fastest(const Device& device, const Layer& l, Stora
 }  // namespace
 
 Possible forward_pass(Design design, const Device& device, const Layer& l, Storage s) {
-  if (design == Design::cluster) return impossible("it has no forward kernel");
   return any_pass(
       design, device, l, s, {most_threads_forward, 0}, l.D + 1,
       [&](const Shape& shape) { return shared_of<ForwardShared>(l, s, shape, design); });

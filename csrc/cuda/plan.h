@@ -1,6 +1,7 @@
 // Selects the kernels for a layer on a GPU; needs no device. Sizes are in bytes by default.
 #pragma once
 #include <optional>
+#include <span>
 #include <string>
 
 #include "shared.h"
@@ -105,8 +106,12 @@ struct Possible {
   Pass pass;
   std::string why;
 };
-inline constexpr Design backward_designs[] = {Design::block, Design::cluster, Design::gather,
+inline constexpr Design forward_designs[] = {Design::block, Design::gather, Design::step},
+                        backward_designs[] = {Design::block, Design::cluster, Design::gather,
                                               Design::step};
+inline std::span<const Design> designs_of(bool forward) {
+  return forward ? std::span<const Design>(forward_designs) : backward_designs;
+}
 // The design that the options of a layer request. Clusters only run backward.
 inline Design requested_design(const Layer& l, bool forward) {
   return forward && l.options.design == Design::cluster ? Design::automatic : l.options.design;

@@ -99,11 +99,10 @@ py::dict describe(const Pass& chosen, bool forward, const Device& device, const 
   for (const cuda::LsnnKernel& kernel : kernels)
     considered[kernel.name] = cost_or_why(kernel.pass(device, l, s), device, l, s, a,
                                           forward ? &cuda::lsnn_cost : &cuda::lsnn_backward_cost);
-  for (const Design design : cuda::backward_designs)
-    if (!forward || design != Design::cluster)
-      considered[design_names[(int)design]] =
-          cost_or_why((forward ? &cuda::forward_pass : &cuda::backward_pass)(design, device, l, s),
-                      device, l, s, a, forward ? &cuda::forward_cost : &cuda::backward_cost);
+  for (const Design design : cuda::designs_of(forward))
+    considered[design_names[(int)design]] =
+        cost_or_why((forward ? &cuda::forward_pass : &cuda::backward_pass)(design, device, l, s),
+                    device, l, s, a, forward ? &cuda::forward_cost : &cuda::backward_cost);
   d["considered"] = considered;
   d["why"] = reason(chosen, l, forward, considered);
   return d;
