@@ -74,31 +74,20 @@ double general_cost(const Device& device, const Layer& l, const Pass& p, const L
 }
 }  // namespace
 
-double forward_cost(const Device& device, const Layer& l, Storage s, const Pass& p,
-                    const Activity& a) {
-  const Load at = load(device, l, s, p, a.spikes);
-  return general_cost(device, l, p, at, costs.forward_step);
-}
-double lsnn_cost(const Device& device, const Layer& l, Storage s, const Pass& p,
-                 const Activity& a) {
-  const Load at = load(device, l, s, p, a.spikes);
-  return p.design == Design::gather
-             ? chain(costs.lsnn_gather_step, at, p) + at.bytes / costs.l2_bytes
-             : chain(costs.lsnn_step, at, p) + at.bytes / costs.shared_bytes;
-}
-double backward_cost(const Device& device, const Layer& l, Storage s, const Pass& p,
-                     const Activity& a) {
-  const Load at = load(device, l, s, p, a.active);
-  return general_cost(device, l, p, at, costs.backward_step);
-}
-double lsnn_backward_cost(const Device& device, const Layer& l, Storage s, const Pass& p,
-                          const Activity& a) {
+double cost(bool forward, const Device& device, const Layer& l, Storage s, const Pass& p,
+            const Activity& a) {
   if (p.shape.parts)
     return rounds_of(device, l, p) *
            (p.design == Design::cluster ? matrix_step(l, p) : block_matrix_step(p));
-  const Load at = load(device, l, s, p, a.active);
-  return chain(costs.lsnn_backward_step, at, p) +
-         (at.bytes + at.items * bytes_of_gradients(l)) / costs.shared_bytes;
+  const Load at = load(device, l, s, p, forward ? a.spikes : a.active);
+  if (!p.kernel)
+    return general_cost(device, l, p, at, forward ? costs.forward_step : costs.backward_step);
+  if (!forward)
+    return chain(costs.lsnn_backward_step, at, p) +
+           (at.bytes + at.items * bytes_of_gradients(l)) / costs.shared_bytes;
+  return p.design == Design::gather
+             ? chain(costs.lsnn_gather_step, at, p) + at.bytes / costs.l2_bytes
+             : chain(costs.lsnn_step, at, p) + at.bytes / costs.shared_bytes;
 }
 
 }  // namespace lsnn::cuda

@@ -91,13 +91,13 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
   return last.why.empty() ? impossible("a cluster needs at least two words of 32 neurons") : last;
 }
 
-template <class Cost> Design fastest(const Device& device, const Layer& l, Storage s, bool forward,
-                                     const Cost& cost) {
+Design fastest(bool forward, const Device& device, const Layer& l, Storage s,
+               const Activity& activity) {
   const Design* best = nullptr;
   double least = 0;
   for (const Design& d : designs_of(forward)) {
     const Possible p = forward ? forward_pass(d, device, l, s) : backward_pass(d, device, l, s);
-    const double c = p.yes ? cost(p.pass) : 0;
+    const double c = p.yes ? cost(forward, device, l, s, p.pass, activity) : 0;
     if (p.yes && (!best || c < least)) {
       best = &d;
       least = c;
@@ -201,12 +201,12 @@ Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage
     p.shape.items = pairs_of_lane;
     return matrix_pass<LsnnMatrixShared>(device, l, p);
   };
-  auto cost = [&](const Possible& of) { return lsnn_backward_cost(device, l, s, of.pass, {}); };
+  auto cost_of = [&](const Possible& of) { return cost(false, device, l, s, of.pass, {}); };
   // The number of blocks that costs least.
   Possible best = impossible("a cluster needs at least two words of 32 neurons");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
     const Possible p = pass_of(ranks);
-    if (!best.yes || (p.yes && cost(p) < cost(best))) best = p;
+    if (!best.yes || (p.yes && cost_of(p) < cost_of(best))) best = p;
   }
   return best;
 }
@@ -251,13 +251,12 @@ static bool may_take(const Layer& l, const Pass& p, bool forward) {
 }
 Plan choose(const Device& device, const Layer& l, Storage storage, const Activity& activity) {
   Plan plan{storage, {}, {}, {}};
-  auto design_of = [&](bool is_forward, const auto& cost) {
+  auto design_of = [&](bool is_forward) {
     const Design requested = requested_design(l, is_forward);
-    if (requested != Design::automatic) return requested;
-    return fastest(device, l, storage, is_forward,
-                   [&](const Pass& p) { return cost(device, l, storage, p, activity); });
+    return requested != Design::automatic ? requested
+                                          : fastest(is_forward, device, l, storage, activity);
   };
-  const Design forward = design_of(true, forward_cost), backward = design_of(false, backward_cost);
+  const Design forward = design_of(true), backward = design_of(false);
   const Possible f = forward_pass(forward, device, l, storage),
                  b = backward_pass(backward, device, l, storage);
   for (const Possible& p : {f, b})
@@ -268,25 +267,22 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   plan.forward = f.pass;
   plan.backward = b.pass;
   // The kernel with the lowest cost, if lower than that of the general one.
-  auto best_lsnn = [&](bool is_forward, const auto& kernels, const Pass& general,
-                       const auto& own_cost, const auto& general_cost) {
+  auto best_lsnn = [&](bool is_forward, const Pass& general) {
     std::optional<Pass> best;
-    double least = general_cost(device, l, storage, general, activity);
-    for (const LsnnKernel& kernel : kernels) {
+    double least = cost(is_forward, device, l, storage, general, activity);
+    for (const LsnnKernel& kernel : lsnn_kernels_of(is_forward)) {
       const Possible p = kernel.pass(device, l, storage);
       if (!p.yes || !may_take(l, p.pass, is_forward)) continue;
-      const double cost = own_cost(device, l, storage, p.pass, activity);
+      const double c = cost(is_forward, device, l, storage, p.pass, activity);
       const bool is_forced = p.pass.shape.parts && l.options.kernels == Kernels::matrices;
-      if (cost >= least && (!is_forced || best)) continue;
-      least = cost;
+      if (c >= least && (!is_forced || best)) continue;
+      least = c;
       best = p.pass;
-      best->kernel = kernel.name;
     }
     return best;
   };
-  plan.lsnn = best_lsnn(true, lsnn_forward_kernels, plan.forward, lsnn_cost, forward_cost);
-  plan.lsnn_backward =
-      best_lsnn(false, lsnn_backward_kernels, plan.backward, lsnn_backward_cost, backward_cost);
+  plan.lsnn = best_lsnn(true, plan.forward);
+  plan.lsnn_backward = best_lsnn(false, plan.backward);
 
   // The largest tile of full words that fits in shared memory, and enough slices to occupy all SMs.
   WeightTiles& t = plan.tiles;

@@ -121,7 +121,13 @@ Possible backward_pass(Design, const Device&, const Layer& l, Storage);
 // The kernels of the paper's network, by their names in _C.plan.
 struct LsnnKernel {
   const char* name;
-  Possible (*pass)(const Device&, const Layer& l, Storage);
+  Possible (*find)(const Device&, const Layer& l, Storage);
+
+  Possible pass(const Device& device, const Layer& l, Storage s) const {
+    Possible found = find(device, l, s);
+    found.pass.kernel = name;
+    return found;
+  }
 };
 Possible lsnn_forward_block_pass(const Device&, const Layer& l, Storage);
 Possible lsnn_forward_gather_pass(const Device&, const Layer& l, Storage);
@@ -134,6 +140,9 @@ inline constexpr LsnnKernel lsnn_backward_kernels[] = {
     {"lsnn", &lsnn_backward_block_pass},
     {"lsnn, matrices", &lsnn_backward_matrix_pass},
     {"lsnn, matrices in a block", &lsnn_backward_block_matrix_pass}};
+inline std::span<const LsnnKernel> lsnn_kernels_of(bool forward) {
+  return forward ? std::span<const LsnnKernel>(lsnn_forward_kernels) : lsnn_backward_kernels;
+}
 
 // The fastest designs by the formulas below, or the one of the layer's options. Throws
 // std::invalid_argument if that one cannot run the layer.
@@ -150,9 +159,6 @@ std::string no_tensor_cores(const Device&, const Layer& l, Storage);
 
 // Relative costs of a step by rough formulas, which rank the kernels and predict no time: no GPU
 // has confirmed them.
-double forward_cost(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
-double lsnn_cost(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
-double backward_cost(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
-double lsnn_backward_cost(const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+double cost(bool forward, const Device&, const Layer& l, Storage, const Pass&, const Activity&);
 
 }  // namespace lsnn::cuda

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <functional>
 #include <iterator>
-#include <span>
 
 #include "../cuda/costs.h"
 #include "../cuda/run.h"
@@ -74,14 +73,6 @@ std::string reason(const Pass& pass, const Layer& l, bool forward, const py::dic
   return "lowest cost by the formulas, " + std::to_string(cost) + others + impossible;
 }
 
-py::object cost_or_why(const cuda::Possible& p, const Device& device, const Layer& l, Storage s,
-                       const cuda::Activity& a,
-                       double (*cost)(const Device&, const Layer&, Storage, const Pass&,
-                                      const cuda::Activity&)) {
-  if (p.yes) return py::float_(cost(device, l, s, p.pass, a));
-  return py::str(p.why);
-}
-
 py::dict describe(const Pass& chosen, bool forward, const Device& device, const Layer& l, Storage s,
                   const cuda::Activity& a) {
   py::dict d, considered;
@@ -93,16 +84,15 @@ py::dict describe(const Pass& chosen, bool forward, const Device& device, const 
   d["blocks of a cluster"] = chosen.shape.ranks;
   d["quads of a lane"] = chosen.quads;
   d["shared memory"] = chosen.shared;
-  const std::span<const cuda::LsnnKernel> kernels =
-      forward ? std::span<const cuda::LsnnKernel>(cuda::lsnn_forward_kernels)
-              : std::span<const cuda::LsnnKernel>(cuda::lsnn_backward_kernels);
-  for (const cuda::LsnnKernel& kernel : kernels)
-    considered[kernel.name] = cost_or_why(kernel.pass(device, l, s), device, l, s, a,
-                                          forward ? &cuda::lsnn_cost : &cuda::lsnn_backward_cost);
+  auto cost_or_why = [&](const cuda::Possible& p) {
+    return p.yes ? py::object(py::float_(cuda::cost(forward, device, l, s, p.pass, a)))
+                 : py::str(p.why);
+  };
+  for (const cuda::LsnnKernel& kernel : cuda::lsnn_kernels_of(forward))
+    considered[kernel.name] = cost_or_why(kernel.pass(device, l, s));
   for (const Design design : cuda::designs_of(forward))
     considered[design_names[(int)design]] =
-        cost_or_why((forward ? &cuda::forward_pass : &cuda::backward_pass)(design, device, l, s),
-                    device, l, s, a, forward ? &cuda::forward_cost : &cuda::backward_cost);
+        cost_or_why((forward ? cuda::forward_pass : cuda::backward_pass)(design, device, l, s));
   d["considered"] = considered;
   d["why"] = reason(chosen, l, forward, considered);
   return d;
