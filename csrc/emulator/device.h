@@ -62,20 +62,6 @@ void maybe_yield(Place);
 // Orders memory for ThreadSanitizer, which knows nothing of fences.
 void fence();
 
-template <class T> T load_relaxed(const T* address, Place place = Place::current()) {
-  static_assert(sizeof(T) <= 8);
-  maybe_yield(place);
-  T value;
-  __atomic_load(address, &value, __ATOMIC_RELAXED);
-  return value;
-}
-
-template <class T> void store_relaxed(T* address, T value, Place place = Place::current()) {
-  static_assert(sizeof(T) <= 8);
-  maybe_yield(place);
-  __atomic_store(address, &value, __ATOMIC_RELAXED);
-}
-
 // ---------------------------------------------------------------------------- asynchronous copies
 // cp.async: 4, 8 or 16 bytes from global into shared memory. They arrive as late as possible, when
 // their thread waits for the group; until then the target holds bytes 0xFF. Other threads see them

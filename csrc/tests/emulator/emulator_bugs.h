@@ -91,7 +91,7 @@ __global__ void missing_fence(int* data, unsigned* flag, int* out) {
     *data = 1;
     atomicExch(flag, 1);  // after __threadfence()
   } else {
-    while (!load_relaxed(flag)) yield();
+    while (!atomicOr(flag, 0)) yield();
     __threadfence();
     *out = *data;
   }

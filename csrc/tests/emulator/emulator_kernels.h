@@ -100,11 +100,11 @@ __global__ void wait_for_flag(int* data, unsigned* flag, int* out) {
 __global__ void tagged_words(uint64_t* words, int* out) {
   const unsigned b = blockIdx.x;
   for (uint64_t step = 1; step <= 5; step++) {
-    store_relaxed(&words[step * 2 + b], step << 32 | (step * 10 + b));
+    atomicExch(&words[step * 2 + b], step << 32 | (step * 10 + b));
     uint64_t word = 0;
     while (word >> 32 != step) {
       yield();
-      word = load_relaxed(&words[step * 2 + (1 - b)]);
+      word = atomicOr(&words[step * 2 + (1 - b)], 0);
     }
     out[b] += int(unsigned(word));
   }
