@@ -1,10 +1,10 @@
-"""What the plan of the CUDA kernels counts with, beside what was measured on a card.
+"""The costs in the formulas of the plan, next to measurements of a card.
 
     python -m bench.gpu.costs bench/results/gpu/CARD/CARD-primitives.csv
 
-The numbers of csrc/cuda/costs.h, as the compiled part has them, and of the primitives of `make gpu`
-those that they stand for. It changes nothing: who takes over a measured number writes it, and the
-card, into that file.
+Prints the numbers of csrc/cuda/costs.h, as compiled, and the measured primitives of `make gpu` that
+they stand for. It changes nothing: a measured number is copied into that file by hand, with the
+card.
 """
 import argparse
 import csv
@@ -16,18 +16,18 @@ from pathlib import Path
 from bench.page import markdown
 from lsnn_ext import _ops
 
-# By cost: the primitive, and a pattern of its parameter; the median of all that fit counts.
+# By cost: the primitive, and a pattern of its parameter; the median of all matches counts.
 STAND_FOR = {
     "shared_bytes": ("shared memory gather", r""),
     "l2_bytes": ("L2 gather", r""),
-    "exchange": ("tagged handoff in cluster", r"C=[248]$"),
+    # the smallest row, in the order of the general kernel: each step waits for its own row
+    "exchange": ("counted exchange in cluster", r"^1 parts, lag 0, work 0, 1 clusters$"),
 }
 
 
 def measured(primitives: Iterable[dict[str, str]], cost: str,
              unit: str) -> tuple[float, int] | None:
-    """The median of the primitives that a cost stands for, and how many they are; None: there are
-    none."""
+    """The median of the primitives that a cost stands for, and their number; None: no match."""
     name, parameter = STAND_FOR.get(cost, ("", ""))
     found = sorted(float(row["value"]) for row in primitives
                    if row["primitive"] == name and row["unit"] == unit
@@ -42,11 +42,11 @@ def table(primitives: list[dict[str, str]]) -> str:
         here = measured(primitives, name, unit)
         lines.append([name, f"{number:g}", unit, "" if here is None else
                       f"{here[0]:.4g} of {here[1]}", origin])
-    return markdown(["cost", "in the plan", "unit", "median measured", "the plan's is"], lines)
+    return markdown(["cost", "in the plan", "unit", "median measured", "origin in the plan"], lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; 1 where the file has none of the primitives."""
+    """Prints the table; returns 1 if the file has none of the primitives."""
     parser = argparse.ArgumentParser("python -m bench.gpu.costs", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("primitives", type=Path, help="a CSV file of bench/gpu/primitives.cu")

@@ -1,5 +1,6 @@
 """What can be tried of `make gpu` without a card: its programs exist, its steps keep to the budget,
 its report is made."""
+import csv
 import json
 import math
 import os
@@ -182,6 +183,19 @@ def test_primitives_compile(architecture: str, tmp_path: Path) -> None:
         assert ran.returncode == 2 and ran.stderr.startswith("primitives: no CUDA device: ")
 
 
+def test_parameters_of_primitives_may_have_commas(tmp_path: Path) -> None:
+    nvcc = find_tool("nvcc")
+    if nvcc is None or shutil.which("g++") is None:
+        pytest.skip("nvcc is not installed")
+    program, source = tmp_path / "write", tmp_path / "write.cu"
+    source.write_text('#include "primitives_timing.cuh"\n'
+                      'int main() { primitives::write("a", "b, c", 1.5, "d"); }\n')
+    subprocess.run([nvcc, "-std=c++20", "-I", ROOT / "bench" / "gpu", "-o", program, source],
+                   check=True, timeout=600)
+    said = subprocess.run([program], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert list(csv.reader(said.splitlines())) == [["a", "b, c", "1.5", "d"]]
+
+
 # --------------------------------------------------------------------------------- steps and budget
 class Fake:
     """A clock, and a runner under which each step takes the seconds that it is given here."""
@@ -327,7 +341,8 @@ def test_the_whole_with_a_fake_runner(said: list[dict[str, Any]], tmp_path: Path
                                                + '{"cut')
         if step.name == "primitives":
             head = "primitive,parameter,value,unit\n"
-            (tmp_path / suite.PRIMITIVES).write_text(f"{head}grid.sync,132 blocks,1e3,cycles\ngr")
+            (tmp_path / suite.PRIMITIVES).write_text(
+                f'{head}cluster.sync,"C=2, 4",1e3,cycles\ncl')
         return (1 if step.name == "Python tests" else 0), "1 passed, test_kernels: 1 runs\n"
 
     monkeypatch.chdir(tmp_path)
@@ -339,7 +354,7 @@ def test_the_whole_with_a_fake_runner(said: list[dict[str, Any]], tmp_path: Path
     assert facts["command"] == "python -m bench.gpu --minutes 8"
     assert len(rows) == sum("note" not in row for row in said) and rows[0].group == "layers"
     summary = (out / f"{CARD.slug}.md").read_text()
-    for text in ("| Python tests | failed |", "| grid.sync | 132 blocks | 1e3 | cycles |",
+    for text in ("| Python tests | failed |", "| cluster.sync | C=2, 4 | 1e3 | cycles |",
                  "## Left out", "## layers: T=20 B=2 I=5 N=6"):
         assert text in summary
     assert str(tmp_path) not in summary

@@ -317,13 +317,17 @@ def test_costs_beside_what_was_measured(tmp_path: Path,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     costs = _ops._C.costs()
     assert set(STAND_FOR) <= set(costs) and all(number > 0 for number, *_ in costs.values())
-    measured = tmp_path / "primitives.csv"
+    source = "".join(path.read_text() for path in (ROOT / "bench" / "gpu").glob("primitives*"))
+    for name, pattern in STAND_FOR.values():
+        texts = re.split(r"\d+", pattern.strip("^$"))
+        assert f'"{name}"' in source and all(text in source for text in texts)
+    measured, exchange = tmp_path / "primitives.csv", "counted exchange in cluster"
     head = "primitive,parameter,value,unit\n"
     measured.write_text(head + "L2 gather,2048-byte rows of 512 256 threads,30,B/clk/SM\n"
                         "L2 gather,2048-byte rows of 512 512 threads,40,B/clk/SM\n"
-                        "tagged handoff in cluster,C=16,900,cycles\n"
-                        "tagged handoff in cluster,C=4,500,cycles\n"
-                        "tagged handoff in cluster,C=4,300,ns\n")
+                        f'{exchange},"1 parts, lag 1, work 0, 1 clusters",300,cycles\n'
+                        f'{exchange},"1 parts, lag 0, work 0, 1 clusters",500,cycles\n'
+                        f'{exchange},"1 parts, lag 0, work 0, 1 clusters",350,ns\n')
     assert main([str(measured)]) == 0
     said = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert "| 40 of 2 |" in said["l2_bytes"] and "| 500 of 1 |" in said["exchange"]
