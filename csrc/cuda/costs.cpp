@@ -26,28 +26,30 @@ double rounds_of(const Device& device, const Layer& l, const Pass& p) {
 // A round in a cluster, for all warps of a block. Transfers between blocks overlap most of a step.
 double matrix_step(const Layer& l, const Pass& p) {
   const int parts = p.shape.parts, of_kernel = words_of_kernel(l.N, parts);
-  const double words_of_block = p.shape.threads / 32.0;
+  const auto words_of_block = double(words(p.shape.threads));
   const int products = of_kernel * parts * (parts + 1) / 2,
             in_shared = of_kernel * parts - held_fragments(of_kernel, parts);
   return costs.lsnn_matrix_step + words_of_block * costs.lsnn_matrix_word +
-         parts * (costs.lsnn_matrix_part + (p.shape.ranks > 4 ? costs.lsnn_matrix_sent : 0)) +
+         parts * (costs.lsnn_matrix_part +
+                  (p.shape.ranks > costs.lsnn_matrix_blocks ? costs.lsnn_matrix_sent : 0)) +
          words_of_block *
              (products * costs.lsnn_matrix_product + in_shared * costs.lsnn_matrix_fragment);
 }
 
 // A round in a block: the throughput of all warps, or the latency of one.
 double block_matrix_step(const Pass& p) {
-  const double warps = p.shape.threads / 32.0;
+  const auto warps = double(words(p.shape.threads));
   const double all = p.shape.parts == most_parts_of_block
                          ? costs.lsnn_block_high_step + warps * costs.lsnn_block_high_warp
                          : costs.lsnn_block_medium_step + warps * costs.lsnn_block_medium_warp;
   return std::max(all, costs.lsnn_block_chain);
 }
 
-// Bytes of dL/dc of an item: each warp of a block loads all of it for its rows, four lanes the
+// Bytes of dL/dc of an item: each warp of a block loads all of it for its rows, some lanes the
 // same.
 double bytes_of_gradients(const Layer& l) {
-  return 4.0 * double(words(l.N) * bytes_of_number(Storage::f32) * padded(l.N));
+  return costs.lsnn_gradient_lanes *
+         double(words(l.N) * bytes_of_number(Storage::f32) * padded(l.N));
 }
 
 // A step without its rows. Items of a round overlap; rounds do not.

@@ -13,10 +13,12 @@ namespace lsnn::cuda {
   X(lsnn_step, 530, "cycles", "of the paper's forward kernel, with eight rows: counted")         \
   X(lsnn_gather_step, 775, "cycles", "of that with 16 rows in global memory: counted")           \
   X(lsnn_backward_step, 1010, "cycles", "of its backward kernel, with twelve rows: counted")     \
+  X(lsnn_gradient_lanes, 4, "lanes", "of a warp of that load the same dL/dc")                    \
   X(lsnn_matrix_step, 565, "cycles", "of that by matrices in a cluster: counted")                \
   X(lsnn_matrix_word, 55, "cycles", "the same, for 32 neurons of a block")                       \
   X(lsnn_matrix_part, 30, "cycles", "the same, for each part of a factor")                       \
-  X(lsnn_matrix_sent, 70, "cycles", "the same, where a part is sent to eight blocks")            \
+  X(lsnn_matrix_sent, 70, "cycles", "the same, in clusters of more than lsnn_matrix_blocks")     \
+  X(lsnn_matrix_blocks, 4, "blocks", "to which a warp sends a part at once")                     \
   X(lsnn_matrix_product, 7, "cycles", "the same, for each mma of a warp and word of a block")    \
   X(lsnn_matrix_fragment, 2.5, "cycles", "the same, for one in shared memory")                   \
   X(lsnn_block_chain, 580, "cycles", "of that by matrices in a block: one warp, counted")        \
