@@ -48,18 +48,6 @@ class Timing:
     is_chosen: bool = False
 
 
-def name_route(launch: dict[str, Any], direction: str, by_matrices: bool) -> str:
-    """The key of a launch of _C.plan among those that it considered."""
-    design = str(launch["design"])
-    if launch["kernels"] == "general":
-        return design
-    if direction == "forward":
-        return "lsnn" if design == "block" else f"lsnn, {design}"
-    if by_matrices:
-        return "lsnn, matrices" + (" in a block" if design == "block" else "")
-    return "lsnn" if design == "block" else f"lsnn, {design}"
-
-
 def fit_factors(timings: Iterable[Timing]) -> dict[tuple[str, str], float]:
     """By direction and route: measured over planned cost, relative to the geometric mean of all
     routes of the direction. The least-squares fit of log ms = log cost + log factor + constant."""
@@ -114,14 +102,12 @@ def _plan(B: int, N: int, options: dict[str, str], device: str | None = None) ->
 
 def find_routes(B: int, N: int, device: str | None = None,
                 ) -> list[tuple[dict[str, str], dict[str, str]]]:
-    """Options that force different kernels, and the route of each direction; the plan's own choice,
-    the cheapest of those that it considered, is the first. Routes that it may not take, because
-    they round, are left out."""
+    """Options that force different kernels, and the route of each direction; the plan's own choice
+    is the first. Routes that are not enabled, because they round, are left out."""
     automatic = {"design": "automatic", "kernels": "automatic"}
     chosen = _plan(B, N, automatic, device)
     costs = {of: _costs(chosen[of]) for of in DIRECTIONS}
-    found = [(automatic, {of: min(costs[of], key=lambda name, of=of: costs[of][name])
-                          for of in DIRECTIONS})]
+    found = [(automatic, {of: str(chosen[of]["route"]) for of in DIRECTIONS})]
     for kernels in _ops._C.kernels[1:]:
         for design in _ops._C.designs[1:]:
             options = {"design": design, "kernels": kernels}
@@ -129,8 +115,7 @@ def find_routes(B: int, N: int, device: str | None = None,
                 forced_plan = _plan(B, N, options, device)
             except ValueError:  # the design cannot run this layer
                 continue
-            routes = {of: name_route(forced_plan[of], of, kernels == "matrices")
-                      for of in DIRECTIONS}
+            routes = {of: str(forced_plan[of]["route"]) for of in DIRECTIONS}
             known = all(routes[of] in costs[of] for of in DIRECTIONS)
             if known and routes not in [other for _, other in found]:
                 found.append((options, routes))

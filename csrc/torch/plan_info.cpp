@@ -19,7 +19,8 @@ using cuda::Device;
 using cuda::Pass;
 using cuda::Storage;
 
-const char* name_of(const Pass& p) { return p.kernel ? p.kernel : design_names[(int)p.design]; }
+// The key of a pass among those considered.
+const char* name_route(const Pass& p) { return p.kernel ? p.kernel : design_names[(int)p.design]; }
 
 struct Named {
   const char* name;
@@ -55,7 +56,7 @@ Storage find_storage(const std::string& dtype) {
 // Why a pass was chosen. considered: the cost of each design and of the paper's kernels, or why it
 // is impossible.
 std::string reason(const Pass& pass, const Layer& l, bool forward, const py::dict& considered) {
-  const char* chosen = name_of(pass);
+  const char* chosen = name_route(pass);
   if (pass.shape.parts && l.options.kernels == Kernels::matrices) return "matrices were requested";
   if (cuda::requested_design(l, forward) != Design::automatic)
     return pass.kernel ? "its design was requested" : "it was requested";
@@ -77,6 +78,7 @@ py::dict describe(const Pass& chosen, bool forward, const Device& device, const 
                   const cuda::Activity& a) {
   py::dict d, considered;
   d["design"] = design_names[(int)chosen.design];
+  d["route"] = name_route(chosen);
   d["kernels"] = chosen.kernel ? "lsnn" : "general";
   d["blocks"] = chosen.blocks;
   d["items of a block"] = cuda::items_of_block(chosen.shape);

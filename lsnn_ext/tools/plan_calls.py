@@ -1,7 +1,7 @@
 """The calls of our layers in a pass, with the decisions that the deciding code reports."""
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,6 @@ _PROJECTIONS = {"fused": "inside the operator, event by event",
                 "torch": "a product of torch in front"}
 # what by_lsnn of csrc/cuda/plan.h and the kernels themselves look at
 _GENERAL = " (general ones with traces, learned coefficients, bfloat16, sigma, p or eta)"
-# of the kernels of the paper's network, by their names in plan.h
-_DESIGNS = {"lsnn": "block", "lsnn, gather": "gather", "lsnn, matrices": "cluster",
-            "lsnn, matrices in a block": "block"}
 _PRODUCTS = {"dense": "dense", "active": "active rows", "sparse": "sparse"}
 
 
@@ -191,7 +188,7 @@ class Calls:
         for name in ("forward", "backward"):
             way = found[name]
             kernels = ("general kernels" if way["kernels"] == "general"
-                       else f'kernel "{_name_kernel(way)}"{_GENERAL}')
+                       else f'kernel "{way["route"]}"{_GENERAL}')
             one.choose(f"{card} {name}", f"{kernels}, design {way['design']}, {way['blocks']} "
                                          f"blocks", way["why"])
         weights = found["weight gradient"]
@@ -212,14 +209,6 @@ class Calls:
         new = [key for key in self._live.saved if key not in self._live.owners]
         self._live.owners.update(dict.fromkeys(new, owner))
         return sum(self._live.saved[key] for key in new)
-
-
-def _name_kernel(way: Mapping[str, Any]) -> str:
-    """The name in plan.h of the chosen kernel: of those of its design, that with the lowest
-    cost."""
-    costs = {name: found for name, found in way["considered"].items()
-             if _DESIGNS.get(name) == way["design"] and isinstance(found, float)}
-    return min(costs, key=lambda name: costs[name])
 
 
 def _layer_of(parameter: str) -> str:
