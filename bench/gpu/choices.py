@@ -26,12 +26,12 @@ from bench.contestants import OURS, Contestant, Problem, Shape
 from bench.gpu.contestants import make
 from bench.gpu.kernels import COLUMNS
 from bench.gpu.layers import Bench, forced
+from bench.gpu.suite import PRECISIONS
 from bench.measure import BASE_RATE, alternate
 from lsnn_ext import _ops
 
 STEPS, INPUTS = 200, 80
 BATCHES, NEURONS = (256, 1, 128, 64, 512, 16, 248), (220, 512, 1024, 128, 256, 448)
-PRECISIONS = "highest", "high", "medium"
 DIRECTIONS = "forward", "backward"
 ROUNDS = 5
 
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         problem = bench.problem(name).scaled(bench.scale(name, BASE_RATE)[0])
         for precision in PRECISIONS:
             left = (deadline - time.monotonic()) / len(PRECISIONS) / (len(shapes) - number)
-            with forced(precision if precision != "highest" else ""):
+            with forced(precision):
                 timings += time_layer(bench, problem, shape.B, shape.N, precision, max(left, 1))
         with given.csv.open("w", newline="") as file:  # what is known is kept if the rest is cut
             table = csv.writer(file, lineterminator="\n")

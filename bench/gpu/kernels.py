@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bench.gpu.suite import PRECISIONS
+
 CALLS = 5  # that are profiled, after as many that are not
 BATCHES = 248, 256  # 31 and 32 clusters of eight items
 COLUMNS = "primitive", "parameter", "value", "unit"
@@ -26,6 +28,8 @@ def load_extension(folder: Path) -> None:
     found = next(folder.glob("lsnn_ext/_C.*"), None)
     if found is None:
         raise SystemExit(f"--extension: expected a folder with lsnn_ext/_C.*, got {folder}")
+    import torch  # noqa: F401  # loads the libraries that the compiled part is linked with
+
     spec = importlib.util.spec_from_file_location("lsnn_ext._C", found)
     assert spec and spec.loader
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
@@ -77,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         table.writerow(COLUMNS)
         for B in BATCHES:
             problem = Problem.of(Shape(784, B, 80, 220), torch.device("cuda", 0))
-            for precision in ("highest", "high", "medium"):
+            for precision in PRECISIONS:
                 torch.set_float32_matmul_precision(precision)
                 ours = make(OURS, "float32", problem)
                 for _ in range(CALLS):

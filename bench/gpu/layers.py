@@ -30,7 +30,7 @@ from bench.gpu.contestants import (
     make,
     precision,
 )
-from bench.gpu.suite import DESIGNS
+from bench.gpu.suite import DESIGNS, PRECISIONS
 from bench.measure import (
     BASE_RATE,
     PASSES,
@@ -52,7 +52,6 @@ YARDSTICKS = {"P256": Shape(784, 256, 80, 220), "M256": Shape(1000, 256, 128, 51
 RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 FEWEST, MOST = 3, 15  # rounds
 GENERAL = "general"  # beside the designs: no kernels for one model, and no tensor cores
-PRECISIONS = "high", "medium"  # of torch's products in float32, in the place of a design
 NAN = float("nan")
 
 
@@ -61,7 +60,7 @@ class Row(Result):
     """A line of the table of a card."""
 
     group: str = ""
-    design: str = ""  # forced on ours, GENERAL or one of PRECISIONS; '': what it chose itself
+    design: str = ""  # forced on ours, GENERAL or a precision; '': its own choice
     plan: str = ""  # what that was
     dtype: str = ""
     sm_mhz: float = NAN  # clock and power in the middle of the run
@@ -112,7 +111,7 @@ def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
                 for dtype in ("float32", "float16")))
     rates = (ours, *(Entry(OURS, rate=rate) for rate in RATES if rate != BASE_RATE))
     by_design = (ours, *(Entry(OURS, design=design) for design in (GENERAL, *designs)))
-    rounded = (ours, *(Entry(OURS, design=name) for name in PRECISIONS))
+    rounded = (ours, *(Entry(OURS, design=name) for name in PRECISIONS[1:]))
     return [
         *(Group("layers", name, layers, 10, 6) for name in names),
         Group("loops", names[0], (ours, Entry(GRAPHED), Entry(EAGER)), 8, 12),

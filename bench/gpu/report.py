@@ -118,7 +118,7 @@ class Report:
         return list(found.values())
 
     def markdown(self) -> str:
-        """Steps, tables of the groups, primitives, and what is missing."""
+        """Steps, tables of the groups, measurements, and what is missing."""
         card = self.card
         parts = [f"# {card.name}", "Compute capability {}.{}, ".format(*card.capability)
                  + f"{card.multiprocessors} multiprocessors, driver {card.driver or 'unknown'}, "
@@ -137,7 +137,7 @@ class Report:
                                                                                         name)])
         if self.primitives:
             lines = [list(each.values()) for each in self.primitives]
-            parts += ["## Primitives", markdown(["primitive", "parameter", "value", "unit"], lines)]
+            parts += ["## Measurements", markdown(["primitive", "parameter", "value", "unit"], lines)]
         if self.notes:
             parts += ["## Left out", "\n".join(f"* {note}" for note in self.notes)]
         if not self.rows and not self.primitives:

@@ -23,8 +23,9 @@ ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 KERNELS, STAMPS, CHOICES = (f"{WORK}/{name}.csv" for name in ("kernels", "stamps", "choices"))
 TABLES = PRIMITIVES, KERNELS, STAMPS, CHOICES  # of primitive, parameter, value and unit
 DESIGNS = ("block", "gather", "step", "cluster")
-# the kernels of the paper's network in the C++ tests: in one block, its rows in shared or in main
-# memory; in a cluster; in both also by matrices in torch's precisions
+PRECISIONS = ("highest", "high", "medium")  # of torch's products in float32, the default first
+# the kernels of the paper's network in the C++ tests: in one block, by rows in shared or in global
+# memory, or by matrices; in a cluster, by matrices; high and so on are torch's precisions
 LSNN = ("lsnn", "lsnn_gather", "lsnn_block_high", "lsnn_block_medium")
 IN_CLUSTER = ("lsnn_highest", "lsnn_high", "lsnn_medium")
 ROUTES = (*DESIGNS, *LSNN, *IN_CLUSTER)
@@ -43,19 +44,13 @@ STAMPED = "build with clock stamps"
 # and that is enough.
 SMALL = "T=17 "
 
-# An argument names the folder of a compiled part that is to take the place of the installed one.
+# An argument is the folder of a compiled part that replaces the installed one.
 _HAS_CUDA = """
-import importlib.util, sys
+import sys
 from pathlib import Path
-import torch
-for path in (found for folder in sys.argv[1:] for found in Path(folder).glob("lsnn_ext/_C.*")):
-    spec = importlib.util.spec_from_file_location("lsnn_ext._C", path)
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    break
-else:
-    if len(sys.argv) > 1:
-        sys.exit("the build has made no compiled part")
+from bench.gpu.kernels import load_extension
+for folder in sys.argv[1:]:
+    load_extension(Path(folder))
 from lsnn_ext import _ops
 cuda = getattr(_ops._C, "cuda", None)
 if cuda is None:

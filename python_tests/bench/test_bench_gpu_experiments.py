@@ -1,4 +1,5 @@
 """The programs of the experiments on a new card, with events, stamps and times made up here."""
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,19 @@ def test_cycles_of_phases() -> None:
 def test_the_extension_is_in_the_folder(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="--extension: expected a folder with"):
         load_extension(tmp_path)
+
+
+@pytest.mark.skipif(_ops._C is None, reason="the compiled part is missing")
+def test_the_extension_of_a_folder_is_used(tmp_path: Path) -> None:
+    """Also in a process that has not imported torch yet."""
+    assert _ops._C is not None
+    (tmp_path / "lsnn_ext").mkdir()
+    copy = shutil.copy(str(_ops._C.__file__), tmp_path / "lsnn_ext")
+    code = ("import sys; from pathlib import Path; from bench.gpu.kernels import load_extension; "
+            "load_extension(Path(sys.argv[1])); from lsnn_ext import _ops; print(_ops._C.__file__)")
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True,
+                         text=True, timeout=300)
+    assert ran.stdout.strip() == str(copy), ran.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
