@@ -137,7 +137,8 @@ class Report:
                                                                                         name)])
         if self.primitives:
             lines = [list(each.values()) for each in self.primitives]
-            parts += ["## Measurements", markdown(["primitive", "parameter", "value", "unit"], lines)]
+            head = ["primitive", "parameter", "value", "unit"]
+            parts += ["## Measurements", markdown(head, lines)]
         if self.notes:
             parts += ["## Left out", "\n".join(f"* {note}" for note in self.notes)]
         if not self.rows and not self.primitives:

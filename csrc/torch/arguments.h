@@ -250,13 +250,6 @@ struct StateHolder {
             (void*)data(r), (void*)data(z), pointers.empty() ? nullptr : pointers.data()};
   }
 };
-// Zeros on the device of `like`.
-inline Tensor zeros(const Tensor& like, const Ints& sizes) {
-  const Tensor t = empty(like, sizes, like.scalar_type());
-  Tensor written = t;
-  torch::stable::zero_(written);
-  return t;
-}
 inline StateHolder make_state(const Tensor& like, const char* of, const Layer& l,
                               const Tensors& state) {
   const size_t n = (size_t)l.sizes.states;

@@ -40,6 +40,13 @@ inline Tensor empty(const Tensor& like, const Ints& sizes, ScalarType type) {
                                   [](void* p) { cpu::give_block(p); });
 }
 
+// Zeros on the device of `like`.
+inline Tensor zeros(const Tensor& like, const Ints& sizes) {
+  Tensor t = empty(like, sizes, like.scalar_type());
+  torch::stable::zero_(t);
+  return t;
+}
+
 inline Tensor dense(const Tensor& t) {
   if (t.is_contiguous()) return t;
   Ints sizes;
