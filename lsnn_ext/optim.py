@@ -99,7 +99,7 @@ class DeepR(Optimizer):
         check_number("l1", l1)
         check_number("temperature", temperature)
         if generator is None:
-            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
         if generator.device.type != "cpu":
             raise ValueError(f"generator: expected a generator of the CPU, got {generator.device}")
         super().__init__(optimizer.param_groups, {**optimizer.defaults})
@@ -196,7 +196,8 @@ class DeepR(Optimizer):
 
     def _connect(self, members: list[_Rewired], missing: int) -> None:
         """Makes this number of connections from dormant thetas, in proportion to sizes."""
-        sizes = torch.tensor([float(one.size) for one in members], dtype=torch.float64)
+        sizes = torch.tensor([float(one.size) for one in members], dtype=torch.float64,
+                             device="cpu")
         while missing:
             # for a full matrix the others are drawn again
             drawn = torch.multinomial(sizes, missing, replacement=True, generator=self.generator)
@@ -215,15 +216,16 @@ class DeepR(Optimizer):
     def _draw_distinct(self, n: int, count: int) -> Tensor:
         """Distinct random integers below n: count of them, at most n."""
         if 4 * count > n:
-            return torch.randperm(n, generator=self.generator)[:count]
-        found = torch.empty(0, dtype=torch.int64)
+            return torch.randperm(n, generator=self.generator, device="cpu")[:count]
+        found = torch.empty(0, dtype=torch.int64, device="cpu")
         while len(found) < count:  # replaces duplicates
-            more = torch.randint(n, (count - len(found),), generator=self.generator)
+            more = torch.randint(n, (count - len(found),), generator=self.generator, device="cpu")
             found = torch.cat([found, more]).unique()
         return found
 
     def _draw_normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
+        drawn = torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device="cpu")
+        return drawn.to(like.device)
 
     def _check(self, connected: list[Tensor]) -> None:
         """Raises ValueError unless gradients, weights and connections are as DEEP R assumes."""
@@ -328,7 +330,8 @@ class DeepR(Optimizer):
             if weight in signs:
                 sign = check_signs(signs[weight], weight)
             else:
-                coin = torch.rand(weight.shape, generator=self.generator).to(weight.device)
+                coin = torch.rand(weight.shape, generator=self.generator, device="cpu")
+                coin = coin.to(weight.device)
                 sign = torch.where(weight == 0, torch.where(coin < 0.5, -1.0, 1.0).to(weight),
                                    weight.sign())
             members.append(_Rewired(weight, sign, allowed, int(allowed.sum())))

@@ -87,6 +87,6 @@ def forbid_second_derivative(
         return tuple(gradients)
     depends = [tensor for tensor in depend_on if tensor is not None]
     if not is_transforming():
-        depends.append(torch.zeros((), requires_grad=True))  # for what was not saved
+        depends.append(present[0].new_zeros((), requires_grad=True))  # for what was not saved
     results = iter(_FirstDerivative.apply(len(present), *present, *depends))
     return tuple(None if gradient is None else next(results) for gradient in gradients)

@@ -77,7 +77,7 @@ def _to_integers(lengths: Any) -> Tensor:
         return lengths
     if not isinstance(lengths, list | tuple) or not all(type(n) is int for n in lengths):
         raise TypeError(f"lengths: expected whole numbers (B,), got {type(lengths).__name__}")
-    return torch.tensor(lengths, dtype=torch.int64)
+    return torch.tensor(lengths, dtype=torch.int64, device="cpu")
 
 
 def add_bias(p: Tensor, bias: Tensor, lengths: Lengths | None) -> Tensor:

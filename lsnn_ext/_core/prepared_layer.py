@@ -83,7 +83,7 @@ class PreparedLayer:
         """Raises as functional.alif for this neuron. synapses: None without recurrence; recorded:
         whether autograd may record its steps."""
         options = CallArguments(delay=delays)
-        call = resolve(neuron, options, torch.empty(0, 0, N, dtype=dtype),
+        call = resolve(neuron, options, torch.empty(0, 0, N, dtype=dtype, device="cpu"),
                        None if synapses is None else synapses.w_rec)
         model = call.model
         delay = None if model.delay is None else model.delay.contiguous()
@@ -134,4 +134,4 @@ def is_worth_preparing(delay: Delay, N: int, dtype: torch.dtype) -> bool:
         return False
     # the operator raises the error for a wrong delay
     return not isinstance(delay, Delays) or bool(
-        torch.isin(delay.each, torch.tensor(delay.distinct)).all())
+        torch.isin(delay.each, torch.tensor(delay.distinct, device="cpu")).all())

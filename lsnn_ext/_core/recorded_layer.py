@@ -102,7 +102,7 @@ class RecordedLayer(PreparedLayer):
         N, S = w_in.shape[0], len(self.delays)
 
         def zeros(is_required: bool, *shape: int) -> Tensor | None:
-            return torch.zeros(shape, dtype=self.dtype) if is_required else None
+            return torch.zeros(shape, dtype=self.dtype, device="cpu") if is_required else None
 
         return _Sums(
             zeros(stored is not None and stored.requires_grad, S, N, self.row),
@@ -177,7 +177,7 @@ class _Step(torch.autograd.Function):
         spikes, y = torch.empty_like(current), torch.empty_like(current)
         after = [torch.empty_like(leaf) for leaf in before]
         B, N = current.shape
-        bits = torch.empty((B, count_words(N)), dtype=torch.int32)
+        bits = torch.empty((B, count_words(N)), dtype=torch.int32, device="cpu")
         layer.record(B, current.data_ptr(), _addresses(before), _addresses(after),
                      spikes.data_ptr(), y.data_ptr(), bits.data_ptr())
         ctx.mark_non_differentiable(after[3])

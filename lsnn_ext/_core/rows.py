@@ -146,5 +146,5 @@ def make_number(device: torch.device, value: float, dtype: torch.dtype, is_cache
         _numbers.clear()
     # The host waits for this copy, so it is complete on every stream.
     with torch.inference_mode(False):
-        _numbers[key] = made = torch.tensor([value], dtype=dtype).to(device)
+        _numbers[key] = made = torch.tensor([value], dtype=dtype, device="cpu").to(device)
     return made

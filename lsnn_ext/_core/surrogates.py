@@ -98,7 +98,7 @@ def _search_end(surrogate: str, share: float) -> float:
     psi = SURROGATES[surrogate].psi
 
     def is_small(m: float) -> bool:
-        hill, here = psi(torch.tensor([0.0, m], dtype=torch.float64)).abs().tolist()
+        hill, here = psi(torch.tensor([0.0, m], dtype=torch.float64, device="cpu")).abs().tolist()
         return bool(here < share * hill)
 
     above = 2.0**500

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves as tree_leaves
@@ -99,11 +100,14 @@ class ObservingMode(DispatchMode):
 
 
 def is_mode_active(functions: bool = True) -> bool:
-    """Whether a dispatch mode other than ObservingMode or, with functions=True, a function mode is
-    active. No call may bypass it."""
-    modes = torch._C._len_torch_dispatch_stack()
-    return (functions and torch._C._len_torch_function_stack() > 0) or modes > 0 and any(
-        not isinstance(torch._C._get_dispatch_stack_at(k), ObservingMode) for k in range(modes))
+    """Whether a dispatch mode other than ObservingMode or, with functions=True, a function mode
+    other than a default device is active. No call may bypass it."""
+    modes = [torch._C._get_dispatch_stack_at(k)
+             for k in range(torch._C._len_torch_dispatch_stack())]
+    if functions:
+        modes += [torch._C._get_function_stack_at(k)
+                  for k in range(torch._C._len_torch_function_stack())]
+    return any(not isinstance(one, ObservingMode | DeviceContext) for one in modes)
 
 
 def without_modes() -> AbstractContextManager[Any]:

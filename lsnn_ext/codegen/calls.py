@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+CPU = torch.device("cpu")
+
 
 class Call(NamedTuple):
     """Computes a fixed value: function(*arguments, **keywords)."""
@@ -36,22 +38,27 @@ def make_key(value: Any) -> object:
     return type(value), repr(value) if isinstance(value, float) else value
 
 
-def as_tensor(value: Tensor | float) -> Tensor:
+def as_tensor(value: Tensor | float, device: torch.device = CPU) -> Tensor:
     """Returns a tensor; of a Python number one of float64."""
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
-                 coefficients: Sequence[Tensor | float]) -> list[Any]:
+                 coefficients: Sequence[Tensor | float],
+                 device: torch.device = CPU) -> list[Any]:
     """Returns the results of the calls `wanted` for these coefficients, with a batch of 1."""
     results: dict[int, Any] = {}
     sizes = {"B": 1, "N": neurons}
 
     def fill(value: Any, is_aten: bool) -> Any:
         if isinstance(value, Place):
-            return as_tensor(results[value]) if is_aten else results[value]
+            return as_tensor(results[value], device) if is_aten else results[value]
         if isinstance(value, Size):
             return [sizes.get(x, x) if isinstance(x, str) else x for x in value.sizes]
+        if isinstance(value, torch.device):  # that of the trace
+            return device
         if isinstance(value, tuple):
             return [fill(x, is_aten) for x in value]
         return value

@@ -14,7 +14,7 @@ def _literal(value: float, dtype: torch.dtype) -> str:
     if math.isnan(value):
         return f'__builtin_nan{suffix}("")'
     if dtype == torch.float32:
-        value = torch.tensor(value, dtype=torch.float64).float().item()
+        value = torch.tensor(value, dtype=torch.float64, device="cpu").float().item()
     if math.isinf(value):
         return f"{'-' if value < 0 else ''}__builtin_inf{suffix}()"
     return value.hex() + suffix

@@ -3,7 +3,7 @@ import functools
 import hashlib
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from .neuron import (
     make_examples,
     without_autocast,
 )
-from .program import Program
+from .program import Program, Prologue
 
 _lock = threading.RLock()
 _registered: set[int] = set()
@@ -39,7 +39,7 @@ class Kernel(NamedTuple):
     """A step in one dtype, with coefficients of these forms."""
 
     key: int  # of the registered kernels
-    prologue: Callable[[Sequence[Coefficient]], Sequence[Tensor]]  # the rows that they read
+    prologue: Prologue  # computes the rows that they read
     n_rows: int
     is_compiled: bool  # else interpreted
     has_fixed_numbers: bool = False  # made for the numbers among the coefficients of one call
@@ -51,7 +51,7 @@ class Kernel(NamedTuple):
         if not self.n_rows:
             return like.new_empty(0, N)
         with torch.no_grad():
-            return torch.stack([row.expand(N) for row in self.prologue(coefficients)])
+            return torch.stack([row.expand(N) for row in self.prologue(coefficients, like.device)])
 
 
 # By name those that compiled graphs hold, with what their steps read then.
@@ -122,8 +122,8 @@ def _make_key_for_graph(name: str, dtype: str, forms: str) -> str:
     neuron, of = by_name[name], getattr(torch, dtype.removeprefix("torch."))
     with without_modes():
         given = make_examples(forms, 2, of)
-        parts = neuron.parts_of(given, torch.empty(0, dtype=of), 2)
-        made = _find_or_make(neuron, parts, torch.empty(0, dtype=of), given)
+        like = torch.empty(0, dtype=of, device="cpu")
+        made = _find_or_make(neuron, neuron.parts_of(given, like, 2), like, given)
     of_graph = f"{name} {len(_of_graphs)}"
     _of_graphs[of_graph] = made
     _define_rows()
@@ -196,8 +196,8 @@ def _make_kernel(neuron: Neuron, parts: Parts, like: Tensor,
             next(each) if name in tensors else None for name, one in coefficients.items()
             for _ in (split_coefficient(one) if isinstance(one, Tensor) else [None])))
 
-        def prologue(given: Sequence[Coefficient]) -> list[Tensor]:
-            return of_tensors([one for one in given if isinstance(one, Tensor)])
+        def prologue(given: Sequence[Coefficient], device: torch.device) -> list[Tensor]:
+            return of_tensors([one for one in given if isinstance(one, Tensor)], device)
 
     if len(program.nodes) > MOST_OPERATORS:
         raise StepError(f"step: expected at most {MOST_OPERATORS} operators, got "
@@ -289,8 +289,8 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, like: Tensor,
 
     random = torch.Generator().manual_seed(0)
     B, K, S = 4, len(parts.currents), sum(form.rows() for form in parts.forms)
-    c, s = (torch.randn(n, B, N, generator=random).to(like) for n in (K, S))
-    z = (torch.rand(B, N, generator=random) < 0.5).to(like)
+    c, s = (torch.randn(n, B, N, generator=random, device="cpu").to(like) for n in (K, S))
+    z = (torch.rand(B, N, generator=random, device="cpu") < 0.5).to(like)
     with torch.no_grad():
         states = join_states(list(s.clone()), parts.forms)
         wanted = check_results(neuron.step(*c.clone(), *states, z.clone(), **coefficients))

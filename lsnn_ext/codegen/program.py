@@ -1,8 +1,10 @@
 """A step of a neuron and its adjoint as a list of elementwise operators: what trace.py makes, and
 what generate.py and the interpreter of the kernels run."""
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
+from torch import Tensor
 
 
 class Node(NamedTuple):
@@ -11,6 +13,10 @@ class Node(NamedTuple):
     operator: str  # a name of OPERATORS, or "input" or "constant"
     arguments: tuple[int, ...] = ()  # places of earlier nodes
     value: float = 0.0  # of a constant
+
+
+# Coefficients of a call, and its device -> the rows of the program, each () or (N,).
+Prologue: TypeAlias = Callable[[Sequence[Tensor | float], torch.device], list[Tensor]]
 
 
 class Program(NamedTuple):

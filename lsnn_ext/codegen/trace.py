@@ -10,7 +10,7 @@ from .calls import Call, Place, Size, as_tensor, find_needed, repeat_calls
 from .form import Form, get_form
 from .graph import Graph
 from .number import NumberArithmetic
-from .program import LIMITS, Node, Program
+from .program import LIMITS, Node, Program, Prologue
 from .values import Fixed, Resize, Row, StepError
 from .wide import WideTracer
 
@@ -29,8 +29,7 @@ class Traced(NamedTuple):
     """A program, and a function that computes its coefficients."""
 
     program: Program
-    # The coefficients that the caller gives -> the rows of the program, each () or (N,).
-    prologue: Callable[[Sequence[Tensor | float]], list[Tensor]]
+    prologue: Prologue
 
 
 class _Joint(NamedTuple):
@@ -151,7 +150,7 @@ def _trace_sizes(step: Callable[..., Any], currents: int, forms: Sequence[Form],
     tracer = WideTracer(graph, batch, neurons)
     # TorchScript runs other operators once it has seen some calls, unless told not to.
     with torch.inference_mode(False), torch.enable_grad(), torch.jit.optimized_execution(
-            False), FakeTensorMode(allow_non_fake_inputs=True):
+            False), torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
         given = {name: _fake(tracer, value, name, i)
                  for i, (name, value) in enumerate(coefficients.items())}
         before = [x.requires_grad_() for x in _make_rows(
@@ -317,19 +316,14 @@ def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[
 
 
 def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
-                   examples: Sequence[Tensor | float], neurons: int | None
-                   ) -> Callable[[Sequence[Tensor | float]], list[Tensor]]:
+                   examples: Sequence[Tensor | float], neurons: int | None) -> Prologue:
     def kinds_of(values: Sequence[Tensor | float]) -> list[Any]:
         return [(x.dim(), x.dtype, *x.shape[1:]) if isinstance(x, Tensor) else None for x in values]
 
     kinds = kinds_of(examples)
     places = sorted({x for x in flatten_recipes(rows)})
 
-    def cast(value: Any, dtype: torch.dtype | None) -> Tensor:
-        tensor = as_tensor(value) if dtype is None else as_tensor(value).to(dtype)
-        return tensor.to(program.dtype, copy=True)  # closed-over tensors may change later
-
-    def prologue(coefficients: Sequence[Tensor | float]) -> list[Tensor]:
+    def prologue(coefficients: Sequence[Tensor | float], device: torch.device) -> list[Tensor]:
         got = kinds_of(coefficients)
         if got != kinds:
             raise StepError(f"coefficients: expected the (dimensions, dtype) {kinds} of the trace, "
@@ -340,14 +334,17 @@ def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
             raise StepError(f"coefficients: expected one number of neurons, got {sorted(sizes)}")
         with torch.no_grad():
             results = dict(zip(places, repeat_calls(calls, places, max(sizes, default=1),
-                                                    coefficients), strict=True))
+                                                    coefficients, device), strict=True))
 
             def compute(recipe: Any) -> Tensor:
                 if not isinstance(recipe, tuple):
-                    return torch.tensor(recipe, dtype=program.dtype)
+                    return torch.full((), recipe, dtype=program.dtype, device=device)
                 first, second = recipe
                 if isinstance(first, int):
-                    return cast(results[first], second)
+                    value = as_tensor(results[first], device)
+                    value = value if second is None else value.to(second)
+                    # a copy: closed-over tensors may change later
+                    return value.to(device, program.dtype, copy=True)
                 arguments = [compute(x) for x in second]
                 function = _FUNCTIONS.get(first) or getattr(torch, first)
                 return function(*arguments).to(program.dtype)

@@ -143,9 +143,7 @@ class Tracer(Values):
         out = func(*args, **kwargs)
         value = 0 if factory == "empty" and not out.dtype.is_floating_point else value
         self._check_result(factory, out)
-        size = self.sizes(out.shape)
-        return self.give(out, self.call(aten.full.default, (size, value), {"dtype": out.dtype},
-                                        is_constant=True))
+        return self.give(out, self.fill(out, value))
 
     def _repeat(self, func: Any, name: str, is_in_place: bool, args: Any, kwargs: Any,
                 fixed: Sequence[Fixed], out: Tensor) -> Fixed:
@@ -174,8 +172,7 @@ class Tracer(Values):
         if name == "sum":
             if not self.is_zero(args[0]):
                 raise self.error("elementwise operators", "aten.sum of coefficients")
-            return self.call(aten.full.default, (self.sizes(out.shape), 0), {"dtype": out.dtype},
-                             is_constant=True)
+            return self.fill(out, 0)
         result = self.call(func, [replace(x) for x in args],
                            {key: replace(x) for key, x in kwargs.items()}, is_constant, is_number)
         if is_in_place:
@@ -317,8 +314,7 @@ class Tracer(Values):
     def _multiply(self, func: Any, name: str, args: Any, kwargs: Any, out: Tensor) -> Row:
         """Returns a sum times the gradient of 1."""
         self._check_sums(name, bind(func, args, kwargs), out)
-        one = self.call(aten.full.default, (self.sizes(args[0].shape), 1),
-                        {"dtype": args[0].dtype}, is_constant=True)
+        one = self.fill(args[0], 1)
         others = [self.place(x) if isinstance(x, Tensor) else x for x in args[1:]]
         factor = self.call(func, [Place(one.place), *others], kwargs)
         node = self.read_fixed(factor, self.graph.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from .calls import Call, Place, Size, as_tensor, make_key, repeat_calls
+from .calls import CPU, Call, Place, Size, as_tensor, make_key, repeat_calls
 from .graph import Graph
 
 aten = torch.ops.aten
@@ -110,10 +110,10 @@ class Values(TorchDispatchMode):
 
     def value(self, tensor: Tensor) -> Fixed | Row:
         if not isinstance(tensor, FakeTensor):
-            return self._hold(tensor)
+            return self.hold(tensor)
         storage = tensor.untyped_storage()._cdata
         if storage not in self.values and tensor.constant is not None:  # of TorchScript
-            return self._hold(tensor.constant)
+            return self.hold(tensor.constant)
         if storage not in self.values:
             raise self.error("tensors that the step makes from its arguments",
                              "a tensor of another origin")
@@ -127,7 +127,13 @@ class Values(TorchDispatchMode):
             self.calls.append(call)
         return Fixed(place, is_constant, is_number)
 
-    def _hold(self, tensor: Tensor) -> Fixed:
+    def fill(self, like: Tensor, value: Any) -> Fixed:
+        """Returns the call that makes a tensor of equal numbers."""
+        keywords = {"dtype": like.dtype, "device": CPU}  # repeated, on that of the call
+        return self.call(aten.full.default, (self.sizes(like.shape), value), keywords,
+                         is_constant=True)
+
+    def hold(self, tensor: Tensor) -> Fixed:
         """Returns the value of a tensor that the step closes over. Repeated calls read it again."""
         if tensor._cdata not in self.tensors:
             if tensor.requires_grad:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
-from .calls import Place, as_tensor
+from .calls import CPU, Place, as_tensor
 from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
 from .tracer import COPIES, FACTORIES, Tracer, bind
@@ -37,7 +37,9 @@ def take_part(whole: Tensor | float, k: int | None, c: int | None) -> Tensor:
 
 def join_parts(form: str, *parts: Tensor | float) -> Tensor:
     """Returns a fixed value of its rows."""
-    return parse_form(form).join(torch.broadcast_tensors(*map(as_tensor, parts)))
+    device = next((one.device for one in parts if isinstance(one, Tensor)), CPU)
+    tensors = [as_tensor(one, device) for one in parts]
+    return parse_form(form).join(torch.broadcast_tensors(*tensors))
 
 
 class WideTracer(Tracer):
@@ -79,7 +81,8 @@ class WideTracer(Tracer):
         if not isinstance(value, Tensor):
             return None
         if not isinstance(value, FakeTensor):
-            return self._hold_wide(value)
+            fake = self._hold_wide(value)
+            return None if fake is None else self.wide[_key(fake)]
         return self.wide.get(_key(value))
 
     def rows_of(self, tensor: Tensor) -> tuple[Tensor, ...]:
@@ -109,8 +112,9 @@ class WideTracer(Tracer):
     def number_like(self, number: float, like: Tensor) -> Tensor:
         return self.run_part("full_like", like, number)
 
-    def _hold_wide(self, tensor: Tensor) -> Wide | None:
-        """Returns the value of a closed-over tensor, if it is complex or has an axis."""
+    def _hold_wide(self, tensor: Tensor) -> Tensor | None:
+        """Returns a tensor without values for a closed-over one, if it is complex or has an
+        axis."""
         has_axis = tensor.dim() > 1 and tensor.shape[-1] in self.axes
         if not has_axis and not tensor.is_complex():
             return None
@@ -124,7 +128,17 @@ class WideTracer(Tracer):
         self.alive.append(tensor)
         fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
         self.give_whole(fake, form, self.call(None, (tensor,)))
-        return self.wide[_key(fake)]
+        return fake
+
+    def _take_to_cpu(self, value: Any) -> Any:
+        """Returns what stands for a device, or for a tensor there, in a trace."""
+        if not _is_elsewhere(value):
+            return value
+        if isinstance(value, torch.device):
+            return CPU
+        fake = self._hold_wide(value)
+        return fake if fake is not None else self.give(
+            torch.empty(value.shape, dtype=value.dtype, device="cpu"), self.hold(value), True)
 
     def _is_fixed(self, value: Tensor) -> bool:
         return all(isinstance(self.value(part), Fixed) for part in self.rows_of(value))
@@ -156,6 +170,9 @@ class WideTracer(Tracer):
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
         values = tree_leaves((args, kwargs))
+        if any(map(_is_elsewhere, values)):
+            args, kwargs = tree_map(self._take_to_cpu, (args, kwargs))
+            values = tree_leaves((args, kwargs))
         wide = [value for value in values if self.find(value) is not None]
         if is_in_place and (wide or _key(args[0]) in self.shared):
             return self._write(func, name.removesuffix("_"), args, kwargs)
@@ -332,6 +349,14 @@ class WideTracer(Tracer):
     def _has_axis(self, value: Any) -> bool:
         found = self.find(value)
         return found is not None and found.form.axis > 0
+
+
+def _is_elsewhere(value: Any) -> bool:
+    """Whether a value is a device other than the CPU, or a tensor that the step closes over there.
+    A trace has all tensors on the CPU."""
+    device = value.device if isinstance(value, Tensor) else value
+    return (isinstance(device, torch.device) and device.type != "cpu"
+            and not isinstance(value, FakeTensor))
 
 
 def _key(tensor: Tensor) -> int:

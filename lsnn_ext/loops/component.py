@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .._core.decisions import listening
 from ..codegen.neuron import Neuron
 from ..codegen.state import NeuronState
 from .ir import Before, Kind, Loop, Now, Numbers, Refused, Slot
+from .plain import draw_normal
 from .reader import SLOTS, Product, Read, run_calls
 from .recurrence import Current, Recurrence, Register
 from .stages import linear
@@ -49,6 +51,7 @@ class Component:
     def __init__(self, found: Recurrence, last: Collection[Place] = ()) -> None:
         """last: results of which only the last iteration is read."""
         self.found, self.last = found, last
+        self.options: dict[str, Any] = {"dtype": found.dtype, "device": found.device}
         step = Step(found)
         self.neuron = _neurons.setdefault(step.key, Neuron(step, step.axes))
         inside = found.reader.inside
@@ -153,7 +156,7 @@ class Component:
         """Returns a current (n, B, N) for each number of its own axis."""
         width = self.found.width(current.shape)
         parts = [self._make_term(one, current.shape, given) for one in current.others]
-        x = reduce(torch.add, parts) if parts else torch.zeros((), dtype=self.found.dtype)
+        x = reduce(torch.add, parts) if parts else torch.zeros((), **self.options)
         if current.shift and x.dim() and len(x) > 1:
             x = torch.cat([x[1:], x[-1:]])  # the last step ahead has no input, and no reader
         x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
@@ -163,16 +166,16 @@ class Component:
         """Returns a term (n, B, N K), or (1, B, N K) if it is the same in each iteration."""
         size = self.found.neurons * self.found.width(shape)
         if isinstance(one, int | float):
-            return torch.full((1, 1, 1), one, dtype=self.found.dtype)
+            return torch.full((1, 1, 1), one, **self.options)
         if isinstance(one, Numbers):
-            values = torch.tensor(one.values[:given.iterations], dtype=self.found.dtype)
+            values = torch.tensor(one.values[:given.iterations], **self.options)
             return values.view(-1, 1, 1).expand(-1, self.found.rows, size)
         slot: Any = one.source if isinstance(one, Product) else one
         tensor = given.outside[slot]
         tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
         if isinstance(one, Product):
             tensor = linear(tensor, _slice_matrix(one, given.outside))
-        tensor = tensor.to(self.found.dtype)
+        tensor = tensor.to(**self.options)
         missing = (1,) * (len(shape) + 1 - tensor.dim())
         tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:])
         return tensor.expand(-1, *shape).reshape(len(tensor), self.found.rows, size)
@@ -193,7 +196,7 @@ class Component:
         if not blocks:
             return None, ()
         delays = tuple(sorted({delay for delay, _ in blocks}))
-        zeros = torch.zeros(self.found.neurons, self.found.neurons, dtype=self.found.dtype)
+        zeros = torch.zeros(self.found.neurons, self.found.neurons, **self.options)
         rows = [[blocks.get((delay, k), zeros) for k in range(count)]
                 for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
@@ -203,7 +206,7 @@ class Component:
         if t == 0:
             return self._flatten(first[self.found.z], self.found.z)
         if t not in self.found.history:
-            return torch.zeros(self.found.rows, self.found.neurons, dtype=self.found.dtype)
+            return torch.zeros(self.found.rows, self.found.neurons, **self.options)
         return self._flatten(given.initial[self.found.history[t]], self.found.z)
 
     def _initial(self, register: Register, first: Mapping[Place, Tensor],
@@ -212,18 +215,18 @@ class Component:
             return self._flatten(given.initial[register.initial[0]], register.place)
         if register.place[0] in self.found.prefix:
             return self._flatten(first[register.place], register.place)
-        return torch.zeros(self.found.step_shape(register.place), dtype=self.found.dtype)
+        return torch.zeros(self.found.step_shape(register.place), **self.options)
 
     def _flatten(self, tensor: Tensor, place: Place) -> Tensor:
         """Returns a value from before the loop as (B, N) or (B, N, K)."""
         shape = self.found.step_shape(place)
         if tensor.numel() != prod(shape):
             tensor = tensor.expand(self.found.reader.kind(*place).shape)
-        return tensor.to(self.found.dtype).reshape(shape)
+        return tensor.to(**self.options).reshape(shape)
 
     def _make_coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Returns a coefficient of shape (), (N,) or (N, K)."""
-        tensor = tensor.to(self.found.dtype)
+        tensor = tensor.to(**self.options)
         if tensor.numel() == 1:
             return tensor.reshape(())
         batch = self.found.split(shape, "")
@@ -244,13 +247,21 @@ class Component:
         n = min(found.loop.iterations, max(lags, default=0) + 2 + len(found.registers))
         given = self._draw(n)
         inputs = [*given.outside.values(), *given.initial.values()]
+        reasons: list[str] = []  # why a loop over time runs in the place of a kernel
+
+        def note(kind: str, *facts: Any) -> None:
+            if kind == "loop":
+                reasons.append(facts[-1])
+
         try:
-            made = self._run(given)
+            with listening(note):
+                made = self._run(given)
             rows = run_calls(found.loop, found.positions, n, self._make_reader(given),
                              given.initial)
             wanted = {place: torch.stack([row[place].expand(one.shape[1:]) for row in rows])
                       for place, one in made.items()}
-            keep = torch.ones(n, found.rows, dtype=torch.bool)  # each row up to a flip of a spike
+            # each row up to a flip of a spike
+            keep = torch.ones(n, found.rows, dtype=torch.bool, device=found.device)
             for place, result in made.items():
                 keep &= _find_close(result, wanted[place]).reshape(n, found.rows, -1).all(-1)
             keep = keep.cumprod(0).bool()
@@ -259,6 +270,8 @@ class Component:
             text = re.sub(r" in (step|ir)\.py line .*", "", str(error))
             line: str = self.neuron.step.line  # type: ignore[attr-defined]
             raise Refused(text, line) from error
+        if reasons:
+            raise Refused(reasons[0], found.line(max(found.nodes)))
         if any(one.requires_grad != wanted[place].requires_grad for place, one in made.items()):
             raise Refused("expected results that need a gradient as those of the calls do",
                           found.line(max(found.nodes)))
@@ -286,12 +299,13 @@ class Component:
         matrices = {product.matrix for one in self.found.currents for product in one.products}
 
         def draw(kind: Kind, *sizes: int, is_matrix: bool = False) -> Tensor:
-            one = torch.randn((*sizes, *kind.shape), generator=random, dtype=torch.float64)
+            one = draw_normal((*sizes, *kind.shape), random, torch.float64)
             if is_matrix:
                 one = one / self.found.neurons**0.5  # values do not grow from step to step
             elif kind.dtype == torch.bool or not sizes:
                 one = one > 0 if kind.dtype == torch.bool else one.abs()
-            return one.to(kind.dtype).requires_grad_(kind.requires_grad and reader.has_grad)
+            one = one.to(kind.device, kind.dtype)
+            return one.requires_grad_(kind.requires_grad and reader.has_grad)
 
         return RunInputs(n, {slot: draw(reader.kind_of(slot), *(
             () if reader.is_invariant(slot) else (n,)), is_matrix=slot in matrices)
@@ -301,7 +315,7 @@ class Component:
                    keep: Tensor) -> list[Tensor | None]:
         """Returns the gradients of a sum with random factors, of iterations and rows to keep."""
         random = torch.Generator().manual_seed(1)
-        terms = [((one * torch.randn(one.shape, generator=random).to(one.dtype)).reshape(
+        terms = [((one * draw_normal(one.shape, random).to(one)).reshape(
             *keep.shape, -1) * keep[..., None]).sum()
             for _, one in sorted(made.items()) if one.requires_grad]
         wanted = [one for one in inputs if one.requires_grad]

@@ -39,9 +39,9 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
 
     def flat(value: int | None, place: Place) -> Tensor:
         if value is None:
-            return torch.zeros(found.step_shape(place), dtype=found.dtype)
+            return torch.zeros(found.step_shape(place), **component.options)
         one = expected.numbers[value].expand(found.reader.kind(*place).shape)
-        return one.to(found.dtype).reshape(found.step_shape(place))
+        return one.to(**component.options).reshape(found.step_shape(place))
 
     def past(register: Register, t: int) -> int | None:
         q, k = register.place
@@ -127,7 +127,7 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
         given = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         values.update(zip(call.outputs, call.run(given), strict=True))
     got, want = [sequences[place] for place in found.places], outputs_of(values)
-    wrong = torch.zeros(loop.iterations, found.rows, dtype=torch.bool)
+    wrong = torch.zeros(loop.iterations, found.rows, dtype=torch.bool, device=found.device)
     for one, other in zip(got, want, strict=True):
         differ = find_differences(one.detach(), other.detach(), RUN.of(other.detach()))
         wrong |= differ.reshape(*wrong.shape, -1).any(-1)

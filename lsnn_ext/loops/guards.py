@@ -24,6 +24,7 @@ BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 def read_flags() -> tuple[Any, ...]:
     """Returns the settings of torch that a call depends on."""
     return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
+            torch.get_default_device(),
             *((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
               for device in DEVICES), torch.is_autocast_cache_enabled(),
             torch.are_deterministic_algorithms_enabled(),

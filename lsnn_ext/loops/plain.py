@@ -95,6 +95,12 @@ def is_mutable(value: Any) -> bool:
                               np.random.RandomState, functools._lru_cache_wrapper))
 
 
+def draw_normal(shape: Sequence[int], random: torch.Generator,
+                dtype: torch.dtype = torch.float32) -> Tensor:
+    """Returns normal numbers of a generator of the CPU, on the CPU whatever the default device."""
+    return torch.randn(shape, generator=random, dtype=dtype, device="cpu")
+
+
 def generator_states() -> list[Tensor]:
     """Returns the states of the generators of torch, the CPU first."""
     states = [torch.get_rng_state()]

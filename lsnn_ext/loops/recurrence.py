@@ -14,7 +14,7 @@ import torch
 
 from ..codegen.form import MAX_AXIS, Form
 from .functions import Apply, is_operator
-from .ir import Before, Call, Kind, Loop, Now, Numbers, Refused, Slot, Varying
+from .ir import DEVICES, Before, Call, Kind, Loop, Now, Numbers, Refused, Slot, Varying
 from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term, get_call_name
 from .values import Place
 
@@ -58,6 +58,7 @@ class Recurrence:
         self.z = self._find_z()
         self.prefix = self._find_prefix()
         self.nodes = self._join_sums()
+        self.device = self._find_device()
         self.dtype = self._find_dtype()
         self.rows, self.neurons = self._find_sizes()
         self.currents: dict[Current, str] = {}
@@ -155,6 +156,16 @@ class Recurrence:
             joined[position] = Node(position, terms if has_product else None)
         return self._find_nodes(joined)
 
+    def _find_device(self) -> torch.device:
+        devices = {self.reader.kind(position, k).device for position in self.nodes
+                   for k in range(len(self.loop.body[position].call.outputs))}
+        device = devices.pop()
+        if devices or device.type not in DEVICES:
+            found = ", ".join(sorted(map(str, {device, *devices})))
+            raise Refused(f"expected tensors on the CPU or on one GPU, got {found}",
+                          self.line(min(self.nodes)))
+        return device
+
     def _find_dtype(self) -> torch.dtype:
         calls = [self.loop.body[position].call for position in self.nodes]
         for call in calls:
@@ -164,11 +175,8 @@ class Recurrence:
                 raise Refused("expected no autocast", call.line)
             if get_call_name(call) in ("__set__", "requires_grad_"):
                 raise Refused("expected no change of requires_grad", call.line)
-        kinds = [self.reader.kind(position, k) for position in self.nodes
-                 for k in range(len(self.loop.body[position].call.outputs))]
-        dtypes = {kind.dtype for kind in kinds}
-        if not all(kind.device.type == "cpu" for kind in kinds):
-            raise Refused("expected tensors on the CPU", calls[0].line)
+        dtypes = {self.reader.kind(position, k).dtype for position in self.nodes
+                  for k in range(len(self.loop.body[position].call.outputs))}
         if not dtypes <= {torch.float32, torch.float64, torch.bool} or dtypes == {torch.bool}:
             raise Refused("expected float32 or float64, got "
                           f"{', '.join(sorted(map(str, dtypes)))}", calls[0].line)
@@ -313,8 +321,8 @@ class Recurrence:
                 raise Refused("expected numbers as constants that change", call.line)
             return self.dtype
         kind = self.reader.kind_of(slot)
-        if kind.device.type != "cpu":
-            raise Refused("expected tensors on the CPU", call.line)
+        if kind.device != self.device and kind.shape:
+            raise Refused(f"expected arguments on {self.device}, got {kind.device}", call.line)
         if isinstance(slot, Varying) and len({self.reader.kinds[one][:2]
                                               for one in slot.values}) > 1:
             raise Refused("expected arguments of one shape and dtype in all iterations", call.line)

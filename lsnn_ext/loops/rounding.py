@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .ir import Call, Ref, Refused
+from .plain import draw_normal
 
 Run: TypeAlias = Callable[[torch.Generator], tuple[Sequence[Tensor], Sequence[Tensor]]]
 ULPS = 64  # of the largest number of a value: what rounding may change in one step
@@ -82,10 +83,10 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
     random = torch.Generator().manual_seed(0)
 
     def draw(like: Tensor) -> Tensor:
-        one = torch.randn(like.shape, dtype=like.dtype, generator=random)
+        one = draw_normal(like.shape, random, like.dtype).to(like.device)
         if keep is not None:
             one = (one.reshape(*keep.shape, -1) * keep[..., None]).reshape(like.shape)
-        return one.to(like.device)
+        return one
 
     def run(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor],
             ) -> tuple[Tensor | None, ...]:
@@ -206,7 +207,7 @@ def perturb(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Te
         return tensor
     signs: Any = sign
     if not sign:
-        signs = torch.randint(0, 2, tensor.shape, generator=random).to(tensor) * 2 - 1
+        signs = torch.randint(0, 2, tensor.shape, generator=random, device="cpu").to(tensor) * 2 - 1
     return torch.where(tensor == tensor.round(), tensor, tensor + signs * size)
 
 

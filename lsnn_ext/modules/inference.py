@@ -131,8 +131,8 @@ def _prepare_call(
         layers.append((suffix, prepared, w_in, bias))
     form, past = (L, *batch, N), (L, D, *batch, N)
     if state is None:
-        v = a = i = r = torch.zeros(form, dtype=dtype)
-        z = torch.zeros(past, dtype=dtype)
+        v = a = i = r = torch.zeros(form, dtype=dtype, device="cpu")
+        z = torch.zeros(past, dtype=dtype, device="cpu")
         state = State(v, a, i, r, z)
     elif type(state) is State:
         v, a, i, r, z = state

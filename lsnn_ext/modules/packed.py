@@ -39,9 +39,9 @@ def flip_time(value: Tensor, lengths: Lengths | None) -> Tensor:
     if lengths is None:
         return value.flip(0)
     T, B, N = value.shape
-    step, each = torch.arange(T)[:, None], lengths.each
+    step, each = torch.arange(T, device="cpu")[:, None], lengths.each
     mirrored = torch.where(step < each, each - 1 - step, step)
-    order = (mirrored * B + torch.arange(B)).flatten().to(value.device)
+    order = (mirrored * B + torch.arange(B, device="cpu")).flatten().to(value.device)
     reordered: Tensor = _Permutation.apply(value.reshape(T * B, N), order, None)
     return reordered.view(T, B, N)
 
@@ -66,7 +66,7 @@ class _Group(NamedTuple):
         """Packed rows of the group as (T, B, .)."""
         if self.is_even:
             return data.unflatten(0, (self.T, -1))
-        batch_sizes = (torch.arange(self.T)[:, None] < self.lengths).sum(1)
+        batch_sizes = (torch.arange(self.T, device="cpu")[:, None] < self.lengths).sum(1)
         return pad_packed_sequence(PackedSequence(data, batch_sizes))[0]
 
     def pack(self, padded: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class _Group(NamedTuple):
 
 def _lengths(batch_sizes: Tensor) -> Tensor:
     """(B,) steps of the sequences of a PackedSequence, in its order."""
-    return (batch_sizes[:, None] > torch.arange(int(batch_sizes[0]))).sum(0)
+    return (batch_sizes[:, None] > torch.arange(int(batch_sizes[0]), device="cpu")).sum(0)
 
 
 def _groups(lengths: Tensor) -> list[_Group]:
@@ -98,12 +98,13 @@ def _order(groups: list[_Group], lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The position of each packed row of all sequences in the concatenated packed rows of the
     groups, and the inverse."""
     T, B = int(lengths[0]), len(lengths)
-    runs = torch.arange(T)[:, None] < lengths
-    place, n = torch.zeros(T, B, dtype=torch.int64), 0
+    runs = torch.arange(T, device="cpu")[:, None] < lengths
+    place, n = torch.zeros(T, B, dtype=torch.int64, device="cpu"), 0
     for group in groups:
         mask = runs[: group.T, group.first : group.end]
         steps = int(mask.sum())
-        place[: group.T, group.first : group.end][mask] = torch.arange(n, n + steps)
+        place[: group.T, group.first : group.end][mask] = torch.arange(
+            n, n + steps, device="cpu")
         n += steps
     order = place[runs]
     return order, torch.argsort(order)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lsnn_ext.codegen.calls import CPU
 from lsnn_ext.codegen.trace import StepError, trace
 from surrogates import SetupContext, SpyTorch, Triangle, apply_soft
 from traced_steps import NEURONS, check_step
@@ -289,18 +290,18 @@ def test_closed_over_tensors_are_read_again(dtype: torch.dtype) -> None:
         return v * gain + c * (1 - offset) + listed, (v > offset.expand_as(v)).to(v)
 
     traced = check_step(step, dtype=dtype)
-    before = traced.prologue([])
+    before = traced.prologue([], CPU)
     with torch.no_grad():
         gain.mul_(2)
     assert sum(not torch.equal(a, b)
-               for a, b in zip(before, traced.prologue([]), strict=True)) == 1
+               for a, b in zip(before, traced.prologue([], CPU), strict=True)) == 1
     with pytest.raises(StepError, match=r"expected closed-over tensors of one size, got \(11,\)"):
         other = torch.rand(NEURONS + 1)
         trace(lambda c, v, z: (v * gain + c * other, v * 1), currents=1, states=1, dtype=dtype,
               coefficients={})
     with pytest.raises(StepError, match="expected one number of neurons"):
         trace(lambda c, v, z, *, tau: (v * gain + c * tau, v * 1), currents=1, states=1,
-              dtype=dtype, coefficients={"tau": gain}).prologue([torch.rand(7, dtype=dtype)])
+              dtype=dtype, coefficients={"tau": gain}).prologue([torch.rand(7, dtype=dtype)], CPU)
 
 
 class Unit(torch.nn.Module):

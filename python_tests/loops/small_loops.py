@@ -2,10 +2,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from lsnn_ext.loops.component import Component, RunInputs
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
@@ -30,6 +32,9 @@ def compare(function: Callable[..., Any], *args: Tensor, fused: int = 1,
     reasons = [(stage.kind, stage.reason, stage.line) for stage in plan.stages
                if stage.kind in ("fused", "loop")]
     assert [kind for kind, *_ in reasons] == ["fused"] * fused, reasons
+    for stage in plan.stages:
+        if stage.kind == "fused":
+            check_device(stage.run.__self__)  # type: ignore[attr-defined]
     gradients = []
     results = [pytree.tree_leaves(one) for one in (want, got)]
     for one, other in zip(*results, strict=True):
@@ -46,6 +51,22 @@ def compare(function: Callable[..., Any], *args: Tensor, fused: int = 1,
         if one is not None:
             close(other, one, tolerance, f"gradient {k}")
     return plan
+
+
+def check_device(component: Component) -> None:
+    """Fails unless all that a kernel reads is on the device of the inputs, for which meta stands:
+    its operators refuse tensors of another device."""
+    meta = torch.device("meta")
+    drawn = component._draw(2)
+    given = RunInputs(2, *({key: one.to(meta) for key, one in each.items()} for each in drawn[1:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(component.options, "device", meta)
+        x, weights, _, state, coefficients, first = component.make_arguments(given)
+    rows = [kernel.rows(list(coefficients.values()), x)
+            for _, kernel in component.neuron.kernels.values()]
+    tensors = [x, state.z, *state.states.values(), *coefficients.values(), *first.values(), *rows]
+    tensors += [] if weights is None else [weights]
+    assert all(one.device == meta for one in tensors)
 
 
 def close(got: Tensor, want: Tensor, tolerance: float, what: str) -> None:

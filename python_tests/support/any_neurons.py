@@ -108,7 +108,7 @@ class LoopOperators:
         K, S = len(parts.currents), len(parts.states)
         _ops.register_sizes(key, _ops.NeuronSizes(S, K, len(names), len(names), is_number))
         return kernels.Kernel(
-            key, lambda given: [torch.as_tensor(c, dtype=like.dtype) for c in given], len(names),
+            key, lambda given, _: [torch.as_tensor(c, dtype=like.dtype) for c in given], len(names),
             False)
 
     def __call__(self, op: Any, *args: Any) -> Any:

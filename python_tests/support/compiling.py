@@ -52,7 +52,7 @@ def start(code: str) -> subprocess.Popen[str]:
 
 
 def wait_until(happened: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.01)

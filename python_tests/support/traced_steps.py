@@ -79,7 +79,7 @@ def check_step(step: Callable[..., Any], coefficients: Mapping[str, Tensor | flo
     needed = [(x, d) for x, d in zip(results, d_results, strict=True) if x.requires_grad]
     expected = iter(torch.autograd.grad([x for x, _ in needed], wanted, [d for _, d in needed],
                                         allow_unused=True) if needed else [None] * len(wanted))
-    coefficient_rows = traced.prologue(list(given.values()))
+    coefficient_rows = traced.prologue(list(given.values()), torch.device("cpu"))
     assert all(x.dtype == dtype and x.shape in ((), (NEURONS,)) and not x.requires_grad
                for x in coefficient_rows)
     rows = [x.detach() for x in rows]

@@ -1,0 +1,63 @@
+"""Loops of tensors on another device than the default one, and of a GPU without kernels."""
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lsnn_ext import _ops
+from lsnn_ext.codegen import cuda, kernels
+from lsnn_ext.codegen.compile import CompileError
+from lsnn_ext.loops import convert
+from surrogates import SpyTorch
+from test_six_loops import MODELS, build
+
+META = torch.device("meta")  # stands for a GPU: its operators refuse tensors of the CPU
+N = 7
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_default_device_is_not_used(name: str) -> None:
+    model, args = build(name, torch.float32)
+    wanted = tree_leaves(model(*args))
+    with META:
+        model, report = convert(model, args)
+        got = tree_leaves(model(*args))
+    assert report.fused and not report.reason
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_other_default_device_records_anew() -> None:
+    """torch.zeros without a device makes tensors on the default one."""
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            v = torch.zeros(x.shape[1:])
+            spikes = []
+            for x_t in x:
+                v = 0.9 * v + x_t.to(v)
+                z = SpyTorch.apply(v - 1.0)
+                v = v - z
+                spikes.append(z)
+            return torch.stack(spikes)
+
+    x = torch.rand(5, 2, N)
+    model, report = convert(Model(), x)
+    assert report.fused
+    with META:
+        assert model(x).device == META
+    assert model(x).device == x.device
+
+
+@pytest.mark.skipif(not _ops.available, reason="the compiled part is missing")
+def test_a_gpu_without_kernels_keeps_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise CompileError("expected NVRTC or nvcc, got neither")
+
+    monkeypatch.setattr(kernels, "_find_architecture", lambda _: "sm_90")
+    monkeypatch.setattr(cuda, "compile_kernels", refuse)
+    model, args = build("two loops", torch.float32)
+    _, report = convert(model, args)
+    assert not report.fused
+    assert "expected NVRTC or nvcc, got neither" in str(report)
