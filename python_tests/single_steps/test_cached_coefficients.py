@@ -69,14 +69,6 @@ def test_a_change_is_seen(change: str) -> None:
     assert any(differs) or change in ("nothing", "double", "learns", "data of another dtype")
 
 
-def test_what_is_out_of_range_is_refused_after_a_good_call() -> None:
-    layer, x = ALIF(I, N), torch.rand(T, B, I)
-    layer(x)
-    _tensor(layer, "threshold_l0").data.fill_(-1.0)
-    with pytest.raises(ValueError, match=r"threshold_l0: expected finite numbers > 0 in ALIF"):
-        layer(x)
-
-
 def test_another_tensor_for_one_call() -> None:
     """torch.func.functional_call, with a gradient of a buffer too."""
     layer, x = ALIF(I, N), (torch.rand(T, B, I) < 0.3).float()
