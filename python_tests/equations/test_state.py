@@ -32,7 +32,7 @@ def _in_chunks(problem: Problem, lengths: list[int],
 
 @pytest.mark.parametrize("lengths", [[40], [0, 40], [40, 0], [1, 39], [3, 2, 35], [17, 23],
                                      [1] * 40], ids=str)
-@pytest.mark.parametrize("delay", ["none", "one", "each"])
+@pytest.mark.parametrize("delay", ["none", "one", "each", "kernel"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_chunks_equal_one_call(dtype: torch.dtype, delay: str, lengths: list[int]) -> None:
     problem = build(replace(BUSY, delay=delay), dtype)

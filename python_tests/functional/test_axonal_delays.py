@@ -101,17 +101,6 @@ def test_options_against_the_reference(delay: str, sparse_grad: str, autapses: b
     assert_all_same(gradients, of_reference, tolerance=1e-11)
 
 
-@pytest.mark.parametrize("delay", ["kernel", "each"])
-def test_two_calls_that_pass_the_state_on_are_one(delay: str) -> None:
-    arguments = build(Case("", T=50, B=5, N=33, delay=delay, mask=True)).arguments()
-    current = arguments.pop("current")
-    spikes, end = functional.alif(current, **arguments)  # type: ignore[misc]
-    first, state = functional.alif(current[:3], **arguments)  # type: ignore[misc]
-    second, last = functional.alif(current[3:], **arguments, state=state)  # type: ignore[misc]
-    assert torch.equal(torch.cat([first, second]), spikes)
-    assert all(map(torch.equal, last, end))
-
-
 @needs_compiled
 @pytest.mark.skipif("LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
 @pytest.mark.parametrize("threads", [2, 3])

@@ -83,29 +83,6 @@ def test_numbers_are_never_made() -> None:
     assert second["x"].untyped_storage().nbytes() == 4
 
 
-def test_without_gradients() -> None:
-    w = {name: value.detach() for name, value in weights().items()}
-    want = layer(w["x"], w["in"] * 3, w["rec"], **NEURON).spikes
-    got = layer(w["x"], w["in"] * 3, w["rec"], spikes="bits", **NEURON)
-    assert got.spikes is None and got.packed is not None and want is not None
-    assert_same("spikes", got.packed.numbers(), want)
-
-
-def test_readout_beside_bits() -> None:
-    w = weights()
-    w_out = torch.rand(4, N)
-    want = layer(w["x"], w["in"] * 3, w["rec"], w_out=w_out, k_out=0.8, **NEURON)
-    got = layer(w["x"], w["in"] * 3, w["rec"], w_out=w_out, k_out=0.8, spikes="bits", **NEURON)
-    assert (
-        got.packed is not None
-        and want.spikes is not None
-        and got.readout is not None
-        and want.readout is not None
-    )
-    assert_same("spikes", got.packed.numbers(), want.spikes)
-    assert_same("readout", got.readout, want.readout, tolerance=1e-5)
-
-
 def _stack(dropout: float = 0.0, bidirectional: bool = False) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     net = ALIF(20, 128, num_layers=3, dropout=dropout, bidirectional=bidirectional)

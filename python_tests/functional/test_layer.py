@@ -108,26 +108,6 @@ def test_modules_hand_it_on() -> None:
             assert_same(name, b.grad, a.grad)
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("batched", [False, True])
-def test_lsnn_in_one_call(batch_first: bool, batched: bool) -> None:
-    """With and without hooks, which make the parts run one after the other."""
-    torch.manual_seed(1)
-    model = LSNN(20, 100, 120, 3, batch_first=batch_first).double()
-    x = (torch.rand(*((9, 70) if batched else (70,)),
-                    20) < 0.1).double() if batch_first or not batched else \
-        (torch.rand(70, 9, 20) < 0.1).double()
-    _, state = model(x)
-    got, got_state, got_spikes = model(x, state, return_spikes=True)
-    handle = model.readout.register_forward_hook(lambda *_: None)
-    want, want_state, want_spikes = model(x, state, return_spikes=True)
-    handle.remove()
-    assert torch.equal(got_spikes, want_spikes) and got_spikes.any()
-    torch.testing.assert_close(got, want)
-    torch.testing.assert_close(got_state.readout, want_state.readout)
-    assert got_state.readout.shape == ((9, 3) if batched else (3,))
-
-
 def test_spikes_are_not_written_unless_asked_for() -> None:
     given = problem(torch.float32)
     out = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"],

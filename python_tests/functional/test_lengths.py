@@ -5,15 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import (
-    PackedSequence,
-    pack_padded_sequence,
     pack_sequence,
-    pad_packed_sequence,
 )
 
 from compare import assert_all_same, assert_same, changed
 from layers import grid
-from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
+from lsnn_ext import ALIF, functional, reference
 from module_kinds import round_weights
 from operator_calls import Calls, needs_compiled
 
@@ -90,21 +87,6 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
         assert_same(f"d {name}", one, other, tolerance=1e-11)
 
 
-@needs_compiled
-@pytest.mark.parametrize("order", ORDERS)
-def test_spikes_as_bits_keep_the_order(order: str) -> None:
-    """Bits belong to the sequences as given, whatever order the operator takes them in."""
-    B, generator = 36, torch.Generator().manual_seed(5)
-    lengths = ORDERS[order] * 6
-    lengths = tuple(sorted(lengths, reverse=True)) if order == "falling" else lengths
-    x = (torch.rand(T, B, I, generator=generator) < 0.1).double()
-    w_in, w_rec = grid(generator, 300, I), grid(generator, 300, 300, scale=0.05)
-    numbers = functional.layer(x, w_in, w_rec, lengths=lengths, **K).spikes
-    packed = functional.layer(x, w_in, w_rec, lengths=lengths, spikes="bits", **K).packed
-    assert numbers is not None and packed is not None and bool(numbers.any())
-    assert_same("spikes", packed.numbers(), numbers)
-
-
 @pytest.mark.parametrize("given", ["list", "int32", "int64"])
 def test_forms_of_lengths(given: str) -> None:
     generator = torch.Generator().manual_seed(2)
@@ -155,18 +137,6 @@ def test_operator_refuses_what_does_not_descend() -> None:
         operator(*changed(operator, args, lengths=torch.tensor([4, 2, 1], dtype=torch.int32)))
 
 
-@needs_compiled
-def test_compiled_graphs_take_any_lengths() -> None:
-    """One graph, whatever the numbers."""
-    generator = torch.Generator().manual_seed(3)
-    x, w = grid(generator, T, 6, N, scale=2.0), grid(generator, N, N, scale=0.2)
-    compiled_alif = torch.compile(lambda x, n: functional.alif(x, w, lengths=n, **K)[0],
-                                  fullgraph=True, backend="aot_eager")
-    for each in ORDERS.values():
-        n = torch.tensor(each)
-        assert_same("spikes", compiled_alif(x, n), functional.alif(x, w, lengths=n, **K)[0])
-
-
 # ------------------------------------------------------------------------------------------ modules
 def _spikes_in(steps: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -185,74 +155,3 @@ def test_a_packed_sequence_takes_few_calls(lengths: tuple[int, ...]) -> None:
     groups = {(40, 25, 25, 22): 1, (9, 40, 17): 2, (40, 3, 300, 1, 39): 4}[lengths]
     assert len(calls.forward) == groups
     assert sum(args[0].shape[:2].numel() for _, args, _ in calls.forward) <= 2 * sum(lengths)
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("lengths", [(30, 25, 25, 20), (9, 40, 17, 1, 300)])
-def test_gradients_of_packed_sequences(bidirectional: bool, lengths: tuple[int, ...]) -> None:
-    layer = ALIF(I, N, 2, bidirectional=bidirectional, refractory=2)
-    round_weights(layer, matrices_only=False)
-    sequences = [_spikes_in(n, n).requires_grad_() for n in lengths]
-    inputs = [*sequences, *layer.parameters()]
-    out, state = layer(pack_sequence(sequences, enforce_sorted=False))
-    loss = pad_packed_sequence(out)[0].cumsum(-1).sum() + state.v.square().sum()
-    alone = [layer(x) for x in sequences]
-    want_loss = sum(out.cumsum(-1).sum() + state.v.square().sum() for out, state in alone)
-    got, want = torch.autograd.grad(loss, inputs), torch.autograd.grad(want_loss, inputs)
-    for n, (one, other) in enumerate(zip(got, want, strict=True)):
-        assert_same(f"gradient {n}", one, other, tolerance=1e-4)
-
-
-@pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("lengths", [(30, 25, 25, 20), (9, 40, 17, 1, 300)])
-def test_lsnn_of_packed_sequences(lengths: tuple[int, ...], apart: bool) -> None:
-    """apart: a hook has the parts called one after the other."""
-    net = round_weights(LSNN(I, 10, 10, O), matrices_only=False)
-    if apart:
-        net.neurons.register_forward_hook(lambda *_: None)
-    sequences = [_spikes_in(n, n).requires_grad_() for n in lengths]
-    with torch.no_grad():
-        _, start = net(torch.nn.utils.rnn.pad_sequence(sequences)[:10])
-    inputs = [*sequences, *net.parameters()]
-    for initial in (None, start):
-        packed = pack_sequence(sequences, enforce_sorted=False)
-        y, state, spikes = net(packed, initial, return_spikes=True)
-        assert isinstance(y, PackedSequence) and isinstance(spikes, PackedSequence)
-        padded, z = pad_packed_sequence(y)[0], pad_packed_sequence(spikes)[0]
-        want_loss: Any = 0.0
-        for b, x in enumerate(sequences):
-            own = None
-            if initial is not None:
-                own = type(initial)(
-                    type(initial.neurons)(*(leaf[..., b, :] for leaf in initial.neurons)),
-                                    initial.readout[b])
-            want, end, want_z = net(x, own, return_spikes=True)
-            assert_same("readout", padded[: len(x), b], want, tolerance=1e-5)
-            assert_same("spikes", z[: len(x), b], want_z)
-            assert_same("state of the readout", state.readout[b], end.readout, tolerance=1e-5)
-            assert_same("membrane", state.neurons.v[..., b, :], end.neurons.v)
-            want_loss = want_loss + want.square().sum() + end.readout.sum()
-        loss = y.data.square().sum() + state.readout.sum()
-        got, wanted = torch.autograd.grad(loss, inputs), torch.autograd.grad(want_loss, inputs)
-        for n, (one, other) in enumerate(zip(got, wanted, strict=True)):
-            assert_same(f"gradient {n}", one, other, tolerance=2e-4)
-
-
-def test_readout_of_packed_sequences() -> None:
-    readout = LeakyReadout(I, O)
-    sequences = [_spikes_in(n, n) for n in (9, 30, 17)]
-    start = torch.randn(3, O)
-    y, end = readout(pack_sequence(sequences, enforce_sorted=False), start)
-    for b, x in enumerate(sequences):
-        want, want_end = readout(x, start[b])
-        assert_same("y", pad_packed_sequence(y)[0][: len(x), b], want, tolerance=1e-5)
-        assert_same("state", end[b], want_end, tolerance=1e-5)
-
-
-def test_padding_is_not_read() -> None:
-    layer = round_weights(ALIF(I, N), matrices_only=False)
-    x = torch.stack([_spikes_in(T, 1), _spikes_in(T, 2)], 1)
-    other = x.clone()
-    other[7:, 1] = torch.nan
-    got, want = (layer(pack_padded_sequence(value, [T, 7]))[0].data for value in (other, x))
-    assert_same("spikes", got, want)

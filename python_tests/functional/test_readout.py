@@ -321,26 +321,3 @@ def test_wrong_arguments_of_the_operators(name: str) -> None:
 
 
 # ---------------------------------------------------------------------------- beside the coupling p
-def test_coupling_through_layer() -> None:
-    """p of equation (3) is the argument of layer as of alif; the readout has its state by another
-    name."""
-    torch.manual_seed(0)
-    x, w_in, w_rec = (torch.rand(20, 3, 6) < 0.3).float(), torch.randn(8, 6), torch.randn(8, 8) / 4
-    neuron = {"alpha": 0.9, "theta": 0.5, "rho": 0.8, "beta": 0.3, "p": torch.full((8,), 0.2)}
-    w_out, first = torch.randn(4, 8), torch.randn(3, 4)
-    out = functional.layer(x, w_in, w_rec, w_out=w_out, k_out=K, readout_state=first, trace=True,
-                           **neuron)
-    spikes, state, traces = functional.alif(functional.linear(x, w_in), w_rec, trace=True, **neuron)
-    without = functional.alif(functional.linear(x, w_in), w_rec, trace=True, **{**neuron, "p": 0.0})
-    assert (
-        out.spikes is not None
-        and out.traces is not None
-        and not torch.equal(traces.a, without[2].a)
-    )
-    for name, got, want in (("spikes", out.spikes, spikes), ("a", out.traces.a, traces.a),
-                            ("v", out.state.v, state.v)):
-        assert_same(name, got, want)
-    y, last = functional.leaky_readout(spikes, w_out, K, first)
-    assert out.readout is not None and out.readout_state is not None
-    assert_same("readout", out.readout, y, tolerance=1e-6)
-    assert_same("last", out.readout_state, last, tolerance=1e-6)

@@ -109,19 +109,6 @@ def test_no_effect(name: str) -> None:
     assert_all_same(other_gradients, gradients)
 
 
-def test_no_effect_in_modules_of_float64() -> None:
-    x, results = (torch.rand(50, 8, 40) < 0.1).double(), []
-    for more in ({}, {"saved_dtype": torch.bfloat16}):
-        torch.manual_seed(1)
-        net = LSNN(40, 64, 64, 3, dtype=torch.float64, **more)  # type: ignore[arg-type]
-        out, _ = net(x)
-        out.square().sum().backward()
-        grads = {name: value.grad for name, value in net.named_parameters()
-                 if value.grad is not None}
-        results.append({"out": out.detach(), **grads})
-    assert_all_same(results[1], results[0])
-
-
 def _cuda_kernels() -> str | None:
     """A device on which the CUDA kernels run here, real or emulated ones."""
     if _ops.available and not _ops.has_cpu_kernels(torch.zeros(1)):

@@ -161,20 +161,6 @@ def test_network_in_one_call(batch: int, exact: bool) -> None:
         assert_equal([want, after, spikes], net(x, return_spikes=True))
 
 
-def test_network_learns_through_steps() -> None:
-    net, again = LSNN(I, 20, 17, 3), LSNN(I, 20, 17, 3)
-    again.load_state_dict(net.state_dict())
-    x, state, total = inputs(6, 2, I), None, torch.zeros(())
-    for x_t in x:
-        y, state = net.step(x_t, state)
-        total = total + y.square().sum()
-    total.backward()
-    again(x)[0].square().sum().backward()
-    for one, other in zip(net.parameters(), again.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None
-        torch.testing.assert_close(one.grad, other.grad)
-
-
 def test_readout_step() -> None:
     torch.manual_seed(0)
     for readout in (LeakyReadout(N, 3), LeakyReadout(N, 300, bias=False), LeakyReadout(N, 1),

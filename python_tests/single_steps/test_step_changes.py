@@ -117,19 +117,6 @@ def test_change_is_seen(name: str, layer: ALIF) -> None:
         assert_equal(layer.step(x, state), want)
 
 
-def test_functional_call_and_transforms(layer: ALIF) -> None:
-    other, x = ALIF(I, N, learn=LEARN), inputs(4, 2, I)
-    given = {name: p.detach().clone() for name, p in other.named_parameters()}
-    with torch.no_grad():
-        want, mine = other(x)[0], layer(x)[0]
-        assert torch.equal(torch.func.functional_call(layer, given, (x,))[0], want)
-        assert torch.equal(layer(x)[0], mine)
-        gradient = torch.func.grad(lambda p: torch.func.functional_call(layer, p, (x,))[0].sum())(
-            given
-        )
-        assert bool(gradient["weight_hh_l0"].any())
-
-
 def test_half_and_double(layer: ALIF) -> None:
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float32):
@@ -166,18 +153,6 @@ def test_moved_layer_gives_its_memory_back(layer: ALIF) -> None:
 
 
 # ---------------------------------------------------------------------- gradients, modes and errors
-def test_gradients_are_unaffected(layer: ALIF) -> None:
-    with torch.no_grad():
-        layer.step(inputs(2, I))
-    state = None
-    for x in inputs(5, 2, I):
-        spikes, state = layer.step(x, state)
-        assert spikes.requires_grad
-    assert state is not None
-    state.v.sum().backward()
-    assert all(p.grad is not None and bool(p.grad.any()) for p in layer.parameters())
-
-
 @needs_prepared_layers
 def test_who_watches_sees_the_operator(layer: ALIF) -> None:
     with torch.no_grad():
