@@ -1,6 +1,4 @@
 """Steps whose states have an axis of their own against loops of their own."""
-import copy
-import pickle
 import random
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence, unpack_sequence
 
 import lsnn_ext
+import wide_states
 from lsnn_ext import Neuron, Recurrent, functional
 from lsnn_ext.codegen.trace import StepError, trace
 from lsnn_ext.zoo.surrogates import triangle
 from traced_steps import check_step
-from wide_states import B, N, T, check, leaves_of, total
+from wide_states import B, N, T, check
 
 F64 = torch.float64
 K = 4
@@ -135,45 +133,20 @@ def test_as_many_neurons_as_numbers() -> None:
     beta, w = coefficients((13, K))["beta"][:K], coefficients()["w"]
     theta = torch.linspace(0.5, 2, K, dtype=F64)
     neuron = Neuron(branches, axes={"d": K})
-    spikes, state = functional.recurrent(x, None, neuron, beta=beta, w=w, theta=theta)
-    with lsnn_ext.use_reference():
-        same, other = functional.recurrent(x, None, neuron, beta=beta, w=w, theta=theta)
-    assert torch.equal(spikes, same) and spikes.any()
-    torch.testing.assert_close(state.states["d"], other.states["d"])
+    wide_states.check_with_the_reference(
+        neuron, {"x": x, "beta": beta, "w": w, "theta": theta}, w_rec=None)
 
 
 def test_state_lengths_and_delays() -> None:
     x, w_rec = torch.randn(T, B, N, dtype=F64) * 2, torch.randn(N, N, dtype=F64) * 0.3
     neuron, given = Neuron(branches, axes={"d": K}), coefficients()
-    found, loop = [], []
-    for results, reference in ((found, False), (loop, True)):
-        leaves = leaves_of({"x": x, "w_rec": w_rec, **given})
-        call = {**leaves, "neuron": neuron, "delay": 2, "lengths": [T, 11, 0], "trace": True}
-        if reference:
-            with lsnn_ext.use_reference():
-                spikes, state, traces = functional.recurrent(**call)
-        else:
-            spikes, state, traces = functional.recurrent(**call)
-        outputs = [spikes, *state.states.values(), *traces.values()]
-        results += outputs
-        results += torch.autograd.grad(total(outputs), list(leaves.values()))
-    assert torch.equal(found[0], loop[0]) and found[0].any()
-    for one, other in zip(found, loop, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-    whole, last = functional.recurrent(x, w_rec, neuron, **given)
-    first, state = functional.recurrent(x[:9], w_rec, neuron, **given)
+    wide_states.check_with_the_reference(neuron, {"x": x, "w_rec": w_rec, **given}, delay=2,
+                             lengths=[T, 11, 0])
+    state = wide_states.check_parts(neuron, x, w_rec, "d", **given)
     assert state.states["d"].shape == (B, N, K)
-    second, end = functional.recurrent(x[9:], w_rec, neuron, state=state, **given)
-    assert torch.equal(torch.cat([first, second]), whole)
-    assert torch.equal(end.states["d"], last.states["d"])
-    mask = torch.tensor([True, False, True])
-    kept = state.reset(mask).states["d"]
-    assert not kept[mask].any() and torch.equal(kept[1], state.states["d"][1])
+    narrow = state._replace(states={**state.states, "d": state.states["d"][..., 0]})
     with pytest.raises(ValueError, match=r"state.states\['d'\]: expected shape \(3, 13, 4\)"):
-        functional.recurrent(x, w_rec, neuron, state=state.map(lambda leaf: leaf[..., 0]
-                                                               if leaf.dim() == 3 and
-                                                               leaf.shape[2] == K else leaf),
-                             **given)
+        functional.recurrent(x, w_rec, neuron, state=narrow, **given)
 
 
 def test_no_steps_and_no_sequences() -> None:
@@ -187,44 +160,17 @@ def test_no_steps_and_no_sequences() -> None:
 
 
 def test_layer() -> None:
-    given = coefficients()
-    layer = Recurrent(Neuron(branches, axes={"d": K}), 5, N, learn=("beta",), positive=("w",),
-                      dtype=F64, **given)
-    x = torch.randn(T, B, 5, dtype=F64) * 2
-    spikes, state = layer(x)
-    assert spikes.any() and layer.get_parameter("beta").shape == (N, K)
-    total([spikes, *state.states.values()]).backward()
-    for name in ("beta", "parametrizations.w.original"):
-        assert layer.get_parameter(name).grad.abs().min() > 0
-    other = Recurrent(Neuron(branches, {"d": K}), 5, N, learn=("beta",), positive=("w",),
-                      dtype=F64, **{**given, "beta": 1 - given["beta"]})
-    assert not torch.equal(other(x)[0], spikes)
-    other.load_state_dict(layer.state_dict())
-    assert torch.equal(other(x)[0], spikes)
-    assert torch.equal(copy.deepcopy(layer)(x)[0], spikes)
-    alone, end, traces = layer(x[:, 0], trace=True)
-    assert end.states["d"].shape == (N, K) and traces["d"].shape == (T, N, K)
-    layer(x[:, 0], end)
-    assert not end.reset(torch.tensor(True)).states["d"].any()
-    packed = pack_padded_sequence(x, torch.tensor([T, 7, 3]))
-    rows = unpack_sequence(layer(packed, trace=True)[2]["d"])
-    torch.testing.assert_close(rows[1], layer(x[:7, 1], trace=True)[2]["d"])
-    neuron = pickle.loads(pickle.dumps(Neuron(branches, {"d": K})))
-    assert neuron == Neuron(branches, {"d": K}) != Neuron(branches, {"d": 3})
-    assert neuron.axes == {"d": K}
+    given, neuron = coefficients(), Neuron(branches, axes={"d": K})
+    layer, other = (Recurrent(neuron, 5, N, learn=("beta",), positive=("w",), dtype=F64,
+                              **{**given, "beta": beta})
+                    for beta in (given["beta"], 1 - given["beta"]))
+    assert layer.get_parameter("beta").shape == (N, K)
+    wide_states.check_layer(layer, other, ("beta", "parametrizations.w.original"), "d")
+    assert neuron.axes == {"d": K} and neuron != Neuron(branches, {"d": 3})
 
 
 def test_compiled_calls() -> None:
-    neuron, given = Neuron(branches, axes={"d": K}), coefficients()
-    x = torch.randn(T, B, N, dtype=F64) * 2
-
-    def call(x: Tensor, **given: Tensor) -> Any:
-        return functional.recurrent(x, None, neuron, **given)
-
-    spikes, state = torch.compile(call, backend="aot_eager", fullgraph=True)(x, **leaves_of(given))
-    wanted = call(x, **given)
-    assert torch.equal(spikes, wanted[0])
-    assert torch.equal(state.states["d"], wanted[1].states["d"])
+    wide_states.check_compiled(Neuron(branches, axes={"d": K}), "d", **coefficients())
 
 
 UNARY: list[Callable[[Tensor], Tensor]] = [
@@ -242,15 +188,11 @@ BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
 @pytest.mark.parametrize("seed", range(25))
 def test_random_steps(seed: int) -> None:
     draw = random.Random(seed)
-    plan = [(draw.random() < 0.5, draw.choice(UNARY), draw.choice(BINARY), draw.random(),
-             draw.random()) for _ in range(draw.randint(2, 6))]
+    grow = wide_states.draw_operators(draw, UNARY, BINARY)
 
     def step(c: Tensor, d: Tensor, v: Tensor, z: Tensor, *, beta: Any, w: Any,
              theta: Any) -> tuple[Tensor, ...]:
-        made = [beta * d + c[..., None], d - w * z[..., None], v[..., None] + w * d]
-        for is_unary, one, two, i, j in plan:
-            a, b = made[int(i * len(made))], made[int(j * len(made))]
-            made.append(one(a) if is_unary else two(a, b))
+        made = grow([beta * d + c[..., None], d - w * z[..., None], v[..., None] + w * d])
         d = made[-1] / (1 + 0.3 * made[-1].abs()) + 0.1 * beta * d
         v = 0.8 * v + torch.tanh((w * made[-2]).sum(-1)) + 0.1 * d[..., 2]
         return d, v, triangle(0.2 * d.sum(-1) + 0.2 * v + c - theta)

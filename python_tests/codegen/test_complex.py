@@ -1,6 +1,4 @@
 """Steps with complex states and coefficients against loops of their own."""
-import copy
-import pickle
 import random
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence, unpack_sequence
 
 import lsnn_ext
+import wide_states
 from lsnn_ext import Neuron, Recurrent, functional
 from lsnn_ext.codegen.trace import StepError
 from lsnn_ext.zoo.surrogates import triangle
-from wide_states import B, N, T, check, leaves_of, total
+from wide_states import B, N, T, check
 
 F64 = torch.float64
 Z = {torch.float32: torch.complex64, torch.float64: torch.complex128}
@@ -103,48 +101,28 @@ def test_equals_a_pair_of_real_states() -> None:
 
 
 def test_state_in_and_out() -> None:
-    x, neuron = torch.randn(T, B, N, dtype=F64), Neuron(rf)
-    given = coefficients()
-    whole, last = functional.recurrent(x, None, neuron, **given)
-    first, state = functional.recurrent(x[:9], None, neuron, **given)
+    x, neuron, given = torch.randn(T, B, N, dtype=F64), Neuron(rf), coefficients()
+    state = wide_states.check_parts(neuron, x, None, "u", **given)
     assert state.states["u"].dtype == torch.complex128
-    second, end = functional.recurrent(x[9:], None, neuron, state=state, **given)
-    assert torch.equal(torch.cat([first, second]), whole)
-    assert torch.equal(end.states["u"], last.states["u"])
     assert state.to(torch.float32).states["u"].dtype == torch.complex64
-    mask = torch.tensor([True, False, True])
-    kept = state.reset(mask).states["u"]
-    assert not kept[mask].any() and torch.equal(kept[1], state.states["u"][1])
     wrong = state.map(lambda leaf: leaf.real if leaf.is_complex() else leaf)
     with pytest.raises(TypeError, match=r"state.states\['u'\]: expected torch.complex128"):
         functional.recurrent(x, None, neuron, state=wrong, **given)
 
 
-def test_gradient_of_a_state() -> None:
-    given, x = coefficients(), torch.randn(5, B, N, dtype=F64)
-    found = []
-    for is_loop in (False, True):
-        u = torch.randn(B, N, dtype=torch.complex128,
-                        generator=torch.Generator().manual_seed(0)).requires_grad_()
-        state = functional.NeuronState({"u": u}, torch.zeros(1, B, N, dtype=F64))
-        if is_loop:
-            with lsnn_ext.use_reference():
-                out, end = functional.recurrent(x, None, Neuron(rf), state=state, **given)
-        else:
-            out, end = functional.recurrent(x, None, Neuron(rf), state=state, **given)
-        found.append(torch.autograd.grad(total([out, end.states["u"]]), u)[0])
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("lengths", [None, [T, 4, 0]])
+def test_a_first_state_and_lengths(lengths: list[int] | None) -> None:
+    u0 = torch.randn(B, N, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    wide_states.check_with_the_reference(
+        Neuron(rf), {"x": torch.randn(T, B, N, dtype=F64), "u0": u0, **coefficients()},
+        lambda leaves: functional.NeuronState({"u": leaves["u0"]}, torch.zeros(1, B, N, dtype=F64)),
+        w_rec=None, lengths=lengths)
 
 
-def test_the_loop_takes_lengths() -> None:
-    x, given = torch.randn(T, B, N, dtype=F64), coefficients()
-    found = functional.recurrent(x, None, Neuron(rf), lengths=[T, 4, 0], trace=True, **given)
+def test_no_steps_of_the_loop() -> None:
+    x = torch.zeros(0, B, N, dtype=F64)
     with lsnn_ext.use_reference():
-        loop = functional.recurrent(x, None, Neuron(rf), lengths=[T, 4, 0], trace=True, **given)
-    torch.testing.assert_close(found[2]["u"], loop[2]["u"])
-    torch.testing.assert_close(found[1].states["u"], loop[1].states["u"])
-    with lsnn_ext.use_reference():
-        traces = functional.recurrent(x[:0], None, Neuron(rf), trace=True, **given)[2]
+        traces = functional.recurrent(x, None, Neuron(rf), trace=True, **coefficients())[2]
     assert traces["u"].shape == (0, B, N) and traces["u"].is_complex()
 
 
@@ -166,34 +144,19 @@ def test_which_states_are_complex() -> None:
     assert torch.equal(same, spikes)
 
 
-def test_layer(tmp_path: Any) -> None:
+def test_layer() -> None:
     given = complex_coefficients()
-    layer = Recurrent(Neuron(turned), 5, N, learn=("alpha",), dtype=F64, **given)
+    layer, other = (Recurrent(Neuron(turned), 5, N, learn=("alpha",), dtype=F64,
+                              **{**given, "alpha": alpha})
+                    for alpha in (given["alpha"], given["alpha"] * 1j))
     assert layer.get_parameter("alpha").dtype == torch.complex128
     assert layer.get_buffer("gain").is_complex()
-    x = torch.randn(T, B, 5, dtype=F64)
-    spikes, state = layer(x)
-    assert spikes.sum() > 0
-    total([spikes, *state.states.values()]).backward()
-    assert layer.get_parameter("alpha").grad.abs().min() > 0
-    other = Recurrent(Neuron(turned), 5, N, learn=("alpha",), dtype=F64,
-                      **{**given, "alpha": given["alpha"] * 1j})
-    other.load_state_dict(layer.state_dict())
-    assert torch.equal(other(x)[0], spikes)
-    assert torch.equal(copy.deepcopy(layer)(x)[0], spikes)
-    alone, end, traces = layer(x[:, 0], trace=True)
-    assert end.states["u"].shape == (N,) and traces["u"].shape == (T, N)
-    assert torch.equal(layer(x[:, 0], end)[0], layer(x[:, :1], layer(x[:, :1])[1])[0][:, 0])
-    packed = pack_padded_sequence(x, torch.tensor([T, 7, 3]))
-    rows = unpack_sequence(layer(packed, trace=True)[2]["u"])
-    torch.testing.assert_close(rows[1], layer(x[:7, 1], trace=True)[2]["u"])
+    wide_states.check_layer(layer, other, ("alpha",), "u")
     layer.to(torch.float32)
     assert layer.get_parameter("alpha").dtype == torch.complex64
-    assert layer(x.float())[1].states["u"].dtype == torch.complex64
+    assert layer(torch.randn(T, B, 5))[1].states["u"].dtype == torch.complex64
     layer.reset_parameters()
     torch.testing.assert_close(layer.get_parameter("alpha").data, given["alpha"].cfloat())
-    neuron = pickle.loads(pickle.dumps(Neuron(turned)))
-    assert neuron == Neuron(turned)
 
 
 def test_layers_refuse_a_logarithm_of_complex_numbers() -> None:
@@ -212,17 +175,7 @@ def test_a_closed_over_tensor() -> None:
 
 
 def test_compiled_calls() -> None:
-    neuron, given = Neuron(rf), coefficients()
-    x = torch.randn(T, B, N, dtype=F64)
-
-    def call(x: Tensor, **given: Tensor) -> Any:
-        return functional.recurrent(x, None, neuron, **given)
-
-    leaves = leaves_of(given)
-    spikes, state = torch.compile(call, backend="aot_eager", fullgraph=True)(x, **leaves)
-    wanted = call(x, **given)
-    assert torch.equal(spikes, wanted[0])
-    torch.testing.assert_close(state.states["u"], wanted[1].states["u"])
+    wide_states.check_compiled(Neuron(rf), "u", **coefficients())
 
 
 ROUNDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -267,15 +220,11 @@ BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
 @pytest.mark.parametrize("seed", range(25))
 def test_random_steps(seed: int) -> None:
     draw = random.Random(seed)
-    plan = [(draw.random() < 0.5, draw.choice(UNARY), draw.choice(BINARY), draw.random(),
-             draw.random()) for _ in range(draw.randint(2, 6))]
+    grow = wide_states.draw_operators(draw, UNARY, BINARY)
 
     def step(c: Tensor, u: Tensor, v: Tensor, z: Tensor, *, alpha: Any,
              gain: Any) -> tuple[Tensor, ...]:
-        made = [alpha * u + c, u - gain * z, torch.complex(v, c)]
-        for is_unary, one, two, i, j in plan:
-            a, b = made[int(i * len(made))], made[int(j * len(made))]
-            made.append(one(a) if is_unary else two(a, b))
+        made = grow([alpha * u + c, u - gain * z, torch.complex(v, c)])
         u = made[-1] / (1 + 0.3 * made[-1].abs()) + 0.1 * alpha * u + gain
         v = 0.8 * v + made[-2].imag / (1 + made[-2].abs()) + 0.1 * u.real
         return u, v, triangle(0.2 * u.real + 0.2 * v + c - 0.5)

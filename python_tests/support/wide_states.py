@@ -1,11 +1,17 @@
-"""Compares a neuron of complex states or axes with a loop of its own, and its gradients."""
+"""Compares a neuron of complex states or axes with a loop of its own, and its gradients; and checks
+what functions and layers do with such states."""
+import copy
+import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
+from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, unpack_sequence
 
-from lsnn_ext import Neuron
+from lsnn_ext import Neuron, NeuronState, Recurrent, use_reference
 from lsnn_ext.functional import recurrent
 
 T, B, N = 30, 3, 13
@@ -67,3 +73,90 @@ def check(neuron: Neuron, loop_step: Callable[..., Any], zeros: list[Tensor],
         assert largest > 0 or not are_used, name
         error = float((one - other).abs().max())
         assert error <= of_gradients * largest + 1e-13, (name, error, largest)
+
+
+def check_with_the_reference(neuron: Neuron, tensors: dict[str, Tensor],
+                             state: Callable[[dict[str, Any]], NeuronState] | None = None,
+                             **more: Any) -> None:
+    """Results and gradients of the kernels are those of the loop over time.
+
+    Args:
+        tensors: arguments of recurrent, which get gradients; "u0" only goes to `state`.
+        state: makes the first state of the leaves.
+    """
+    found = []
+    for context in (nullcontext, use_reference):
+        leaves = leaves_of(tensors)
+        call = {name: leaf for name, leaf in leaves.items() if name != "u0"}
+        with context():
+            spikes, end, traces = recurrent(neuron=neuron, trace=True, **call, **more,
+                                            state=state and state(leaves))
+        outputs = [spikes, *end.states.values(), *traces.values()]
+        found.append([*outputs, *torch.autograd.grad(total(outputs), list(leaves.values()))])
+    assert torch.equal(found[0][0], found[1][0]) and bool(found[0][0].any())
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def check_parts(neuron: Neuron, x: Tensor, w_rec: Tensor | None, name: str,
+                **coefficients: Any) -> NeuronState:
+    """Returns the state between two calls, which are bitwise one; a mask resets it."""
+    whole, last = recurrent(x, w_rec, neuron, **coefficients)
+    first, state = recurrent(x[:9], w_rec, neuron, **coefficients)
+    second, end = recurrent(x[9:], w_rec, neuron, state=state, **coefficients)
+    assert torch.equal(torch.cat([first, second]), whole) and bool(whole.any())
+    assert torch.equal(end.states[name], last.states[name])
+    mask = torch.tensor([True, False, True])
+    reset = state.reset(mask).states[name]
+    assert not reset[mask].any() and torch.equal(reset[1], state.states[name][1])
+    return state
+
+
+def check_compiled(neuron: Neuron, name: str, **coefficients: Tensor) -> None:
+    """A compiled call is bitwise identical."""
+    def call(x: Tensor, **given: Tensor) -> Any:
+        return recurrent(x, None, neuron, **given)
+
+    x = 2 * torch.randn(T, B, N, dtype=torch.float64)
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    spikes, state = compiled(x, **leaves_of(coefficients))
+    wanted, end = call(x, **coefficients)
+    assert torch.equal(spikes, wanted) and torch.equal(state.states[name], end.states[name])
+
+
+def check_layer(layer: Recurrent, other: Recurrent, learned: tuple[str, ...], name: str) -> None:
+    """Gradients, state dicts, copies and forms of input of a layer; other: with other numbers."""
+    x = 2 * torch.randn(T, B, 5, dtype=torch.float64)
+    spikes, state = layer(x)
+    assert bool(spikes.any())
+    total([spikes, *state.states.values()]).backward()
+    for one in learned:
+        gradient = layer.get_parameter(one).grad
+        assert gradient is not None and float(gradient.abs().min()) > 0
+    assert not torch.equal(other(x)[0], spikes)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x)[0], spikes) and torch.equal(copy.deepcopy(layer)(x)[0], spikes)
+    _, end, traces = layer(x[:, 0], trace=True)
+    shape = state.states[name].shape[1:]
+    assert end.states[name].shape == shape and traces[name].shape == (T, *shape)
+    assert torch.equal(layer(x[:, 0], end)[0], layer(x[:, :1], layer(x[:, :1])[1])[0][:, 0])
+    assert not end.reset(torch.tensor(True)).states[name].any()
+    packed = pack_padded_sequence(x, torch.tensor([T, 7, 3]))
+    rows = unpack_sequence(layer(packed, trace=True)[2][name])
+    torch.testing.assert_close(rows[1], layer(x[:7, 1], trace=True)[2][name])
+    assert pickle.loads(pickle.dumps(layer.neuron)) == layer.neuron
+
+
+def draw_operators(draw: Random, unary: list[Callable[[Tensor], Tensor]],
+                   binary: list[Callable[[Tensor, Tensor], Tensor]],
+                   ) -> Callable[[list[Tensor]], list[Tensor]]:
+    """A function that appends results of random operators to a list of tensors."""
+    plan = [(draw.random() < 0.5, draw.choice(unary), draw.choice(binary), draw.random(),
+             draw.random()) for _ in range(draw.randint(2, 6))]
+
+    def grow(made: list[Tensor]) -> list[Tensor]:
+        for is_unary, one, two, i, j in plan:
+            a, b = made[int(i * len(made))], made[int(j * len(made))]
+            made.append(one(a) if is_unary else two(a, b))
+        return made
+    return grow
