@@ -174,8 +174,7 @@ def _se_adlif() -> Case:
         return functional.alif(
             nn.functional.linear(x, layer.weight, layer.bias), layer.recurrent.t(),
             dynamics="se_adlif", alpha=layer.tau_u_trainer.get_decay(), rho=rho,
-            p=gain * layer.a, q=gain * layer.b, theta=layer.thr, dampening=layer.c / 2,
-            width=1 / layer.alpha)[0]
+            p=gain * layer.a, q=gain * layer.b, theta=layer.thr)[0]
 
     return Case(theirs, ours, uniform(-1, 2, T, B, I, seed=3),
                 {name: value for name, value in layer.named_parameters() if value.requires_grad})

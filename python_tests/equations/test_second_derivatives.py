@@ -117,23 +117,6 @@ def test_first_derivatives_may_be_recorded(alif: Alif) -> None:
     assert second == 12
 
 
-MODULES: dict[str, Callable[[], torch.nn.Module]] = {
-    "ALIF": lambda: ALIF(5, 7),
-    "ALIF-stacked": lambda: ALIF(5, 7, 2, bidirectional=True),
-    "LSNN": lambda: LSNN(5, 3, 4, 2),
-}
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_modules(name: str) -> None:
-    torch.manual_seed(0)
-    module, x = MODULES[name](), torch.rand(20, 3, 5) * 3
-    loss = module(x)[0].square().sum()
-    gradients = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivative"):
-        sum(g.square().sum() for g in gradients).backward()
-
-
 @needs_compiled
 @pytest.mark.parametrize("few", [False, True], ids=["many-outputs", "few-outputs"])
 @pytest.mark.parametrize("sparse", [False, True])

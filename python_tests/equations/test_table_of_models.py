@@ -113,8 +113,9 @@ def test_same_bits_every_run() -> None:
 @pytest.mark.parametrize("case", [
     replace(BUSY, N=220, B=9), replace(BUSY, T=150, B=17, N=33), Case("hard", dynamics="sj_hard",
                                                                       T=40, B=2, N=64),
-    Case("paper", T=40, B=9, N=220, given=("alpha", "theta", "rho", "beta"), learn=("x", "w"))],
-    ids=["large", "long", "hard", "paper"])
+    Case("paper", T=40, B=9, N=220, given=("alpha", "theta", "rho", "beta"), learn=("x", "w")),
+    Case("kernel", T=70, B=3, N=129, delay="kernel", mask=True, state="bits")],
+    ids=["large", "long", "hard", "paper", "kernel"])
 def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> None:
     """More threads share out the work, never the order of a sum; batches are no multiples of the
     number of threads."""

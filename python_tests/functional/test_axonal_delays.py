@@ -1,5 +1,4 @@
 """Axonal delays (delay_kernel) and masks of recurrent spikes (recurrent_mask) of the functions."""
-import os
 from contextlib import nullcontext
 from typing import Any
 
@@ -99,21 +98,6 @@ def test_options_against_the_reference(delay: str, sparse_grad: str, autapses: b
         wanted, of_reference = problem.run(functional.alif)
     assert_all_same(outputs, wanted)
     assert_all_same(gradients, of_reference, tolerance=1e-11)
-
-
-@needs_compiled
-@pytest.mark.skipif("LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
-@pytest.mark.parametrize("threads", [2, 3])
-def test_same_bits_for_any_number_of_threads(threads: int) -> None:
-    problem = build(Case("", T=70, B=3, N=129, delay="kernel", mask=True, state="bits"))
-    before, (outputs, gradients) = torch.get_num_threads(), problem.run(functional.alif)
-    try:
-        torch.set_num_threads(threads)
-        again, found = problem.run(functional.alif)
-    finally:
-        torch.set_num_threads(before)
-    assert_all_same(again, outputs)
-    assert_all_same(found, gradients)
 
 
 def test_a_mask_drops_the_rows_of_neurons() -> None:
