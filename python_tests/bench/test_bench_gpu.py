@@ -304,8 +304,7 @@ def said() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     bench = Bench(torch.device("cpu"), time.monotonic() + 10_000, found.append, TINY, _quiet)
     for group in groups(("block",)):
-        if group.yardstick in TINY and group.kind in (
-                "layers", "designs", "precisions", "rates"):
+        if group.yardstick in TINY and group.kind in ("layers", "designs", "precisions", "rates"):
             bench.run(replace(group, seconds=0.01))
     bench.run(Group("layers", "P256", (Entry(OURS), Entry("no such layer")), 0.01, 0))
     bench.run(Group("loops", "P256", (Entry(OURS),), 0.01, math.inf))
@@ -340,8 +339,7 @@ def test_the_whole_with_a_fake_runner(said: list[dict[str, Any]], tmp_path: Path
                                                + '{"cut')
         if step.name == "primitives":
             head = "primitive,parameter,value,unit\n"
-            (tmp_path / suite.PRIMITIVES).write_text(
-                f'{head}cluster.sync,"C=2, 4",1e3,cycles\ncl')
+            (tmp_path / suite.PRIMITIVES).write_text(f'{head}cluster.sync,"C=2, 4",1e3,cycles\ncl')
         return (1 if step.name == "Python tests" else 0), "1 passed, test_kernels: 1 runs\n"
 
     monkeypatch.chdir(tmp_path)

@@ -48,8 +48,7 @@ def rehearse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
         alone = [[replace(step, needs=()) for step in stage
                   if step.commands[0][0].startswith(str(tmp_path))]
                  for stage in suite.dry_stages()]
-        outcomes = run_stages(alone, Processes(ROOT, tmp_path / "logs"), 600,
-                              say=lambda text: None)
+        outcomes = run_stages(alone, Processes(ROOT, tmp_path / "logs"), 600, say=lambda text: None)
         return {outcome.name: outcome for outcome in outcomes}
 
     return run

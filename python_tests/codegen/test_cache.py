@@ -36,9 +36,8 @@ def test_damaged_file_is_compiled_anew(folder: Path, fake: Fake, damage: str) ->
     assert load_answer(again) == 129 and count() == 2 and [*folder.glob("*.so")] == [again]
 
 
-def test_least_recently_used_files_are_removed(
-    folder: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_least_recently_used_files_are_removed(folder: Path, fake: Fake,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
     fake('head -c 1000 /dev/zero > "$out"')
     monkeypatch.setattr(cache, "MAX_BYTES", 2500)
     paths = [shared(number) for number in range(2)]
@@ -65,9 +64,8 @@ def test_compiler_meets_a_full_disk(folder: Path, fake: Fake, message: str) -> N
 
 @needs_compiler
 @pytest.mark.parametrize("name", ["replace", "open"])
-def test_writing_meets_a_full_disk(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_writing_meets_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch,
+                                   name: str) -> None:
     intact = getattr(os, name)
 
     def fail(path: object, *rest: object, **named: object) -> object:
@@ -140,9 +138,8 @@ def _link_to_foreign(folder: Path, other: Path) -> None:
     (_group_writable, "expected mode 0700, got 0770"), (_in_a_folder_of_all, "got mode 0777"),
     (_file, "File exists"), (_dangling, "File exists"), (_link_to_foreign, "got one of user 65534"),
 ])
-def test_folder_is_not_trusted(
-    folder: Path, tmp_path: Path, spoil: Callable[[Path, Path], None], message: str
-) -> None:
+def test_folder_is_not_trusted(folder: Path, tmp_path: Path, spoil: Callable[[Path, Path], None],
+                               message: str) -> None:
     if spoil is _link_to_foreign and os.geteuid() != 0:
         pytest.skip("only root can make a folder of another user")
     spoil(folder, tmp_path / "other")

@@ -51,9 +51,8 @@ def test_flags_reach_the_compiler() -> None:
 
 
 @needs_compiler
-def test_key_depends_on_all_that_matters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: Fake
-) -> None:
+def test_key_depends_on_all_that_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                         fake: Fake) -> None:
     headers = tmp_path / "headers"
     headers.mkdir()
     shutil.copy(PACKAGE / "codegen" / "neuron.h", headers)
@@ -80,9 +79,7 @@ def test_two_processes_compile_once(fake: Fake) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("has_locks", [True, False])
-def test_threads_compile_once(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch, has_locks: bool
-) -> None:
+def test_threads_compile_once(fake: Fake, monkeypatch: pytest.MonkeyPatch, has_locks: bool) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -99,9 +96,7 @@ def test_threads_compile_once(
 
 
 @needs_compiler
-def test_waiting_for_another_process_ends(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_another_process_ends(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "LOCK_SECONDS", 0.1)
     count = fake('[ "$SLOW" ] && sleep 30; exec "$real" "$@"')
     monkeypatch.setenv("SLOW", "1")
@@ -163,9 +158,7 @@ def children(tmp_path: Path, fake: Fake) -> Iterator[Callable[[], bytes | None]]
     os.close(descriptor)
 
 
-def test_interrupt_stops_the_compiler(
-    folder: Path, children: Callable[[], bytes | None]
-) -> None:
+def test_interrupt_stops_the_compiler(folder: Path, children: Callable[[], bytes | None]) -> None:
     process = start("compile.shared_object(SOURCE % 1, (), 128)")
     wait_until(children)
     assert children() is None
@@ -175,9 +168,8 @@ def test_interrupt_stops_the_compiler(
     assert not [*folder.glob("work-*")]
 
 
-def test_hanging_compiler_is_stopped(
-    children: Callable[[], bytes | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_compiler_is_stopped(children: Callable[[], bytes | None],
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile, "COMPILE_SECONDS", 0.3)
     with pytest.warns(RuntimeWarning, match=r"g\+\+ was stopped after 0.3 s"):
         assert shared() is None
@@ -246,9 +238,8 @@ def test_versions(fake: Fake, version: str, is_new: bool) -> None:
     assert count() == is_new
 
 
-def test_newer_compiler_in_the_path_is_taken(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_newer_compiler_in_the_path_is_taken(fake: Fake, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     fake("exit 1", "g++ (GCC) 9.4.0")
     (tmp_path / "fake g++").rename(tmp_path / "g++")
     fake('echo > "$out"', "clang version 16.0.1")
@@ -259,9 +250,8 @@ def test_newer_compiler_in_the_path_is_taken(
 
 
 @pytest.mark.parametrize("command", ["{}", "'{}'", "'{}' -DMORE -D'A B'", "/usr/bin/env '{}'"])
-def test_command_in_cxx(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
+def test_command_in_cxx(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                        command: str) -> None:
     fake('for one; do echo "$one"; done > "$out"')
     path = str(tmp_path / "fake g++")
     if "-D" in command:  # --version comes after the arguments of CXX
@@ -281,9 +271,8 @@ def test_command_in_cxx(
     ("true; touch {}/shell", "CXX: expected a C.. compiler"),
     ("{}/script", "does not start: Exec format error"),
 ])
-def test_bad_cxx(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, message: str
-) -> None:
+def test_bad_cxx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str,
+                 message: str) -> None:
     (tmp_path / "script").write_text("no interpreter is named")
     (tmp_path / "script").chmod(0o755)
     monkeypatch.setenv("CXX", command.format(tmp_path))
@@ -292,9 +281,8 @@ def test_bad_cxx(
     assert not (tmp_path / "shell").exists()
 
 
-def test_hanging_version_is_asked_once(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_hanging_version_is_asked_once(fake: Fake, monkeypatch: pytest.MonkeyPatch,
+                                       tmp_path: Path) -> None:
     fake("")
     (tmp_path / "fake g++").write_text("#!/bin/sh\nsleep 30\n")
     monkeypatch.setattr(compile, "VERSION_SECONDS", 0.2)

@@ -12,8 +12,7 @@ def import_package(name: str) -> Any:
     return pytest.importorskip(name, reason=f"{name} is not installed; pip install \".[peers]\"")
 
 
-@pytest.mark.parametrize("name", ["atan", "fast_sigmoid", "sigmoid",
-                                  "straight_through_estimator"])
+@pytest.mark.parametrize("name", ["atan", "fast_sigmoid", "sigmoid", "straight_through_estimator"])
 def test_snntorch(name: str) -> None:
     surrogate = getattr(import_package("snntorch.surrogate"), name)()
 
@@ -30,8 +29,7 @@ def test_snntorch(name: str) -> None:
             assert traced.program.is_spike
 
 
-@pytest.mark.parametrize("method", ["super", "triangle", "tanh", "circ", "heavi_erfc",
-                                    "heaviside"])
+@pytest.mark.parametrize("method", ["super", "triangle", "tanh", "circ", "heavi_erfc", "heaviside"])
 def test_norse(method: str) -> None:
     threshold = import_package("norse.torch.functional.threshold").threshold
 

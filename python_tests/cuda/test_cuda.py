@@ -82,9 +82,8 @@ def run(problem: Problem, design: str, **how: Any) -> tuple[dict[str, Tensor], d
 
 
 @functools.cache
-def wanted(
-    case: Case, dtype: torch.dtype, smooth: bool = False
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def wanted(case: Case, dtype: torch.dtype,
+           smooth: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the reference gives on the CPU: once for all designs."""
     return build(case, dtype, dyadic=not smooth).run(reference.alif, smooth=smooth)
 
@@ -148,9 +147,8 @@ def test_design_gives_the_same_bits_every_run(case: Case, design: str) -> None:
                          [BUSY, PAPER,
                           *(replace(BUSY, name=model, dynamics=model, N=33) for model in MODELS)],
                          ids=lambda case: case.name)
-def test_design_by_events_gives_the_bits_of_the_cpu(
-    case: Case, dtype: torch.dtype, design: str
-) -> None:
+def test_design_by_events_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dtype,
+                                                    design: str) -> None:
     """Whatever numbers they are: one order of sums, and no fused multiply-add in the forward
     statements."""
     if design not in EVENTS:

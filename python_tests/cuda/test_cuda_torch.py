@@ -34,8 +34,7 @@ def test_nothing_to_do(T: int, B: int) -> None:
     layer, x = ALIF(5, 7).cuda(), torch.zeros(T, B, 5, device="cuda", requires_grad=True)
     spikes, state = layer(x)
     assert (
-        spikes.shape == (T, B, 7) and state.v.shape[-2:] == (B, 7) and spikes.device.type == "cuda"
-    )
+        spikes.shape == (T, B, 7) and state.v.shape[-2:] == (B, 7) and spikes.device.type == "cuda")
     spikes.sum().backward()
     assert x.grad is not None and all(not p.grad.any() for p in layer.parameters()
                                       if p.grad is not None)

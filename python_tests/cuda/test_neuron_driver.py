@@ -73,8 +73,7 @@ def test_both_directions(folder: Path) -> None:
 
 @pytest.mark.parametrize(("code", "fails", "message"), [
     ("missing", "", "neuron: expected a file with kernels, got missing"),
-    ("code", "cuLibraryLoadData",
-     "neuron: loading the kernels: device kernel image is invalid"),
+    ("code", "cuLibraryLoadData", "neuron: loading the kernels: device kernel image is invalid"),
     ("code", "cuLaunchKernel",
      "neuron: launching lsnn_pack_weights (1 blocks of 256 threads): another error"),
     ("code", "memory",

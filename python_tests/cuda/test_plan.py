@@ -310,8 +310,7 @@ def test_the_plan_counts_rounds_of_the_clusters_that_fit(
     assert chosen["why"].startswith(f"lowest cost by the formulas, {int(min(costs))} ")
 
 
-def test_costs_beside_what_was_measured(tmp_path: Path,
-                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_costs_beside_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     costs = _ops._C.costs()
     assert set(STAND_FOR) <= set(costs) and all(number > 0 for number, *_ in costs.values())
     source = "".join(path.read_text() for path in (ROOT / "bench" / "gpu").glob("primitives*"))

@@ -46,9 +46,7 @@ def test_past_spikes_have_the_newest_first(form: str, delay: int) -> None:
     first step."""
     for d in range(3):
         zero, past = (
-            torch.zeros(1, 2, dtype=torch.float64),
-            torch.zeros(3, 1, 2, dtype=torch.float64),
-        )
+            torch.zeros(1, 2, dtype=torch.float64), torch.zeros(3, 1, 2, dtype=torch.float64))
         past[d, 0, 0] = 1
         _, state = FORMS[form](zero[None], torch.ones(2, 2, dtype=torch.float64), alpha=0.0,
                                kappa=1.0, theta=9.0, dynamics="srnn", delay=delay,
@@ -82,13 +80,8 @@ def test_trace_of_the_membrane_in_a_step_that_spikes(form: str, dynamics: str, v
 @pytest.mark.parametrize("r", [0.0, 2.0])
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize(("v", "over"), [(0.75, 0.0), (1.0, 1.0)])
-def test_cross_is_a_spike_that_knows_no_refractory_steps(
-    form: str,
-    v: float,
-    over: float,
-    smooth: bool,
-    r: float,
-) -> None:
+def test_cross_is_a_spike_that_knows_no_refractory_steps(form: str, v: float, over: float,
+                                                         smooth: bool, r: float) -> None:
     """v' is tested against A' = 1/2 + 1/2 a' with a' = 3/4, as in (7), smooth where spikes are,
     whatever r' is."""
     drive = HEIGHT * float(

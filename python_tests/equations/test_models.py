@@ -72,8 +72,7 @@ def _compiled_with(models: str, tmp_path: Path) -> subprocess.CompletedProcess[s
         for name, arguments in (("psi_shape", "1.0"), ("psi_integral", "1.0"),
                                 ("psi_vanishes", "1.0, 1.0, true, 1.0"))))
     flags = "-std=gnu++20", "-Wall", "-Werror=switch", "-fsyntax-only", f"-I{tmp_path / 'made'}"
-    return subprocess.run([compiler, *flags, str(source)],
-                          capture_output=True, text=True)
+    return subprocess.run([compiler, *flags, str(source)], capture_output=True, text=True)
 
 
 @needs_sources
@@ -87,9 +86,8 @@ def _compiled_with(models: str, tmp_path: Path) -> subprocess.CompletedProcess[s
      "(?s)(parabola.* not handled in switch.*){3}"),
 ], ids=["as it is", "a model more", "an unknown reset", "an unknown path", "an unknown surrogate"])
 @pytest.mark.slow
-def test_what_the_kernels_do_not_know_is_not_compiled(
-    old: str, new: str, said: str, tmp_path: Path
-) -> None:
+def test_what_the_kernels_do_not_know_is_not_compiled(old: str, new: str, said: str,
+                                                      tmp_path: Path) -> None:
     models = (ROOT / "lsnn_ext" / "models.py").read_text()
     assert old in models
     ran = _compiled_with(models.replace(old, new), tmp_path)

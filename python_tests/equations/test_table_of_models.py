@@ -156,23 +156,18 @@ def _tied(dynamics: str, dtype: torch.dtype) -> tuple[dict[str, Any], torch.Tens
     tests, and where; with drive above half of the neurons get v' = theta of (3) instead. All is
     dyadic, so that ties are exact."""
     model, generator, zero = (
-        MODELS[dynamics],
-        torch.Generator().manual_seed(3),
-        torch.zeros(3, 33, dtype=dtype),
-    )
+        MODELS[dynamics], torch.Generator().manual_seed(3), torch.zeros(3, 33, dtype=dtype))
     w = torch.randint(-8, 9, (33, 33), generator=generator).to(dtype) / 32
     fixed: dict[str, Any] = {"w_rec": w, "dynamics": dynamics, "alpha": 0.5, "kappa": 1.0,
                              "theta": 0.5, "rho": 0.5, "beta": 0.5, "q": 0.5}
     state, currents, ties = reference.State(zero, zero, zero, zero, zero[None]), [], []
     over_theta = (
-        torch.arange(33) % 2 > 0 if model.drive == "above" else torch.zeros(33, dtype=torch.bool)
-    )
+        torch.arange(33) % 2 > 0 if model.drive == "above" else torch.zeros(33, dtype=torch.bool))
 
     def gap(x: torch.Tensor) -> torch.Tensor:
         """n - A, or v - theta, of this step; where the old v is tested, of the next one."""
         after: Any = (
-            state if model.test == "new" else reference.alif(x[None], state=state, **fixed)[1]
-        )
+            state if model.test == "new" else reference.alif(x[None], state=state, **fixed)[1])
         held = after._replace(r=torch.ones_like(zero))  # without a spike u of (6) is v of (8)
         traces: Any = reference.alif(x[None], state=held, trace=True, **fixed)[2]
         n = traces.v[0] if model.test == "new" else after.v

@@ -11,9 +11,8 @@ from lsnn_ext.models import MODELS
 SCALED = [name for name, model in MODELS.items() if model.scale == "A"]
 
 
-def _run(
-    alif: object, theta: Tensor, beta: float, smooth: bool, dynamics: str
-) -> dict[str, Tensor]:
+def _run(alif: object, theta: Tensor, beta: float, smooth: bool,
+         dynamics: str) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = (torch.randn(30, 3, 6, generator=generator, dtype=torch.float64) * 1024).round() / 1024
     x[:5] = 0  # the membrane is exactly at the threshold

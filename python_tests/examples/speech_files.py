@@ -16,8 +16,7 @@ def sound(digit: int, seconds: float, random: np.random.Generator) -> np.ndarray
     return (value * 2**15).astype("<i2")
 
 
-def write_words(folder: Path, numbers: int = 8, digits: int = 10,
-                archive: bool = False) -> Path:
+def write_words(folder: Path, numbers: int = 8, digits: int = 10, archive: bool = False) -> Path:
     """The folder of the words of two speakers, each digit so many times, or their archive."""
     random = np.random.default_rng(1)
     inside = folder / "recordings"

@@ -25,9 +25,7 @@ def test_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     for bad in (
-        good | {mnist.FILES[1]: idx(5)[:-1]},
-        {name: good[name] for name in mnist.FILES[1:]},
-    ):
+        good | {mnist.FILES[1]: idx(5)[:-1]}, {name: good[name] for name in mnist.FILES[1:]}):
         with pytest.raises(SystemExit, match="expected"):
             mnist.unpack(_packed(tmp_path, **bad), raw)
         assert not (raw / mnist.FILES[1]).exists()

@@ -58,8 +58,7 @@ def test_membranes_wake_as_if_nothing_had_inhibited_them(gap: int) -> None:
         net.neurons.weight_hh_l0.zero_()
         v = torch.linspace(-30, 0.9, 400, dtype=torch.float64) * net.neurons.threshold_l0
         _, state = net(torch.zeros(1, 1, navigation.INPUTS + 1, dtype=torch.float64))
-        before = state.neurons._replace(v=v[None, None],
-                                        a=torch.full_like(state.neurons.a, 0.3))
+        before = state.neurons._replace(v=v[None, None], a=torch.full_like(state.neurons.a, 0.3))
         sleep = torch.ones(gap // 10)
         sleep[-1] = -1
         x = torch.zeros(gap, 1, navigation.INPUTS + 1, dtype=torch.float64)

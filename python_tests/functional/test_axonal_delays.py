@@ -157,8 +157,7 @@ def test_fused_projection_and_bits() -> None:
     w_in, w_rec, w_out, kernel = (torch.randint(-32, 32, shape, generator=random) / 64
                                   for shape in shapes)
     mask = torch.rand(9, 33, generator=random) < 0.7
-    options: dict[str, Any] = {"alpha": 0.9, "theta": 0.05, "delay": DELAYS,
-                               "recurrent_mask": mask}
+    options: dict[str, Any] = {"alpha": 0.9, "theta": 0.05, "delay": DELAYS, "recurrent_mask": mask}
     wanted: Any = None
     for given in (x, functional.pack_spikes(x)):
         for more in ({}, {"checkpoint_every": 16}):

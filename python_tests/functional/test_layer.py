@@ -161,8 +161,7 @@ def test_reduced_precision() -> None:
     torch.set_float32_matmul_precision("highest")
     want = run(inside, given)
     assert torch.equal(got["spikes"], want["spikes"]) and torch.equal(
-        got["readout"], want["readout"]
-    )
+        got["readout"], want["readout"])
     for name in want:
         largest = float(want[name].abs().max())
         torch.testing.assert_close(got[name], want[name], rtol=0.02, atol=0.02 * largest, msg=name)

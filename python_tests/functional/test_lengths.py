@@ -4,9 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import (
-    pack_sequence,
-)
+from torch.nn.utils.rnn import pack_sequence
 
 from compare import assert_all_same, assert_same, changed
 from layers import grid
@@ -93,8 +91,7 @@ def test_forms_of_lengths(given: str) -> None:
     x, w = grid(generator, T, 6, N, scale=2.0), grid(generator, N, N, scale=0.2)
     each = ORDERS["any"]
     lengths: Any = (
-        list(each) if given == "list" else torch.tensor(each, dtype=getattr(torch, given))
-    )
+        list(each) if given == "list" else torch.tensor(each, dtype=getattr(torch, given)))
     spikes, state = functional.alif(x, w, lengths=lengths, **K)
     want, want_state = reference.alif(x, w, lengths=torch.tensor(each), **K)
     assert bool(spikes.any())

@@ -42,9 +42,7 @@ def test_same_as_torch(size: tuple[int, ...], rate: float, dtype: torch.dtype, b
     leaves = [x, drawn(outputs, inputs), *([drawn(outputs)] if bias else [])]
     weights = drawn(T, B, outputs)
     got, want = (
-        _run(functional.linear, leaves, weights),
-        _run(torch.nn.functional.linear, leaves, weights),
-    )
+        _run(functional.linear, leaves, weights), _run(torch.nn.functional.linear, leaves, weights))
     names = ("y", "x", "weight", "bias")[: 1 + len(leaves)]
     for name, a, b in zip(names, got, want, strict=True):
         assert_same(name, a, b, tolerance=1e-5 if dtype == torch.float32 else 1e-13)
@@ -179,10 +177,7 @@ def test_gradient_of_x_is_made_where_it_is_wanted(wanted: bool,
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision(dtype: torch.dtype) -> None:
     x, weight, bias = (
-        torch.ones(3, 2, 5, dtype=dtype),
-        torch.eye(4, 5, dtype=dtype),
-        torch.arange(4).to(dtype),
-    )
+        torch.ones(3, 2, 5, dtype=dtype), torch.eye(4, 5, dtype=dtype), torch.arange(4).to(dtype))
     assert_same("y", functional.linear(x, weight, bias), (bias + 1).expand(3, 2, 4))
 
 

@@ -10,8 +10,7 @@ from lsnn_ext import ALIF, functional
 
 
 def _numbers(rates: Tensor, hold: int, seed: int = 0) -> Tensor:
-    return functional.poisson(rates, hold,
-                              generator=torch.Generator().manual_seed(seed)).numbers()
+    return functional.poisson(rates, hold, generator=torch.Generator().manual_seed(seed)).numbers()
 
 
 @pytest.mark.parametrize("p", [0.0, 1e-5, 1 / 256, 0.05, 0.3, 0.5, 255 / 256, 0.9999, 1.0])

@@ -72,11 +72,7 @@ def test_threads_change_nothing() -> None:
 def test_any_layout(layout: str) -> None:
     """Of x and p, and of the gradients."""
     x, p, g, g_last = (
-        drawn(6, 4, 5),
-        drawn(4, 5, seed=1),
-        drawn(6, 4, 5, seed=2),
-        drawn(4, 5, seed=3),
-    )
+        drawn(6, 4, 5), drawn(4, 5, seed=1), drawn(6, 4, 5, seed=2), drawn(4, 5, seed=3))
     change: Callable[[Tensor], Tensor] = {
         "swapped": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
         "strided": lambda t: t.repeat_interleave(2, -1)[..., ::2],

@@ -28,8 +28,7 @@ def _problem(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
 def _run(alif: Any, x: Tensor, w: Tensor | None, **more: Any) -> dict[str, Tensor]:
     """Outputs, and gradients of a weighted sum of all that have one."""
     leaves = {"x": x.clone().requires_grad_()} | (
-        {} if w is None else {"w": w.clone().requires_grad_()}
-    )
+        {} if w is None else {"w": w.clone().requires_grad_()})
     spikes, state, traces = alif(leaves["x"], leaves.get("w"), **K, trace=True, **more)
     outputs = {"spikes": spikes, "trace v": traces.v, "v": state.v, "a": state.a, "z": state.z}
     learned = [out for out in outputs.values() if out.requires_grad]

@@ -179,9 +179,8 @@ def test_an_older_setuptools_is_refused(tree: Path) -> None:
 
 @pytest.mark.parametrize(("wanted", "passes", "stays"),
                          [("require", False, True), ("auto", True, False), ("off", True, True)])
-def test_editable_without_the_compiled_part(
-    wanted: str, passes: bool, stays: bool, tree: Path
-) -> None:
+def test_editable_without_the_compiled_part(wanted: str, passes: bool, stays: bool,
+                                            tree: Path) -> None:
     """With `off` too, which the Makefile uses to install before it compiles: what is compiled there
     already stays."""
     compiled = tree / "lsnn_ext" / MODULE
@@ -302,8 +301,7 @@ def test_make_refuses_an_environment_from_elsewhere(tree: Path) -> None:
     (tree / ".venv").mkdir()
     for where, passes in (tree, True), (tree.parent / "other", False):
         (tree / ".venv" / "pyvenv.cfg").write_text(
-            f"home = /usr\ncommand = python -m venv {where}/.venv\n"
-        )
+            f"home = /usr\ncommand = python -m venv {where}/.venv\n")
         ran = subprocess.run(["make", "here"], cwd=tree, capture_output=True, text=True)
         assert (ran.returncode == 0) == passes
         assert ("VENV: expected an environment that was made at" in ran.stdout) != passes

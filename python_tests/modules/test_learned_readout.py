@@ -77,8 +77,7 @@ def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
     """The same numbers, and the gradient of a step dt longer in tau."""
     made = _readout()
     fixed = LeakyReadout(N, O, 7.0, dtype=torch.float64)
-    fixed.load_state_dict({name: value for name, value in made.state_dict().items()
-                           if name != TAU})
+    fixed.load_state_dict({name: value for name, value in made.state_dict().items() if name != TAU})
     x = fired(T, B, N)
     for got, want in zip(made(x), fixed(x), strict=True):
         assert_same("fixed", got.detach(), want.detach(), tolerance=1e-14)

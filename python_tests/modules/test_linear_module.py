@@ -60,8 +60,7 @@ def test_second_derivatives(size: tuple[int, ...]) -> None:
     found = []
     for module in (ours, theirs):
         x = _spikes(T, B, inputs, dtype=torch.float64).requires_grad_()
-        first = torch.autograd.grad(module(x).square().sum(), [x, module.weight],
-                                    create_graph=True)
+        first = torch.autograd.grad(module(x).square().sum(), [x, module.weight], create_graph=True)
         found.append(torch.autograd.grad(sum(g.square().sum() for g in first),
                                          [x, *module.parameters()]))
     for name, a, b in zip(("x", "weight", "bias"), *found, strict=True):

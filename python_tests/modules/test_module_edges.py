@@ -15,11 +15,7 @@ def test_no_steps_or_no_items(layer: ALIF | LIF, T: int, B: int) -> None:
     spikes, state = layer(torch.rand(T, B, I))
     assert spikes.shape == (T, B, N * (1 + layer.bidirectional))
     assert state.v.shape == (2, B, N) and state.z.shape == (
-        2,
-        2 if isinstance(layer, ALIF) else 1,
-        B,
-        N,
-    )
+        2, 2 if isinstance(layer, ALIF) else 1, B, N)
     spikes.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in layer.parameters())
 
@@ -36,9 +32,4 @@ def test_one_step_of_no_items() -> None:
 
 def test_beta_in_double_precision() -> None:
     assert LSNN(I, 2, 3, 4, beta=1.8, dtype=torch.float64).neurons.beta_l0.tolist() == [
-        0.0,
-        0.0,
-        1.8,
-        1.8,
-        1.8,
-    ]
+        0.0, 0.0, 1.8, 1.8, 1.8]

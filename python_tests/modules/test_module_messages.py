@@ -73,8 +73,7 @@ def test_a_time_constant_for_a_decay(gradients: bool) -> None:
         given = {"alpha": 0.9, "theta": 0.1, name: 20.0}
         _answer(lambda given=given: functional.alif(current, None, **given), name, "got 20",  # type: ignore[misc]
                 "a number from 0 to 1", r"decay per step: .* math.exp\(-dt / 20\)")
-    _answer(lambda: ALIF(I, N, alpha=20.0), "alpha", "got 20", "numbers from 0 to 1",
-            "tau_mem=20$")
+    _answer(lambda: ALIF(I, N, alpha=20.0), "alpha", "got 20", "numbers from 0 to 1", "tau_mem=20$")
     _answer(lambda: LSNN(I, 3, 5, 2, rho=200.0), "rho", "got 200", "numbers from 0 to 1",
             "tau_adapt=200$")
 

@@ -57,8 +57,7 @@ def test_copies_pickles_and_files(tmp_path: Path) -> None:
         assert_same("copy", one(x)[0], made(x)[0])
         one.reset_parameters()
         for name, first in (("tau", 7.0), ("tau_syn", 3.0)):
-            assert_same(name, getattr(one, name), torch.full((O,), first).double(),
-                        tolerance=1e-14)
+            assert_same(name, getattr(one, name), torch.full((O,), first).double(), tolerance=1e-14)
     with pytest.raises(RuntimeError, match=r"Unexpected key.*tau_syn\.original"):
         make(learn="tau", per_neuron=True).load_state_dict(made.state_dict())
 

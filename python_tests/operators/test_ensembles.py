@@ -15,10 +15,7 @@ from compare import assert_same
 from lsnn_ext import ALIF, LSNN, functional, use_reference
 from operator_calls import needs_compiled
 
-pytestmark = [
-    needs_compiled,
-    pytest.mark.filterwarnings("ignore:.*performance drop"),
-]
+pytestmark = [needs_compiled, pytest.mark.filterwarnings("ignore:.*performance drop")]
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF-learned": lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta")),
     "ALIF-delays": lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3),

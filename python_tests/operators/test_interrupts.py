@@ -71,9 +71,8 @@ print("intact")
     (1, 1, "", "KeyboardInterrupt"), (2, 33, "", "Alarm"), (2, 1, "2", "KeyboardInterrupt")],
     ids=["one-thread", "two-threads", "team"])
 @pytest.mark.parametrize("backward", [False, True])
-def test_a_signal_handler_that_raises_ends_the_pass(
-    backward: bool, threads: int, items: int, members: str, error: str,
-) -> None:
+def test_a_signal_handler_that_raises_ends_the_pass(backward: bool, threads: int, items: int,
+                                                    members: str, error: str) -> None:
     code = SIGNALS.format(threads=threads, backward=backward, items=items, error=error)
     assert python_output(code, LSNN_TEAM_SIZE=members) == f"stopped by {error}\nintact\n"
 

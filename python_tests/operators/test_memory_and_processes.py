@@ -126,10 +126,7 @@ def _digest() -> str:
     order."""
     total = hashlib.sha256()
     for case in (
-        *CASES,
-        replace(BUSY, dynamics="adlif"),
-        replace(BUSY, dynamics="eprop_timit", N=31),
-    ):
+        *CASES, replace(BUSY, dynamics="adlif"), replace(BUSY, dynamics="eprop_timit", N=31)):
         for dtype in (torch.float32, torch.float64):
             with torch.no_grad():
                 outputs = build(case, dtype).outputs(functional.alif)

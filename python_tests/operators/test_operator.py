@@ -213,18 +213,13 @@ def test_shapes_without_data(where: str, learns: bool, dtype: torch.dtype) -> No
     for name, value in {**want, **want_gradients}.items():
         other = {**got, **gradients}[name]
         assert (other.shape, other.dtype, other.stride()) == (
-            value.shape,
-            value.dtype,
-            value.stride(),
-        ), name
+            value.shape, value.dtype, value.stride()), name
 
 
 @pytest.mark.parametrize("name", ["ALIF", "ALIF-stacked", "LIF", "LSNN"])
 def test_modules_on_meta(name: str) -> None:
     x, module = torch.randn(9, 3, 5), MODULES[name][0]()
-    want, got = (
-        [value.shape for value in flat(module.to(to)(x.to(to)))] for to in ("cpu", "meta")
-    )
+    want, got = ([value.shape for value in flat(module.to(to)(x.to(to)))] for to in ("cpu", "meta"))
     assert got == want
 
 
@@ -259,8 +254,7 @@ def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: Non
 def _pair(seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(20, 3, 5, generator=generator) * 3, torch.rand(
-        5, 5, generator=generator
-    ) - 0.5
+        5, 5, generator=generator) - 0.5
 
 
 def _loss(x: Tensor, w: Tensor) -> Tensor:

@@ -26,9 +26,7 @@ STEPS = {"dense": "product_steps_dense", "active": "product_steps_active",
 def _leaves(B: int = 3, N: int = 70) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x, w = (
-        torch.rand(40, B, N, generator=generator),
-        torch.randn(N, N, generator=generator) / N**0.5,
-    )
+        torch.rand(40, B, N, generator=generator), torch.randn(N, N, generator=generator) / N**0.5)
     return x, w.requires_grad_()
 
 
@@ -202,8 +200,7 @@ def test_contexts_nest_and_end() -> None:
         thread.start()
         thread.join()
         assert seen == [()], "another thread sees what is forced"
-        with pytest.raises(ValueError,
-                           match="product: expected automatic or dense"), _ops.forced(
+        with pytest.raises(ValueError, match="product: expected automatic or dense"), _ops.forced(
                                product="rows"):
             pass
         assert _ops.Options(*_ops.forced_options()).product == 1

@@ -27,8 +27,7 @@ def test_membranes_in_half_the_memory(network: bool) -> None:
 
         def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
             sizes[tensor.data_ptr()] = (
-                tensor.numel() * tensor.element_size() if tensor.dim() == 3 else 0
-            )
+                tensor.numel() * tensor.element_size() if tensor.dim() == 3 else 0)
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -82,8 +81,7 @@ def test_membranes_are_rounded_to_nearest_even() -> None:
     (y,) = saved
     want = x.detach().bfloat16()
     halfway = (want.float() - x.detach()).abs() == (
-        want.float() - torch.nextafter(want, -want)
-    ).abs() / 2
+        want.float() - torch.nextafter(want, -want)).abs() / 2
     assert int(halfway.sum()) > 10 and int((want.float().abs() > x.detach().abs()).sum()) > 20
     assert_same("y", y, want)
 

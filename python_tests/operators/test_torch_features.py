@@ -217,9 +217,8 @@ def test_memory_that_comes_later(name: str) -> None:
 
 # ------------------------------------------------------------------------ devices without kernels
 @pytest.mark.parametrize("call", ["alif", "layer", "leaky_readout"])
-def test_devices_without_kernels_are_told_of_the_reference(
-    call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_devices_without_kernels_are_told_of_the_reference(call: str,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     """What MPS and XPU tensors get; no such device is here, so this build is said to have no
     kernels for the CPU."""
     monkeypatch.setattr(_ops, "DEVICES", ("cuda", "meta"))

@@ -71,9 +71,7 @@ def test_steps_equal_one_call(name: str) -> None:
     x = (inputs(30, 2, I) * 2).round().to(module.weight_ih_l0.dtype)
     steps, state = prepared(run_steps, module, x)
     want, end = module(x.transpose(0, 1) if module.batch_first else x)
-    assert_equal(
-        [steps, state], [want.transpose(0, 1) if module.batch_first else want, end]
-    )
+    assert_equal([steps, state], [want.transpose(0, 1) if module.batch_first else want, end])
 
 
 @needs_prepared_layers

@@ -180,12 +180,9 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
     if case.state != "none":
         past = stored(0.0, 1.0, D, B, N)
         leaves["z0"] = ((past < 0.3).double() if case.state == "bits" else rounded(past, 0.25)).to(
-            working
-        )
+            working)
         leaves["v0"], leaves["a0"] = (
-            stored(-0.5, 0.9, B, N).to(working),
-            stored(0.0, 0.5, B, N).to(working),
-        )
+            stored(-0.5, 0.9, B, N).to(working), stored(0.0, 0.5, B, N).to(working))
         leaves["i0"] = stored(-0.5, 0.5, B, N).to(working)
         shapes |= {"z0": (D, B, N), "v0": (B, N), "a0": (B, N), "i0": (B, N)}
         counts = torch.rand(_storage(case.layout, (B, N)), generator=generator) * 2 - 1
@@ -198,8 +195,7 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
                "state.i": (B, N), "state.z": (D, B, N)}
     weights = {
         name: uniform(-1.0, 1.0, *_storage(case.gradients, shape)).to(
-            dtype if name == "spikes" else working
-        )
+            dtype if name == "spikes" else working)
         for name, shape in outputs.items()
     }
     weights = {name: _lay_out(weights[name].to(device), case.gradients,

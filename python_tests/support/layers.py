@@ -33,9 +33,8 @@ def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, 
             "readout_state": grid(B, O, scale=1.0)}
 
 
-def run(
-    call: Any, given: dict[str, Tensor], learn: Sequence[str] | None = None
-) -> dict[str, Tensor]:
+def run(call: Any, given: dict[str, Tensor],
+        learn: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Values of a call that returns a functional.Layered, and gradients of the tensors that learn
     (None: all)."""
     learn = list(given) if learn is None else learn

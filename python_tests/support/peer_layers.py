@@ -44,8 +44,7 @@ def snntorch(kind: str, **arguments: Any) -> Any:
     decays = {"beta": values(0.7, 0.95, N), "learn_beta": True}
     if kind == "RSynaptic":
         decays |= {"alpha": values(0.2, 0.6, N, seed=7), "learn_alpha": True}
-    own = {"linear_features": N, "threshold": values(0.7, 0.9, N, seed=8),
-           "learn_threshold": True}
+    own = {"linear_features": N, "threshold": values(0.7, 0.9, N, seed=8), "learn_threshold": True}
     layer = getattr(package_of, kind)(**(decays | own | arguments))
     if layer.all_to_all:
         with torch.no_grad():

@@ -13,8 +13,7 @@ from lsnn_ext.modules import recurrent
 
 I, N = 6, 37
 needs_prepared_layers = pytest.mark.skipif(
-    not prepared_layer._USABLE, reason="no compiled operators here, or emulated ones"
-)
+    not prepared_layer._USABLE, reason="no compiled operators here, or emulated ones")
 
 
 def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -42,9 +42,8 @@ class Vector:
     losses: dict[str, dict[str, Tensor]]  # per loss: the weights of the outputs in it
     gradients: dict[str, dict[str, Tensor]]  # per loss: the gradients of the leaves
 
-    def run(
-        self, alif: Callable[..., Any]
-    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    def run(self,
+            alif: Callable[..., Any]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
         """The outputs and gradients of this alif, named as self.outputs and self.gradients."""
         spikes, state, traces = alif(**self.arguments, trace=True)
         got = {"spikes": spikes / self.dt, "v": traces.v, "a": traces.a,

@@ -42,8 +42,7 @@ def _profile(layer: Any, x: Any, *args: Any, **options: Any) -> Profile:
     )
     for names, seconds in ((FORWARD, report.forward), (BACKWARD, report.backward)):
         assert sum(report.phases[name] for name in names) == pytest.approx(
-            seconds, rel=1e-3, abs=1e-6
-        )
+            seconds, rel=1e-3, abs=1e-6)
     kernels = [name for name in report.phases if not name.startswith(("idle", "outside"))]
     assert sum(report.phases[name] for name in kernels) <= report.seconds * 1.001
     tiles = report.counters["ns_forward_tiles"] + report.counters["ns_backward_tiles"]
@@ -264,8 +263,7 @@ def test_nothing_is_left_changed() -> None:
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     given = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
     assert list(given) == ["2.weight_hh_l0"] and torch.equal(
-        given["2.weight_hh_l0"], torch.ones(30, 30)
-    )
+        given["2.weight_hh_l0"], torch.ones(30, 30))
     layer(x).sum().backward()
     assert set(_ops._C.counters().values()) == {0}
 

@@ -141,8 +141,7 @@ CHANGED: dict[str, Callable[[], nn.Module]] = {
                            autapses=True, sparse_grad="existing", checkpoint_every=64)),
     "dtypes": _with(lambda net: (net.net.readout.double(), net.second.bfloat16())),
     "float64": _with(lambda net: net.double()),
-    "transposed": _with(lambda net: setattr(net.second.weight_ih_l0, "data",
-                                            torch.rand(4, 4).t())),
+    "transposed": _with(lambda net: setattr(net.second.weight_ih_l0, "data", torch.rand(4, 4).t())),
     "one vector": _with(lambda net: nn.utils.vector_to_parameters(
         torch.rand(sum(p.numel() for p in net.parameters())), net.parameters())),
     "DeepR": _with(_rewired),

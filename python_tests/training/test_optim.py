@@ -104,8 +104,7 @@ def test_equals_the_rules_step_by_step(temperature: float) -> None:
         chosen = [(np.abs(w) == optim.EPSILON) & (theta <= 0)
                   for w, theta in zip(now, rules.thetas, strict=True)]
         assert sum(map(np.sum, chosen)) == missing == tuned.rewired
-        assert not any((places & ~mask).any()
-                       for places, mask in zip(chosen, allowed, strict=True))
+        assert not any((places & ~mask).any() for places, mask in zip(chosen, allowed, strict=True))
         rules.connect(chosen)
         made += missing
         for mine, other in zip(now, rules.weights(), strict=True):
@@ -194,8 +193,7 @@ def test_any_optimizer(kind: str) -> None:
         schedule = torch.optim.lr_scheduler.StepLR(tuned, 3, 0.5)
         random = torch.Generator().manual_seed(1)
         for _ in range(10):
-            def closure(weight: nn.Parameter = weight,
-                        random: torch.Generator = random) -> Tensor:
+            def closure(weight: nn.Parameter = weight, random: torch.Generator = random) -> Tensor:
                 weight.grad = torch.randn(weight.shape, generator=random, dtype=weight.dtype)
                 return weight.detach().sum()
 
