@@ -126,7 +126,6 @@ def test_contestants_compute_the_same(name: str) -> None:
     # Sums are taken in another order, so that a spike at the very threshold may go the other way.
     assert (contestant.forward() != out).float().mean() < 1e-3
     d_in, d_rec = contestant.forward_backward()
-    assert w_in.grad is not None and w_rec.grad is not None
     torch.testing.assert_close(d_in, w_in.grad, rtol=1e-3, atol=1e-3 * float(w_in.grad.abs().max()))
     d_rec = d_rec.T if name == OURS else d_rec
     torch.testing.assert_close(d_rec, w_rec.grad, rtol=1e-3,
@@ -176,8 +175,7 @@ def test_a_peer_that_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 # --------------------------------------------------------------------------------- what is measured
 class Slow(Contestant):
-    """A forward takes a second of the clock, forward and backward four; with `scale` that times as
-    long, and the first pass after a rest twice that."""
+    """Takes `scale` seconds forward, 4 for both; the first pass after a rest twice that."""
 
     def __init__(self, clock: list[float], scale: float = 1.0) -> None:
         self.name, self.clock, self.scale = "slow", clock, scale
@@ -219,8 +217,7 @@ def test_a_contestant_takes_part_in_as_many_rounds_as_fit(clock: list[float]) ->
 
 
 def test_saved_bytes_leave_out_inputs_weights_and_outputs() -> None:
-    """The eager loop keeps v, a, z or m of each step at least; its stacked output is a copy, which
-    backward leaves."""
+    """The eager loop keeps v, a, z or m of each step at least."""
     total, beyond = saved_bytes(make("eager loop", Problem.of(TINY)))
     assert 8 <= beyond <= total <= 64
 

@@ -91,8 +91,7 @@ def test_every_program_is_built() -> None:
 def test_cmake_makes_the_programs_where_they_are_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The suite's own commands, the build as a trial that compiles nothing: it ends with linking
-    the program."""
+    """The suite's own commands; the build compiles nothing and ends with linking."""
     if not all(map(find_tool, ("nvcc", "cmake", "ninja", "c++"))):
         pytest.skip("nvcc, cmake, ninja or a C++ compiler is not installed")
     monkeypatch.setattr(suite, "WORK", str(tmp_path))
@@ -299,8 +298,7 @@ TINY = {"P256": Shape(20, 2, 5, 6)}
 
 @pytest.fixture(scope="module")
 def said() -> list[dict[str, Any]]:
-    """What the benchmark emits for a tiny shape on the CPU, where all but events, graphs and
-    designs is the same."""
+    """Rows of a tiny shape on the CPU, without events, graphs and designs."""
     found: list[dict[str, Any]] = []
     bench = Bench(torch.device("cpu"), time.monotonic() + 10_000, found.append, TINY, _quiet)
     for group in groups(("block",)):

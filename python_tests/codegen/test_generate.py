@@ -183,7 +183,6 @@ def test_a_replay_is_the_step_again(case: Case, N: int, number_spikes: bool) -> 
         z.append(expected.z[0])
         states = torch.stack(expected.new_states, 1) if S else states
         before = expected.z
-    assert expected is not None
     saved, after = given.c.contiguous(), torch.stack(z).contiguous()
     after_bits = to_bits(after)
     NP = N + -N % PADDING

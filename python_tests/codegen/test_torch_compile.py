@@ -29,6 +29,10 @@ def gained(c, v, z, *, tau=3.0):
     return v, torch.sigmoid(v)
 
 
+def without_coefficients(c, v, z):
+    return v * 0.5 + c * GAIN, torch.sigmoid(v)
+
+
 def layer_of(neuron: Neuron, **given: Any) -> Recurrent:
     torch.manual_seed(0)
     layer = Recurrent(neuron, I, N, bias=True, **given)
@@ -95,18 +99,20 @@ def test_other_sizes_and_lengths() -> None:
             torch.testing.assert_close(a, b, rtol=0.0, atol=0.0)
 
 
-@pytest.mark.parametrize("value", [3.0, torch.tensor(3.0)])
-def test_a_graph_does_not_outlive_what_the_step_reads(monkeypatch: pytest.MonkeyPatch,
-                                                      value: Any) -> None:
-    neuron, x = Neuron(gained), torch.randn(T, B, N)
-    compiled = torch.compile(lambda x: recurrent(x, None, neuron, tau=value)[0],
+@pytest.mark.parametrize(("step", "given"), [
+    (gained, {"tau": 3.0}), (gained, {"tau": torch.tensor(3.0)}), (without_coefficients, {})])
+def test_a_graph_does_not_outlive_what_the_step_reads(
+        step: Any, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    neuron, x = Neuron(step), torch.randn(T, B, N)
+    compiled = torch.compile(lambda x: recurrent(x, None, neuron, **given)[0],
                              backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(x), recurrent(x, None, neuron, tau=value)[0])
+    assert torch.equal(compiled(x), recurrent(x, None, neuron, **given)[0])
     monkeypatch.setitem(globals(), "GAIN", 2.0)
-    with pytest.raises(RuntimeError, match="what the step gained reads as it was when"):
+    with pytest.raises(RuntimeError,
+                       match=f"what the step {step.__name__} reads as it was when"):
         compiled(x)
     torch.compiler.reset()
-    assert torch.equal(compiled(x), recurrent(x, None, neuron, tau=value)[0])
+    assert torch.equal(compiled(x), recurrent(x, None, neuron, **given)[0])
 
 
 def test_is_exported_for_inference() -> None:
@@ -116,12 +122,3 @@ def test_is_exported_for_inference() -> None:
         assert torch.equal(program.module()(x)[0], layer(x)[0])
     with pytest.raises(RuntimeError, match="alif_forward: expected tensors that do not"):
         program.module()(x)
-
-
-def test_a_step_without_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
-    neuron, x = Neuron(lambda c, v, z: (v * 0.5 + c * GAIN, torch.sigmoid(v))), torch.randn(T, B, N)
-    compiled = torch.compile(lambda x: recurrent(x, None, neuron)[0], backend="aot_eager")
-    assert torch.equal(compiled(x), recurrent(x, None, neuron)[0])
-    monkeypatch.setitem(globals(), "GAIN", 2.0)
-    with pytest.raises(RuntimeError, match="reads as it was when"):
-        compiled(x)

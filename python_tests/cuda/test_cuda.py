@@ -49,8 +49,7 @@ ran: collections.Counter[str] = collections.Counter()  # cases by design
 
 @pytest.fixture(params=DESIGNS)
 def design(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The library is made to run this design; a case that the design has no kernel for is skipped
-    with its words."""
+    """Forces this design; a case that it has no kernel for is skipped."""
     name = str(request.param)
     if name == "cluster" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("blocks form clusters from compute capability 9.0 on")
@@ -60,8 +59,7 @@ def design(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @contextmanager
 def skipping_what_it_cannot(design: str) -> Iterator[None]:
-    """A design that is forced may have no kernel for a case, and then says so by name; any other
-    error is one."""
+    """A forced design may have no kernel for a case; any other error is one."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -92,8 +90,7 @@ def wanted(case: Case, dtype: torch.dtype,
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 def test_design_is_the_reference(case: Case, dtype: torch.dtype, design: str) -> None:
-    """Sums of dyadic numbers are exact in any order: outputs agree in every bit, and gradients to
-    rounding."""
+    """Dyadic sums are exact in any order: outputs are bitwise identical."""
     outputs, gradients = run(build(case, dtype, "cuda", dyadic=True), design)
     want, want_gradients = wanted(case, dtype)
     assert_all_same(outputs, want)
@@ -149,8 +146,7 @@ def test_design_gives_the_same_bits_every_run(case: Case, design: str) -> None:
                          ids=lambda case: case.name)
 def test_design_by_events_gives_the_bits_of_the_cpu(case: Case, dtype: torch.dtype,
                                                     design: str) -> None:
-    """Whatever numbers they are: one order of sums, and no fused multiply-add in the forward
-    statements."""
+    """Of any numbers: one order of sums, no fused multiply-add in the forward pass."""
     if design not in EVENTS:
         pytest.skip("this design need not add the weights of spikes in the order of the CPU")
     outputs, _ = run(build(case, dtype, "cuda"), design)

@@ -173,8 +173,7 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("bf16_parts", [2, 1])
 def test_matrices_where_products_may_round(bf16_parts: int) -> None:
-    """Eight items go through the steps together: a factor is one bfloat16 number, or two; and the
-    weight gradient has the same."""
+    """Eight items at a time: a factor is one bfloat16 number, or two."""
     sizes: dict[str, Any] = {"T": 1000, "B": 256, "N": 512, "device": "h100",
                              "bf16_parts": bf16_parts}
     chosen = plan(**sizes)

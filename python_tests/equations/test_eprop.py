@@ -41,14 +41,12 @@ def _readout_of_the_page() -> Callable[..., Tensor]:
 
 def _by_autograd(net: dict[str, Tensor], loss_of: Callable[[Tensor, Tensor], Tensor], *, k: float,
                  feedback: Tensor | None = None, **options: Any) -> tuple[Tensor, Gradients]:
-    """Spikes and gradients by functional.layer; with feedback weights by the readout of the
-    page."""
+    """Spikes and gradients by functional.layer; with feedback by the readout of the page."""
     net = dict(net, feedback=net["w_out"] if feedback is None else feedback)
     leaves = {name: net[name].detach().requires_grad_() for name in (
         "w_in", "w_rec", "w_out", "feedback")}
     out = functional.layer(net["x"], leaves["w_in"], leaves["w_rec"], w_out=leaves["w_out"],
                            k_out=k, autapses=False, **options)
-    assert out.spikes is not None and out.readout is not None
     readout = out.readout
     if feedback is not None:
         readout = _readout_of_the_page()(out.spikes, leaves["w_out"], leaves["feedback"], k)

@@ -42,8 +42,7 @@ def _step(form: str, dynamics: str, state: State, **more: Any) -> tuple[Tensor, 
 # ------------------------------------------------------------------------------------ state, traces
 @pytest.mark.parametrize("delay", [0, 2])
 def test_past_spikes_have_the_newest_first(form: str, delay: int) -> None:
-    """z[d] of the state is the spike of step t-1-d: with an extra delay of d it is what acts in the
-    first step."""
+    """z[d] is the spike of step t-1-d: a delay of d makes it act in the first step."""
     for d in range(3):
         zero, past = (
             torch.zeros(1, 2, dtype=torch.float64), torch.zeros(3, 1, 2, dtype=torch.float64))
@@ -56,8 +55,7 @@ def test_past_spikes_have_the_newest_first(form: str, delay: int) -> None:
 
 @pytest.mark.parametrize("dynamics", MODELS)
 def test_traces_end_in_the_state(form: str, dynamics: str) -> None:
-    """Traces hold v of (8) and a of (3), what a step leaves to the next one, and the A of (4) of
-    its own test."""
+    """Traces hold v of (8), a of (3), and the A of (4) of their own test."""
     problem = build(replace(BUSY, dynamics=dynamics))
     outputs = problem.outputs(FORMS[form])
     for name in ("v", "a"):
@@ -82,8 +80,7 @@ def test_trace_of_the_membrane_in_a_step_that_spikes(form: str, dynamics: str, v
 @pytest.mark.parametrize(("v", "over"), [(0.75, 0.0), (1.0, 1.0)])
 def test_cross_is_a_spike_that_knows_no_refractory_steps(form: str, v: float, over: float,
                                                          smooth: bool, r: float) -> None:
-    """v' is tested against A' = 1/2 + 1/2 a' with a' = 3/4, as in (7), smooth where spikes are,
-    whatever r' is."""
+    """v' is tested against A' = 1/2 + 1/2 a' with a' = 3/4, as in (7), whatever r' is."""
     drive = HEIGHT * float(
         SURROGATES["triangle"].integral(_one((v - 0.875) / 2))) if smooth else over
     state = _state(v, 0.75, r)
@@ -98,8 +95,7 @@ def test_cross_is_a_spike_that_knows_no_refractory_steps(form: str, v: float, ov
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize(("v", "over"), [(0.5, 0.0), (0.75, 1.0)])
 def test_above_is_a_bare_test(form: str, v: float, over: float, smooth: bool, r: float) -> None:
-    """v' is tested against theta = 1/2, though A' is 7/8: 0 or 1 also where spikes are smooth,
-    whatever r' is."""
+    """v' is tested against theta = 1/2, not A' = 7/8: 0 or 1, also where spikes are smooth."""
     state = _state(v, 0.75, r)
     state.v.requires_grad_()
     _, last, traces = _step(form, "snntorch_sub_now", state, smooth=smooth)
@@ -132,8 +128,7 @@ def _gradients(form: str, dynamics: str, given: dict[str, Tensor]) -> dict[str, 
 
 @pytest.mark.parametrize("dynamics", MODELS)
 def test_gradients_go_through_defaults(form: str, dynamics: str) -> None:
-    """What is left out is computed from alpha, rho and theta, which get its gradient by the chain
-    rule."""
+    """What is left out gets its gradient through alpha, rho and theta."""
     model, random = MODELS[dynamics], torch.Generator().manual_seed(1)
 
     def drawn(low: float, high: float) -> Tensor:
@@ -162,8 +157,7 @@ def test_gradients_go_through_defaults(form: str, dynamics: str) -> None:
 
 
 def test_no_gain_where_its_gradient_is_asked_for(form: str) -> None:
-    """With alpha = 1 a default kappa is 0: the operator, which would divide by it, refuses to learn
-    alpha then."""
+    """With alpha = 1 a default kappa is 0, by which the operator would divide."""
     alpha, one = torch.ones(1, dtype=torch.float64, requires_grad=True), _one(1.0)[None]
     _, state = FORMS[form](one, _one(0.0), alpha=alpha, theta=0.5)
     if form == "operator":
@@ -177,8 +171,7 @@ def test_no_gain_where_its_gradient_is_asked_for(form: str) -> None:
 
 @pytest.mark.parametrize("dynamics", ["sinabs_sub", "sinabs_zero"])
 def test_a_detached_threshold_is_detached_in_the_scale_too(form: str, dynamics: str) -> None:
-    """Nothing of A gets a gradient through the test of (7), neither as the threshold nor in s =
-    width A."""
+    """A gets no gradient through the test of (7), nor through s = width A."""
     problem = build(replace(BUSY, dynamics=dynamics, learn=("theta", "beta", "width", "x")))
     _, gradients = problem.run(FORMS[form], weighted=["spikes"])
     assert bool(gradients["width"].any() and gradients["x"].any())

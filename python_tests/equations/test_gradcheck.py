@@ -19,8 +19,7 @@ from lsnn_ext.models import MODELS
 
 
 class Held:
-    """Replaces reference.stop_gradient: stores the values of the first call and returns them in
-    later ones."""
+    """Stores the values of the first calls of reference.stop_gradient, returns them later."""
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []

@@ -56,8 +56,7 @@ def test_a_compiled_part_of_another_table_is_refused(what: str) -> None:
 
 
 def _compiled_with(models: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """csrc/alif_math.h read by the compiler, with this text of models.py; Python without torch
-    makes the table."""
+    """csrc/alif_math.h in the compiler, with this text of models.py."""
     for name in ("csrc/model_table.py", "lsnn_ext/models.py"):
         (tmp_path / name).parent.mkdir()
         shutil.copy(ROOT / name, tmp_path / name)
@@ -118,8 +117,7 @@ def test_rules_that_hold_for_every_model() -> None:
 
 
 def test_origins_have_what_modules_take() -> None:
-    """Each a membrane, an adaptation, a threshold, a refractory time and a word on autapses; all
-    else by names that modules know, too."""
+    """All constants that every model needs, and others by names that modules know."""
     for name, model in MODELS.items():
         origin, own = model.origin, model.origin.defaults
         assert origin.name and origin.source, name

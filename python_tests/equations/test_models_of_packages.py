@@ -33,8 +33,7 @@ def _state(like: Tensor, v: Any = 0.0, a: Any = 0.0, z: Any = 0.0) -> State:
 
 
 def _norse(kind: str, dynamics: str) -> Case:
-    """Membrane, threshold and reset are counted from v_leak. A current of LSNNRecurrent acts in
-    the next step."""
+    """Counted from v_leak. A current of LSNNRecurrent acts in the next step."""
     numbers = peers.norse_parameters(kind, DOUBLE)
     layer = peers.norse(kind, DOUBLE, {name: value.detach() for name, value in numbers.items()})
     p, dt = layer.p, layer.dt

@@ -29,8 +29,7 @@ OUTPUTS = ("spikes", "trace.v", "trace.a", "trace.threshold", "state.v", "state.
 
 def _assert_alive(case: Case, outputs: dict[str, torch.Tensor],
                   gradients: dict[str, torch.Tensor]) -> None:
-    """A comparison of silent networks would compare nothing: spikes come, and whatever can learn
-    gets a gradient."""
+    """Spikes come, and every leaf that can learn gets a gradient."""
     assert 0.05 < float(outputs["spikes"].mean()) < 0.6
     model = MODELS[case.dynamics]
     unused = {"R"} if model.reset == "A" else set()
@@ -57,8 +56,7 @@ def test_same_as_reference(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("dynamics", MODELS)
 def test_gradient_from_one_output(dynamics: str, output: str) -> None:
-    """A loss of one output alone: no gradient that does not arrive may be taken for one that
-    does."""
+    """A gradient that does not arrive is not taken for one that does."""
     problem = build(replace(BUSY, dynamics=dynamics), dyadic=True)
     _, gradients = problem.run(functional.alif, weighted=[output])
     _, want = problem.run(reference.alif, weighted=[output])
@@ -78,8 +76,7 @@ def test_smooth_spikes(dynamics: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dynamics", ["lsnn", "srnn", "norse_lsnn", "sinabs_sub", "se_adlif"])
 def test_half_precision(dynamics: str, dtype: torch.dtype) -> None:
-    """Currents and weights in half precision, state in float32: values agree in every bit, as the
-    inputs are exact."""
+    """State in float32: values are bitwise identical, as the inputs are exact."""
     problem = build(replace(BUSY, dynamics=dynamics), dtype, dyadic=True)
     outputs, gradients = problem.run(functional.alif)
     want_outputs, want_gradients = problem.run(reference.alif)
@@ -117,8 +114,7 @@ def test_same_bits_every_run() -> None:
     Case("kernel", T=70, B=3, N=129, delay="kernel", mask=True, state="bits")],
     ids=["large", "long", "hard", "paper", "kernel"])
 def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> None:
-    """More threads share out the work, never the order of a sum; batches are no multiples of the
-    number of threads."""
+    """Threads share out the work, never the order of a sum."""
     problem = build(case, dtype)
     want, want_gradients = problem.run(functional.alif)
     before = torch.get_num_threads()
@@ -134,8 +130,7 @@ def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("dynamics", MODELS)
 def test_threshold_met_exactly(dynamics: str) -> None:
-    """Equation (7) with m = 0: only a model that tests >= spikes, and no drive of (3) takes v' = A
-    for a crossing."""
+    """Equation (7) with m = 0: only a model that tests >= spikes; v' = A is no crossing."""
     half, zero = torch.full((1, 1), 0.5), torch.zeros(1, 1)
     for alif in (functional.alif, reference.alif):
         # alpha = 0 and kappa = 1 make y the current: the new u, the old v' and A are all one half.
@@ -189,8 +184,7 @@ def _tied(dynamics: str, dtype: torch.dtype) -> tuple[dict[str, Any], torch.Tens
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("dynamics", MODELS)
 def test_ties(dynamics: str, dtype: torch.dtype) -> None:
-    """Thresholds met exactly, in a sequence, with coefficients that learn and without: spikes and
-    all that follows."""
+    """Thresholds met exactly, in a sequence, with and without learned coefficients."""
     arguments, ties = _tied(dynamics, dtype)
     assert 0.1 < float(ties.double().mean()) < 0.6
     weights = torch.linspace(-1, 2, ties.numel(), dtype=dtype).view(ties.shape)
@@ -253,8 +247,7 @@ def test_model_names_its_own_constants(dynamics: str) -> None:
 
 @pytest.mark.parametrize("name", ["sigma", "p", "eta", "beta", "rho"])
 def test_gradient_of_a_coefficient_that_is_zero(name: str) -> None:
-    """What is 0 everywhere takes a shorter way through the kernels; its gradient is not 0, also
-    beyond a segment."""
+    """Zeros take a shorter way through the kernels; their gradient is not 0."""
     problem = build(replace(BUSY, T=150, learn=("x", name)), dyadic=True)
     problem.leaves[name] = torch.zeros_like(problem.leaves[name])
     _, gradients = problem.run(functional.alif)

@@ -35,8 +35,7 @@ def _run(alif: object, theta: Tensor, beta: float, smooth: bool,
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("dynamics", SCALED)
 def test_a_threshold_of_zero(dynamics: str, beta: float, smooth: bool) -> None:
-    """No NaN, and the same as the reference: no gradient passes the test where the threshold is
-    0."""
+    """As in the reference: no gradient passes the test where the threshold is 0."""
     theta = torch.tensor([0.0, 0.0, 0.5, -0.25, 1e-310, 0.0], dtype=torch.float64)
     got, want = (
         _run(alif, theta, beta, smooth, dynamics) for alif in (functional.alif, reference.alif)

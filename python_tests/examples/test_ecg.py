@@ -90,8 +90,7 @@ def test_a_fold_is_kept_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_all_recordings_are_learned_from(tmp_path: Path) -> None:
-    """And then the last weights are tested, or their running means; a run that is resumed keeps
-    back as many as it began with."""
+    """The last weights are tested, or their means; a resumed run keeps as many back."""
     write_recordings(tmp_path, recordings=20, steps=30)
     data = ecg.load(tmp_path, 0)
     assert (len(data.train), len(data.valid), len(data.test)) == (20, 0, 8)
@@ -119,8 +118,7 @@ def test_all_recordings_are_learned_from(tmp_path: Path) -> None:
 
 
 def test_a_steady_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It rises in the first steps and stays; else it falls to a hundredth, and always that of the
-    network without adaptation."""
+    """It rises and stays; else, and without adaptation, it falls to a hundredth."""
     write_recordings(tmp_path, recordings=20, steps=30)
     rates: list[float] = []
     set_rate = training.set_rate

@@ -73,8 +73,7 @@ def test_a_pickle_that_runs_code_is_refused(kind: str, inside: bool, legacy: boo
 
 
 def test_what_a_pickle_sets_is_set_nowhere(tmp_path: Path) -> None:
-    """A pickle may set attributes of what it has named: here the defaults of a function of torch,
-    and attributes of a class."""
+    """Not in a function of torch, nor in a class."""
     for named in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n",
                   b"cos\nsystem\n"):
         # builds what is named of the state (None, {"__doc__": "set"})

@@ -107,8 +107,7 @@ def test_settings() -> None:
 
 def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
               capsys: pytest.CaptureFixture[str]) -> None:
-    """A row of the table for each model and rate; what is not finite or has left its range ends a
-    training."""
+    """One row for each model and rate; a value out of range ends a training."""
     words, out = write_words(tmp_path, digits=4), tmp_path / "rows.csv"
     monkeypatch.setattr(speech_rows, "LAST", 10)
     given = ["--data", str(words), "--neurons", "8", "--batch", "4", "--threads", "1",

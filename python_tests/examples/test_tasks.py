@@ -180,8 +180,7 @@ train.main({options!r})
 def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str],
                                               tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    """At any moment, and what is resumed comes to the same bits. Without pictures, which take most
-    of the time of a tiny run."""
+    """Killed at any moment and resumed, without pictures, which take most of the time."""
     monkeypatch.setattr(task, "picture", lambda *_: None)
     out, whole = tmp_path / "killed", tmp_path / "whole"
     program = KILLED.format(examples=str(EXAMPLES), task=task.__package__,

@@ -116,8 +116,7 @@ def test_a_folder_without_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_frames(tmp_path: Path) -> None:
-    """The phone of a frame is that of its middle, the last one's beyond its end; a tone shows in
-    the coefficients of its own frames alone."""
+    """The phone of a frame is that of its middle, or the last one beyond the end."""
     samples, labels = _spoken(phones=9)
     write_sentence(tmp_path, "sx1", samples, labels)
     x, phone = timit_data.read_sentence(tmp_path / "sx1.wav", tmp_path / "sx1.phn")

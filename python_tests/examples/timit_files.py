@@ -10,8 +10,7 @@ SPEAKERS = {"train": ("fcjf0", "mdac0", "fsah0"), "test": ("mdab0", "faks0", "mz
 
 
 def sphere(samples: np.ndarray, order: str = "01", **changed: str) -> bytes:
-    """A file of NIST SPHERE, least significant byte first ("01") or last ("10"); changed: fields of
-    its head."""
+    """A file of NIST SPHERE, byte order "01" or "10"; changed: fields of its head."""
     fields = {"channel_count": "1", "sample_count": str(len(samples)), "sample_rate": str(RATE),
               "sample_n_bytes": "2", "sample_byte_format": order, "sample_sig_bits": "16"}
     lines = ["NIST_1A", "   1024", "database_id -s5 TIMIT"]

@@ -32,7 +32,6 @@ def _with_projection(leaves: dict[str, Tensor], **neuron: Any) -> dict[str, Tens
 def _by_layer(leaves: dict[str, Tensor], **neuron: Any) -> dict[str, Tensor]:
     made = functional.layer(leaves["x"], leaves["w_in"], leaves["w_rec"], bias=leaves.get("bias"),
                             **NEURON, **neuron)
-    assert made.spikes is not None
     return _found(made.spikes, made.state, leaves)
 
 

@@ -33,7 +33,6 @@ def two_layers(w: dict[str, Tensor], bits: bool, **more: Any) -> dict[str, Tenso
     """Results of two layers and gradients of all tensors."""
     first = layer(w["x"], w["in"] * 3, w["rec"], spikes="bits" if bits else True, **NEURON, **more)
     between = first.packed if bits else first.spikes
-    assert between is not None
     second = layer(between, w["next"] * 3, w["again"], bias=w["bias"], **NEURON, **more)
     assert second.spikes is not None and 0.002 < float(second.spikes.mean()) < 0.5
     loss = (second.spikes * torch.linspace(-1, 1, M,
@@ -126,20 +125,16 @@ def test_numbers_where_others_see_them(dropout: float, bidirectional: bool, trai
 
 
 def test_fallbacks() -> None:
-    """Half precision and compiled graphs have no kernels for bits: numbers are packed and unpacked
-    around them."""
+    """Half precision and compiled graphs have no kernels for bits: they are unpacked."""
     w = {name: value.detach() for name, value in weights().items()}
     z = (torch.rand(T, B, N) < 0.1).half()
     got = layer(pack_spikes(z), w["next"].half(), w["again"].half(), **NEURON).spikes
     want = layer(z, w["next"].half(), w["again"].half(), **NEURON).spikes
-    assert got is not None and want is not None
     assert_same("half", got, want)
 
     def both(x: Tensor) -> Tensor:
         first = layer(x, w["in"] * 3, w["rec"], spikes="bits", **NEURON)
-        assert first.packed is not None
         found = layer(first.packed, w["next"] * 3, w["again"], **NEURON).spikes
-        assert found is not None
         return found
 
     assert_same("compiled", torch.compile(both, backend="eager")(w["x"]), both(w["x"]))
@@ -243,7 +238,6 @@ def test_vmap_over_weights_beside_bits(over: str) -> None:
 
     def loss(weight: Tensor) -> Tensor:
         out = functional.layer(x, **(weights | {over: weight}), alpha=0.9, theta=0.3)
-        assert out.spikes is not None
         return (out.spikes * torch.arange(20.0)[:, None, None]).mean()
 
     found = torch.vmap(torch.func.grad(loss))(several)

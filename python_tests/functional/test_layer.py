@@ -9,7 +9,7 @@ from torch.library import opcheck
 
 from compare import assert_same, changed
 from layers import FUSED, NEURON, B, I, N, O, apart, inside, problem, run
-from lsnn_ext import ALIF, LSNN, functional
+from lsnn_ext import functional
 from lsnn_ext._core.arguments import resolve_checkpoint
 from operator_calls import Calls
 
@@ -44,14 +44,6 @@ def test_real_inputs_and_no_bias() -> None:
         torch.testing.assert_close(got[name], want[name], msg=name)
 
 
-def test_small_calls_take_the_plain_way() -> None:
-    given = {name: value[:3] if name == "x" else value
-             for name, value in problem(torch.float32).items()}
-    with Calls() as calls:
-        functional.layer(given["x"], given["w_in"], given["w_rec"], **NEURON)
-    assert calls.forward[0].given["w_in"] is None
-
-
 @pytest.mark.parametrize("checkpoint_every", [1, 16, 33, 1000])
 def test_checkpoints_change_no_bit(checkpoint_every: int) -> None:
     given = problem(torch.float32)
@@ -68,20 +60,6 @@ def test_checkpoints_change_no_bit(checkpoint_every: int) -> None:
         assert_same(name, got[name], want[name])
 
 
-def test_checkpoints_without_projection() -> None:
-    x, w = torch.randn(100, 5, 33), torch.randn(33, 33) / 6
-    results = []
-    for every in (None, 32):
-        leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-        alpha = torch.full((33,), 0.9, requires_grad=True)
-        spikes, state, traces = functional.alif(*leaves, alpha=alpha, theta=0.3, trace=True,
-                                                delay=3, checkpoint_every=every)
-        (spikes.sum() + state.v.sum() + traces.a.square().sum()).backward()
-        results.append([spikes, *state, *traces, *(leaf.grad for leaf in (*leaves, alpha))])
-    for got, want in zip(*results, strict=True):
-        assert_same("value", got, want)
-
-
 def test_budget() -> None:
     T, B, N = 20000, 4, 1024
     assert resolve_checkpoint("1 GB", T, B, N, 4) == 0  # 4 bytes per neuron-step and a little
@@ -92,20 +70,6 @@ def test_budget() -> None:
     for wrong in ("much", "5", "-3 MB", "1.2.3 GB", 0, -1, True, 2.5):
         with pytest.raises(ValueError, match="checkpoint_every: expected"):
             functional.alif(x, w, alpha=0.9, theta=1.0, checkpoint_every=wrong)
-
-
-def test_modules_hand_it_on() -> None:
-    x = (torch.rand(40, 33, 20) < 0.05).float()
-    for kind, sizes in ((ALIF, (20, 220)), (LSNN, (20, 100, 120, 3))):
-        torch.manual_seed(0)
-        plain = kind(*sizes)
-        torch.manual_seed(0)
-        saving = kind(*sizes, checkpoint_every=16)
-        for module in (plain, saving):
-            module(x)[0].square().sum().backward()
-        for (name, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(),
-                                     strict=True):
-            assert_same(name, b.grad, a.grad)
 
 
 def test_spikes_are_not_written_unless_asked_for() -> None:

@@ -84,8 +84,7 @@ def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -
 @pytest.mark.parametrize("name", ["readout", "readout_state", "spikes"])
 @pytest.mark.parametrize("layout", ["strided", "swapped", "repeated", "expanded"])
 def test_gradients_in_any_layout(layout: str, name: str) -> None:
-    """What arrives at an output need not be contiguous: the sum over a row of it is what brings one
-    number for all."""
+    """Gradients that arrive need not be contiguous, as those of a sum over a row."""
     leaves = {key: value.requires_grad_() for key, value in problem(torch.float64).items()}
     output = getattr(inside(**leaves), name)
     drawn = torch.randn(output.shape, generator=torch.Generator().manual_seed(4),
@@ -112,8 +111,7 @@ HALF = [torch.bfloat16, torch.float16]
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("share", [0.1, 0.9], ids=["sparse", "dense"])
 def test_bias_in_half_precision(dtype: torch.dtype, share: float) -> None:
-    """Multiples of 1/8 and short sums of them are exact in half precision: the spikes are those of
-    float32."""
+    """Short sums of multiples of 1/8 are exact: the spikes are those of float32."""
     random = torch.Generator().manual_seed(3)
 
     def eighths(*shape: int) -> Tensor:
@@ -135,8 +133,7 @@ def test_bias_in_half_precision(dtype: torch.dtype, share: float) -> None:
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("kind", ["ALIF", "LSNN", "LeakyReadout"])
 def test_biases_of_modules_in_half_precision(kind: str, dtype: torch.dtype) -> None:
-    """Without inputs and spikes the biases alone drive the membranes, and are the readout, whatever
-    the dtype."""
+    """Without inputs and spikes, only biases drive the membranes and the readout."""
     torch.manual_seed(0)
     silent: dict[str, Any] = {"threshold": 100.0}  # a spike more or less would hide a bias
     net: Any = {

@@ -27,8 +27,7 @@ def _loss_weights(value: Tensor) -> Tensor:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("checkpoint_every", [None, 16])
 def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: int | None) -> None:
-    """Projection and readout too, and all gradients; what stands after the end of a sequence is not
-    read."""
+    """Values and all gradients; what stands after the end of a sequence is not read."""
     B, generator = 36, torch.Generator().manual_seed(1)
     lengths = ORDERS[order] * 6
     lengths = tuple(sorted(lengths, reverse=True)) if order == "falling" else lengths
@@ -44,8 +43,6 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
                                 checkpoint_every=checkpoint_every, **K)
 
     def outputs(out: functional.Layered) -> list[Tensor]:
-        assert out.spikes is not None and out.traces is not None
-        assert out.readout is not None and out.readout_state is not None
         return [out.spikes, out.readout, out.traces.v, out.readout_state, out.state.v, out.state.a,
                 out.state.z]
 
@@ -143,8 +140,7 @@ def _spikes_in(steps: int, seed: int) -> Tensor:
 @needs_compiled
 @pytest.mark.parametrize("lengths", [(40, 25, 25, 22), (9, 40, 17), (40, 3, 300, 1, 39)])
 def test_a_packed_sequence_takes_few_calls(lengths: tuple[int, ...]) -> None:
-    """One for each group of similar lengths, not for each length; and never twice as many steps as
-    there are."""
+    """One for each group of similar lengths; at most twice the steps."""
     layer = round_weights(ALIF(I, N), matrices_only=False)
     packed = pack_sequence([_spikes_in(n, n) for n in lengths], enforce_sorted=False)
     with Calls() as calls:

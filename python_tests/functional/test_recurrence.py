@@ -59,8 +59,7 @@ def test_none_is_a_matrix_of_zeros(dynamics: str, smooth: bool) -> None:
 @needs_compiled
 @pytest.mark.parametrize("checkpoint_every", [None, 16])
 def test_layer_without_recurrence(checkpoint_every: int | None) -> None:
-    """Projection and readout inside the operator, spikes as bits, and two such layers on top of
-    each other."""
+    """Projection and readout inside, spikes as bits, two layers."""
     generator = torch.Generator().manual_seed(1)
     x = (torch.rand(T, 32, I, generator=generator) < 0.1).double()
     leaves = {"w_in": grid(generator, 300, I), "w_out": grid(generator, 3, 300),
@@ -70,9 +69,7 @@ def test_layer_without_recurrence(checkpoint_every: int | None) -> None:
         own = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
         out = functional.layer(x, own["w_in"], w_rec, w_out=own["w_out"], k_out=0.75, spikes="bits",
                                checkpoint_every=checkpoint_every, **K)
-        assert out.packed is not None and out.readout is not None
         up = functional.layer(out.packed, own["w_up"] * 0.2, w_rec_up, **K)
-        assert up.spikes is not None
         (out.readout.square().sum() + up.spikes.sum()).backward()
         results = {"readout": out.readout, "up": up.spikes, "packed": out.packed.bits.double()}
         return {name: value.detach() for name, value in results.items()} | {
@@ -99,8 +96,7 @@ def test_weights_for_each_delay(smooth: bool, dynamics: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_matrix_of_delays_is_a_special_case(dtype: torch.dtype) -> None:
-    """One weight of each pair that is not zero: the same bits, and the same gradient at its
-    place."""
+    """One nonzero weight of each pair: bitwise identical, the gradient at its place."""
     given, generator = _problem(dtype), torch.Generator().manual_seed(2)
     which = torch.randint(0, S, (N, N), generator=generator)
     places = torch.nn.functional.one_hot(which, S).movedim(-1, 0).to(dtype)
@@ -201,8 +197,7 @@ def test_learned_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [ALIF, LIF])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_module_without_recurrence(kind: type[ALIF | LIF], bidirectional: bool) -> None:
-    """Spikes, state, gradients, step and a state dict as of a layer whose recurrent weights are all
-    0."""
+    """As a layer whose recurrent weights are all 0."""
     torch.manual_seed(3)
     layer = kind(I, N, 2, bidirectional=bidirectional, recurrent=False, refractory=2)
     zeros = kind(I, N, 2, bidirectional=bidirectional, refractory=2)

@@ -112,8 +112,7 @@ def messages_have_one_form(root: Path) -> list[str]:
 
 
 def _imports(path: PurePosixPath, text: str) -> Iterator[str]:
-    """The full names of what a module imports; of `from a import b` also a.b, since b may be a
-    module."""
+    """The full names of what a module imports; a.b of `from a import b`, as b may be a module."""
     package = path.parts[:-1]
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

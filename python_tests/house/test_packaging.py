@@ -60,8 +60,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def _python(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Outside of this session's own packages, so that nothing but the tree is built from and
-    into."""
+    """Outside of this session's packages, so that only the tree is used."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LSNN_")}
     return subprocess.run([sys.executable, *arguments], cwd=tree, capture_output=True, text=True,
                           timeout=600, env={**clean, "LSNN_CMAKE_ARGS": NO_CUDA, **environment})
@@ -91,8 +90,7 @@ def _sdist(tree: Path) -> Path:
 
 # ---------------------------------------------------------------------------------------- the sdist
 def test_sdist_has_what_the_build_needs(tree: Path, tmp_path: Path) -> None:
-    """All of it, and CMake starts from there; the stage `wheel` of .ci/run builds a wheel from an
-    sdist and uses it."""
+    """CMake starts from it; stage `wheel` of .ci/run builds a wheel from an sdist."""
     unpacked = _sdist(tree)
     packed = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")
               if path.is_file()}
@@ -181,8 +179,7 @@ def test_an_older_setuptools_is_refused(tree: Path) -> None:
                          [("require", False, True), ("auto", True, False), ("off", True, True)])
 def test_editable_without_the_compiled_part(wanted: str, passes: bool, stays: bool,
                                             tree: Path) -> None:
-    """With `off` too, which the Makefile uses to install before it compiles: what is compiled there
-    already stays."""
+    """Also with `off`: what is compiled there already stays."""
     compiled = tree / "lsnn_ext" / MODULE
     compiled.write_text("of an earlier build")
     ran = _python(tree, "-c",
@@ -285,8 +282,7 @@ def test_what_was_made_with_others_is_made_anew(tree: Path, tmp_path: Path) -> N
 
 
 def test_nvcc_is_looked_for_again(tree: Path) -> None:
-    """It may have been installed since the first run in the folder, which keeps that it was not
-    found."""
+    """It may have been installed since the first run in the folder."""
     if find_tool("nvcc") is None:
         pytest.skip("nvcc is not installed")
     configure = ["cmake", "-S", str(tree), "-B", str(tree / "build"), "-G", "Ninja",

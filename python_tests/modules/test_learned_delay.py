@@ -81,7 +81,6 @@ def test_gradients_against_finite_differences(per: str, spread: float) -> None:
                 given, neurons.weight_ih_l0, layer.recurrent_weight(), smooth=True,
                 bias=neurons.bias_ih_l0, **neurons._compute_neuron_arguments("_l0")
                 | {"delay": tuple(range(LONGEST + 1))})
-            assert made.spikes is not None
             return made.spikes
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
@@ -110,8 +109,7 @@ def test_no_delay_is_caught_at_a_whole_number() -> None:
 
 
 def test_learns_the_delays_of_a_teacher() -> None:
-    """One delay for each presynaptic neuron, from the membranes alone; a wide spread that narrows
-    finds delays that are far away."""
+    """From membranes only; a wide spread that narrows finds distant delays."""
     random = torch.Generator().manual_seed(0)
     sources, targets, longest = 6, 6, 12
     n = sources + targets

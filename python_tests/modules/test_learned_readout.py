@@ -202,19 +202,6 @@ def test_a_network() -> None:
     assert rates.shape == (1, B, 10)
 
 
-def test_it_learns() -> None:
-    """From the outputs of another time constant, this one is found."""
-    target, made = _readout(tau=25.0), _readout(tau=5.0)
-    x = fired(80, 4, N)
-    want = target(x)[0].detach()
-    optimizer = torch.optim.Adam([made.get_parameter(TAU)], lr=0.1)
-    for _ in range(120):
-        optimizer.zero_grad()
-        (made(x)[0] - want).square().mean().backward()
-        optimizer.step()
-    assert math.isclose(float(made.tau.detach()), 25.0, rel_tol=0.02)
-
-
 # ---------------------------------------------------------------------------------- within PyTorch
 @pytest.mark.slow
 def test_compiled_and_exported() -> None:

@@ -79,8 +79,7 @@ def test_arguments_in_the_same_order() -> None:
 @of_every_form
 @pytest.mark.parametrize("bias", [True, False])
 def test_parameters(kind: str, form: str, bias: bool) -> None:
-    """weight_ih_l[k]: (., I) for k = 0, then (., directions * N); weight_hh_l[k]; `_reverse`; a
-    bias where it is asked for."""
+    """Shapes of weight_ih_l[k], weight_hh_l[k] and `_reverse`; a bias on request."""
     part = _part(KINDS[kind](**FORMS[form], bias=bias))
     gates = 4 if kind == "LSTM" else 1
     directions, layers = 1 + part.bidirectional, part.num_layers
@@ -148,8 +147,7 @@ def test_two_calls_equal_one(kind: str, form: str) -> None:
 @every
 @pytest.mark.parametrize("layers", [1, 2])
 def test_both_directions(kind: str, layers: int) -> None:
-    """Forward and backward of the last layer side by side; the last state of the backward direction
-    is that at the first step."""
+    """Side by side; the last state of the backward direction is that at the first step."""
     module = _made(kind, num_layers=layers, bidirectional=True)
     part, x = _part(module), _x(T, B, I)
     seen: Any = x
@@ -178,8 +176,7 @@ def test_both_directions(kind: str, layers: int) -> None:
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "batch-first"])
 @pytest.mark.parametrize("lengths", [[12, 7, 7], [7, 12, 1]])
 def test_packed(kind: str, form: str, lengths: list[int]) -> None:
-    """A PackedSequence gives one; each sequence as if it were alone, from its own state to that of
-    its last step, in the order given."""
+    """Each sequence as if it were alone, from its own state to that of its last step."""
     module, x = _made(kind, **FORMS[form]), _x(T, B, I)
     _, start = module(_x(4, B, I, seed=5))
     is_sorted = lengths == sorted(lengths, reverse=True)
@@ -287,8 +284,7 @@ def test_steps_need_one_direction() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_readout_of_the_network(form: str) -> None:
-    """In one operator or behind the neurons, the numbers are the same; without a filter they are a
-    product."""
+    """Fused or separate, results are bitwise identical; without a filter a product."""
     x = _x(T, B, I)
     x = x.transpose(0, 1) if form == "batch-first" else x
     for tau in (7.0, None):

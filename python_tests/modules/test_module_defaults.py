@@ -39,8 +39,7 @@ def _neurons(layer: Any) -> ALIF | LIF:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dynamics", MODELS)
 def test_own_or_demanded(dynamics: str, kind: Any) -> None:
-    """Each constant is the number of the table, or has to be given, by the name of which the
-    refusal begins."""
+    """Each constant is that of the table, or a refusal begins with its name."""
     own, given = find_defaults(dynamics, kind), _missing(dynamics, kind)
     if kind == "LSNN" and own["beta"] is None:
         given["beta"] = 0.5
@@ -63,8 +62,7 @@ def test_own_or_demanded(dynamics: str, kind: Any) -> None:
 
 
 def test_the_papers_defaults_are_the_papers_alone() -> None:
-    """No other model has all numbers of the paper's network: a threshold of 0.01 with a spike of 1
-    is no neuron of theirs."""
+    """No other model has all numbers of the paper's network."""
     for kind in ("ALIF", "LIF", "LSNN"):
         paper = find_defaults("lsnn", kind)  # type: ignore[arg-type]
         assert all(isinstance(value, float | bool | int) for value in paper.values())
@@ -121,8 +119,7 @@ def _inputs(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _same(got: Tensor, want: Tensor, x: Tensor, tolerance: float = 2e-5) -> None:
-    """The same spikes, and gradients of a weighted sum of them: the surrogate is theirs too, and so
-    is what they detach."""
+    """The same spikes, and gradients of a weighted sum of them."""
     assert 0.02 < float(want.detach().mean()) < 0.9
     assert torch.equal(got.detach(), want.detach().to(got.dtype))
     weights = _x(*want.shape, seed=5)

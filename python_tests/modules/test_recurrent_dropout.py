@@ -56,8 +56,7 @@ def test_eval_drops_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mask_of_presynaptic_neurons_for_the_sequence(kind: str) -> None:
-    """Each sequence equals that of a layer whose weights from the dropped neurons are 0 and whose
-    others are scaled; so does the gradient of the weights."""
+    """As weights of dropped neurons 0, others scaled; the gradient too."""
     module, plain = _make(kind, recurrent_dropout=P), _make(kind)
     torch.manual_seed(5)
     out = module(_x())[0]

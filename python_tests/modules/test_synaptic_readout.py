@@ -74,7 +74,6 @@ def test_as_other_programs_compute_it() -> None:
         found.append(out)
     assert_same("SpyTorch", torch.stack(found[1:]), y[:-1].detach() / (1 - beta), tolerance=1e-12)
     made = make(tau_syn=0)
-    assert made.bias is not None
     mem, found = torch.zeros(B, O).double(), []
     for h_t in h:
         mem = mem * beta + (1 - beta) * (h_t + made.bias.detach())
@@ -107,7 +106,6 @@ def test_steps_are_bitwise_those_of_the_sequence() -> None:
 def test_where_a_constant_bias_ends() -> None:
     made = make(tau=5.0, tau_syn=2.0)
     y, _ = made(torch.zeros(400, 1, N, dtype=torch.float64))
-    assert made.bias is not None
     assert_same("bias", y[-1, 0].detach(), made.bias.detach() / (1 - math.exp(-1 / 2.0)),
                 tolerance=1e-12)
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import lsnn_ext
 from compare import assert_same, through_file
@@ -178,6 +177,7 @@ def test_numbers_of_numpy() -> None:
     (lambda m, x: m(x.transpose(0, 1), start()), ValueError, r"batch_first=True"),
     (lambda m, x: m.step(x[0], start().p), TypeError, "state: expected a ReadoutState"),
     (lambda m, x: m(x[..., :2]), ValueError, r"x: expected shape \(T, B, 6\)"),
+    (lambda m, x: m(functional.pack_spikes(x)), TypeError, "x: expected a tensor"),
     (lambda m, x: m(x, lengths=[1, 2]), ValueError, r"lengths: expected shape \(3,\)"),
     (lambda m, x: LeakyReadout(N, O)(x.float(), start()), TypeError, "state: expected a tensor"),
 ])
@@ -201,16 +201,3 @@ def test_no_second_derivative() -> None:
     (first,) = torch.autograd.grad(made(x)[0].square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivative"):
         first.sum().backward()
-
-
-def test_a_sequential_network() -> None:
-    """Beside other modules, where a plain readout could stand."""
-    readout = make(dtype=torch.float32)
-    z, _ = lsnn_ext.LIF(5, N)(torch.rand(T, B, 5) * 5)
-    y, _ = readout(z)
-    rate = nn.functional.mse_loss(y, torch.zeros_like(y))
-    rate.backward()
-    assert readout.weight.grad is not None and bool(readout.weight.grad.isfinite().all())
-    packed = functional.pack_spikes(z.detach())
-    with pytest.raises(TypeError, match="x: expected a tensor"):
-        readout(packed)

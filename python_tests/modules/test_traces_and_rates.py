@@ -107,8 +107,7 @@ def test_rates(kind: str, form: dict[str, Any]) -> None:
 
 @every
 def test_rates_of_packed_sequences(kind: str) -> None:
-    """Over the steps that a sequence has, in the order given; lengths that differ by more than
-    twice go through several calls."""
+    """Over the steps of each sequence; lengths far apart take several calls."""
     module, x, lengths = _made(kind, num_layers=2), _x(T, B, I), [5, 14, 3]
     packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
     *_, rates = module(packed, return_rates=True)
@@ -117,8 +116,7 @@ def test_rates_of_packed_sequences(kind: str) -> None:
 
 
 def test_rates_of_lengths_far_apart() -> None:
-    """Spikes that are counted alone are bits in a long group of sequences, numbers in a short one,
-    whichever comes first."""
+    """A long group of sequences counts bits, a short one numbers."""
     torch.manual_seed(0)
     net = LSNN(I, 60, 60, 2)
     for lengths in ([200] * 12 + [20], [500] + [150] * 30):
@@ -142,8 +140,7 @@ def test_rates_come_last() -> None:
 
 @pytest.mark.parametrize("network", [True, False])
 def test_rates_of_long_sequences_need_no_spikes(network: bool) -> None:
-    """Where spikes are handed on as bits they are counted as bits, with the same numbers and the
-    same gradients."""
+    """Spikes handed on as bits are counted as bits."""
     torch.manual_seed(0)
     net: Any = LSNN(100, 100, 120, 4, num_layers=2) if network else ALIF(100, 220, 2)
     x = (torch.rand(100, 40, 100, generator=torch.Generator().manual_seed(1)) < 0.1).float()

@@ -47,8 +47,7 @@ def _symbols(path: Path, *options: str) -> list[tuple[str, str]]:
 
 
 def shared(symbols: Iterable[tuple[str, str]], defined: set[str]) -> list[str]:
-    """What an object file shares with others beyond defining the given names and calling the C
-    library."""
+    """What an object file shares with others beyond the given names and the C library."""
     bad = []
     for name, kind in symbols:
         if kind in "VvWwu":  # the linker keeps one of all the copies, for everybody
@@ -145,16 +144,14 @@ def test_module_exports_its_entry_only(module: Path) -> None:
 
 
 def test_module_calls_torch_by_its_stable_interface(module: Path) -> None:
-    """Names of torch's C++ libraries change from version to version; those of its C interface do
-    not."""
+    """Names of torch's C++ libraries change; those of its C interface do not."""
     names = [name for name, _ in _symbols(module, "-D", "--undefined-only")]
     assert [name for name in names if re.match(r"_Z\w*(2at|3c10|5torch)", name)] == []
     assert any(name.startswith(("aoti_torch_", "torch_")) for name in names)
 
 
 def test_module_needs_nothing_but_torch_and_the_system(module: Path) -> None:
-    """No libcuda, libcudart or libtorch_cuda, which many machines lack; and no path of the
-    builder's machine."""
+    """No libraries of CUDA, and no path of the builder's machine."""
     text = _run(_tool("readelf"), "--dynamic", "--wide", module)
     needed = re.findall(r"\(NEEDED\).*\[(.*)\]", text)
     assert "libtorch_cpu.so" in needed

@@ -27,8 +27,7 @@ Ensemble = tuple[list[nn.Module], dict[str, Tensor], dict[str, Tensor], Callable
 
 
 def _stacked_state(members: list[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """As torch.func.stack_module_state, which wants one class and refuses parametrized modules, as
-    torch makes each of them a class of its own."""
+    """As stack_module_state, which refuses parametrized modules."""
     if not any(map(parametrize.is_parametrized, members)):
         return stack_module_state(members)
 
@@ -42,8 +41,7 @@ def _stacked_state(members: list[nn.Module]) -> tuple[dict[str, Tensor], dict[st
 
 
 def _ensemble(name: str) -> Ensemble:
-    """Three networks, their stacked parameters and buffers, and the output of one of them given
-    its own."""
+    """Three networks, their stacked state, and the output of one given its state."""
     torch.manual_seed(0)
     members = [MODULES[name]() for _ in range(3)]
     parameters, buffers = _stacked_state(members)

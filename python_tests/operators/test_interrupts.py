@@ -141,8 +141,7 @@ print("done")
 
 
 def test_fork_while_another_thread_is_inside_the_block_cache() -> None:
-    """The child has the cache as it was between two calls. With a mutex that stays locked it would
-    wait for ever."""
+    """With a mutex that stays locked the child would wait for ever."""
     assert python_output(FORKS) == "done\n"
 
 

@@ -25,8 +25,7 @@ K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 # ------------------------------------------------------------------------------------------- memory
 def _saved(call: Callable[[], Any], known: list[Tensor]) -> tuple[int, int]:
-    """Bytes of the distinct blocks of memory kept for the backward pass, without the known ones;
-    and tensors kept."""
+    """Bytes of memory kept for the backward pass, without the known; tensors kept."""
     blocks: dict[int, int] = {}
     tensors = 0
 
@@ -90,8 +89,7 @@ CASES = [BUSY, Case("paper", T=40, B=9, N=220, given=("alpha", "theta", "rho", "
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_callers_at_once_change_no_bit(dtype: torch.dtype) -> None:
-    """Of callers at the same time; that the threads of one call change none is shown in
-    test_table_of_models.py."""
+    """For threads of one call see test_table_of_models.py."""
     problems = [build(case, dtype) for case in CASES]
     want = [problem.run(functional.alif) for problem in problems]
     with ThreadPoolExecutor(2) as pool:
@@ -112,8 +110,7 @@ class Forked(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_worker_of_a_data_loader() -> None:
-    """A forked process works after the parent has used the operators, and its results travel
-    back."""
+    """A forked process works after the parent has used the operators."""
     want = [Forked()[0], Forked()[1]]
     loader = torch.utils.data.DataLoader(Forked(), batch_size=None, num_workers=1,
                                          multiprocessing_context="fork")
@@ -122,8 +119,7 @@ def test_worker_of_a_data_loader() -> None:
 
 
 def _digest() -> str:
-    """Of all outputs of a handful of cases, with numbers that round differently in any other
-    order."""
+    """Of all outputs of some cases, whose numbers round differently in any other order."""
     total = hashlib.sha256()
     for case in (
         *CASES, replace(BUSY, dynamics="adlif"), replace(BUSY, dynamics="eprop_timit", N=31)):

@@ -37,8 +37,7 @@ K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
     ids=["smooth", "plain", "empty"],
 )
 def test_opcheck(case: Case, smooth: bool) -> None:
-    """All utilities of opcheck, on tensors that want no gradient: the raw operators refuse others
-    (below)."""
+    """On tensors that want no gradient; the raw operators refuse others (below)."""
     utilities = ("test_schema", "test_autograd_registration", "test_faketensor",
                  "test_aot_dispatch_static", "test_aot_dispatch_dynamic")
     made = call_all_operators(case, smooth=smooth)
@@ -62,8 +61,7 @@ def test_opcheck(case: Case, smooth: bool) -> None:
 
 # ------------------------------------------------------------------------------------ torch.compile
 class Graphs:
-    """A backend that keeps the forward and backward graphs, parted as inductor does, and runs them
-    as they are."""
+    """A backend that keeps both graphs, parted as inductor does, and runs them."""
 
     def __init__(self) -> None:
         self.forward: list[torch.fx.GraphModule] = []
@@ -77,8 +75,7 @@ class Graphs:
         return lambda graph, _: graphs.append(graph) or make_boxed_func(graph.forward)  # type: ignore[func-returns-value]
 
     def nodes(self) -> list[int]:
-        """How often the operators stand there: forward in forward, forward in backward, backward in
-        either."""
+        """Counts of forward in forward, of forward in backward, of backward in either."""
         forward, backward = ([str(node.target) for graph in graphs for node in graph.graph.nodes]
                              for graphs in (self.forward, self.backward))
         return [forward.count("lsnn.alif_forward.default"),
@@ -111,8 +108,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor,
           dynamic: tuple[int, ...] = (),
           ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """All outputs, named by place and whether they want a gradient, and the gradients of a weighted
-    sum of them."""
+    """All outputs by place, and the gradients of a weighted sum of them."""
     leaves = {"x": x.clone().requires_grad_(), **dict(module.named_parameters())}
     for axis in dynamic:
         torch._dynamo.mark_dynamic(leaves["x"], axis)
@@ -132,8 +128,7 @@ def fresh() -> None:
 @pytest.mark.filterwarnings("error:.*may not alias")
 @pytest.mark.parametrize("name", MODULES)
 def test_compiled(name: str, fresh: None) -> None:
-    """One graph, in it one node for each recurrence, forward and backward; the same bits; compiled
-    once."""
+    """One graph, compiled once, with one node for each pass of each recurrence."""
     module, graphs, x = MODULES[name][0](), Graphs(), torch.randn(40, 3, 5)
     compiled = torch.compile(module, fullgraph=True, backend=graphs.backend)
     for sequence in (x, 2 * x):
@@ -172,8 +167,7 @@ def test_inductor(name: str, fresh: None) -> None:
 
 # --------------------------------------------------------------------------- autocast, fake tensors
 def test_autocast() -> None:
-    """Under autocast the recurrence runs in float32 (float64 stays what it is), and so does its
-    gradient."""
+    """Both passes run in float32, those of float64 in float64."""
     problem = build(BUSY, torch.bfloat16, dyadic=True)
     want, want_gradients = problem.run(functional.alif)
     operator, args, _ = call_all_operators(BUSY)["alif_forward"]

@@ -87,8 +87,7 @@ def test_functions_take_no_mixed_devices(name: str, steps: int) -> None:
 # ----------------------------------------------------------------------------- spikes beyond N or I
 @pytest.mark.parametrize("neurons", [1, 20, 31, 33, 63])
 def test_bits_beyond_the_neurons_are_refused(neurons: int) -> None:
-    """Slicing the carrier of packed spikes leaves them there: they would be read as inputs that do
-    not exist."""
+    """A sliced carrier leaves them there; they would be read as inputs."""
     spikes = torch.ones(T, B, 64)
     packed = functional.pack_spikes(spikes)
     words = -(-neurons // 32)

@@ -58,8 +58,7 @@ def test_names() -> None:
 @cpu_only
 @pytest.mark.parametrize("product", STEPS)
 def test_product_is_that_of_the_forward_call(product: str) -> None:
-    """The backward pass runs in another thread and outside of the context, or inside of another
-    one."""
+    """The backward pass runs in another thread, outside of the context or in another one."""
     x, w = _leaves()
     with _ops.forced(product=product):
         loss = _loss(x, w)
@@ -249,8 +248,7 @@ def test_operators_refuse_bad_options_by_name(name: str) -> None:
 
 
 def test_compiled_and_exported_programs_bring_no_options() -> None:
-    """torch.compile knows no context variables: what is forced where it traces or is called, is not
-    in it."""
+    """torch.compile sees no context variables: a graph keeps nothing that is forced."""
     x, w = _leaves()
     want = torch.autograd.grad(_loss(x, w), w)[0]
     compiled = torch.compile(_loss, fullgraph=True, backend="aot_eager")

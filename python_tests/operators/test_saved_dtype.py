@@ -53,8 +53,7 @@ def test_saved_dtype_is_named() -> None:
 
 # ------------------------------------------------------------------------------------ what is saved
 def _awkward() -> Tensor:
-    """Numbers on both sides of every kind of edge: halfway between two of bfloat16, next to it, of
-    every size."""
+    """Numbers halfway between two of bfloat16, next to that, of every size."""
     upper = torch.tensor([0, 1, 2, 0x7F, 0x80, 0x81, 0x3F7F, 0x3F80, 0x3F81, 0x3FFF, 0x4049, 0x4B7F,
                           0x7E7E, 0x7F7E])
     lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
@@ -62,8 +61,7 @@ def _awkward() -> Tensor:
 
 
 def test_membranes_are_rounded_to_nearest_even() -> None:
-    """As torch rounds, halfway too. Without a decay and with a gain of 1 the membrane y of (5) is
-    the current."""
+    """As torch rounds. Without a decay and with a gain of 1, y of (5) is the current."""
     x = _awkward()
     x = torch.stack([x, -x])[:, None]
     saved: list[Tensor] = []
@@ -92,8 +90,7 @@ NO_EFFECT = {"float64": (torch.float64, None), "float64-checkpoints": (torch.flo
 
 @pytest.mark.parametrize("name", NO_EFFECT)
 def test_no_effect(name: str) -> None:
-    """Of no effect in float64, and where no membranes are saved: results and gradients have the
-    same bits."""
+    """Bitwise identical in float64, and where no membranes are saved."""
     dtype, checkpoint_every = NO_EFFECT[name]
     if dtype == torch.float32 and not _ops.has_cpu_kernels(torch.empty(0)):
         pytest.skip("other kernels than those of the CPU save all membranes")

@@ -124,7 +124,6 @@ def test_a_scaled_loss_under_autocast(dtype: torch.dtype) -> None:
         plain.zero_grad()
         (16.0 * loss(other)).backward()
         for p in other.parameters():
-            assert p.grad is not None
             p.grad /= 16.0
         plain.step()
     for old, one, two in zip(before, module.parameters(), other.parameters(), strict=True):
@@ -179,15 +178,6 @@ def test_saved_tensors_may_move(module: nn.Module) -> None:
         _assert_alike(_results(module, module.parameters(), _x()), want)
 
 
-def test_parameters_from_outside(module: nn.Module) -> None:
-    given = {name: (1.5 * p.detach()).requires_grad_() for name, p in module.named_parameters()}
-    got = _results(lambda x: torch.func.functional_call(module, given, (x,)), given.values(), _x())
-    with torch.no_grad():
-        for p in module.parameters():
-            p.mul_(1.5)
-    _assert_alike(got, _results(module, module.parameters(), _x()))
-
-
 def test_deterministic_algorithms(module: nn.Module) -> None:
     """Nothing in a layer is refused, and memory that PyTorch fills shows what nobody wrote."""
     want = _results(module, module.parameters(), _x(200))
@@ -219,8 +209,7 @@ def test_memory_that_comes_later(name: str) -> None:
 @pytest.mark.parametrize("call", ["alif", "layer", "leaky_readout"])
 def test_devices_without_kernels_are_told_of_the_reference(call: str,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    """What MPS and XPU tensors get; no such device is here, so this build is said to have no
-    kernels for the CPU."""
+    """As MPS and XPU: this build is said to have no kernels for the CPU."""
     monkeypatch.setattr(_ops, "DEVICES", ("cuda", "meta"))
     x, w = _x(), torch.zeros(5, 5)
     calls = {"alif": lambda: functional.alif(x, w, alpha=0.9, theta=0.3),

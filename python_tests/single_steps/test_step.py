@@ -64,8 +64,7 @@ def test_short_sequences_equal_the_operator(name: str, form: str, steps: int) ->
 @needs_prepared_layers
 @pytest.mark.parametrize("name", LAYERS)
 def test_steps_equal_one_call(name: str) -> None:
-    """Sums of multiples of 2^-8 are exact in any order, so that products of all steps at once have
-    the same bits."""
+    """Sums of multiples of 2^-8 are exact in any order."""
     torch.manual_seed(0)
     module = round_weights(LAYERS[name]())
     x = (inputs(30, 2, I) * 2).round().to(module.weight_ih_l0.dtype)
@@ -116,8 +115,7 @@ def test_results_are_their_own() -> None:
     "options", [{}, {"delay": 3, "bias": True, "dtype": torch.float64}, {"batch_first": True}],
     ids=str)
 def test_network(options: dict[str, Any], batch: tuple[int, ...]) -> None:
-    """A step equals forward on one step, with and without gradients, and T of them equal T calls of
-    forward."""
+    """A step equals forward on one step; T of them equal T calls of forward."""
     torch.manual_seed(0)
     net, state, other = LSNN(I, 20, 17, 3, **options), None, None
     first = net.neurons.batch_first and bool(batch)
@@ -137,8 +135,7 @@ def test_network(options: dict[str, Any], batch: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("exact", [True, False], ids=["exact-readout", "any-readout"])
 @pytest.mark.parametrize("batch", [2, 300])  # the readout is torch's product, or inside
 def test_network_in_one_call(batch: int, exact: bool) -> None:
-    """Steps equal one call bit for bit where all sums are exact; a readout whose weights are any
-    numbers, to the rounding of sums in another order."""
+    """Bitwise identical where all sums are exact, else to the rounding of sums."""
     torch.manual_seed(0)
     net, x = LSNN(I, 20, 17, 3), (inputs(30, batch, I) * 2).round()
     with torch.no_grad():

@@ -59,8 +59,7 @@ def test_each_number_of_a_source(name: str, index: int, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("others", [False, True], ids=["one-spike", "many-spikes"])
 @pytest.mark.parametrize("autapses", [False, True])
 def test_each_weight(autapses: bool, others: bool, target: int, source: int) -> None:
-    """The first and the last row and column of the weights, where one neuron has spiked and where
-    all have."""
+    """Corners of the weights, where one neuron has spiked and where all have."""
     layer, past = _layer(autapses=autapses), torch.full((1, 1, N), float(others))
     past[0, 0, source] = 1
     _check(
@@ -149,8 +148,7 @@ def test_each_part_of_a_network(name: str) -> None:
 @pytest.mark.parametrize("item", [0, 1])
 @pytest.mark.parametrize("steps", [3, 6])
 def test_weights_of_spikes_within_a_sequence(steps: int, item: int) -> None:
-    """One neuron of one item spikes, from the second step on, and no other: its weights act in the
-    same call."""
+    """Weights of the only neuron that spikes act in the same call."""
     layer, x = _layer(), torch.zeros(steps, 2, I)
     with torch.no_grad():
         layer.weight_ih_l0.zero_()[N - 1] = 1
@@ -164,8 +162,7 @@ def test_weights_of_spikes_within_a_sequence(steps: int, item: int) -> None:
 
 @pytest.mark.parametrize("kind", [ALIF, LIF])
 def test_a_counter_in_a_layer_without_refractory_steps(kind: type[ALIF]) -> None:
-    """A counter that is carried in silences its neuron, also where no spike sets one; then it runs
-    out."""
+    """A counter that is carried in silences its neuron until it runs out."""
     torch.manual_seed(0)
     layer = kind(I, N, refractory=0)
     state = _state(torch.zeros(1, 1, N))

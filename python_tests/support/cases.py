@@ -82,8 +82,7 @@ class Problem:
     def run(self, alif: Callable[..., Any], smooth: bool = False,
             weighted: Iterable[str] | None = None,
             ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Outputs, and the gradients of the leaves that learn, of a weighted sum of the outputs
-        named (None: all)."""
+        """Outputs, and gradients of a weighted sum of the outputs named (None: all)."""
         leaves = {name: leaf.detach().clone().requires_grad_(name in self.learn)
                   for name, leaf in self.leaves.items()}
         outputs = self.outputs(alif, leaves, smooth)
@@ -101,8 +100,7 @@ class Problem:
 
 
     def per_neuron(self, N: int) -> "Problem":
-        """The same with every scalar coefficient repeated, so that its gradient comes neuron by
-        neuron."""
+        """The same with every scalar coefficient repeated for each neuron."""
         leaves = {name: leaf.expand(N) if leaf.dim() == 0 else leaf
                   for name, leaf in self.leaves.items()}
         return replace(self, leaves=leaves)

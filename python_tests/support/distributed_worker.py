@@ -19,8 +19,7 @@ STEPS, HALF = 3, 2
 
 
 class Net(nn.Module):
-    """Two parts, time constants of each neuron learned: fully_shard takes no parameter that is a
-    single number."""
+    """Time constants of each neuron learn: fully_shard takes no single numbers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,8 +20,7 @@ def grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
 
 
 def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs, weights and the state of the readout. Weights are multiples of 2^-10, so that sums in
-    any order agree."""
+    """Inputs, weights and the readout's state. Weights are multiples of 2^-10."""
     random = torch.Generator().manual_seed(seed)
 
     def grid(*shape: int, scale: float) -> Tensor:
@@ -35,8 +34,7 @@ def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, 
 
 def run(call: Any, given: dict[str, Tensor],
         learn: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Values of a call that returns a functional.Layered, and gradients of the tensors that learn
-    (None: all)."""
+    """Values of a functional.Layered, and gradients of those that learn (None: all)."""
     learn = list(given) if learn is None else learn
     leaves = {name: value.clone().requires_grad_(name in learn) for name, value in given.items()}
     out = call(**leaves)

@@ -46,8 +46,7 @@ def results(run: Run, leaves: dict[str, Tensor], names: Iterable[str]) -> dict[s
 
 
 def assert_equal(theirs: Run, ours: Run, leaves: dict[str, Tensor], within: float) -> None:
-    """Both give the same "spikes", bit for bit, and all else and all gradients to rounding: of the
-    spikes alone, and of everything together."""
+    """Bitwise identical "spikes"; all else and all gradients to rounding."""
     for names in (("spikes",), None):
         each = names or tuple(ours())
         want, got = results(theirs, leaves, each), results(ours, leaves, each)

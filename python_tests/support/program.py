@@ -85,8 +85,7 @@ assert _FUNCTIONS.keys() == OPERATORS.keys()
 
 
 def evaluate_nodes(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The value of each node of `program`; inputs: in their order, of Program.dtype, (B, N) or what
-    broadcasts to it."""
+    """The value of each node; inputs: of Program.dtype, (B, N) or what broadcasts to it."""
     shape = torch.broadcast_shapes(*(x.shape for x in inputs))
     values: list[Tensor] = []
     for node in program.nodes:

@@ -27,8 +27,7 @@ def rounded(factor: Any) -> Any:
 
 
 class RoundedProducts(TorchFunctionMode):
-    """Rounds both factors of the products that Python code calls; those of autograd's own backward
-    passes stay."""
+    """Rounds both factors of products in Python; not those of autograd's own passes."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         first = _PRODUCTS.get(func)

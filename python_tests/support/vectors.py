@@ -166,8 +166,7 @@ def _without_autapses(w: Tensor) -> Tensor:
 
 
 def _refractory_steps(ring: Tensor) -> Tensor:
-    """The ring of the last spikes, newest last, as the steps for which no spike may come: n after a
-    spike just now."""
+    """The ring of the last spikes, newest last, as the steps without a spike to come."""
     n = ring.shape[-1]
     left = torch.arange(1, n + 1).to(ring) * (ring > 0)
     return left.amax(-1) if n else torch.zeros(ring.shape[:-1]).to(ring)

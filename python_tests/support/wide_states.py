@@ -45,8 +45,7 @@ def plain_loop(step: Callable[..., Any], x: Tensor, w: Tensor, states: list[Tens
 def check(neuron: Neuron, loop_step: Callable[..., Any], zeros: list[Tensor],
           coefficients: dict[str, Any], *, drive: float = 2.0, mean: float = 0.5, seed: int = 0,
           dtype: torch.dtype = torch.float64, are_used: bool = True, **more: Any) -> None:
-    """Spikes equal, states, traces and gradients close to those of the loop; are_used: no gradient
-    is 0."""
+    """Spikes equal, all else close to the loop; are_used: no gradient is 0."""
     random = torch.Generator().manual_seed(seed)
     x = (mean + drive * torch.randn(T, B, N, generator=random, dtype=torch.float64)).to(dtype)
     w = (0.5 * torch.randn(N, N, generator=random, dtype=torch.float64)).to(dtype)

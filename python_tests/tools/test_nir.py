@@ -96,8 +96,7 @@ def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
 
 
 def _by_the_graph(graph: Any, x: np.ndarray, dt: float) -> np.ndarray:
-    """Steps of the graph's own equations, solved for a current that stands still during a step;
-    spikes go around circles in one step."""
+    """Steps of the graph's equations; spikes go around circles in one step."""
     nodes, edges = graph.nodes, graph.edges
     order, left = [], [n for n in nodes]
     circles = {n for n in nodes if n.endswith(("_recurrent", "_delay"))}
@@ -151,8 +150,7 @@ def test_the_graph_computes_the_same_by_its_own_equations(name: str) -> None:
     "norse_lif", "sj_hard", "sj_hard_det", "snntorch_zero_now", "sinabs_zero", "sj_soft",
     "sj_soft_det", "sinabs_sub"])
 def test_a_spike_resets_as_nir_says(dynamics: str) -> None:
-    """A graph is only made where nir.LIF resets as the model does, and what it lets through spikes
-    as its equations do, with any value to reset to."""
+    """A graph is only made where nir.LIF resets as the model does, to any value."""
     hard = MODELS[dynamics].reset == "to"
     given = {"tau_mem": torch.linspace(5, 20, 8), "dtype": torch.float64, "sigma": 0.0,
              **({"R": torch.linspace(-0.3, 0.05, 8)} if hard else {})}
@@ -345,8 +343,7 @@ def _map(neurons: int) -> Any:
 
 
 def _rewired(edges: list[tuple[str, str]], instead: Any = None, **nodes: Any) -> Any:
-    """The recurrent network with these edges in place of its cycle, or in place of all edges, and
-    nodes for more."""
+    """The recurrent network with these edges for its cycle or for all, and more nodes."""
     graph = to_nir(_network("recurrent"))
     graph.nodes |= {"m": _map(8), "d": nir.Delay(np.full(8, 1e-3)), "e": nir.Delay(np.zeros(8)),
                     **nodes}

@@ -148,8 +148,7 @@ def test_phases_fill_the_tiles(layer: nn.Module) -> None:
 
 
 def test_separate_readout_has_no_neurons() -> None:
-    """LeakyReadout is an operator of its own: it counts as no call of a layer, and its time as the
-    readout's."""
+    """LeakyReadout counts as no call of a layer; its time is the readout's."""
     torch.manual_seed(0)
     alif, x = ALIF(80, 100), _spikes(200, 20, 80)
     report = _profile(nn.Sequential(alif, First(), LeakyReadout(100, 50), First()), x)
@@ -212,8 +211,7 @@ def test_the_environment(size: str) -> None:
 
 
 def test_forms_of_input() -> None:
-    """A state, a packed sequence, unbatched input, an input that wants a gradient, a layer that
-    wants none."""
+    """A state, packed and unbatched inputs, an input with a gradient, a frozen layer."""
     torch.manual_seed(0)
     layer = ALIF(20, 30)
     _, state = layer(_spikes(10, 4, 20))
@@ -286,8 +284,7 @@ def test_counting_is_off_after_an_error() -> None:
 
 
 def test_threads_at_once() -> None:
-    """Sums of several threads are not lost, and reports that are asked for at once come one after
-    the other."""
+    """No counts are lost; reports requested at once come one after the other."""
     layer, x = ALIF(20, 30), _spikes(40, 3, 20)
     _ops._C.profile(True)
     try:

@@ -19,8 +19,7 @@ SHAPES = (7, 5), (6, 6), (3, 6)
 
 
 class Rules:
-    """DEEP R around Adam as the paper's code has it, on lists of numpy arrays: theta below 0 is
-    kept until the next step."""
+    """DEEP R around Adam as the paper's code has it, in numpy."""
 
     def __init__(self, thetas: list[Any], signs: list[Any], allowed: list[Any], p: float,
                  temperature: float) -> None:
@@ -179,8 +178,7 @@ def test_a_full_matrix_leaves_its_share_to_the_others() -> None:
 
 @pytest.mark.parametrize("kind", ["Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "NAdam"])
 def test_any_optimizer(kind: str) -> None:
-    """With everything connected and no pull the plain optimizer does the same, where nothing
-    reaches 0."""
+    """Fully connected and without l1, DeepR equals the plain optimizer."""
     made = []
     for wrapped in (False, True):
         weight = nn.Parameter(10 + torch.rand(5, 4, generator=torch.Generator().manual_seed(0),
@@ -256,7 +254,6 @@ def test_copies_go_on_to_the_same_bits(copied: Callable[[Any], Any]) -> None:
         tuned.step()
         assert all(map(torch.equal, before, theirs))  # nothing is shared
         for one, weight in zip(theirs, weights, strict=True):
-            assert weight.grad is not None
             one.grad = weight.grad.clone()
         other.step()
         assert all(map(torch.equal, weights, theirs))
@@ -312,7 +309,6 @@ def test_what_is_not_finite_is_refused_before_anything_changes() -> None:
     before = [weight.detach().clone() for weight in weights]
     kept = copy.deepcopy(tuned.state_dict())
     for bad in (float("nan"), float("inf")):
-        assert weights[2].grad is not None
         weights[2].grad[1, 1] = bad
         with pytest.raises(ValueError, match=r"gradient: expected finite numbers .*\(3, 6\)"):
             tuned.step()

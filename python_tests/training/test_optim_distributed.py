@@ -15,8 +15,7 @@ from distributed_worker import leave  # noqa: E402
 
 
 class _Net(nn.Module):
-    """Linear in both weights, so that gradients of inputs of few bits are exact in any order; some
-    weights are 0, whose signs are drawn."""
+    """Linear in both weights: gradients of inputs of few bits are exact in any order."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

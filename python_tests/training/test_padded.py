@@ -96,8 +96,7 @@ def test_layers(kind: Any, order: str, first: bool, layers: int, bidirectional: 
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
 @orders
 def test_networks(order: str, layers: int, bidirectional: bool, first: bool, apart: str) -> None:
-    """With a bias of the readout, which acts in the steps of each sequence alone; apart: why the
-    parts are called one after the other."""
+    """With a bias of the readout; apart: why the parts are called separately."""
     lengths = ORDERS[order]
     torch.manual_seed(1)
     net = LSNN(I, 10, N - 10, O, layers, batch_first=first, bidirectional=bidirectional,
@@ -155,8 +154,7 @@ def test_spikes_as_bits(order: str) -> None:
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("kind", ["ALIF", "LSNN"])
 def test_sequences_without_a_step(kind: str, grad: bool) -> None:
-    """Their state stays as it was; short calls without gradients, which have a way of their own,
-    know of lengths too."""
+    """Their state stays; also in prepared calls."""
     torch.manual_seed(1)
     module = ALIF(I, N, threshold=0.02) if kind == "ALIF" else LSNN(I, 10, N - 10, O,
                                                                     threshold=0.02)
