@@ -158,20 +158,6 @@ def test_products_by_torch_s_library(dtype: torch.dtype, monkeypatch: pytest.Mon
                     tolerance=1e-5 if dtype == torch.float32 else 1e-12)
 
 
-def test_design_reaches_the_plan() -> None:
-    sizes = {"T": 10, "B": 4, "N": 128, "device": "h100"}
-    for name in _ops._C.designs[1:]:
-        with _ops.forced(design=name):
-            plan = _ops._C.plan(**sizes, options=list(_ops.forced_options()))
-        assert plan["requested"] == plan["backward"]["design"] == name
-        # cluster has no forward kernel
-        assert plan["forward"]["design"] == ("block" if name == "cluster" else name)
-    for kernels, wanted in (("automatic", "lsnn"), ("general", "general")):
-        with _ops.forced(design="block", kernels=kernels):
-            plan = _ops._C.plan(**sizes, options=list(_ops.forced_options()))
-        assert plan["forward"]["kernels"] == plan["backward"]["kernels"] == wanted
-
-
 @cpu_only
 def test_short_calls_are_forced_as_well() -> None:
     """A prepared layer takes no options: the operator does."""

@@ -51,6 +51,24 @@ def flat(result: Any) -> list[Tensor]:
                                                         for leaf in flat(part)]
 
 
+def saved_storages(call: Callable[[], Any], known: Iterable[Tensor]) -> list[torch.UntypedStorage]:
+    """The memory that autograd keeps of a call, without that of the known tensors."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        call()
+    places = {tensor.untyped_storage().data_ptr() for tensor in known}
+    return [storage for place, storage in kept.items() if place not in places]
+
+
+def count_saved_bytes(call: Callable[[], Any], known: Iterable[Tensor]) -> int:
+    return sum(storage.nbytes() for storage in saved_storages(call, known))
+
+
 def through_file(value: Any, save: Callable[..., Any] = torch.save,
                  load: Callable[..., Any] = torch.load, **options: Any) -> Any:
     """The value after it was saved and loaded."""

@@ -13,6 +13,13 @@ NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2, 
 FUSED = {"float32": torch.float32, "float64": torch.float64}
 
 
+class First(nn.Module):
+    """The first of a module's results, so that layers fit into an nn.Sequential."""
+
+    def forward(self, results: tuple[Tensor, ...]) -> Tensor:
+        return results[0]
+
+
 def grid(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
     """Multiples of 2^-10 in float64, so that sums in any order agree."""
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale

@@ -9,17 +9,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lsnn_ext
+from compare import count_saved_bytes
+from layers import First
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Neuron, Recurrent, _ops, functional
 
 pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ,
                                 reason="no CPU kernels run here")
-
-
-class First(nn.Module):
-    """The first of a module's results, so that layers fit into an nn.Sequential."""
-
-    def forward(self, results: tuple[Tensor, ...]) -> Tensor:
-        return results[0]
 
 
 class Operators(TorchDispatchMode):
@@ -36,22 +31,6 @@ class Operators(TorchDispatchMode):
 
 def _spikes(*shape: int) -> Tensor:
     return (torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < 0.05).float()
-
-
-def _saved(call: Any, known: list[Tensor]) -> int:
-    """Bytes that autograd keeps of a call, without the known tensors."""
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = call()
-    for tensor in known:
-        kept.pop(tensor.untyped_storage().data_ptr(), None)
-    del result
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _spiking(current: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +92,7 @@ def test_each_layer_of_a_model() -> None:
     assert lif["saved"].chosen == "the state every 32 steps, spikes as bits"
     assert alif["tiles"].chosen == "2, each by 1 of 1 threads"
     assert all(str(one) in str(found) for one in found.layers)
-    assert found.saved_bytes == _saved(lambda: model(x), [x, *model.parameters()])
+    assert found.saved_bytes == count_saved_bytes(lambda: model(x), [x, *model.parameters()])
 
 
 def test_readouts() -> None:
@@ -148,7 +127,7 @@ def test_saved_bytes_are_those_of_autograd(kind: str, are_spikes: bool) -> None:
             return functional.alif(x, w_rec, w_in=w_in, alpha=0.9, theta=1.0, smooth=True)
 
     found = lsnn_ext.plan(call, x)
-    wanted = _saved(lambda: call(x), [x, *layer.parameters(), *layer.buffers()])
+    wanted = count_saved_bytes(lambda: call(x), [x, *layer.parameters(), *layer.buffers()])
     assert found.saved_bytes == wanted == sum(one.saved_bytes for one in found.layers)
     if kind == "alif" and not are_spikes:
         neuron_steps, segments = 300 * 16 * 100, 3

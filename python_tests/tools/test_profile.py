@@ -14,18 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import lsnn_ext
+from layers import First
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _ops, functional
 from lsnn_ext.tools.profile_report import BACKWARD, FORWARD
 
 pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ,
                                 reason="no CPU kernels run here")
-
-
-class First(nn.Module):
-    """The first of a module's results, so that layers fit into an nn.Sequential."""
-
-    def forward(self, results: tuple[Tensor, ...]) -> Tensor:
-        return results[0]
 
 
 def _spikes(*shape: int, density: float = 0.05) -> Tensor:
