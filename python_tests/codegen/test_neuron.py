@@ -168,36 +168,38 @@ def with_cell() -> tuple[Callable[..., Any], Callable[[Any], None]]:
     return step, change
 
 
-def test_a_change_of_what_it_reads_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(watch: Watch, change: Callable[[], Any]) -> None:
-        assert watch.is_current() and watch.is_current()
-        change()
-        assert not watch.is_current()
+def assert_seen(step: Callable[..., Any], change: Callable[[], Any]) -> None:
+    watch = Watch(step)
+    assert watch.is_current() and watch.is_current()
+    change()
+    assert not watch.is_current()
 
+
+def test_a_change_of_what_it_reads_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     for step in (reads_global, reads_function):
-        check(Watch(step), lambda: monkeypatch.setitem(globals(), "DECAY", 0.25))
+        assert_seen(step, lambda: monkeypatch.setitem(globals(), "DECAY", 0.25))
         monkeypatch.setitem(globals(), "DECAY", 0.5)
-    check(Watch(reads_function),
-          lambda: monkeypatch.setattr(reads_global, "__code__", reads_default.__code__))
+    assert_seen(reads_function,
+                lambda: monkeypatch.setattr(reads_global, "__code__", reads_default.__code__))
     monkeypatch.undo()
-    check(Watch(reads_attribute), lambda: monkeypatch.setattr(SETTINGS, "gain", 2.0))
-    check(Watch(reads_global), lambda: monkeypatch.setattr(Spike, "backward", staticmethod(print)))
+    assert_seen(reads_attribute, lambda: monkeypatch.setattr(SETTINGS, "gain", 2.0))
+    assert_seen(reads_global, lambda: monkeypatch.setattr(Spike, "backward", staticmethod(print)))
     step, change = with_cell()
-    check(Watch(step), lambda: change(2.0))
-    check(Watch(step), lambda: change(-0.0))
-    check(Watch(step), lambda: change(0.0))
+    assert_seen(step, lambda: change(2.0))
+    assert_seen(step, lambda: change(-0.0))
+    assert_seen(step, lambda: change(0.0))
     tensor = torch.zeros(3)
     change(tensor)
-    check(Watch(step), lambda: tensor.add_(1.0))
-    check(Watch(step), lambda: tensor.data.mul_(2.0))
-    check(Watch(step), lambda: change(tensor.clone()))
+    assert_seen(step, lambda: tensor.add_(1.0))
+    assert_seen(step, lambda: tensor.data.mul_(2.0))
+    assert_seen(step, lambda: change(tensor.clone()))
     change([1.0, (2.0,)])
-    check(Watch(step), lambda: change([1.0, (2.0,)]))
+    assert_seen(step, lambda: change([1.0, (2.0,)]))
     step, change = with_cell()
     change(numbers := {"a": [1.0]})
-    check(Watch(step), lambda: numbers["a"].append(2.0))
-    check(Watch(step), lambda: numbers.update(b=2.0))
-    check(Watch(functools.partial(step, z=numbers)), lambda: numbers.update(b=3.0))
+    assert_seen(step, lambda: numbers["a"].append(2.0))
+    assert_seen(step, lambda: numbers.update(b=2.0))
+    assert_seen(functools.partial(step, z=numbers), lambda: numbers.update(b=3.0))
 
 
 def test_a_change_of_a_method_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,10 +212,7 @@ def test_a_change_of_a_method_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda cell: monkeypatch.setattr(Cell, "decay", Cell.step)]
     for change in changes:
         cell = Cell()
-        watch = Watch(cell.step)
-        assert watch.is_current()
-        change(cell)
-        assert not watch.is_current()
+        assert_seen(cell.step, functools.partial(change, cell))
     cell = Cell()
     watch = Watch(cell.step)
     cell.unused = 3.0
@@ -272,10 +271,7 @@ def test_elements_and_attributes_of_every_kind_are_watched() -> None:
         (lambda c, z: c * last[0], lambda: last.__setitem__(0, 0.25))]
     before = SETTINGS.gain
     for step, change in steps:
-        watch = Watch(step)
-        assert watch.is_current()
-        change()
-        assert watch.find_changed() is not None
+        assert_seen(step, change)
     SETTINGS.gain = before
 
 
@@ -337,9 +333,7 @@ def test_a_module_of_numbers_is_watched() -> None:
     vars(module).update(tau=1.0)
     space = {"module": module}
     exec("def step(c, v, z): return v * module.tau, z", space)
-    watch = Watch(space["step"])  # type: ignore[arg-type]
-    vars(module)["tau"] = 2.0
-    assert not watch.is_current()
+    assert_seen(space["step"], lambda: vars(module).update(tau=2.0))  # type: ignore[arg-type]
 
 
 def test_a_kernel_is_made_once_for_each_form(monkeypatch: pytest.MonkeyPatch) -> None:

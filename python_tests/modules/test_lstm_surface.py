@@ -124,6 +124,25 @@ def test_shapes(kind: str, form: str) -> None:
         _same(kind, leaf, whole[..., 1, :])
 
 
+@pytest.mark.parametrize(("steps", "items"), [(0, B), (T, 0), (0, 0)])
+@pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])  # nn.LSTM refuses them
+@of_every_form
+def test_no_steps_or_no_items(form: str, kind: str, steps: int, items: int) -> None:
+    module = KINDS[kind](**FORMS[form])
+    part = _part(module)
+    directions, shape = 1 + part.bidirectional, (steps, items)
+    shape = shape[::-1] if part.batch_first else shape
+    out, state = module(torch.rand(*shape, I))
+    assert out.shape == (*shape, _width(kind, directions))
+    *leaves, z = _layers(state)
+    assert {leaf.shape for leaf in leaves} == {(part.num_layers * directions, items, N)}
+    assert z.shape == (part.num_layers * directions, 1 + part.delay, items, N)
+    out.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+    if not part.bidirectional:
+        assert module.step(torch.rand(0, I))[0].shape == (0, _width(kind, 1))
+
+
 @every
 def test_no_state_is_zeros(kind: str) -> None:
     module = _made(kind)

@@ -217,3 +217,8 @@ def test_beta_of_the_network(beta: Any) -> None:
     if isinstance(beta, Tensor):
         beta.fill_(3.0)  # it is the caller's
         assert torch.equal(net.neurons.beta_l0, want)
+
+
+def test_beta_in_double_precision() -> None:
+    net = LSNN(I, 2, 3, 4, beta=1.8, dtype=torch.float64)
+    assert net.neurons.beta_l0.tolist() == [0.0, 0.0, 1.8, 1.8, 1.8]

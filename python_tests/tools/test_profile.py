@@ -242,22 +242,35 @@ def test_counting_does_not_change_a_bit(name: str) -> None:
     assert _ops._C.counters()["neuron_steps"] > 0 and set(_ops._C.counters().values()) == {0}
 
 
-def test_nothing_is_left_changed() -> None:
+class CountsCalls(nn.Module):
+    """Replaces its buffer in each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return x
+
+
+@pytest.mark.parametrize("call", [_profile, lsnn_ext.plan])
+def test_nothing_is_left_changed(call: Any) -> None:
     """Parameters, gradients, buffers, the random generator, and that counting is off."""
     torch.manual_seed(0)
-    layer = nn.Sequential(nn.BatchNorm1d(20), nn.Dropout(0.3), ALIF(30, 30), First())
+    layer = nn.Sequential(nn.BatchNorm1d(20), nn.Dropout(0.3), ALIF(30, 30), First(), CountsCalls())
     x = 2 * _spikes(20, 12, 30).requires_grad_().transpose(0, 1)  # not a leaf, and not contiguous
     layer[2].weight_hh_l0.grad = torch.ones(30, 30)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     random = torch.get_rng_state()
-    _profile(layer, x)
+    call(layer, x)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     given = {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
-    assert list(given) == ["2.weight_hh_l0"] and torch.equal(
-        given["2.weight_hh_l0"], torch.ones(30, 30))
+    assert list(given) == ["2.weight_hh_l0"]
+    assert torch.equal(given["2.weight_hh_l0"], torch.ones(30, 30))
     layer(x).sum().backward()
-    assert set(_ops._C.counters().values()) == {0}
+    assert _ops._C.profile(False) is False and set(_ops._C.counters().values()) == {0}
 
 
 def test_counting_is_off_after_an_error() -> None:
