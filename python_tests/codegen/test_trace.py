@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lsnn_ext import zoo
 from lsnn_ext.codegen.calls import CPU
 from lsnn_ext.codegen.trace import StepError, trace
 from surrogates import SetupContext, SpyTorch, Triangle, apply_soft
 from traced_steps import NEURONS, check_step
+from zoo_loops import count_currents, zoo_coefficients
 
 DTYPES = [torch.float32, torch.float64]
 THETA = torch.linspace(0.5, 1.5, NEURONS)
@@ -30,30 +32,6 @@ def spytorch(c, syn, mem, z, *, alpha, beta):
     return new_syn, new_mem, SpyTorch.apply(new_mem - 1.0)
 
 
-def resonate(c, u, v, q, z, *, omega, b, dt=0.01):
-    p = (-1 + torch.sqrt(1 - (dt * omega) ** 2)) / dt
-    decay = p - b - q
-    u_new = u + dt * (decay * u - omega * v + c)
-    v = v + dt * (omega * u + decay * v)
-    z = Triangle.apply(u_new - 1 - q)
-    return u_new, v, 0.9 * q + z, z
-
-
-def tc_lif(c, v1, v2, z, *, g1, g2, gamma, theta):
-    v1 = v1 - torch.sigmoid(g1) * v2 + c
-    v2 = v2 + torch.sigmoid(g2) * v1
-    z = SetupContext.apply(v2 - theta)
-    return v1 - gamma * z, v2 - theta * z, z
-
-
-def dh_srnn(c0, c1, d0, d1, v, z, *, tau_0, tau_1, tau):
-    n0, n1, alpha = tau_0.sigmoid(), tau_1.sigmoid(), tau.sigmoid()
-    d0 = n0 * d0 + (1 - n0) * c0
-    d1 = n1 * d1 + (1 - n1) * c1
-    v = alpha * v + (1 - alpha) * (d0 + d1) - z
-    return d0, d1, v, Triangle.apply(v - 1)
-
-
 def izhikevich(c, v, u, z, *, a, b, d, reset=-65.0, dt=0.5):
     v = v + dt * (0.04 * v * v + 5 * v + 140 - u + c)
     u = u + dt * a * (b * v - u)
@@ -71,12 +49,11 @@ NEURON = {"alpha": 0.9, "rho": 0.97, "beta": 1.7, "theta": THETA}
 MODELS: dict[str, tuple[Callable, dict[str, Any], int, int, bool]] = {
     "lsnn": (lsnn, NEURON, 1, 2, True),
     "spytorch": (spytorch, {"alpha": 0.8, "beta": torch.tensor(0.9)}, 1, 2, True),
-    "resonate": (resonate, {"omega": THETA * 10, "b": torch.tensor(0.3)}, 1, 3, True),
-    "tc_lif": (tc_lif, {"g1": torch.tensor(0.5), "g2": THETA, "gamma": 0.5, "theta": 1.0}, 1, 2,
-               True),
-    "dh_srnn": (dh_srnn, {"tau_0": THETA, "tau_1": -THETA, "tau": torch.tensor(1.0)}, 2, 3, True),
     "izhikevich": (izhikevich, {"a": 0.02, "b": THETA, "d": 8}, 1, 2, True),
     "attached reset": (attached_reset, {"tau": 2.0}, 1, 1, False),
+    **{name: (module.step, {key: THETA * value for key, value in zoo_coefficients(name).items()
+                            if key != "dt"}, count_currents(name), len(module.STATES), True)
+       for name, module in zoo.NEURONS.items() if name != "c_silif"},  # a complex state
 }
 
 
@@ -89,8 +66,9 @@ def convert(coefficients: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name: str, dtype: torch.dtype) -> None:
     step, coefficients, currents, states, is_exact = MODELS[name]
-    check_step(step, convert(coefficients, dtype), currents=currents, states=states, dtype=dtype,
-               is_exact=is_exact, batch=200)
+    program = check_step(step, convert(coefficients, dtype), currents=currents, states=states,
+                         dtype=dtype, is_exact=is_exact, batch=200).program
+    assert program.is_spike or name not in zoo.NEURONS
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

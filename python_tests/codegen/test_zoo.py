@@ -87,19 +87,6 @@ def test_every_coefficient_learns_in_a_layer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.NEURONS)
-def test_every_neuron_is_traced(name: str) -> None:
-    """So that none runs as a loop in silence."""
-    trace = pytest.importorskip("lsnn_ext.codegen.trace").trace
-    module, values = zoo.NEURONS[name], draw_call(name, 0)[2]
-    given = {**zoo_coefficients(name), **values}
-    forms = module.neuron.parts(given, torch.empty(0, dtype=torch.float64), N).forms
-    program = trace(module.step, currents=count_currents(name), states=len(module.STATES),
-                    dtype=torch.float64, coefficients=given, forms=forms).program
-    assert program.is_spike
-    assert sum(one is not None for one in program.gradients) == len(values)
-
-
-@pytest.mark.parametrize("name", zoo.NEURONS)
 def test_defaults_are_those_of_the_paper(name: str) -> None:
     assert zoo_coefficients(name) == pytest.approx(DEFAULTS[name], rel=1e-12)
 
