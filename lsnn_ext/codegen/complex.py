@@ -14,12 +14,6 @@ class Pair(NamedTuple):
 
 
 ONE = Pair(1, None)
-COMPLEX: dict[str, Callable[..., Pair]] = {}
-
-
-def _operator(function: Callable[..., Pair]) -> Callable[..., Pair]:
-    COMPLEX[function.__name__.strip("_")] = function
-    return function
 
 
 def _is_number(x: Any) -> bool:
@@ -68,29 +62,16 @@ def _times(r: Any, a: Pair, b: Pair) -> Pair:
                 _sum(r, _product(r, a.re, b.im), _product(r, a.im, b.re)))
 
 
-@_operator
 def _add(r: Any, self: Pair, other: Pair, alpha: Pair = ONE) -> Pair:
     other = other if alpha == ONE else _times(r, other, alpha)
     return Pair(_sum(r, self.re, other.re), _sum(r, self.im, other.im))
 
 
-@_operator
 def _sub(r: Any, self: Pair, other: Pair, alpha: Pair = ONE) -> Pair:
     other = other if alpha == ONE else _times(r, other, alpha)
     return Pair(_difference(r, self.re, other.re), _difference(r, self.im, other.im))
 
 
-@_operator
-def _rsub(r: Any, self: Pair, other: Pair, alpha: Pair = ONE) -> Pair:
-    return _sub(r, other, self, alpha)
-
-
-@_operator
-def _mul(r: Any, self: Pair, other: Pair) -> Pair:
-    return _times(r, self, other)
-
-
-@_operator
 def _div(r: Any, self: Pair, other: Pair) -> Pair:
     """Smith's method: the smaller part of the divisor is divided by the larger."""
     a, b, c, d = *self, *other
@@ -117,24 +98,8 @@ def _div(r: Any, self: Pair, other: Pair) -> Pair:
     return Pair(run("mul", re, scale), run("mul", im, scale))
 
 
-@_operator
-def _neg(r: Any, self: Pair) -> Pair:
-    return Pair(_negative(r, self.re), _negative(r, self.im))
-
-
-@_operator
 def _conj(r: Any, self: Pair) -> Pair:
     return Pair(self.re, _negative(r, self.im))
-
-
-@_operator
-def _conj_physical(r: Any, self: Pair) -> Pair:
-    return _conj(r, self)
-
-
-@_operator
-def _complex(r: Any, real: Pair, imag: Pair) -> Pair:
-    return Pair(real.re, imag.re)
 
 
 def _size(r: Any, a: Pair) -> Tensor:
@@ -147,12 +112,6 @@ def _size(r: Any, a: Pair) -> Tensor:
     return run("mul", large, run("sqrt", run("addcmul", run("ones_like", ratio), ratio, ratio)))
 
 
-@_operator
-def _abs(r: Any, self: Pair) -> Pair:
-    return Pair(_size(r, self), None)
-
-
-@_operator
 def _sgn(r: Any, self: Pair) -> Pair:
     run, size = r.run_part, _size(r, self)
     size = run("masked_fill", size, run("eq", size, 0), 1)
@@ -168,7 +127,6 @@ def _choose(r: Any, mask: Tensor, a: Any, b: Any) -> Any:
     return r.run_part("where", mask, a, b)
 
 
-@_operator
 def _where(r: Any, condition: Pair, self: Pair, other: Pair) -> Pair:
     if _is_number(self.re) and _is_number(other.re):
         self = Pair(r.number_like(self.re, condition.re), self.im)
@@ -176,6 +134,18 @@ def _where(r: Any, condition: Pair, self: Pair, other: Pair) -> Pair:
                 _choose(r, condition.re, self.im, other.im))
 
 
-@_operator
-def _masked_fill(r: Any, self: Pair, mask: Pair, value: Pair) -> Pair:
-    return _where(r, mask, value, self)
+COMPLEX: dict[str, Callable[..., Pair]] = {
+    "add": _add,
+    "sub": _sub,
+    "rsub": lambda r, self, other, alpha=ONE: _sub(r, other, self, alpha),
+    "mul": lambda r, self, other: _times(r, self, other),
+    "div": _div,
+    "neg": lambda r, self: Pair(_negative(r, self.re), _negative(r, self.im)),
+    "conj": _conj,
+    "conj_physical": _conj,
+    "complex": lambda r, real, imag: Pair(real.re, imag.re),
+    "abs": lambda r, self: Pair(_size(r, self), None),
+    "sgn": _sgn,
+    "where": _where,
+    "masked_fill": lambda r, self, mask, value: _where(r, mask, value, self),
+}

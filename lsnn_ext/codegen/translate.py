@@ -13,29 +13,6 @@ import torch
 from .graph import Graph
 
 Number = float | int | bool
-OPERATIONS: dict[str, Callable[..., int]] = {}
-
-
-def _operation(function: Callable[..., int]) -> Callable[..., int]:
-    OPERATIONS[function.__name__.removeprefix("_")] = function
-    return function
-
-
-for _name in ("neg", "abs", "sqrt", "exp", "log", "tanh", "sigmoid", "sin", "cos", "atan", "erf"):
-    OPERATIONS[_name] = lambda g, self, name=_name: g.add(name, self)
-for _name in ("sign", "sgn"):
-    OPERATIONS[_name] = lambda g, self: g.add("sign", self)
-for _name in ("mul", "maximum", "minimum", "gt", "ge", "lt", "le", "eq", "ne"):
-    OPERATIONS[_name] = lambda g, self, other, name=_name: g.add(name, self, other)
-for _name in ("and", "or"):
-    OPERATIONS[f"logical_{_name}"] = OPERATIONS[f"bitwise_{_name}"] = (
-        lambda g, self, other, name=_name: g.add(name, g.is_true(self), g.is_true(other)))
-OPERATIONS["logical_xor"] = OPERATIONS["bitwise_xor"] = (
-    lambda g, self, other: g.add("ne", g.is_true(self), g.is_true(other)))
-OPERATIONS["logical_not"] = OPERATIONS["bitwise_not"] = (
-    lambda g, self: g.add("not", g.is_true(self)))
-OPERATIONS["isnan"] = lambda g, self: g.add("ne", self, self)
-OPERATIONS["square"] = lambda g, self: g.add("mul", self, self)
 
 
 # ------------------------------------------------------------------------------------- arithmetic
@@ -48,40 +25,13 @@ def _scaled_sum(g: Graph, a: int, b: int, factor: Number) -> int:
     return g.multiply_add(b, g.constant(factor), a)
 
 
-@_operation
-def _add(g: Graph, self: int, other: int, alpha: Number = 1) -> int:
-    return _scaled_sum(g, self, other, alpha)
-
-
-@_operation
-def _sub(g: Graph, self: int, other: int, alpha: Number = 1) -> int:
-    return _scaled_sum(g, self, other, -alpha)
-
-
-@_operation
-def _rsub(g: Graph, self: int, other: int, alpha: Number = 1) -> int:
-    return _scaled_sum(g, other, self, -alpha)
-
-
-@_operation
-def _div(g: Graph, self: int, other: int, rounding_mode: str | None = None) -> int:
+def _divide(g: Graph, self: int, other: int, rounding_mode: str | None = None) -> int:
     if rounding_mode == "floor":
         return _floor_divide(g, self, other)
     ratio = g.add("div", self, other)
     return ratio if rounding_mode is None else _trunc(g, ratio)
 
 
-@_operation
-def _addcmul(g: Graph, self: int, tensor1: int, tensor2: int, value: Number = 1) -> int:
-    return g.multiply_add(g.add("mul", g.constant(value), tensor1), tensor2, self)
-
-
-@_operation
-def _addcdiv(g: Graph, self: int, tensor1: int, tensor2: int, value: Number = 1) -> int:
-    return g.add("add", self, g.add("div", g.add("mul", g.constant(value), tensor1), tensor2))
-
-
-@_operation
 def _lerp(g: Graph, self: int, end: int, weight: int) -> int:
     half, difference = g.constant(0.5), g.add("sub", end, self)
     low = g.multiply_add(weight, difference, self)
@@ -90,17 +40,10 @@ def _lerp(g: Graph, self: int, end: int, weight: int) -> int:
     return g.add("select", g.add("lt", g.add("abs", weight), half), low, high)
 
 
-@_operation
 def _reciprocal(g: Graph, self: int) -> int:
     return g.add("div", g.constant(1), self)
 
 
-@_operation
-def _rsqrt(g: Graph, self: int) -> int:
-    return g.add("div", g.constant(1), g.add("sqrt", self))
-
-
-@_operation
 def _pow(g: Graph, self: int, exponent: int, is_number: bool = False) -> int:
     """is_number: the exponent is a number, for some of which torch has kernels that multiply."""
     number = g.value(exponent) if is_number else None
@@ -111,9 +54,10 @@ def _pow(g: Graph, self: int, exponent: int, is_number: bool = False) -> int:
     if number in (2, 3, -2):
         power = g.add("mul", self, self)
         power = g.add("mul", power, self) if number == 3 else power
-        return g.add("div", g.constant(1), power) if number == -2 else power
+        return _reciprocal(g, power) if number == -2 else power
     if number in (0.5, -0.5, -1):
-        return {0.5: OPERATIONS["sqrt"], -0.5: _rsqrt, -1: _reciprocal}[number](g, self)
+        root = self if number == -1 else g.add("sqrt", self)
+        return root if number == 0.5 else _reciprocal(g, root)
     return g.add("pow", self, exponent)
 
 
@@ -134,30 +78,17 @@ def _with_sign(g: Graph, size: int, self: int) -> int:
     return g.add("select", g.add("eq", size, zero), g.add("mul", self, zero), signed)
 
 
-@_operation
-def _round(g: Graph, self: int) -> int:
-    return _with_sign(g, _nearest(g, g.add("abs", self)), self)
-
-
-@_operation
 def _trunc(g: Graph, self: int) -> int:
     size = g.add("abs", self)
     nearest = _nearest(g, size)
     return _with_sign(g, g.add("sub", nearest, g.add("gt", nearest, size)), self)
 
 
-@_operation
 def _floor(g: Graph, self: int) -> int:
     whole = _trunc(g, self)
     return g.add("sub", whole, g.add("gt", whole, self))
 
 
-@_operation
-def _ceil(g: Graph, self: int) -> int:
-    return g.add("neg", _floor(g, g.add("neg", self)))
-
-
-@_operation
 def _floor_divide(g: Graph, self: int, other: int) -> int:
     """Of a constant power of 2. torch divides what fmod leaves, which is exact then; without fmod
     underflow and infinity need a rule of their own."""
@@ -168,90 +99,94 @@ def _floor_divide(g: Graph, self: int, other: int) -> int:
     return g.add("select", is_infinite, g.add("sub", self, self), whole)  # NaN
 
 
-OPERATIONS["frac"] = lambda g, self: g.add("sub", self, _trunc(g, self))
-
-
 # ------------------------------------------------------------------------------- limits and masks
-@_operation
-def _where(g: Graph, condition: int, self: int, other: int) -> int:
-    return g.add("select", g.is_true(condition), self, other)
-
-
-@_operation
-def _masked_fill(g: Graph, self: int, mask: int, value: int) -> int:
-    return g.add("select", g.is_true(mask), value, self)
-
-
-@_operation
 def _heaviside(g: Graph, self: int, values: int) -> int:
     zero = g.constant(0)
     return g.add("select", g.add("eq", self, zero), values, g.add("gt", self, zero))
 
 
-@_operation
 def _clamp(g: Graph, self: int, min: int | None = None, max: int | None = None) -> int:
     low = self if min is None else g.add("maximum", self, min)
     return low if max is None else g.add("minimum", low, max)
 
 
-OPERATIONS["clamp_min"] = OPERATIONS["clamp_max"] = _clamp
-OPERATIONS["relu"] = lambda g, self: g.add("maximum", self, g.constant(0))
-
-
-@_operation
-def _hardtanh(g: Graph, self: int, min_val: int, max_val: int) -> int:
-    return _clamp(g, self, min_val, max_val)
-
-
-@_operation
-def _threshold(g: Graph, self: int, threshold: int, value: int) -> int:
-    return g.add("select", g.add("le", self, threshold), value, self)
-
-
-@_operation
-def _leaky_relu(g: Graph, self: int, negative_slope: int) -> int:
-    positive = g.add("gt", self, g.constant(0))
-    return g.add("select", positive, self, g.add("mul", self, negative_slope))
-
-
-@_operation
-def _silu(g: Graph, self: int) -> int:
-    return g.add("div", self, g.add("add", g.constant(1), g.add("exp", g.add("neg", self))))
+def _leaky(g: Graph, self: int, value: int, slope: int) -> int:
+    """The value where self > 0, else slope times it."""
+    return g.add("select", g.add("gt", self, g.constant(0)), value, g.add("mul", value, slope))
 
 
 # -------------------------------------------------------------------------------------- gradients
-@_operation
 def _sigmoid_backward(g: Graph, grad_output: int, output: int) -> int:
     rest = g.add("sub", g.constant(1), output)
     return g.add("mul", g.add("mul", grad_output, rest), output)
 
 
-@_operation
-def _tanh_backward(g: Graph, grad_output: int, output: int) -> int:
-    return g.add("mul", grad_output, g.multiply_add(g.add("neg", output), output, g.constant(1)))
-
-
-@_operation
-def _threshold_backward(g: Graph, grad_output: int, self: int, threshold: int) -> int:
-    return g.add("select", g.add("le", self, threshold), g.constant(0), grad_output)
-
-
-@_operation
 def _hardtanh_backward(g: Graph, grad_output: int, self: int, min_val: int, max_val: int) -> int:
     outside = g.add("or", g.add("le", self, min_val), g.add("ge", self, max_val))
     return g.add("select", outside, g.constant(0), grad_output)
 
 
-@_operation
 def _leaky_relu_backward(g: Graph, grad_output: int, self: int, negative_slope: int,
                          self_is_result: int) -> int:
     assert g.value(self_is_result) == 0  # only in place, which has been replaced
-    positive = g.add("gt", self, g.constant(0))
-    return g.add("select", positive, grad_output, g.add("mul", grad_output, negative_slope))
+    return _leaky(g, self, grad_output, negative_slope)
 
 
-@_operation
 def _silu_backward(g: Graph, grad_output: int, self: int) -> int:
     one, y = g.constant(1), g.add("sigmoid", self)
     slope = g.add("add", one, g.add("mul", self, g.add("sub", one, y)))
     return g.add("mul", g.add("mul", grad_output, y), slope)
+
+
+OPERATIONS: dict[str, Callable[..., int]] = {
+    **{name: lambda g, self, name=name: g.add(name, self) for name in (
+        "neg", "abs", "sign", "sqrt", "exp", "log", "tanh", "sigmoid", "sin", "cos", "atan",
+        "erf")},
+    **{name: lambda g, self, other, name=name: g.add(name, self, other) for name in (
+        "mul", "maximum", "minimum", "gt", "ge", "lt", "le", "eq", "ne")},
+    **{f"{kind}_{name}": lambda g, self, other, operator=operator: g.add(
+        operator, g.is_true(self), g.is_true(other)) for kind in ("logical", "bitwise")
+       for name, operator in (("and", "and"), ("or", "or"), ("xor", "ne"))},
+    **{f"{kind}_not": lambda g, self: g.add("not", g.is_true(self))
+       for kind in ("logical", "bitwise")},
+    "sgn": lambda g, self: g.add("sign", self),
+    "isnan": lambda g, self: g.add("ne", self, self),
+    "square": lambda g, self: g.add("mul", self, self),
+    "add": lambda g, self, other, alpha=1: _scaled_sum(g, self, other, alpha),
+    "sub": lambda g, self, other, alpha=1: _scaled_sum(g, self, other, -alpha),
+    "rsub": lambda g, self, other, alpha=1: _scaled_sum(g, other, self, -alpha),
+    "addcmul": lambda g, self, tensor1, tensor2, value=1: g.multiply_add(
+        g.add("mul", g.constant(value), tensor1), tensor2, self),
+    "addcdiv": lambda g, self, tensor1, tensor2, value=1: g.add(
+        "add", self, g.add("div", g.add("mul", g.constant(value), tensor1), tensor2)),
+    "div": _divide,
+    "lerp": _lerp,
+    "reciprocal": _reciprocal,
+    "rsqrt": lambda g, self: _reciprocal(g, g.add("sqrt", self)),
+    "pow": _pow,
+    "round": lambda g, self: _with_sign(g, _nearest(g, g.add("abs", self)), self),
+    "trunc": _trunc,
+    "floor": _floor,
+    "ceil": lambda g, self: g.add("neg", _floor(g, g.add("neg", self))),
+    "floor_divide": _floor_divide,
+    "frac": lambda g, self: g.add("sub", self, _trunc(g, self)),
+    "where": lambda g, condition, self, other: g.add("select", g.is_true(condition), self, other),
+    "masked_fill": lambda g, self, mask, value: g.add("select", g.is_true(mask), value, self),
+    "heaviside": _heaviside,
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clamp),
+    "relu": lambda g, self: g.add("maximum", self, g.constant(0)),
+    "hardtanh": lambda g, self, min_val, max_val: _clamp(g, self, min_val, max_val),
+    "threshold": lambda g, self, threshold, value: g.add(
+        "select", g.add("le", self, threshold), value, self),
+    "leaky_relu": lambda g, self, negative_slope: _leaky(g, self, self, negative_slope),
+    "silu": lambda g, self: g.add(
+        "div", self, g.add("add", g.constant(1), g.add("exp", g.add("neg", self)))),
+    "sigmoid_backward": _sigmoid_backward,
+    "tanh_backward": lambda g, grad_output, output: g.add(
+        "mul", grad_output, g.multiply_add(g.add("neg", output), output, g.constant(1))),
+    "threshold_backward": lambda g, grad_output, self, threshold: g.add(
+        "select", g.add("le", self, threshold), g.constant(0), grad_output),
+    "hardtanh_backward": _hardtanh_backward,
+    "leaky_relu_backward": _leaky_relu_backward,
+    "silu_backward": _silu_backward,
+}

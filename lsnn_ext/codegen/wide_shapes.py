@@ -9,13 +9,6 @@ from .form import MAX_AXIS, Form
 from .tracer import strip_ones
 from .values import aten
 
-HANDLERS: dict[str, Callable[..., Any]] = {}
-
-
-def _operator(function: Callable[..., Any]) -> Callable[..., Any]:
-    HANDLERS[function.__name__.removeprefix("do_")] = function
-    return function
-
 
 def _numbers(r: Any, value: Tensor) -> tuple[list[tuple[Tensor, ...]], Form]:
     """The parts of each number along the axis."""
@@ -33,10 +26,6 @@ def _check_last(r: Any, name: str, value: Tensor, dim: int) -> None:
         raise _refuse(r, name, f"on axis {dim} of a value of shape {tuple(value.shape)}")
 
 
-def _view(r: Any, part: Tensor) -> Tensor:
-    return r.run_part("alias", part)
-
-
 def _copy(r: Any, part: Tensor) -> Tensor:
     return r.run_part("clone", part)
 
@@ -52,20 +41,12 @@ def _alias(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     return r.finish(out, r.form_of(named["self"]), r.rows_of(named["self"]))
 
 
-HANDLERS["alias"] = HANDLERS["detach"] = HANDLERS["lift_fresh"] = _alias
-
-
-@_operator
-def do_clone(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _clone(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     rows = [_copy(r, part) for part in r.rows_of(named["self"])]
     return r.finish(out, r.form_of(named["self"]), rows)
 
 
-HANDLERS["contiguous"] = HANDLERS["lift_fresh_copy"] = do_clone
-
-
-@_operator
-def do__to_copy(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _to_copy(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     numbers, form = _numbers(r, named["self"])
     if form.is_complex and not out.is_complex():
         raise _refuse(r, name, f"of a complex value to {out.dtype}; x.real is its real part")
@@ -79,33 +60,26 @@ def do__to_copy(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
 
 
 # ----------------------------------------------------------------------------- complex and real
-@_operator
-def do__conj(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _conj(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     numbers, form = _numbers(r, named["self"])
     return r.finish(out, form, [x for re, im in numbers for x in (re, r.run_part("neg", im))])
 
 
-HANDLERS["_conj_physical"] = HANDLERS["conj_physical"] = do__conj
-
-
-@_operator
-def do_view_as_real(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _view_as_real(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     form, rows = r.form_of(named["self"]), r.rows_of(named["self"])
     if form.axis:  # a second axis: only the parts can be taken
         return r.give_pairs(out, form, rows)
     return r.finish(out, Form(2), rows)
 
 
-@_operator
-def do_view_as_complex(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _view_as_complex(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     value = named["self"]
     form = r.form_of(value) if r.is_pairs(value) else Form(0, True)
     return r.finish(out, form, r.rows_of(value))
 
 
 # -------------------------------------------------------------------------------- the last axis
-@_operator
-def do_select(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _select(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     value, dim, index = named["self"], named["dim"], named["index"]
     numbers, form = _numbers(r, value)
     if r.is_pairs(value) and dim % value.dim() == value.dim() - 1:
@@ -114,8 +88,7 @@ def do_select(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     return r.finish(out, form._replace(axis=0), numbers[index])
 
 
-@_operator
-def do_slice(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _slice(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     value = named["self"]
     numbers, form = _numbers(r, value)
     if out.shape == value.shape:
@@ -125,8 +98,15 @@ def do_slice(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     return r.finish(out, form._replace(axis=len(kept)), [x for parts in kept for x in parts])
 
 
-def _spread(r: Any, name: str, named: Any, out: Tensor, places: list[int]) -> Tensor:
-    """The gradient of what has taken these places of the last axis: 0 at the others."""
+def _spread(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    """The gradient of what has taken some places of the last axis: 0 at the others."""
+    places: Any = range(out.shape[-1])
+    if name == "select_backward":
+        places = [named["index"] % len(places)]
+    elif named["grad_output"].shape == out.shape:
+        return r.finish(out, r.form_of(named["grad_output"]), r.rows_of(named["grad_output"]))
+    else:
+        places = places[named["start"]:named["end"]:named["step"]]
     numbers, form = _numbers(r, named["grad_output"])
     is_pairs = form.axis > 0 and name == "select_backward"
     if named["dim"] % out.dim() != out.dim() - 1:
@@ -141,21 +121,7 @@ def _spread(r: Any, name: str, named: Any, out: Tensor, places: list[int]) -> Te
     return r.finish(out, Form(out.shape[-1], form.is_complex), rows)
 
 
-@_operator
-def do_select_backward(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
-    return _spread(r, name, named, out, [named["index"] % out.shape[-1]])
-
-
-@_operator
-def do_slice_backward(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
-    if named["grad_output"].shape == out.shape:
-        return r.finish(out, r.form_of(named["grad_output"]), r.rows_of(named["grad_output"]))
-    taken = slice(named["start"], named["end"], named["step"])
-    return _spread(r, name, named, out, [*range(out.shape[-1])][taken])
-
-
-@_operator
-def do_unbind(r: Any, name: str, named: Any, out: list[Tensor]) -> list[Tensor]:
+def _unbind(r: Any, name: str, named: Any, out: list[Tensor]) -> list[Tensor]:
     value = named["self"]
     _check_last(r, name, value, named["dim"])
     numbers, form = _numbers(r, value)
@@ -163,16 +129,14 @@ def do_unbind(r: Any, name: str, named: Any, out: list[Tensor]) -> list[Tensor]:
             for one, parts in zip(out, numbers, strict=True)]
 
 
-@_operator
-def do_stack(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _stack(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     tensors = named["tensors"]
     if named["dim"] % out.dim() != out.dim() - 1 or any(r.form_of(x).axis for x in tensors):
         raise _refuse(r, name, f"with a result of shape {tuple(out.shape)}")
     return _join(r, name, tensors, out)
 
 
-@_operator
-def do_cat(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+def _cat(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     tensors = named["tensors"]
     for x in tensors:
         _check_last(r, name, x, named["dim"])
@@ -188,12 +152,13 @@ def _join(r: Any, name: str, tensors: list[Tensor], out: Tensor) -> Tensor:
     return r.finish(out, Form(out.shape[-1], out.is_complex()), rows)
 
 
-def _reduce(r: Any, name: str, named: Any, out: Tensor, operator: str) -> Tensor:
+def _reduce(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     value = named["self"]
     numbers, form = _numbers(r, value)
     dims = named.get("dim")
     dims = range(value.dim()) if dims in (None, [], ()) else dims
     dims = {dim % value.dim() for dim in ([dims] if isinstance(dims, int) else dims)}
+    operator = {"amax": "maximum", "amin": "minimum"}.get(name, "add")
     is_last, others = form.axis > 0 and value.dim() - 1 in dims, sorted(dims)
     if is_last:
         others.remove(value.dim() - 1)
@@ -213,24 +178,8 @@ def _reduce(r: Any, name: str, named: Any, out: Tensor, operator: str) -> Tensor
     return r.finish(out, form._replace(axis=(1 if keep else 0) if is_last else form.axis), rows)
 
 
-@_operator
-def do_sum(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
-    return _reduce(r, name, named, out, "add")
-
-
-@_operator
-def do_amax(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
-    return _reduce(r, name, named, out, "maximum")
-
-
-@_operator
-def do_amin(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
-    return _reduce(r, name, named, out, "minimum")
-
-
-@_operator
-def do_mean(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
-    total = _reduce(r, name, named, out, "add")
+def _mean(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
+    total = _reduce(r, name, named, out)
     size = named["self"].shape[-1]
     rows = [r.run_part("div", part, float(size)) for part in r.rows_of(total)]
     return r.finish(out, r.form_of(total), rows)
@@ -282,5 +231,17 @@ def _shaped(r: Any, name: str, rows: Any, shape: Any) -> list[Tensor]:
     if name == "expand":
         return [row if row.shape == shape else r.run_part("expand", row, list(shape))
                 for row in rows]
-    return [_view(r, row) if row.shape == shape else
+    return [r.run_part("alias", row) if row.shape == shape else
             r.part_of(aten.view.default, (row, list(shape))) for row in rows]
+
+
+HANDLERS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("alias", "detach", "lift_fresh"), _alias),
+    **dict.fromkeys(("clone", "contiguous", "lift_fresh_copy"), _clone),
+    **dict.fromkeys(("_conj", "_conj_physical", "conj_physical"), _conj),
+    **dict.fromkeys(("select_backward", "slice_backward"), _spread),
+    **dict.fromkeys(("sum", "amax", "amin"), _reduce),
+    "_to_copy": _to_copy, "view_as_real": _view_as_real, "view_as_complex": _view_as_complex,
+    "select": _select, "slice": _slice, "unbind": _unbind, "stack": _stack, "cat": _cat,
+    "mean": _mean,
+}
