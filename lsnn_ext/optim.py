@@ -25,8 +25,6 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class _Rewired(NamedTuple):
-    """A weight matrix whose connections are rewired."""
-
     weight: Tensor
     sign: Tensor  # of its shape and dtype, 1 and -1
     allowed: Tensor  # of its shape, bool: where a connection may be
@@ -185,7 +183,9 @@ class DeepR(Optimizer):
             if theta.grad is not None:
                 change: Tensor | float = -lr * l1
                 if temperature:  # without noise dormant ones only decrease, and are clamped to 0
-                    noise = math.sqrt(2 * lr * temperature) * self._draw_normal(theta)
+                    noise = torch.randn(theta.shape, generator=self.generator, dtype=theta.dtype,
+                                        device="cpu")
+                    noise = math.sqrt(2 * lr * temperature) * noise.to(theta.device)
                     change = (noise - lr * l1).masked_fill_(theta <= 0, 0.0)
                 theta.add_(change)
             theta.clamp_(min=0.0)
@@ -222,10 +222,6 @@ class DeepR(Optimizer):
             more = torch.randint(n, (count - len(found),), generator=self.generator, device="cpu")
             found = torch.cat([found, more]).unique()
         return found
-
-    def _draw_normal(self, like: Tensor) -> Tensor:
-        drawn = torch.randn(like.shape, generator=self.generator, dtype=like.dtype, device="cpu")
-        return drawn.to(like.device)
 
     def _check(self, connected: list[Tensor]) -> None:
         """Raises ValueError unless gradients, weights and connections are as DEEP R assumes."""
@@ -374,20 +370,17 @@ class DeepR(Optimizer):
 
 # ------------------------------------------------------------------------------------------ helpers
 def _to_theta(one: _Rewired) -> None:
-    """Converts weight and gradient to theta and its gradient."""
     one.weight.mul_(one.sign)
     if one.weight.grad is not None:
         one.weight.grad.mul_(one.sign)
 
 
 def _to_weight(one: _Rewired) -> None:
-    """Converts theta back to the weight."""
     _to_theta(one)
     one.weight.add_(0.0)  # -0 becomes 0
 
 
 def _is_within(values: Tensor, least: float) -> bool:
-    """Whether all are finite and at least this."""
     if not values.numel():
         return True
     low, high = values.aminmax()  # NaN if any is

@@ -23,11 +23,9 @@ _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 def is_readable(tensor: Tensor) -> bool:
     """Whether Python may read the numbers of the tensor: it is on the CPU, and no compiler, tracer,
     mode or vmap is active."""
-    return (
-        not torch.compiler.is_compiling() and type(tensor) in _ORDINARY and tensor.is_cpu
-        and not is_mode_active(functions=False) and not torch.jit.is_tracing()
-        and not is_batched(tensor)
-    )
+    return (not torch.compiler.is_compiling() and type(tensor) in _ORDINARY and tensor.is_cpu
+            and not is_mode_active(functions=False) and not torch.jit.is_tracing()
+            and not is_batched(tensor))
 
 
 class Delays(NamedTuple):
@@ -57,7 +55,6 @@ class Delays(NamedTuple):
 
 
 def _find_distinct(each: Tensor) -> tuple[int, ...]:
-    """The distinct values in ascending order."""
     if each.is_cpu and each.numel():
         low, high = (int(end) for end in each.aminmax())
         if high - low < each.numel():  # counted in a fraction of the time of sorting
@@ -80,8 +77,7 @@ def _check_distinct(delays: Delays, on_cpu: bool) -> None:
         return
     message = (
         f"delay: expected only the values {distinct}, got a tensor changed since functional.Delays "
-        f"read it; make functional.Delays again, or call the layer once outside of torch.compile"
-    )
+        f"read it; make functional.Delays again, or call the layer once outside of torch.compile")
     if is_readable(each) and len(distinct) == 1:
         low, high = each.aminmax()  # half the time of a comparison
         if (int(low), int(high)) != (*distinct, *distinct):
@@ -93,10 +89,9 @@ def _check_distinct(delays: Delays, on_cpu: bool) -> None:
     assert_on_device(is_distinct.all(), message)
 
 
-def resolve_delays(
-    delay: Delay, w_rec: Tensor | None, N: int, device: torch.device, currents: int = 1,
-    kernel: Tensor | None = None,
-) -> tuple[Tensor | None, list[int]]:
+def resolve_delays(delay: Delay, w_rec: Tensor | None, N: int, device: torch.device,
+                   currents: int = 1,
+                   kernel: Tensor | None = None) -> tuple[Tensor | None, list[int]]:
     """The delays of the synapses, (N, N) or (K, N, N) for K > 1 currents, None if all of a matrix
     are equal; and the distinct delays, ascending, empty without w_rec. Raises TypeError or
     ValueError for an invalid delay."""
@@ -141,7 +136,6 @@ def resolve_delays(
 
 
 def _find_weight_shape(N: int, currents: int) -> tuple[int, ...]:
-    """The shape of the recurrent weights of one delay."""
     return (N, N) if currents == 1 else (currents, N, N)
 
 
@@ -188,18 +182,8 @@ def check_coefficients(coefficients: dict[str, Coefficient | Decay | None], N: i
             raise TypeError(f"{name}: expected a number or a tensor, got None")
 
 
-def find_complements(coefficients: dict[str, Coefficient | Decay | None],
-                     rules: dict[str, tuple[str, bool]]) -> dict[str, str]:
-    """The omitted coefficients that are 1 - another, which is a tensor or a Decay, with the name of
-    that other; rules: by name the other, and whether the model has this rule."""
-    return {name: other for name, (other, applies) in rules.items()
-            if applies and coefficients[name] is None
-            and isinstance(coefficients[other], (Tensor, Decay))}
-
-
-def check_state(
-    state: State | None, B: int, N: int, D: int, dtype: torch.dtype, device: torch.device,
-) -> tuple[Any, ...]:
+def check_state(state: State | None, B: int, N: int, D: int, dtype: torch.dtype,
+                device: torch.device) -> tuple[Any, ...]:
     """The five tensors of the state, z with its D newest steps; for None five times None, which
     stands for zeros. Raises TypeError or ValueError naming the leaf."""
     if state is None:
@@ -234,11 +218,8 @@ def check_operand(name: str, value: Tensor, shape: tuple[int | str, ...], x: Ten
     device of x, the argument called x_name; a letter in the shape stands for any size."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    fits = value.dim() == len(shape) and all(
-        isinstance(size, str) or size == found
-        for size, found in zip(shape, value.shape, strict=True)
-    )
-    if not fits:
+    if value.dim() != len(shape) or any(size != found and not isinstance(size, str)
+                                        for size, found in zip(shape, value.shape, strict=True)):
         sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
         raise ValueError(f"{name}: expected shape ({sizes}), got {tuple(value.shape)}")
     if not value.dtype.is_floating_point:
@@ -306,8 +287,8 @@ def is_bf16_saved(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
     """Whether membranes are saved as bfloat16 in a computation of this dtype. Raises ValueError for
     another saved_dtype."""
     if saved_dtype not in (None, torch.bfloat16, dtype):
-        raise ValueError(
-            f"saved_dtype: expected None, torch.bfloat16 or {dtype}, got {saved_dtype}")
+        raise ValueError(f"saved_dtype: expected None, torch.bfloat16 or {dtype}, got "
+                         f"{saved_dtype}")
     return saved_dtype == torch.bfloat16 and dtype == torch.float32
 
 

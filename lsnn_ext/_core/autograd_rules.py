@@ -72,9 +72,8 @@ class _FirstDerivative(torch.autograd.Function):
                            "spikes do not have")
 
 
-def forbid_second_derivative(
-    gradients: Sequence[Tensor | None], depend_on: Iterable[Tensor | None],
-) -> tuple[Tensor | None, ...]:
+def forbid_second_derivative(gradients: Sequence[Tensor | None],
+                             depend_on: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
     """The gradients of a backward pass, of which a further backward pass raises RuntimeError.
 
     Without this a recorded backward pass (create_graph=True) would take them for constants and

@@ -49,10 +49,8 @@ def _lacks_kernels(x: Tensor, options: CallArguments) -> bool:
     return options.recurrent_mask is not None and not _ops.has_cpu_kernels(x)
 
 
-def _run_operator(
-    x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, options: CallArguments,
-    fused: _Fused, requested: set[str],
-) -> tuple[_ops.Outputs, Tensor]:
+def _run_operator(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, options: CallArguments,
+                  fused: _Fused, requested: set[str]) -> tuple[_ops.Outputs, Tensor]:
     """The outputs of the operator, and the spikes in the dtype of x; requested: names of outputs in
     csrc/torch/boundary.h."""
     call = resolve(neuron, options, x, w_rec, fused.w_in)
@@ -81,8 +79,7 @@ def _run_operator(
     v, a, i, r, z = call.state
     tensors = _ops.Tensors(
         x.to(call.dtype), v, a, i, r, z, w_rec, model.delay, fused.w_in, fused.bias, fused.x_bits,
-        fused.w_out, fused.p, fused.b_out, None, kernel, options.recurrent_mask,
-    )
+        fused.w_out, fused.p, fused.b_out, None, kernel, options.recurrent_mask)
     settings = _ops.Settings(model.delays, constants, numbers, _ops.forced_options())
     out = _ops.run_recurrence(tensors, model.rows, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
@@ -168,12 +165,11 @@ def _make_membrane_state(v: Tensor) -> State:
     return State(v, zero, zero, zero, zero[None])
 
 
-def run_layer(
-    x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None,
-    neuron: NeuronArguments, options: CallArguments, name: str, *, w_out: Tensor | None = None,
-    k_out: Coefficient = 0.0, readout_state: Tensor | None = None, b_out: Tensor | None = None,
-    spikes: bool | Literal["bits"] = True,
-) -> Layered:
+def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None,
+              neuron: NeuronArguments, options: CallArguments, name: str, *,
+              w_out: Tensor | None = None, k_out: Coefficient = 0.0,
+              readout_state: Tensor | None = None, b_out: Tensor | None = None,
+              spikes: bool | Literal["bits"] = True) -> Layered:
     """The projection of x, the argument called name, the recurrence and a readout; as of
     functional.layer, which documents the arguments."""
     if isinstance(x, PackedSpikes):

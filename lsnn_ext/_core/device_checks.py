@@ -15,8 +15,7 @@ def check_kernels(name: str, x: Tensor) -> None:
             f"{name}: expected a tensor on {' or '.join(_ops.DEVICES)}, for which this build of "
             f"lsnn_ext has kernels, got device {x.device}; move the tensors there, or use the slow "
             f"reference, which runs on every device: with lsnn_ext.use_reference(). "
-            f"lsnn_ext.show_config() describes this build"
-        )
+            f"lsnn_ext.show_config() describes this build")
 
 
 _warned: set[str] = set()
@@ -24,20 +23,10 @@ _warned: set[str] = set()
 
 def warn_if_cpu_only(name: str, what: str, x: Tensor, instead: str, stacklevel: int,
                      expected: str = "CPU tensors") -> None:
-    """Warns, once for each argument, where the kernels for x do not support the value of an
-    argument, which is then ignored.
-
-    Args:
-        name: of the argument.
-        what: its value.
-        x: a tensor of the call.
-        instead: what is done instead.
-        stacklevel: as of warnings.warn.
-        expected: the tensors whose kernels support it.
-    """
-    if torch.compiler.is_compiling() or x.device.type == "meta" or not _ops.available:
-        return
-    if _ops.has_cpu_kernels(x) or name in _warned:
+    """Warns, once for each argument of this name, where the kernels for x do not support its value,
+    what; expected: the tensors whose kernels do."""
+    if (torch.compiler.is_compiling() or x.device.type == "meta" or not _ops.available
+            or _ops.has_cpu_kernels(x) or name in _warned):
         return
     _warned.add(name)
     warnings.warn(f"{name}: expected {expected} for {what}, got CUDA tensors; {instead} (shown "

@@ -39,9 +39,8 @@ def wrap_descending(each: Tensor) -> Lengths:
     return Lengths(each, each, None, None)
 
 
-def resolve_lengths(
-    lengths: LengthsArgument | Lengths | None, T: int, B: int, device: torch.device,
-) -> Lengths | None:
+def resolve_lengths(lengths: LengthsArgument | Lengths | None, T: int, B: int,
+                    device: torch.device) -> Lengths | None:
     """Lengths as the operator takes them; None stays None.
 
     While compiling, numbers cannot be read, so lengths are always sorted.

@@ -3,6 +3,7 @@ from torch import Tensor
 
 from .. import _ops
 from .bits import PackedSpikes
+from .decisions import report
 from .route import choose_linear
 
 
@@ -34,4 +35,6 @@ def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None)
             raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
         if value is not None and value.device != like.device:
             raise ValueError(f"{name}: expected device {like.device} as x, got {value.device}")
-    return _ops.linear(x, weight, bias, choose_linear(x, weight))
+    chosen, why = choose_linear(x, weight)
+    report("linear", x, weight, chosen, why)
+    return _ops.linear(x, weight, bias, chosen)

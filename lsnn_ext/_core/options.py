@@ -73,8 +73,6 @@ class _Shared(TypedDict, total=False):
 
 
 class _Adaptive(TypedDict, total=False):
-    """Options of neurons with adaptation."""
-
     q: Annotated[Coefficient | None, "gain of a spike in the adaptation. None: the model's rule."]
     p: Annotated[Coefficient | None, "coupling of the membrane into the adaptation. None: 0."]
     eta: Annotated[Coefficient | None, "coupling of the adaptation into the current. None: the "
@@ -261,9 +259,8 @@ PASSED_TO_NEURONS = tuple(name for name in NeuronArguments._fields if name in _P
 PASSED_TO_CALLS = tuple(name for name in CallArguments._fields if name in _PASSED)
 
 
-def split_options(
-    function: str, options: Mapping[str, Any],
-) -> tuple[NeuronArguments, CallArguments]:
+def split_options(function: str,
+                  options: Mapping[str, Any]) -> tuple[NeuronArguments, CallArguments]:
     """AlifOptions as two tuples. Raises TypeError for an unknown or missing name."""
     for name in options:
         if name not in _NEURON and name not in _CALL:

@@ -45,21 +45,14 @@ def why_not_prepared(T: int, B: int, N: int) -> str:
     return "options are forced" if _ops.forced_options() else ""
 
 
-def can_be_prepared(T: int, B: int, N: int) -> bool:
-    """Whether a call of this size may use a prepared layer now."""
-    return not why_not_prepared(T, B, N)
-
-
 def has_plain_memory(dtype: torch.dtype, *tensors: Any) -> bool:
     """Whether the addresses of these tensors suffice: plain contiguous CPU tensors of this dtype,
     neither lazily negated nor zeros without memory."""
     for tensor in tensors:
         kind = type(tensor)
-        if not (
-            (kind is Tensor or kind is nn.Parameter) and tensor.dtype is dtype and tensor.is_cpu
-            and tensor.layout is _STRIDED and tensor.is_contiguous() and not tensor.is_neg()
-            and tensor.data_ptr()
-        ):
+        if not ((kind is Tensor or kind is nn.Parameter) and tensor.dtype is dtype and tensor.is_cpu
+                and tensor.layout is _STRIDED and tensor.is_contiguous() and not tensor.is_neg()
+                and tensor.data_ptr()):
             return False
     return True
 
@@ -75,11 +68,9 @@ class RecurrentWeights(NamedTuple):
 class PreparedLayer:
     """A layer prepared from source tensors and from constants. Its copies never change."""
 
-    def __init__(
-        self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
-        delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
-        recorded: bool = False,
-    ) -> None:
+    def __init__(self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
+                 delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
+                 recorded: bool = False) -> None:
         """Raises as functional.alif for this neuron. synapses: None without recurrence; recorded:
         whether autograd may record its steps."""
         options = CallArguments(delay=delays)
@@ -107,8 +98,7 @@ class PreparedLayer:
             dtype is torch.float64, N, list(choices), list(numbers), list(model.delays),
             address(self.coefficients), address(w_rec), address(delay), address(stored),
             synapses is not None and synapses.autapses,
-            [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored], recorded,
-        )
+            [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored], recorded)
         self.run, self.is_current = compiled.run, compiled.is_current
         self.record, self.adjoint, self.row = compiled.record, compiled.adjoint, compiled.row
 

@@ -9,6 +9,7 @@ the gradients of its steps where they are computed, and this node, which runs la
 no step makes a matrix for autograd to add.
 """
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -43,11 +44,11 @@ class _Sums(NamedTuple):
     coefficients: Tensor | None  # (11, N)
 
 
+@dataclass(eq=False)
 class _Pass:
     """The sums of a backward pass, until they are returned."""
 
-    def __init__(self, sums: _Sums) -> None:
-        self.sums = sums
+    sums: _Sums
 
 
 _NO_SUMS = _Sums(None, None, None, None)
@@ -60,11 +61,9 @@ def _shape_and_grad(tensor: Tensor | None) -> tuple[torch.Size, bool] | None:
 class RecordedLayer(PreparedLayer):
     """A prepared layer whose steps autograd records."""
 
-    def __init__(
-        self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
-        delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
-        learned: dict[str, Tensor], projection: Projection,
-    ) -> None:
+    def __init__(self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
+                 delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
+                 learned: dict[str, Tensor], projection: Projection) -> None:
         """As PreparedLayer; learned: copies of the sources that require a gradient, from which the
         coefficients of neuron were made."""
         super().__init__(constants, sources, neuron, delays, N, dtype, synapses, recorded=True)
@@ -79,11 +78,9 @@ class RecordedLayer(PreparedLayer):
 
     def has_projection(self, projection: Projection) -> bool:
         """Whether its input weights are these, and the same parameters require a gradient."""
-        return all(
-            one is other and form == _shape_and_grad(one)
-            for one, other, form in zip(projection, self.projection, self.forms, strict=True)
-        ) and all(source.requires_grad is requires_grad
-                  for _, source, _, _, requires_grad in self.sources)
+        return all(one is other and form == _shape_and_grad(one) for one, other, form in zip(
+            projection, self.projection, self.forms, strict=True)) and all(
+            source.requires_grad is learns for _, source, _, _, learns in self.sources)
 
     def find_sums(self) -> _Sums:
         """The sums of the current backward pass; none where it does not reach the parameters."""
@@ -97,7 +94,6 @@ class RecordedLayer(PreparedLayer):
         return found.sums
 
     def _zeros(self) -> _Sums:
-        """Zeros for what requires a gradient."""
         (w_in, bias), stored = self.projection, self.synapses and self.synapses.stored
         N, S = w_in.shape[0], len(self.delays)
 
@@ -108,8 +104,7 @@ class RecordedLayer(PreparedLayer):
             zeros(stored is not None and stored.requires_grad, S, N, self.row),
             zeros(w_in.requires_grad, *w_in.shape),
             zeros(bias is not None and bias.requires_grad, N),
-            zeros(bool(self.gradient_bits), *self.coefficients.shape),
-        )
+            zeros(bool(self.gradient_bits), *self.coefficients.shape))
 
     def compute_gradients(self, sums: _Sums) -> _Gradients:
         """The gradients of the arguments of _Parameters that follow the layer."""
@@ -168,10 +163,8 @@ class _Step(torch.autograd.Function):
     the step. The leaves of the state may have any shape."""
 
     @staticmethod
-    def forward(
-        ctx: Any, layer: RecordedLayer, x: Tensor, v: Tensor, a: Tensor, i: Tensor, r: Tensor,
-        z: Tensor, parameters: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, layer: RecordedLayer, x: Tensor, v: Tensor, a: Tensor, i: Tensor,
+                r: Tensor, z: Tensor, parameters: Tensor) -> tuple[Tensor, ...]:
         before = v, a, i, r, z
         current = nn.functional.linear(x, *layer.projection)
         spikes, y = torch.empty_like(current), torch.empty_like(current)
@@ -200,9 +193,8 @@ class _Step(torch.autograd.Function):
         return None, *forbid_second_derivative((*found, to_parameters), (*g, *saved, parameters))
 
 
-def _compute_adjoint(
-    layer: RecordedLayer, needed: Sequence[bool], saved: Sequence[Tensor | None], g: _Gradients,
-) -> _Gradients:
+def _compute_adjoint(layer: RecordedLayer, needed: Sequence[bool], saved: Sequence[Tensor | None],
+                     g: _Gradients) -> _Gradients:
     """The needed gradients of x, where w_in is saved, and of the state.
 
     Gradients of the parameters are added to the sums of this backward pass.

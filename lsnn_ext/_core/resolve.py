@@ -13,12 +13,11 @@ from .arguments import (
     check_call,
     check_coefficients,
     check_state,
-    find_complements,
     is_bf16_saved,
     resolve_checkpoint,
     resolve_delays,
 )
-from .coefficients import complete_coefficients
+from .coefficients import Decay, complete_coefficients
 from .lengths import Lengths, resolve_lengths
 from .options import CallArguments, NeuronArguments
 from .rows import Rows
@@ -65,16 +64,16 @@ def make_rows(neuron: NeuronArguments, N: int, device: torch.device) -> Rows:
     defaults = find_model(neuron.dynamics)
     coefficients: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
     check_coefficients(coefficients, N, device)
-    complements = find_complements(coefficients, {
-        "kappa": ("alpha", defaults.kappa == "1-alpha"), "q": ("rho", defaults.q == "1-rho")})
+    # omitted ones that are 1 - another
+    complements = {name: other for name, other in (("kappa", "alpha"), ("q", "rho"))
+                   if coefficients[name] is None and getattr(defaults, name) == f"1-{other}"
+                   and isinstance(coefficients[other], Tensor | Decay)}
     coefficients |= dict.fromkeys(complements, 0.0)  # Rows.of replaces the zeros
     return Rows.of(complete_coefficients(neuron.dynamics, **coefficients), complements)
 
 
-def resolve_model(
-    neuron: NeuronArguments, options: CallArguments, w_rec: Tensor | None, N: int,
-    device: torch.device,
-) -> ResolvedModel:
+def resolve_model(neuron: NeuronArguments, options: CallArguments, w_rec: Tensor | None, N: int,
+                  device: torch.device) -> ResolvedModel:
     """The resolved neuron. Raises TypeError or ValueError naming the argument."""
     defaults = find_model(neuron.dynamics)
     surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
@@ -88,34 +87,25 @@ def resolve_model(
                          rows, rows.gradient_bits(), delay, tuple(delays), rows.zero_bits())
 
 
-def make_constants(
-    model: ResolvedModel, options: CallArguments, *, checkpoint: int, outputs: int,
-) -> tuple[Any, Any]:
+def make_constants(model: ResolvedModel, options: CallArguments, *, checkpoint: int,
+                   outputs: int) -> tuple[Any, Any]:
     """Constants and Numbers of csrc/torch/boundary.h, without a readout."""
     constants = _ops.Constants(
         dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
         refractory=model.refractory, smooth=int(options.smooth), checkpoint=checkpoint,
-        outputs=outputs, gradients=0, coefficient_gradients=model.coefficient_gradients,
+        outputs=outputs, coefficient_gradients=model.coefficient_gradients,
         bf16_parts=_ops.count_bf16_parts(), zero_coefficients=model.zero_coefficients,
-        without_autapses=int(not options.autapses), existing=int(options.sparse_grad == "existing"),
-    )
+        without_autapses=int(not options.autapses), existing=int(options.sparse_grad == "existing"))
     return constants, _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=model.cutoff)
 
 
-def resolve(
-    neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: Tensor | None,
-    w_in: Tensor | None = None,
-) -> Call:
+def resolve(neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: Tensor | None,
+            w_in: Tensor | None = None) -> Call:
     """The resolved call; x: the current (T, B, N), or inputs (T, B, I) of weights w_in (N, I).
     Raises TypeError or ValueError naming the argument."""
     defaults = find_model(neuron.dynamics)
-    N = (
-        w_in.shape[0]
-        if w_in is not None
-        else x.shape[2]
-        if isinstance(x, Tensor) and x.dim() == 3
-        else 1
-    )
+    N = x.shape[2] if isinstance(x, Tensor) and x.dim() == 3 else 1
+    N = N if w_in is None else w_in.shape[0]
     options.check()
     check_call(x, w_rec, N, neuron.refractory, defaults.dampening if neuron.dampening is None
                else neuron.dampening)

@@ -55,13 +55,11 @@ class Route(NamedTuple):
         return self.projection == "fused"
 
 
-def choose_route(
-    x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | None, ...], w_out: Tensor | None,
-    spikes: bool | Literal["bits"], keeps_order: bool, smooth: bool, has_no_lengths: bool = True,
-    decay_is_tensor: bool = False,
-) -> Route:
+def choose_route(x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | None, ...],
+                 w_out: Tensor | None, spikes: bool | Literal["bits"], keeps_order: bool,
+                 smooth: bool, has_no_lengths: bool = True, decay_is_tensor: bool = False) -> Route:
     """others: w_rec and bias; keeps_order: the batch is not sorted for the operator."""
-    projection: ProjectionKind
+    projection: ProjectionKind = "torch"
     like = x.carrier if isinstance(x, PackedSpikes) else x
     alike = all(other is None or other.dtype == like.dtype for other in others)
     if isinstance(x, PackedSpikes):
@@ -71,19 +69,19 @@ def choose_route(
         elif alike and _ops.can_multiply_bits(like, w_in):
             projection, why = "events", _BITS
         else:
-            projection, why = "torch", why or _OTHER_DTYPES
-    else:
-        projection, why = choose_projection(x, w_in)
+            why = why or _OTHER_DTYPES
+    elif not (why := _ops.why_not_reused(x, w_in)):
+        projection, why = _choose_product(x)
         if projection == "events" and alike:
             projection = "fused"
     why_readout = why_apart = ""
     if w_out is not None:
-        why_apart, why_readout = _why_apart(like, w_out, projection, has_no_lengths,
-                                            decay_is_tensor), "its decay is a number"
+        why_apart = _why_apart(like, w_out, projection, has_no_lengths, decay_is_tensor)
+        why_readout = "its decay is a number"
     fused_readout = w_out is not None and not why_apart
     reads_no_numbers = w_out is None or fused_readout
     returns_bits = (spikes == "bits" and keeps_order and not smooth and reads_no_numbers
-                    and (_ops.can_use_cpu_operators(like, w_in)
+                    and (not _ops.why_not_cpu(like, w_in)
                          or _ops.can_use_cuda_operators(like, w_in)))
     chosen = Route(projection, fused_readout, returns_bits, why, why_apart or why_readout)
     report("projection", x, w_in, chosen)
@@ -106,42 +104,28 @@ def _why_apart(x: Tensor, w_out: Tensor, projection: ProjectionKind, has_no_leng
     return "" if w_out.dtype == x.dtype else "its weights have another dtype"
 
 
-def choose_projection(x: Tensor,
-                  w_in: Tensor) -> tuple[Literal["events", "product", "torch"], str]:
-    """How the projection in front of a layer multiplies x (..., I) with w_in (N, I), and why."""
-    if why := _ops.why_not_reused(x, w_in):
-        return "torch", why
+def _choose_product(x: Tensor) -> tuple[Literal["events", "product"], str]:
     return ("events", _MOSTLY_ZERO) if _ops.is_mostly_zero(x) else ("product", _DENSE)
 
 
 def choose_linear(x: Tensor | PackedSpikes,
-              weight: Tensor) -> Literal["events", "product", "torch"]:
-    """The same for functional.linear, which may be a readout, whose input and its gradient are
-    larger than the product."""
-    chosen, why = _choose_linear(x, weight)
-    report("linear", x, weight, chosen, why)
-    return chosen
-
-
-def _choose_linear(x: Tensor | PackedSpikes,
-               weight: Tensor) -> tuple[Literal["events", "product", "torch"], str]:
+                  weight: Tensor) -> tuple[Literal["events", "product", "torch"], str]:
+    """How functional.linear multiplies x (..., I) with weight (N, I), and why. It may be a readout,
+    whose input and its gradient are larger than the product."""
     if isinstance(x, PackedSpikes):
-        takes = (_ops.can_use_cpu_operators(x.carrier, weight)
-                 or _ops.can_multiply_bits(x.carrier, weight))
-        return ("events", _BITS) if takes else ("torch", _ops.why_not_cpu(x.carrier, weight))
+        why = _ops.why_not_cpu(x.carrier, weight)
+        takes = not why or _ops.can_multiply_bits(x.carrier, weight)
+        return ("events", _BITS) if takes else ("torch", why)
     if not _ops.is_gradient_memory_reused(x, weight) and (why := _ops.why_not_reused(x, weight)):
         return "torch", why
-    if weight.shape[0] < _ops.SCARCE_OUTPUTS:
-        return "product", _SCARCE
-    return ("events", _MOSTLY_ZERO) if _ops.is_mostly_zero(x) else ("product", _DENSE)
+    return ("product", _SCARCE) if weight.shape[0] < _ops.SCARCE_OUTPUTS else _choose_product(x)
 
 
 def pack_sparse_input(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
     """Inputs (T, B, I) of a layer of this dtype as bits; None unless they are 0 and 1, mostly 0,
     and large enough for bits to be faster. x may be bool or uint8."""
     carrier = x.new_zeros((), dtype=dtype).expand(x.shape)
-    if (x.dim() != 3 or not _ops.can_use_cpu_operators(carrier, carrier)
-            or not _ops.is_mostly_zero(x)):
+    if x.dim() != 3 or _ops.why_not_cpu(carrier, carrier) or not _ops.is_mostly_zero(x):
         return None
     bits = _ops.pack_inputs(x)
     return None if bits is None else PackedSpikes(bits, carrier)

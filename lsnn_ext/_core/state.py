@@ -1,5 +1,5 @@
 """The state that is carried from step to step, and the traces of every step."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -19,16 +19,20 @@ class State(NamedTuple):
 
     def detach(self) -> "State":
         """The state without its graph, as truncated BPTT needs between two chunks."""
-        return State(*(leaf.detach() for leaf in self))
+        return self.map(Tensor.detach)
 
     def to(self, *args: Any, **kwargs: Any) -> "State":
         """Tensor.to of each leaf: another device or dtype."""
-        return State(*(leaf.to(*args, **kwargs) for leaf in self))
+        return self.map(lambda leaf: leaf.to(*args, **kwargs))
 
     def reset(self, mask: Tensor) -> "State":
         """Zeros for the sequences where the bool mask (B,) is True, such as ended episodes; the
         others keep their numbers and gradients."""
-        return State(*(reset_sequences(leaf, mask) for leaf in self))
+        return self.map(lambda leaf: reset_sequences(leaf, mask))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "State":
+        """A state of changed tensors."""
+        return State(*map(change, self))
 
 
 _HINT = "pass None to the first call, and to others the state that the previous call returned"

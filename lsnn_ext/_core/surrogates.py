@@ -53,8 +53,7 @@ SURROGATES: dict[str, Surrogate] = {
     "multi_gaussian": Surrogate(
         lambda m: 1.15 * _density(m) - 0.025 * (_density((m - 1) / 6) + _density((m + 1) / 6)),
         lambda m: 1.15 * _cumulative(m) - 0.15 * (_cumulative((m - 1) / 6)
-                                                  + _cumulative((m + 1) / 6)),
-    ),
+                                                  + _cumulative((m + 1) / 6))),
 }
 
 

@@ -48,9 +48,8 @@ def _detach_zeros(w: Tensor) -> Tensor:
     return torch.where(w == 0, torch.zeros_like(w), w)
 
 
-def expand_kernel(
-    w_rec: Tensor | None, kernel: Tensor | None, sparse_grad: str,
-) -> tuple[Tensor | None, Tensor | None, str]:
+def expand_kernel(w_rec: Tensor | None, kernel: Tensor | None,
+                  sparse_grad: str) -> tuple[Tensor | None, Tensor | None, str]:
     """w_rec, delay_kernel and sparse_grad of an equal call of kernels without a delay_kernel."""
     if kernel is None or w_rec is None:
         return w_rec, kernel, sparse_grad
@@ -85,10 +84,9 @@ class Synapses(NamedTuple):
         return found if self.mask is None else torch.where(self.mask, found, 0.0)
 
 
-def split_synapses(
-    w: Tensor | None, delay: Delay, currents: int, kernel: Tensor | None, mask: Tensor | None,
-    autapses: bool, is_existing: bool, form: Callable[[Tensor], Tensor] = lambda w: w,
-) -> Synapses:
+def split_synapses(w: Tensor | None, delay: Delay, currents: int, kernel: Tensor | None,
+                   mask: Tensor | None, autapses: bool, is_existing: bool,
+                   form: Callable[[Tensor], Tensor] = lambda w: w) -> Synapses:
     """The synapses of checked arguments. is_existing: weights of 0 have no gradient; form: of a
     matrix (N, N), or (K, N, N) for K > 1 currents."""
     if w is None:

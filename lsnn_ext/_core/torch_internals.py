@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
 from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map as tree_map
 
-__all__ = [
-    "DispatchMode", "ObservingMode", "assert_on_device", "below_autograd", "current_backward_pass",
-    "has_hooks", "has_plain_call", "has_registered_hooks", "is_batched", "is_compiled_module",
-    "is_forward_mode", "is_graph_freed", "is_legacy_batched", "is_mode_active", "is_reached",
-    "is_transforming", "is_zero_tensor", "keep_during_pass", "keys_after_autograd",
-    "keys_of_memory", "leave_graph_of_transforms", "list_hooks", "list_state_hooks", "make_savable",
-    "mark_constant", "requires_gradient", "tree_leaves", "tree_map", "without_modes",
-    "without_saved_tensor_hooks",
-]
+# Skips the autograd kernels of operators, whose overhead matters in calls that are not recorded.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+# Whether the current backward pass reaches a node; it may not where inputs are named.
+is_reached = torch._C._will_engine_execute_node
+
+
+def find_tensors(value: Any) -> list[Tensor]:
+    """The tensors of nested values."""
+    return [one for one in tree_leaves(value) if isinstance(one, Tensor)]
 
 
 def is_transforming() -> bool:
@@ -110,17 +110,6 @@ def is_mode_active(functions: bool = True) -> bool:
     return any(not isinstance(one, ObservingMode | DeviceContext) for one in modes)
 
 
-def without_modes() -> AbstractContextManager[Any]:
-    """Disables dispatch modes, such as those of torch.export."""
-    return _disable_current_modes()
-
-
-def below_autograd() -> AbstractContextManager[Any]:
-    """Skips the autograd kernels of operators, whose overhead matters in short calls that are not
-    recorded."""
-    return torch._C._AutoDispatchBelowAutograd()
-
-
 def current_backward_pass() -> int:
     """The unique number of the backward pass on this thread; negative if there is none."""
     number: int = torch._C._current_graph_task_id()
@@ -134,11 +123,6 @@ def keep_during_pass(value: object) -> None:
         pass
 
     torch.autograd.Variable._execution_engine.queue_callback(owner)
-
-
-def is_reached(node: torch.autograd.graph.Node) -> bool:
-    """Whether the current backward pass reaches a node; it may not where inputs are named."""
-    return torch._C._will_engine_execute_node(node)
 
 
 def is_graph_freed(tensor: Tensor, through: int = 8) -> bool:
@@ -219,11 +203,9 @@ def is_compiled_module(module: nn.Module) -> bool:
 def has_plain_call(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of the module runs the forward of kind and nothing else, so it may be
     skipped."""
-    return (
-        type(module).forward is kind.forward and "forward" not in module.__dict__
-        and type(module).__call__ is nn.Module.__call__ and not is_compiled_module(module)
-        and not has_hooks(module)
-    )
+    return (type(module).forward is kind.forward and "forward" not in module.__dict__
+            and type(module).__call__ is nn.Module.__call__ and not is_compiled_module(module)
+            and not has_hooks(module))
 
 
 def without_saved_tensor_hooks() -> AbstractContextManager[Any]:

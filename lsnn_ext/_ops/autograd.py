@@ -100,7 +100,6 @@ def is_transformed() -> bool:
 @functools.cache
 def _drop_setup_context(kind: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
     """Returns the same function without setup_context, which only transforms and compilers need."""
-
     def forward(ctx: Any, *args: Any) -> Any:
         output = kind.forward(*args)
         kind.setup_context(ctx, args, output)
@@ -152,9 +151,7 @@ def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple
     # the bits of a slice of a batch are not contiguous
     projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
     readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
-    return (
-        state, coefficients, recurrence, list(settings.delays), projection, readout,
-    )
+    return state, coefficients, recurrence, list(settings.delays), projection, readout
 
 
 def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
@@ -198,11 +195,9 @@ class _Alif(torch.autograd.Function):
     the rows -> Outputs, differentiable."""
 
     @staticmethod
-    def forward(
-        delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
-        options: tuple[int, ...], each: tuple[Row, ...], stacks: Any, link: Tensor | None,
-        *tensors: Tensor | None,
-    ) -> tuple[Tensor, ...]:
+    def forward(delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
+                options: tuple[int, ...], each: tuple[Row, ...], stacks: Any, link: Tensor | None,
+                *tensors: Tensor | None) -> tuple[Tensor, ...]:
         settings = Settings(delays, Constants(*constants), numbers, options)
         return tuple(_forward(*_split(each, tensors, stacks), settings))
 
@@ -260,8 +255,7 @@ class _Alif(torch.autograd.Function):
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             g_traces, g_state, g_readout, t.x, *_lists(t, coefficients, settings),
             [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=required)),
-            list(settings.numbers), list(settings.options), t.lengths,
-        )
+            list(settings.numbers), list(settings.options), t.lengths)
         report("gradients", bits)
         if settings.constants.existing and needed.w_rec and not has_cpu_kernels(carry):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
@@ -290,7 +284,6 @@ def count_bf16_parts() -> int:
 
 
 def _record(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
-    """The operator under autograd."""
     delays, constants, numbers = (tuple(part) for part in settings[:3])
     link = make_link(t.x) if t.w_in is None else None
     return Outputs(*apply_function(_Alif, delays, constants, numbers, *settings[3:], rows.each,
@@ -311,22 +304,17 @@ def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
         t = t._replace(z=t.x.new_zeros(count_past_steps(settings.delays), *shape),
                        **{name: t.x.new_zeros(shape) for name in ("v", "a", "i", "r")})
     constants = settings.constants
-    if (
-        forward_mode
-        or torch.is_grad_enabled()
-        and (constants.coefficient_gradients
-             or any(value is not None and requires_gradient(value) for value in t))
-    ):
+    if forward_mode or torch.is_grad_enabled() and (constants.coefficient_gradients or any(
+            value is not None and requires_gradient(value) for value in t)):
         constants = constants._replace(outputs=constants.outputs | make_mask("outputs", ["saved"]))
         settings = settings._replace(constants=constants)
         out = _record(t, rows, settings)
-        report("recurrence", t, rows, settings, out)
-        return out
-    rounding = make_mask("outputs", ["saved_bf16"])
-    constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
-    settings = settings._replace(constants=constants)
-    with torch.no_grad():
-        out = _forward(t, rows, settings)
+    else:
+        rounding = make_mask("outputs", ["saved_bf16"])
+        constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
+        settings = settings._replace(constants=constants)
+        with torch.no_grad():
+            out = _forward(t, rows, settings)
     report("recurrence", t, rows, settings, out)
     return out
 
@@ -340,7 +328,7 @@ def call_differentiable(args: Any) -> tuple[Any, ...] | None:
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if args.coefficients.requires_grad else 0
     named = named._replace(coefficient_gradients=every, bf16_parts=count_bf16_parts())
-    w_rec, delay, kernel, mask = (*args.recurrence, None, None, None, None)[:4]
+    w_rec, delay, kernel, mask = (*args.recurrence, *[None] * 4)[:4]
     w_in, bias, x_bits = (*args.projection, None, None, None)[:3]
     w_out, p, b_out = (*args.readout, None, None, None)[:3]
     v, a, i, r, z = args.state or [None] * 5
@@ -348,8 +336,7 @@ def call_differentiable(args: Any) -> tuple[Any, ...] | None:
                 args.lengths, kernel, mask)
     rows = Rows(tuple((0.0, 1, k, 0.0) for k in range(len(COEFFICIENTS))),
                 args.coefficients.unbind())
-    out = _record(t, rows, Settings(args.delays, named, args.numbers,
-                                    tuple(args.options)))
+    out = _record(t, rows, Settings(args.delays, named, args.numbers, tuple(args.options)))
     state = [out.v, out.a, out.i, out.r, out.z]
     traces = [out.trace_v, out.trace_a, out.threshold]
     saved = [out.y, out.bits, out.smooth_z, out.carry]
@@ -370,13 +357,9 @@ def run_recurrence(t: Tensors, rows: Rows, settings: Settings, lengths: Lengths 
     t = t._replace(lengths=lengths.descending)
     if lengths.order is None:
         return _run_in_order(t, rows, settings)
-    inputs = {name: getattr(t, name) for name in _BATCH_IN}
     out = _run_in_order(t._replace(**{
-        name: None if value is None else lengths.sort(value, _BATCH_IN[name])
-        for name, value in inputs.items()
-    }), rows, settings)
-    found = {name: getattr(out, name) for name in _BATCH_OUT}
-    return out._replace(**{  # what was not requested has shape (0,)
-        name: lengths.restore(value, _BATCH_OUT[name]) if value.dim() > 1 else value
-        for name, value in found.items()
-    })
+        name: lengths.sort(getattr(t, name), axis) for name, axis in _BATCH_IN.items()
+        if getattr(t, name) is not None}), rows, settings)
+    return out._replace(**{
+        name: lengths.restore(getattr(out, name), axis) for name, axis in _BATCH_OUT.items()
+        if getattr(out, name).dim() > 1})  # what was not requested has shape (0,)

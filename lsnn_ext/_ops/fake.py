@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .._core.bits import count_words
 from .._core.state import count_past_steps
-from .._core.torch_internals import tree_leaves
+from .._core.torch_internals import find_tensors
 from ..models import COEFFICIENTS
 from .load import _C, Constants, has_bit
-from .neuron_sizes import CHUNK, NeuronSizes, find_sizes
+from .neuron import CHUNK, NeuronSizes, find_sizes
 
 # v, a, i, r of a model
 _MODEL = NeuronSizes(4, 1, len(COEFFICIENTS), len(COEFFICIENTS), False)
@@ -49,13 +49,9 @@ def _forward(args: Any) -> tuple[Any, ...]:
     y = new((T, B, K * N) if save and not c.checkpoint else (0,),
             dtype=torch.bfloat16 if requested("saved_bf16") else None)
     bits = new((T, B, count_words(N)) if save or requested("bits") else (0,), dtype=torch.int32)
-    saved = [
-        y,
-        bits,
-        when(save and is_number, T, B, N),
-        when(save, S * ((T + every - 1) // every), B, N),  # never one row, which torch specializes
-        *([] if k is not None else [new(len(COEFFICIENTS), N)]),
-    ]
+    saved = [y, bits, when(save and is_number, T, B, N),
+             when(save, S * ((T + every - 1) // every), B, N),  # never 1, which torch specializes
+             *([] if k is not None else [new(len(COEFFICIENTS), N)])]
     last = [*(new(B, N) for _ in range(S)), new(count_past_steps(delays), B, N)]
     traces = [when(requested("traces"), T, B, N) for _ in range(S if neuron else 3)]
     return when(requested("spikes"), T, B, N), last, traces, [when(O, T, B, O),
@@ -81,25 +77,20 @@ def _backward(args: Any) -> tuple[Any, ...]:
     def requested(name: str) -> bool:
         return has_bit("gradients", c.gradients, name)
 
+    def of(name: str, tensor: Tensor | None) -> Tensor:
+        return when(tensor is not None and requested(name), () if tensor is None else tensor.shape)
+
     to_inputs = w_in is not None and (requested("w_in") or requested("bias"))
     inputs = K * N if w_in is None else w_in.shape[1]
     return (
         when(requested("x") or cuda, (T, B, inputs)),
-        [when(w_rec is not None and requested("w_rec"), () if w_rec is None else w_rec.shape),
-         when(kernel is not None and requested("delay_kernel"),
-              () if kernel is None else kernel.shape)],
+        [of("w_rec", w_rec), of("delay_kernel", kernel)],
         when(c.coefficient_gradients, (G, N)),
         [*(when(has_state, (B, N)) for _ in range(S if neuron else 3)),
          when(has_state and (requested("z") or cuda), args.state[-1].shape if has_state else ())],
         [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],
-        [when(w_out is not None and requested("w_out"), () if w_out is None else w_out.shape),
-         when(w_out is not None, () if w_out is None else (B, w_out.shape[0])),
-         when(requested("b_out") and b_out is not None, () if b_out is None else b_out.shape)],
-    )
-
-
-def _linear(args: Any) -> Tensor:
-    return args.x.new_empty(args.x.shape[0], args.weight.shape[0])
+        [of("w_out", w_out), when(w_out is not None, () if w_out is None else (B, w_out.shape[0])),
+         of("b_out", b_out)])
 
 
 def _linear_backward(args: Any) -> tuple[Tensor, Tensor]:
@@ -108,28 +99,15 @@ def _linear_backward(args: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(N, x.shape[1]), x.new_empty(N if args.bias else 0)
 
 
-def _spike_bits(args: Any) -> Tensor:
-    R, I = args.x.shape
-    return args.x.new_empty(R, count_words(I), dtype=torch.int32)
-
-
-def _leaky_readout(args: Any) -> tuple[Tensor, Tensor]:
-    return args.x.new_empty(args.x.shape), args.x.new_empty(args.x.shape[1:])
-
-
-def _leaky_readout_backward(args: Any) -> tuple[Tensor, Tensor]:
-    return args.g_p.new_empty(args.g_p.shape), args.g_p.new_empty(args.g_p.shape[1:])
+def _with_last(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of every step as x, and those of the last one."""
+    return x.new_empty(x.shape), x.new_empty(x.shape[1:])
 
 
 def bind_arguments(op: Any, args: Iterable[Any]) -> SimpleNamespace:
     """The arguments of an operator by name; torch leaves out trailing defaults."""
     defaults = {argument.name: argument.default_value for argument in op._schema.arguments}
     return SimpleNamespace(**defaults | dict(zip(defaults, args, strict=False)))
-
-
-def find_tensors(args: Any) -> list[Tensor]:
-    """The tensors among the arguments of an operator, in lists too."""
-    return [one for one in tree_leaves(args) if isinstance(one, Tensor)]
 
 
 def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -164,8 +142,11 @@ def make_kernels() -> dict[str, Callable[..., Any]]:
     """The fake kernels by the name of their operator."""
     found: dict[str, Callable[[Any], Any]] = {
         "alif_forward": _forward, "alif_backward": _backward,
-        "linear_events": _linear, "linear_events_backward": _linear_backward,
-        "spike_bits": _spike_bits,
-        "leaky_readout": _leaky_readout, "leaky_readout_backward": _leaky_readout_backward,
+        "linear_events": lambda args: args.x.new_empty(args.x.shape[0], args.weight.shape[0]),
+        "linear_events_backward": _linear_backward,
+        "spike_bits": lambda args: args.x.new_empty(
+            args.x.shape[0], count_words(args.x.shape[1]), dtype=torch.int32),
+        "leaky_readout": lambda args: _with_last(args.x),
+        "leaky_readout_backward": lambda args: _with_last(args.g_p),
     }
     return {name: _on_one_device(name, kernel) for name, kernel in found.items()}

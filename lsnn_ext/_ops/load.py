@@ -3,7 +3,7 @@ import importlib.util
 import os
 import sys
 from collections import namedtuple
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ContextDecorator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -56,15 +56,17 @@ available = _C is not None
 DEVICES: tuple[str, ...] = ("cpu", "meta")
 # The names of csrc/torch/boundary.h, in order: of numbers in lists that operators take, and of bits
 # in masks.
-_named_tuple: Any = namedtuple  # whose names are known only at import
-Constants = _named_tuple("Constants", () if _C is None else _C.constants)
-Numbers = _named_tuple("Numbers", () if _C is None else _C.numbers)
+def _make_tuple(kind: str, names: Sequence[str]) -> Any:
+    return namedtuple(kind, names, defaults=[0] * len(names))  # type: ignore[misc]
+
+
+Constants = _make_tuple("Constants", () if _C is None else _C.constants)
+Numbers = _make_tuple("Numbers", () if _C is None else _C.numbers)
+# Options that may be forced, see options.py; 0: the library chooses.
+Options = _make_tuple("Options", () if _C is None else _C.options)
 # Elements of a result from which on reused memory is faster.
 MANY = 1 << 18
 _FEW = f"the product has fewer than {MANY:,} elements"
-# Options that may be forced, see options.py; 0: the library chooses.
-_options = () if _C is None else _C.options
-Options: Any = namedtuple("Options", _options, defaults=[0] * len(_options))  # type: ignore[misc]
 _BITS: dict[str, dict[str, int]] = {}
 
 
@@ -80,8 +82,7 @@ def check_tables(compiled: Any) -> None:
         if (found := getattr(compiled, what)()) != expected:
             raise ImportError(
                 f"lsnn_ext._C: expected the {what} of lsnn_ext/models.py, got those of another "
-                f"version: {found}; rebuild it"
-            )
+                f"version: {found}; rebuild it")
 
 
 if _C is not None:
@@ -183,19 +184,13 @@ def why_not_cpu(x: Tensor, weight: Tensor) -> str:
     return "" if x.dtype == weight.dtype else "x and its weights have different dtypes"
 
 
-def can_use_cpu_operators(x: Tensor, weight: Tensor) -> bool:
-    """Whether operators with CPU kernels only may be called with x and weight."""
-    return not why_not_cpu(x, weight)
-
-
 def can_use_cuda_operators(x: Tensor, weight: Tensor) -> bool:
-    """The same for the CUDA kernels of operators in front of and behind the recurrence."""
+    """Whether the CUDA kernels of operators in front of and behind the recurrence take them."""
     return (
         is_compiled_active() and type(x) is Tensor and not torch.compiler.is_compiling()
         and x.device.type in ("cpu", "cuda") and not has_cpu_kernels(x) and not is_batched(x)
         and not is_batched(weight) and not torch.is_autocast_enabled(x.device.type)
-        and x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype
-    )
+        and x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype)
 
 
 def can_fuse_readout(x: Tensor, w_out: Tensor) -> bool:
@@ -231,4 +226,4 @@ def is_memory_reused(x: Tensor, weight: Tensor) -> bool:
 
 def is_gradient_memory_reused(x: Tensor, weight: Tensor) -> bool:
     """The same for the gradient of x."""
-    return can_use_cpu_operators(x, weight) and x.numel() >= MANY
+    return not why_not_cpu(x, weight) and x.numel() >= MANY

@@ -19,8 +19,35 @@ from .autograd import (
     refuse_batch_of_gradients,
 )
 from .load import Constants, Numbers, has_bit, make_mask
-from .neuron_sizes import NeuronSizes, find_sizes
-from .options import forced_options
+
+CHUNK = 16  # steps between two saved states, of csrc/alif.h
+
+
+class NeuronSizes(NamedTuple):
+    """What a neuron has, in numbers."""
+
+    states: int
+    currents: int
+    coefficients: int
+    gradients: int  # coefficients of the caller
+    has_number_spikes: bool  # spikes may be other numbers than 0 and 1
+
+
+_sizes: dict[int, NeuronSizes] = {}  # of neurons with registered kernels, by key
+
+
+def register_sizes(key: int, sizes: NeuronSizes) -> None:
+    """Must run before a call with this key."""
+    _sizes[key] = sizes
+
+
+def find_sizes(key: int) -> NeuronSizes:
+    """The sizes of a neuron. Raises RuntimeError for a key without kernels in this process, such as
+    one in a graph of another process."""
+    if key not in _sizes:
+        raise RuntimeError(f"neuron: expected a key that is registered in this process, got {key}; "
+                           f"call lsnn_ext.functional.recurrent with the neuron once")
+    return _sizes[key]
 
 
 class NeuronCall(NamedTuple):
@@ -29,7 +56,7 @@ class NeuronCall(NamedTuple):
     key: int
     delays: tuple[int, ...]  # distinct, ascending
     constants: tuple[int, ...]  # Constants
-    options: tuple[int, ...]
+    options: tuple[int, ...]  # of forced_options()
 
 
 class NeuronTensors(NamedTuple):
@@ -69,10 +96,9 @@ def make_constants(outputs: Sequence[str], *, checkpoint: int, coefficient_gradi
                    autapses: bool, is_existing: bool) -> tuple[int, ...]:
     """The Constants of a call; those that only models use are 0."""
     return tuple(Constants(
-        dynamics=0, surrogate=0, refractory=0, smooth=0, checkpoint=checkpoint,
-        outputs=make_mask("outputs", outputs), gradients=0,
+        checkpoint=checkpoint, outputs=make_mask("outputs", outputs),
         coefficient_gradients=coefficient_gradients, bf16_parts=count_bf16_parts(),
-        zero_coefficients=0, without_autapses=int(not autapses), existing=int(is_existing)))
+        without_autapses=int(not autapses), existing=int(is_existing)))
 
 
 def _numbers() -> list[float]:
@@ -80,26 +106,22 @@ def _numbers() -> list[float]:
     return list(Numbers(dampening=0.0, k_out=0.0, cutoff=math.inf))
 
 
+def _count_states(call: NeuronCall, t: NeuronTensors) -> int:
+    """The states among the arguments behind NeuronTensors; coefficients follow."""
+    return 0 if t.z is None else find_sizes(call.key).states
+
+
 def _lists(t: NeuronTensors, states: Sequence[Tensor], call: NeuronCall) -> tuple[Any, ...]:
-    """The arguments that both operators share, from the state on."""
     state = [] if t.z is None else [*states, t.z]
     projection = [] if t.w_in is None else [t.w_in, t.bias, t.x_bits]
     return state, t.rows, list_recurrence(t), list(call.delays), projection, []
 
 
-def _split_rest(sizes: NeuronSizes, t: NeuronTensors,
-                rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """States and coefficients."""
-    S = 0 if t.z is None else sizes.states
-    return rest[:S], rest[S:]
-
-
 def _forward(call: NeuronCall, t: NeuronTensors, rest: Sequence[Any]) -> tuple[Tensor, ...]:
     """All results in one tuple: spikes, states, z, traces, saved."""
-    states, _ = _split_rest(find_sizes(call.key), t, rest)
     spikes, state, traces, _, saved = call_interruptible(
-        torch.ops.lsnn.alif_forward, t.x, *_lists(t, states, call), list(call.constants),
-        _numbers(), list(call.options), t.lengths, [], [], call.key)
+        torch.ops.lsnn.alif_forward, t.x, *_lists(t, rest[:_count_states(call, t)], call),
+        list(call.constants), _numbers(), list(call.options), t.lengths, [], [], call.key)
     return spikes, *state, *traces, *saved
 
 
@@ -113,10 +135,10 @@ class _Neuron(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         call, t, rest = _split(inputs)
-        sizes = find_sizes(call.key)
-        states, coefficients = _split_rest(sizes, t, rest)
-        saved = output[2 + 2 * sizes.states :]
-        ctx.call, ctx.n_states = call, len(states)
+        n = _count_states(call, t)
+        states, coefficients = rest[:n], rest[n:]
+        saved = output[2 + 2 * find_sizes(call.key).states :]
+        ctx.call, ctx.n_states = call, n
         ctx.forms = [None if one is None else one.shape for one in coefficients]
         ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
@@ -169,10 +191,8 @@ def _gradients(ctx: Any, saved: Sequence[Any],
     return tuple(one if need else None for one, need in zip(found, needed, strict=True))
 
 
-def run_neuron(
-    call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
-    coefficients: Sequence[Tensor | None], lengths: Lengths | None,
-) -> NeuronOutputs:
+def run_neuron(call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
+               coefficients: Sequence[Tensor | None], lengths: Lengths | None) -> NeuronOutputs:
     """The operator, under autograd if a gradient is required; sequences are in the order of the
     caller.
 
@@ -209,8 +229,3 @@ def run_neuron(
         lengths.restore(spikes, 1), tuple(lengths.restore(one, 0) for one in after),
         lengths.restore(z, 1),
         tuple(lengths.restore(one, 1) if one.dim() > 1 else one for one in traces))
-
-
-def make_neuron_call(key: int, delays: tuple[int, ...], constants: tuple[int, ...]) -> NeuronCall:
-    """A call with the options that are forced now."""
-    return NeuronCall(key, delays, constants, tuple(forced_options()))

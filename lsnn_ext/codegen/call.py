@@ -59,10 +59,9 @@ class Call(NamedTuple):
         return self.x if w_in is None else w_in.new_empty(0, 1, len(w_in))
 
 
-def recurrent(
-    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, options: CallArguments,
-    coefficients: Mapping[str, Coefficient], w_in: Tensor | None, bias: Tensor | None,
-) -> tuple[Any, ...]:
+def recurrent(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
+              options: CallArguments, coefficients: Mapping[str, Coefficient], w_in: Tensor | None,
+              bias: Tensor | None) -> tuple[Any, ...]:
     """functional.recurrent, which explains the arguments."""
     if not isinstance(neuron, Neuron):
         raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
@@ -70,7 +69,7 @@ def recurrent(
     call = _check_call(x, w_rec, neuron, options, coefficients, w_in, bias)
     dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
     out, why = None, ""
-    if call.projection or _can_use_kernels(call.x):
+    if call.projection or not _explain_loop(call.x):
         try:
             out = _run_kernels(neuron, call, options)
         except NoKernelsError as error:
@@ -89,10 +88,9 @@ def recurrent(
     return spikes, state, dict(zip(names, out.traces, strict=True))
 
 
-def _check_call(
-    x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron, options: CallArguments,
-    coefficients: Mapping[str, Coefficient], w_in: Tensor | None, bias: Tensor | None,
-) -> Call:
+def _check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
+                options: CallArguments, coefficients: Mapping[str, Coefficient],
+                w_in: Tensor | None, bias: Tensor | None) -> Call:
     like = _get_like(x, w_in)
     N = _count_neurons(like, w_in)
     dtype = torch.promote_types(like.dtype, torch.float32)
@@ -178,10 +176,9 @@ def _check_coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device
     return found
 
 
-def _project(
-    x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor | None,
-    w_rec: Tensor | None, K: int, N: int, lengths: Lengths | None,
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def _project(x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor | None,
+             w_rec: Tensor | None, K: int, N: int,
+             lengths: Lengths | None) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Returns currents (T, B, N) or (T, B, K, N) of inputs (T, B, I); or, dispatched as
     functional.layer, the inputs and the tensors with which the operator projects them."""
     T, B, I = like.shape
@@ -190,7 +187,7 @@ def _project(
         check_operand("bias", bias, (N,) if K == 1 else (K, N), like, "x")
         bias = bias.flatten()
     keeps_order = lengths is None or lengths.order is None
-    if K == 1 and _can_use_kernels(like) and choose_route(
+    if K == 1 and not _explain_loop(like) and choose_route(
             x, w_in, (w_rec, bias), None, True, keeps_order, False).is_fused:
         if isinstance(x, PackedSpikes):
             return x.carrier, (w_in, bias, x.bits.contiguous())
@@ -219,12 +216,7 @@ def _explain_loop(x: Tensor) -> str:
     return ""
 
 
-def _can_use_kernels(x: Tensor) -> bool:
-    return not _explain_loop(x)
-
-
 def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
-    """Runs the call as one operator."""
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
     w_rec, kernel, sparse_grad = call.w_rec, call.delay_kernel, options.sparse_grad
     if not _ops.has_cpu_kernels(call.x):
@@ -256,7 +248,7 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
                       for row in form.split(one)]
     weight, bias, bits = call.projection or (None, None, None)
     made = _ops.run_neuron(
-        _ops.make_neuron_call(key, call.delays, constants),
+        _ops.NeuronCall(key, call.delays, constants, _ops.forced_options()),
         _ops.NeuronTensors(call.x.flatten(2), w_rec, z, rows, call.delay, None, None,
                            weight, bias, bits, kernel, options.recurrent_mask),
         rows_of_states, tensors, call.lengths)
@@ -278,7 +270,6 @@ def _warn_of_loop(device: torch.device, why: str = "") -> None:
 
 
 def _run_loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:
-    """Runs the call as a loop over time."""
     _, B, K, N = call.x.shape
     z = call.x.new_zeros(count_past_steps(call.delays), B, N)
     states = [z.new_zeros(form.shape(B, N), dtype=form.dtype(z.dtype)) for form in call.parts.forms]

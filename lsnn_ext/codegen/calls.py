@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from .._core.torch_internals import tree_leaves
 
 CPU = torch.device("cpu")
 

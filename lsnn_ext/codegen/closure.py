@@ -125,7 +125,6 @@ class Watch:
         self._note(str(key), partial(held.get, key, _MISSING))
 
     def _follow(self, value: Any) -> None:
-        """Stores the contents of a value."""
         if value is _MISSING or isinstance(value, (*_SCALARS, Tensor)) or id(value) in self._seen:
             return
         self._seen[id(value)] = value

@@ -21,8 +21,7 @@ from . import cache
 HEADERS = Path(__file__).absolute().parent
 FLAGS = (
     "-O3", "-std=c++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-shared",
-    "-fPIC",
-)
+    "-fPIC")
 OLDEST = {"g++": 11, "clang++": 14}  # that have C++20
 COMPILE_SECONDS = 120.0
 VERSION_SECONDS = 30.0
@@ -49,31 +48,20 @@ class Compiler(NamedTuple):
     version: str  # all that --version prints
 
 
-def shared_object(
-    source: str, flags: Sequence[str] | None = None, bits: int | None = None
-) -> Path | None:
-    """Returns the path of a shared object that is compiled from a source, or None.
+def shared_object(source: str, flags: Sequence[str] | None = None,
+                  bits: int | None = None) -> Path | None:
+    """Returns the path of a shared object that is compiled from a source, or None: an interpreter
+    has to run the step, which is slower. Raises ValueError for an invalid LSNN_COMPILE.
 
     The compiler is CXX (with arguments, if any), else the first of g++, c++ and clang++ in PATH
     that has C++20. It runs once for each source, compiler, instruction set and version of the
-    headers; later calls, also of other processes, find the file in the cache folder:
-    LSNN_CACHE_DIR, else $XDG_CACHE_HOME/lsnn_ext, else ~/.cache/lsnn_ext. Only the user may be able
-    to write to that folder; else, and where it cannot be written, a private folder is used until
-    the process ends, with a warning.
-
-    None: an interpreter has to run the step, which is slower. A warning says why, once:
-    no compiler is found, or it fails. With LSNN_COMPILE=0 nothing is compiled, without a warning.
+    headers; later calls, also of other processes, find the file in the folder of cache.get. Without
+    a compiler, or if it fails, a warning says so once; with LSNN_COMPILE=0 there is none.
 
     Args:
         source: C++ that includes headers of this folder.
-        flags: compiler flags of the instruction set; default: those of the kernels in use.
-        bits: of a vector; default: those of the kernels in use.
-
-    Returns:
-        The path, or None.
-
-    Raises:
-        ValueError: LSNN_COMPILE is neither 0 nor 1.
+        flags: compiler flags of the instruction set. Default: those of the kernels in use.
+        bits: of a vector. Default: those of the kernels in use.
     """
     if not is_enabled():
         return None
@@ -119,7 +107,7 @@ def find_compiler() -> Compiler:
     reasons = []
     for command in [named] if named else usual:
         try:
-            return _check_compiler(_split_command(command))
+            return check_compiler(_split_command(command))
         except CompileError as error:
             reasons.append(str(error))
     raise CompileError(f"{reasons[0] if reasons else 'no C++ compiler is found'}. {HINT}")
@@ -143,7 +131,7 @@ def _split_command(command: str) -> tuple[str, ...]:
     return (os.path.abspath(path), *words[1:])
 
 
-def _check_compiler(words: tuple[str, ...]) -> Compiler:
+def check_compiler(words: tuple[str, ...]) -> Compiler:
     """Returns the compiler of a command. Raises CompileError where it cannot be used."""
     answer = query_compiler(words)
     if isinstance(answer, str):

@@ -18,11 +18,11 @@ from .compile import (
     HEADERS,
     CompileError,
     Compiler,
+    check_compiler,
     compile_with,
     find_compiler,
     is_enabled,
     make_key,
-    query_compiler,
 )
 
 # No contraction, as on the CPU: spikes would differ.
@@ -46,8 +46,7 @@ def compile_kernels(source: str, architecture: str) -> Path:
     if not is_enabled():
         raise CompileError("LSNN_COMPILE=0 allows no compiler")
     if architecture == "host":
-        compiler = find_compiler()
-        return _compile_by_command(source, compiler, FLAGS)
+        return _compile_by_command(source, find_compiler(), FLAGS)
     nvrtc = find_nvrtc()
     if nvrtc is None:
         return _compile_by_command(source, _find_nvcc(), (
@@ -68,10 +67,7 @@ def _find_nvcc() -> Compiler:
     path = shutil.which(named)
     if path is None:
         raise CompileError(f"expected NVRTC or nvcc, found neither; {HINT}")
-    found = query_compiler((os.path.abspath(path),))
-    if isinstance(found, str):
-        raise CompileError(found)
-    return found
+    return check_compiler((os.path.abspath(path),))
 
 
 class Nvrtc:
@@ -146,8 +142,7 @@ def find_nvrtc() -> Nvrtc | None:
     if not major:
         return None
     name = f"libnvrtc.so.{major}"
-    wheels = [path for entry in sys.path for path in Path(entry).glob(f"nvidia/*/lib/{name}")]
-    for path in wheels:
+    for path in (path for entry in sys.path for path in Path(entry).glob(f"nvidia/*/lib/{name}")):
         with suppress(OSError, AttributeError):
             return load_nvrtc(path)
     with suppress(OSError, AttributeError):

@@ -70,16 +70,10 @@ def _write_function(program: Program, function: Function) -> list[str]:
 
 
 def generate(program: Program, is_cuda: bool = False) -> str:
-    """Returns the C++ source of a program: a shared object with the symbol lsnn_neuron.
+    """Returns the C++ source of a program: a shared object with the symbol lsnn_neuron, or with
+    is_cuda the kernels for a GPU. Raises ValueError as lower().
 
-    The source includes only rows.h and contains no names from the program.
-
-    Args:
-        program: the step and its adjoint.
-        is_cuda: whether to write kernels for a GPU instead, with cuda_threads.h.
-
-    Raises:
-        ValueError: the program is malformed, or larger than the kernels allow.
+    The source includes only rows.h, or cuda_threads.h, and contains no names from the program.
     """
     lowered = lower(program)
     gradients = len(program.gradients)

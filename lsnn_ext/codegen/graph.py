@@ -5,8 +5,8 @@ import struct
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
+from .._core.torch_internals import without_modes
 from .program import OPERATORS, TRUTHS, Node
 
 COMMUTATIVE = {"add", "mul", "eq", "ne", "and", "or"}
@@ -31,7 +31,7 @@ def round_to_float32(value: float) -> float:
 @functools.cache
 def has_fused_multiply_add() -> bool:
     """Whether the kernels of torch on this CPU fuse multiply and add."""
-    with _disable_current_modes():
+    with without_modes():
         a = torch.linspace(1, 2, 64)
         return bool((torch.addcmul(-a * a, a, a) != 0).any())
 

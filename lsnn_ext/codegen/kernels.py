@@ -64,10 +64,8 @@ def find_key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
 
     x: (T, B, K, N). The kernels are made at the first call, and again where something changed that
     the step reads. A graph of torch.compile keeps its kernels, and refuses to run after that.
-
-    Raises:
-        TypeError: the step reads a tensor that requires a gradient and is no argument.
-        NoKernelsError: x is on a GPU, for which the step was not compiled.
+    Raises TypeError if the step reads a tensor that requires a gradient and is no argument, and
+    NoKernelsError if x is on a GPU, for which the step was not compiled.
     """
     if not torch.compiler.is_compiling():
         with without_autocast(x.device):
@@ -234,7 +232,6 @@ def _is_lasting(error: Exception) -> bool:
 
 
 def _register(program: Program, source: str) -> tuple[int, bool]:
-    """Returns the key of the kernels of a program, and whether they are compiled."""
     from .compile import shared_object, warn_of_interpreter
     from .encode import encode
 
@@ -255,8 +252,6 @@ def _register(program: Program, source: str) -> tuple[int, bool]:
 
 
 def _register_cuda(program: Program, architecture: str) -> int:
-    """Returns the key of the CUDA kernels of a program. Raises CompileError, OSError or
-    RuntimeError."""
     from .cuda import compile_kernels
     from .generate import generate
 
@@ -279,12 +274,8 @@ def _hash_text(text: str) -> int:
 
 def _check(kernel: Kernel, neuron: Neuron, parts: Parts, like: Tensor,
            coefficients: Mapping[str, Coefficient], N: int) -> None:
-    """Compares one step of the kernels with the step itself. A step that looks at the types of its
-    coefficients may be another one while it is traced.
-
-    Raises:
-        StepError: most results differ.
-    """
+    """Raises StepError if most results of a step of the kernels differ from those of the step
+    itself. One that looks at the types of its coefficients may be another while it is traced."""
     from .trace import StepError
 
     random = torch.Generator().manual_seed(0)
@@ -295,8 +286,9 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, like: Tensor,
         states = join_states(list(s.clone()), parts.forms)
         wanted = check_results(neuron.step(*c.clone(), *states, z.clone(), **coefficients))
         rows = kernel.rows(list(coefficients.values()), c)
-        call = _ops.make_neuron_call(kernel.key, (), _ops.make_constants(
-            ["spikes"], checkpoint=0, coefficient_gradients=0, autapses=True, is_existing=False))
+        call = _ops.NeuronCall(kernel.key, (), _ops.make_constants(
+            ["spikes"], checkpoint=0, coefficient_gradients=0, autapses=True, is_existing=False),
+            _ops.forced_options())
         made = _ops.run_neuron(call, _ops.NeuronTensors(
             c.transpose(0, 1).reshape(1, B, K * N), None, z[None], rows, None, None), list(s), [],
             None)

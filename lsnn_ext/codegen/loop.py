@@ -20,21 +20,14 @@ class Result(NamedTuple):
     traces: list[Tensor]  # (T, B, N) of each state; none where they are not wanted
 
 
-def run_loop(
-    step: Step, x: Tensor, synapses: Synapses, states: Sequence[Tensor],
-    z: Tensor, coefficients: Mapping[str, Coefficient], lengths: Lengths | None, trace: bool,
-) -> Result:
-    """Runs the step over a sequence.
+def run_loop(step: Step, x: Tensor, synapses: Synapses, states: Sequence[Tensor], z: Tensor,
+             coefficients: Mapping[str, Coefficient], lengths: Lengths | None,
+             trace: bool) -> Result:
+    """Runs a step over currents x (T, B, K, N), with matrices (N, K * N) of synapses, from states
+    (B, N) or (B, N, K) and z (D, B, N); coefficients: numbers, and tensors in the dtype of x.
 
-    Args:
-        step: as of Neuron.
-        x: (T, B, K, N) currents.
-        synapses: of matrices (N, K * N).
-        states, z: (B, N) or (B, N, K) each and (D, B, N), before the first step.
-        coefficients: numbers, and tensors in the dtype of x.
-        lengths: of sequences that end early: what x has after its end is not read, the state is
-            that of the last step, spikes and traces are 0.
-        trace: whether traces are wanted.
+    lengths: of sequences that end early. What x has after its end is not read, the state is that of
+    the last step, spikes and traces are 0.
     """
     T, B, K, N = x.shape
     states = list(states)
@@ -69,7 +62,6 @@ def run_loop(
 
 
 def _check_step(results: object, states: Sequence[Tensor], z: Tensor) -> list[Tensor]:
-    """Returns the results of one step. Raises TypeError or ValueError for another form."""
     found = check_results(results)
     if len(found) != len(states) + 1:
         raise TypeError(f"step: expected {len(states) + 1} results at each step, got {len(found)}")

@@ -72,12 +72,8 @@ def _find_saved_spikes(program: Program) -> set[int]:
 
 def _extract(program: Program, name: str, results: tuple[int | None, ...], replaced: set[int],
              any_of: tuple[int, ...] | None = None) -> Function:
-    """Returns the function of these results, without the nodes that they do not need.
-
-    Args:
-        replaced: nodes that are z, and are read as an input.
-        any_of: one more result, whether any of these is not 0.
-    """
+    """Returns the function of these results, without the nodes that they do not need. replaced:
+    nodes that are z, and are read as an input; any_of: one more result, whether any is not 0."""
     n_inputs = count_inputs(program)
     place: dict[int, int] = {i: i for i in range(n_inputs - 1)}
     place.update(dict.fromkeys(replaced, n_inputs - 1))
@@ -134,12 +130,8 @@ class Lowered(NamedTuple):
 
 
 def lower(program: Program) -> Lowered:
-    """Returns the functions of a program.
-
-    Raises:
-        ValueError: the program has more states or coefficients than the kernels take, or is
-            malformed.
-    """
+    """Returns the functions of a program. Raises ValueError for one that is malformed, or has more
+    states or coefficients than the kernels take."""
     _check(program)
     spikes = _find_saved_spikes(program)
     d_inputs = (*program.d_currents, *program.d_states, program.d_z)

@@ -270,7 +270,6 @@ mark_constant(_find_parts_for_graph)
 
 
 def _load(module: str, name: str, axes: Mapping[str, int] | None = None) -> Neuron:
-    """Returns the neuron of a function by its name."""
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)

@@ -65,10 +65,9 @@ def check_leaves(state: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
     return leaves
 
 
-def check_neuron_state(
-    state: NeuronState | None, forms: dict[str, Form], B: int, N: int, D: int, dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[list[Tensor], Tensor] | None:
+def check_neuron_state(state: NeuronState | None, forms: dict[str, Form], B: int, N: int, D: int,
+                       dtype: torch.dtype,
+                       device: torch.device) -> tuple[list[Tensor], Tensor] | None:
     """Returns states in the order of their forms, and z (D, B, N); None means zeros. Raises
     TypeError or ValueError that names the part."""
     if state is None:

@@ -45,25 +45,19 @@ class _Joint(NamedTuple):
 def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.dtype,
           coefficients: Mapping[str, Tensor | float],
           forms: Sequence[Form] | None = None) -> Traced:
-    """Returns the program of a step.
+    """Returns the program of a step. Raises StepError, which names the line, for what no program
+    can express.
 
     Args:
         step: step(c_1, ..., c_K, s_1, ..., s_S, z, *, coefficients...) -> (s_1, ..., s_S, z), of
             elementwise operators on tensors (B, N).
-        currents: K.
-        states: S.
+        currents, states: K and S.
         dtype: of currents, states and spikes: torch.float32 or torch.float64.
-        coefficients: Keyword-only arguments of the step: numbers, or tensors of shape () or (N,),
-            or (1, K) or (N, K) with an axis. Values are not read; only their kinds matter. Each
-            floating-point tensor has a gradient, of as many rows as its form has.
+        coefficients: numbers, or tensors (), (N,), or (1, K) or (N, K) with an axis. Values are not
+            read; only their kinds matter. Each floating-point tensor has a gradient, of as many
+            rows as its form has.
         forms: of the states, which the program sees as one state for each row. Default: real, (B,
             N).
-
-    Returns:
-        The program, and a function that computes its coefficients from those of the caller.
-
-    Raises:
-        StepError: The step contains what no program can express. The message names the line.
     """
     if dtype not in (torch.float32, torch.float64):
         raise StepError(f"step: expected float32 or float64, got {dtype}")
@@ -213,7 +207,6 @@ def _check_results(tracer: WideTracer, results: Any, forms: Sequence[Form],
 
 def _find_gradients(tracer: WideTracer, gradient: Tensor | None, form: Form,
                     dtype: torch.dtype, coefficient: str | None = None) -> list[int | None]:
-    """Returns a gradient for each row."""
     if gradient is None:
         return [None] * form.rows()
     return [_find_gradient(tracer, part, dtype, coefficient)
@@ -321,7 +314,7 @@ def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
         return [(x.dim(), x.dtype, *x.shape[1:]) if isinstance(x, Tensor) else None for x in values]
 
     kinds = kinds_of(examples)
-    places = sorted({x for x in flatten_recipes(rows)})
+    places = sorted(set(flatten_recipes(rows)))
 
     def prologue(coefficients: Sequence[Tensor | float], device: torch.device) -> list[Tensor]:
         got = kinds_of(coefficients)

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
+from .._core.torch_internals import find_tensors, without_modes
 from .calls import Place
 from .translate import OPERATIONS
 from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
@@ -53,7 +52,7 @@ class Tracer(Values):
         if factory := self._find_factory(name):
             return self._make(func, factory, args, kwargs)
         args = self._round_numbers(func, name, args)
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        tensors = find_tensors((args, kwargs))
         if not tensors:
             raise self.error("elementwise operators", f"aten.{name}")
         known = [self.value(x) for x in tensors]  # before an operator in place
@@ -106,7 +105,7 @@ class Tracer(Values):
         is_known = name in OPERATIONS or name in COPIES or name == "sum" or name in WRITES
         is_known = is_known or self._find_factory(name) is not None or (
             name in PRODUCTS and self._is_sum(args[0]))
-        tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+        tensors = find_tensors(args)
         are_fixed = tensors and all(isinstance(self.value(x), Fixed) for x in tensors)
         if not is_known and not (are_fixed and torch.Tag.pointwise in func.tags):
             raise self.error("elementwise operators", f"aten.{name}")
@@ -165,7 +164,7 @@ class Tracer(Values):
         is_number = (name not in ("_to_copy", "lift_fresh") and all(x.is_number for x in fixed)
                      and out.dtype == torch.float64 and not out.dim())
         if name in ("lift_fresh", "lift_fresh_copy"):
-            with _disable_current_modes():
+            with without_modes():
                 tensor = args[0].clone()
             is_constant = tensor.numel() == 1
             return self.call(None, (tensor,), is_constant=is_constant)
@@ -183,7 +182,7 @@ class Tracer(Values):
     def _round_numbers(self, func: Any, name: str, args: Any) -> Any:
         """Casts tensors that are Python numbers in the loop as torch casts numbers: they never
         decide the dtype of a result."""
-        tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+        tensors = find_tensors(args)
         numbers = [x for x in tensors
                    if isinstance(known := self.value(x), Fixed) and known.is_number]
         others = [x for x in tensors if not any(x is y for y in numbers)]

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from .._core.torch_internals import DispatchMode, without_modes
 from .calls import CPU, Call, Place, Size, as_tensor, make_key, repeat_calls
 from .graph import Graph
 
@@ -65,7 +65,7 @@ def find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
     return None
 
 
-class Values(TorchDispatchMode):
+class Values(DispatchMode):
     """The values of a step so far, and its current line."""
 
     def __init__(self, graph: Graph, batch: int, neurons: int) -> None:
@@ -161,7 +161,7 @@ class Values(TorchDispatchMode):
     def read_fixed(self, known: Fixed, dtype: torch.dtype, is_mask: bool = False) -> int:
         """Returns the node of a fixed value."""
         if known.is_constant:
-            with _disable_current_modes(), torch.no_grad():
+            with without_modes(), torch.no_grad():
                 number = repeat_calls(self.calls, [known.place], 1, [])[0]
                 number = as_tensor(number).to(dtype).reshape(()).item()
             return self.graph.constant(number)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from .._core.torch_internals import tree_leaves, tree_map
 from .calls import CPU, Place, as_tensor
 from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
@@ -90,7 +90,7 @@ class WideTracer(Tracer):
         found = self.find(tensor)
         return (tensor,) if found is None else found.parts
 
-    def form_of(self, tensor: Tensor) -> Form:
+    def form_of(self, tensor: Any) -> Form:
         found = self.find(tensor)
         return Form() if found is None else found.form
 
@@ -190,7 +190,8 @@ class WideTracer(Tracer):
         except RuntimeError as error:
             raise self.error("operators on (B, N) or (B, N, K)", f"aten.{name}: {error}") from error
         named = bind(func, args, kwargs)
-        if self._base(name) not in FACTORIES and not any(isinstance(x, Tensor) for x in values):
+        factory = self._find_factory(name)
+        if factory is None and not any(isinstance(x, Tensor) for x in values):
             if name != "_conj":  # of a number of Python in the gradient of a product
                 raise self.error("elementwise operators", f"aten.{name} of {args[0]}")
             return self._fill("full", {"fill_value": args[0].conjugate()}, out)
@@ -199,8 +200,8 @@ class WideTracer(Tracer):
             if not is_copy(name):
                 self.shared |= {_key(x) for x in (*wide, *tree_leaves(made))}
             return made
-        if self._base(name) in FACTORIES:
-            return self._fill(self._base(name), named, out)
+        if factory is not None:
+            return self._fill(factory, named, out)
         if any(axes) and out.shape[-1] > MAX_AXIS:
             raise self.error(f"an axis of at most {MAX_AXIS}", f"aten.{name} with a result of "
                              f"shape {tuple(out.shape)}, and x.unsqueeze(-1) for what is (B, N)")
@@ -243,12 +244,7 @@ class WideTracer(Tracer):
         self.wholes.pop(_key(target), None)
         return target
 
-    @staticmethod
-    def _base(name: str) -> str:
-        return name.removeprefix("new_").removesuffix("_like").removesuffix("_strided")
-
     def _makes_wide(self, name: str, args: Any, kwargs: Any) -> bool:
-        """Whether an operator makes a value of several rows."""
         dtype = kwargs.get("dtype")
         if name in MAKES_WIDE or (dtype is not None and dtype.is_complex):
             return True
@@ -262,7 +258,7 @@ class WideTracer(Tracer):
             is_front = tuple(args[1]) == (1, *args[0].shape)
             return len(args[1]) == 3 and args[0].dim() == 2 and not is_front
         sizes = [x for x in args if isinstance(x, list | tuple)]
-        return self._base(name) in FACTORIES and bool(sizes) and len(sizes[0]) == 3
+        return self._find_factory(name) is not None and bool(sizes) and len(sizes[0]) == 3
 
     def part_of(self, func: Any, args: Sequence[Any], kwargs: Any = {}) -> Tensor:  # noqa: B006
         """Traces an operator of real tensors (), (N,) or (B, N)."""
@@ -332,10 +328,10 @@ class WideTracer(Tracer):
         return Pair(value, None)
 
     def _fill(self, factory: str, named: dict[str, Any], out: Tensor) -> Tensor:
-        """Returns a tensor filled with a number."""
         value: Any = FACTORIES[factory]
         value = named.get("fill_value", named.get("s")) if value is None else value
-        axis = out.shape[-1] if out.dim() == 3 or self._has_axis(named.get("self")) else 0
+        has_axis = out.dim() == 3 or self.form_of(named.get("self")).axis > 0
+        axis = out.shape[-1] if has_axis else 0
         form = Form(axis, out.is_complex())
         if axis > MAX_AXIS:
             raise self.error(f"an axis of at most {MAX_AXIS}", f"one of {axis}")
@@ -345,10 +341,6 @@ class WideTracer(Tracer):
         rows = [self.part_of(aten.full.default, (body, number), {"dtype": dtype})
                 for _ in range(axis or 1) for number in numbers]
         return self.finish(out, form, rows)
-
-    def _has_axis(self, value: Any) -> bool:
-        found = self.find(value)
-        return found is not None and found.form.axis > 0
 
 
 def _is_elsewhere(value: Any) -> bool:

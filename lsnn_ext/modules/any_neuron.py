@@ -71,14 +71,13 @@ class Recurrent(ParametrizedModule):
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 
-    def __init__(
-        self, neuron: Neuron, input_size: int, hidden_size: int, *,
-        learn: str | Iterable[str] = (), positive: str | Iterable[str] = (), bias: bool = False,
-        delay: int | Tensor = 0, autapses: bool = True, batch_first: bool = False,
-        checkpoint_every: int | str | None = None, sparse_grad: str = "all",
-        recurrent: bool = True, recurrent_dropout: float = 0.0, dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None, **coefficients: Coefficient,
-    ) -> None:
+    def __init__(self, neuron: Neuron, input_size: int, hidden_size: int, *,
+                 learn: str | Iterable[str] = (), positive: str | Iterable[str] = (),
+                 bias: bool = False, delay: int | Tensor = 0, autapses: bool = True,
+                 batch_first: bool = False, checkpoint_every: int | str | None = None,
+                 sparse_grad: str = "all", recurrent: bool = True, recurrent_dropout: float = 0.0,
+                 dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                 **coefficients: Coefficient) -> None:
         super().__init__()
         if not isinstance(neuron, Neuron):
             raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
@@ -104,7 +103,7 @@ class Recurrent(ParametrizedModule):
         self.learn = tuple(dict.fromkeys((*_check_names("learn", learn, neuron), *self.positive)))
         self._make_coefficients(coefficients, dtype, device)
         self._first_delay, self._distinct = None, ()
-        set_delay(self, delay, device, len(self._currents))  # type: ignore[arg-type]
+        set_delay(self, delay, device, len(self._currents))
         several = (len(self._currents),) if len(self._currents) > 1 else ()
         shapes = {"weight_ih_l0": (*several, hidden_size, input_size)}
         if recurrent:
@@ -146,8 +145,7 @@ class Recurrent(ParametrizedModule):
             if not first.is_meta:
                 of = like.dtype.to_complex() if first.is_complex() else like.dtype
                 values[name] = first.to(of)
-        found = neuron.parts(values, like, N)
-        self._currents, self._states = found.currents, found.states
+        self._currents = neuron.parts(values, like, N).currents
 
     def reset_parameters(self) -> None:
         """Draws weights from N(0, 1) / sqrt(fan in); sets biases to 0, and coefficients and delays
@@ -160,12 +158,10 @@ class Recurrent(ParametrizedModule):
                 fill_parameter(self, "bias_ih_l0", Tensor.zero_)
             for name, first in self._first.items():
                 fill_parameter(self, name, partial(write_constant, name, value=first))
-            reset_delay(self)  # type: ignore[arg-type]
+            reset_delay(self)
 
-    def forward(
-        self, x: Sequence, state: NeuronState | None = None, *,
-        lengths: LengthsArgument | None = None, trace: bool = False,
-    ) -> tuple[Any, ...]:
+    def forward(self, x: Sequence, state: NeuronState | None = None, *,
+                lengths: LengthsArgument | None = None, trace: bool = False) -> tuple[Any, ...]:
         """Runs a whole sequence.
 
         Args:
@@ -189,9 +185,6 @@ class Recurrent(ParametrizedModule):
         if isinstance(x, PackedSequence):
             return self._run_packed(x, state, trace)
         like = x.carrier if isinstance(x, PackedSpikes) else x
-        if isinstance(x, PackedSpikes) and self.batch_first:
-            raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
-                             f"got PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
         form = "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)"
         check_input(like, (3,) if isinstance(x, PackedSpikes) else (2, 3), form, self.input_size,
                     self._dtype())
@@ -263,7 +256,7 @@ class Recurrent(ParametrizedModule):
         coefficients = {name: getattr(self, name) for name in self.neuron.coefficients}
         return functional.recurrent(
             x, w_rec, self.neuron, w_in=weight, bias=bias,
-            delay=read_delay(self), recurrent_mask=mask, state=state, trace=trace,  # type: ignore[arg-type]
+            delay=read_delay(self), recurrent_mask=mask, state=state, trace=trace,
             checkpoint_every=self.checkpoint_every, sparse_grad=self.sparse_grad, lengths=lengths,
             autapses=self.autapses, **coefficients)
 

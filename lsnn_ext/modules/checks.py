@@ -107,16 +107,16 @@ def check_tensor(name: str, value: Any, other: str = "") -> None:
 
 def convert_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -> Any:
     """The inputs of a layer with parameters of this dtype: bool and uint8 spikes are converted to
-    it, or to bits where that is faster.
-
-    Raises TypeError unless x is a tensor, PackedSequence or PackedSpikes, and as
-    PackedSpikes.check.
-    """
+    it, or to bits where that is faster. Raises TypeError or ValueError unless x is a tensor,
+    PackedSequence or valid PackedSpikes, these not with batch_first."""
     if isinstance(x, PackedSequence):
         check_tensor("x.data", x.data)
         return x._replace(data=x.data.to(dtype())) if x.data.dtype in _SPIKES else x
     if isinstance(x, PackedSpikes):
         x.check("x")
+        if batch_first:
+            raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
+                             f"got PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
         return x
     check_tensor("x", x, ", a PackedSequence or PackedSpikes")
     if x.dtype not in _SPIKES:

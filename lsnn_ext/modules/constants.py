@@ -16,8 +16,7 @@ from .._core.state import State
 from .._core.torch_internals import is_forward_mode
 from ..models import find_model
 from .checks import HALF
-from .extra_state import encode_settings, register_loading
-from .layer import Layer
+from .extra_state import before_loading, encode_settings
 from .layer_arguments import CheckedArguments
 from .neuron import (
     DECAYS,
@@ -29,11 +28,41 @@ from .neuron import (
     warn_of_explosion,
     write_constant,
 )
-from .parametrizations import check_start, fill_parameter, find_parametrization, make_forms
+from .parametrizations import (
+    ParametrizedModule,
+    check_start,
+    fill_parameter,
+    find_parametrization,
+    make_forms,
+)
 
 
-class Constants(Layer):
-    """The constants of ALIF and LIF, for each layer and direction."""
+class Constants(ParametrizedModule):
+    """The constants of ALIF and LIF, for each layer and direction; and the types of attributes that
+    Recurrent assigns and the files of this folder share."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    recurrent_dropout: float
+    bidirectional: bool
+    recurrent: bool
+    autapses: bool
+    checkpoint_every: int | str | None
+    saved_dtype: torch.dtype | None
+    sparse_grad: str
+    dynamics: str
+    surrogate: str | None
+    dampening: float | None
+    surrogate_cutoff: float
+    refractory: int
+    delay: int | Tensor
+    _suffixes: list[str]  # one for each layer and direction
+    _first_delay: Tensor | None  # as the layer was made
+    _distinct: tuple[int, ...]  # values of a delay tensor, when it was last read
 
     # prepared layers, delays seen, coefficients
     _caches = ("_prepared", "_seen", "_seen_there", "_coefficients")
@@ -65,14 +94,13 @@ class Constants(Layer):
                 form = forms[name]
                 if form is not None:
                     parametrize.register_parametrization(self, name + suffix, copy.deepcopy(form))
-        register_loading(self)
+        self.register_load_state_dict_pre_hook(before_loading)
 
     def _reset_constants(self, suffix: str) -> None:
         for name, first in self._first.items():
             fill_parameter(self, name + suffix, partial(write_constant, name, value=first))
 
     def _class_name(self) -> str:
-        """The name of the class before parametrizations."""
         return parametrize.type_before_parametrizations(self).__name__
 
     def _get_recurrent_weight(self, suffix: str) -> Tensor | None:
@@ -172,8 +200,8 @@ class Constants(Layer):
         """A no-op: a hook compares it before loading."""
 
 
-def stack_states(leaves: list[State]) -> State:
+def stack_states(states: list[State]) -> State:
     """One State of all layers and directions, stacked in front."""
-    if len(leaves) == 1:
-        return State(*(leaf.unsqueeze(0) for leaf in leaves[0]))
-    return State(*(torch.stack(parts) for parts in zip(*leaves, strict=True)))
+    if len(states) == 1:
+        return states[0].map(lambda leaf: leaf.unsqueeze(0))
+    return State(*map(torch.stack, zip(*states, strict=True)))

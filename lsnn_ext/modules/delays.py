@@ -1,14 +1,15 @@
 """Delays of each synapse in a buffer that may be changed, and their distinct values."""
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .._core.arguments import is_readable
 from ..functional import Delays
-from .layer import Layer
 from .neuron import write_constant
 
 
-def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | None,
+def set_delay(layer: Any, delay: int | Tensor, device: torch.device | str | None,
               currents: int = 1) -> None:
     """Sets the delay of a new layer: an int, or a buffer for integers (N, N), which reset_delay
     fills; with K > 1 currents also (K, N, N)."""
@@ -32,18 +33,17 @@ def set_delay(layer: Layer, delay: int | Tensor, device: torch.device | str | No
     layer.register_load_state_dict_post_hook(_refresh)
 
 
-def _refresh(layer: Layer, _: object) -> None:
+def _refresh(layer: Any, _: object) -> None:
     read_delay(layer)  # torch.compile, which may follow, cannot read numbers
 
 
-def reset_delay(layer: Layer) -> None:
+def reset_delay(layer: Any) -> None:
     """Writes the delays of the constructor."""
     if layer._first_delay is not None:
-        assert isinstance(layer.delay, Tensor)
         write_constant("delay", layer.delay, layer._first_delay)
 
 
-def read_delay(layer: Layer) -> int | Delays:
+def read_delay(layer: Any) -> int | Delays:
     """The current delay as functional.alif takes it.
 
     On the CPU all numbers of the buffer are read and, unless all are equal, compared with the last
@@ -51,26 +51,19 @@ def read_delay(layer: Layer) -> int | Delays:
     synchronize, so the version counter is used; inside torch.compile nothing is compared.
     functional.alif raises an error for delays that are not among the distinct values.
     """
-    delay = layer.delay
+    delay: int | Tensor = layer.delay
     if isinstance(delay, int):
         return delay
     if is_readable(delay):
-        if delay.shape[-2:] == (layer.hidden_size, layer.hidden_size) and delay.dtype in (
-            torch.int64,
-            torch.int32,
-        ):
+        if (delay.shape[-2:] == (layer.hidden_size, layer.hidden_size)
+                and delay.dtype in (torch.int64, torch.int32)):
             low, high = (int(bound) for bound in delay.aminmax())
             if low == high:
                 layer.__dict__["_distinct"] = (low,)
                 return low
         seen, distinct = layer.__dict__.get("_seen", (None, ()))
-        same = (
-            seen is not None
-            and seen.dtype == delay.dtype
-            and seen.shape == delay.shape
-            and torch.equal(seen, delay)
-        )
-        if not same:
+        if (seen is None or seen.dtype != delay.dtype or seen.shape != delay.shape
+                or not torch.equal(seen, delay)):
             distinct = Delays.of(delay).distinct
             layer.__dict__["_seen"] = delay.detach().clone(), distinct
         layer.__dict__["_distinct"] = distinct

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layer import Layer
 from .parametrizations import describe_form, find_list, find_parametrization, parse_form
 
 VERSION = 2  # 1 had no extra state and stored learned constants without parametrization
@@ -48,7 +47,7 @@ def warn_of_differences(kind: str, saved: Mapping[str, Any], layer: Mapping[str,
                       f"same numbers make other spikes", stacklevel=5)
 
 
-def describe_learned(layer: Layer) -> dict[str, list[Any] | None]:
+def describe_learned(layer: Any) -> dict[str, list[Any] | None]:
     """The parametrization of each learned constant in words and numbers; None: one that is not
     ours. Constants that others have parametrized are left out."""
     found = {}
@@ -59,12 +58,12 @@ def describe_learned(layer: Layer) -> dict[str, list[Any] | None]:
     return found
 
 
-def _settings(layer: Layer) -> dict[str, Any]:
+def _settings(layer: Any) -> dict[str, Any]:
     found = {name: getattr(layer, name) for name in _SETTINGS}
     return found | ({"delay": layer.delay} if isinstance(layer.delay, int) else {})
 
 
-def encode_settings(layer: Layer) -> Tensor:
+def encode_settings(layer: Any) -> Tensor:
     """Model, version, settings and parametrizations of a layer."""
     return encode({"dynamics": layer.dynamics, "version": VERSION,
                    "learn": describe_learned(layer)} | _settings(layer))
@@ -88,15 +87,8 @@ def _read(state: Any, kind: str) -> dict[str, Any]:
     return {**found, "learn": forms}
 
 
-def register_loading(layer: Layer) -> None:
-    """Makes load_state_dict compare the extra state first."""
-    layer.register_load_state_dict_pre_hook(_before_loading)
-
-
-def _before_loading(
-    layer: Layer, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool,
-    *_: Any,
-) -> None:
+def before_loading(layer: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook by which load_state_dict compares the extra state first."""
     kind = layer._class_name()
     saved = _read(state_dict.get(prefix + KEY), kind)
     dynamics = saved.get("dynamics", layer.dynamics)

@@ -13,9 +13,9 @@ from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.prepared_layer import (
     PreparedLayer,
     RecurrentWeights,
-    can_be_prepared,
     has_plain_memory,
     is_worth_preparing,
+    why_not_prepared,
 )
 from .._core.recorded_layer import Projection, RecordedLayer, record_step
 from .._core.state import State
@@ -41,12 +41,10 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
     constants = (N, layer.dt, layer.autapses, delay, layer._describe_forms(),
                  *(getattr(layer, name) for name in PASSED_TO_NEURONS))
     parameters, buffers, prepared = layer._find_parameters(), layer._buffers, cache.get(suffix)
-    if (
-        prepared is not None and not rebuild
-        and prepared.is_valid_for(constants, parameters, buffers)
-        and (not recorded or isinstance(prepared, RecordedLayer)
-             and prepared.has_projection(_get_projection(layer, suffix)))
-    ):
+    if (prepared is not None and not rebuild
+            and prepared.is_valid_for(constants, parameters, buffers)
+            and (not recorded or isinstance(prepared, RecordedLayer)
+                 and prepared.has_projection(_get_projection(layer, suffix)))):
         return prepared
     projection = w_in, bias = _get_projection(layer, suffix)
     names = [name + suffix for name in layer._neuron]
@@ -76,7 +74,7 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
             synapses = RecurrentWeights(w_rec.detach(), stored, layer.autapses)
         weight = w_in if stored is None else stored
         neuron = NeuronArguments(**layer._compute_neuron_arguments(suffix, copies))
-        delays = read_delay(layer)  # type: ignore[arg-type]
+        delays = read_delay(layer)
         if not is_worth_preparing(delays, N, weight.dtype):
             return None
         arguments = constants, present, neuron, delays, N, weight.dtype, synapses
@@ -92,21 +90,16 @@ _PreparedCall: TypeAlias = tuple[
     Tensor, State, list[tuple[str, PreparedLayer, Tensor, Tensor | None]], dict[str, PreparedLayer]]
 
 
-def _prepare_call(
-    layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
-) -> _PreparedCall | None:
+def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
+                  state: State | None) -> _PreparedCall | None:
     """The parts of a short call; None if the operators have to run or raise the error."""
     if type(x) is not Tensor:
         return None
     B, N, L = batch[0] if batch else 1, layer.hidden_size, layer.num_layers
     dtype, parameters = x.dtype, layer._parameters
-    if (
-        not can_be_prepared(steps, B, N)
-        or layer.bidirectional
-        or is_dropping(layer)
-        or layer.checkpoint_every is not None
-        or (layer.sparse_grad != "all" and torch.is_grad_enabled())
-    ):
+    if (why_not_prepared(steps, B, N) or layer.bidirectional or is_dropping(layer)
+            or layer.checkpoint_every is not None
+            or layer.sparse_grad != "all" and torch.is_grad_enabled()):
         return None
     if not x.is_cpu or x.shape[-1] != layer.input_size or not x.is_contiguous():
         return None
@@ -145,9 +138,8 @@ def _prepare_call(
     return x, state, layers, cache
 
 
-def run_recorded(
-    layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
-) -> tuple[Tensor, State] | None:
+def run_recorded(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
+                 state: State | None) -> tuple[Tensor, State] | None:
     """Runs one step with gradients; as run_prepared."""
     if layer.saved_dtype not in (None, x.dtype):
         return None
@@ -171,26 +163,14 @@ def run_recorded(
         x, end = record_step(prepared, x, part)
         report("prepared", layer, suffix, x, 1)
         after.append(end)
-    if is_single:
-        return x, after[0]
-    return x, State(*(torch.stack(leaves) for leaves in zip(*after, strict=True)))
+    return x, after[0] if is_single else State(*map(torch.stack, zip(*after, strict=True)))
 
 
-def run_prepared(
-    layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...], state: State | None,
-) -> tuple[Tensor, State] | None:
-    """Runs a short call without gradients.
-
-    Args:
-        layer: an ALIF or LIF.
-        x: (steps, B, I) or (steps * B, I).
-        steps: T.
-        batch: (B,), or () for a state without a batch, with B = 1.
-        state: as of forward.
-
-    Returns:
-        spikes (steps * B, N) and the State; None if the operators have to run or raise the error.
-    """
+def run_prepared(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
+                 state: State | None) -> tuple[Tensor, State] | None:
+    """Runs a short call without gradients, with x (steps, B, I) or (steps * B, I); batch: (B,), or
+    () for a state without a batch, with B = 1. Returns spikes (steps * B, N) and the State; None if
+    the operators have to run or raise the error."""
     ready = _prepare_call(layer, x, steps, batch, state)
     if ready is None:
         return None
@@ -212,20 +192,16 @@ def run_prepared(
         if not prepared.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
             # a parameter or the delays were changed in place
             rebuilt = _find_prepared(layer, suffix, cache, rebuild=True)
-            if (
-                rebuilt is None
-                or rebuilt.D != D
-                or not rebuilt.run(steps, B, current.data_ptr(), first, last, x.data_ptr())
-            ):
+            if rebuilt is None or rebuilt.D != D or not rebuilt.run(
+                    steps, B, current.data_ptr(), first, last, x.data_ptr()):
                 return None
         report("prepared", layer, suffix, x, steps)
     return x, after
 
 
-def run_prepared_sequence(
-    layer: Constants, x: Tensor, state: State | None, p: Tensor | None = None, *,
-    w_out: Tensor | None = None, k_out: float = 0.0, spikes: bool = True, **others: Any,
-) -> Layered | None:
+def run_prepared_sequence(layer: Constants, x: Tensor, state: State | None, p: Tensor | None = None,
+                          *, w_out: Tensor | None = None, k_out: float = 0.0, spikes: bool = True,
+                          **others: Any) -> Layered | None:
     """Runs a short sequence without gradients; x, state and results as of forward, the rest as of
     functional.layer, with p (O,) if x is unbatched. None as run_prepared."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() not in (2, 3) or others:
@@ -238,7 +214,7 @@ def run_prepared_sequence(
     if w_out is not None and not (w_out.dim() == 2 and w_out.shape[1] == N and 0 <= k_out <= 1):
         return None
     if not steps_first.is_contiguous():
-        if not can_be_prepared(T, batch[0] if batch else 1, N):
+        if why_not_prepared(T, batch[0] if batch else 1, N):
             return None
         steps_first = steps_first.contiguous()
     found = run_prepared(layer, steps_first, T, tuple(batch), state)

@@ -168,7 +168,7 @@ class LearnedDelay(nn.Module):
             trace=trace, checkpoint_every=neurons.checkpoint_every,
             saved_dtype=neurons.saved_dtype,
             **neurons._compute_neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})
-        end = State(*(leaf.unsqueeze(0) for leaf in result.state))
+        end = result.state.map(lambda leaf: leaf.unsqueeze(0))
         assert result.spikes is not None
         if result.traces is None:
             return result.spikes, end

@@ -256,8 +256,7 @@ class LSNN(nn.Module):
         neurons, readout = self.neurons, self.readout
         return (
             has_plain_call(neurons, Recurrent) and has_plain_call(readout, LeakyReadout)
-            and not neurons.bidirectional and neurons.batch_first == readout.batch_first
-        )
+            and not neurons.bidirectional and neurons.batch_first == readout.batch_first)
 
     def step(self, x_t: Tensor, state: LSNNState | None = None) -> tuple[Tensor, LSNNState]:
         """Runs one step, for control loops.

@@ -115,7 +115,6 @@ def check_names(kind: str, names: Iterable[str], options: Iterable[str]) -> None
 
 
 def _describe_origin(origin: Origin, names: list[str], defaults: Mapping[str, Any]) -> str:
-    """What the authors of a model use for these arguments, for a message."""
     values = "; ".join(f"{name}: {defaults[name]}" for name in names)
     beyond = f"; beyond that it has {origin.beyond}" if origin.beyond else ""
     return f"{origin.name} has {values}{beyond}"
@@ -207,8 +206,7 @@ def check_units(constants: Mapping[str, Tensor], dt: float) -> None:
             raise ValueError(
                 f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {low:.6g}; "
                 f"both are in one unit, milliseconds by default: for seconds give dt in seconds "
-                f"too; for no memory at all give {DECAYS[name]}=0.0"
-            )
+                f"too; for no memory at all give {DECAYS[name]}=0.0")
         if low < dt:
             warnings.warn(f"{name}: expected at least a step, dt={dt:g}, got {low:.6g}; are both "
                           f"in one unit?", stacklevel=5)

@@ -71,11 +71,8 @@ class _Group(NamedTuple):
 
     def pack(self, padded: Tensor) -> Tensor:
         """(T, B, .) as packed rows of the group."""
-        return (
-            padded.flatten(0, 1)
-            if self.is_even
-            else pack_padded_sequence(padded, self.lengths).data
-        )
+        return (padded.flatten(0, 1) if self.is_even
+                else pack_padded_sequence(padded, self.lengths).data)
 
 
 def _lengths(batch_sizes: Tensor) -> Tensor:
@@ -115,13 +112,8 @@ Run: TypeAlias = Callable[
     [Any, Lengths | None, State | None, Tensor | None, Tensor | None], Layered]
 
 
-def _map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:
-    return State(*(change(leaf) for leaf in state))
-
-
-def _slice_batch(state: State, low: int, high: int) -> State:
-    """The sequences low to high - 1 of a state whose second last axis is the batch."""
-    return State(*(leaf[..., low:high, :] for leaf in state))
+def _map_state(state: State | None, change: Callable[[Tensor], Tensor]) -> State | None:
+    return None if state is None else State(*map(change, state))
 
 
 def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state: State | None,
@@ -136,7 +128,7 @@ def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state
         return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p,
                    masks)
     x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
-    state = None if state is None else _map_state(state, lambda leaf: lengths.sort(leaf, -2))
+    state = _map_state(state, lambda leaf: lengths.sort(leaf, -2))
     p = None if p is None else lengths.sort(p, 0)
     masks = None if masks is None else lengths.sort(masks, -2)
     out = run(x, wrap_descending(lengths.descending), state, p, masks)
@@ -149,7 +141,7 @@ def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state
     traces = None if out.traces is None else Traces(
         *(lengths.restore(value, 1) for value in out.traces))
     packed = None if out.packed is None else pack_spikes(lengths.restore(out.packed.numbers(), 1))
-    end = _map_state(out.state, lambda leaf: lengths.restore(leaf, -2))
+    end = out.state.map(lambda leaf: lengths.restore(leaf, -2))
     return Layered(restore(out.spikes, 1), end, traces, restore(out.readout, 1),
                    restore(out.readout_state, 0), packed)
 
@@ -163,8 +155,7 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: 
     lengths = _lengths(x.batch_sizes)
     if x.sorted_indices is not None:
         order = x.sorted_indices
-        if state is not None:
-            state = _map_state(state, lambda leaf: leaf.index_select(-2, order))
+        state = _map_state(state, lambda leaf: leaf.index_select(-2, order))
         p = None if p is None else p.index_select(0, order)
         masks = None if masks is None else masks.index_select(-2, order)
     groups = _groups(lengths)
@@ -176,12 +167,12 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: 
     outs: list[Layered] = []
     for group, rows in zip(groups, data.split([int(group.lengths.sum()) for group in groups]),
                            strict=True):
-        first, end = group.first, group.end
+        part = slice(group.first, group.end)
         outs.append(run(group.pad(rows),
                         None if group.is_even else wrap_descending(group.lengths),
-                        None if state is None else _slice_batch(state, first, end),
-                        None if p is None else p[first:end],
-                        None if masks is None else masks[..., first:end, :]))
+                        None if state is None else State(*(leaf[..., part, :] for leaf in state)),
+                        None if p is None else p[part],
+                        None if masks is None else masks[..., part, :]))
 
     def pack(values: list[Tensor | None]) -> Tensor | None:
         if values[0] is None:

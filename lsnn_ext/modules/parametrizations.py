@@ -237,16 +237,12 @@ class ParametrizedModule(nn.Module):
 
     _caches: ClassVar[tuple[str, ...]] = ()
 
-    def _plain_state(self) -> dict[str, Any]:
-        """The attributes without caches."""
-        return {name: value for name, value in self.__dict__.items() if name not in self._caches}
-
     def __getstate__(self) -> dict[str, Any]:
-        return self._plain_state()
+        return {name: value for name, value in self.__dict__.items() if name not in self._caches}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         kind = parametrize.type_before_parametrizations(self)
-        return object.__new__, (kind,), self._plain_state()
+        return object.__new__, (kind,), ParametrizedModule.__getstate__(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -64,7 +64,6 @@ _LEARNED = ("tau", "tau_syn")
 
 
 def _parse_learn(learn: Any, initial: Mapping[str, float | None]) -> tuple[str, ...]:
-    """The learned time constants. Raises TypeError or ValueError naming the argument."""
     names = (learn,) if isinstance(learn, str) else learn
     if not isinstance(names, Iterable):
         raise TypeError(f"learn: expected \"tau\", \"tau_syn\" or (), got {learn!r}")
@@ -99,7 +98,6 @@ def _decay(tau: float | Tensor | None, dt: float) -> float | Tensor:
 
 
 def _map_state(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The state of a readout, a tensor or a ReadoutState, with changed tensors."""
     if state is None:
         return None
     return state.map(change) if isinstance(state, ReadoutState) else change(state)

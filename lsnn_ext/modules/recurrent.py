@@ -135,8 +135,7 @@ class Recurrent(Constants):
         w_rec = scale_synapses(self, w_rec, mask)
         options = CallArguments(
             recurrent_mask=mask, state=initial, trace=trace is not False, lengths=lengths,
-            delay=read_delay(self),  # type: ignore[arg-type]
-            autapses=self.autapses or not self.recurrent,
+            delay=read_delay(self), autapses=self.autapses or not self.recurrent,
             **{name: getattr(self, name) for name in PASSED_TO_CALLS})
         neuron = self._cache_neuron_arguments(suffix, like.device)
         out = run_layer(x, weight, w_rec, bias, neuron, options, "x", **readout)
@@ -177,11 +176,11 @@ class Recurrent(Constants):
                              or True}
             for direction in range(directions):
                 index = layer * directions + direction
-                initial = None if state is None else State(*(leaf[index] for leaf in state))
-                outs.append(self._run_direction(x, weights[direction], lengths,
-                                                self._suffixes[index], initial,
-                                                None if masks is None else masks[index],
-                                                trace if last else False, **requested))
+                outs.append(self._run_direction(
+                    x, weights[direction], lengths, self._suffixes[index],
+                    None if state is None else State(*(leaf[index] for leaf in state)),
+                    None if masks is None else masks[index], trace if last else False,
+                    **requested))
                 after.append(outs[-1].state)
             means += [] if found_rates is None else [compute_rates(out, lengths) for out in outs]
             if only_rates:
@@ -288,40 +287,28 @@ class Recurrent(Constants):
         check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
             return self._run_packed(x, state, traced, means, p, **readout)
-        call = self._run_bits if isinstance(x, PackedSpikes) else self._run_dense
-        result: Layered = call(x, state, traced, means, p, lengths, **readout)  # type: ignore[arg-type]
-        return result
-
-    def _run_bits(self, x: PackedSpikes, state: State | None, trace: bool | Tensor,
-                  means: list[Tensor] | None = None, p: Tensor | None = None,
-                  lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
-        """A call with PackedSpikes (T, B, I); readout, p: of functional.layer."""
-        if self.batch_first:
-            raise ValueError(f"x: expected a tensor (B, T, I) of a layer with batch_first=True, "
-                             f"got PackedSpikes, whose shape {tuple(x.shape)} is (T, B, I)")
+        if isinstance(x, Tensor):
+            return self._run_dense(x, state, traced, means, p, lengths, **readout)
         self._check(x.carrier, (3,), "(T, B, I)", state, (x.shape[1],))
-        return self._run_padded(x, state, trace, means, p, lengths, **readout)
+        return self._run_padded(x, state, traced, means, p, lengths, **readout)
 
     def _run_padded(self, x: Tensor | PackedSpikes, state: State | None, trace: bool | Tensor,
                     means: list[Tensor] | None, p: Tensor | None,
                     lengths: LengthsArgument | None, **readout: Any) -> Layered:
         """A call with x (T, B, I), and results of this form."""
-        masks = self._draw_masks(x.shape[1], x.carrier if isinstance(x, PackedSpikes) else x)
+        device = (x.carrier if isinstance(x, PackedSpikes) else x).device
+        masks = draw_masks(self, len(self._suffixes), x.shape[1], device=device)
         return run_padded(x, lengths, state, p, masks, means, partial(
             self._run_layers, trace=trace, found_rates=means, **readout))
 
-    def _draw_masks(self, B: int, x: Tensor) -> Tensor | None:
-        return draw_masks(self, len(self._suffixes), B, device=x.device)
-
     def _run_packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
-                    means: list[Tensor] | None = None, p: Tensor | None = None,
-                    **readout: Any) -> Layered:
+                    means: list[Tensor] | None, p: Tensor | None, **readout: Any) -> Layered:
         """A call with a PackedSequence; results have the rows of x.data."""
         check_tensor("x.data", x.data)
-        self._check(x.data, (2,), "packed rows (sum of lengths, I)", state,
-                    (int(x.batch_sizes[0]),))
+        B = int(x.batch_sizes[0])
+        self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (B,))
         groups: list[Tensor] | None = None if means is None else []
-        masks = self._draw_masks(int(x.batch_sizes[0]), x.data)
+        masks = draw_masks(self, len(self._suffixes), B, device=x.data.device)
         found = run_packed(x, state, p, masks, partial(
             self._run_layers, trace=trace, found_rates=groups, **readout))
         if means is not None and groups is not None:
@@ -330,8 +317,8 @@ class Recurrent(Constants):
         return found
 
     def _run_dense(self, x: Tensor, state: State | None, trace: bool | Tensor,
-                   means: list[Tensor] | None = None, p: Tensor | None = None,
-                   lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
+                   means: list[Tensor] | None, p: Tensor | None, lengths: LengthsArgument | None,
+                   **readout: Any) -> Layered:
         """A call with a tensor of any form, and results of the same form, p too."""
         batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
         batch = (x.shape[0 if first else 1],) if batched else ()
@@ -355,7 +342,7 @@ class Recurrent(Constants):
             return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
 
         if not batched:
-            state = State(*(leaf.squeeze(-2) for leaf in state))
+            state = state.map(lambda leaf: leaf.squeeze(-2))
             p = None if p is None else p.squeeze(0)
         traces = None if traces is None else Traces(*map(restore_form, traces))
         return Layered(None if out is None else restore_form(out), state, traces,
@@ -399,6 +386,5 @@ class Recurrent(Constants):
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         x_t = x_t.reshape(1, batch[0] if batch else 1, self.input_size)
         out, state, *_ = self._run_layers(x_t, None, state)
-        out = unwrap_optional(out)
-        return (out[0], state) if batch else (out[0, 0],
-                                              State(*(leaf.squeeze(-2) for leaf in state)))
+        out = unwrap_optional(out)[0]
+        return (out, state) if batch else (out[0], state.map(lambda leaf: leaf.squeeze(-2)))

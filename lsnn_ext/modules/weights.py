@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from .checks import check_number
-from .layer import Layer
 from .learned_delay import LearnedDelay
 from .neuron import RANGES
 from .parametrizations import Log, Logit
@@ -29,7 +28,7 @@ def find_weights(module: nn.Module) -> list[nn.Parameter]:
              or name == "original0" and type(part[0]).__name__ == "_WeightNorm"}
 
     ours = {path for path, part in module.named_modules()
-            if isinstance(part, Layer | LeakyReadout | LearnedDelay)}
+            if isinstance(part, Recurrent | LeakyReadout | LearnedDelay)}
 
     def is_constant(name: str) -> bool:
         path, _, name = re.sub(r"parametrizations\.(\w+)\.\w+$", r"\1", name).rpartition(".")

@@ -64,10 +64,6 @@ def _describe_layer(layer: Any) -> Description:
     return {**arguments, **layer._first, "learn": describe_learned(layer)}
 
 
-def _describe_lsnn(network: LSNN) -> Description:
-    return {"n_regular": network.n_regular, "n_adaptive": network.n_adaptive}
-
-
 def _describe_readout(readout: LeakyReadout) -> Description:
     learned = {"learn": {name: ["log"] for name in readout.learn},
                "per_neuron": readout.per_neuron} if readout.learn else {}
@@ -87,7 +83,8 @@ def _describe_linear(linear: nn.Linear) -> Description:
 KINDS: dict[str, tuple[type[nn.Module], Callable[[Any], Description]]] = {
     "ALIF": (ALIF, _describe_layer),
     "LIF": (LIF, _describe_layer),
-    "LSNN": (LSNN, _describe_lsnn),
+    "LSNN": (LSNN, lambda network: {"n_regular": network.n_regular,
+                                    "n_adaptive": network.n_adaptive}),
     "LeakyReadout": (LeakyReadout, _describe_readout),
     "Linear": (Linear, _describe_linear),
     "torch.nn.Linear": (nn.Linear, _describe_linear),

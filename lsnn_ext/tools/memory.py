@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from .._core.torch_internals import ObservingMode
-from .passes import tensors_in
+from .._core.torch_internals import ObservingMode, find_tensors
 
 OTHERS = "results and gradients"
 SCRATCH = "scratch memory of the kernels"
@@ -55,7 +54,7 @@ class LiveMemory(ObservingMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in tensors_in(out):
+        for tensor in find_tensors(out):
             if tensor.layout != torch.strided:
                 continue
             key, storage = _key(tensor), tensor.untyped_storage()

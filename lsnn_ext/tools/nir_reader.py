@@ -1,23 +1,38 @@
 """Converts a NIR graph to modules. Each edge is read once; nodes without a module are refused."""
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._core.coefficients import complete_coefficients
+from .._core.options import PASSED_TO_NEURONS, LIFOptions
 from ..models import MODELS, find_defaults
 from ..modules import LIF, LeakyReadout, Linear
 from .description import shorten
 
 OURS = "lsnn_ext"  # the key, in the metadata of a node, of what NIR does not express
+# The options of a layer among that; to_nir refuses other refractory times than 0.
+SETTINGS = (*(name for name in PASSED_TO_NEURONS if name != "refractory"), "autapses")
 _NUMBER = (int, float)
+
+
+def _find_types(hint: Any) -> tuple[type, ...]:
+    kind = (*get_args(hint), hint)[0]  # of a type, or of a type or None
+    return _NUMBER if kind is float else (kind,)
+
+
 _TYPES: dict[str, tuple[type, ...]] = {
-    "dtype": (str,), "dt": _NUMBER, "time_unit": _NUMBER, "dynamics": (str,), "surrogate": (str,),
-    "dampening": _NUMBER, "surrogate_cutoff": _NUMBER, "autapses": (bool,),
+    "dtype": (str,), "dt": _NUMBER, "time_unit": _NUMBER,
+    **{name: _find_types(get_type_hints(LIFOptions)[name]) for name in SETTINGS},
     "width": (*_NUMBER, list)}
+
+
+def encode_setting(name: str, value: Any) -> Any:
+    """A setting, with "" or -1 in place of None, which NIR files do not hold."""
+    return value if value is not None else "" if str in _TYPES[name] else -1.0
 
 
 def has_v_reset(nir: Any) -> bool:
@@ -135,9 +150,9 @@ class Reader:
                              f"{tuple(w_rec.shape)}")
         delay = 0 if delayed is None else self.count_steps(delayed, N)
         tau, theta = self.read(name, "tau", N) / self.second, self.read(name, "v_threshold", N)
-        options = {key: metadata[key]
-                   for key in ("surrogate", "dampening", "surrogate_cutoff", "width")
-                   if metadata.get(key, "") not in ("", -1.0)}
+        options = {key: metadata[key] for key in (*SETTINGS, "width")
+                   if key not in ("dynamics", "autapses")
+                   and metadata.get(key, "") not in ("", -1.0)}
         if "sigma" in find_defaults(dynamics, "LIF"):
             options["sigma"] = 0.0
         v_reset = self.read(name, "v_reset", N) if has_v_reset(self.nir) else torch.zeros(N)

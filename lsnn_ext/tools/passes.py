@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _ops
-from .._core.torch_internals import tree_leaves, tree_map
+from .._core.torch_internals import find_tensors, tree_map
 
 one_at_a_time = threading.Lock()  # the counters and the listener are shared by all threads
 
@@ -20,8 +20,12 @@ class Passes:
     def __init__(self, target: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
         if not callable(target):
             raise TypeError(f"target: expected a module or function, got {type(target).__name__}")
-        self.target, self.inputs = target, _detach(inputs)
-        self.modules = _modules_of(target)
+        self.target = target
+        # without a history, so that several passes can go through them
+        self.inputs = tree_map(lambda one: one.detach().requires_grad_(one.requires_grad)
+                               if isinstance(one, Tensor) else one, inputs)
+        module = getattr(target, "__self__", target)  # target may be one of its methods
+        self.modules = [module] if isinstance(module, nn.Module) else []
         self.cotangents: dict[tuple[int, ...], Tensor] = {}
         self.leaves: list[Tensor] = []  # of the graph of the last result
 
@@ -33,12 +37,12 @@ class Passes:
 
     def tensors(self) -> list[Tensor]:
         """Inputs, parameters and buffers."""
-        return [*tensors_in(self.inputs), *(one for module in self.modules
+        return [*find_tensors(self.inputs), *(one for module in self.modules
                                             for one in (*module.parameters(), *module.buffers()))]
 
     def forward(self) -> Tensor:
         """The first floating-point tensor of the result."""
-        result = next((t for t in tensors_in(self.target(*self.inputs))
+        result = next((t for t in find_tensors(self.target(*self.inputs))
                        if t.is_floating_point()), None)
         if result is None:
             raise TypeError(f"target: expected a module or function that returns a tensor, got "
@@ -64,7 +68,7 @@ class Passes:
 
     def parameter_shapes(self) -> set[tuple[int, ...]]:
         """Of the leaves of the graph that are no inputs."""
-        inputs = {id(one) for one in tensors_in(self.inputs)}
+        inputs = {id(one) for one in find_tensors(self.inputs)}
         return {tuple(one.shape) for one in self.leaves if id(one) not in inputs}
 
     @contextmanager
@@ -101,23 +105,6 @@ def check_compiled(name: str) -> None:
     """Raises RuntimeError if there is no compiled part."""
     if _ops._C is None:
         raise RuntimeError(f"{name}: expected the compiled part, got none ({_ops.load_error})")
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of nested values."""
-    return [one for one in tree_leaves(value) if isinstance(one, Tensor)]
-
-
-def _detach(value: Any) -> Any:
-    """The same without a history, so that several passes can go through it."""
-    return tree_map(lambda one: one.detach().requires_grad_(one.requires_grad)
-                    if isinstance(one, Tensor) else one, value)
-
-
-def _modules_of(target: Any) -> list[nn.Module]:
-    """The module that is called, also by one of its methods."""
-    module = getattr(target, "__self__", target)
-    return [module] if isinstance(module, nn.Module) else []
 
 
 def _leaves_of(out: Tensor) -> list[Tensor]:

@@ -9,9 +9,9 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import _ops
 from .._core.arguments import parse_bytes
 from .._core.decisions import listening
-from .._core.torch_internals import is_compiled_module
+from .._core.torch_internals import find_tensors, is_compiled_module
 from .memory import OTHERS, LiveMemory, Part, available_bytes
-from .passes import Passes, check_compiled, counting, one_at_a_time, tensors_in
+from .passes import Passes, check_compiled, counting, one_at_a_time
 from .plan_calls import Calls
 from .plan_report import MARGIN, LayerPlan, Plan
 
@@ -68,7 +68,7 @@ def plan(target: Callable[..., Any], *inputs: Any, memory: str | None = None,
     if not calls.layers:
         raise ValueError(f"target: expected a module or function that calls lsnn_ext, got "
                          f"{passes.name}, which does not")
-    x_bytes = sum(one.nbytes for one in tensors_in(passes.inputs))
+    x_bytes = sum(one.nbytes for one in find_tensors(passes.inputs))
     is_packed = any(isinstance(one, PackedSequence) for one in inputs)
     return Plan(
         target=passes.name, device=str(out.device), instruction_set=_ops._C.instruction_set(),

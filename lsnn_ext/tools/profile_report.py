@@ -35,15 +35,11 @@ BACKWARD = {
 }
 
 
-def phases_of(
-    threads: int, forward: tuple[float, dict[str, int]], backward: tuple[float, dict[str, int]],
-    products: Sequence[float],
-) -> dict[str, float]:
-    """Seconds by phase.
-
-    forward, backward: seconds of the pass and what the kernels counted. products: seconds of
-    products and readouts outside of the operator, in both passes.
-    """
+def phases_of(threads: int, forward: tuple[float, dict[str, int]],
+              backward: tuple[float, dict[str, int]], products: Sequence[float],
+              ) -> dict[str, float]:
+    """Seconds by phase. forward, backward: seconds of the pass and what the kernels counted;
+    products: seconds of products and readouts outside of the operator, in both passes."""
     (all_f, f), (all_b, b) = forward, backward
     timed = ("events", "sums", "step", "readout", "wait_forward", "forward_tiles")
     seconds = {key: f["ns_" + key] * 1e-9 / threads for key in timed}
@@ -68,8 +64,7 @@ def phases_of(
         b["ns_backward_tiles"] - b["ns_wait_backward"]) * 1e-9 / threads, b["ns_backward"] * 1e-9
     phases["copy"] = max(0.0, busy - sum(phases[key] for key in kernels))
     phases["idle_backward"] = max(
-        0.0, in_operator - phases["sum_tiles"] - phases["pack_backward"] - busy
-    )
+        0.0, in_operator - phases["sum_tiles"] - phases["pack_backward"] - busy)
     phases["products_backward"] = min(products[1], max(0.0, all_b - in_operator))
     phases["outside_backward"] = max(0.0, all_b - sum(phases[key] for key in BACKWARD))
     return phases
@@ -114,9 +109,8 @@ class Profile:
             lines.append(self._line(title, seconds))
             lines += [self._line("  " + name, self.phases[key]) for key, name in names.items()
                       if self.phases[key] >= 0.0005 * self.seconds]
-        active = (
-            "" if self.active is None else f"; {self.active:.2%} have a surrogate that is not zero"
-        )
+        active = ("" if self.active is None
+                  else f"; {self.active:.2%} have a surrogate that is not zero")
         lines.append(f"{self.rate:.2%} of the neurons fire in a step{active}")
         products = {"dense": self.product_steps_dense, "active rows": self.product_steps_active,
                     "sparse": self.product_steps_sparse}

@@ -8,25 +8,22 @@ from typing import Any, NamedTuple, TextIO
 import torch
 
 from .. import _ops
-from .._core.torch_internals import ObservingMode
-from .passes import Passes, check_compiled, counting, one_at_a_time, tensors_in
+from .._core.torch_internals import ObservingMode, find_tensors
+from .passes import Passes, check_compiled, counting, one_at_a_time
 from .profile_report import Profile, phases_of
 
 _PRODUCTS = "mm", "addmm", "bmm", "baddbmm", "linear_events", "leaky_readout"
 
 
 class _Pass(NamedTuple):
-    """What was measured in one repeat."""
-
     forward: float
     backward: float
     in_forward: dict[str, int]
     in_backward: dict[str, int]
 
 
-def profile(
-    target: Callable[..., Any], *inputs: Any, repeats: int = 5, file: TextIO | None = None,
-) -> Profile:
+def profile(target: Callable[..., Any], *inputs: Any, repeats: int = 5,
+            file: TextIO | None = None) -> Profile:
     """Returns where the time of a forward and a backward pass goes, and prints it.
 
     The loss is the first floating-point tensor of the result times fixed random numbers, summed.
@@ -90,7 +87,7 @@ def profile(
             measured = [timed() for _ in range(repeats)]
     median = sorted(measured, key=lambda one: one.forward + one.backward)[(repeats - 1) // 2]
     if not median.in_forward["neuron_steps"]:
-        shape = next((tuple(one.shape) for one in tensors_in(passes.inputs)), ())
+        shape = next((tuple(one.shape) for one in find_tensors(passes.inputs)), ())
         raise ValueError(f"target: expected a call of lsnn_ext with one step and one sequence or "
                          f"more, got none by {passes.name} with inputs of shape {shape}")
     outside = [statistics.median(pair[direction].seconds for pair in timers)
@@ -101,25 +98,22 @@ def profile(
 
 
 def _report(name: str, repeats: int, measured: _Pass, outside: Sequence[float]) -> Profile:
-    counters = {key: n + measured.in_backward[key] for key, n in measured.in_forward.items()}
-    threads, calls = torch.get_num_threads(), counters["forward_calls"]
-    kernels = counters["ns_forward_tiles"] + counters["ns_backward_tiles"]
-    replayed = counters["replayed"]
+    counted = {key: n + measured.in_backward[key] for key, n in measured.in_forward.items()}
+    threads, calls = torch.get_num_threads(), counted["forward_calls"]
+    kernels = counted["ns_forward_tiles"] + counted["ns_backward_tiles"]
+    same = ("neuron_steps", *(f"product_steps_{kind}" for kind in ("dense", "active", "sparse")))
     return Profile(
         target=name, repeats=repeats, threads=threads,
-        lost=max(0.0, 1 - counters["ns_processor"] / max(1, kernels)),
+        lost=max(0.0, 1 - counted["ns_processor"] / max(1, kernels)),
         instruction_set=_ops._C.instruction_set(),
         forward=measured.forward, backward=measured.backward,
         phases=phases_of(threads, (measured.forward, measured.in_forward),
                          (measured.backward, measured.in_backward), outside),
-        rate=counters["spikes"] / max(1, counters["neuron_steps"]),
-        active=counters["active"] / replayed if replayed else None,
-        input_density=counters["input_rows"] / counters["inputs"] if counters["inputs"] else None,
-        product_steps_dense=counters["product_steps_dense"],
-        product_steps_active=counters["product_steps_active"],
-        product_steps_sparse=counters["product_steps_sparse"],
-        calls=calls, batch=counters["items"] / calls, tiles=counters["tiles"] / calls,
-        neuron_steps=counters["neuron_steps"], counters=counters)
+        rate=counted["spikes"] / max(1, counted["neuron_steps"]),
+        active=counted["active"] / counted["replayed"] if counted["replayed"] else None,
+        input_density=counted["input_rows"] / counted["inputs"] if counted["inputs"] else None,
+        calls=calls, batch=counted["items"] / calls, tiles=counted["tiles"] / calls,
+        counters=counted, **{key: counted[key] for key in same})
 
 
 class _Timer(ObservingMode):

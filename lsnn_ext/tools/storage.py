@@ -41,8 +41,6 @@ _ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtime
 
 
 class _Saved(NamedTuple):
-    """The tensors of a file."""
-
     tensors: Mapping[str, Tensor]
     numbers: int  # elements of all of them
 
@@ -172,10 +170,6 @@ def _get_entry(description: Any, name: str, kind: type, where: str) -> Any:
     return value
 
 
-def _get_names(description: dict[str, Any], name: str) -> list[str]:
-    return _check_names(_get_entry(description, name, list, "description"), name)
-
-
 def _check_names(values: Any, name: str) -> list[str]:
     if type(values) is not list or any(type(value) is not str for value in values):
         raise ValueError(f"description.{name}: expected names, got {shorten(values)}")
@@ -303,8 +297,9 @@ def _tie(module: nn.Module, description: dict[str, Any]) -> None:
             owner: dict[str, Any] = part._parameters if key in part._parameters else part._buffers
             owner[key] = one
     named, modules = name_tensors(module), dict(module.named_modules(remove_duplicate=False))
-    trained = set(_get_names(description, "requires_grad"))
-    in_eval = set(_get_names(description, "eval"))
+    trained, in_eval = (
+        set(_check_names(_get_entry(description, key, list, "description"), key))
+        for key in ("requires_grad", "eval"))
     for name in [*(trained - named.keys()), *(in_eval - modules.keys())]:
         raise ValueError(f"{locate(name)}: expected a name of the module, got another")
     for name, value in named.items():

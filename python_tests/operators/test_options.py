@@ -13,7 +13,7 @@ from torch import Tensor
 from cases import Case, build
 from compare import assert_all_same, changed, named, through_exported_file
 from lsnn_ext import LSNN, _ops, functional
-from lsnn_ext._core.prepared_layer import can_be_prepared
+from lsnn_ext._core.prepared_layer import why_not_prepared
 from operator_calls import Calls, call_all_operators, needs_compiled, python_output
 
 pytestmark = needs_compiled
@@ -167,10 +167,10 @@ def test_short_calls_are_forced_as_well() -> None:
         for size in (1, 2):
             found: list[Tensor] = []
             with _ops.forced(team_size=size):
-                assert not can_be_prepared(5, 1, 120)
+                assert why_not_prepared(5, 1, 120)
                 counters = _counted(lambda: found.append(net(x)[0]))  # noqa: B023
             assert torch.equal(found[0], want) and counters["members"] >= counters["tiles"] > 0
-        assert can_be_prepared(5, 1, 120)
+        assert not why_not_prepared(5, 1, 120)
 
 
 def test_contexts_nest_and_end() -> None:
