@@ -13,8 +13,7 @@ from .tools import nir, plot
 from .tools.info import show_config
 from .tools.plan import plan
 from .tools.plan_report import Plan
-from .tools.profile_report import Profile
-from .tools.profiler import profile
+from .tools.profiler import Profile, profile
 from .tools.storage import load, save
 
 __version__ = "0.1.0"

@@ -10,9 +10,9 @@ from ._core.bits import PackedSpikes, pack_spikes
 from ._core.call import Layered, leaky_readout, run_layer, run_neurons
 from ._core.coefficients import Coefficient
 from ._core.lengths import LengthsArgument
-from ._core.linear import linear
 from ._core.options import ALIF_DEFAULTS, AlifOptions, CallArguments, document, split_options
 from ._core.poisson import poisson
+from ._core.route import linear
 from ._core.state import State, Traces
 from ._core.torch_internals import make_savable
 from ._ops import use_reference

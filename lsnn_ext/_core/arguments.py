@@ -228,6 +228,15 @@ def check_operand(name: str, value: Tensor, shape: tuple[int | str, ...], x: Ten
         raise ValueError(f"{name}: expected device {x.device} as {x_name}, got {value.device}")
 
 
+def check_carried(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor,
+                  x_name: str) -> None:
+    """check_operand, and raises TypeError unless value has the dtype of the computation."""
+    check_operand(name, value, shape, x, x_name)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if value.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
+
+
 def _check_recurrence(w_rec: Tensor, N: int, x: Tensor, name: str, currents: int) -> None:
     shape = _find_weight_shape(N, currents)
     by_delay = w_rec.dim() == len(shape) + 1 and w_rec.shape[1:] == shape and w_rec.shape[0] > 0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _ops, reference
 from ..models import COEFFICIENTS
-from .arguments import check_operand
+from .arguments import check_carried, check_operand
 from .bits import PackedSpikes, make_carrier, pack_spikes, pack_unchecked
 from .coefficients import Coefficient
 from .device_checks import check_kernels, warn_if_cpu_only, warn_of_slow_reference
@@ -146,7 +146,7 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
         return run_readout(x, w_out, k, p, lengths)
     each = resolve_lengths(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
-        x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
+        x = each.mask(x)
     product = project_to_outputs(x, w_out)
     decay = k.to(product.dtype)
     # Spikes do not change this membrane: R = 0, no recurrence, no adaptation.
@@ -191,17 +191,13 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
         check_operand("bias", bias, (N,), like, name)
     if w_out is not None:
         check_operand("w_out", w_out, ("O", N), like, name)
-    elif readout_state is not None:
-        raise ValueError("readout_state: expected w_out with it, got None")
-    elif b_out is not None:
-        raise ValueError("b_out: expected w_out with it, got None")
+    for argument, value in (("readout_state", readout_state), ("b_out", b_out)):
+        if w_out is None and value is not None:
+            raise ValueError(f"{argument}: expected w_out with it, got None")
     if w_out is not None and b_out is not None:
         check_operand("b_out", b_out, (w_out.shape[0],), like, name)
     if w_out is not None and readout_state is not None:
-        check_operand("readout_state", readout_state, (B, w_out.shape[0]), like, name)
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        if readout_state.dtype != dtype:
-            raise TypeError(f"readout_state: expected {dtype}, got {readout_state.dtype}")
+        check_carried("readout_state", readout_state, (B, w_out.shape[0]), like, name)
     check_decay("k_out", k_out, w_out, like, name)
     if spikes not in (True, False, "bits"):
         raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
@@ -233,7 +229,7 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
         fused = _Fused(w_in, bias, x_bits)
     else:
         if lengths is not None and isinstance(x, Tensor):  # the projection reads the padding too
-            x = x.masked_fill(lengths.ended(T, x.device), 0.0)
+            x = lengths.mask(x)
         current = _ops.linear(x, w_in, bias, route.projection)
         fused = _Fused()
     reads_numbers = w_out is not None and not route.fused_readout

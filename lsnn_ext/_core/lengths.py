@@ -28,10 +28,11 @@ class Lengths(NamedTuple):
         """The inverse of sort."""
         return value if self.places is None else value.index_select(axis, self.places)
 
-    def ended(self, T: int, device: torch.device) -> Tensor:
-        """A mask (T, B, 1): True after the last step of a sequence."""
-        steps = torch.arange(T, device=device)
-        return (steps[:, None] >= self.each.to(device)).unsqueeze(-1)
+    def mask(self, value: Tensor) -> Tensor:
+        """A value (T, B, N), 0 after the last step of each sequence."""
+        steps = torch.arange(value.shape[0], device=value.device)
+        has_ended = steps[:, None] >= self.each.to(value.device)
+        return value.masked_fill(has_ended.unsqueeze(-1), 0.0)
 
 
 def wrap_descending(each: Tensor) -> Lengths:
@@ -83,7 +84,7 @@ def add_bias(p: Tensor, bias: Tensor, lengths: Lengths | None) -> Tensor:
     """A readout p (T, B, O) plus its bias, 0 after the end of each sequence. Without lengths p may
     have any shape (..., O)."""
     p = p + bias
-    return p if lengths is None else p.masked_fill(lengths.ended(p.shape[0], p.device), 0.0)
+    return p if lengths is None else lengths.mask(p)
 
 
 def mask_readout(p: Tensor, first: Tensor | None, lengths: Lengths) -> tuple[Tensor, Tensor]:
@@ -92,10 +93,8 @@ def mask_readout(p: Tensor, first: Tensor | None, lengths: Lengths) -> tuple[Ten
 
     first (B, O), default zeros, is the value of a sequence without steps.
     """
-    T, B, O = p.shape  # noqa: E741
+    _, B, O = p.shape
     first = p.new_zeros(B, O) if first is None else first
-    each = lengths.each.to(p.device)
-    masked = p.masked_fill(lengths.ended(T, p.device), 0.0)
     every = torch.cat([first.to(p.dtype)[None], p])
-    last = every.gather(0, each[None, :, None].expand(1, B, O))[0]
-    return masked, last
+    last = every.gather(0, lengths.each.to(p.device)[None, :, None].expand(1, B, O))[0]
+    return lengths.mask(p), last

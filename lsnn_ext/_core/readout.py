@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from .. import _ops, reference
-from .arguments import check_operand, is_readable
+from .arguments import check_carried, check_operand, is_readable
 from .coefficients import Coefficient
 from .device_checks import check_kernels, warn_of_slow_reference
 from .lengths import Lengths, LengthsArgument, mask_readout, resolve_lengths
-from .linear import linear
+from .route import linear
 
 
 def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
@@ -19,12 +19,8 @@ def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
     if x.dim() != 3:
         raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
     check_operand("w_out", w_out, ("O", x.shape[2]), x, "x")
-    if p is None:
-        return
-    check_operand("p", p, (x.shape[1], w_out.shape[0]), x, "x")
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if p.dtype != dtype:
-        raise TypeError(f"p: expected {dtype}, got {p.dtype}")
+    if p is not None:
+        check_carried("p", p, (x.shape[1], w_out.shape[0]), x, "x")
 
 
 def project_to_outputs(x: Tensor, w_out: Tensor) -> Tensor:
@@ -59,8 +55,7 @@ def run_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
     """functional.leaky_readout with a number k; the arguments are checked already."""
     each = resolve_lengths(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
-        x = x.masked_fill(each.ended(x.shape[0], x.device), 0.0)
-        return mask_readout(run_readout(x, w_out, k, p)[0], p, each)
+        return mask_readout(run_readout(each.mask(x), w_out, k, p)[0], p, each)
     product = project_to_outputs(x, w_out)
     if not _ops.is_compiled_active():
         warn_of_slow_reference(3)

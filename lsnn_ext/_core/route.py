@@ -1,4 +1,4 @@
-"""Which code computes a call of functional.layer, chosen once."""
+"""Which code computes a call of functional.layer or functional.linear, chosen once."""
 from typing import Literal, NamedTuple
 
 import torch
@@ -116,9 +116,43 @@ def choose_linear(x: Tensor | PackedSpikes,
         why = _ops.why_not_cpu(x.carrier, weight)
         takes = not why or _ops.can_multiply_bits(x.carrier, weight)
         return ("events", _BITS) if takes else ("torch", why)
-    if not _ops.is_gradient_memory_reused(x, weight) and (why := _ops.why_not_reused(x, weight)):
+    why = _ops.why_not_reused(x, weight)
+    if why and (x.numel() < _ops.MANY or _ops.why_not_cpu(x, weight)):
         return "torch", why
     return ("product", _SCARCE) if weight.shape[0] < _ops.SCARCE_OUTPUTS else _choose_product(x)
+
+
+def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns F.linear of a whole sequence, computed in reused memory, and event by event where x
+    is mostly zero.
+
+    Args:
+        x: (..., I), or spikes (T, B, I) as bits: layer(..., spikes="bits").packed. Bits are not
+            unpacked on the CPU, nor on CUDA in float32 from compute capability 8.0 on.
+        weight: (N, I).
+        bias: (N,). Default None.
+
+    Returns:
+        (..., N) of the dtype of x, differentiable to any order. The gradient of bits flows through
+        their carrier.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or device.
+
+    Equivalent to:
+        >>> y = torch.nn.functional.linear(x, weight, bias)
+    """
+    if isinstance(x, PackedSpikes):
+        x.check("x")
+    like = x.carrier if isinstance(x, PackedSpikes) else x
+    for name, value in (("x", like), ("weight", weight), ("bias", bias)):
+        if not isinstance(value, Tensor) and not (name == "bias" and value is None):
+            raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+        if value is not None and value.device != like.device:
+            raise ValueError(f"{name}: expected device {like.device} as x, got {value.device}")
+    chosen, why = choose_linear(x, weight)
+    report("linear", x, weight, chosen, why)
+    return _ops.linear(x, weight, bias, chosen)
 
 
 def pack_sparse_input(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
@@ -134,4 +168,4 @@ def pack_sparse_input(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
 def is_packing_faster(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:
     """Whether a layer with inputs x and weights w_in (N, I) should pass its spikes as bits to the
     next layer."""
-    return _ops.is_memory_reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)
+    return not _ops.why_not_reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)

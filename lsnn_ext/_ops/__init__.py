@@ -14,7 +14,6 @@ from .linear import *  # noqa: F403
 from .load import *  # noqa: F403
 from .load import _C as _C
 from .neuron import *  # noqa: F403
-from .options import *  # noqa: F403
 from .readout import *  # noqa: F403
 
 _DIFFERENTIATED: dict[str, Callable[..., Any]] = {

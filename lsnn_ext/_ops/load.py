@@ -3,8 +3,9 @@ import importlib.util
 import os
 import sys
 from collections import namedtuple
-from collections.abc import Iterable, Sequence
-from contextlib import ContextDecorator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ContextDecorator, contextmanager
+from contextvars import ContextVar
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -219,11 +220,52 @@ def why_not_reused(x: Tensor, weight: Tensor) -> str:
     return "" if x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= MANY else _FEW
 
 
-def is_memory_reused(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product of x (..., I) and weight (N, I) is computed in reused memory."""
-    return not why_not_reused(x, weight)
+# Choices that tests and benchmarks force on the library (csrc/options.h). Users need none.
+# The names of the choices of an option; 0 is "automatic", also for options that are numbers.
+_WORDS: dict[str, tuple[str, ...]] = {}
+if _C is not None:
+    _WORDS = {"product": _C.products, "design": _C.designs, "kernels": _C.kernels}
+_forced: ContextVar[tuple[int, ...]] = ContextVar("lsnn_ext forced", default=())
 
 
-def is_gradient_memory_reused(x: Tensor, weight: Tensor) -> bool:
-    """The same for the gradient of x."""
-    return not why_not_cpu(x, weight) and x.numel() >= MANY
+def forced_options() -> tuple[int, ...]:
+    """The options of a call that starts now; empty: those of the environment.
+
+    Compiled graphs have none, since torch.compile does not trace context variables. Exported
+    programs have zeros, which force nothing: AOTInductor turns an empty list into None.
+    """
+    if torch.compiler.is_exporting():
+        return tuple(Options())
+    return () if torch.compiler.is_compiling() else _forced.get()
+
+
+def _choose(**choices: str | int) -> Any:
+    numbers: dict[str, int] = {}
+    for name, choice in choices.items():
+        if name not in Options._fields:
+            raise TypeError(f"forced: expected some of {', '.join(Options._fields)}, got {name!r}")
+        words = _WORDS.get(name, ("automatic",))
+        if isinstance(choice, str):
+            if choice not in words:
+                raise ValueError(f"{name}: expected {' or '.join(words)}, got {choice!r}")
+            choice = words.index(choice)
+        numbers[name] = choice
+    return Options(*(_forced.get() or _C.default_options()))._replace(**numbers)
+
+
+@contextmanager
+def forced(**choices: str | int) -> Iterator[None]:
+    """Forces choices on calls that start inside, and on their backward passes.
+
+    Other options keep their values; "automatic" overrides the environment. Other threads and
+    compiled graphs are not affected.
+
+    Example:
+        >>> with forced(product="sparse", team_size=2):
+        ...     spikes, _ = functional.alif(current, w_rec, alpha=0.9, theta=0.3)
+    """
+    token = _forced.set(tuple(_choose(**choices)) if choices else _forced.get())
+    try:
+        yield
+    finally:
+        _forced.reset(token)

@@ -19,9 +19,8 @@ from .._core.coefficients import Coefficient
 from .._core.decisions import report
 from .._core.device_checks import warn_if_cpu_only, warn_of_slow_reference
 from .._core.lengths import Lengths, resolve_lengths
-from .._core.linear import linear
 from .._core.options import CallArguments
-from .._core.route import choose_route
+from .._core.route import choose_route, linear
 from .._core.state import count_past_steps
 from .._core.synapses import check_sources, expand_kernel, split_synapses
 from .._core.torch_internals import (
@@ -194,7 +193,7 @@ def _project(x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor 
         bits = _ops.pack_inputs(x)
         return x if bits is None else make_carrier(x, T, B, I), (w_in, bias, bits)
     if lengths is not None and isinstance(x, Tensor):  # the projection reads all steps
-        x = x.masked_fill(lengths.ended(T, x.device), 0.0)
+        x = lengths.mask(x)
     current = linear(x, w_in.flatten(0, -2), bias)
     return current if K == 1 else current.view(T, B, K, N), ()
 

@@ -20,16 +20,12 @@ def _literal(value: float, dtype: torch.dtype) -> str:
     return value.hex() + suffix
 
 
-def _input_names(program: Program) -> list[str]:
-    return [*(f"c{k}" for k in range(program.currents)),
-            *(f"s{s}" for s in range(program.states)), "z_before",
-            *(f"k{c}" for c in range(program.coefficients)),
-            *(f"ds{s}" for s in range(program.states)), "dz", "z"]
-
-
 def _write_function(program: Program, function: Function) -> list[str]:
     """Returns the lines of a function; x: its values."""
-    names = _input_names(program)
+    names = [*(f"c{k}" for k in range(program.currents)),
+             *(f"s{s}" for s in range(program.states)), "z_before",
+             *(f"k{c}" for c in range(program.coefficients)),
+             *(f"ds{s}" for s in range(program.states)), "dz", "z"]
     n_inputs = count_inputs(program)
     read = {a for node in function.nodes for a in node.arguments} | set(function.results)
     lines = [f"const V {names[i]} = x[{i} * vectors];" for i in range(n_inputs) if i in read]

@@ -340,7 +340,7 @@ class LeakyReadout(ParametrizedModule):
             check_decay(name, k, self.weight, x, "x")
         each = resolve_lengths(lengths, T, B, x.device)
         if each is not None:
-            x = x.masked_fill(each.ended(T, x.device), 0.0)
+            x = each.mask(x)
         current = project_to_outputs(x, self.weight)
         if self.bias is not None:
             current = current + self.bias.to(current.dtype)

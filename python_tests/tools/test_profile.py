@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import lsnn_ext
 from layers import First
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _ops, functional
-from lsnn_ext.tools.profile_report import BACKWARD, FORWARD
+from lsnn_ext.tools.profiler import BACKWARD, FORWARD
 
 pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ,
                                 reason="no CPU kernels run here")
