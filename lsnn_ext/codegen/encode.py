@@ -68,7 +68,7 @@ class _Encoder:
 
 def encode(program: Program) -> tuple[list[int], list[float]]:
     """Returns the bytecode of a program and its constants. Raises ValueError for a program that is
-    malformed, or larger than the kernels allow.
+    larger than the interpreter allows.
 
     The code is a header (version, currents, states, coefficients, gradients, flags, carried
     states, number of values), then for each function the number of its instructions and the

@@ -44,8 +44,7 @@ def _write_function(program: Program, function: Function) -> list[str]:
             return names[i]
         if node.operator == "select":
             condition, then, other = node.arguments
-            if nodes[then] == Node("constant", (), 1.0) and nodes[other] == Node(
-                    "constant", (), 0.0):
+            if nodes[then].value == 1 and nodes[other] == Node("constant"):
                 return truth(condition)
         return f"is_true({names[i]})"
 
@@ -67,7 +66,7 @@ def _write_function(program: Program, function: Function) -> list[str]:
 
 def generate(program: Program, is_cuda: bool = False) -> str:
     """Returns the C++ source of a program: a shared object with the symbol lsnn_neuron, or with
-    is_cuda the kernels for a GPU. Raises ValueError as lower().
+    is_cuda the kernels for a GPU.
 
     The source includes only rows.h, or cuda_threads.h, and contains no names from the program.
     """

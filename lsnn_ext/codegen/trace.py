@@ -81,8 +81,7 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
         raise StepError("step: expected the same operators for all sizes (B, N) and in each call, "
                         "got others; the size or a counter enters a value")
     program, recipes, calls = second
-    return Traced(program, _make_prologue(program, recipes, calls, tuple(coefficients.values()),
-                                          neurons))
+    return Traced(program, _make_prologue(program, recipes, calls, neurons))
 
 
 def _are_equal(a: Any, b: Any) -> bool:
@@ -309,18 +308,10 @@ def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[
 
 
 def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
-                   examples: Sequence[Tensor | float], neurons: int | None) -> Prologue:
-    def kinds_of(values: Sequence[Tensor | float]) -> list[Any]:
-        return [(x.dim(), x.dtype, *x.shape[1:]) if isinstance(x, Tensor) else None for x in values]
-
-    kinds = kinds_of(examples)
+                   neurons: int | None) -> Prologue:
     places = sorted(set(flatten_recipes(rows)))
 
     def prologue(coefficients: Sequence[Tensor | float], device: torch.device) -> list[Tensor]:
-        got = kinds_of(coefficients)
-        if got != kinds:
-            raise StepError(f"coefficients: expected the (dimensions, dtype) {kinds} of the trace, "
-                            f"got {got}")
         sizes = {x.shape[0] for x in coefficients if isinstance(x, Tensor) and x.dim()}
         sizes |= set() if neurons is None else {neurons}
         if len(sizes - {1}) > 1:
