@@ -16,11 +16,6 @@ from torch.utils._python_dispatch import _disable_current_modes as without_modes
 from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map as tree_map
 
-# Skips the autograd kernels of operators, whose overhead matters in calls that are not recorded.
-below_autograd = torch._C._AutoDispatchBelowAutograd
-# Whether the current backward pass reaches a node; it may not where inputs are named.
-is_reached = torch._C._will_engine_execute_node
-
 
 def find_tensors(value: Any) -> list[Tensor]:
     """The tensors of nested values."""
@@ -110,6 +105,12 @@ def is_mode_active(functions: bool = True) -> bool:
     return any(not isinstance(one, ObservingMode | DeviceContext) for one in modes)
 
 
+def below_autograd() -> AbstractContextManager[Any]:
+    """Skips the autograd kernels of operators, whose overhead matters in short calls that are not
+    recorded."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
 def current_backward_pass() -> int:
     """The unique number of the backward pass on this thread; negative if there is none."""
     number: int = torch._C._current_graph_task_id()
@@ -123,6 +124,11 @@ def keep_during_pass(value: object) -> None:
         pass
 
     torch.autograd.Variable._execution_engine.queue_callback(owner)
+
+
+def is_reached(node: torch.autograd.graph.Node) -> bool:
+    """Whether the current backward pass reaches a node; it may not where inputs are named."""
+    return torch._C._will_engine_execute_node(node)
 
 
 def is_graph_freed(tensor: Tensor, through: int = 8) -> bool:

@@ -152,13 +152,6 @@ def is_compiled_active() -> bool:
     return available and not is_reference_active()
 
 
-def compiled_models() -> list[dict[str, Any]]:
-    """The compiled table of models, with the field names of models.Model."""
-    if _C is None:
-        raise RuntimeError(f"lsnn_ext: expected the compiled part, got none ({load_error})")
-    return list(_C.dynamics())
-
-
 def has_cpu_kernels(x: Tensor) -> bool:
     """Whether the CPU kernels compute calls with x: on the CPU, unless the CUDA kernels are
     emulated there."""

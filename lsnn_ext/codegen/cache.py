@@ -66,7 +66,8 @@ def get(key: str, make: Callable[[Path], Path]) -> Path:
             f"lsnn_ext: compiled neurons are not kept on disk, each process compiles its own: "
             f"{error}. Set LSNN_CACHE_DIR to a folder that only you can write to")
     if not private or not private.is_dir():
-        private = _private[os.getpid()] = _make_private()
+        private = _private[os.getpid()] = Path(tempfile.mkdtemp(prefix="lsnn_ext-"))
+        atexit.register(_remove_private, private, os.getpid())
     return _find_or_make(private, key, make)
 
 
@@ -137,12 +138,6 @@ def _open_trusted(folder: Path) -> Path:
             raise PermissionError(f"expected a parent without write permission for all users, got "
                                   f"mode {stat.S_IMODE(mode):04o} of {parent}")
     return folder
-
-
-def _make_private() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="lsnn_ext-"))
-    atexit.register(_remove_private, path, os.getpid())
-    return path
 
 
 def _remove_private(path: Path, process: int) -> None:

@@ -97,7 +97,8 @@ def _check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
     parts = neuron.parts(values, like, N)
     K = len(parts.currents)
     options.check()
-    lengths = resolve_lengths(options.lengths, *_get_sizes(like), like.device)
+    T, B = like.shape[:2] if like.dim() > 1 else (0, 0)  # a later check refuses one dimension
+    lengths = resolve_lengths(options.lengths, T, B, like.device)
     projection: tuple[Tensor | None, ...] = ()
     if w_in is None:
         if bias is not None:
@@ -109,7 +110,6 @@ def _check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
         check_sequence("x", like, None, N)
         current, projection = _project(x, like, w_in, bias, w_rec, K, N, lengths)
         check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
-    T, B = _get_sizes(current)
     kernel = options.delay_kernel
     check_sources(kernel, options.recurrent_mask, w_rec, like, "x", B, N, K)
     delay, delays = resolve_delays(options.delay, w_rec, N, like.device, K, kernel)
@@ -121,11 +121,6 @@ def _check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
     return Call(current, None if w_rec is None else w_rec.to(dtype), delay,
                 None if kernel is None else kernel.to(dtype), tuple(delays), parts, values, state,
                 lengths, projection)
-
-
-def _get_sizes(x: Tensor) -> tuple[int, int]:
-    """Returns T and B; (0, 0) for x of another shape, which a later check refuses."""
-    return (x.shape[0], x.shape[1]) if x.dim() > 1 else (0, 0)
 
 
 def _get_like(x: Any, w_in: Tensor | None) -> Tensor:

@@ -144,14 +144,9 @@ def find_nvrtc() -> Nvrtc | None:
     name = f"libnvrtc.so.{major}"
     for path in (path for entry in sys.path for path in Path(entry).glob(f"nvidia/*/lib/{name}")):
         with suppress(OSError, AttributeError):
-            return load_nvrtc(path)
+            for builtins in path.parent.glob("libnvrtc-builtins.so.*"):  # looked up by name only
+                ctypes.CDLL(str(builtins))
+            return Nvrtc(ctypes.CDLL(str(path)), str(path))
     with suppress(OSError, AttributeError):
         return Nvrtc(ctypes.CDLL(name), name)
     return None
-
-
-def load_nvrtc(path: Path) -> Nvrtc:
-    """Returns NVRTC of a wheel. Raises OSError or AttributeError for another file."""
-    for builtins in path.parent.glob("libnvrtc-builtins.so.*"):  # which it looks up by name only
-        ctypes.CDLL(str(builtins))
-    return Nvrtc(ctypes.CDLL(str(path)), str(path))

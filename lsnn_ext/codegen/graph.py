@@ -1,6 +1,7 @@
 """Builds a program node by node: shares equal nodes, folds constants, and analyses whether z is a
 spike, and where dL/dz has no effect."""
 import functools
+import operator
 import struct
 from collections.abc import Callable, Sequence
 
@@ -12,12 +13,8 @@ from .program import OPERATORS, TRUTHS, Node
 COMMUTATIVE = {"add", "mul", "eq", "ne", "and", "or"}
 # Operators whose result is one of the arguments, up to the sign: they never round.
 EXACT = {"neg", "abs", "sign", "maximum", "minimum", "float32", *TRUTHS}
-_FOLDED: dict[str, Callable[..., float]] = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-    "neg": lambda a: -a, "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b,
-    "lt": lambda a, b: a < b, "le": lambda a, b: a <= b, "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-}
+_FOLDED: dict[str, Callable[..., float]] = {name: getattr(operator, name) for name in (
+    "add", "sub", "mul", "neg", "gt", "ge", "lt", "le", "eq", "ne")}
 
 
 def round_to_float32(value: float) -> float:

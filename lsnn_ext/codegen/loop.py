@@ -41,15 +41,20 @@ def run_loop(step: Step, x: Tensor, synapses: Synapses, states: Sequence[Tensor]
             if isinstance(recurrent, Tensor):
                 now = now + recurrent.view(B, K, N)
             # a step may write to its arguments
-            inputs = [one.clone() for one in (*now.unbind(1), *states, z[0])]
-            after = _check_step(step(*inputs, **coefficients), states, z[0])
+            before = *states, z[0]
+            inputs = [one.clone() for one in (*now.unbind(1), *before)]
+            found = check_results(step(*inputs, **coefficients))
+            if len(found) != len(before):
+                raise TypeError(f"step: expected {len(before)} results at each step, got "
+                                f"{len(found)}")
+            after = [_cast(one, like) for one, like in zip(found, before, strict=True)]
             shown = after
             if runs is not None:
                 masks = [runs.view(B, *[1] * (one.dim() - 1)) for one in after]
                 shown = [torch.where(mask, one, 0.0)
                          for mask, one in zip(masks, after, strict=True)]
-                after = [torch.where(mask, new, old) for mask, new, old in zip(
-                    masks, after, (*states, z[0]), strict=True)]
+                after = [torch.where(mask, new, old)
+                         for mask, new, old in zip(masks, after, before, strict=True)]
             pushed = torch.cat([after[-1][None], z[:-1]])
             z = pushed if runs is None else torch.where(runs, pushed, z)
             states = after[:-1]
@@ -59,13 +64,6 @@ def run_loop(step: Step, x: Tensor, synapses: Synapses, states: Sequence[Tensor]
         return Result(x[:, :, 0], states, z, nothing)
     *traces, spikes = (torch.stack(values) for values in zip(*steps, strict=True))
     return Result(spikes, states, z, traces)
-
-
-def _check_step(results: object, states: Sequence[Tensor], z: Tensor) -> list[Tensor]:
-    found = check_results(results)
-    if len(found) != len(states) + 1:
-        raise TypeError(f"step: expected {len(states) + 1} results at each step, got {len(found)}")
-    return [_cast(one, like) for one, like in zip(found, (*states, z), strict=True)]
 
 
 def _cast(one: Tensor, like: Tensor) -> Tensor:

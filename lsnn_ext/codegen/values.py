@@ -48,11 +48,6 @@ class Row(NamedTuple):
     is_sum: bool = False
 
 
-def describe_line(file: str, line: int) -> str:
-    source = linecache.getline(file, line).strip()
-    return f"in {os.path.basename(file)} line {line}" + (f" (`{source}`)" if source else "")
-
-
 def find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
     """Returns the line of the step, or of the backward of a Function: the outermost frame inside
     of Values.run."""
@@ -60,8 +55,11 @@ def find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
     for frame, line in frames:
         if frame.f_code is Values.run.__code__:
             return found
-        if not frame.f_code.co_filename.startswith(NOT_OF_STEPS):
-            found = describe_line(frame.f_code.co_filename, line)
+        file = frame.f_code.co_filename
+        if not file.startswith(NOT_OF_STEPS):
+            source = linecache.getline(file, line).strip()
+            found = f"in {os.path.basename(file)} line {line}"
+            found = f"{found} (`{source}`)" if source else found
     return None
 
 

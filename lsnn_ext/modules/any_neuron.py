@@ -25,7 +25,7 @@ from .checks import (
 )
 from .delays import read_delay, reset_delay, set_delay
 from .extra_state import KEY, decode, encode, warn_of_differences
-from .neuron import check_flag, check_whole_number, format_value, write_constant
+from .neuron import check_flags, check_whole_number, format_value, read_names, write_constant
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 from .recurrent_dropout import check_dropout, drop_synapses, refuse_steps
 
@@ -84,9 +84,7 @@ class Recurrent(ParametrizedModule):
                             f"lsnn_ext.Neuron(step) makes one")
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             check_whole_number(name, size, 1)
-        for name, value in (("bias", bias), ("autapses", autapses), ("batch_first", batch_first),
-                            ("recurrent", recurrent)):
-            check_flag(name, value)
+        check_flags(bias=bias, autapses=autapses, batch_first=batch_first, recurrent=recurrent)
         check_sparse_grad(sparse_grad)
         check_dropout(recurrent_dropout, recurrent)
         if not recurrent and (isinstance(delay, Tensor) or delay):
@@ -320,10 +318,8 @@ def _before_loading(layer: Recurrent, state_dict: dict[str, Any], prefix: str, *
 
 
 def _check_names(argument: str, value: Any, neuron: Neuron) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, Iterable):
-        raise TypeError(f"{argument}: expected names of coefficients, got {value!r}")
-    for name in (names := tuple(names)):
+    names = tuple(read_names(argument, value, "names of coefficients"))
+    for name in names:
         if name not in neuron.coefficients:
             expected = ", ".join(neuron.coefficients) or "none"
             raise ValueError(f"{argument}: expected coefficients of {neuron!r}, which are "

@@ -13,12 +13,13 @@ from ..models import check_sparse_grad, check_surrogate, find_model
 from .neuron import (
     RANGES,
     Kind,
-    check_flag,
+    check_flags,
     check_names,
     check_positive,
     check_whole_number,
     complete_constants,
     count_steps,
+    read_names,
 )
 from .recurrent_dropout import check_dropout
 
@@ -47,14 +48,12 @@ class CheckedArguments(NamedTuple):
     def select_per_neuron(self, learned: Iterable[str]) -> tuple[str, ...]:
         """The learned constants with one number per neuron. Raises TypeError or ValueError
         naming per_neuron."""
-        learned, names = tuple(learned), self.options.per_neuron
-        if isinstance(names, bool):
-            return learned if names else ()
-        names = (names,) if isinstance(names, str) else names
-        if not isinstance(names, Iterable):
-            raise TypeError(f"per_neuron: expected True, False or names among those of learn, got "
-                            f"{names!r}")
-        for name in (names := tuple(names)):
+        learned, per_neuron = tuple(learned), self.options.per_neuron
+        if isinstance(per_neuron, bool):
+            return learned if per_neuron else ()
+        names = tuple(read_names("per_neuron", per_neuron,
+                                 "True, False or names among those of learn"))
+        for name in names:
             if name not in learned:
                 raise ValueError(f"per_neuron: expected names among those of learn, "
                                  f"{', '.join(learned) or 'none'}, got {name!r}")
@@ -66,7 +65,7 @@ def check_arguments(kind: Kind, options: Mapping[str, Any]) -> CheckedArguments:
     ValueError naming the argument."""
     check_names(kind, options, OPTIONS[kind].__annotations__)
     arguments = LayerArguments(**options)
-    check_flag("recurrent", arguments.recurrent)
+    check_flags(recurrent=arguments.recurrent)
     check_positive("dt", arguments.dt)
     dt = float(arguments.dt)  # a NumPy number computes in its own precision
     delay = count_steps("delay", arguments.delay, dt)
@@ -92,9 +91,8 @@ def check_arguments(kind: Kind, options: Mapping[str, Any]) -> CheckedArguments:
     check_dropout(arguments.recurrent_dropout, arguments.recurrent)
     check_whole_number("num_layers", arguments.num_layers, 1)
     check_whole_number("refractory", refractory, 0)
-    for name, value in (("bias", arguments.bias), ("batch_first", arguments.batch_first),
-                        ("bidirectional", arguments.bidirectional), ("autapses", autapses)):
-        check_flag(name, value)
+    check_flags(bias=arguments.bias, batch_first=arguments.batch_first,
+                bidirectional=arguments.bidirectional, autapses=autapses)
     if isinstance(arguments.dropout, bool) or not 0 <= arguments.dropout <= 1:
         raise ValueError(f"dropout: expected a probability from 0 to 1, got {arguments.dropout}")
     if arguments.dropout > 0 and arguments.num_layers == 1:

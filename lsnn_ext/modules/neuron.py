@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._core.arguments import is_readable
 from .._core.coefficients import Coefficient
-from ..models import Origin, Rate, find_defaults, find_model
+from ..models import Rate, find_defaults, find_model
 
 Kind: TypeAlias = Literal["ALIF", "LIF", "LSNN"]
 
@@ -94,10 +94,19 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a number > 0, got {value}")
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Raises TypeError unless value is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {value!r}")
+def check_flags(**values: Any) -> None:
+    """Raises TypeError unless all are True or False."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
+def read_names(argument: str, value: Any, expected: str) -> dict[str, Any]:
+    """A name, names, or a mapping from names, as a dict. Raises TypeError for anything else."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{argument}: expected {expected}, got {value!r}")
+    return dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
 
 
 def check_names(kind: str, names: Iterable[str], options: Iterable[str]) -> None:
@@ -112,12 +121,6 @@ def check_names(kind: str, names: Iterable[str], options: Iterable[str]) -> None
         if name == "beta":
             hint = f"; a {kind} does not adapt, and beta of snnTorch, the decay, is alpha"
         raise TypeError(f"{name}: expected a keyword argument of {kind}, got an unknown name{hint}")
-
-
-def _describe_origin(origin: Origin, names: list[str], defaults: Mapping[str, Any]) -> str:
-    values = "; ".join(f"{name}: {defaults[name]}" for name in names)
-    beyond = f"; beyond that it has {origin.beyond}" if origin.beyond else ""
-    return f"{origin.name} has {values}{beyond}"
 
 
 def complete_constants(kind: Kind, dynamics: str, options: dict[str, Any],
@@ -142,10 +145,11 @@ def complete_constants(kind: Kind, dynamics: str, options: dict[str, Any],
     if missing:
         pairs = {name: f"{tau} or {decay}" for tau, decay in DECAYS.items()
                  for name in (tau, decay)}
-        names = [pairs.get(name, name) for name in missing]
-        raise TypeError(f"{', '.join(names)}: expected a value with dynamics={dynamics!r}, which "
-                        f"has no default, got None; "
-                        f"{_describe_origin(origin, missing, defaults)}")
+        names = ", ".join(pairs.get(name, name) for name in missing)
+        values = "; ".join(f"{name}: {defaults[name]}" for name in missing)
+        beyond = f"; beyond that it has {origin.beyond}" if origin.beyond else ""
+        raise TypeError(f"{names}: expected a value with dynamics={dynamics!r}, which has no "
+                        f"default, got None; {origin.name} has {values}{beyond}")
     return {name: value.decay(dt) if isinstance(value, Rate) else value
             for name, value in constants.items() if value is not None}
 

@@ -34,13 +34,6 @@ def select_neurons(record: Record | None, N: int, device: torch.device) -> Tenso
     return torch.tensor([n % N for n in record], dtype=torch.int64, device=device)
 
 
-def select_traces(traces: Traces | None, neurons: Tensor | bool) -> Traces | None:
-    """The traces of these neurons; of all for True."""
-    if traces is None or isinstance(neurons, bool):
-        return traces
-    return Traces(*(trace.index_select(-1, neurons) for trace in traces))
-
-
 class _Counts(torch.autograd.Function):
     """Bits of spikes and their carrier (T, B, N) -> the number of spikes of each neuron (B, N)."""
 

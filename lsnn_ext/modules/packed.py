@@ -75,11 +75,6 @@ class _Group(NamedTuple):
                 else pack_padded_sequence(padded, self.lengths).data)
 
 
-def _lengths(batch_sizes: Tensor) -> Tensor:
-    """(B,) steps of the sequences of a PackedSequence, in its order."""
-    return (batch_sizes[:, None] > torch.arange(int(batch_sizes[0]), device="cpu")).sum(0)
-
-
 def _groups(lengths: Tensor) -> list[_Group]:
     """Splits the batch into groups, so memory and time are proportional to the sum of lengths."""
     found: list[_Group] = []
@@ -152,7 +147,8 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: 
 
     The results have the rows of x.data; states are in the original order of the sequences.
     """
-    lengths = _lengths(x.batch_sizes)
+    # (B,) in the order of x
+    lengths = (x.batch_sizes[:, None] > torch.arange(int(x.batch_sizes[0]), device="cpu")).sum(0)
     if x.sorted_indices is not None:
         order = x.sorted_indices
         state = _map_state(state, lambda leaf: leaf.index_select(-2, order))

@@ -2,7 +2,7 @@
 leaves their range; and a base class of modules that have some."""
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..models import find_model
-from .neuron import RANGES, Kind
+from .neuron import RANGES, Kind, read_names
 
 
 class Log(nn.Module):
@@ -78,11 +78,7 @@ class Clamp(nn.Module):
 _DEFAULTS = {"tau_mem": "log", "tau_adapt": "log", "threshold": "log", "width": "log",
          "alpha": "logit", "rho": "logit", "sigma": "logit"}
 _WORDS = ("log", "logit", "clamp", "plain")
-
-
-def _expected(names: Iterable[str]) -> str:
-    return (f"some of {', '.join(names)}, as in learn=(\"tau_mem\",), or a dict from them to "
-            f"\"log\", \"logit\", \"clamp\", \"plain\" or a parametrization")
+_SIMPLE: dict[str, Any] = {"plain": type(None), "log": Log, "logit": Logit}
 
 
 def make_forms(learn: Any, names: Iterable[str], kind: Kind, dynamics: str,
@@ -92,16 +88,12 @@ def make_forms(learn: Any, names: Iterable[str], kind: Kind, dynamics: str,
     names: constants that may learn. Raises TypeError or ValueError naming learn.
     """
     names = tuple(names)
-    learn = (learn,) if isinstance(learn, str) else learn
-    if not isinstance(learn, Iterable):
-        raise TypeError(f"learn: expected {_expected(names)}, got {learn!r}")
-    forms: dict[str, Any] = dict(learn) if isinstance(learn, Mapping) else {
-        name: None for name in learn}
+    expected = (f"some of {', '.join(names)}, as in learn=(\"tau_mem\",), or a dict from them to "
+                f"\"log\", \"logit\", \"clamp\", \"plain\" or a parametrization")
     found: dict[str, nn.Module | None] = {}
-    for name, form in forms.items():
+    for name, form in read_names("learn", learn, expected).items():
         if name not in names:
-            raise ValueError(f"learn: expected {_expected(names)}, got {name!r}"
-                             f"{_hint(name, kind)}")
+            raise ValueError(f"learn: expected {expected}, got {name!r}{_hint(name, kind)}")
         found[name] = _make_form(name, form, dynamics, dt)
     return found
 
@@ -160,20 +152,16 @@ def check_start(name: str, form: nn.Module | None, start: Tensor) -> None:
 
 def describe_form(form: nn.Module | None) -> list[Any] | None:
     """A parametrization as JSON; None for a class that is not in this file."""
-    if form is None:
-        return ["plain"]
     if type(form) is Clamp:
         return ["clamp", form.low, form.high]
-    return ["log"] if type(form) is Log else ["logit"] if type(form) is Logit else None
+    return next(([word] for word, kind in _SIMPLE.items() if type(form) is kind), None)
 
 
 def parse_form(words: Any) -> nn.Module | None:
     """The parametrization of this JSON. Raises ValueError if it is invalid."""
-    simple: dict[str, Any] = {"plain": lambda: None, "log": Log, "logit": Logit}
     match words:
-        case [str(word)] if word in simple:
-            form: nn.Module | None = simple[word]()
-            return form
+        case [str(word)] if word in _SIMPLE:
+            return _SIMPLE[word]()
         case ["clamp", float() | int() as low, float() | int() as high] if low < high:
             return Clamp(low, high)
     raise ValueError(f"learn: expected a form like [\"log\"] or [\"clamp\", low, high], got "

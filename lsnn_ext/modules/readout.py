@@ -1,6 +1,6 @@
 """The leaky readout: weighted sums of filtered spikes."""
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
@@ -21,7 +21,14 @@ from .._core.torch_internals import has_hooks, make_savable
 from ..codegen.neuron import Neuron
 from ..functional import NeuronState
 from .checks import check_lengths, check_tensor, hint_batch_first
-from .neuron import SHORTEST, check_flag, check_positive, check_whole_number, format_value
+from .neuron import (
+    SHORTEST,
+    check_flags,
+    check_positive,
+    check_whole_number,
+    format_value,
+    read_names,
+)
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 
@@ -64,10 +71,7 @@ _LEARNED = ("tau", "tau_syn")
 
 
 def _parse_learn(learn: Any, initial: Mapping[str, float | None]) -> tuple[str, ...]:
-    names = (learn,) if isinstance(learn, str) else learn
-    if not isinstance(names, Iterable):
-        raise TypeError(f"learn: expected \"tau\", \"tau_syn\" or (), got {learn!r}")
-    forms = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
+    forms = read_names("learn", learn, "\"tau\", \"tau_syn\" or ()")
     for name, form in forms.items():
         if name not in _LEARNED:
             raise ValueError(f"learn: expected \"tau\", \"tau_syn\" or (), got {name!r}")
@@ -207,9 +211,7 @@ class LeakyReadout(ParametrizedModule):
         is_zero = isinstance(tau_syn, Real) and type(tau_syn) is not bool and tau_syn == 0
         if tau_syn is not None and not is_zero:
             check_filter("tau_syn", tau_syn, dt, "0")
-        for name, value in (("bias", bias), ("batch_first", batch_first),
-                            ("per_neuron", per_neuron)):
-            check_flag(name, value)
+        check_flags(bias=bias, batch_first=batch_first, per_neuron=per_neuron)
         initial = {name: None if one is None else float(one)
                    for name, one in (("tau", tau), ("tau_syn", tau_syn))}
         self.learn, self._initial = _parse_learn(learn, initial), initial

@@ -32,7 +32,7 @@ from .delays import read_delay, reset_delay, set_delay
 from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
 from .neuron import check_whole_number, format_value, round_number
-from .outputs import Record, compute_rates, join_directions, select_neurons, select_traces
+from .outputs import Record, compute_rates, join_directions, select_neurons
 from .packed import flip_time, repack, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
 from .recurrent_dropout import draw_masks, refuse_steps, scale_synapses
@@ -139,7 +139,9 @@ class Recurrent(Constants):
             **{name: getattr(self, name) for name in PASSED_TO_CALLS})
         neuron = self._cache_neuron_arguments(suffix, like.device)
         out = run_layer(x, weight, w_rec, bias, neuron, options, "x", **readout)
-        traces = select_traces(out.traces, trace)
+        traces = out.traces
+        if traces is not None and isinstance(trace, Tensor):
+            traces = Traces(*(value.index_select(-1, trace) for value in traces))
         if not reverse:
             return out._replace(traces=traces)
         if traces is not None:
