@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import LSNN
-from .modules.checks import check_number
-from .modules.neuron import check_whole_number
+from .modules.checks import check_number, check_whole_number
 from .modules.weights import find_synapses
 
 __all__ = ["dale", "dale_", "signs", "sparse", "sparse_"]

@@ -228,8 +228,7 @@ def check_operand(name: str, value: Tensor, shape: tuple[int | str, ...], x: Ten
         raise ValueError(f"{name}: expected device {x.device} as {x_name}, got {value.device}")
 
 
-def check_carried(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor,
-                  x_name: str) -> None:
+def check_carried(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor, x_name: str) -> None:
     """check_operand, and raises TypeError unless value has the dtype of the computation."""
     check_operand(name, value, shape, x, x_name)
     dtype = torch.promote_types(x.dtype, torch.float32)

@@ -8,21 +8,11 @@ docstrings.
 import inspect
 import re
 import textwrap
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import (
-    Annotated,
-    Any,
-    NamedTuple,
-    Required,
-    TypeAlias,
-    TypedDict,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, NamedTuple, Required, TypeAlias, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -284,7 +274,7 @@ def document(options: type, defaults: Mapping[str, Any]) -> Callable[[Documented
     It changes the signature, and the line `**options` of the docstring; of a class, the signature
     of __init__ and the docstring of the class.
     """
-    hints = get_type_hints(options, include_extras=True)
+    hints = typing.get_type_hints(options, include_extras=True)
     entries = {name: _split_hint(hints[name]) for name in defaults if name in hints}
 
     def decorate(target: Documented) -> Documented:
@@ -315,8 +305,8 @@ def document(options: type, defaults: Mapping[str, Any]) -> Callable[[Documented
 
 def _split_hint(hint: Any) -> tuple[Any, str, bool]:
     """The type, the text, and whether the argument is required."""
-    required = get_origin(hint) is Required
-    kind, text = get_args(get_args(hint)[0] if required else hint)
+    required = typing.get_origin(hint) is Required
+    kind, text = typing.get_args(typing.get_args(hint)[0] if required else hint)
     return kind, text, required
 
 

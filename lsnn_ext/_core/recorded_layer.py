@@ -100,11 +100,10 @@ class RecordedLayer(PreparedLayer):
         def zeros(is_required: bool, *shape: int) -> Tensor | None:
             return torch.zeros(shape, dtype=self.dtype, device="cpu") if is_required else None
 
-        return _Sums(
-            zeros(stored is not None and stored.requires_grad, S, N, self.row),
-            zeros(w_in.requires_grad, *w_in.shape),
-            zeros(bias is not None and bias.requires_grad, N),
-            zeros(bool(self.gradient_bits), *self.coefficients.shape))
+        return _Sums(zeros(stored is not None and stored.requires_grad, S, N, self.row),
+                     zeros(w_in.requires_grad, *w_in.shape),
+                     zeros(bias is not None and bias.requires_grad, N),
+                     zeros(bool(self.gradient_bits), *self.coefficients.shape))
 
     def compute_gradients(self, sums: _Sums) -> _Gradients:
         """The gradients of the arguments of _Parameters that follow the layer."""

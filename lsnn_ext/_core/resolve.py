@@ -9,14 +9,7 @@ from torch import Tensor
 
 from .. import _ops
 from ..models import COEFFICIENTS, check_surrogate, find_model
-from .arguments import (
-    check_call,
-    check_coefficients,
-    check_state,
-    is_bf16_saved,
-    resolve_checkpoint,
-    resolve_delays,
-)
+from . import arguments
 from .coefficients import Decay, complete_coefficients
 from .lengths import Lengths, resolve_lengths
 from .options import CallArguments, NeuronArguments
@@ -63,7 +56,7 @@ def make_rows(neuron: NeuronArguments, N: int, device: torch.device) -> Rows:
     """The coefficients of a neuron. Raises TypeError or ValueError naming the argument."""
     defaults = find_model(neuron.dynamics)
     coefficients: dict[str, Any] = {name: getattr(neuron, name) for name in COEFFICIENTS}
-    check_coefficients(coefficients, N, device)
+    arguments.check_coefficients(coefficients, N, device)
     # omitted ones that are 1 - another
     complements = {name: other for name, other in (("kappa", "alpha"), ("q", "rho"))
                    if coefficients[name] is None and getattr(defaults, name) == f"1-{other}"
@@ -80,8 +73,8 @@ def resolve_model(neuron: NeuronArguments, options: CallArguments, w_rec: Tensor
     check_surrogate(surrogate)
     dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
     rows = make_rows(neuron, N, device) if neuron.rows is None else neuron.rows
-    delay, delays = resolve_delays(options.delay, w_rec, N, device,
-                                   kernel=options.delay_kernel)
+    delay, delays = arguments.resolve_delays(options.delay, w_rec, N, device,
+                                             kernel=options.delay_kernel)
     cutoff = find_cutoff(surrogate, neuron.surrogate_cutoff, options.smooth)
     return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
                          rows, rows.gradient_bits(), delay, tuple(delays), rows.zero_bits())
@@ -107,15 +100,15 @@ def resolve(neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: T
     N = x.shape[2] if isinstance(x, Tensor) and x.dim() == 3 else 1
     N = N if w_in is None else w_in.shape[0]
     options.check()
-    check_call(x, w_rec, N, neuron.refractory, defaults.dampening if neuron.dampening is None
-               else neuron.dampening)
+    dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
+    arguments.check_call(x, w_rec, N, neuron.refractory, dampening)
     # weights have a fixed size where torch.compile takes the sizes of x for variables
     N = N if w_rec is None else w_rec.shape[-1]
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
-    checkpoint = resolve_checkpoint(options.checkpoint_every, T, B, N, dtype.itemsize)
-    saved_bf16 = is_bf16_saved(options.saved_dtype, dtype)
+    checkpoint = arguments.resolve_checkpoint(options.checkpoint_every, T, B, N, dtype.itemsize)
+    saved_bf16 = arguments.is_bf16_saved(options.saved_dtype, dtype)
     check_sources(options.delay_kernel, options.recurrent_mask, w_rec, x, "current", B, N)
     model = resolve_model(neuron, options, w_rec, N, x.device)
-    state = check_state(options.state, B, N, model.D, dtype, x.device)
+    state = arguments.check_state(options.state, B, N, model.D, dtype, x.device)
     lengths = resolve_lengths(options.lengths, T, B, x.device)
     return Call(model, dtype, state, checkpoint, saved_bf16, lengths)

@@ -173,8 +173,7 @@ def make_savable(kind: type) -> None:
     """Registers a named tuple of tensors for torch.load with weights_only=True and for
     torch.export.save, which has a public interface for dataclasses only."""
     torch.serialization.add_safe_globals([kind])
-    torch.utils._pytree._register_namedtuple(
-        kind, serialized_type_name=f"lsnn_ext.{kind.__name__}")
+    torch.utils._pytree._register_namedtuple(kind, serialized_type_name=f"lsnn_ext.{kind.__name__}")
 
 
 def has_hooks(module: nn.Module) -> bool:

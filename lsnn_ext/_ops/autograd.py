@@ -12,20 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core import torch_internals as internals
 from .._core.autograd_rules import forbid_second_derivative, loop_over_batch
 from .._core.bits import make_carrier
 from .._core.decisions import report
 from .._core.lengths import Lengths
 from .._core.rows import Row, Rows, can_kernels_stack, split_gradient, stack_rows
 from .._core.state import count_past_steps
-from .._core.torch_internals import (
-    below_autograd,
-    is_forward_mode,
-    is_legacy_batched,
-    is_transforming,
-    leave_graph_of_transforms,
-    requires_gradient,
-)
 from ..models import COEFFICIENTS
 from .load import _C, Constants, has_bit, has_cpu_kernels, make_mask
 
@@ -94,7 +87,7 @@ class Settings(NamedTuple):
 def is_transformed() -> bool:
     """Whether a transform of torch.func or a compiler is active, which always record the backward
     pass."""
-    return torch.compiler.is_compiling() or is_transforming()
+    return torch.compiler.is_compiling() or internals.is_transforming()
 
 
 @functools.cache
@@ -121,7 +114,7 @@ def call_operator(op: Callable[..., Any], *args: Any) -> Any:
     (__init__.py), whose overhead matters in short calls."""
     if is_transformed():
         return op(*args)
-    with below_autograd():
+    with internals.below_autograd():
         return op(*args)
 
 
@@ -176,7 +169,7 @@ def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
 def make_link(x: Tensor) -> Tensor | None:
     """An empty tensor in the graph of x, by which a second derivative is noticed where x is not
     saved."""
-    if torch.compiler.is_compiling() or not requires_gradient(x):
+    if torch.compiler.is_compiling() or not internals.requires_gradient(x):
         return None
     return x[:0].clone()
 
@@ -184,7 +177,7 @@ def make_link(x: Tensor) -> Tensor | None:
 def refuse_batch_of_gradients(g: Sequence[Tensor | None]) -> None:
     """Raises RuntimeError for a batch of gradients, of is_grads_batched=True."""
     if not torch.compiler.is_compiling() and any(
-            one is not None and is_legacy_batched(one) for one in g):
+            one is not None and internals.is_legacy_batched(one) for one in g):
         raise RuntimeError("lsnn_ext: expected the gradient of one result, got a batch of "
                            "gradients (is_grads_batched=True); call the backward pass for each, or "
                            "torch.func.vmap over torch.func.vjp")
@@ -217,7 +210,7 @@ class _Alif(torch.autograd.Function):
         # Transforms see only what is saved.
         ctx.learned = () if is_transformed() else tuple(
             one for one in rows.tensors if one.requires_grad)
-        depend = rows.tensors if is_transforming() else ()
+        depend = rows.tensors if internals.is_transforming() else ()
         ctx.save_for_backward(link, *t, *saved, *depend)
 
     @staticmethod
@@ -245,8 +238,7 @@ class _Alif(torch.autograd.Function):
         # A compiled graph passes zeros of shape (0,) for what was not requested.
         has_spikes = has_bit("outputs", outputs, "spikes") or has_bit("outputs", outputs, "bits")
         has_traces = has_bit("outputs", outputs, "traces")
-        required = make_mask("gradients", (name for name in _C.gradients
-                                           if getattr(needed, name)))
+        required = make_mask("gradients", (name for name in _C.gradients if getattr(needed, name)))
         g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
         g_state = [g.v, g.a, g.i, g.z]
         g_readout = [] if t.w_out is None else [g.p, g.p_last]
@@ -296,8 +288,8 @@ def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     Outputs.bits are also returned where only `saved` is requested.
     """
     if torch.compiler.is_compiling() and torch.is_grad_enabled():
-        leave_graph_of_transforms()
-    forward_mode = not torch.compiler.is_compiling() and is_forward_mode()
+        internals.leave_graph_of_transforms()
+    forward_mode = not torch.compiler.is_compiling() and internals.is_forward_mode()
     if t.v is None and torch.compiler.is_exporting():
         # AOTInductor turns an empty list into None.
         shape = t.x.shape[1], t.neurons
@@ -305,7 +297,7 @@ def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
                        **{name: t.x.new_zeros(shape) for name in ("v", "a", "i", "r")})
     constants = settings.constants
     if forward_mode or torch.is_grad_enabled() and (constants.coefficient_gradients or any(
-            value is not None and requires_gradient(value) for value in t)):
+            value is not None and internals.requires_gradient(value) for value in t)):
         constants = constants._replace(outputs=constants.outputs | make_mask("outputs", ["saved"]))
         settings = settings._replace(constants=constants)
         out = _record(t, rows, settings)

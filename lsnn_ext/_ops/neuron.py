@@ -10,14 +10,7 @@ from .._core.autograd_rules import forbid_second_derivative
 from .._core.decisions import report
 from .._core.lengths import Lengths
 from .._core.state import count_past_steps
-from .autograd import (
-    apply_function,
-    call_interruptible,
-    count_bf16_parts,
-    list_recurrence,
-    make_link,
-    refuse_batch_of_gradients,
-)
+from . import autograd
 from .load import Constants, Numbers, has_bit, make_mask
 
 CHUNK = 16  # steps between two saved states, of csrc/alif.h
@@ -97,7 +90,7 @@ def make_constants(outputs: Sequence[str], *, checkpoint: int, coefficient_gradi
     """The Constants of a call; those that only models use are 0."""
     return tuple(Constants(
         checkpoint=checkpoint, outputs=make_mask("outputs", outputs),
-        coefficient_gradients=coefficient_gradients, bf16_parts=count_bf16_parts(),
+        coefficient_gradients=coefficient_gradients, bf16_parts=autograd.count_bf16_parts(),
         without_autapses=int(not autapses), existing=int(is_existing)))
 
 
@@ -114,12 +107,12 @@ def _count_states(call: NeuronCall, t: NeuronTensors) -> int:
 def _lists(t: NeuronTensors, states: Sequence[Tensor], call: NeuronCall) -> tuple[Any, ...]:
     state = [] if t.z is None else [*states, t.z]
     projection = [] if t.w_in is None else [t.w_in, t.bias, t.x_bits]
-    return state, t.rows, list_recurrence(t), list(call.delays), projection, []
+    return state, t.rows, autograd.list_recurrence(t), list(call.delays), projection, []
 
 
 def _forward(call: NeuronCall, t: NeuronTensors, rest: Sequence[Any]) -> tuple[Tensor, ...]:
     """All results in one tuple: spikes, states, z, traces, saved."""
-    spikes, state, traces, _, saved = call_interruptible(
+    spikes, state, traces, _, saved = autograd.call_interruptible(
         torch.ops.lsnn.alif_forward, t.x, *_lists(t, rest[:_count_states(call, t)], call),
         list(call.constants), _numbers(), list(call.options), t.lengths, [], [], call.key)
     return spikes, *state, *traces, *saved
@@ -152,7 +145,7 @@ class _Neuron(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(one is None for one in g):
             return (None,) * len(ctx.needs_input_grad)
-        refuse_batch_of_gradients(g)
+        autograd.refuse_batch_of_gradients(g)
         saved = ctx.saved_tensors  # read once: torch.utils.checkpoint computes them at each read
         with torch.no_grad():
             found = _gradients(ctx, saved, g)
@@ -178,7 +171,7 @@ def _gradients(ctx: Any, saved: Sequence[Any],
     constants = Constants(*call.constants)._replace(gradients=required)
     # A compiled graph passes zeros of shape (0,) for what was not requested.
     g_traces = list(g[2 + S : 2 + 2 * S]) if has_bit("outputs", constants.outputs, "traces") else []
-    x, (w_rec, kernel), stack, state, projection, _ = call_interruptible(
+    x, (w_rec, kernel), stack, state, projection, _ = autograd.call_interruptible(
         torch.ops.lsnn.alif_backward, g[0], g_traces, list(g[1 : 2 + S]), [], t.x,
         *_lists(t, saved[m:n], call), list(saved[n:]), list(constants), _numbers(),
         list(call.options), t.lengths, call.key)
@@ -214,8 +207,8 @@ def run_neuron(call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs):
         outputs = constants.outputs | make_mask("outputs", ["saved"])
         call = call._replace(constants=tuple(constants._replace(outputs=outputs)))
-        link = make_link(t.x) if t.w_in is None else None
-        found = apply_function(_Neuron, *call, *t._replace(link=link), *states, *coefficients)
+        t = t._replace(link=autograd.make_link(t.x) if t.w_in is None else None)
+        found = autograd.apply_function(_Neuron, *call, *t, *states, *coefficients)
     else:
         call = call._replace(constants=tuple(constants._replace(checkpoint=0)))
         with torch.no_grad():
@@ -225,7 +218,6 @@ def run_neuron(call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
     spikes, after, z, traces = found[0], found[1 : 1 + S], found[1 + S], found[2 + S : 2 + 2 * S]
     if lengths is None:
         return NeuronOutputs(spikes, tuple(after), z, tuple(traces))
-    return NeuronOutputs(
-        lengths.restore(spikes, 1), tuple(lengths.restore(one, 0) for one in after),
-        lengths.restore(z, 1),
-        tuple(lengths.restore(one, 1) if one.dim() > 1 else one for one in traces))
+    return NeuronOutputs(lengths.restore(spikes, 1),
+                         tuple(lengths.restore(one, 0) for one in after), lengths.restore(z, 1),
+                         tuple(lengths.restore(one, 1) if one.dim() > 1 else one for one in traces))

@@ -7,13 +7,8 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from .._core.arguments import (
-    Saved,
-    check_operand,
-    check_sequence,
-    resolve_checkpoint,
-    resolve_delays,
-)
+from .._core import arguments
+from .._core import torch_internals as internals
 from .._core.bits import PackedSpikes, make_carrier
 from .._core.coefficients import Coefficient
 from .._core.decisions import report
@@ -23,12 +18,6 @@ from .._core.options import CallArguments
 from .._core.route import choose_route, linear
 from .._core.state import count_past_steps
 from .._core.synapses import check_sources, expand_kernel, split_synapses
-from .._core.torch_internals import (
-    is_batched,
-    is_forward_mode,
-    is_transforming,
-    leave_graph_of_transforms,
-)
 from . import cache
 from .form import join_states, split_coefficient
 from .kernels import NoKernelsError, find_key_and_rows
@@ -77,7 +66,7 @@ def recurrent(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
         _warn_of_loop(call.x.device, why)
         report("loop", neuron, call.x, call.w_rec, why or _explain_loop(call.x))
         T, B, _, N = call.x.shape
-        resolve_checkpoint(options.checkpoint_every, T, B, N, 4)
+        arguments.resolve_checkpoint(options.checkpoint_every, T, B, N, 4)
         out = _run_loop(neuron, call, options)
     names = call.parts.states
     state = NeuronState(dict(zip(names, out.states, strict=True)), out.z)
@@ -105,14 +94,14 @@ def _check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
             raise ValueError("bias: expected w_in with it, got None")
         assert isinstance(x, Tensor)
         current = x
-        check_sequence("x", current, w_rec, N, K)
+        arguments.check_sequence("x", current, w_rec, N, K)
     else:
-        check_sequence("x", like, None, N)
+        arguments.check_sequence("x", like, None, N)
         current, projection = _project(x, like, w_in, bias, w_rec, K, N, lengths)
-        check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
+        arguments.check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
     kernel = options.delay_kernel
     check_sources(kernel, options.recurrent_mask, w_rec, like, "x", B, N, K)
-    delay, delays = resolve_delays(options.delay, w_rec, N, like.device, K, kernel)
+    delay, delays = arguments.resolve_delays(options.delay, w_rec, N, like.device, K, kernel)
     forms = dict(zip(parts.states, parts.forms, strict=True))
     state = check_neuron_state(options.state, forms, B, N, count_past_steps(delays), dtype,
                                like.device)
@@ -176,9 +165,9 @@ def _project(x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor 
     """Returns currents (T, B, N) or (T, B, K, N) of inputs (T, B, I); or, dispatched as
     functional.layer, the inputs and the tensors with which the operator projects them."""
     T, B, I = like.shape
-    check_operand("w_in", w_in, ("N", I) if K == 1 else (K, "N", I), like, "x")
+    arguments.check_operand("w_in", w_in, ("N", I) if K == 1 else (K, "N", I), like, "x")
     if bias is not None:
-        check_operand("bias", bias, (N,) if K == 1 else (K, N), like, "x")
+        arguments.check_operand("bias", bias, (N,) if K == 1 else (K, N), like, "x")
         bias = bias.flatten()
     keeps_order = lengths is None or lengths.order is None
     if K == 1 and not _explain_loop(like) and choose_route(
@@ -203,9 +192,9 @@ def _explain_loop(x: Tensor) -> str:
     if torch.compiler.is_compiling():
         if not _ops.has_cpu_kernels(x):
             return "torch.compile is active, and x is on a GPU"
-        leave_graph_of_transforms()
+        internals.leave_graph_of_transforms()
         return ""
-    if is_transforming() or is_forward_mode() or is_batched(x):
+    if internals.is_transforming() or internals.is_forward_mode() or internals.is_batched(x):
         return "a transform of torch.func or forward mode is active"
     return ""
 
@@ -219,9 +208,10 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
         w_rec, kernel, sparse_grad = expand_kernel(w_rec, kernel, sparse_grad)
     key, rows = find_key_and_rows(neuron, call.parts, call.like, call.coefficients)
     forms = call.parts.forms
-    saved = Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
-                  int(_ops.find_sizes(key).has_number_spikes))
-    checkpoint = resolve_checkpoint(options.checkpoint_every, T, B, N, call.x.dtype.itemsize, saved)
+    saved = arguments.Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
+                            int(_ops.find_sizes(key).has_number_spikes))
+    checkpoint = arguments.resolve_checkpoint(options.checkpoint_every, T, B, N,
+                                              call.x.dtype.itemsize, saved)
     if checkpoint and not _ops.has_cpu_kernels(call.x):
         if torch.is_grad_enabled():
             warn_if_cpu_only("checkpoint_every", f"a state every {checkpoint} steps", call.x,
@@ -230,8 +220,7 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     tensors: list[Tensor | None] = []
     for one in call.coefficients.values():
         tensors += split_coefficient(one) if isinstance(one, Tensor) else [None]
-    wanted = sum(1 << k for k, one in enumerate(tensors)
-                 if one is not None and one.requires_grad)
+    wanted = sum(1 << k for k, one in enumerate(tensors) if one is not None and one.requires_grad)
     constants = _ops.make_constants(
         ["spikes", "traces"] if options.trace else ["spikes"], checkpoint=checkpoint,
         coefficient_gradients=wanted, autapses=options.autapses,

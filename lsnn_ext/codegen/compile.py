@@ -184,9 +184,8 @@ def compile_with(source: str, command: Sequence[str], work: Path) -> Path:
     """Compiles in an empty folder. Raises OSError where the folder fails, else CompileError."""
     made = work / "neuron.so"
     (work / "neuron.cpp").write_text(source, "utf-8")
-    status, text = _run(
-        (*command, f"-I{HEADERS}", str(work / "neuron.cpp"), "-o", str(made)), COMPILE_SECONDS,
-        TMPDIR=str(work))
+    status, text = _run((*command, f"-I{HEADERS}", str(work / "neuron.cpp"), "-o", str(made)),
+                        COMPILE_SECONDS, TMPDIR=str(work))
     # A linker that maps its output to memory gets a bus error from a full disk.
     if status and re.search(r"No space left|quota exceeded|Bus error", text, re.IGNORECASE):
         raise OSError(ENOSPC, os.strerror(ENOSPC))

@@ -13,17 +13,7 @@ from typing import Any
 import torch
 
 from . import cache
-from .compile import (
-    FLAGS,
-    HEADERS,
-    CompileError,
-    Compiler,
-    check_compiler,
-    compile_with,
-    find_compiler,
-    is_enabled,
-    make_key,
-)
+from . import compile as cxx
 
 # No contraction, as on the CPU: spikes would differ.
 CUDA_FLAGS = ("--std=c++20", "--fmad=false")
@@ -43,31 +33,31 @@ def compile_kernels(source: str, architecture: str) -> Path:
         CompileError: LSNN_COMPILE=0, no compiler, or one that fails.
         OSError: no folder for the file.
     """
-    if not is_enabled():
-        raise CompileError("LSNN_COMPILE=0 allows no compiler")
+    if not cxx.is_enabled():
+        raise cxx.CompileError("LSNN_COMPILE=0 allows no compiler")
     if architecture == "host":
-        return _compile_by_command(source, find_compiler(), FLAGS)
+        return _compile_by_command(source, cxx.find_compiler(), cxx.FLAGS)
     nvrtc = find_nvrtc()
     if nvrtc is None:
         return _compile_by_command(source, _find_nvcc(), (
             *CUDA_FLAGS, "--cubin", f"--gpu-architecture={architecture}", "-x", "cu"))
     flags = (*CUDA_FLAGS, nvrtc.target_flag(architecture))
-    return cache.get(make_key(source, nvrtc.compiler, flags),
+    return cache.get(cxx.make_key(source, nvrtc.compiler, flags),
                      lambda work: nvrtc.compile(source, flags, work))
 
 
-def _compile_by_command(source: str, compiler: Compiler, flags: Sequence[str]) -> Path:
+def _compile_by_command(source: str, compiler: cxx.Compiler, flags: Sequence[str]) -> Path:
     command = *compiler.words, *flags
-    return cache.get(make_key(source, compiler, flags),
-                     lambda work: compile_with(source, command, work))
+    return cache.get(cxx.make_key(source, compiler, flags),
+                     lambda work: cxx.compile_with(source, command, work))
 
 
-def _find_nvcc() -> Compiler:
+def _find_nvcc() -> cxx.Compiler:
     named = os.environ.get("CUDACXX", "").strip() or "nvcc"
     path = shutil.which(named)
     if path is None:
-        raise CompileError(f"expected NVRTC or nvcc, found neither; {HINT}")
-    return check_compiler((os.path.abspath(path),))
+        raise cxx.CompileError(f"expected NVRTC or nvcc, found neither; {HINT}")
+    return cxx.check_compiler((os.path.abspath(path),))
 
 
 class Nvrtc:
@@ -77,7 +67,7 @@ class Nvrtc:
         self._library = library
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
-        self.compiler = Compiler((name,), f"NVRTC {major.value}.{minor.value}")
+        self.compiler = cxx.Compiler((name,), f"NVRTC {major.value}.{minor.value}")
 
     def _call(self, name: str, *arguments: Any) -> None:
         """Raises CompileError unless the function succeeds."""
@@ -85,8 +75,8 @@ class Nvrtc:
         if status:
             text = self._library.nvrtcGetErrorString
             text.restype = ctypes.c_char_p
-            raise CompileError(f"{name} of {self.compiler.version} fails: "
-                               f"{text(status).decode(errors='replace')}")
+            raise cxx.CompileError(f"{name} of {self.compiler.version} fails: "
+                                   f"{text(status).decode(errors='replace')}")
 
     def target_flag(self, architecture: str) -> str:
         """Returns the flag for an architecture, or for PTX of the newest one that is known."""
@@ -99,8 +89,8 @@ class Nvrtc:
             return f"--gpu-architecture={architecture}"
         older = [one for one in known if one < wanted]
         if not older:
-            raise CompileError(f"{self.compiler.version}: expected a GPU of compute capability "
-                               f"{min(known) / 10} or more, got {wanted / 10}")
+            raise cxx.CompileError(f"{self.compiler.version}: expected a GPU of compute capability "
+                                   f"{min(known) / 10} or more, got {wanted / 10}")
         return f"--gpu-architecture=compute_{max(older)}"
 
     def compile(self, source: str, flags: Sequence[str], work: Path) -> Path:
@@ -110,15 +100,15 @@ class Nvrtc:
         self._call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), b"neuron.cu", 0,
                    None, None)
         try:
-            options = [flag.encode() for flag in (*flags, f"--include-path={HEADERS}")]
+            options = [flag.encode() for flag in (*flags, f"--include-path={cxx.HEADERS}")]
             try:
                 self._call("nvrtcCompileProgram", program, len(options),
                            (ctypes.c_char_p * len(options))(*options))
-            except CompileError as error:
+            except cxx.CompileError as error:
                 log = self._read(program, "nvrtcGetProgramLog").decode(errors="replace")
                 lines = [line for line in log.splitlines() if line.strip()]
                 first = next((line for line in lines if "error" in line), *lines[:1] or [""])
-                raise CompileError(f"{error}: {first.strip()[:300]}") from None
+                raise cxx.CompileError(f"{error}: {first.strip()[:300]}") from None
             made = work / "neuron.so"
             made.write_bytes(self._read(program, f"nvrtcGet{kind}"))
             return made

@@ -171,8 +171,7 @@ class Neuron:
         return f"Neuron({_get_name(self.step)})"
 
     def __eq__(self, other: object) -> bool:
-        return (isinstance(other, Neuron) and self.step == other.step
-                and self.axes == other.axes)
+        return isinstance(other, Neuron) and self.step == other.step and self.axes == other.axes
 
     def __hash__(self) -> int:
         return hash(self.step)

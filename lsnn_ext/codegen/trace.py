@@ -208,8 +208,7 @@ def _find_gradients(tracer: WideTracer, gradient: Tensor | None, form: Form,
                     dtype: torch.dtype, coefficient: str | None = None) -> list[int | None]:
     if gradient is None:
         return [None] * form.rows()
-    return [_find_gradient(tracer, part, dtype, coefficient)
-            for part in tracer.rows_of(gradient)]
+    return [_find_gradient(tracer, part, dtype, coefficient) for part in tracer.rows_of(gradient)]
 
 
 def _find_gradient(tracer: WideTracer, gradient: Tensor, dtype: torch.dtype,

@@ -15,17 +15,10 @@ from .._core.lengths import LengthsArgument
 from ..codegen.neuron import Neuron, check_coefficient
 from ..functional import NeuronState, PackedSpikes
 from ..models import check_sparse_grad
-from .checks import (
-    cast_weights,
-    check_input,
-    check_lengths,
-    check_tensor,
-    convert_input,
-    hint_batch_first,
-)
+from . import checks
 from .delays import read_delay, reset_delay, set_delay
 from .extra_state import KEY, decode, encode, warn_of_differences
-from .neuron import check_flags, check_whole_number, format_value, read_names, write_constant
+from .neuron import format_value, write_constant
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 from .recurrent_dropout import check_dropout, drop_synapses, refuse_steps
 
@@ -83,8 +76,9 @@ class Recurrent(ParametrizedModule):
             raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
                             f"lsnn_ext.Neuron(step) makes one")
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            check_whole_number(name, size, 1)
-        check_flags(bias=bias, autapses=autapses, batch_first=batch_first, recurrent=recurrent)
+            checks.check_whole_number(name, size, 1)
+        checks.check_flags(bias=bias, autapses=autapses, batch_first=batch_first,
+                           recurrent=recurrent)
         check_sparse_grad(sparse_grad)
         check_dropout(recurrent_dropout, recurrent)
         if not recurrent and (isinstance(delay, Tensor) or delay):
@@ -178,14 +172,14 @@ class Recurrent(ParametrizedModule):
         Raises:
             TypeError, ValueError: as functional.recurrent.
         """
-        x = convert_input(x, self._dtype, self.batch_first)
-        check_lengths(x, lengths, self.batch_first)
+        x = checks.convert_input(x, self._dtype, self.batch_first)
+        checks.check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
             return self._run_packed(x, state, trace)
         like = x.carrier if isinstance(x, PackedSpikes) else x
         form = "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)"
-        check_input(like, (3,) if isinstance(x, PackedSpikes) else (2, 3), form, self.input_size,
-                    self._dtype())
+        checks.check_input(like, (3,) if isinstance(x, PackedSpikes) else (2, 3), form,
+                           self.input_size, self._dtype())
         is_batch, first = like.dim() == 3, self.batch_first and like.dim() == 3
         if not is_batch:
             assert isinstance(x, Tensor)
@@ -217,15 +211,15 @@ class Recurrent(ParametrizedModule):
             TypeError, ValueError: as forward.
         """
         refuse_steps(self)
-        check_tensor("x_t", x_t)
+        checks.check_tensor("x_t", x_t)
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
         spikes, state = self(x_t.unsqueeze(time), state)
         return spikes.squeeze(time), state
 
     def _run_packed(self, x: PackedSequence, state: NeuronState | None,
                     trace: bool) -> tuple[Any, ...]:
-        check_input(x.data, (2,), "packed rows (sum of lengths, I)", self.input_size,
-                    self._dtype())
+        checks.check_input(x.data, (2,), "packed rows (sum of lengths, I)", self.input_size,
+                           self._dtype())
         padded, lengths = pad_packed_sequence(x)
         spikes, state, *traces = self._run(padded, state, lengths, trace)
 
@@ -248,15 +242,15 @@ class Recurrent(ParametrizedModule):
         """A call with x (T, B, I), and results of this form."""
         like = x.carrier if isinstance(x, PackedSpikes) else x
         self._check_batch(state, like)
-        weight, bias = cast_weights(like, self.weight_ih_l0, getattr(self, "bias_ih_l0", None))
+        weight, bias = checks.cast_weights(like, self.weight_ih_l0,
+                                           getattr(self, "bias_ih_l0", None))
         w_rec = self.weight_hh_l0.transpose(-1, -2) if self.recurrent else None
         w_rec, mask = drop_synapses(self, w_rec, like)
         coefficients = {name: getattr(self, name) for name in self.neuron.coefficients}
         return functional.recurrent(
-            x, w_rec, self.neuron, w_in=weight, bias=bias,
-            delay=read_delay(self), recurrent_mask=mask, state=state, trace=trace,
-            checkpoint_every=self.checkpoint_every, sparse_grad=self.sparse_grad, lengths=lengths,
-            autapses=self.autapses, **coefficients)
+            x, w_rec, self.neuron, w_in=weight, bias=bias, delay=read_delay(self),
+            recurrent_mask=mask, state=state, trace=trace, checkpoint_every=self.checkpoint_every,
+            sparse_grad=self.sparse_grad, lengths=lengths, autapses=self.autapses, **coefficients)
 
     def _check_batch(self, state: NeuronState | None, x: Tensor) -> None:
         """Raises ValueError if the batch and steps of x seem to be swapped."""
@@ -264,7 +258,7 @@ class Recurrent(ParametrizedModule):
         if isinstance(z, Tensor) and z.dim() == 3:
             shape = (x.shape[1], self.hidden_size)
             seen = x.transpose(0, 1) if self.batch_first else x
-            hint = hint_batch_first(tuple(z.shape[1:2]), shape[:1], seen, self.batch_first)
+            hint = checks.hint_batch_first(tuple(z.shape[1:2]), shape[:1], seen, self.batch_first)
             if hint:
                 raise ValueError(f"state.z: expected shape (D, {shape[0]}, {shape[1]}), got "
                                  f"{tuple(z.shape)}{hint}")
@@ -318,7 +312,7 @@ def _before_loading(layer: Recurrent, state_dict: dict[str, Any], prefix: str, *
 
 
 def _check_names(argument: str, value: Any, neuron: Neuron) -> tuple[str, ...]:
-    names = tuple(read_names(argument, value, "names of coefficients"))
+    names = tuple(checks.read_names(argument, value, "names of coefficients"))
     for name in names:
         if name not in neuron.coefficients:
             expected = ", ".join(neuron.coefficients) or "none"

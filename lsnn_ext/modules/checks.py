@@ -1,6 +1,8 @@
-"""Checks of the inputs, state and lengths of a call of a layer, with hints; and conversions."""
+"""Checks of arguments of a layer, and of inputs, state and lengths of a call, with hints; and
+conversions."""
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,6 +15,41 @@ from ..functional import PackedSpikes
 
 HALF = (torch.float16, torch.bfloat16)
 _SPIKES = (torch.bool, torch.uint8)
+
+
+# nn.Linear has bias as its third argument
+_BY_NAME = "; pass bias and other flags by keyword"
+
+
+def check_whole_number(name: str, value: Any, least: int) -> None:
+    """Raises ValueError unless value is an int >= least."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        hint = _BY_NAME if isinstance(value, bool) else ""
+        raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}{hint}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises TypeError unless value is a number, ValueError unless it is > 0."""
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy numbers are Real
+        hint = _BY_NAME if isinstance(value, bool) else ""
+        raise TypeError(f"{name}: expected a number > 0, got {value!r}{hint}")
+    if not float(value) > 0:
+        raise ValueError(f"{name}: expected a number > 0, got {value}")
+
+
+def check_flags(**values: Any) -> None:
+    """Raises TypeError unless all are True or False."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
+def read_names(argument: str, value: Any, expected: str) -> dict[str, Any]:
+    """A name, names, or a mapping from names, as a dict. Raises TypeError for anything else."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{argument}: expected {expected}, got {value!r}")
+    return dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
 
 
 def check_number(name: str, value: Any, expected: str = "a number >= 0",
@@ -43,8 +80,7 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
                          f"{x.dtype}")
 
 
-def cast_weights(x: Tensor, weight: Tensor,
-                 bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def cast_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weights and bias of a projection, in the dtype of x if x has half precision."""
     if x.dtype not in HALF:
         return weight, bias
@@ -68,8 +104,7 @@ def _describe_order(steps: int, first: bool) -> str:
             f"{order}, the order of batch_first={not first}")
 
 
-def hint_batch_first(batch: tuple[int, ...], expected: tuple[int, ...], x: Any,
-                     first: bool) -> str:
+def hint_batch_first(batch: tuple[int, ...], expected: tuple[int, ...], x: Any, first: bool) -> str:
     """A hint where the batch of a state is the number of steps of x; first: of batch_first."""
     if not isinstance(x, Tensor) or x.dim() != 3 or len(batch) != 1 or batch == expected:
         return ""

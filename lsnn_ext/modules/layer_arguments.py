@@ -10,17 +10,8 @@ from .._core.coefficients import Coefficient
 from .._core.options import LayerArguments, LayerOptions, LIFOptions
 from .._core.surrogates import find_cutoff, find_surrogate
 from ..models import check_sparse_grad, check_surrogate, find_model
-from .neuron import (
-    RANGES,
-    Kind,
-    check_flags,
-    check_names,
-    check_positive,
-    check_whole_number,
-    complete_constants,
-    count_steps,
-    read_names,
-)
+from .checks import check_flags, check_positive, check_whole_number, read_names
+from .neuron import RANGES, Kind, check_names, complete_constants, count_steps
 from .recurrent_dropout import check_dropout
 
 OPTIONS: dict[Kind, type] = {"ALIF": LayerOptions, "LSNN": LayerOptions, "LIF": LIFOptions}

@@ -10,8 +10,8 @@ from .._core.state import State, Traces
 from .._core.synapses import spread_kernel
 from ..functional import PackedSpikes
 from . import ALIF
-from .checks import cast_weights, check_input, check_number, convert_input
-from .neuron import check_whole_number, format_value
+from .checks import cast_weights, check_input, check_number, check_whole_number, convert_input
+from .neuron import format_value
 from .recurrent_dropout import drop_synapses
 
 __all__ = ["LearnedDelay"]
@@ -165,8 +165,7 @@ class LearnedDelay(nn.Module):
         w_in, bias = cast_weights(like, w_in, getattr(neurons, "bias_ih_l0", None))
         result = functional.layer(
             x, w_in, w_rec, bias=bias, delay_kernel=kernel, recurrent_mask=mask, state=state,
-            trace=trace, checkpoint_every=neurons.checkpoint_every,
-            saved_dtype=neurons.saved_dtype,
+            trace=trace, checkpoint_every=neurons.checkpoint_every, saved_dtype=neurons.saved_dtype,
             **neurons._compute_neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})
         end = result.state.map(lambda leaf: leaf.unsqueeze(0))
         assert result.spikes is not None

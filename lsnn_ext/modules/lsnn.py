@@ -15,16 +15,8 @@ from .._core.torch_internals import has_plain_call, make_savable
 from .._ops import can_fuse_readout
 from ..functional import PackedSpikes
 from .alif import ALIF
-from .checks import check_tensor, unwrap_optional
-from .neuron import (
-    RANGES,
-    Kind,
-    check_names,
-    check_positive,
-    check_whole_number,
-    complete_constants,
-    make_constant,
-)
+from .checks import check_positive, check_tensor, check_whole_number, unwrap_optional
+from .neuron import RANGES, Kind, check_names, complete_constants, make_constant
 from .outputs import Record
 from .packed import repack
 from .readout import LeakyReadout, ReadoutState, add_readout_bias, average_windows, check_filter

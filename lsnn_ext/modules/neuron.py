@@ -4,7 +4,6 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -15,10 +14,6 @@ from .._core.coefficients import Coefficient
 from ..models import Rate, find_defaults, find_model
 
 Kind: TypeAlias = Literal["ALIF", "LIF", "LSNN"]
-
-# nn.Linear has bias as its third argument
-_BY_NAME = "; pass bias and other flags by keyword"
-
 
 class Range(NamedTuple):
     """The interval of a constant."""
@@ -56,13 +51,6 @@ _ALIASES = {"theta": "threshold", "thr": "threshold", "v_threshold": "threshold"
             "tau_m": "tau_mem", "tau_a": "tau_adapt", "tau_adp": "tau_adapt", "tau_syn": "sigma"}
 
 
-def check_whole_number(name: str, value: Any, least: int) -> None:
-    """Raises ValueError unless value is an int >= least."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        hint = _BY_NAME if isinstance(value, bool) else ""
-        raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}{hint}")
-
-
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+) *ms")
 _SHORTEST = 0.05  # a dt below is taken for seconds
 
@@ -83,30 +71,6 @@ def count_steps(name: str, value: Any, dt: float) -> Any:
         raise ValueError(f"{name}: expected whole steps of dt={dt:g}, got {value!r}, which is "
                          f"{exact:.6g}; pass a number of steps")
     return round(exact)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raises TypeError unless value is a number, ValueError unless it is > 0."""
-    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy numbers are Real
-        hint = _BY_NAME if isinstance(value, bool) else ""
-        raise TypeError(f"{name}: expected a number > 0, got {value!r}{hint}")
-    if not float(value) > 0:
-        raise ValueError(f"{name}: expected a number > 0, got {value}")
-
-
-def check_flags(**values: Any) -> None:
-    """Raises TypeError unless all are True or False."""
-    for name, value in values.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}: expected True or False, got {value!r}")
-
-
-def read_names(argument: str, value: Any, expected: str) -> dict[str, Any]:
-    """A name, names, or a mapping from names, as a dict. Raises TypeError for anything else."""
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, Iterable):
-        raise TypeError(f"{argument}: expected {expected}, got {value!r}")
-    return dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
 
 
 def check_names(kind: str, names: Iterable[str], options: Iterable[str]) -> None:

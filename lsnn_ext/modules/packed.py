@@ -120,8 +120,7 @@ def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state
     device = (x.carrier if isinstance(x, PackedSpikes) else x).device
     lengths = resolve_lengths(argument, T, B, device)
     if lengths is None or lengths.order is None:
-        return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p,
-                   masks)
+        return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p, masks)
     x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
     state = _map_state(state, lambda leaf: lengths.sort(leaf, -2))
     p = None if p is None else lengths.sort(p, 0)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..models import find_model
-from .neuron import RANGES, Kind, read_names
+from .checks import read_names
+from .neuron import RANGES, Kind
 
 
 class Log(nn.Module):

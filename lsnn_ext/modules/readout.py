@@ -20,15 +20,8 @@ from .._core.state import describe_kind, reset_sequences
 from .._core.torch_internals import has_hooks, make_savable
 from ..codegen.neuron import Neuron
 from ..functional import NeuronState
-from .checks import check_lengths, check_tensor, hint_batch_first
-from .neuron import (
-    SHORTEST,
-    check_flags,
-    check_positive,
-    check_whole_number,
-    format_value,
-    read_names,
-)
+from . import checks
+from .neuron import SHORTEST, format_value
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 
@@ -71,7 +64,7 @@ _LEARNED = ("tau", "tau_syn")
 
 
 def _parse_learn(learn: Any, initial: Mapping[str, float | None]) -> tuple[str, ...]:
-    forms = read_names("learn", learn, "\"tau\", \"tau_syn\" or ()")
+    forms = checks.read_names("learn", learn, "\"tau\", \"tau_syn\" or ()")
     for name, form in forms.items():
         if name not in _LEARNED:
             raise ValueError(f"learn: expected \"tau\", \"tau_syn\" or (), got {name!r}")
@@ -86,7 +79,7 @@ def _parse_learn(learn: Any, initial: Mapping[str, float | None]) -> tuple[str, 
 def check_filter(name: str, tau: float, dt: float, nothing: str = "None") -> None:
     """Raises ValueError for a time constant that is so small that its unit must be wrong; nothing:
     the value that means no filter."""
-    check_positive(name, tau)
+    checks.check_positive(name, tau)
     if tau < dt / SHORTEST:
         raise ValueError(
             f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {tau:g}; both "
@@ -122,7 +115,7 @@ def average_windows(y: Tensor | PackedSequence, every: int, batch_first: bool,
     each (B,): the steps of each sequence of a padded batch. Raises ValueError unless all sequences
     end with a window.
     """
-    check_whole_number("readout_every", every, 1)
+    checks.check_whole_number("readout_every", every, 1)
     if isinstance(y, PackedSequence):
         padded, lengths = pad_packed_sequence(y)
         _check_windows(lengths, every)
@@ -204,14 +197,14 @@ class LeakyReadout(ParametrizedModule):
                  dtype: torch.dtype | None = None) -> None:
         super().__init__()
         for name, size in (("n", n), ("output_size", output_size)):
-            check_whole_number(name, size, 1)
-        check_positive("dt", dt)
+            checks.check_whole_number(name, size, 1)
+        checks.check_positive("dt", dt)
         if tau is not None:
             check_filter("tau", tau, dt)
         is_zero = isinstance(tau_syn, Real) and type(tau_syn) is not bool and tau_syn == 0
         if tau_syn is not None and not is_zero:
             check_filter("tau_syn", tau_syn, dt, "0")
-        check_flags(bias=bias, batch_first=batch_first, per_neuron=per_neuron)
+        checks.check_flags(bias=bias, batch_first=batch_first, per_neuron=per_neuron)
         initial = {name: None if one is None else float(one)
                    for name, one in (("tau", tau), ("tau_syn", tau_syn))}
         self.learn, self._initial = _parse_learn(learn, initial), initial
@@ -276,7 +269,7 @@ class LeakyReadout(ParametrizedModule):
                 raise TypeError(f"{of}: expected a tensor of shape {shape}, got "
                                 f"{type(leaf).__name__}")
             if tuple(leaf.shape) != shape:
-                hint = hint_batch_first(tuple(leaf.shape)[:-1], batch, x, self.batch_first)
+                hint = checks.hint_batch_first(tuple(leaf.shape)[:-1], batch, x, self.batch_first)
                 raise ValueError(f"{of}: expected shape {shape}, got {tuple(leaf.shape)}{hint}")
             refuse_freed_graph(leaf, of)
 
@@ -304,13 +297,13 @@ class LeakyReadout(ParametrizedModule):
             TypeError, ValueError: an argument of the wrong type or shape; the message names it.
         """
         if isinstance(x, PackedSequence):
-            check_lengths(x, lengths, self.batch_first)
+            checks.check_lengths(x, lengths, self.batch_first)
             return self._packed(x, state)
-        check_tensor("x", x, " or a PackedSequence")
+        checks.check_tensor("x", x, " or a PackedSequence")
         form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
             raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
-        check_lengths(x, lengths, self.batch_first)
+        checks.check_lengths(x, lengths, self.batch_first)
         batched, first, original = x.dim() == 3, self.batch_first and x.dim() == 3, x
         x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
         self.check_state(state, (x.shape[1],) if batched else (), original)
@@ -321,7 +314,7 @@ class LeakyReadout(ParametrizedModule):
         return y.transpose(0, 1) if first else y, end
 
     def _packed(self, x: PackedSequence, state: Any) -> tuple[PackedSequence, Any]:
-        check_tensor("x.data", x.data)
+        checks.check_tensor("x.data", x.data)
         if x.data.dim() != 2 or x.data.shape[-1] != self.n:
             raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got "
                              f"{tuple(x.data.shape)}")
@@ -365,7 +358,7 @@ class LeakyReadout(ParametrizedModule):
     def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step, equal to forward on it: x_t (B, n) or (n,) -> y and state (B, output_size) or
         (output_size,), the state a ReadoutState with tau_syn."""
-        check_tensor("x_t", x_t)
+        checks.check_tensor("x_t", x_t)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
             y, end = self(x_t.unsqueeze(time), state)

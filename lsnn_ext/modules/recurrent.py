@@ -18,20 +18,12 @@ from .._core.state import State, Traces
 from .._core.torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
 from ..models import Rate, find_defaults
-from .checks import (
-    cast_weights,
-    check_input,
-    check_lengths,
-    check_state,
-    check_tensor,
-    convert_input,
-    unwrap_optional,
-)
+from . import checks
 from .constants import Constants, stack_states
 from .delays import read_delay, reset_delay, set_delay
 from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
-from .neuron import check_whole_number, format_value, round_number
+from .neuron import format_value, round_number
 from .outputs import Record, compute_rates, join_directions, select_neurons
 from .packed import flip_time, repack, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
@@ -48,7 +40,7 @@ class Recurrent(Constants):
                  options: Mapping[str, Any]) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            check_whole_number(name, size, 1)
+            checks.check_whole_number(name, size, 1)
         arguments = check_arguments(self._kind, {
             "num_layers": num_layers, "bias": bias, "batch_first": batch_first,
             "dropout": dropout, "bidirectional": bidirectional, **options})
@@ -128,7 +120,7 @@ class Recurrent(Constants):
         """One direction of one layer over x (T, B, I); trace: True, or the neurons to trace."""
         weight, w_rec = weights
         like = x.carrier if isinstance(x, PackedSpikes) else x
-        weight, bias = cast_weights(like, weight, getattr(self, "bias_ih" + suffix, None))
+        weight, bias = checks.cast_weights(like, weight, getattr(self, "bias_ih" + suffix, None))
         reverse = suffix.endswith("_reverse")
         if reverse:
             x = flip_time(x.numbers() if isinstance(x, PackedSpikes) else x, lengths)
@@ -146,7 +138,8 @@ class Recurrent(Constants):
             return out._replace(traces=traces)
         if traces is not None:
             traces = Traces(*(flip_time(value, lengths) for value in traces))
-        return out._replace(spikes=flip_time(unwrap_optional(out.spikes), lengths), traces=traces)
+        spikes = flip_time(checks.unwrap_optional(out.spikes), lengths)
+        return out._replace(spikes=spikes, traces=traces)
 
     def _run_layers(self, inputs: Tensor | PackedSpikes, lengths: Lengths | None,
                     state: State | None, p: Tensor | None = None, masks: Tensor | None = None, *,
@@ -201,10 +194,10 @@ class Recurrent(Constants):
 
     def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None,
                batch: tuple[int, ...]) -> None:
-        check_input(x, dims, form, self.input_size, self._dtype())
+        checks.check_input(x, dims, form, self.input_size, self._dtype())
         if state is not None:
             want = (len(self._suffixes), *batch, self.hidden_size)
-            check_state(state, want, x, self.batch_first)
+            checks.check_state(state, want, x, self.batch_first)
 
     def _dtype(self) -> torch.dtype:
         weight = self._parameters.get("weight_ih_l0")
@@ -277,7 +270,7 @@ class Recurrent(Constants):
                       means: list[Tensor] | None, p: Tensor | None = None,
                       lengths: LengthsArgument | None = None, **readout: Any) -> Layered:
         """A call with x of any form; other arguments as of forward. Rates are appended to means."""
-        x = convert_input(x, self._dtype, self.batch_first)
+        x = checks.convert_input(x, self._dtype, self.batch_first)
         data = x.data if isinstance(x, PackedSequence) else (
             x.carrier if isinstance(x, PackedSpikes) else x)
         neurons = select_neurons(record, self.hidden_size, data.device)
@@ -286,7 +279,7 @@ class Recurrent(Constants):
                              f"got {record}")
         refuse_freed_graph(state)
         traced = trace if neurons is None else neurons
-        check_lengths(x, lengths, self.batch_first)
+        checks.check_lengths(x, lengths, self.batch_first)
         if isinstance(x, PackedSequence):
             return self._run_packed(x, state, traced, means, p, **readout)
         if isinstance(x, Tensor):
@@ -306,7 +299,7 @@ class Recurrent(Constants):
     def _run_packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
                     means: list[Tensor] | None, p: Tensor | None, **readout: Any) -> Layered:
         """A call with a PackedSequence; results have the rows of x.data."""
-        check_tensor("x.data", x.data)
+        checks.check_tensor("x.data", x.data)
         B = int(x.batch_sizes[0])
         self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (B,))
         groups: list[Tensor] | None = None if means is None else []
@@ -371,8 +364,8 @@ class Recurrent(Constants):
             raise ValueError("step: expected a layer with bidirectional=False, got a bidirectional "
                              "one")
         refuse_steps(self)
-        check_tensor("x_t", x_t)
-        x_t = convert_input(x_t, self._dtype, self.batch_first)
+        checks.check_tensor("x_t", x_t)
+        x_t = checks.convert_input(x_t, self._dtype, self.batch_first)
         refuse_freed_graph(state)
         if has_hooks(self):
             time = 1 if self.batch_first and x_t.dim() == 2 else 0
@@ -388,5 +381,5 @@ class Recurrent(Constants):
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         x_t = x_t.reshape(1, batch[0] if batch else 1, self.input_size)
         out, state, *_ = self._run_layers(x_t, None, state)
-        out = unwrap_optional(out)[0]
+        out = checks.unwrap_optional(out)[0]
         return (out, state) if batch else (out[0], state.map(lambda leaf: leaf.squeeze(-2)))

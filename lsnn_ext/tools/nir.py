@@ -22,15 +22,7 @@ from ..models import COEFFICIENTS, MODELS
 from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
 from ..modules.recurrent_dropout import is_dropping
 from .description import check_code, find_dtype, name_dtype
-from .nir_reader import (
-    OURS,
-    SETTINGS,
-    Reader,
-    encode_setting,
-    find_models,
-    has_v_reset,
-    read_metadata,
-)
+from .nir_reader import OURS, Reader, describe_settings, find_models, has_v_reset, read_metadata
 
 __all__ = ["Network", "from_nir", "to_nir"]
 
@@ -178,7 +170,7 @@ def _add_layer(graph: _Graph, name: str, layer: ALIF | LIF) -> None:
         if "kappa" not in layer._neuron:  # it follows from alpha, here in double precision
             kappa = torch.as_tensor(complete_coefficients(layer.dynamics, alpha=alpha,
                                                           theta=k["theta"])["kappa"])
-        metadata = {key: encode_setting(key, getattr(layer, key)) for key in SETTINGS}
+        metadata = describe_settings(layer)
         if "width" in layer._neuron:
             metadata["width"] = _array(k["width"])
         reset = {"v_reset": _array(k["R"])} if to else {}

@@ -30,9 +30,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "width": (*_NUMBER, list)}
 
 
-def encode_setting(name: str, value: Any) -> Any:
-    """A setting, with "" or -1 in place of None, which NIR files do not hold."""
-    return value if value is not None else "" if str in _TYPES[name] else -1.0
+def describe_settings(layer: Any) -> dict[str, Any]:
+    """The SETTINGS of a layer, with "" or -1 in place of None, which NIR files do not hold."""
+    found = {name: getattr(layer, name) for name in SETTINGS}
+    return {name: value if value is not None else "" if str in _TYPES[name] else -1.0
+            for name, value in found.items()}
 
 
 def has_v_reset(nir: Any) -> bool:
@@ -120,8 +122,7 @@ class Reader:
         bias = getattr(node, "bias", None)
         if weight.dim() != 2:
             raise ValueError(f"node {name}: expected weights (N, I), got {tuple(weight.shape)}")
-        return weight, None if bias is None else torch.as_tensor(np.asarray(bias),
-                                                                 dtype=self.dtype)
+        return weight, None if bias is None else torch.as_tensor(np.asarray(bias), dtype=self.dtype)
 
     def read(self, name: str, key: str, size: int) -> Tensor:
         """The numbers (size,) of a unit, in double precision."""

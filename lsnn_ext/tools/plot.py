@@ -130,8 +130,7 @@ def rates(spikes: Tensor, ax: "Axes | None" = None, *, dt: float = 1.0, bins: in
     each = (array != 0).reshape(-1, array.shape[-1]).mean(0) / dt
     ax = _get_axes(ax)
     ax.hist(each, bins=bins)
-    ax.axvline(float(each.mean()), color="black", linestyle="--",
-               label=f"mean {each.mean():.3g}")
+    ax.axvline(float(each.mean()), color="black", linestyle="--", label=f"mean {each.mean():.3g}")
     ax.set(xlabel="spikes per unit of time", ylabel="neurons")
     ax.legend()
     return ax

@@ -47,7 +47,7 @@ def route(request: pytest.FixtureRequest, cache_folder: str,
           monkeypatch: pytest.MonkeyPatch) -> str:
     """How functional.recurrent computes."""
     if request.param == "loop":
-        monkeypatch.setattr(codegen_call, "_can_use_kernels", lambda call: False)
+        monkeypatch.setattr(codegen_call, "_explain_loop", lambda x: "kernels are off")
     monkeypatch.setenv("LSNN_CACHE_DIR", cache_folder)
     if request.param == "interpreted":
         monkeypatch.setenv("LSNN_COMPILE", "0")
