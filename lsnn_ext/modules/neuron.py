@@ -46,7 +46,7 @@ RANGES: dict[str, Range] = {
 # The decay that takes the place of a time constant.
 DECAYS = {"tau_mem": "alpha", "tau_adapt": "rho"}
 # Arguments that come before the options.
-_AS_LSTM = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
+AS_LSTM = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
 _ALIASES = {"theta": "threshold", "thr": "threshold", "v_threshold": "threshold", "tau": "tau_mem",
             "tau_m": "tau_mem", "tau_a": "tau_adapt", "tau_adp": "tau_adapt", "tau_syn": "sigma"}
 
@@ -77,10 +77,10 @@ def check_names(kind: str, names: Iterable[str], options: Iterable[str]) -> None
     """Raises TypeError for a keyword that is not an option of this kind of layer."""
     options = tuple(options)
     for name in names:
-        if name in options or name in _AS_LSTM:
+        if name in options or name in AS_LSTM:
             continue
         option = _ALIASES.get(name)
-        near = [option] if option else get_close_matches(name, [*_AS_LSTM, *options], 1)
+        near = [option] if option else get_close_matches(name, [*AS_LSTM, *options], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         if name == "beta":
             hint = f"; a {kind} does not adapt, and beta of snnTorch, the decay, is alpha"

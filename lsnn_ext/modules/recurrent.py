@@ -1,7 +1,6 @@
 """The base class of ALIF and LIF: parameters, forms of inputs, layers and directions."""
 import inspect
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +22,7 @@ from .constants import Constants, stack_states
 from .delays import read_delay, reset_delay, set_delay
 from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
-from .neuron import format_value, round_number
+from .neuron import AS_LSTM, format_value, round_number
 from .outputs import Record, compute_rates, join_directions, select_neurons
 from .packed import flip_time, repack, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
@@ -35,33 +34,29 @@ Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 class Recurrent(Constants):
     """The base class of ALIF and LIF; `_neuron` has the names of their constants."""
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int, bias: bool,
-                 batch_first: bool, dropout: float, bidirectional: bool,
-                 options: Mapping[str, Any]) -> None:
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             checks.check_whole_number(name, size, 1)
-        arguments = check_arguments(self._kind, {
-            "num_layers": num_layers, "bias": bias, "batch_first": batch_first,
-            "dropout": dropout, "bidirectional": bidirectional, **options})
+            setattr(self, name, size)
+        arguments = check_arguments(self._kind, options)
         checked = arguments.options
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
-        self.bidirectional, self.recurrent = bidirectional, checked.recurrent
-        for name in (*PASSED_TO_NEURONS, *PASSED_TO_CALLS, "recurrent_dropout"):
+        for name in (*AS_LSTM, "recurrent", "recurrent_dropout", *PASSED_TO_NEURONS,
+                     *PASSED_TO_CALLS):
             setattr(self, name, getattr(checked, name))
         self.refractory, self.autapses = arguments.refractory, arguments.autapses
         self._first_delay, self._distinct = None, ()
         set_delay(self, arguments.delay, checked.device)
-        directions = ("", "_reverse") if bidirectional else ("",)
-        self._suffixes = [f"_l{layer}{direction}" for layer in range(num_layers)
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        self._suffixes = [f"_l{layer}{direction}" for layer in range(self.num_layers)
                           for direction in directions]
         for index, suffix in enumerate(self._suffixes):
-            inputs = input_size if index <= bidirectional else hidden_size * (1 + bidirectional)
+            is_first = index < len(directions)
+            inputs = input_size if is_first else hidden_size * len(directions)
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
-            if checked.recurrent:
+            if self.recurrent:
                 shapes["weight_hh"] = (hidden_size, hidden_size)
-            if bias:
+            if self.bias:
                 shapes["bias_ih"] = (hidden_size,)
             for name, shape in shapes.items():
                 data = torch.empty(shape, device=checked.device, dtype=arguments.dtype)
