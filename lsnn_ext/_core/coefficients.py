@@ -15,7 +15,6 @@ class Decay(NamedTuple):
     dt: float
 
     def value(self) -> Tensor:
-        """The decay, differentiable."""
         return (-self.dt / self.tau).exp()
 
 

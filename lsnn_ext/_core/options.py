@@ -144,8 +144,6 @@ class LIFOptions(_Shared, total=False):
 
 
 class LayerOptions(LIFOptions, _Adaptive, total=False):
-    """Options of ALIF."""
-
     tau_adapt: Annotated[Coefficient | None, "adaptation time constant in ms, > 0: a number or "
                          "(N,). None: the model's default."]
     rho: Annotated[Coefficient | None, "adaptation decay exp(-dt / tau_adapt), in place of "

@@ -58,8 +58,6 @@ def has_plain_memory(dtype: torch.dtype, *tensors: Any) -> bool:
 
 
 class RecurrentWeights(NamedTuple):
-    """The recurrent weights of a prepared layer."""
-
     w_rec: Tensor  # (N, N): stored.t(), with a diagonal of 0 without autapses
     stored: Tensor
     autapses: bool

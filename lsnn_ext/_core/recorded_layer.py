@@ -29,8 +29,6 @@ _Gradients = tuple[Tensor | None, ...]
 
 
 class Projection(NamedTuple):
-    """The input weights of a layer."""
-
     w_in: Tensor  # (N, I)
     bias: Tensor | None  # (N,)
 

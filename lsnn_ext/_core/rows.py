@@ -19,8 +19,6 @@ Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
 
 
 class Rows(NamedTuple):
-    """All COEFFICIENTS."""
-
     each: tuple[Row, ...]
     # (), (1,) or (N,), without duplicates; those whose decay a row takes require no gradient
     tensors: tuple[Tensor, ...]

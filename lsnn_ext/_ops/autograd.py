@@ -47,7 +47,6 @@ class Tensors(NamedTuple):
 
     @property
     def neurons(self) -> int:
-        """N."""
         if self.w_rec is not None:
             return int(self.w_rec.shape[-1])
         return self.x.shape[2] if self.w_in is None else self.w_in.shape[0]  # type: ignore[no-any-return]

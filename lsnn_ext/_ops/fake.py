@@ -139,7 +139,6 @@ def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any
 
 
 def make_kernels() -> dict[str, Callable[..., Any]]:
-    """The fake kernels by the name of their operator."""
     found: dict[str, Callable[[Any], Any]] = {
         "alif_forward": _forward, "alif_backward": _backward,
         "linear_events": lambda args: args.x.new_empty(args.x.shape[0], args.weight.shape[0]),

@@ -143,12 +143,10 @@ class use_reference(ContextDecorator):  # noqa: N801  # named as a function, as 
 
 
 def is_reference_active() -> bool:
-    """Whether the call is inside of a use_reference()."""
     return _inside > 0
 
 
 def is_compiled_active() -> bool:
-    """Whether the compiled part is available, and the call not inside of a use_reference()."""
     return available and not is_reference_active()
 
 

@@ -17,8 +17,6 @@ CHUNK = 16  # steps between two saved states, of csrc/alif.h
 
 
 class NeuronSizes(NamedTuple):
-    """What a neuron has, in numbers."""
-
     states: int
     currents: int
     coefficients: int
@@ -74,8 +72,6 @@ class NeuronTensors(NamedTuple):
 
 
 class NeuronOutputs(NamedTuple):
-    """The results of a call."""
-
     spikes: Tensor  # (T, B, N)
     states: tuple[Tensor, ...]  # (B, N) after the last step
     z: Tensor  # (D, B, N)

@@ -61,8 +61,6 @@ def _find_nvcc() -> cxx.Compiler:
 
 
 class Nvrtc:
-    """The library NVRTC."""
-
     def __init__(self, library: Any, name: str) -> None:
         self._library = library
         major, minor = ctypes.c_int(), ctypes.c_int()

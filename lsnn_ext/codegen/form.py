@@ -16,7 +16,6 @@ class Form(NamedTuple):
     is_complex: bool = False
 
     def rows(self) -> int:
-        """Returns the number of real rows."""
         return (self.axis or 1) * (1 + self.is_complex)
 
     def shape(self, *sizes: int) -> tuple[int, ...]:
@@ -40,7 +39,6 @@ class Form(NamedTuple):
         return list(tensor.movedim(-1, 0).contiguous().unbind(0))
 
     def join(self, rows: Sequence[Tensor]) -> Tensor:
-        """Returns the tensor of these rows."""
         if self == Form():
             return rows[0]
         if not self.is_complex:

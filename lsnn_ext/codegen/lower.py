@@ -95,7 +95,6 @@ class Lowered(NamedTuple):
 
 
 def lower(program: Program) -> Lowered:
-    """Returns the functions of a program."""
     spikes = _find_saved_spikes(program)
     d_inputs = (*program.d_currents, *program.d_states, program.d_z)
     adjoint = _extract(program, "adjoint", (*d_inputs, *program.gradients), spikes)

@@ -341,7 +341,6 @@ class Tracer(Values):
 
 
 def strip_ones(shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns a shape without leading ones."""
     sizes = tuple(shape)
     while sizes and sizes[0] == 1:
         sizes = sizes[1:]

@@ -157,7 +157,6 @@ class Values(DispatchMode):
         return self.read_fixed(known, dtype, value.dtype == torch.bool)
 
     def read_fixed(self, known: Fixed, dtype: torch.dtype, is_mask: bool = False) -> int:
-        """Returns the node of a fixed value."""
         if known.is_constant:
             with without_modes(), torch.no_grad():
                 number = repeat_calls(self.calls, [known.place], 1, [])[0]

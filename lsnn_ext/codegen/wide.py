@@ -29,14 +29,12 @@ class Wide(NamedTuple):
 
 
 def take_part(whole: Tensor | float, k: int | None, c: int | None) -> Tensor:
-    """Returns one row of a fixed value."""
     value = as_tensor(whole)
     value = value if k is None else value[..., k]
     return value if c is None else (value.real, value.imag)[c]
 
 
 def join_parts(form: str, *parts: Tensor | float) -> Tensor:
-    """Returns a fixed value of its rows."""
     device = next((one.device for one in parts if isinstance(one, Tensor)), CPU)
     tensors = [as_tensor(one, device) for one in parts]
     return parse_form(form).join(torch.broadcast_tensors(*tensors))
@@ -86,7 +84,6 @@ class WideTracer(Tracer):
         return self.wide.get(_key(value))
 
     def rows_of(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """Returns the real tensors of a value."""
         found = self.find(tensor)
         return (tensor,) if found is None else found.parts
 

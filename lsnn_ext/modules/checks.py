@@ -161,6 +161,5 @@ def convert_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -
 
 
 def unwrap_optional(value: Tensor | None) -> Tensor:
-    """A tensor that is not None."""
     assert value is not None
     return value

@@ -81,7 +81,6 @@ class LearnedDelay(nn.Module):
                                                     device=weight.device))
 
     def extra_repr(self) -> str:
-        """Delays and spread."""
         return f"longest={self.longest}, per={self.per!r}, spread={format_value(self.spread)}"
 
     def _check_range(self, name: str = "delay") -> None:

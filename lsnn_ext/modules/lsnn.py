@@ -78,8 +78,6 @@ def _split_learn(learn: Any, per_neuron: Any) -> tuple[Any, Any, dict[str, Any],
 
 
 class LSNNOptions(LayerOptions, total=False):
-    """Options of LSNN."""
-
     tau_out: Annotated[float | None, "time constant of the readout in ms. None: no filter, W z_t + "
                        "b of each step. In learn: the readout learns its logarithm."]
 

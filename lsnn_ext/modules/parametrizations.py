@@ -21,11 +21,9 @@ class Log(nn.Module):
     """
 
     def forward(self, original: Tensor) -> Tensor:
-        """The value of what is stored."""
         return original.exp()
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        """What is stored for a value."""
         return value.log()
 
 
@@ -33,11 +31,9 @@ class Logit(nn.Module):
     """value = 1 / (1 + exp(-original)), for values between 0 and 1: decays over a step."""
 
     def forward(self, original: Tensor) -> Tensor:
-        """The value of what is stored."""
         return torch.sigmoid(original)
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        """What is stored for a value."""
         return torch.logit(value)
 
 
@@ -59,19 +55,15 @@ class Clamp(nn.Module):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """low and high."""
         return self.low, self.high
 
     def forward(self, original: Tensor) -> Tensor:
-        """The value of what is stored."""
         return original.clamp(self.low, self.high)
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        """What is stored for a value."""
         return value
 
     def extra_repr(self) -> str:
-        """low and high."""
         return f"{self.low:g}, {self.high:g}"
 
 

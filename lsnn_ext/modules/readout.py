@@ -245,7 +245,6 @@ class LeakyReadout(ParametrizedModule):
         return _decay(self.tau, self.dt)
 
     def extra_repr(self) -> str:
-        """Sizes and current time constants."""
         synapse = "" if self.tau_syn is None else f", tau_syn={format_value(self.tau_syn)}"
         return f"{self.n}, {self.output_size}, tau={format_value(self.tau)}{synapse}" + (
             f", learn={self.learn}" if self.learn else "") + (

@@ -14,7 +14,6 @@ from .checks import check_number
 
 
 def check_dropout(p: Any, recurrent: bool) -> None:
-    """Raises TypeError or ValueError for an invalid recurrent_dropout."""
     check_number("recurrent_dropout", p, "a probability >= 0 and < 1", math.nextafter(1, 0))
     if p and not recurrent:
         raise ValueError(f"recurrent_dropout: expected 0 with recurrent=False, got {p}")

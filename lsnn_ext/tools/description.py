@@ -41,7 +41,6 @@ def shorten(value: Any) -> str:
 
 
 def name_dtype(dtype: torch.dtype) -> str:
-    """The name of a dtype in a file or graph."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -16,8 +16,6 @@ SCRATCH = "scratch memory of the kernels"
 
 
 class Part(NamedTuple):
-    """A block of memory."""
-
     bytes: int
     shape: tuple[int, ...]
     owner: str  # what needs it

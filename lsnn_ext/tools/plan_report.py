@@ -27,7 +27,6 @@ class LayerPlan:
     saved_bytes: int = 0  # kept for the backward pass
 
     def choose(self, what: str, chosen: str, why: str = "") -> None:
-        """Adds a decision."""
         self.choices[what] = Choice(what, chosen, why)
 
     def __str__(self) -> str:

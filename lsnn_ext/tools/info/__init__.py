@@ -62,7 +62,6 @@ def _version(package: str) -> str:
 
 
 def find_processor() -> str:
-    """Returns the name of the processor."""
     try:
         with open("/proc/cpuinfo") as file:
             names = [line.partition(":")[2].strip() for line in file
