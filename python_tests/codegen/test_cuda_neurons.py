@@ -31,7 +31,7 @@ CUDA = _ops.available and torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 needs_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
                                    reason="no CUDA kernels run here, not even emulated")
-KERNELS = re.findall(r"X\((\w+)\)", (cuda.HEADERS / "cuda_job.h").read_text())
+KERNELS = re.findall(r"X\((\w+)\)", (cuda.cxx.HEADERS / "cuda_job.h").read_text())
 NEURONS = {"adaptive": (ADAPTIVE, 1, ("v", "w")), "branches": (BRANCHES, 2, ("u", "v")),
            "analog": (ANALOG, 1, ("v",))}
 
@@ -331,7 +331,7 @@ def test_the_zoo_compiles_for_gpus(name: str, dtype: torch.dtype, tmp_path: Path
     (tmp_path / "neuron.cu").write_text(source)
     usage = subprocess.run(
         ["nvcc", *cuda.CUDA_FLAGS, "--cubin", "--gpu-architecture=sm_90", "--resource-usage",
-         f"-I{cuda.HEADERS}", "neuron.cu"], cwd=tmp_path, capture_output=True, text=True,
+         f"-I{cuda.cxx.HEADERS}", "neuron.cu"], cwd=tmp_path, capture_output=True, text=True,
         check=True).stderr
     assert usage.count(" registers") == len(KERNELS)
     assert usage.count(" 0 bytes spill stores, 0 bytes spill loads") == len(KERNELS)
