@@ -1,8 +1,8 @@
 """The keyword arguments of neurons, calls and layers: names, types, defaults and documentation.
 
 functional.alif, layer and recurrent, reference.alif, ALIF, LIF, LSNN and state dicts share them. A
-TypedDict declares the keyword arguments of a caller, with a text for each; the tuples and the
-dataclass have the same names with their defaults. document() writes both into signatures and
+TypedDict declares the keyword arguments of a caller, with a text for each; the tuples and
+LAYER_DEFAULTS have the same names with their defaults. document() writes both into signatures and
 docstrings.
 """
 import inspect
@@ -10,7 +10,6 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple, Required, TypeAlias, TypedDict, TypeVar
 
@@ -196,51 +195,20 @@ class CallArguments(NamedTuple):
         check_sparse_grad(self.sparse_grad)
 
 
-@dataclass(frozen=True)
-class LayerArguments:
-    """The arguments of ALIF and LIF; None: the default of the model."""
-
-    num_layers: int = 1
-    bias: bool = True
-    batch_first: bool = False
-    dropout: float = 0.0
-    bidirectional: bool = False
-    recurrent: bool = True
-    dynamics: str = "lsnn"
-    tau_mem: Coefficient | None = None
-    tau_adapt: Coefficient | None = None
-    beta: Coefficient | None = None
-    threshold: Coefficient | None = None
-    alpha: Coefficient | None = None
-    rho: Coefficient | None = None
-    kappa: Coefficient | None = None
-    q: Coefficient | None = None
-    p: Coefficient | None = None
-    eta: Coefficient | None = None
-    sigma: Coefficient | None = None
-    width: Coefficient | None = None
-    R: Coefficient | None = None
-    refractory: int | str | None = None
-    delay: int | str | Tensor | None = None
-    recurrent_dropout: float = 0.0
-    dt: float = 1.0
-    surrogate: str | None = None
-    dampening: float | None = None
-    surrogate_cutoff: float = 0.0
-    learn: Learn = ()
-    per_neuron: bool | Iterable[str] = False
-    autapses: bool | None = None
-    checkpoint_every: int | str | None = None
-    saved_dtype: torch.dtype | None = None
-    sparse_grad: str = "all"
-    device: torch.device | str | None = None
-    dtype: torch.dtype | None = None
-
-
 _NEURON = frozenset(NeuronArguments._fields) - {"rows"}
 _CALL = frozenset(CallArguments._fields)
 ALIF_DEFAULTS: dict[str, Any] = {**NeuronArguments._field_defaults, **CallArguments._field_defaults}
-LAYER_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(LayerArguments)}
+# Of ALIF and LIF, in the order of signatures; None: the default of the model.
+LAYER_DEFAULTS: dict[str, Any] = {
+    "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
+    "recurrent": True, "dynamics": "lsnn",
+    **dict.fromkeys(("tau_mem", "tau_adapt", "beta", "threshold", "alpha", "rho", "kappa", "q", "p",
+                     "eta", "sigma", "width", "R", "refractory", "delay")),
+    "recurrent_dropout": 0.0, "dt": 1.0, "surrogate": None, "dampening": None,
+    "surrogate_cutoff": 0.0, "learn": (), "per_neuron": False, "autapses": None,
+    "checkpoint_every": None, "saved_dtype": None, "sparse_grad": "all", "device": None,
+    "dtype": None,
+}
 # The options that a layer passes to its calls unchanged.
 _PASSED = _Shared.__annotations__.keys() - set(COEFFICIENTS) | {"refractory"}
 PASSED_TO_NEURONS = tuple(name for name in NeuronArguments._fields if name in _PASSED)

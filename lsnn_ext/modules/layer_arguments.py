@@ -1,13 +1,14 @@
 """Checks of the options of ALIF and LIF."""
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._core.coefficients import Coefficient
-from .._core.options import LayerArguments, LayerOptions, LIFOptions
+from .._core.options import LAYER_DEFAULTS, LayerOptions, LIFOptions
 from .._core.surrogates import find_cutoff, find_surrogate
 from ..models import check_sparse_grad, check_surrogate, find_model
 from .checks import check_flags, check_positive, check_whole_number, read_names
@@ -20,7 +21,7 @@ OPTIONS: dict[Kind, type] = {"ALIF": LayerOptions, "LSNN": LayerOptions, "LIF": 
 class CheckedArguments(NamedTuple):
     """The options of a layer, with the defaults of its model."""
 
-    options: LayerArguments
+    options: Any  # by the names of LAYER_DEFAULTS
     constants: dict[str, Coefficient]  # of the neurons, by the names of options
     refractory: int
     autapses: bool
@@ -51,11 +52,11 @@ class CheckedArguments(NamedTuple):
         return names
 
 
-def check_arguments(kind: Kind, options: Mapping[str, Any]) -> CheckedArguments:
+def check_arguments(kind: Kind, options: dict[str, Any]) -> CheckedArguments:
     """The arguments of a layer of this kind, with the defaults of its model. Raises TypeError or
     ValueError naming the argument."""
     check_names(kind, options, OPTIONS[kind].__annotations__)
-    arguments = LayerArguments(**options)
+    arguments = SimpleNamespace(**LAYER_DEFAULTS | options)
     check_flags(recurrent=arguments.recurrent)
     check_positive("dt", arguments.dt)
     dt = float(arguments.dt)  # a NumPy number computes in its own precision
