@@ -151,18 +151,16 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
     decay = k.to(product.dtype)
     # Spikes do not change this membrane: R = 0, no recurrence, no adaptation.
     neuron = NeuronArguments(alpha=decay, theta=1.0, kappa=1.0, R=0.0, dynamics="eprop_elig_stop")
-    result = run_neurons((1 - decay) * product, None, neuron, CallArguments(
-        state=None if p is None else _make_membrane_state(p), trace=True))
+    state = None
+    if p is not None:  # the membrane; all else is 0
+        zero = torch.zeros_like(p)
+        state = State(p, zero, zero, zero, zero[None])
+    result = run_neurons((1 - decay) * product, None, neuron,
+                         CallArguments(state=state, trace=True))
     assert result.traces is not None
     if each is not None:
         return mask_readout(result.traces.v, p, each)
     return result.traces.v, result.state.v
-
-
-def _make_membrane_state(v: Tensor) -> State:
-    """The state of neurons with this membrane (B, O), all else 0."""
-    zero = torch.zeros_like(v)
-    return State(v, zero, zero, zero, zero[None])
 
 
 def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None,

@@ -22,9 +22,6 @@ class Form(NamedTuple):
         """Returns these sizes, and that of the axis behind them."""
         return (*sizes, self.axis) if self.axis else sizes
 
-    def shape_text(self) -> str:
-        return f"(B, N, {self.axis})" if self.axis else "(B, N)"
-
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Returns the dtype of a tensor whose real numbers have `dtype`."""
         return dtype.to_complex() if self.is_complex else dtype

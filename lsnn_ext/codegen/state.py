@@ -48,23 +48,6 @@ class NeuronState(NamedTuple):
                            change(self.z))
 
 
-def check_leaves(state: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Returns the tensors of a state by name, z last. Raises TypeError unless it is a state of a
-    neuron with these states."""
-    if not isinstance(state, tuple) or len(state) != 2 or not isinstance(state[0], dict):
-        raise TypeError(f"state: expected a NeuronState of states {', '.join(names) or 'none'} and "
-                        f"z, got {describe_kind(state)}")
-    states, z = state
-    if states.keys() != set(names):
-        raise ValueError(f"state.states: expected the names {', '.join(names) or 'none'}, got "
-                         f"{', '.join(map(str, states)) or 'none'}")
-    leaves = {**{f"states[{name!r}]": states[name] for name in names}, "z": z}
-    for name, leaf in leaves.items():
-        if not isinstance(leaf, Tensor):
-            raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
-    return leaves
-
-
 def check_neuron_state(state: NeuronState | None, forms: dict[str, Form], B: int, N: int, D: int,
                        dtype: torch.dtype,
                        device: torch.device) -> tuple[list[Tensor], Tensor] | None:
@@ -72,7 +55,18 @@ def check_neuron_state(state: NeuronState | None, forms: dict[str, Form], B: int
     TypeError or ValueError that names the part."""
     if state is None:
         return None
-    leaves = check_leaves(state, tuple(forms))
+    names = ", ".join(forms) or "none"
+    if not isinstance(state, tuple) or len(state) != 2 or not isinstance(state[0], dict):
+        raise TypeError(f"state: expected a NeuronState of states {names} and z, got "
+                        f"{describe_kind(state)}")
+    states, z = state
+    if states.keys() != forms.keys():
+        raise ValueError(f"state.states: expected the names {names}, got "
+                         f"{', '.join(map(str, states)) or 'none'}")
+    leaves = {**{f"states[{name!r}]": states[name] for name in forms}, "z": z}
+    for name, leaf in leaves.items():
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"state.{name}: expected a tensor, got {type(leaf).__name__}")
     refuse_freed_graph(leaves, through=1)
     for (name, leaf), form in zip(leaves.items(), (*forms.values(), Form()), strict=True):
         shape = (D, B, N) if name == "z" else form.shape(B, N)

@@ -197,7 +197,8 @@ def _check_results(tracer: WideTracer, results: Any, forms: Sequence[Form],
         shape = form.shape(tracer.batch, tracer.neurons)
         has_axis = tracer.form_of(x).axis > 0
         if has_axis != (form.axis > 0) or x.dim() > len(shape):
-            raise StepError(f"step: expected {name} of shape {form.shape_text()}, got one of shape "
+            axis = f", {form.axis}" if form.axis else ""
+            raise StepError(f"step: expected {name} of shape (B, N{axis}), got one of shape "
                             f"{tuple(x.shape)}, where (B, N) is {shape[:2]}; axes= declares an "
                             f"axis, and unsqueeze(-1) makes one")
         whole.append((x, shape, wanted))

@@ -204,14 +204,10 @@ class Values(DispatchMode):
         return first and name in ("neg", "div", "view", "expand", "clone", "detach", "_to_copy")
 
     # ------------------------------------------------------------------------------- errors
-    def line(self) -> str:
-        found = find_line(traceback.walk_stack(None))
-        node = torch._C._current_autograd_node()
-        if found is None and node is not None:
-            found = self.lines.get(node._sequence_nr())
-            found = None if found is None else f"in the gradient of what is {found}"
-        return found or ""
-
     def error(self, expected: str, got: str) -> StepError:
-        self.failure = StepError(f"step: expected {expected}, got {got} {self.line()}".rstrip())
+        line = find_line(traceback.walk_stack(None))
+        node = torch._C._current_autograd_node()
+        if line is None and node is not None and (found := self.lines.get(node._sequence_nr())):
+            line = f"in the gradient of what is {found}"
+        self.failure = StepError(f"step: expected {expected}, got {got} {line or ''}".rstrip())
         return self.failure
