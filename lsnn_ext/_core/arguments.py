@@ -291,15 +291,6 @@ def check_sequence(name: str, x: Tensor, w_rec: Tensor | None, N: int, currents:
         _check_recurrence(w_rec, N, x, name, currents)
 
 
-def is_bf16_saved(saved_dtype: torch.dtype | None, dtype: torch.dtype) -> bool:
-    """Whether membranes are saved as bfloat16 in a computation of this dtype. Raises ValueError for
-    another saved_dtype."""
-    if saved_dtype not in (None, torch.bfloat16, dtype):
-        raise ValueError(f"saved_dtype: expected None, torch.bfloat16 or {dtype}, got "
-                         f"{saved_dtype}")
-    return saved_dtype == torch.bfloat16 and dtype == torch.float32
-
-
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 

@@ -106,7 +106,10 @@ def resolve(neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: T
     N = N if w_rec is None else w_rec.shape[-1]
     (T, B, _), dtype = x.shape, torch.promote_types(x.dtype, torch.float32)
     checkpoint = arguments.resolve_checkpoint(options.checkpoint_every, T, B, N, dtype.itemsize)
-    saved_bf16 = arguments.is_bf16_saved(options.saved_dtype, dtype)
+    if options.saved_dtype not in (None, torch.bfloat16, dtype):
+        raise ValueError(f"saved_dtype: expected None, torch.bfloat16 or {dtype}, got "
+                         f"{options.saved_dtype}")
+    saved_bf16 = options.saved_dtype == torch.bfloat16 and dtype == torch.float32
     check_sources(options.delay_kernel, options.recurrent_mask, w_rec, x, "current", B, N)
     model = resolve_model(neuron, options, w_rec, N, x.device)
     state = arguments.check_state(options.state, B, N, model.D, dtype, x.device)

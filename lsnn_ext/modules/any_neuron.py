@@ -184,7 +184,9 @@ class Recurrent(ParametrizedModule):
         if not is_batch:
             assert isinstance(x, Tensor)
             x = x.unsqueeze(1)
-            state = _with_batch(state)
+            if isinstance(state, NeuronState):  # anything else raises an error later
+                states = {name: leaf.unsqueeze(0) for name, leaf in state.states.items()}
+                state = NeuronState(states, state.z.unsqueeze(-2))
         elif isinstance(x, Tensor) and first:
             x = x.transpose(0, 1)
         spikes, state, *traces = self._run(x, state, lengths, trace)
@@ -193,7 +195,8 @@ class Recurrent(ParametrizedModule):
             return value.transpose(0, 1) if first else value if is_batch else value.squeeze(1)
 
         if not is_batch:
-            state = _without_batch(state)
+            state = NeuronState({name: leaf.squeeze(0) for name, leaf in state.states.items()},
+                                state.z.squeeze(-2))
         return (restore_form(spikes), state,
                 *({name: restore_form(value) for name, value in one.items()} for one in traces))
 
@@ -340,16 +343,3 @@ def _make_initial(name: str, value: Coefficient, N: int, is_positive: bool,
         raise ValueError(f"{name}: expected numbers > 0, which have a logarithm, got "
                          f"{float(first.min()):.6g}")
     return first
-
-
-def _with_batch(state: Any) -> Any:
-    """The state with a batch of one; anything else is returned and raises an error later."""
-    if not isinstance(state, NeuronState):
-        return state
-    return NeuronState({name: leaf.unsqueeze(0) for name, leaf in state.states.items()},
-                       state.z.unsqueeze(-2))
-
-
-def _without_batch(state: NeuronState) -> NeuronState:
-    return NeuronState({name: leaf.squeeze(0) for name, leaf in state.states.items()},
-                       state.z.squeeze(-2))

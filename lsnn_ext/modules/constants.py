@@ -1,7 +1,6 @@
 """The constants of a layer, buffers or learned Parameters, and the coefficients they determine."""
 import copy
 import operator
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,23 +17,8 @@ from ..models import find_model
 from .checks import HALF
 from .extra_state import before_loading, encode_settings
 from .layer_arguments import CheckedArguments
-from .neuron import (
-    DECAYS,
-    RANGES,
-    Kind,
-    check_range,
-    check_units,
-    make_constant,
-    warn_of_explosion,
-    write_constant,
-)
-from .parametrizations import (
-    ParametrizedModule,
-    check_start,
-    fill_parameter,
-    find_parametrization,
-    make_forms,
-)
+from .neuron import DECAYS, RANGES, Kind, check_range, check_units, make_constant, warn_of_explosion
+from .parametrizations import ParametrizedModule, check_start, find_parametrization, make_forms
 
 
 class Constants(ParametrizedModule):
@@ -95,10 +79,6 @@ class Constants(ParametrizedModule):
                 if form is not None:
                     parametrize.register_parametrization(self, name + suffix, copy.deepcopy(form))
         self.register_load_state_dict_pre_hook(before_loading)
-
-    def _reset_constants(self, suffix: str) -> None:
-        for name, first in self._first.items():
-            fill_parameter(self, name + suffix, partial(write_constant, name, value=first))
 
     def _class_name(self) -> str:
         return parametrize.type_before_parametrizations(self).__name__

@@ -22,7 +22,7 @@ from .constants import Constants, stack_states
 from .delays import read_delay, reset_delay, set_delay
 from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
-from .neuron import AS_LSTM, format_value, round_number
+from .neuron import AS_LSTM, format_value, round_number, write_constant
 from .outputs import Record, compute_rates, join_directions, select_neurons
 from .packed import flip_time, repack, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
@@ -74,7 +74,8 @@ class Recurrent(Constants):
                                    lambda weight: weight.normal_(0, 1 / math.sqrt(weight.shape[1])))
                 if self.bias:
                     fill_parameter(self, "bias_ih" + suffix, Tensor.zero_)
-                self._reset_constants(suffix)
+                for name, first in self._first.items():
+                    fill_parameter(self, name + suffix, partial(write_constant, name, value=first))
             reset_delay(self)
 
     @property
