@@ -159,7 +159,13 @@ def _decay_hint(name: str, value: float) -> str:
     return ""
 
 
-SHORTEST = 10  # a step may be this many times the shortest time constant
+def check_unit(name: str, tau: float, dt: float, remedy: str) -> None:
+    """Raises ValueError for a time constant so small that its unit must be wrong."""
+    if tau < dt / 10:
+        raise ValueError(
+            f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {tau:.6g}; both "
+            f"are in one unit, milliseconds by default: for seconds give dt in seconds too; "
+            f"{remedy}")
 
 
 def check_units(constants: Mapping[str, Tensor], dt: float) -> None:
@@ -170,11 +176,7 @@ def check_units(constants: Mapping[str, Tensor], dt: float) -> None:
         if tau is None or tau.is_meta:
             continue
         low, high = (float(bound) for bound in tau.aminmax())
-        if low < dt / SHORTEST:
-            raise ValueError(
-                f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {low:.6g}; "
-                f"both are in one unit, milliseconds by default: for seconds give dt in seconds "
-                f"too; for no memory at all give {DECAYS[name]}=0.0")
+        check_unit(name, low, dt, f"for no memory at all give {DECAYS[name]}=0.0")
         if low < dt:
             warnings.warn(f"{name}: expected at least a step, dt={dt:g}, got {low:.6g}; are both "
                           f"in one unit?", stacklevel=5)

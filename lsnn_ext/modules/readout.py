@@ -21,7 +21,7 @@ from .._core.torch_internals import has_hooks, make_savable
 from ..codegen.neuron import Neuron
 from ..functional import NeuronState
 from . import checks
-from .neuron import SHORTEST, format_value
+from .neuron import check_unit, format_value
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 
@@ -77,14 +77,10 @@ def _parse_learn(learn: Any, initial: Mapping[str, float | None]) -> tuple[str, 
 
 
 def check_filter(name: str, tau: float, dt: float, nothing: str = "None") -> None:
-    """Raises ValueError for a time constant that is so small that its unit must be wrong; nothing:
-    the value that means no filter."""
+    """Raises TypeError or ValueError for a wrong time constant; nothing: the value that means no
+    filter."""
     checks.check_positive(name, tau)
-    if tau < dt / SHORTEST:
-        raise ValueError(
-            f"{name}: expected at least a tenth of a step, which is dt={dt:g}, got {tau:g}; both "
-            f"are in one unit, milliseconds by default: for seconds give dt in seconds too; for no "
-            f"filter give {name}={nothing}")
+    check_unit(name, tau, dt, f"for no filter give {name}={nothing}")
 
 
 def _decay(tau: float | Tensor | None, dt: float) -> float | Tensor:
