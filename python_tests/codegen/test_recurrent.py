@@ -27,13 +27,13 @@ INTERPRETED: dict[str, dict[Any, Any]] = {name: {} for name in NEURONS}  # kerne
 def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the passes that operators compute."""
     called: list[str] = []
-    call = _ops.neuron.call_interruptible
+    call = _ops.autograd.call_interruptible
 
     def watched(operator: Any, *args: Any) -> Any:
         called.append(operator.__name__)
         return call(operator, *args)
 
-    monkeypatch.setattr(_ops.neuron, "call_interruptible", watched)
+    monkeypatch.setattr(_ops.autograd, "call_interruptible", watched)
     return called
 
 
