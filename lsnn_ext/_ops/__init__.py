@@ -1,6 +1,5 @@
-"""The compiled operators: loading and use_reference (load), shapes (fake), gradients (autograd),
-linear maps (linear), the readout (readout), and options that tests and benchmarks force
-(options)."""
+"""The compiled operators: loading, use_reference and options that tests force (load), shapes
+(fake), gradients (autograd, neuron), linear maps (linear) and the readout (readout)."""
 from collections.abc import Callable
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""The compiled part: whether it is available, its tables, and which tensors its kernels take."""
+"""The compiled part: whether it is available, its tables, which tensors its kernels take, and
+options that tests and benchmarks force on it."""
 import importlib.util
 import os
 import sys
@@ -63,7 +64,7 @@ def _make_tuple(kind: str, names: Sequence[str]) -> Any:
 
 Constants = _make_tuple("Constants", () if _C is None else _C.constants)
 Numbers = _make_tuple("Numbers", () if _C is None else _C.numbers)
-# Options that may be forced, see options.py; 0: the library chooses.
+# Options that may be forced, see forced(); 0: the library chooses.
 Options = _make_tuple("Options", () if _C is None else _C.options)
 # Elements of a result from which on reused memory is faster.
 MANY = 1 << 18
@@ -211,8 +212,7 @@ def why_not_reused(x: Tensor, weight: Tensor) -> str:
     return "" if x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= MANY else _FEW
 
 
-# Choices that tests and benchmarks force on the library (csrc/options.h). Users need none.
-# The names of the choices of an option; 0 is "automatic", also for options that are numbers.
+# The names of the choices of an option (csrc/options.h); 0 is "automatic", also for numbers.
 _WORDS: dict[str, tuple[str, ...]] = {}
 if _C is not None:
     _WORDS = {"product": _C.products, "design": _C.designs, "kernels": _C.kernels}
