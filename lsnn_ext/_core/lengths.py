@@ -20,19 +20,23 @@ class Lengths(NamedTuple):
     order: Tensor | None
     places: Tensor | None  # (B,) the sorted position of each sequence
 
-    def sort(self, value: Tensor, axis: int) -> Tensor:
-        """The sequences along this axis, in the order of the operator."""
-        return value if self.order is None else value.index_select(axis, self.order)
+    def sort(self, value: Any, axis: int) -> Any:
+        """The sequences along this axis, in the order of the operator; None stays None."""
+        return _select(value, axis, self.order)
 
-    def restore(self, value: Tensor, axis: int) -> Tensor:
+    def restore(self, value: Any, axis: int) -> Any:
         """The inverse of sort."""
-        return value if self.places is None else value.index_select(axis, self.places)
+        return _select(value, axis, self.places)
 
     def mask(self, value: Tensor) -> Tensor:
         """A value (T, B, N), 0 after the last step of each sequence."""
         steps = torch.arange(value.shape[0], device=value.device)
         has_ended = steps[:, None] >= self.each.to(value.device)
         return value.masked_fill(has_ended.unsqueeze(-1), 0.0)
+
+
+def _select(value: Tensor | None, axis: int, places: Tensor | None) -> Tensor | None:
+    return value if value is None or places is None else value.index_select(axis, places)
 
 
 def wrap_descending(each: Tensor) -> Lengths:

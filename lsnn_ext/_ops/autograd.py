@@ -349,8 +349,8 @@ def run_recurrence(t: Tensors, rows: Rows, settings: Settings, lengths: Lengths 
     if lengths.order is None:
         return _run_in_order(t, rows, settings)
     out = _run_in_order(t._replace(**{
-        name: lengths.sort(getattr(t, name), axis) for name, axis in _BATCH_IN.items()
-        if getattr(t, name) is not None}), rows, settings)
+        name: lengths.sort(getattr(t, name), axis) for name, axis in _BATCH_IN.items()}),
+        rows, settings)
     return out._replace(**{
         name: lengths.restore(getattr(out, name), axis) for name, axis in _BATCH_OUT.items()
         if getattr(out, name).dim() > 1})  # what was not requested has shape (0,)

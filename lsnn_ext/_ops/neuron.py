@@ -189,9 +189,8 @@ def run_neuron(call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
     """
     if lengths is not None:
         states = [lengths.sort(one, 0) for one in states]
-        t = t._replace(x=lengths.sort(t.x, 1), z=None if t.z is None else lengths.sort(t.z, 1),
-                       lengths=lengths.descending, recurrent_mask=None if t.recurrent_mask is None
-                       else lengths.sort(t.recurrent_mask, 0))
+        t = t._replace(x=lengths.sort(t.x, 1), z=lengths.sort(t.z, 1), lengths=lengths.descending,
+                       recurrent_mask=lengths.sort(t.recurrent_mask, 0))
     sizes = find_sizes(call.key)
     if t.z is None and torch.compiler.is_exporting():
         # AOTInductor turns an empty list into None.

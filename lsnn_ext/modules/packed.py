@@ -123,21 +123,16 @@ def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state
         return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p, masks)
     x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
     state = _map_state(state, lambda leaf: lengths.sort(leaf, -2))
-    p = None if p is None else lengths.sort(p, 0)
-    masks = None if masks is None else lengths.sort(masks, -2)
-    out = run(x, wrap_descending(lengths.descending), state, p, masks)
-
-    def restore(value: Tensor | None, axis: int) -> Tensor | None:
-        return None if value is None else lengths.restore(value, axis)
-
+    out = run(x, wrap_descending(lengths.descending), state, lengths.sort(p, 0),
+              lengths.sort(masks, -2))
     if means is not None:
         means[:] = [lengths.restore(value, 1) for value in means]
     traces = None if out.traces is None else Traces(
         *(lengths.restore(value, 1) for value in out.traces))
     packed = None if out.packed is None else pack_spikes(lengths.restore(out.packed.numbers(), 1))
     end = out.state.map(lambda leaf: lengths.restore(leaf, -2))
-    return Layered(restore(out.spikes, 1), end, traces, restore(out.readout, 1),
-                   restore(out.readout_state, 0), packed)
+    return Layered(lengths.restore(out.spikes, 1), end, traces, lengths.restore(out.readout, 1),
+                   lengths.restore(out.readout_state, 0), packed)
 
 
 def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: Tensor | None,
