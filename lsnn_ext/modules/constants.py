@@ -154,18 +154,19 @@ class Constants(ParametrizedModule):
 
     def _list_forms(self) -> list[tuple[str, Tensor, nn.Module]]:
         """The name, original Parameter and parametrization of constants that have one of ours."""
-        if "parametrizations" not in self._modules:
-            return []
         return [(name + suffix, *found) for name in self.learn for suffix in self._suffixes
                 if (found := find_parametrization(self, name + suffix)) is not None]
 
     def _find_parameters(self) -> dict[str, Tensor | None]:
         """Parameters by name; a parametrized constant stands for its original Parameter."""
-        originals = {name: original for name, original, _ in self._list_forms()}
-        return {**self._parameters, **originals} if originals else self._parameters  # type: ignore[return-value]
+        if "parametrizations" not in self._modules:
+            return self._parameters  # type: ignore[return-value]  # read only
+        return {**self._parameters, **{name: stored for name, stored, _ in self._list_forms()}}
 
     def _describe_forms(self) -> tuple[Any, ...]:
         """The parametrizations of learned constants, as tuples to compare."""
+        if "parametrizations" not in self._modules:
+            return ()
         return tuple((name, type(form), *getattr(form, "ends", ()))
                      for name, _, form in self._list_forms())
 
