@@ -168,16 +168,14 @@ def learning_rate(done: float, highest: float, falls: bool = True) -> float:
 def adam(net: nn.Module, options: argparse.Namespace,
          weight_decay: float = 0.0) -> torch.optim.Optimizer:
     """Adam, or AdamW if matrices shall decay, or for an LSNN with --deepr DEEP R around Adam, which
-    draws the network's weights anew."""
+    draws the network's weights anew. Each iteration sets the learning rate."""
     if not options.deepr or not isinstance(net, LSNN):
         if not weight_decay:
-            return torch.optim.Adam(net.parameters(), lr=options.lr)
-        groups = parameter_groups(net, weight_decay=weight_decay)
-        return torch.optim.AdamW(groups, lr=options.lr)
+            return torch.optim.Adam(net.parameters())
+        return torch.optim.AdamW(parameter_groups(net, weight_decay=weight_decay))
     generator = torch.Generator().manual_seed(options.seed)
     signs = init.dale(net, options.deepr, generator=generator)
-    return DeepR.of(net, torch.optim.Adam, options.deepr, signs=signs, generator=generator,
-                    lr=options.lr)
+    return DeepR.of(net, torch.optim.Adam, options.deepr, signs=signs, generator=generator)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

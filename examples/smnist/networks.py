@@ -4,13 +4,15 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from lsnn_ext import ALIF, LSNN
-from lsnn_ext.functional import PackedSpikes, State
+from lsnn_ext import ALIF, LSNN, Recurrent
+from lsnn_ext.functional import PackedSpikes, State, leaky_readout
+from lsnn_ext.zoo import brf
 from smnist.data import CHANNELS, analog, encode, windows
 
 ANSWER = 28  # the decision is the readout averaged over the last 28 pixels' time
-NAMES = "LSNN", "LIF", "LSTM", "SRNN"
+NAMES = "LSNN", "LIF", "LSTM", "SRNN", "BRF"
 UNITS = 128  # of the LSTM
 CLASSES = 10
 WINDOW, THETA = 8, 0.01  # of the SRNN
@@ -76,12 +78,48 @@ class SRNN(nn.Module):
         return start[-1].z[0, 0] + counted.sum(0)
 
 
+class Abs(nn.Module):
+    """A parametrization: the absolute values."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value.abs()
+
+
+class BRF(nn.Module):
+    """Balanced resonate-and-fire neurons that see a grey value a step, with a leaky readout.
+
+    Source: Higuchi, Kairat, Bohte and Otte, ICML 2024; sizes and first values of their program for
+    permuted pixels (AdaptiveAILab/brf-neurons).
+    """
+
+    N = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        N = self.N
+        self.neurons = Recurrent(
+            brf.neuron, 1, N, learn=("omega", "b_offset"), omega=torch.empty(N).uniform_(15, 85),
+            b_offset=torch.empty(N).uniform_(0.1, 1))
+        for name in self.neurons.learn:
+            parametrize.register_parametrization(self.neurons, name, Abs())
+        with torch.no_grad():  # Glorot uniform, of inputs and past spikes as one matrix
+            for weight in self.neurons.weight_ih_l0, self.neurons.weight_hh_l0:
+                weight.uniform_(-1, 1).mul_((6 / (1 + N + N)) ** 0.5)
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(CLASSES, N)))
+        self.tau = nn.Parameter(torch.empty(CLASSES).normal_(20, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Readouts (T, B, 10) of x (T, B, 1)."""
+        y, _ = leaky_readout(self.neurons(x)[0], self.weight, torch.exp(-1 / self.tau.abs()))
+        return y
+
+
 def network(name: str, options: argparse.Namespace) -> nn.Module:
-    """One of NAMES, drawn with the seed: an LSNN, the same without adaptation, the LSTM, or the
-    four layers of model srnn of Yin et al."""
+    """One of NAMES, drawn with the seed: an LSNN, the same without adaptation, the LSTM, the four
+    layers of model srnn of Yin et al., or the resonators."""
     torch.manual_seed(options.seed)
-    if name == "LSTM":
-        return LSTM()
+    if name in ("LSTM", "BRF"):
+        return LSTM() if name == "LSTM" else BRF()
     if name == "SRNN":
         if options.hold > 1:
             raise SystemExit(f"--hold: expected 1 with the model srnn, got {options.hold}")
@@ -102,15 +140,22 @@ def spikes(pixels: Tensor, options: argparse.Namespace) -> Tensor:
 
 def answers(net: nn.Module, pixels: Tensor, x: Tensor | None, hold: int,
             start: list[State] | None) -> tuple[Tensor, Tensor | None]:
-    """Logits (B, 10) of pixels (B, 784), in the order in which they come, and with gradients the
-    spikes (T, B, N) of an LSNN; x: what an LSNN is shown of them; start: the states of srnn."""
+    """Logits (S, B, 10) of pixels (B, 784), in the order in which they come, and with gradients the
+    spikes (T, B, N) of an LSNN. The decision is their mean; the loss is that of each of S steps,
+    which are all steps of BRF and one of the others.
+
+    Args:
+        x: what an LSNN is shown of the pixels.
+        start: the states of srnn.
+    """
     if isinstance(net, LSNN):
         readout, _, *found = net(x, return_spikes=torch.is_grad_enabled())
-        return readout[-ANSWER * hold:].mean(0), found[0] if found else None
+        return readout[-ANSWER * hold:].mean(0, keepdim=True), found[0] if found else None
     if isinstance(net, SRNN):
         assert start is not None
-        return net(pixels, start), None
-    return net(analog(pixels, hold)), None
+        return net(pixels, start)[None], None
+    logits: Tensor = net(analog(pixels, hold))
+    return logits if isinstance(net, BRF) else logits[None], None
 
 
 def first_states(net: nn.Module, B: int, random: torch.Generator) -> list[State] | None:

@@ -15,7 +15,7 @@ from smnist.networks import ANSWER
 # test accuracy of the LSNN after 36,000 iterations with 1 and 2 ms a pixel, means of 12 runs
 # (Bellec et al. 2018)
 PAPER = {1: 0.942, 2: 0.938}
-COLOURS = {"LSNN": ADAPTIVE, "LIF": REGULAR, "LSTM": ACCENT, "SRNN": INK}
+COLOURS = {"LSNN": ADAPTIVE, "LIF": REGULAR, "LSTM": ACCENT, "SRNN": INK, "BRF": MUTED}
 
 
 def digit_picture(model: LSNN, x: Tensor, image: Tensor, label: int, hold: int,

@@ -3,8 +3,9 @@ spikes.
 
 Trains for a fixed time (--minutes) the networks that --models names: the LSNN and, beside it and on
 the same batches, as many neurons without adaptation (lif); an nn.LSTM of 128 units that sees grey
-values and answers after the last one (lstm), and the four layers of Yin et al. 2021, which see a
-window of 8 pixels a step (srnn). The first 5,000 digits of the training set are kept back, as in
+values and answers after the last one (lstm), the four layers of Yin et al. 2021, which see a window
+of 8 pixels a step (srnn), and the resonators of Higuchi et al. 2024, which see grey values and
+answer at every step (brf). The first 5,000 digits of the training set are kept back, as in
 the paper's code, and choose the epoch; the 10,000 test digits are looked at once, at the end, with
 each network's weights of its best epoch. With --kept-back 0 all 60,000 are learned from, and the
 last weights are tested.
@@ -39,6 +40,7 @@ from smnist.plots import curve_picture, digit_picture
 from smnist.speed import measure, report
 
 TARGET_RATE = 0.01  # spikes per step: 10 Hz
+RATE, BRF_RATE = 0.002, 0.1
 TAU_ADAPT, DELAY = 700.0, 28  # where a pixel is shown for 1 ms; a row of the picture
 # what stands for options that are left out
 PAPER = {"iterations": 36_000, "batch": 256, "deepr": 0.12, "spread": True, "delay": 10}
@@ -83,7 +85,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
                       help="epochs from one look at the digits kept back to the next")
     learning = parser.add_argument_group("training")
     learning.add_argument("--batch", type=count, default=64)
-    learning.add_argument("--lr", type=number, default=0.002, help="highest learning rate of Adam")
+    learning.add_argument("--lr", type=number, metavar="RATE",
+                          help=f"highest learning rate of Adam; {BRF_RATE} for brf and {RATE} for "
+                               "the others if left out")
     learning.add_argument("--clip", type=number, default=1.0, help="largest norm of the gradient")
     learning.add_argument("--reg", type=float, default=0.1,
                           help="weight of the firing rate's distance from 10 Hz")
@@ -163,8 +167,10 @@ class Run(BestEpoch):
             start = first_states(net, self.options.batch, random)
             logits, z = answers(net, pixels, x, self.options.hold,
                                 start and [processes.share_of(state) for state in start])
-            loss = processes.mean(nn.functional.cross_entropy(logits, labels), len(labels))
-            correct = processes.mean((logits.argmax(-1) == labels).float().mean(), len(labels))
+            loss = processes.mean(nn.functional.cross_entropy(
+                logits.flatten(0, 1), labels.repeat(len(logits))), len(labels))
+            correct = processes.mean((logits.mean(0).argmax(-1) == labels).float().mean(),
+                                     len(labels))
             values = {"accuracy": correct.item(), **self.looked(name)}
             if z is None:
                 return loss, loss.new_zeros(()), values
@@ -172,7 +178,11 @@ class Run(BestEpoch):
             return (loss, self.options.reg * (rate - TARGET_RATE).square().sum(),
                     {**values, "rate": rate.mean().item()})
 
-        return self.learn(learning_rate(self.done(), self.options.lr), losses)
+        return self.learn(learning_rate(self.done(), self.options.lr or RATE), losses)
+
+    def rate_of(self, name: str, rate: float) -> float:
+        """That of brf falls linearly to 0, as in its paper."""
+        return rate if name != "BRF" else (1 - self.done()) * (self.options.lr or BRF_RATE)
 
     def kept_back(self, net: nn.Module) -> float:
         """The share of the digits kept back that a network recognises."""
@@ -190,7 +200,7 @@ class Run(BestEpoch):
             x = spikes(shown, self.options) if isinstance(net, LSNN) else None
             logits, _ = answers(net, shown, x, self.options.hold,
                                 first_states(net, len(labels), random))
-            correct += int((logits.argmax(-1) == labels).sum())
+            correct += int((logits.mean(0).argmax(-1) == labels).sum())
         return correct / len(digits.labels)
 
 

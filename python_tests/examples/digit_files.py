@@ -1,5 +1,6 @@
 """Small files in the format of MNIST, of random pixels and labels."""
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,3 +21,10 @@ def write_digits(folder: Path) -> None:
     contents = idx(12, 28, 28), idx(12, highest=9), idx(5, 28, 28), idx(5, highest=9)
     for name, content in zip(FILES, contents, strict=True):
         (folder / name).write_bytes(content)
+
+
+def excite(net: Any) -> None:
+    """Lets a BRF of random weights fire, and makes its sums exact for inputs of eight bits."""
+    with torch.no_grad():
+        for weight, factor in (net.neurons.weight_ih_l0, 1000), (net.neurons.weight_hh_l0, 1):
+            weight.mul_(factor * 1024).round_().div_(1024)
