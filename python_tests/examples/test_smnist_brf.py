@@ -34,15 +34,15 @@ def _network(digits: mnist.Digits) -> Any:
 
 
 def test_first_values(digits: mnist.Digits) -> None:
-    """Those of the published program, which counts 68,874 parameters."""
+    """Those of the published program, which counts 68,874 parameters, but for two."""
     net = _network(digits)
     assert sum(p.numel() for p in net.parameters()) == 68_874
     neurons, N = net.neurons, net.N
     for values, low, high in ((neurons.omega, 15, 85), (neurons.b_offset, 0.1, 1)):
         assert low <= values.min() < values.max() <= high
         assert (values.mean() - (low + high) / 2).abs() < 4 * (high - low) / (12 * N) ** 0.5
-    assert 0 < (net.tau - 20).abs().max() < 4
-    for weight, fans in ((neurons.weight_ih_l0, 1 + 2 * N), (neurons.weight_hh_l0, 1 + 2 * N),
+    assert net.tau.tolist() == [300] * 10
+    for weight, fans in ((neurons.weight_ih_l0 / 200, 1 + 2 * N), (neurons.weight_hh_l0, 1 + 2 * N),
                          (net.weight, N + 10)):
         assert 0.9 < weight.abs().max() / (6 / fans) ** 0.5 <= 1
 
