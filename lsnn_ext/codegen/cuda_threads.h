@@ -3,89 +3,12 @@
 // generate.py writes; its functions take one neuron at a time, see rows.h.
 #pragma once
 #include "cuda_job.h"
-
-#ifdef __CUDACC__
-#define LSNN_FUSE_INLINE static __device__ __forceinline__
-#define LSNN_FUSE_METHOD __host__ __device__ __forceinline__
-#else
-#include <math.h>
-#define LSNN_FUSE_INLINE static inline __attribute__((always_inline))
-#define LSNN_FUSE_METHOD inline __attribute__((always_inline))
-#endif
+#include "cuda_operators.h"
+#include "values.h"
 
 namespace lsnn::neuron {
 namespace {
 
-template <int n> struct Fixed {
-  LSNN_FUSE_METHOD constexpr operator int() const { return n; }
-};
-
-// --------------------------------------------------------------------------------------- operators
-// Functions of the library of the compiler: on a GPU within 2 units in the last place, pow in
-// float32 within 4.
-#define LSNN_FUSE_LIBRARY(name)                                    \
-  LSNN_FUSE_INLINE float name##_of(float a) { return name##f(a); } \
-  LSNN_FUSE_INLINE double name##_of(double a) { return name(a); }
-LSNN_FUSE_LIBRARY(exp)
-LSNN_FUSE_LIBRARY(log)
-LSNN_FUSE_LIBRARY(tanh)
-LSNN_FUSE_LIBRARY(sin)
-LSNN_FUSE_LIBRARY(cos)
-LSNN_FUSE_LIBRARY(atan)
-LSNN_FUSE_LIBRARY(erf)
-LSNN_FUSE_LIBRARY(sqrt)
-LSNN_FUSE_LIBRARY(fabs)
-#undef LSNN_FUSE_LIBRARY
-LSNN_FUSE_INLINE float fma_of(float a, float b, float c) { return fmaf(a, b, c); }
-LSNN_FUSE_INLINE double fma_of(double a, double b, double c) { return fma(a, b, c); }
-LSNN_FUSE_INLINE float pow_of(float a, float b) { return powf(a, b); }
-LSNN_FUSE_INLINE double pow_of(double a, double b) { return pow(a, b); }
-
-// The operators of ops.h of one number.
-template <class T> struct Operators {
-  using Number = T;
-  using V = T;
-  using M = bool;
-  LSNN_FUSE_INLINE V add_(V a, V b) { return a + b; }
-  LSNN_FUSE_INLINE V sub_(V a, V b) { return a - b; }
-  LSNN_FUSE_INLINE V mul_(V a, V b) { return a * b; }
-  LSNN_FUSE_INLINE V div_(V a, V b) { return a / b; }
-  LSNN_FUSE_INLINE V fma_(V a, V b, V c) { return fma_of(a, b, c); }
-  LSNN_FUSE_INLINE V neg_(V a) { return -a; }
-  LSNN_FUSE_INLINE V abs_(V a) { return fabs_of(a); }
-  LSNN_FUSE_INLINE V sign_(V a) { return a > T(0) ? T(1) : a < T(0) ? T(-1) : T(0); }
-  LSNN_FUSE_INLINE V sqrt_(V a) { return sqrt_of(a); }
-  LSNN_FUSE_INLINE V maximum_(V a, V b) { return a > b || a != a ? a : b; }
-  LSNN_FUSE_INLINE V minimum_(V a, V b) { return a < b || a != a ? a : b; }
-  LSNN_FUSE_INLINE V exp_(V a) { return exp_of(a); }
-  LSNN_FUSE_INLINE V log_(V a) { return log_of(a); }
-  LSNN_FUSE_INLINE V tanh_(V a) { return tanh_of(a); }
-  LSNN_FUSE_INLINE V sigmoid_(V a) {
-    const V e = exp_of(-fabs_of(a));
-    return (a < T(0) ? e : T(1)) / (e + T(1));
-  }
-  LSNN_FUSE_INLINE V sin_(V a) { return sin_of(a); }
-  LSNN_FUSE_INLINE V cos_(V a) { return cos_of(a); }
-  LSNN_FUSE_INLINE V atan_(V a) { return atan_of(a); }
-  LSNN_FUSE_INLINE V erf_(V a) { return erf_of(a); }
-  LSNN_FUSE_INLINE V pow_(V a, V b) { return pow_of(a, b); }
-  LSNN_FUSE_INLINE M gt_(V a, V b) { return a > b; }
-  LSNN_FUSE_INLINE M ge_(V a, V b) { return a >= b; }
-  LSNN_FUSE_INLINE M lt_(V a, V b) { return a < b; }
-  LSNN_FUSE_INLINE M le_(V a, V b) { return a <= b; }
-  LSNN_FUSE_INLINE M eq_(V a, V b) { return a == b; }
-  LSNN_FUSE_INLINE M ne_(V a, V b) { return a != b; }
-  LSNN_FUSE_INLINE M and_(M a, M b) { return a && b; }
-  LSNN_FUSE_INLINE M or_(M a, M b) { return a || b; }
-  LSNN_FUSE_INLINE M not_(M a) { return !a; }
-  LSNN_FUSE_INLINE V select_(M a, V b, V c) { return a ? b : c; }
-  LSNN_FUSE_INLINE V float32_(V a) { return T(float(a)); }
-  LSNN_FUSE_INLINE V constant(T x) { return x; }
-  LSNN_FUSE_INLINE V number(M m) { return m ? T(1) : T(0); }
-  LSNN_FUSE_INLINE M is_true(V a) { return a != T(0); }
-};
-
-// ----------------------------------------------------------------------------------------- threads
 LSNN_FUSE_INLINE int64_t quotient(int64_t i, int64_t n) {  // of numbers >= 0
   if (((uint64_t)i | (uint64_t)n) >> 32) return i / n;
   return (uint32_t)i / (uint32_t)n;  // faster on a GPU
@@ -96,19 +19,7 @@ template <class Step> struct Threads {
   static constexpr int K = Step::currents, S = Step::states, C = Step::coefficients,
                        G = Step::gradients;
 
-  // The values of a step, in the order of rows.h.
-  struct Values {
-    T x[Step::n_values];
-
-    LSNN_FUSE_METHOD T& current(int k) { return x[k]; }
-    LSNN_FUSE_METHOD T& state(int s) { return x[K + s]; }
-    LSNN_FUSE_METHOD T& before() { return x[K + S]; }
-    LSNN_FUSE_METHOD T& coefficient(int c) { return x[K + S + 1 + c]; }
-    LSNN_FUSE_METHOD T& d_state(int s) { return x[K + S + 1 + C + s]; }
-    LSNN_FUSE_METHOD T& d_z() { return x[K + 2 * S + 1 + C]; }
-    LSNN_FUSE_METHOD T& after() { return x[K + 2 * S + 2 + C]; }
-    LSNN_FUSE_METHOD T& result(int i) { return x[K + 2 * S + 3 + C + i]; }
-  };
+  using Values = ValuesOf<Step, T>;
   LSNN_FUSE_INLINE bool is_carried(int s) { return Step::carried >> s & 1; }
 
   // A neuron of an item: index i of an array [B,N].
@@ -190,7 +101,8 @@ template <class Step> struct Threads {
     if (t < 0) {
       for (int s = 0; s < S; s++) job.states[s][i] = value(job.first[s], i);
     } else {
-      Values x;
+      const Step sizes{};
+      Values x(sizes);
       load_coefficients(job, p, x);
       for (int k = 0; k < K; k++) x.current(k) = c[k * job.N];
       for (int s = 0; s < S; s++) x.state(s) = job.states[s][i];
@@ -211,7 +123,7 @@ template <class Step> struct Threads {
       for (int k = 0; k < K; k++) job.currents[p.at_current(t, job.N) + k * job.N] = x.current(k);
     if (job.carry && t % steps_of_chunk == 0)
       for (int s = 0; s < S; s++) job.carry[p.at(t / steps_of_chunk * S + s)] = x.state(s);
-    Step::forward(x.x);
+    Step::forward(x.values);
     for (int s = 0; s < S; s++) {
       x.state(s) = x.result(s);
       if (job.traces[s]) job.traces[s][p.at(t)] = x.result(s);
@@ -259,7 +171,8 @@ template <class Step> struct Threads {
   }
   LSNN_FUSE_INLINE void replay_chunk(const Job<T>& job, const Point& p, int64_t first,
                                      int64_t last) {
-    Values x;
+    const Step sizes{};
+    Values x(sizes);
     load_coefficients(job, p, x);
     for (int s = 0; s < S; s++)
       if (is_carried(s)) x.state(s) = job.carry[p.at(first / steps_of_chunk * S + s)];
@@ -270,7 +183,7 @@ template <class Step> struct Threads {
       if (t + 1 == last) return;
       load_currents(job, p, t, x);
       x.after() = spike(job, p, t);
-      Step::advance(x.x);
+      Step::advance(x.values);
       for (int s = 0; s < S; s++)
         if (is_carried(s)) x.state(s) = x.result(s);
       x.before() = x.after();
@@ -305,7 +218,8 @@ template <class Step> struct Threads {
       job.dz[i] = T(0);
       return;
     }
-    Values x;
+    const Step sizes{};
+    Values x(sizes);
     load_coefficients(job, p, x);
     load_currents(job, p, t, x);
     for (int s = 0; s < S; s++) {
@@ -316,8 +230,8 @@ template <class Step> struct Threads {
     x.after() = spike(job, p, t);
     x.d_z() =
         dz + value(job.gz, t * job.gz_stride_t + p.b * job.gz_stride_b + p.n * job.gz_stride_n);
-    if (job.want) Step::adjoint(x.x);
-    else Step::adjoint_alone(x.x);
+    if (job.want) Step::adjoint(x.values);
+    else Step::adjoint_alone(x.values);
     for (int k = 0; k < K; k++) {
       job.gx[p.at_current(t, job.N) + k * job.N] = x.result(k);
       if (dc) dc[k * job.N + p.n] = x.result(k);
@@ -344,7 +258,8 @@ template <class Step> struct Threads {
     const Point p = {block.index * N + block.thread, block.index, block.thread, job.B * N};
     uint32_t* const ring = (uint32_t*)block.shared;
     const bool is_neuron = p.n < N;
-    Values x;
+    const Step sizes{};
+    Values x(sizes);
     x.before() = T(0);
     if (is_neuron) {
       load_coefficients(job, p, x);

@@ -15,6 +15,7 @@
 #pragma once
 #include "neuron.h"
 #include "ops.h"
+#include "values.h"
 
 #define LSNN_FUSE_LAMBDA __attribute__((always_inline))
 
@@ -23,10 +24,6 @@ namespace {
 
 // Of a generated step: with two at once the adjoint of an LSNN was slower, by measurement.
 constexpr int generated_vectors = 1;
-
-template <int n> struct Fixed {
-  constexpr operator int() const { return n; }
-};
 
 // f(0) to f(n - 1), unrolled where n is known.
 template <int i, int n, class F> LSNN_FUSE_INLINE void call_each(const F& f) {
@@ -60,34 +57,12 @@ template <class T> LSNN_FUSE_INLINE unsigned valid_lanes(int64_t left) {
   return left >= lanes<T> ? ~0u >> (32 - lanes<T>) : left > 0 ? (1u << left) - 1 : 0;
 }
 
-// The values of a step and their places.
-template <class Step> struct Values {
+template <class Step> struct Values : ValuesOf<Step, Vector<typename Step::Number>> {
   using T = typename Step::Number;
   using V = Vector<T>;
   static constexpr int L = lanes<T>, vectors = Step::vectors;
-  const Step& step;
-  V values[Step::n_values * vectors];
+  using ValuesOf<Step, V>::ValuesOf, ValuesOf<Step, V>::step;
 
-  LSNN_FUSE_METHOD explicit Values(const Step& s) : step(s) {}
-  LSNN_FUSE_METHOD V& at(int place, int v) { return values[place * vectors + v]; }
-  LSNN_FUSE_METHOD V& current(int k, int v) { return at(k, v); }
-  LSNN_FUSE_METHOD V& state(int s, int v) { return at(step.currents + s, v); }
-  LSNN_FUSE_METHOD V& before(int v) { return at(step.currents + step.states, v); }
-  LSNN_FUSE_METHOD V& coefficient(int c, int v) {
-    return at(step.currents + step.states + 1 + c, v);
-  }
-  LSNN_FUSE_METHOD V& d_state(int s, int v) {
-    return at(step.currents + step.states + 1 + step.coefficients + s, v);
-  }
-  LSNN_FUSE_METHOD V& d_z(int v) {
-    return at(step.currents + 2 * step.states + 1 + step.coefficients, v);
-  }
-  LSNN_FUSE_METHOD V& after(int v) {
-    return at(step.currents + 2 * step.states + 2 + step.coefficients, v);
-  }
-  LSNN_FUSE_METHOD V& result(int i, int v) {
-    return at(step.currents + 2 * step.states + 3 + step.coefficients + i, v);
-  }
   // How many vectors of [n, n1) come next.
   LSNN_FUSE_METHOD static auto count(int64_t n, int64_t n1) {
     if constexpr (Step::is_generated) return Fixed<vectors>{};
@@ -98,23 +73,23 @@ template <class Step> struct Values {
   }
   LSNN_FUSE_METHOD void load_coefficients(const T* packed, int64_t n, int v) {
     for_each(step.coefficients, [&](int c) LSNN_FUSE_LAMBDA {
-      coefficient(c, v) = load(packed + n * step.coefficients + c * L);
+      this->coefficient(c, v) = load(packed + n * step.coefficients + c * L);
     });
   }
   // Currents in rows of N numbers, as they were saved.
   LSNN_FUSE_METHOD void load_saved(const Rows<const T>& saved, int64_t n, int64_t left, int v) {
     for_each(step.currents, [&](int k) LSNN_FUSE_LAMBDA {
-      current(k, v) = load_n(saved.first + k * saved.stride + n, left);
+      this->current(k, v) = load_n(saved.first + k * saved.stride + n, left);
     });
   }
   LSNN_FUSE_METHOD void load_states(const Rows<const T>& read, int64_t n, int v) {
     for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
-      if (step.carried >> s & 1) state(s, v) = load(read.first + s * read.stride + n);
+      if (step.carried >> s & 1) this->state(s, v) = load(read.first + s * read.stride + n);
     });
   }
   LSNN_FUSE_METHOD void store_carried(const Rows<T>& left, int64_t n, int v) {
     for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
-      if (step.carried >> s & 1) store(left.first + s * left.stride + n, result(s, v));
+      if (step.carried >> s & 1) store(left.first + s * left.stride + n, this->result(s, v));
     });
   }
 };
