@@ -5,64 +5,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fooling.base import I, N, Net, Spike, fused, loop, numbers
+from fooling.base import I, N, Net, Spike, add, fused, loop, numbers
+
+add(loop, Net, "spike",
+    Graded=lambda self, v: 0.5 * Spike.apply(v),
+    Ternary=lambda self, v: Spike.apply(v) - Spike.apply(-v - 1.5),
+    # As many spikes as the membrane has thresholds, at most 3.
+    SpikesOfTwo=lambda self, v: sum(Spike.apply(v - k) for k in (0, 1, 2)))
 
 
-@loop
-class Graded(Net):
-    """Spikes of 1/2."""
+class Mapped(Net):
+    """Programs whose output is a function of the spikes and inputs of the step."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
-            z = 0.5 * Spike.apply(v - 1)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class Ternary(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
-            z = Spike.apply(v - 1) - Spike.apply(-v - 0.5)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class SpikesOfTwo(Net):
-    """As many spikes as the membrane has thresholds, at most 3."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
-            z = sum(Spike.apply(v - k) for k in (1, 2, 3))
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class SoftmaxOfBatch(Net):
-    """An operator along an axis of the step, which is the axis of time for all steps at once."""
-
-    axis = 0
+    def map(self, x: Tensor, z: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
         out = []
         for x_t in x:
             v, z = self.step(x_t, v, z)
-            out.append(torch.softmax(self.back(z), dim=self.axis))
+            out.append(self.map(x_t, z))
         return torch.stack(out)
 
+
+@loop
+class SoftmaxOfBatch(Mapped):
+    """An operator along an axis of the step, which is the axis of time for all steps at once."""
+
+    axis = 0
     rounds = True
+
+    def map(self, x: Tensor, z: Tensor) -> Tensor:
+        return torch.softmax(self.back(z), dim=self.axis)
 
 
 @loop
@@ -71,69 +46,48 @@ class SoftmaxOfNeurons(SoftmaxOfBatch):
 
 
 @loop
-class SquareSoftmax(SoftmaxOfBatch):
-    axis = 1
-
+class SquareSoftmax(SoftmaxOfNeurons):
     @classmethod
     def inputs(cls, call: int) -> tuple[Any, ...]:
         return (numbers(call, N, N, I),)
 
 
-@loop
-class Concatenated(Net):
-    axis = 1
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out.append(torch.cat([z, x_t.repeat(1, 2)[:, :N]], self.axis))
-        return torch.stack(out)
+def concatenate(axis: int) -> Any:
+    return lambda self, x, z: torch.cat([z, x.repeat(1, 2)[:, :N]], axis)
 
 
-@loop
-class ConcatenatedByDefault(Concatenated):
-    axis = 0
-
-
-@loop
-class ConcatenatedLast(Concatenated):
-    axis = -1
+add(loop, Mapped, "map", Concatenated=concatenate(1), ConcatenatedByDefault=concatenate(0),
+    ConcatenatedLast=concatenate(-1))
 
 
 @loop
 class ConcatenatedBefore(Net):
     """cat of input and spikes before one product."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.both = nn.Linear(I + N, N)
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v + self.both(torch.cat([x_t, z], 1)) - z.detach()
-            z = Spike.apply(v - 1)
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + self.both(torch.cat([x, z], 1)) - z.detach()
+        return v, Spike.apply(v - 1)
 
 
 @fused
 class Readout(Net):
     """A leaky readout without spikes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.out = nn.Linear(N, 4)
+
+    def input(self, x: Tensor, y: Tensor) -> Tensor:
+        return x
 
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
         y = x.new_zeros(x.shape[1], 4)
         out = []
         for x_t in x:
-            v, z = self.step(x_t, v, z)
+            v, z = self.step(self.input(x_t, y), v, z)
             y = 0.5 * y + self.out(z)
             out.append(y)
         return torch.stack(out)
@@ -143,15 +97,8 @@ class Readout(Net):
 class FedBack(Readout):
     """The readout is an input of the next step."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        y = x.new_zeros(x.shape[1], 4)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t + y.sum(1, keepdim=True) / 8, v, z)
-            y = 0.5 * y + self.out(z)
-            out.append(y)
-        return torch.stack(out)
+    def input(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y.sum(1, keepdim=True) / 8
 
 
 @loop
@@ -228,8 +175,8 @@ class EveryThirdOutput(Net):
 
 @fused
 class SomeOutputs(Net):
-    def forward(self, x: Tensor) -> Any:
-        out = list(self.over(x, x).unbind(0))
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        out = list(spikes.unbind(0))
         return torch.stack([out[7], out[2], out[2], out[-1]])
 
 
@@ -257,8 +204,7 @@ class NotStacked(Net):
 
 @loop
 class ConcatenatedOverTime(Net):
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         return torch.cat(list(spikes), 0), torch.cat(list(spikes), 1)
 
 
@@ -296,84 +242,48 @@ class NoSpikes(Net):
 class NoInput(Net):
     """Only the weights drive the neurons."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for _ in range(9):
-            v = self.beta * v + self.feed.bias + self.back(z) - z.detach()
-            z = Spike.apply(v - 0.25)
-            out.append(z)
-        return torch.stack(out)
+    def order(self, x: Tensor) -> Any:
+        return range(9)
+
+    def step(self, x: Any, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + self.feed.bias + self.back(z) - z.detach()
+        return v, Spike.apply(v - 0.25)
 
 
 @loop
 class LayerNormInside(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
-            v = F.layer_norm(v, (N,))
-            z = Spike.apply(v - 0.5)
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + self.feed(x) + self.back(z) - z.detach()
+        v = F.layer_norm(v, (N,))
+        return v, Spike.apply(v - 0.5)
 
 
 @loop
 class MeanOfBatchInside(Net):
     """The membrane is reset to the mean of the batch."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            v = v - v.sum(0) / 8
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = super().step(x, v, z)
+        return v - v.sum(0) / 8, z
 
 
-@loop
-class NeighboursInside(Net):
-    """Each neuron reads its neighbour's membrane."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v + torch.roll(v, 1, dims=1) / 4, z)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class SequencesInside(NeighboursInside):
-    """Each sequence reads the next one's membrane, through a broadcast and a transpose."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v + torch.roll(v, 1, dims=0) / 4 + v[:1] / 8, z)
-            out.append(z)
-        return torch.stack(out)
+add(loop, Net, "step_at",
+    # Each neuron reads its neighbour's membrane.
+    NeighboursInside=lambda self, t, x, v, z: self.step(x, v + torch.roll(v, 1, dims=1) / 4, z),
+    # Each sequence reads the next one's membrane, through a broadcast and a transpose.
+    SequencesInside=lambda self, t, x, v, z: self.step(
+        x, v + torch.roll(v, 1, dims=0) / 4 + v[:1] / 8, z))
 
 
 @loop
 class MaskedWeights(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.register_buffer("mask", 1 - torch.eye(N, dtype=self.dtype))
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v + self.feed(x_t) + F.linear(z, self.back.weight * self.mask)
-            z = Spike.apply(v - 1)
-            v = v * (1 - z)
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + self.feed(x) + F.linear(z, self.back.weight * self.mask)
+        z = Spike.apply(v - 1)
+        return v * (1 - z), z
 
 
 @loop

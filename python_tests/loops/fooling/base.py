@@ -39,6 +39,19 @@ def refused(reason: str) -> Callable[[Program], Program]:
     return program("refused", reason)
 
 
+def add(put: Callable[[Any], Any], base: type["Net"], methods: str, **bodies: Any) -> None:
+    """Puts a program into the table for each body: a subclass of base with these methods.
+
+    Args:
+        methods: their names, separated by spaces.
+        bodies: a function, or a tuple with one for each method.
+    """
+    for name, body in bodies.items():
+        functions = body if isinstance(body, tuple) else (body,)
+        members = dict(zip(methods.split(), functions, strict=True))
+        put(type(name, (base,), {**members, "__module__": functions[0].__module__}))
+
+
 class Spike(torch.autograd.Function):
     """A spike with the surrogate gradient of a fast sigmoid."""
 
@@ -73,31 +86,59 @@ class Net(nn.Module):
         super().__init__()
         self.feed, self.back = nn.Linear(I, N), nn.Linear(N, N, bias=False)
         self.beta, self.threshold = 0.75, 1.0
+        self.prepare()
 
     def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x.new_zeros(x.shape[1], N), x.new_zeros(x.shape[1], N)
 
+    # ------------------------------------------------------------------ what programs replace
+    def prepare(self) -> None:
+        """Makes what the program has besides the layers."""
+
+    def order(self, x: Tensor) -> Iterable[Tensor]:
+        """The inputs of the steps."""
+        return x
+
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.step(x, v, z)
+
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         v = self.beta * v + self.feed(x) + self.back(z) - self.threshold * z.detach()
-        return v, Spike.apply(v - self.threshold)
+        return v, self.spike(v - self.threshold)
+
+    def spike(self, v: Tensor) -> Tensor:
+        return Spike.apply(v)
+
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        return spikes
 
     def over(self, x: Tensor, inputs: Iterable[Tensor]) -> Tensor:
         """The spikes for these inputs, with as many sequences as x has."""
+        return self.states_over(x, inputs)[0]
+
+    def states_over(self, x: Tensor, inputs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """The spikes, and the last membrane."""
         v, z = self.zeros(x)
         out = []
-        for each in inputs:
-            v, z = self.step(each, v, z)
+        for t, each in enumerate(inputs):
+            v, z = self.step_at(t, each, v, z)
             out.append(z)
-        return torch.stack(out)
+        return torch.stack(out), v
 
     def forward(self, x: Tensor) -> Any:
-        return self.over(x, x)
+        return self.result(x, self.over(x, self.order(x)))
 
     # ------------------------------------------------------------------------ what the judge asks
     @classmethod
     def inputs(cls, call: int) -> tuple[Any, ...]:
         """The arguments of the call, -1 for those that convert gets."""
-        return (numbers(call, *((T - 3, B + 1) if call in (3, 4) else (T, B)), I).to(cls.dtype),)
+        x = numbers(call, *((T - 3, B + 1) if call in (3, 4) else (T, B)), I).to(cls.dtype)
+        return cls.given(x, call)
+
+    @staticmethod
+    def given(x: Tensor, call: int) -> tuple[Any, ...]:
+        """The arguments made of this sequence."""
+        return (x,)
 
     @classmethod
     def around(cls, call: int) -> AbstractContextManager[Any]:

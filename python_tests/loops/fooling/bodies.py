@@ -5,65 +5,58 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fooling.base import N, Net, Spike, fused, loop
+from fooling.base import N, Net, Spike, add, fused, loop
+
+
+def step_without_gradient(self: Net, t: int, *args: Tensor) -> Any:
+    with torch.set_grad_enabled(t % 3 == 0):
+        return self.step(*args)
+
+
+add(loop, Net, "step_at",
+    # Every second step has no recurrence.
+    Alternating=lambda self, t, x, v, z: self.step(x, v, torch.zeros_like(z) if t % 2 else z),
+    LateReset=lambda self, t, x, v, z: self.step(x, torch.zeros_like(v) if t == 9 else v, z),
+    OtherNumberOnce=lambda self, t, x, v, z: self.step(x, v * (0.5 if t == 10 else 1.0), z),
+    DecayByTime=lambda self, t, x, v, z: self.step(x, v * (1 - t / 16), z),
+    ListOfDecays=lambda self, t, x, v, z: self.step(x, [0.5, 0.75, 0.75, 0.875][t % 4] * v, z),
+    TwoFirstDiffer=lambda self, t, x, v, z: self.step(x if t > 1 else 2 * x, v, z),
+    GradientInEveryThird=step_without_gradient)
+
+add(loop, Net, "order",
+    ScaledByTime=lambda self, x: (x[t] * (1 + t / 16) for t in range(len(x))),
+    PowersInPython=lambda self, x: (0.875**t * x_t * math.cos(t) for t, x_t in enumerate(x)))
 
 
 @loop
-class Alternating(Net):
-    """Every second step has no recurrence."""
+class DetachedInBetween(Net):
+    """Truncated backpropagation: every four steps."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v, z if t % 2 == 0 else torch.zeros_like(z))
-            out.append(z)
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        if t % 4 == 3:
+            v, z = v.detach(), z.detach()
+        return self.step(x, v, z)
 
 
 @loop
 class AlternatingWeights(Net):
     """The same functions with other weights in every second step."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.other = nn.Linear(N, N, bias=False)
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            layer = self.back if t % 2 else self.other
-            v = self.beta * v + self.feed(x_t) + layer(z) - z.detach()
-            z = Spike.apply(v - self.threshold)
-            out.append(z)
-        return torch.stack(out)
+    def choose(self, t: int) -> nn.Module:
+        return self.back if t % 2 else self.other
+
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + self.feed(x) + self.choose(t)(z) - z.detach()
+        return v, Spike.apply(v - self.threshold)
 
 
 @loop
 class OtherWeightsOnce(AlternatingWeights):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            layer = self.other if t == 7 else self.back
-            v = self.beta * v + self.feed(x_t) + layer(z) - z.detach()
-            z = Spike.apply(v - self.threshold)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class LateReset(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            if t == 9:
-                v = torch.zeros_like(v)
-            v, z = self.step(x_t, v, z)
-            out.append(z)
-        return torch.stack(out)
+    def choose(self, t: int) -> nn.Module:
+        return self.other if t == 7 else self.back
 
 
 @loop
@@ -77,77 +70,6 @@ class OldMembraneOnce(Net):
             previous = v
             v, z = self.step(x_t, old if t == 3 else v, z)
             old = previous
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class OtherNumberOnce(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v = v * (0.5 if t == 10 else 1.0)
-            v, z = self.step(x_t, v, z)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class DetachedInBetween(Net):
-    """Truncated backpropagation: every four steps."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            if t % 4 == 3:
-                v, z = v.detach(), z.detach()
-            v, z = self.step(x_t, v, z)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class ScaledByTime(Net):
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (x[t] * (1 + t / 16) for t in range(len(x))))
-
-
-@loop
-class DecayByTime(Net):
-    """A number in the recurrent part that is another one in each step."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v * (1 - t / 16), z)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class PowersInPython(Net):
-    def forward(self, x: Tensor) -> Any:
-        gain = 1.0
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(gain * x_t * math.cos(t), v, z)
-            gain *= 0.875
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class ListOfDecays(Net):
-    def forward(self, x: Tensor) -> Any:
-        betas = [0.5, 0.75, 0.75, 0.875] * 4
-        v, z = self.zeros(x)
-        out = []
-        for beta, x_t in zip(betas, x, strict=False):
-            v, z = self.step(x_t, beta * v, z)
             out.append(z)
         return torch.stack(out)
 
@@ -207,42 +129,21 @@ class EarlyExit(Net):
 
 @loop
 class Skipping(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            if t % 3 == 1:
-                out.append(z)
-                continue
-            v, z = self.step(x_t, v, z)
-            out.append(z)
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return (v, z) if t % 3 == 1 else self.step(x, v, z)
 
 
 @fused
 class FirstDiffers(Net):
-    def forward(self, x: Tensor) -> Any:
-        v = z = None
-        out = []
-        for t, x_t in enumerate(x):
-            if t == 0:
-                v = self.feed(x_t)
-            else:
-                v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
-            z = Spike.apply(v - 1)
-            out.append(z)
-        return torch.stack(out)
+    def zeros(self, x: Tensor) -> Any:
+        return None, None
 
-
-@loop
-class TwoFirstDiffer(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t if t > 1 else 2 * x_t, v, z)
-            out.append(z)
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        if t == 0:
+            v = self.feed(x)
+        else:
+            v = self.beta * v + self.feed(x) + self.back(z) - z.detach()
+        return v, Spike.apply(v - 1)
 
 
 @loop
@@ -274,25 +175,8 @@ class WarmUp(Net):
 
 @loop
 class NoGradientOfDecay(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            with torch.no_grad():
-                decayed = self.beta * v
-            v = decayed + self.feed(x_t) + self.back(z) - z.detach()
-            z = Spike.apply(v - 1)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class GradientInEveryThird(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            with torch.set_grad_enabled(t % 3 == 0):
-                v, z = self.step(x_t, v, z)
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            decayed = self.beta * v
+        v = decayed + self.feed(x) + self.back(z) - z.detach()
+        return v, Spike.apply(v - 1)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fooling.base import N, Net, fused
+from fooling.base import N, Net, add, fused
 
 
 class Changed(Net):
@@ -57,10 +57,64 @@ class TypeOfNumber(Changed):
         self.threshold = True  # type: ignore[assignment]
 
 
-@fused
-class NotANumber(Changed):
-    def to_change(self) -> None:
-        self.threshold = math.nan
+def replace_parameter(self: Net) -> None:
+    self.back.weight = nn.Parameter(self.back.weight.detach() * 2)
+
+
+def replace_data(self: Net) -> None:
+    """.data is another tensor."""
+    self.back.weight.data = self.back.weight.data * 2
+
+
+def halve_state(self: Net, **options: bool) -> None:
+    self.load_state_dict({name: 0.5 * one for name, one in self.state_dict().items()}, **options)
+
+
+def convert_to_single_and_back(self: Net) -> None:
+    """The numbers do not fit into float32: they are rounded once."""
+    self.back.weight.data += 1 / 3
+    self.float().double()
+
+
+def replace_layer(self: Net) -> None:
+    new = nn.Linear(N, N, bias=False, dtype=self.dtype)
+    with torch.no_grad():
+        new.weight.copy_(self.back.weight.t())
+    self.back = new
+
+
+def replace_method(self: Net) -> None:
+    """An attribute of the instance hides the method."""
+    plain = self.step
+    self.step = lambda x, v, z: plain(2 * x, v, z)  # type: ignore[method-assign]
+
+
+add(fused, Changed, "to_change",
+    NotANumber=lambda self: setattr(self, "threshold", math.nan),
+    ParameterReplaced=replace_parameter,
+    ParameterData=replace_data,
+    StateAssigned=lambda self: halve_state(self, assign=True),
+    Frozen=lambda self: self.back.weight.requires_grad_(False),
+    AllFrozen=lambda self: self.requires_grad_(False),
+    SingleThenDouble=convert_to_single_and_back,
+    BiasRemoved=lambda self: setattr(self.feed, "bias", None),
+    LayerReplaced=replace_layer,
+    MethodReplaced=replace_method)
+
+
+class ChangedInPlace(Changed):
+    """Nothing is recorded anew."""
+
+    replayed = (1, 2, 4, 5)
+
+
+def step_as_optimizer(self: Net) -> None:
+    with torch.no_grad():
+        self.back.weight.mul_(2)
+        self.feed.bias.add_(0.5)
+
+
+add(fused, ChangedInPlace, "to_change", OptimizerStep=step_as_optimizer, StateLoaded=halve_state)
 
 
 @fused
@@ -72,110 +126,19 @@ class SignOfZero(Changed):
         v, z = super().step(x, v, z)
         return v.clamp(max=2.0) * 0.75, z
 
-    def forward(self, x: Tensor) -> Any:
-        return math.copysign(1.0, self.offset) * self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        return math.copysign(1.0, self.offset) * spikes
 
     def to_change(self) -> None:
         self.offset = -0.0
 
 
 @fused
-class ParameterReplaced(Changed):
-    def to_change(self) -> None:
-        self.back.weight = nn.Parameter(self.back.weight.detach() * 2)
-
-
-@fused
-class ParameterData(Changed):
-    """.data is another tensor."""
-
-    def to_change(self) -> None:
-        self.back.weight.data = self.back.weight.data * 2
-
-
-@fused
-class OptimizerStep(Changed):
-    """The weights change in place: nothing is recorded anew."""
-
-    replayed = (1, 2, 4, 5)
-
-    def to_change(self) -> None:
-        with torch.no_grad():
-            self.back.weight.mul_(2)
-            self.feed.bias.add_(0.5)
-
-
-@fused
-class StateLoaded(Changed):
-    replayed = (1, 2, 4, 5)
-
-    def to_change(self) -> None:
-        self.load_state_dict({name: 0.5 * one for name, one in self.state_dict().items()})
-
-
-@fused
-class StateAssigned(Changed):
-    def to_change(self) -> None:
-        self.load_state_dict({name: 0.5 * one for name, one in self.state_dict().items()},
-                             assign=True)
-
-
-@fused
-class Frozen(Changed):
-    def to_change(self) -> None:
-        self.back.weight.requires_grad_(False)
-
-
-@fused
-class AllFrozen(Changed):
-    def to_change(self) -> None:
-        self.requires_grad_(False)
-
-
-@fused
-class Thawed(Changed):
-    """A weight learns from the third call on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.back.weight.requires_grad_(False)
-
-    def to_change(self) -> None:
-        self.back.weight.requires_grad_(True)
-
-
-@fused
-class SingleThenDouble(Changed):
-    """The numbers do not fit into float32: they are rounded once."""
-
-    def to_change(self) -> None:
-        self.back.weight.data += 1 / 3
-        self.float().double()
-
-
-@fused
-class BiasRemoved(Changed):
-    def to_change(self) -> None:
-        self.feed.bias = None
-
-
-@fused
-class LayerReplaced(Changed):
-    def to_change(self) -> None:
-        new = nn.Linear(N, N, bias=False, dtype=self.dtype)
-        with torch.no_grad():
-            new.weight.copy_(self.back.weight.t())
-        self.back = new
-
-
-@fused
 class LayerAdded(Changed):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.after = nn.ModuleList()
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         for layer in self.after:
             spikes = layer(spikes)
         return spikes
@@ -185,44 +148,36 @@ class LayerAdded(Changed):
         self.after.append(nn.Flatten(0))
 
 
-@fused
-class ListOfNumbers(Changed):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gains = [1.0, [1.0, 1.0]]
+add(fused, Changed, "prepare to_change", Thawed=(
+    lambda self: self.back.weight.requires_grad_(False),
+    lambda self: self.back.weight.requires_grad_(True)))
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x * self.gains[1][0])  # type: ignore[index]
+add(fused, Changed, "order to_change",
+    # An attribute that is not there at first.
+    Appears=(lambda self, x: x * getattr(self, "gain", 1.0),
+             lambda self: setattr(self, "gain", 2.0)),
+    TrainingOnly=(lambda self, x: x if self.training else 2 * x, lambda self: self.eval()))
 
-    def to_change(self) -> None:
-        self.gains[1][0] = 2.0  # type: ignore[index]
-
-
-@fused
-class Settings(Changed):
-    """An object with settings, which is no module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.settings = SimpleNamespace(inner=SimpleNamespace(gain=1.0))
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x * self.settings.inner.gain)
-
-    def to_change(self) -> None:
-        self.settings.inner.gain = 2.0
+add(fused, Changed, "prepare order to_change",
+    ListOfNumbers=(lambda self: setattr(self, "gains", [1.0, [1.0, 1.0]]),
+                   lambda self, x: x * self.gains[1][0],
+                   lambda self: self.gains[1].__setitem__(0, 2.0)),
+    # An object with settings, which is no module.
+    Settings=(lambda self: setattr(self, "settings", SimpleNamespace(
+                  inner=SimpleNamespace(gain=1.0))),
+              lambda self, x: x * self.settings.inner.gain,
+              lambda self: setattr(self.settings.inner, "gain", 2.0)))
 
 
 @fused
 class PlainTensor(Changed):
     """An attribute that is neither parameter nor buffer, replaced."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.gain = torch.ones(N, dtype=self.dtype)
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x) * self.gain
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        return spikes * self.gain
 
     def to_change(self) -> None:
         self.gain = self.gain * 2
@@ -230,36 +185,14 @@ class PlainTensor(Changed):
 
 @fused
 class PlainTensorWritten(PlainTensor):
-    replayed = (1, 2, 4, 5)
+    replayed = ChangedInPlace.replayed
 
     def to_change(self) -> None:
         self.gain[0] = 2
 
 
-@fused
-class PlainTensorOfOtherShape(PlainTensor):
-    def to_change(self) -> None:
-        self.gain = torch.tensor(2.0, dtype=self.dtype)
-
-
-@fused
-class MethodReplaced(Changed):
-    """An attribute of the instance hides the method."""
-
-    def to_change(self) -> None:
-        plain = self.step
-        self.step = lambda x, v, z: plain(2 * x, v, z)  # type: ignore[method-assign]
-
-
-@fused
-class Appears(Changed):
-    """An attribute that is not there at first."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x * getattr(self, "gain", 1.0))
-
-    def to_change(self) -> None:
-        self.gain = 2.0
+add(fused, PlainTensor, "to_change", PlainTensorOfOtherShape=lambda self: setattr(
+    self, "gain", torch.tensor(2.0, dtype=self.dtype)))
 
 
 @fused
@@ -272,34 +205,21 @@ class Property(Changed):
     def gain(self) -> float:
         return self.hidden / 4
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x * self.gain)
+    def order(self, x: Tensor) -> Any:
+        return x * self.gain
 
     def to_change(self) -> None:
         self.hidden = 8
 
 
 @fused
-class TrainingOnly(Changed):
-    """A branch on self.training."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x if self.training else 2 * x)
-
-    def to_change(self) -> None:
-        self.eval()
-
-
-@fused
 class Renamed(Changed):
     """Two layers change places."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.left, self.right = nn.Linear(N, 3), nn.Linear(N, 3)
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         return self.left(spikes) - 2 * self.right(spikes)
 
     def to_change(self) -> None:

@@ -1,33 +1,30 @@
 """Counters and caches that a model keeps between calls."""
 import itertools
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fooling.base import N, Net, T, loop
+from fooling.base import N, Net, T, add, loop
 
 
 class Memory(Net):
     """Programs with something of their own before and after each step."""
 
-    def before(self, t: int, v: Tensor) -> Any:
+    def before(self) -> Any:
         """Returns what is added to the membrane."""
         return 0.0
 
-    def after(self, t: int, v: Tensor, z: Tensor) -> None:
+    def after(self, z: Tensor) -> None:
         """Keeps something."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v + self.before(t, v), z)
-            self.after(t, v, z)
-            out.append(z)
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = self.step(x, v + self.before(), z)
+        self.after(z)
+        return v, z
 
 
 @loop
@@ -36,13 +33,13 @@ class Counts(Memory):
 
     count = 0
 
-    def after(self, t: int, v: Tensor, z: Tensor) -> None:
+    def after(self, z: Tensor) -> None:
         self.count += 1
 
 
 @loop
 class CountsAndReads(Counts):
-    def before(self, t: int, v: Tensor) -> Any:
+    def before(self) -> Any:
         return self.count / 512
 
 
@@ -50,7 +47,7 @@ class CountsAndReads(Counts):
 class CountsModulo(Counts):
     """Every fifth step is another one, across calls."""
 
-    def before(self, t: int, v: Tensor) -> Any:
+    def before(self) -> Any:
         return 0.25 if self.count % 5 == 0 else 0.0
 
 
@@ -81,17 +78,16 @@ class FirstCall(Net):
 class History(Memory):
     """A list that grows from call to call."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.history: list[Tensor] = []
 
-    def after(self, t: int, v: Tensor, z: Tensor) -> None:
+    def after(self, z: Tensor) -> None:
         self.history.append(z.detach().sum())
 
 
 @loop
 class HistoryRead(History):
-    def before(self, t: int, v: Tensor) -> Any:
+    def before(self) -> Any:
         return len(self.history) / 512 + (self.history[-1] / 512 if self.history else 0)
 
 
@@ -99,83 +95,63 @@ class HistoryRead(History):
 class LastFew(History):
     """A deque that is full after the first call."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.history = deque(maxlen=4)  # type: ignore[assignment]
 
-    def before(self, t: int, v: Tensor) -> Any:
+    def before(self) -> Any:
         return self.history[0] / 512 if len(self.history) == 4 else 0.0
 
 
 @loop
 class CountsInArray(Memory):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.counts = np.zeros(2)
 
-    def before(self, t: int, v: Tensor) -> Any:
+    def before(self) -> Any:
         return float(self.counts[0]) / 512
 
-    def after(self, t: int, v: Tensor, z: Tensor) -> None:
+    def after(self, z: Tensor) -> None:
         self.counts[0] += 1
 
 
-@loop
-class CountsInClosure(Memory):
+def count_in_closure() -> Callable[[], int]:
+    count = 0
+
+    def following() -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return following
+
+
+def count_in_default() -> Callable[[], int]:
+    def following(kept: list[int] = [0]) -> int:  # noqa: B006
+        kept[0] += 1
+        return kept[0]
+
+    return following
+
+
+class CountsHidden(Memory):
     """No attribute shows the counter."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        count = 0
+    def make(self) -> Any:
+        """What counts: a function or an iterator."""
+        raise NotImplementedError
 
-        def following() -> int:
-            nonlocal count
-            count += 1
-            return count
+    def prepare(self) -> None:
+        self.following = self.make()
 
-        self.following = following
-
-    def before(self, t: int, v: Tensor) -> Any:
-        return self.following() / 512
+    def before(self) -> Any:
+        return (self.following() if callable(self.following) else next(self.following)) / 512
 
 
-@loop
-class CountsInIterator(Memory):
-    def __init__(self) -> None:
-        super().__init__()
-        self.ticks = itertools.count()
-
-    def before(self, t: int, v: Tensor) -> Any:
-        return next(self.ticks) / 512
-
-
-@loop
-class CountsInGenerator(Memory):
-    """A generator that is suspended between calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gains = (k / 512 for k in range(10_000))
-
-    def before(self, t: int, v: Tensor) -> Any:
-        return next(self.gains)
-
-
-@loop
-class CountsInDefault(Memory):
-    """A default argument that is written to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-        def following(kept: list[int] = [0]) -> int:  # noqa: B006
-            kept[0] += 1
-            return kept[0]
-
-        self.following = following
-
-    def before(self, t: int, v: Tensor) -> Any:
-        return self.following() / 512
+add(loop, CountsHidden, "make",
+    CountsInClosure=lambda self: count_in_closure(),
+    CountsInDefault=lambda self: count_in_default(),
+    CountsInIterator=lambda self: itertools.count(),
+    CountsInGenerator=lambda self: (k for k in range(10_000)))  # suspended between calls
 
 
 @loop
@@ -185,12 +161,11 @@ class CountsInSlots(Memory):
     class Slots:
         __slots__ = ("count",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.slots = self.Slots()
         self.slots.count = 0  # type: ignore[attr-defined]
 
-    def before(self, t: int, v: Tensor) -> Any:
+    def before(self) -> Any:
         self.slots.count += 1  # type: ignore[attr-defined]
         return self.slots.count / 512  # type: ignore[attr-defined]
 
@@ -199,29 +174,27 @@ class CountsInSlots(Memory):
 class CacheOfMasks(Net):
     """A dictionary of what was made once for each length."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.cache: dict[int, Tensor] = {}
 
-    def forward(self, x: Tensor) -> Any:
+    def order(self, x: Tensor) -> Any:
         if len(x) not in self.cache:
             self.cache[len(x)] = torch.linspace(0.0, 1.0, len(x), dtype=x.dtype).round(decimals=1)
         mask = self.cache[len(x)]
-        return self.over(x, (x[t] * mask[t] for t in range(len(x))))
+        return (x[t] * mask[t] for t in range(len(x)))
 
 
 @loop
 class Nonpersistent(Net):
     """A buffer from None to a tensor in the first call."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("order", None, persistent=False)
+    def prepare(self) -> None:
+        self.register_buffer("gains", None, persistent=False)
 
-    def forward(self, x: Tensor) -> Any:
-        if self.order is None or len(self.order) != T:
-            self.order = torch.arange(T) % 3
-        return self.over(x, (x[t] * self.order[t] for t in range(len(x))))
+    def order(self, x: Tensor) -> Any:
+        if self.gains is None or len(self.gains) != T:
+            self.gains = torch.arange(T) % 3
+        return (x[t] * self.gains[t] for t in range(len(x)))
 
 
 @loop

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import Net, Spike, loop
+from fooling.base import Net, Spike, add, loop
 
 
 @loop
@@ -34,52 +34,26 @@ class DelayByDeque(Net):
         return torch.stack(out)
 
 
-@loop
-class OutputOfThreeBefore(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out: list[Tensor] = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v, out[t - 3] if t >= 3 else z)
-            out.append(z)
-        return torch.stack(out)
+class ReadsOutputs(Net):
+    """Programs whose steps read earlier spikes, of which the first are those before the loop."""
 
-
-@loop
-class OutputOfTheFirst(Net):
-    """From step 1 on, all read the spikes of step 0."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out: list[Tensor] = []
-        for x_t in x:
-            v, z = self.step(x_t, v, out[0] if out else z)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class OutputOfHalf(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = [z]
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v, out[t // 2])
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
-class AllOutputs(Net):
-    """Each step reads the mean of all spikes so far."""
+    def read(self, t: int, out: list[Tensor]) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
         out = [z]
-        for x_t in x:
-            v, z = self.step(x_t, v, torch.stack(out).sum(0) / 4)
+        for t, x_t in enumerate(x):
+            v, z = self.step(x_t, v, self.read(t, out))
             out.append(z)
-        return torch.stack(out)
+        return torch.stack(out), torch.stack(out[1:])
+
+
+add(loop, ReadsOutputs, "read",
+    OutputOfThreeBefore=lambda self, t, out: out[t - 2] if t >= 3 else out[-1],
+    OutputOfTheFirst=lambda self, t, out: out[1] if t else out[0],  # of step 0, from step 1 on
+    OutputOfHalf=lambda self, t, out: out[t // 2],
+    AllOutputs=lambda self, t, out: torch.stack(out).sum(0) / 4)
 
 
 @loop

@@ -5,38 +5,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fooling.base import Net, Spike, fused, loop
+from fooling.base import Net, Spike, add, fused, loop
 
 early = Spike.apply  # before anything is recorded
-Early = Spike
 
 
-class Functions(Net):
-    """Programs with another function for the spikes."""
-
-    def spike(self, v: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
-            z = self.spike(v - self.threshold)
-            out.append(z)
-        return torch.stack(out)
+add(fused, Net, "spike", EarlyBound=lambda self, v: early(v))
 
 
 @fused
-class EarlyBound(Functions):
-    def spike(self, v: Tensor) -> Tensor:
-        return early(v)
-
-
-@fused
-class BoundByAttribute(Functions):
-    def __init__(self) -> None:
-        super().__init__()
+class BoundByAttribute(Net):
+    def prepare(self) -> None:
         self.function = Spike.apply
 
     def spike(self, v: Tensor) -> Tensor:
@@ -69,7 +48,7 @@ class Scaled(torch.autograd.Function):
 
 
 @fused
-class NumberAsArgument(Functions):
+class NumberAsArgument(Net):
     slope = 4.0
 
     def spike(self, v: Tensor) -> Tensor:
@@ -92,14 +71,9 @@ class NumberAsArgumentChanges(NumberAsArgument):
 class NumberOfTime(Net):
     """Another slope in each step."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
-            z = Scaled.apply(v - self.threshold, 1.0 + t)
-            out.append(z)
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + self.feed(x) + self.back(z) - z.detach()
+        return v, Scaled.apply(v - self.threshold, 1.0 + t)
 
 
 class Several(torch.autograd.Function):
@@ -119,7 +93,7 @@ class Several(torch.autograd.Function):
 
 
 @loop
-class SeveralResults(Functions):
+class SeveralResults(Net):
     def spike(self, v: Tensor) -> Tensor:
         z, sign = Several.apply(v, v.new_tensor(4.0))
         return z + (sign == 0) / 4
@@ -151,13 +125,8 @@ class SeveralGradients(torch.autograd.Function):
 class StepAsFunction(Net):
     """The whole neuron is one function."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = SeveralGradients.apply(v, self.feed(x_t) + self.back(z))
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return SeveralGradients.apply(v, self.feed(x) + self.back(z))
 
 
 class Once(Spike):
@@ -168,23 +137,11 @@ class Once(Spike):
         return g * (x.abs() < 0.5)
 
 
-@loop
-class OnceDifferentiable(Functions):
-    def spike(self, v: Tensor) -> Tensor:
-        return Once.apply(v)
-
-
 class Needs(Spike):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         return g / (1 + x.abs()) if ctx.needs_input_grad[0] else None
-
-
-@loop
-class NeedsGradient(Functions):
-    def spike(self, v: Tensor) -> Tensor:
-        return Needs.apply(v)
 
 
 class NoGradientAtAll(Spike):
@@ -193,10 +150,10 @@ class NoGradientAtAll(Spike):
         return None
 
 
-@loop
-class NoneAsGradient(Functions):
-    def spike(self, v: Tensor) -> Tensor:
-        return NoGradientAtAll.apply(v)
+add(loop, Net, "spike",
+    OnceDifferentiable=lambda self, v: Once.apply(v),
+    NeedsGradient=lambda self, v: Needs.apply(v),
+    NoneAsGradient=lambda self, v: NoGradientAtAll.apply(v))
 
 
 class SetUp(torch.autograd.Function):
@@ -220,6 +177,6 @@ class SetUp(torch.autograd.Function):
 
 
 @loop
-class SetUpContext(Functions):
+class SetUpContext(Net):
     def spike(self, v: Tensor) -> Tensor:
         return SetUp.apply(v, 2.0)

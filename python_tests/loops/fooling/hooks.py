@@ -1,7 +1,6 @@
 """Hooks of modules, parameters and tensors."""
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fooling.base import Net, loop
@@ -9,8 +8,7 @@ from fooling.base import Net, loop
 
 @loop
 class HookBefore(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.feed.register_forward_hook(lambda module, args, result: result * 2)
 
 
@@ -25,8 +23,7 @@ class HookLater(Net):
 
 @loop
 class HookRemoved(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.handle = self.feed.register_forward_pre_hook(lambda module, args: args[0] * 2)
 
     def change(self, call: int) -> None:
@@ -40,16 +37,14 @@ class HookRemoved(Net):
 class HookOfModel(Net):
     """Hooks of the model itself, before and after its forward."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.register_forward_pre_hook(lambda module, args: (args[0] / 2,))
         self.register_forward_hook(lambda module, args, result: result * 2)
 
 
 @loop
 class HookOfGradients(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.back.register_full_backward_hook(
             lambda module, incoming, outgoing: (incoming[0] / 2,) if incoming[0] is not None
             else None)
@@ -79,8 +74,7 @@ class HookOfAll(Net):
 class HookThatRecords(Net):
     """A hook keeps what a layer returns, as tools do that plot spikes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.seen: list[Tensor] = []
         self.back.register_forward_hook(
             lambda module, args, result: self.seen.append(args[0].detach()))
@@ -90,21 +84,16 @@ class HookThatRecords(Net):
 class HookOfTensor(Net):
     """A hook of a tensor, in each step: gradients are clipped."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            if v.requires_grad:
-                v.register_hook(lambda g: g.clamp(-0.25, 0.25))
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = super().step(x, v, z)
+        if v.requires_grad:
+            v.register_hook(lambda g: g.clamp(-0.25, 0.25))
+        return v, z
 
 
 @loop
 class HookOfParameter(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.back.weight.register_hook(lambda g: g * 2)
 
 

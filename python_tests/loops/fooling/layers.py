@@ -9,14 +9,10 @@ from fooling.base import N, Net, Spike, fused, loop
 
 @loop
 class Substeps(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            for _ in range(3):
-                v, z = self.step(x_t, v, z)
-            out.append(z)
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        for _ in range(3):
+            v, z = self.step(x, v, z)
+        return v, z
 
 
 @loop
@@ -35,20 +31,18 @@ class AsManySubsteps(Net):
 
 @loop
 class MoreAndMoreSubsteps(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t in range(6):
-            for _ in range(t + 1):
-                v, z = self.step(x[t], v, z)
-            out.append(z)
-        return torch.stack(out)
+    def order(self, x: Tensor) -> Any:
+        return (x[t] for t in range(6))
+
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        for _ in range(t + 1):
+            v, z = self.step(x, v, z)
+        return v, z
 
 
 @fused
 class TwoLoops(Net):
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         v = spikes.new_zeros(x.shape[1], N)
         out = []
         for z in spikes:
@@ -75,8 +69,7 @@ class Bidirectional(Net):
 class EqualLayers(Net):
     """A loop over layers, which is none over time."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.layers = nn.ModuleList([nn.Linear(N, N) for _ in range(6)])
 
     def forward(self, x: Tensor) -> Any:
@@ -90,8 +83,7 @@ class EqualLayers(Net):
 
 @fused
 class LayersInside(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.layers = nn.ModuleList([nn.Linear(N, N) for _ in range(3)])
 
     def forward(self, x: Tensor) -> Any:

@@ -30,15 +30,17 @@ class States(Net):
 class StatesCarried(Net):
     """States go from call to call, detached; another batch begins at zero."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.v: Tensor | None = None
         self.z: Tensor | None = None
+
+    def begin(self) -> None:
+        self.v, self.z = few_bits(self.v), self.z.detach()
 
     def forward(self, x: Tensor) -> Any:
         if self.v is None or self.v.shape[0] != x.shape[1]:
             self.v, self.z = self.zeros(x)
-        self.v, self.z = few_bits(self.v), self.z.detach()
+        self.begin()
         out = []
         for x_t in x:
             self.v, self.z = self.step(x_t, self.v, self.z)
@@ -74,20 +76,13 @@ class StatesSet(StatesCarried):
 class StatesWithGraph(StatesCarried):
     """The states keep their graph, so that the second backward raises."""
 
-    def forward(self, x: Tensor) -> Any:
-        if self.v is None or self.v.shape[0] != x.shape[1]:
-            self.v, self.z = self.zeros(x)
-        out = []
-        for x_t in x:
-            self.v, self.z = self.step(x_t, self.v, self.z)
-            out.append(self.z)
-        return torch.stack(out)
+    def begin(self) -> None:
+        """Detaches nothing."""
 
 
 @loop
 class StatesInList(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.states: list[Tensor | None] = [None] * 2
 
     def forward(self, x: Tensor) -> Any:
@@ -128,8 +123,7 @@ class StatesInTuple(Net):
 class StatesInObject(Net):
     """The state is in an object that is no module."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.kept = SimpleNamespace(v=None, z=None)
 
     def forward(self, x: Tensor) -> Any:
@@ -163,8 +157,7 @@ class Neuron(nn.Module):
 class StatesInSubmodule(Net):
     """From a number to a tensor; the user resets before some calls."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.neuron = Neuron()
 
     def change(self, call: int) -> None:
@@ -183,8 +176,7 @@ class StatesInSubmodule(Net):
 
 @loop
 class StatesInBuffer(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.register_buffer("v", torch.zeros(1, N, dtype=self.dtype))
 
     def forward(self, x: Tensor) -> Any:
@@ -201,8 +193,7 @@ class StatesInBuffer(Net):
 class LeftBehind(Net):
     """An attribute that only the caller reads."""
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         self.last = {"spikes": spikes.detach(), "steps": len(x), "total": [spikes.sum()]}
         return spikes
 
@@ -212,13 +203,11 @@ class RateLoss(Net):
     """A regularizer in an attribute, with a gradient."""
 
     losses = ("rate",)
+    rounds = True
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         self.rate = (spikes.mean((0, 1)) - 0.25).square().sum()
         return spikes
-
-    rounds = True
 
 
 @loop
@@ -227,39 +216,38 @@ class RateAddedUp(Net):
 
     losses = ("rate",)
 
-    def forward(self, x: Tensor) -> Any:
+    def order(self, x: Tensor) -> Any:
         self.rate: Any = 0.0
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            self.rate = self.rate + z.sum()
-            out.append(z)
-        return torch.stack(out)
+        return x
+
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = super().step(x, v, z)
+        self.rate = self.rate + z.sum()
+        return v, z
 
 
 @loop
 class MovingAverage(Net):
     """A plain tensor that each call reads and replaces."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.average = torch.zeros(N, dtype=self.dtype)
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v - self.average / 64, z)
-            out.append(z)
-        spikes = torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.step(x, v - self.average / 64, z)
+
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         self.average = 0.5 * self.average + spikes.detach().sum((0, 1)) / 64
         return spikes
 
 
 @loop
 class MovingAverageInPlace(MovingAverage):
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x - self.average.sum() / 64)
+    step_at = Net.step_at
+
+    def order(self, x: Tensor) -> Any:
+        return x - self.average.sum() / 64
+
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         self.average.mul_(0.5).add_(spikes.detach().sum((0, 1)) / 64)
         return spikes

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import N, Net, Spike, fused, loop
+from fooling.base import N, Net, Spike, add, fused, loop
 
 
 class Modes(Net):
@@ -13,8 +13,8 @@ class Modes(Net):
 
     replayed = (1, 4)
 
-    @classmethod
-    def mode(cls) -> AbstractContextManager[Any]:
+    @staticmethod
+    def mode() -> AbstractContextManager[Any]:
         raise NotImplementedError
 
     @classmethod
@@ -22,26 +22,23 @@ class Modes(Net):
         return cls.mode() if call in (2, 5) else nullcontext()
 
 
-@fused
-class NoGradient(Modes):
-    @classmethod
-    def mode(cls) -> AbstractContextManager[Any]:
-        return torch.no_grad()
+add(fused, Modes, "mode",
+    NoGradient=lambda: torch.no_grad(),
+    Inference=lambda: torch.inference_mode(),
+    Anomaly=lambda: torch.autograd.set_detect_anomaly(True))
 
-
-@fused
-class Inference(Modes):
-    @classmethod
-    def mode(cls) -> AbstractContextManager[Any]:
-        return torch.inference_mode()
+# Saved tensors are packed by the caller.
+add(loop, Modes, "mode",
+    SavedTensorHooks=lambda: torch.autograd.graph.saved_tensors_hooks(
+        lambda one: one.clone(), lambda one: one))
 
 
 @loop
 class Autocast(Modes):
     rounds = True
 
-    @classmethod
-    def mode(cls) -> AbstractContextManager[Any]:
+    @staticmethod
+    def mode() -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16)
 
     dtype = torch.float32
@@ -53,30 +50,23 @@ class AutocastInside(Net):
 
     dtype = torch.float32
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            with torch.autocast("cpu", torch.bfloat16):
-                c = self.feed(x_t) + self.back(z)
-            v = 0.5 * v + c.float() - z.detach()
-            z = Spike.apply(v - 1)
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            c = self.feed(x) + self.back(z)
+        v = 0.5 * v + c.float() - z.detach()
+        return v, Spike.apply(v - 1)
 
 
 @fused
 class OnMeta(Modes):
     """The default device changes."""
 
-    replayed = (1, 4)
-
     def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
         v = torch.zeros(x.shape[1], N, dtype=x.dtype)
         return v, v.clone()
 
-    @classmethod
-    def mode(cls) -> AbstractContextManager[Any]:
+    @staticmethod
+    def mode() -> AbstractContextManager[Any]:
         return torch.device("meta")
 
 
@@ -96,21 +86,3 @@ class DefaultDtype(Net):
         torch.set_default_dtype(torch.float32)
 
     changes = True
-
-
-@fused
-class Anomaly(Modes):
-    @classmethod
-    def mode(cls) -> AbstractContextManager[Any]:
-        return torch.autograd.set_detect_anomaly(True)
-
-    replayed = (1, 4)
-
-
-@loop
-class SavedTensorHooks(Modes):
-    """Saved tensors are packed by the caller."""
-
-    @classmethod
-    def mode(cls) -> AbstractContextManager[Any]:
-        return torch.autograd.graph.saved_tensors_hooks(lambda one: one.clone(), lambda one: one)

@@ -7,52 +7,75 @@ from torch import Tensor
 from fooling.base import N, Net, fused, loop
 
 
+class Collects(Net):
+    """Programs that write the spikes of each step to a tensor."""
+
+    extra = 0  # rows more than steps
+
+    def make(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x) + self.extra, x.shape[1], N)
+
+    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Any:
+        v, z = self.zeros(x)
+        out = self.make(x)
+        for t in range(len(x)):
+            v, z = self.step(x[t], v, z)
+            self.write(out, t, v, z)
+        return out
+
+
 @fused
-class OutByIndex(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = x.new_zeros(len(x), x.shape[1], N)
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
-            out[t] = z
-        return out
+class OutByIndex(Collects):
+    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+        out[t] = z
 
 
 @loop
-class OutInEmpty(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = torch.empty(x.shape[1], len(x), N, dtype=x.dtype)
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
-            out[:, t] = z
-        return out
+class OutInEmpty(Collects):
+    def make(self, x: Tensor) -> Tensor:
+        return torch.empty(x.shape[1], len(x), N, dtype=x.dtype)
+
+    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+        out[:, t] = z
 
 
 @loop
-class OutAdded(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = x.new_zeros(len(x), x.shape[1], N)
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
-            out[t] += z
-            out[t] += v
-        return out
+class OutAdded(Collects):
+    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+        out[t] += z
+        out[t] += v
 
 
 @loop
-class OutAddedElsewhere(Net):
+class OutAddedElsewhere(Collects):
     """Each step adds to its own and to the next row."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = x.new_zeros(len(x) + 1, x.shape[1], N)
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
-            out[t] += z
-            out[t + 1] += 0.5 * z
-        return out
+    extra = 1
+
+    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+        out[t] += z
+        out[t + 1] += 0.5 * z
+
+
+@loop
+class OutInEvenSteps(Collects):
+    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+        if t % 2 == 0:
+            out[t] = z
+
+
+@loop
+class OutTwice(Collects):
+    """All steps write to three rows."""
+
+    def make(self, x: Tensor) -> Tensor:
+        return x.new_zeros(3, x.shape[1], N)
+
+    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+        out[t % 3] = z
 
 
 @loop
@@ -80,31 +103,6 @@ class OutReadEarlier(Net):
             with torch.no_grad():
                 out[t] = z
         return out, v
-
-
-@loop
-class OutInEvenSteps(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = x.new_zeros(len(x), x.shape[1], N)
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
-            if t % 2 == 0:
-                out[t] = z
-        return out
-
-
-@loop
-class OutTwice(Net):
-    """All steps write to three rows."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = x.new_zeros(3, x.shape[1], N)
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
-            out[t % 3] = z
-        return out
 
 
 @loop

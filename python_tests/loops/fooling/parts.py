@@ -5,29 +5,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from fooling.base import I, N, Net, Spike, T, fused, loop
+from fooling.base import I, N, Net, Spike, T, add, fused, loop
 
 
 class Between(Net):
     """A module between the input and the neurons, in each step."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    rounds = True
+
+    def prepare(self) -> None:
         self.between = self.make()
 
     def make(self) -> nn.Module:
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v + self.between(self.feed(x_t)) + self.back(z) - z.detach()
-            z = Spike.apply(v - self.threshold)
-            out.append(z)
-        return torch.stack(out)
-
-    rounds = True
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + self.between(self.feed(x)) + self.back(z) - z.detach()
+        return v, Spike.apply(v - self.threshold)
 
 
 @loop
@@ -37,95 +31,74 @@ class BatchNorm(Between):
 
 
 @loop
-class BatchNormAverage(Between):
-    """The running mean depends on the number of calls."""
-
-    def make(self) -> nn.Module:
-        return nn.BatchNorm1d(N, momentum=None)
-
-
-@loop
-class BatchNormTrainThenEval(BatchNorm):
-    def change(self, call: int) -> None:
-        self.train(call not in (2, 5))
-
-
-@loop
-class BatchNormEval(Between):
-    def make(self) -> nn.Module:
-        return nn.BatchNorm1d(N).eval()
-
-
-@loop
-class BatchNormPerStep(Between):
-    """Another batch norm for each step."""
-
-    def make(self) -> nn.Module:
-        return nn.ModuleList([nn.BatchNorm1d(N) for _ in range(T)])
-
-    def forward(self, x: Tensor) -> Any:
-        norms = iter(self.between)
-        return self.over(x, (next(norms)(self.feed(x_t))[:, :I] for x_t in x))
-
-
-@loop
 class Dropout(Between):
     def make(self) -> nn.Module:
         return nn.Dropout(0.5)
 
 
-@loop
-class DropoutTrainThenEval(Dropout):
-    def change(self, call: int) -> None:
-        self.train(call not in (2, 5))
+add(loop, Between, "make",
+    # The running mean depends on the number of calls.
+    BatchNormAverage=lambda self: nn.BatchNorm1d(N, momentum=None),
+    BatchNormEval=lambda self: nn.BatchNorm1d(N).eval(),
+    LayerNormBetween=lambda self: nn.LayerNorm(N),
+    GroupNorm=lambda self: nn.GroupNorm(2, N),
+    RandomRelu=lambda self: nn.RReLU())
+
+
+def train_or_evaluate(self: Net, call: int) -> None:
+    self.train(call not in (2, 5))
+
+
+add(loop, BatchNorm, "change", BatchNormTrainThenEval=train_or_evaluate)
+add(loop, Dropout, "change", DropoutTrainThenEval=train_or_evaluate)
 
 
 @loop
 class DropoutRate(Dropout):
     """The rate changes between calls."""
 
+    changes = True
+
     def change(self, call: int) -> None:
         self.between.p = 0.25 if call > 1 else 0.5
 
-    changes = True
+
+class BeforeNeurons(Between):
+    """A module whose results are the input of the neurons."""
+
+    step = Net.step
 
 
 @loop
-class LayerNormBetween(Between):
+class BatchNormPerStep(BeforeNeurons):
+    """Another batch norm for each step."""
+
     def make(self) -> nn.Module:
-        return nn.LayerNorm(N)
+        return nn.ModuleList([nn.BatchNorm1d(N) for _ in range(T)])
+
+    def order(self, x: Tensor) -> Any:
+        norms = iter(self.between)
+        return (next(norms)(self.feed(x_t))[:, :I] for x_t in x)
 
 
 @loop
-class GroupNorm(Between):
-    def make(self) -> nn.Module:
-        return nn.GroupNorm(2, N)
-
-
-@loop
-class RandomRelu(Between):
-    def make(self) -> nn.Module:
-        return nn.RReLU()
-
-
-@loop
-class Recurrent(Between):
+class Recurrent(BeforeNeurons):
     """torch's own recurrent cell over the neurons of each step."""
 
     def make(self) -> nn.Module:
         return nn.GRU(1, 1, batch_first=True)
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (self.between(x_t[:, :, None])[0][:, :, 0] for x_t in x))
+    def order(self, x: Tensor) -> Any:
+        return (self.between(x_t[:, :, None])[0][:, :, 0] for x_t in x)
 
 
 @loop
-class Convolution(Between):
+class Convolution(BeforeNeurons):
     def make(self) -> nn.Module:
         return nn.Sequential(nn.Conv1d(1, 2, 3, padding=1), nn.MaxPool1d(2), nn.Flatten())
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (self.between(self.feed(x_t)[:, None])[:, :I] for x_t in x))
+    def order(self, x: Tensor) -> Any:
+        return (self.between(self.feed(x_t)[:, None])[:, :I] for x_t in x)
 
 
 @loop
@@ -133,45 +106,23 @@ class LayerNormOfMembrane(Between):
     def make(self) -> nn.Module:
         return nn.LayerNorm(N)
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            v = self.between(v)
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = Net.step(self, x, v, z)
+        return self.between(v), z
 
 
-@loop
-class SpectralNorm(Net):
-    """Its power iteration writes to buffers in each call of the layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        parametrizations.spectral_norm(self.back)
+class Reparametrized(Net):
+    """A layer whose weight is computed."""
 
     rounds = True
 
 
-@loop
-class WeightNorm(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        parametrizations.weight_norm(self.back)
-
-    rounds = True
-
-
-@loop
-class OldWeightNorm(Net):
-    """A hook sets a plain attribute before each call of the layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.nn.utils.weight_norm(self.back)
-
-    rounds = True
+add(loop, Reparametrized, "prepare",
+    # Its power iteration writes to buffers in each call of the layer.
+    SpectralNorm=lambda self: parametrizations.spectral_norm(self.back),
+    WeightNorm=lambda self: parametrizations.weight_norm(self.back),
+    # A hook sets a plain attribute before each call of the layer.
+    OldWeightNorm=lambda self: torch.nn.utils.weight_norm(self.back))
 
 
 class Symmetric(nn.Module):
@@ -183,8 +134,7 @@ class Symmetric(nn.Module):
 
 @fused
 class Parametrized(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         parametrize.register_parametrization(self.back, "weight", Symmetric())
 
 
@@ -206,8 +156,7 @@ class ParametrizedCached(Parametrized):
 
 @loop
 class Pruned(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         prune.random_unstructured(self.back, "weight", 0.5)
 
 
@@ -215,8 +164,7 @@ class Pruned(Net):
 class Shared(Net):
     """One layer under two names, and one weight in two layers."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.again, self.tied = self.back, nn.Linear(N, N)
         self.tied.weight = self.back.weight
 
@@ -233,8 +181,9 @@ class Shared(Net):
 class Untied(Net):
     """The weight of one of two names is replaced."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    changes = True
+
+    def prepare(self) -> None:
         self.tied = nn.Linear(N, N, bias=False)
         self.tied.weight = self.back.weight
 
@@ -242,11 +191,8 @@ class Untied(Net):
         if call == 2:
             self.tied.weight = nn.Parameter(self.back.weight.detach() * 2)
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         return self.tied(spikes)
-
-    changes = True
 
 
 class Cell(Net):
@@ -257,8 +203,7 @@ class Cell(Net):
 class Inside(Net):
     """The loop is in a submodule, which runs twice."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.cell, self.other = Cell(), Cell()
 
     def forward(self, x: Tensor) -> Any:

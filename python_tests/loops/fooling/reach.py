@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fooling import elsewhere
-from fooling.base import N, Net, Spike, fused, loop
+from fooling.base import N, Net, Spike, add, fused, loop
 from fooling.changes import Changed
 from fooling.elsewhere import scaled
 
@@ -21,12 +21,6 @@ NUMBERS = {"gain": 1.0}
 
 class Far(Changed):
     """Programs that scale their input by a number from far away."""
-
-    def scale(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, self.scale(x))
 
     def set(self, gain: float) -> None:
         elsewhere.GAIN = gain
@@ -39,32 +33,30 @@ class Far(Changed):
         elsewhere.GAIN = elsewhere.Scaler.gain = 1.0
 
 
-@fused
-class OfModule(Far):
-    def scale(self, x: Tensor) -> Tensor:
-        return elsewhere.GAIN * x
+add(fused, Far, "order",
+    OfModule=lambda self, x: elsewhere.GAIN * x,
+    OfFunctionOfFunction=lambda self, x: scaled(x))
 
+add(loop, Far, "order", OfModules=lambda self, x: sys.modules["fooling.elsewhere"].GAIN * x)
 
-@fused
-class OfFunctionOfFunction(Far):
-    def scale(self, x: Tensor) -> Tensor:
-        return scaled(x)
+add(fused, Far, "prepare order", OfLambda=(
+    lambda self: setattr(self, "functions", [lambda x: scaled(x)]),
+    lambda self, x: self.functions[0](x)))
 
 
 @fused
 class OfDecorator(Far):
     @elsewhere.decorated
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return x
 
 
 @fused
 class OfPartial(Far):
-    def __init__(self) -> None:
-        super().__init__()
-        self.partial = functools.partial(torch.mul, 1.0)
+    def prepare(self) -> None:
+        self.set(1.0)
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return self.partial(x)
 
     def set(self, gain: float) -> None:
@@ -72,22 +64,11 @@ class OfPartial(Far):
 
 
 @fused
-class OfLambda(Far):
-    def __init__(self) -> None:
-        super().__init__()
-        self.functions = [lambda x: scaled(x)]
-
-    def scale(self, x: Tensor) -> Tensor:
-        return self.functions[0](x)
-
-
-@fused
 class OfObject(Far):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.scaler = elsewhere.Scaler()
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return self.scaler(x)
 
     def set(self, gain: float) -> None:
@@ -102,11 +83,11 @@ class OfClassOfObject(OfObject):
 
 @fused
 class OfBoundMethod(OfObject):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
+        super().prepare()
         self.method = self.scaler.method
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return self.method(x)
 
 
@@ -114,7 +95,7 @@ class OfBoundMethod(OfObject):
 class OfGlobals(Far):
     """By a string."""
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return globals()["NUMBERS"]["gain"] * x
 
     def set(self, gain: float) -> None:
@@ -126,14 +107,8 @@ class OfGlobals(Far):
 
 
 @loop
-class OfModules(Far):
-    def scale(self, x: Tensor) -> Tensor:
-        return sys.modules["fooling.elsewhere"].GAIN * x
-
-
-@loop
 class OfEnvironment(Far):
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return float(os.environ.get("FOOLING_GAIN", "1")) * x
 
     def set(self, gain: float) -> None:
@@ -144,23 +119,19 @@ class OfEnvironment(Far):
         os.environ.pop("FOOLING_GAIN", None)
 
 
-@fused
-class OfVars(Far):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = 1.0
+class OfAttribute(Far):
+    """Programs with an attribute that is set anew."""
 
-    def scale(self, x: Tensor) -> Tensor:
-        return vars(self)["gain"] * x
+    def prepare(self) -> None:
+        self.set(1.0)
 
     def set(self, gain: float) -> None:
         self.gain = gain
 
 
-@fused
-class OfGetattr(OfVars):
-    def scale(self, x: Tensor) -> Tensor:
-        return getattr(self, "ga" + "in") * x
+add(fused, OfAttribute, "order",
+    OfVars=lambda self, x: vars(self)["gain"] * x,
+    OfGetattr=lambda self, x: getattr(self, "ga" + "in") * x)
 
 
 class Mode(enum.Enum):
@@ -174,7 +145,7 @@ class Mode(enum.Enum):
 class OfEnum(Far):
     mode = Mode.PLAIN
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return self.mode.value * x
 
     def set(self, gain: float) -> None:
@@ -185,7 +156,7 @@ class OfEnum(Far):
 class OfText(Far):
     mode = "plain"
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return 2 * x if self.mode.startswith("double") else x
 
     def set(self, gain: float) -> None:
@@ -201,11 +172,10 @@ class Frozen:
 
 @fused
 class OfFrozen(Far):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.settings = Frozen()
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return self.settings.gain * x
 
     def set(self, gain: float) -> None:
@@ -216,32 +186,27 @@ class OfFrozen(Far):
 class OfArray(Far):
     """An array of NumPy, written to in place."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.gains = np.ones(3)
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return float(self.gains[1]) * x
 
     def set(self, gain: float) -> None:
         self.gains[1] = gain
 
 
-@loop
-class OfArrayShared(OfArray):
-    """The array shares its memory with a tensor."""
-
-    def scale(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.gains)[1] * x
+# The array shares its memory with a tensor.
+add(loop, OfArray, "order",
+    OfArrayShared=lambda self, x: torch.from_numpy(self.gains)[1] * x)
 
 
 @fused
 class OfSet(Far):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.options = {"plain"}
 
-    def scale(self, x: Tensor) -> Tensor:
+    def order(self, x: Tensor) -> Tensor:
         return 2 * x if "double" in self.options else x
 
     def set(self, gain: float) -> None:
@@ -253,16 +218,15 @@ class OfSet(Far):
 class OfOrder(Far):
     """The order of a dictionary."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.order = {"a": 1.0, "b": 2.0}
+    def prepare(self) -> None:
+        self.gains = {"a": 1.0, "b": 2.0}
 
-    def scale(self, x: Tensor) -> Tensor:
-        return next(iter(self.order.values())) * x
+    def order(self, x: Tensor) -> Tensor:
+        return next(iter(self.gains.values())) * x
 
     def set(self, gain: float) -> None:
         if gain == 2:
-            self.order["a"] = self.order.pop("a")
+            self.gains["a"] = self.gains.pop("a")
 
 
 @fused
@@ -295,9 +259,8 @@ class Sloped(Spike):
 
 @fused
 class OfGlobalOfBackward(Changed):
-    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.feed(x) + self.back(z) - z.detach()
-        return v, Sloped.apply(v - self.threshold)
+    def spike(self, v: Tensor) -> Tensor:
+        return Sloped.apply(v)
 
     def change(self, call: int) -> None:
         global SLOPE
@@ -330,8 +293,8 @@ ZEROS = Net.zeros
 class StepsOfAttribute(Changed):
     steps = 9
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (x[t] for t in range(self.steps)))
+    def order(self, x: Tensor) -> Any:
+        return (x[t] for t in range(self.steps))
 
     def to_change(self) -> None:
         self.steps = 7
@@ -341,12 +304,11 @@ class StepsOfAttribute(Changed):
 class PartEvaluates(Changed):
     """Only a submodule goes to eval."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.drop = nn.Dropout(0.5)
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (self.drop(x_t) for x_t in x))
+    def order(self, x: Tensor) -> Any:
+        return (self.drop(x_t) for x_t in x)
 
     def to_change(self) -> None:
         self.drop.eval()
@@ -354,12 +316,10 @@ class PartEvaluates(Changed):
 
 @fused
 class LayerDeleted(Changed):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.layers = nn.ModuleList([nn.Linear(N, N) for _ in range(3)])
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         for layer in self.layers:
             spikes = layer(spikes)
         return spikes

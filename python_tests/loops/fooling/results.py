@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from fooling.base import N, Net, Spike, fused, loop, numbers
+from fooling.base import N, Net, Spike, add, fused, loop, numbers
 
 
 class Result(NamedTuple):
@@ -25,29 +26,17 @@ class Record:
     name: str
 
 
-@fused
-class ATuple(Net):
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x), None, 3, "text", [], ()
+add(fused, Net, "result",
+    ATuple=lambda self, x, spikes: (spikes, None, 3, "text", [], ()),
+    ADictionary=lambda self, x, spikes: OrderedDict(
+        b=spikes, a={"sum": spikes.sum(), 3: [spikes[0]]}),
+    Named=lambda self, x, spikes: Result(spikes, len(x)))
 
-
-@fused
-class ADictionary(Net):
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
-        return OrderedDict(b=spikes, a={"sum": spikes.sum(), 3: [spikes[0]]})
-
-
-@fused
-class Named(Net):
-    def forward(self, x: Tensor) -> Any:
-        return Result(self.over(x, x), len(x))
-
-
-@loop
-class ADataclass(Net):
-    def forward(self, x: Tensor) -> Any:
-        return Record(self.over(x, x), "spikes")
+add(loop, Net, "result",
+    ADataclass=lambda self, x, spikes: Record(spikes, "spikes"),
+    SameTwice=lambda self, x, spikes: (spikes, spikes, spikes[0], spikes.view(-1)),
+    OtherDtypes=lambda self, x, spikes: (
+        spikes > 0, spikes.argmax(-1), spikes.to(torch.bfloat16), spikes.detach()))
 
 
 @loop
@@ -56,31 +45,16 @@ class Nothing(Net):
 
     losses = ("spikes",)
 
-    def forward(self, x: Tensor) -> Any:
-        self.spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        self.spikes = spikes
 
 
 @loop
 class ItsInput(Net):
     """The input itself, a view of it, and a parameter."""
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         return spikes, x, x[0], self.back.weight, self.back.weight.t()
-
-
-@loop
-class SameTwice(Net):
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
-        return spikes, spikes, spikes[0], spikes.view(-1)
-
-
-@loop
-class OtherDtypes(Net):
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
-        return spikes > 0, spikes.argmax(-1), spikes.to(torch.bfloat16), spikes.detach()
 
 
 @loop
@@ -89,7 +63,6 @@ class LazyResult(Net):
 
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
-        out = []
 
         def steps() -> Any:
             nonlocal v, z
@@ -112,8 +85,7 @@ class WritesToResult(Net):
 class SinglePrecision(Net):
     dtype = torch.float32
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.beta = 0.5
 
 
@@ -123,17 +95,16 @@ class OtherDtypeLater(Net):
 
     replayed = (1,)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.beta = 0.5
 
     def change(self, call: int) -> None:
         if call == 2:
             self.float()
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one.float() if call > 1 else one for one in super().inputs(call))
+    @staticmethod
+    def given(x: Tensor, call: int) -> tuple[Any, ...]:
+        return (x.float() if call > 1 else x,)
 
 
 @fused
@@ -142,20 +113,9 @@ class Transposed(Net):
 
     replayed = (1,)
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
+    @staticmethod
+    def given(x: Tensor, call: int) -> tuple[Any, ...]:
         return (x.transpose(0, 1).contiguous().transpose(0, 1) if call % 2 else x,)
-
-
-@loop
-class Expanded(Net):
-    """An input with strides of zero."""
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
-        return (x[:1].expand_as(x),)
 
 
 @fused
@@ -164,44 +124,38 @@ class InputLearns(Net):
 
     replayed = (1, 4)
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one.requires_grad_(call not in (2, 5)) for one in super().inputs(call))
+    @staticmethod
+    def given(x: Tensor, call: int) -> tuple[Any, ...]:
+        return (x.requires_grad_(call not in (2, 5)),)
+
+
+class Tagged(Tensor):
+    """A subclass of Tensor."""
+
+
+add(loop, Net, "given",
+    Expanded=lambda x, call: (x[:1].expand_as(x),),  # strides of zero
+    # torch raises, for another number of inputs.
+    WrongShape=lambda x, call: (x[..., :4] if call == 2 else x,),
+    Subclass=lambda x, call: (x.as_subclass(Tagged) if call in (1, 2) else x,))
 
 
 @fused
 class Integers(Net):
     """Indices into an embedding."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.embedding = nn.Embedding(3, 5)
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(self.back.weight.new_zeros(*x.shape, 1))
-        out = []
-        for x_t in x:
-            v, z = self.step(self.embedding(x_t), v, z)
-            out.append(z)
-        return torch.stack(out)
+    def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().zeros(self.back.weight.new_zeros(*x.shape, 1))
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple((2 * one[..., 0]).long() for one in super().inputs(call))
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.step(self.embedding(x), v, z)
 
-
-@loop
-class WithFlag(Net):
-    """Arguments that are no tensors."""
-
-    def forward(self, x: Tensor, gain: float = 1.0, backwards: bool = False) -> Any:
-        x = x.flip(0) if backwards else x
-        return self.over(x, gain * x)
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
-        return x, (1.0 if call < 2 else 2.0), call == 5
+    @staticmethod
+    def given(x: Tensor, call: int) -> tuple[Any, ...]:
+        return ((2 * x[..., 0]).long(),)
 
 
 @loop
@@ -214,46 +168,23 @@ class OptionalState(Net):
             v, z = self.step(x_t, v, z)
         return z, (v, z)
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
+    @staticmethod
+    def given(x: Tensor, call: int) -> tuple[Any, ...]:
         state = (numbers(call + 20, x.shape[1], N), numbers(call + 30, x.shape[1], N).round())
         return x, (state if call in (1, 2, 4) else None)
 
 
-@loop
-class ListAsInput(Net):
-    def forward(self, x: list[Tensor]) -> Any:
-        return self.over(x[0][None], x)
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
-        return (list(x),)
-
-
-@loop
-class DictionaryAsInput(Net):
-    def forward(self, x: dict[str, Any]) -> Any:
-        return self.over(x["x"], x["x"] * x["gain"])
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
-        return ({"x": x, "gain": 1.0 if call < 2 else 2.0},)
-
-
-@loop
-class CallerReads(Net):
-    """Any number of arguments."""
-
-    def forward(self, *inputs: Tensor, **_: Any) -> Any:
-        return self.over(inputs[0], sum(inputs))
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
-        return (x, x / 2) if call < 2 else (x, x / 2, x)
+add(loop, Net, "forward given",
+    # Arguments that are no tensors.
+    WithFlag=(lambda self, x, gain=1.0, backwards=False: self.over(
+                  x, gain * (x.flip(0) if backwards else x)),
+              lambda x, call: (x, 1.0 if call < 2 else 2.0, call == 5)),
+    ListAsInput=(lambda self, x: self.over(x[0][None], x), lambda x, call: (list(x),)),
+    DictionaryAsInput=(lambda self, x: self.over(x["x"], x["x"] * x["gain"]),
+                       lambda x, call: ({"x": x, "gain": 1.0 if call < 2 else 2.0},)),
+    # Any number of arguments.
+    CallerReads=(lambda self, *inputs, **_: self.over(inputs[0], sum(inputs)),
+                 lambda x, call: (x, x / 2) if call < 2 else (x, x / 2, x)))
 
 
 @loop
@@ -280,15 +211,6 @@ class RaisesWithState(Net):
                 raise ValueError("four sequences")
             self.v, z = self.step(x_t, self.v, z)
         return z
-
-
-@loop
-class WrongShape(Net):
-    """torch raises, for another number of inputs."""
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one[..., :4] if call == 2 else one for one in super().inputs(call))
 
 
 @loop
@@ -323,18 +245,13 @@ class InThread(Net):
 class StepInThread(Net):
     """One operator of each step runs in another thread."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            found: list[Tensor] = []
-            thread = threading.Thread(target=lambda z=z, found=found: found.append(self.back(z)))
-            thread.start()
-            thread.join()
-            v = 0.75 * v + self.feed(x_t) + found[0] - z.detach()
-            z = Spike.apply(v - 1)
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        found: list[Tensor] = []
+        thread = threading.Thread(target=lambda: found.append(self.back(z)))
+        thread.start()
+        thread.join()
+        v = 0.75 * v + self.feed(x) + found[0] - z.detach()
+        return v, Spike.apply(v - 1)
 
 
 @loop
@@ -342,8 +259,6 @@ class NestedModes(Net):
     """A mode of the user inside of forward."""
 
     def forward(self, x: Tensor) -> Any:
-        from torch.overrides import TorchFunctionMode
-
         class Doubles(TorchFunctionMode):
             def __torch_function__(self, function: Any, types: Any, args: Any = (),
                                    kwargs: Any = None) -> Any:
@@ -352,15 +267,3 @@ class NestedModes(Net):
 
         with Doubles():
             return self.over(x, x)
-
-
-class Tagged(Tensor):
-    """A subclass of Tensor."""
-
-
-@loop
-class Subclass(Net):
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one.as_subclass(Tagged) if call in (1, 2) else one
-                     for one in super().inputs(call))

@@ -43,8 +43,8 @@ class GlobalNumber(Changed):
 class GlobalTensor(Changed):
     """Another tensor under the same name."""
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x) * TENSOR
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        return spikes * TENSOR
 
     def change(self, call: int) -> None:
         global TENSOR
@@ -68,8 +68,8 @@ class GlobalTensorWritten(GlobalTensor):
 class GlobalTable(Changed):
     """A number in a list in a dictionary in a dictionary."""
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x * TABLE["gain"]["of"][1])
+    def order(self, x: Tensor) -> Any:
+        return x * TABLE["gain"]["of"][1]
 
     def change(self, call: int) -> None:
         TABLE["gain"]["of"][1] = 2.0 if call > 1 else 1.0
@@ -83,8 +83,7 @@ class GlobalTable(Changed):
 class Closure(Changed):
     """A variable that functions share."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         gain = 1.0
 
         def scaled(x: Tensor) -> Tensor:
@@ -96,8 +95,8 @@ class Closure(Changed):
 
         self.scaled, self.set_gain = scaled, set_gain
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, self.scaled(x))
+    def order(self, x: Tensor) -> Any:
+        return self.scaled(x)
 
     def to_change(self) -> None:
         self.set_gain(2.0)
@@ -110,8 +109,8 @@ class MethodOfClass(Changed):
     def gain(self) -> float:
         return 1.0
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x * self.gain())
+    def order(self, x: Tensor) -> Any:
+        return x * self.gain()
 
     def change(self, call: int) -> None:
         value = 2.0 if call > 1 else 1.0
@@ -126,8 +125,8 @@ class MethodOfClass(Changed):
 class ClassAttribute(Changed):
     gain = 1.0
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x * self.gain)
+    def order(self, x: Tensor) -> Any:
+        return x * self.gain
 
     def change(self, call: int) -> None:
         ClassAttribute.gain = 2.0 if call > 1 else 1.0
@@ -142,8 +141,8 @@ class DefaultArgument(Changed):
     def scaled(self, x: Tensor, gain: float = 1.0) -> Tensor:
         return gain * x
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, self.scaled(x))
+    def order(self, x: Tensor) -> Any:
+        return self.scaled(x)
 
     def change(self, call: int) -> None:
         DefaultArgument.scaled.__defaults__ = (2.0 if call > 1 else 1.0,)

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import B, I, N, Net, Spike, fused, loop, numbers
+from fooling.base import B, I, N, Net, Spike, add, fused, loop, numbers
 
 
 @fused
@@ -12,36 +12,22 @@ class TwoInputs(Net):
     def forward(self, x: Tensor, y: Tensor) -> Any:
         return self.over(x, (x_t + y_t for x_t, y_t in zip(x, y, strict=True)))
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
+    @staticmethod
+    def given(x: Tensor, call: int) -> tuple[Any, ...]:
         return x, numbers(call + 50, *x.shape)
 
 
-@loop
-class OneInputTwice(TwoInputs):
-    """Both arguments are one tensor in the first calls, and two later."""
+# Both arguments are one tensor in the first calls, and two later.
+add(loop, TwoInputs, "given",
+    OneInputTwice=lambda x, call: (x, x) if call < 2 else TwoInputs.given(x, call))
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        x, y = super().inputs(call)
-        return (x, x) if call < 2 else (x, y)
-
-
-@loop
-class ShorterSecond(TwoInputs):
-    def forward(self, x: Tensor, y: Tensor) -> Any:
-        return self.over(x, (x[t] + y[t % len(y)] for t in range(len(x))))
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        x, y = super().inputs(call)
-        return x, y[:5]
+add(loop, Net, "forward given",
+    ShorterSecond=(lambda self, x, y: self.over(x, (x[t] + y[t % len(y)] for t in range(len(x)))),
+                   lambda x, call: (x, numbers(call + 50, *x.shape)[:5])))
 
 
-@loop
-class NothingToDo(Net):
-    """T = 0 in one call."""
+class LastStates(Net):
+    """Programs with sequences of other sizes, in some calls."""
 
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
@@ -49,41 +35,13 @@ class NothingToDo(Net):
             v, z = self.step(x_t, v, z)
         return v, z
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one[:0] if call in (1, 2) else one for one in super().inputs(call))
 
-
-@loop
-class OneStep(NothingToDo):
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one[:1] for one in Net.inputs(call))
-
-
-@loop
-class TwoSteps(NothingToDo):
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one[:2] for one in Net.inputs(call))
-
-
-@loop
-class NoSequences(NothingToDo):
-    """B = 0 in one call."""
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one[:, :0] if call in (1, 2) else one for one in Net.inputs(call))
-
-
-@loop
-class OneSequence(NothingToDo):
-    """B = 1 in some calls: broadcasting."""
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return tuple(one[:, :1] if call in (1, 2) else one for one in Net.inputs(call))
+add(loop, LastStates, "given",
+    NothingToDo=lambda x, call: (x[:0] if call in (1, 2) else x,),
+    OneStep=lambda x, call: (x[:1],),
+    TwoSteps=lambda x, call: (x[:2],),
+    NoSequences=lambda x, call: (x[:, :0] if call in (1, 2) else x,),
+    OneSequence=lambda x, call: (x[:, :1] if call in (1, 2) else x,))  # broadcasting
 
 
 @loop
@@ -91,11 +49,11 @@ class StepsOfLength(Net):
     """The decay depends on the length of the sequence."""
 
     def forward(self, x: Tensor) -> Any:
-        self_beta = 1 - 1 / len(x)
+        beta = 1 - 1 / len(x)
         v, z = self.zeros(x)
         out = []
         for x_t in x:
-            v = self_beta * v + self.feed(x_t) + self.back(z)
+            v = beta * v + self.feed(x_t) + self.back(z)
             z = Spike.apply(v - 1)
             v = v - z.detach()
             out.append(z)
@@ -128,7 +86,6 @@ class LengthsOfSequences(Net):
             out.append(z)
         return torch.stack(out), v
 
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
+    @staticmethod
+    def given(x: Tensor, call: int) -> tuple[Any, ...]:
         return x, torch.arange(x.shape[1]) * 3 + call % 3 + (B if call > 2 else 1)

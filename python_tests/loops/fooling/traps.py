@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fooling.base import I, N, Net, Spike, T, fused, loop, numbers
+from fooling.base import I, N, Net, Spike, T, add, fused, loop, numbers
 
 
 class Between(Net):
@@ -15,8 +15,8 @@ class Between(Net):
     def each(self, t: int, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (self.each(t, x[t]) for t in range(len(x))))
+    def order(self, x: Tensor) -> Any:
+        return (self.each(t, x[t]) for t in range(len(x)))
 
 
 class Square(Between):
@@ -27,101 +27,90 @@ class Square(Between):
         return (numbers(call, T, I, I),)
 
 
-@loop
-class AxisAlternates(Square):
-    def each(self, t: int, x: Tensor) -> Tensor:
-        return x.sum(t % 2, keepdim=True) / 4 + x
-
-
-@loop
-class TransposedOnce(Square):
-    def each(self, t: int, x: Tensor) -> Tensor:
-        return x.t() if t == 6 else x.clone()
-
-
-@loop
-class SignedZeros(Between):
-    """0.0 and -0.0 are equal numbers."""
-
-    def each(self, t: int, x: Tensor) -> Tensor:
-        return torch.copysign(x, torch.full_like(x, -0.0 if t % 3 == 1 else 0.0))
-
-
-@loop
-class TrueAndOne(Between):
+def true_or_one(self: Net, t: int, x: Tensor) -> Tensor:
     """True and 1 are equal numbers, and other dtypes."""
+    return x + torch.full((1,), True if t % 3 == 1 else 1).to(x.dtype) * (
+        2.0 if torch.tensor(True if t % 3 == 1 else 1).dtype is torch.bool else 1.0)
 
-    def each(self, t: int, x: Tensor) -> Tensor:
-        return x + torch.full((1,), True if t % 3 == 1 else 1).to(x.dtype) * (
-            2.0 if torch.tensor(True if t % 3 == 1 else 1).dtype is torch.bool else 1.0)
+
+def subtract_in_turn(self: Net, t: int, x: Tensor) -> Tensor:
+    """The arguments of a difference change places."""
+    y = 1 - x
+    return (x - y) if t == 5 else (y - x)
+
+
+def use_other_operand(self: Net, t: int, x: Tensor) -> Tensor:
+    """Another value of the same iteration."""
+    y, w = x + 1, x + 2
+    return x * (w if t == 5 else y)
+
+
+def detach_once(self: Net, t: int, x: Tensor) -> Tensor:
+    """Only the gradient differs."""
+    y = x * self.feed.bias[:I]
+    return y.detach() if t == 5 else y.clone()
+
+
+def draw_unused(self: Net, t: int, x: Tensor) -> Tensor:
+    """A draw that nothing reads."""
+    torch.rand(3)
+    return x + torch.rand(1, dtype=x.dtype)
+
+
+def call_unused(self: Net, t: int, x: Tensor) -> Tensor:
+    torch.sqrt(x - 7)
+    self.back(x.new_zeros(N))
+    return x
+
+
+add(loop, Square, "each",
+    AxisAlternates=lambda self, t, x: x.sum(t % 2, keepdim=True) / 4 + x,
+    TransposedOnce=lambda self, t, x: x.t() if t == 6 else x.clone())
+
+add(loop, Between, "each",
+    # 0.0 and -0.0 are equal numbers.
+    SignedZeros=lambda self, t, x: torch.copysign(
+        x, torch.full_like(x, -0.0 if t % 3 == 1 else 0.0)),
+    TrueAndOne=true_or_one,
+    KeywordOnce=lambda self, t, x: torch.add(x, x, alpha=2) if t == 5 else torch.add(x, x),
+    OrderOnce=subtract_in_turn,
+    OperandOnce=use_other_operand,
+    DetachedOnce=detach_once,
+    UnusedDraw=draw_unused,
+    UnusedCalls=call_unused,
+    # Powers of t, of a base of 2, and logarithms of tensors made in the loop.
+    Powers=lambda self, t, x: x * 2.0**-t + torch.arange(t + 1).sum() / 16,
+    # A shape that grows with t.
+    ShapeOfTime=lambda self, t, x: x + torch.ones(t + 1, 1, dtype=x.dtype).sum() / 16)
 
 
 @loop
 class DtypeOnce(Between):
     """One step rounds to float32."""
 
+    rounds = True
+
     def each(self, t: int, x: Tensor) -> Tensor:
         return (x / 3).to(torch.float32 if t == 5 else torch.float64).to(torch.float64)
 
-    rounds = True
+
+def copy_layer(self: Net, x: Tensor) -> Any:
+    layer = copy.deepcopy(self.feed)
+    return (x_t + layer(x_t)[:, :I].detach() for x_t in x)
 
 
-@loop
-class KeywordOnce(Between):
-    def each(self, t: int, x: Tensor) -> Tensor:
-        return torch.add(x, x, alpha=2) if t == 5 else torch.add(x, x)
+def make_layer(self: Net, x: Tensor) -> Any:
+    """A layer of each call's own, with random weights."""
+    layer = nn.Linear(I, I, dtype=x.dtype)
+    return (layer(x_t) for x_t in x)
 
 
-@loop
-class OrderOnce(Between):
-    """The arguments of a difference change places."""
-
-    def each(self, t: int, x: Tensor) -> Tensor:
-        y = 1 - x
-        return (x - y) if t == 5 else (y - x)
-
-
-@loop
-class OperandOnce(Between):
-    """Another value of the same iteration."""
-
-    def each(self, t: int, x: Tensor) -> Tensor:
-        y, w = x + 1, x + 2
-        return x * (w if t == 5 else y)
-
-
-@loop
-class LagOnce(Net):
-    """One step reads an older input."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (x[t] + x[t - 2 if t == 5 else t - 1] for t in range(2, len(x))))
-
-
-@loop
-class DetachedOnce(Between):
-    """Only the gradient differs."""
-
-    def each(self, t: int, x: Tensor) -> Tensor:
-        y = x * self.feed.bias[:I]
-        return y.detach() if t == 5 else y.clone()
-
-
-@loop
-class UnusedDraw(Between):
-    """A draw that nothing reads."""
-
-    def each(self, t: int, x: Tensor) -> Tensor:
-        torch.rand(3)
-        return x + torch.rand(1, dtype=x.dtype)
-
-
-@loop
-class UnusedCalls(Between):
-    def each(self, t: int, x: Tensor) -> Tensor:
-        torch.sqrt(x - 7)
-        self.back(x.new_zeros(N))
-        return x
+add(loop, Net, "order",
+    # One step reads an older input.
+    LagOnce=lambda self, x: (
+        x[t] + x[t - 2 if t == 5 else t - 1] for t in range(2, len(x))),
+    CopyOfModule=copy_layer,
+    NewLayer=make_layer)
 
 
 @loop
@@ -159,8 +148,7 @@ class LongDelay(Net):
 class BatchNormRead(Net):
     """The running mean, which batch norm writes to, is read in each step."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.norm = nn.BatchNorm1d(I)
 
     def forward(self, x: Tensor) -> Any:
@@ -176,8 +164,7 @@ class BatchNormRead(Net):
 
 @loop
 class InstanceNormRead(BatchNormRead):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.norm = nn.BatchNorm1d(I, affine=False, momentum=0.5)
 
 
@@ -185,50 +172,13 @@ class InstanceNormRead(BatchNormRead):
 class MaximumNorm(Net):
     """An embedding that scales its own weight."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(3, I, max_norm=0.5)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (x_t + self.embedding((2 * x_t[:, 0]).long()) for x_t in x))
-
     rounds = True
 
+    def prepare(self) -> None:
+        self.embedding = nn.Embedding(3, I, max_norm=0.5)
 
-@loop
-class Powers(Net):
-    """Powers of t, of a base of 2, and logarithms of tensors made in the loop."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (x_t * 2.0**-t + torch.arange(t + 1).sum() / 16
-                             for t, x_t in enumerate(x)))
-
-
-@loop
-class ShapeOfTime(Net):
-    """A shape that grows with t."""
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, (x_t + torch.ones(t + 1, 1, dtype=x.dtype).sum() / 16
-                             for t, x_t in enumerate(x)))
-
-
-@loop
-class CopyOfModule(Net):
-    """Each call runs on a copy of a layer."""
-
-    def forward(self, x: Tensor) -> Any:
-        layer = copy.deepcopy(self.feed)
-        return self.over(x, (x_t + layer(x_t)[:, :I].detach() for x_t in x))
-
-
-@loop
-class NewLayer(Net):
-    """Each call makes a layer of its own, with random weights."""
-
-    def forward(self, x: Tensor) -> Any:
-        layer = nn.Linear(I, I, dtype=x.dtype)
-        return self.over(x, (layer(x_t) for x_t in x))
+    def order(self, x: Tensor) -> Any:
+        return (x_t + self.embedding((2 * x_t[:, 0]).long()) for x_t in x)
 
 
 @loop
@@ -237,8 +187,7 @@ class Rounding(Net):
 
     rounds = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.beta, self.threshold = 0.9, 0.7
 
     def forward(self, x: Tensor) -> Any:
@@ -272,9 +221,9 @@ class ResultIsAttribute(Net):
 
     spoils = True
 
-    def forward(self, x: Tensor) -> Any:
-        self.last = self.over(x, x)
-        return self.last
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        self.last = spikes
+        return spikes
 
 
 @loop
@@ -283,8 +232,7 @@ class ResultIsRead(Net):
 
     spoils = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.last: Any = None
 
     def forward(self, x: Tensor) -> Any:
@@ -299,19 +247,12 @@ class ViewsOfResult(Net):
 
     spoils = True
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         return spikes, spikes[2], spikes[3:5], spikes.detach()
 
 
-@fused
-class InputOfGraph(Net):
-    """The input is the result of something that learns."""
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        (x,) = super().inputs(call)
-        return (x.requires_grad_() * 2,)
+# The input is the result of something that learns.
+add(fused, Net, "given", InputOfGraph=lambda x, call: (x.requires_grad_() * 2,))
 
 
 @loop

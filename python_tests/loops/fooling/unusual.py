@@ -4,8 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import Net, Spike, loop
-from fooling.functions import Functions
+from fooling.base import Net, Spike, add, loop
 
 
 @loop
@@ -37,7 +36,7 @@ class ClassInForward(Net):
 
 
 @loop
-class ClassInStep(Functions):
+class ClassInStep(Net):
     """Each step defines a class of its own."""
 
     def spike(self, v: Tensor) -> Tensor:
@@ -60,12 +59,6 @@ class Dirty(torch.autograd.Function):
         return g
 
 
-@loop
-class MarkDirty(Functions):
-    def spike(self, v: Tensor) -> Tensor:
-        return Dirty.apply(v)
-
-
 class Same(torch.autograd.Function):
     """Returns its argument, with half of the gradient."""
 
@@ -78,55 +71,31 @@ class Same(torch.autograd.Function):
         return g / 2
 
 
-@loop
-class ReturnsArgument(Functions):
-    def spike(self, v: Tensor) -> Tensor:
-        return Same.apply(Spike.apply(Same.apply(v)))
-
-
 class Noisy(Spike):
+    """Escape noise: a draw inside of a function."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return (torch.rand_like(x) < torch.sigmoid(x)).to(x.dtype)
 
 
-@loop
-class DrawsInside(Functions):
-    """Escape noise: a draw inside of a function."""
-
-    def spike(self, v: Tensor) -> Tensor:
-        return Noisy.apply(v)
-
-
 class Batchwise(Spike):
+    """A function that is not elementwise."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return (x > x.mean(0)).to(x.dtype)
 
 
-@loop
-class ReadsBatch(Functions):
-    """A function that is not elementwise."""
-
-    def spike(self, v: Tensor) -> Tensor:
-        return Batchwise.apply(v)
-
-
 class Branches(Spike):
+    """A function that reads values of its own argument."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return (x > 0).to(x.dtype) if x.max() > 1 else torch.zeros_like(x)
-
-
-@loop
-class BranchesInside(Functions):
-    """A function that reads values of its own argument."""
-
-    def spike(self, v: Tensor) -> Tensor:
-        return Branches.apply(v)
 
 
 class BranchesBackward(Spike):
@@ -134,12 +103,6 @@ class BranchesBackward(Spike):
     def backward(ctx: Any, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return g / (1 + x.abs()) if float(g.sum()) > 0 else g / (2 + x.abs())
-
-
-@loop
-class BranchesInBackward(Functions):
-    def spike(self, v: Tensor) -> Tensor:
-        return BranchesBackward.apply(v)
 
 
 class Counting(Spike):
@@ -153,7 +116,7 @@ class Counting(Spike):
 
 
 @loop
-class CountsInside(Functions):
+class CountsInside(Net):
     """A function with a counter in its class, which it reads."""
 
     def change(self, call: int) -> None:
@@ -174,12 +137,6 @@ class ThroughArray(Spike):
         return torch.from_numpy((x.detach().numpy() > 0).astype("float64"))
 
 
-@loop
-class NumpyInside(Functions):
-    def spike(self, v: Tensor) -> Tensor:
-        return ThroughArray.apply(v)
-
-
 class Closes(Spike):
     offset = torch.tensor(0.0, dtype=torch.float64)
 
@@ -190,7 +147,7 @@ class Closes(Spike):
 
 
 @loop
-class TensorOfClass(Functions):
+class TensorOfClass(Net):
     """A tensor that no argument shows, and that changes in place."""
 
     def change(self, call: int) -> None:
@@ -207,9 +164,19 @@ class TensorOfClass(Functions):
 
 
 @loop
-class StraightThrough(Functions):
+class StraightThrough(Net):
     """No function at all."""
 
     def spike(self, v: Tensor) -> Tensor:
         soft = torch.clamp(v + 0.5, 0, 1)
         return soft + ((v > 0).to(v.dtype) - soft).detach()
+
+
+add(loop, Net, "spike",
+    MarkDirty=lambda self, v: Dirty.apply(v),
+    ReturnsArgument=lambda self, v: Same.apply(Spike.apply(Same.apply(v))),
+    DrawsInside=lambda self, v: Noisy.apply(v),
+    ReadsBatch=lambda self, v: Batchwise.apply(v),
+    BranchesInside=lambda self, v: Branches.apply(v),
+    BranchesInBackward=lambda self, v: BranchesBackward.apply(v),
+    NumpyInside=lambda self, v: ThroughArray.apply(v))

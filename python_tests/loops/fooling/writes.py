@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import N, Net, Spike, T, fused, loop, refused
+from fooling.base import N, Net, Spike, T, add, fused, loop, refused
 
 
 class Writer(Net):
@@ -13,45 +13,36 @@ class Writer(Net):
     def write(self, v: Tensor, z: Tensor) -> Any:
         """Writes to v or z; returns what becomes the membrane, None for v itself."""
 
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = self.step(x, v, z)
+        w = self.write(v, z)
+        return (v if w is None else w), z
+
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            w = self.write(v, z)
-            v = v if w is None else w
-            out.append(z)
-        return torch.stack(out), v
+        return self.states_over(x, x)
 
 
 @fused
 class InPlace(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = self.beta * v
-            v += self.feed(x_t)
-            v += self.back(z)
-            v -= z.detach() * self.threshold
-            z = Spike.apply(v - self.threshold)
-            out.append(z)
-        return torch.stack(out)
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v
+        v += self.feed(x)
+        v += self.back(z)
+        v -= z.detach() * self.threshold
+        return v, Spike.apply(v - self.threshold)
 
 
 @loop
 class SameMembrane(Net):
     """One tensor for the membrane, for all steps."""
 
+    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v.mul_(0.5).add_(self.feed(x)).add_(self.back(z))
+        z = Spike.apply(v - self.threshold)
+        return v.sub_(z.detach()), z
+
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v.mul_(0.5).add_(self.feed(x_t)).add_(self.back(z))
-            z = Spike.apply(v - self.threshold)
-            v.sub_(z.detach())
-            out.append(z)
-        return torch.stack(out), v
+        return self.states_over(x, x)
 
 
 @loop
@@ -67,253 +58,185 @@ class ListedThenWritten(Net):
         return torch.stack(out)
 
 
-@loop
-class OtherNameWritten(Writer):
+def write_by_other_name(self: Net, v: Tensor, z: Tensor) -> Tensor:
     """A second name of the membrane sees the write."""
-
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        other = v
-        v *= 0.5
-        return other
+    other = v
+    v *= 0.5
+    return other
 
 
-@loop
-class SpikesWrittenLater(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        with torch.no_grad():
-            z.mul_(0.5)
+def write_spikes_later(self: Net, v: Tensor, z: Tensor) -> None:
+    with torch.no_grad():
+        z.mul_(0.5)
 
 
-@loop
-class ThroughView(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        half = v[:, :4]
-        half *= 0.5
+def write_through_view(self: Net, v: Tensor, z: Tensor) -> None:
+    half = v[:, :4]
+    half *= 0.5
 
 
-@loop
-class ThroughTranspose(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v.t()[0] *= 0.5
+def write_through_transpose(self: Net, v: Tensor, z: Tensor) -> None:
+    v.t()[0] *= 0.5
 
 
-@loop
-class ThroughReshape(Writer):
+def write_through_reshape(self: Net, v: Tensor, z: Tensor) -> None:
     """reshape is a view here."""
-
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v.reshape(-1)[:5] -= 0.25
+    v.reshape(-1)[:5] -= 0.25
 
 
-@loop
-class ThroughContiguous(Writer):
-    """contiguous is the tensor itself here."""
-
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v.contiguous().mul_(0.5)
+def write_through_data(self: Net, v: Tensor, z: Tensor) -> None:
+    v.data.mul_(0.5)
 
 
-@loop
-class ThroughData(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v.data.mul_(0.5)
+def write_through_detached(self: Net, v: Tensor, z: Tensor) -> None:
+    v.detach().mul_(0.5)
 
 
-@loop
-class ThroughDetached(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v.detach().mul_(0.5)
+def replace_data(self: Net, v: Tensor, z: Tensor) -> None:
+    v.data = v.data * 0.5
 
 
-@loop
-class DataReplaced(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v.data = v.data * 0.5
-
-
-@loop
-class ThroughNumpy(Writer):
+def write_through_numpy(self: Net, v: Tensor, z: Tensor) -> Tensor:
     """An array that shares the memory."""
-
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        w = v.detach().clone()
-        w.numpy()[:, 0] = 0.5
-        return w
+    w = v.detach().clone()
+    w.numpy()[:, 0] = 0.5
+    return w
 
 
-@loop
-class ByItem(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v[:, 0] = 0.25
-        v[0] *= 0.5
+def write_by_item(self: Net, v: Tensor, z: Tensor) -> None:
+    v[:, 0] = 0.25
+    v[0] *= 0.5
 
 
-@loop
-class Masked(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v[z > 0] = 0.0
+def write_masked(self: Net, v: Tensor, z: Tensor) -> None:
+    v[z > 0] = 0.0
 
 
-@loop
-class MaskedFill(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v.masked_fill_(z > 0, 0.25)
+def add_masked(self: Net, v: Tensor, z: Tensor) -> None:
+    v[z > 0] -= 0.5
 
 
-@loop
-class MaskedAdd(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v[z > 0] -= 0.5
-
-
-@loop
-class Out(Writer):
+def write_out(self: Net, v: Tensor, z: Tensor) -> None:
     """out= of a function."""
-
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        with torch.no_grad():
-            torch.mul(v, 0.5, out=v)
+    with torch.no_grad():
+        torch.mul(v, 0.5, out=v)
 
 
-@loop
-class Copied(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        w = torch.empty_like(v)
-        w.copy_(v * 0.5)
-        return w
+def scatter(self: Net, v: Tensor, z: Tensor) -> Tensor:
+    index = torch.tensor([0, 3, 3]).expand(len(v), 3)
+    return v.scatter_add(1, index, -0.25 * z[:, :3]).index_fill_(1, torch.tensor([1]), 0.0)
 
 
-@loop
-class Scattered(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        index = torch.tensor([0, 3, 3]).expand(len(v), 3)
-        return v.scatter_add(1, index, -0.25 * z[:, :3]).index_fill_(1, torch.tensor([1]), 0.0)
+def resize(self: Net, v: Tensor, z: Tensor) -> Tensor:
+    w = v.detach().clone()
+    w.resize_(len(w) + 1, N)
+    w[-1] = 0
+    return w[:-1]
 
 
-@loop
-class DetachedInPlace(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        v.detach_()
-
-
-@loop
-class LeafInside(Writer):
-    """The state becomes a leaf in each step."""
-
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        return v.detach().requires_grad_()
-
-
-@loop
-class Resized(Writer):
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        w = v.detach().clone()
-        w.resize_(len(w) + 1, N)
-        w[-1] = 0
-        return w[:-1]
-
-
-@loop
-class Zeroed(Writer):
+def zero_scratch(self: Net, v: Tensor, z: Tensor) -> Tensor:
     """A scratch tensor is set to zero in each step, and kept between them."""
-
-    def write(self, v: Tensor, z: Tensor) -> Any:
-        scratch = torch.zeros_like(v)
-        scratch.zero_().add_(z.detach()).neg_()
-        return v + scratch / 4
+    scratch = torch.zeros_like(v)
+    scratch.zero_().add_(z.detach()).neg_()
+    return v + scratch / 4
 
 
-@refused("input|argument")
-class InputWritten(Net):
-    def forward(self, x: Tensor) -> Any:
-        x[0] = 0.5
-        return self.over(x, x)
+add(loop, Writer, "write",
+    OtherNameWritten=write_by_other_name,
+    SpikesWrittenLater=write_spikes_later,
+    ThroughView=write_through_view,
+    ThroughTranspose=write_through_transpose,
+    ThroughReshape=write_through_reshape,
+    ThroughContiguous=lambda self, v, z: v.contiguous().mul_(0.5),  # the tensor itself here
+    ThroughData=write_through_data,
+    ThroughDetached=write_through_detached,
+    DataReplaced=replace_data,
+    ThroughNumpy=write_through_numpy,
+    ByItem=write_by_item,
+    Masked=write_masked,
+    MaskedFill=lambda self, v, z: v.masked_fill_(z > 0, 0.25),
+    MaskedAdd=add_masked,
+    Out=write_out,
+    Copied=lambda self, v, z: torch.empty_like(v).copy_(v * 0.5),
+    Scattered=scatter,
+    DetachedInPlace=lambda self, v, z: v.detach_(),
+    LeafInside=lambda self, v, z: v.detach().requires_grad_(),  # a leaf in each step
+    Resized=resize,
+    Zeroed=zero_scratch)
 
 
-@refused("input|argument")
-class InputScaled(Net):
-    def forward(self, x: Tensor) -> Any:
-        return self.over(x, x.mul_(0.5))
+# ----------------------------------------------------------------------------------------- refused
+def write_to_input(self: Net, x: Tensor) -> Tensor:
+    x[0] = 0.5
+    return x
+
+
+def write_to_parameter(self: Net, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        self.back.weight.fill_diagonal_(0)
+    return x
+
+
+def clamp_parameter(self: Net, x: Tensor) -> Tensor:
+    self.feed.weight.data.clamp_(-0.25, 0.5)
+    return x
+
+
+def replace_data_of_parameter(self: Net, x: Tensor) -> Tensor:
+    self.feed.bias.data = self.feed.bias.data * 0.5
+    return x
+
+
+add(refused("input|argument"), Net, "order", InputWritten=write_to_input,
+    InputScaled=lambda self, x: x.mul_(0.5))
+add(refused("parameter|weight"), Net, "order", ParameterWritten=write_to_parameter)
+add(refused("parameter|shares"), Net, "order", ParameterClamped=clamp_parameter)
+add(refused("parameter|weight|data"), Net, "order",
+    ParameterThroughData=replace_data_of_parameter)
 
 
 @refused("input|argument|shares")
 class InputWrittenThroughView(Net):
     """Each step clears the input that it has read."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t.clone(), v, z)
-            out.append(z)
-            x_t.zero_()
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = self.step(x.clone(), v, z)
+        x.zero_()
+        return v, z
 
 
-@refused("parameter|weight")
-class ParameterWritten(Net):
-    def forward(self, x: Tensor) -> Any:
-        with torch.no_grad():
-            self.back.weight.fill_diagonal_(0)
-        return self.over(x, x)
-
-
-@refused("parameter|shares")
-class ParameterClamped(Net):
-    def forward(self, x: Tensor) -> Any:
-        self.feed.weight.data.clamp_(-0.25, 0.5)
-        return self.over(x, x)
-
-
-@refused("parameter|weight|data")
-class ParameterThroughData(Net):
-    def forward(self, x: Tensor) -> Any:
-        self.feed.bias.data = self.feed.bias.data * 0.5
-        return self.over(x, x)
-
-
+# ------------------------------------------------------------------------------------------ buffers
 @loop
 class BufferCounted(Net):
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("trace", torch.zeros(N, dtype=self.dtype))
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            self.steps += 1
-            self.trace.copy_(0.5 * self.trace + z.detach().sum(0))
-            out.append(z)
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = self.step(x, v, z)
+        self.steps += 1
+        self.trace.copy_(0.5 * self.trace + z.detach().sum(0))
+        return v, z
 
 
 @loop
 class BufferRead(BufferCounted):
     """The buffer is read by the next step and by the next call."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t - self.trace.sum() / 512, v, z)
-            self.trace.mul_(0.5).add_(z.detach().sum(0))
-            out.append(z)
-        return torch.stack(out)
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = self.step(x - self.trace.sum() / 512, v, z)
+        self.trace.mul_(0.5).add_(z.detach().sum(0))
+        return v, z
 
 
 @loop
 class BufferByIndex(Net):
     """A buffer that holds the last spikes over time."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.register_buffer("last", torch.zeros(T, N, dtype=self.dtype))
 
-    def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
         for t, z in enumerate(spikes):
             self.last[t] = z.detach().sum(0)
         return spikes * self.last[0]
