@@ -14,50 +14,38 @@ add(loop, Net, "spike",
     SpikesOfTwo=lambda self, v: sum(Spike.apply(v - k) for k in (0, 1, 2)))
 
 
-class Mapped(Net):
-    """Programs whose output is a function of the spikes and inputs of the step."""
+class Rounds(Net):
+    """Programs with results that may differ by rounding."""
 
-    def map(self, x: Tensor, z: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out.append(self.map(x_t, z))
-        return torch.stack(out)
-
-
-@loop
-class SoftmaxOfBatch(Mapped):
-    """An operator along an axis of the step, which is the axis of time for all steps at once."""
-
-    axis = 0
     rounds = True
 
-    def map(self, x: Tensor, z: Tensor) -> Tensor:
-        return torch.softmax(self.back(z), dim=self.axis)
 
+class SquareRounds(Rounds):
+    """Steps, batch and neurons are of one size."""
 
-@loop
-class SoftmaxOfNeurons(SoftmaxOfBatch):
-    axis = 1
-
-
-@loop
-class SquareSoftmax(SoftmaxOfNeurons):
     @classmethod
     def inputs(cls, call: int) -> tuple[Any, ...]:
         return (numbers(call, N, N, I),)
 
 
+def softmax(axis: int) -> Any:
+    """An operator along an axis of the step, which is the axis of time for all steps at once."""
+    return lambda self, t, x, v, z: torch.softmax(self.back(z), dim=axis)
+
+
 def concatenate(axis: int) -> Any:
-    return lambda self, x, z: torch.cat([z, x.repeat(1, 2)[:, :N]], axis)
+    return lambda self, t, x, v, z: torch.cat([z, x.repeat(1, 2)[:, :N]], axis)
 
 
-add(loop, Mapped, "map", Concatenated=concatenate(1), ConcatenatedByDefault=concatenate(0),
+add(loop, Rounds, "collect", SoftmaxOfBatch=softmax(0), SoftmaxOfNeurons=softmax(1))
+add(loop, SquareRounds, "collect", SquareSoftmax=softmax(1))
+add(loop, Net, "collect", Concatenated=concatenate(1), ConcatenatedByDefault=concatenate(0),
     ConcatenatedLast=concatenate(-1))
+add(fused, Net, "collect",
+    EveryThirdOutput=lambda self, t, x, v, z: z if t % 3 == 0 else None)
+add(loop, Net, "step collect", NoSpikes=(
+    lambda self, x, v, z: (0.5 * v + self.feed(x), z),
+    lambda self, t, x, v, z: v))
 
 
 @loop
@@ -117,39 +105,40 @@ class LayersBackwards(Net):
         return torch.stack(out)
 
 
-@fused
-class RunningSum(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        total: Any = 0
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            total = total + z
-        return total / len(x)
+class Folds(Net):
+    """Programs that return one tensor for all steps."""
 
+    def start(self, v: Tensor) -> Any:
+        return torch.zeros_like(v)
 
-@loop
-class RunningMaximum(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        best = v
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            best = torch.maximum(best, v)
-        return best
-
-
-@loop
-class SumOfRounded(Net):
-    """A sum of thirds, which depends on its order."""
+    def fold(self, total: Any, v: Tensor, z: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
-        total = torch.zeros_like(v)
+        total = self.start(v)
         for x_t in x:
             v, z = self.step(x_t, v, z)
-            total = total + v / 3
-        return total, sum([total, z, v / 7, x_t.sum() / 3])
+            total = self.fold(total, v, z)
+        return self.total(total, x, v, z)
+
+    def total(self, total: Tensor, x: Tensor, v: Tensor, z: Tensor) -> Any:
+        return total
+
+
+add(fused, Folds, "start fold total", RunningSum=(
+    lambda self, v: 0,
+    lambda self, total, v, z: total + z,
+    lambda self, total, x, v, z: total / len(x)))
+
+add(loop, Folds, "start fold", RunningMaximum=(
+    lambda self, v: v,
+    lambda self, best, v, z: torch.maximum(best, v)))
+
+# A sum of thirds, which depends on its order.
+add(loop, Folds, "fold total", SumOfRounded=(
+    lambda self, total, v, z: total + v / 3,
+    lambda self, total, x, v, z: (total, sum([total, z, v / 7, x[-1].sum() / 3]))))
 
 
 @fused
@@ -161,23 +150,12 @@ class LastOnly(Net):
         return z, v
 
 
-@fused
-class EveryThirdOutput(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v, z)
-            if t % 3 == 0:
-                out.append(z)
-        return torch.stack(out)
+add(fused, Net, "result",
+    SomeOutputs=lambda self, x, spikes: torch.stack([spikes.unbind(0)[t] for t in (7, 2, 2, -1)]))
 
-
-@fused
-class SomeOutputs(Net):
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        out = list(spikes.unbind(0))
-        return torch.stack([out[7], out[2], out[2], out[-1]])
+add(loop, Net, "result",
+    ConcatenatedOverTime=lambda self, x, spikes: (
+        torch.cat(list(spikes), 0), torch.cat(list(spikes), 1)))
 
 
 @fused
@@ -203,12 +181,6 @@ class NotStacked(Net):
 
 
 @loop
-class ConcatenatedOverTime(Net):
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return torch.cat(list(spikes), 0), torch.cat(list(spikes), 1)
-
-
-@loop
 class GrowingCat(Net):
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
@@ -225,17 +197,6 @@ class NoRecurrence(Net):
 
     def forward(self, x: Tensor) -> Any:
         return torch.stack([Spike.apply(self.feed(x_t) - 0.5) for x_t in x])
-
-
-@loop
-class NoSpikes(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, _ = self.zeros(x)
-        out = []
-        for x_t in x:
-            v = 0.5 * v + self.feed(x_t)
-            out.append(v)
-        return torch.stack(out)
 
 
 @loop

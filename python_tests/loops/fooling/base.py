@@ -109,6 +109,10 @@ class Net(nn.Module):
     def spike(self, v: Tensor) -> Tensor:
         return Spike.apply(v)
 
+    def collect(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> Tensor | None:
+        """What is stacked of step t; None: nothing."""
+        return z
+
     def result(self, x: Tensor, spikes: Tensor) -> Any:
         return spikes
 
@@ -117,12 +121,14 @@ class Net(nn.Module):
         return self.states_over(x, inputs)[0]
 
     def states_over(self, x: Tensor, inputs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """The spikes, and the last membrane."""
+        """What is collected, stacked; the last membrane."""
         v, z = self.zeros(x)
         out = []
         for t, each in enumerate(inputs):
             v, z = self.step_at(t, each, v, z)
-            out.append(z)
+            found = self.collect(t, each, v, z)
+            if found is not None:
+                out.append(found)
         return torch.stack(out), v
 
     def forward(self, x: Tensor) -> Any:

@@ -23,6 +23,23 @@ class Changed(Net):
         raise NotImplementedError
 
 
+class Switched(Changed):
+    """Programs that read a number outside of the model: the first, and later the second."""
+
+    numbers = 1.0, 2.0
+
+    @staticmethod
+    def switch(number: float) -> None:
+        raise NotImplementedError
+
+    def change(self, call: int) -> None:
+        self.switch(self.numbers[call > 1])
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.switch(cls.numbers[0])
+
+
 @fused
 class Decay(Changed):
     def to_change(self) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fooling.base import Net, Spike, add, fused, loop
+from fooling.changes import Changed
 
 early = Spike.apply  # before anything is recorded
 
@@ -23,13 +24,11 @@ class BoundByAttribute(Net):
 
 
 @loop
-class BoundReplaced(BoundByAttribute):
-    def change(self, call: int) -> None:
-        if call == 2:
-            self.function = torch.sigmoid
-
-    changes = True
+class BoundReplaced(BoundByAttribute, Changed):
     rounds = True
+
+    def to_change(self) -> None:
+        self.function = torch.sigmoid
 
 
 class Scaled(torch.autograd.Function):
@@ -56,15 +55,11 @@ class NumberAsArgument(Net):
 
 
 @fused
-class NumberAsArgumentChanges(NumberAsArgument):
+class NumberAsArgumentChanges(NumberAsArgument, Changed):
     """Only gradients change."""
 
-    replayed = (1,)
-    changes = True
-
-    def change(self, call: int) -> None:
-        if call == 2:
-            self.slope = 1.0
+    def to_change(self) -> None:
+        self.slope = 1.0
 
 
 @loop

@@ -3,34 +3,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fooling.base import Net, loop
+from fooling.base import Net, add, loop
+from fooling.changes import Changed
 
+add(loop, Net, "prepare",
+    HookBefore=lambda self: self.feed.register_forward_hook(
+        lambda module, args, result: result * 2))
 
-@loop
-class HookBefore(Net):
-    def prepare(self) -> None:
-        self.feed.register_forward_hook(lambda module, args, result: result * 2)
+add(loop, Changed, "to_change",
+    HookLater=lambda self: self.feed.register_forward_hook(
+        lambda module, args, result: result * 2))
 
-
-@loop
-class HookLater(Net):
-    def change(self, call: int) -> None:
-        if call == 2:
-            self.feed.register_forward_hook(lambda module, args, result: result * 2)
-
-    changes = True
-
-
-@loop
-class HookRemoved(Net):
-    def prepare(self) -> None:
-        self.handle = self.feed.register_forward_pre_hook(lambda module, args: args[0] * 2)
-
-    def change(self, call: int) -> None:
-        if call == 2:
-            self.handle.remove()
-
-    changes = True
+add(loop, Changed, "prepare to_change", HookRemoved=(
+    lambda self: setattr(self, "handle", self.feed.register_forward_pre_hook(
+        lambda module, args: args[0] * 2)),
+    lambda self: self.handle.remove()))
 
 
 @loop
@@ -91,18 +78,16 @@ class HookOfTensor(Net):
         return v, z
 
 
-@loop
-class HookOfParameter(Net):
-    def prepare(self) -> None:
-        self.back.weight.register_hook(lambda g: g * 2)
+add(loop, Net, "prepare",
+    HookOfParameter=lambda self: self.back.weight.register_hook(lambda g: g * 2))
 
 
 @loop
 class RetainedGradient(Net):
     """The gradient of a value inside, which is kept as an attribute."""
 
-    def forward(self, x: Tensor) -> Any:
-        self.spikes = self.over(x, x)
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        self.spikes = spikes
         if self.spikes.requires_grad:
             self.spikes.retain_grad()
         return self.spikes * 2

@@ -4,7 +4,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import N, Net, fused, loop
+from fooling.around import Folds
+from fooling.base import N, Net, add, fused, loop
 
 
 class Collects(Net):
@@ -181,12 +182,4 @@ class Dictionary(Net):
         return out
 
 
-@loop
-class TotalInPlace(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        total = torch.zeros_like(v)
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            total += z
-        return total
+add(loop, Folds, "fold", TotalInPlace=lambda self, total, v, z: total.add_(z))

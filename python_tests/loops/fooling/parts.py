@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from fooling.base import I, N, Net, Spike, T, add, fused, loop
+from fooling.changes import Changed
 
 
 class Between(Net):
@@ -132,32 +133,25 @@ class Symmetric(nn.Module):
         return w.triu() + w.triu(1).transpose(-1, -2)
 
 
-@fused
-class Parametrized(Net):
-    def prepare(self) -> None:
-        parametrize.register_parametrization(self.back, "weight", Symmetric())
+def parametrize_weight(self: Net) -> None:
+    parametrize.register_parametrization(self.back, "weight", Symmetric())
+
+
+add(fused, Net, "prepare", Parametrized=parametrize_weight)
+add(loop, Changed, "to_change", ParametrizedLater=parametrize_weight)
 
 
 @loop
-class ParametrizedLater(Net):
-    def change(self, call: int) -> None:
-        if call == 2:
-            parametrize.register_parametrization(self.back, "weight", Symmetric())
+class ParametrizedCached(Net):
+    prepare = parametrize_weight
 
-    changes = True
-
-
-@loop
-class ParametrizedCached(Parametrized):
     def forward(self, x: Tensor) -> Any:
         with parametrize.cached():
             return self.over(x, x)
 
 
-@loop
-class Pruned(Net):
-    def prepare(self) -> None:
-        prune.random_unstructured(self.back, "weight", 0.5)
+add(loop, Net, "prepare",
+    Pruned=lambda self: prune.random_unstructured(self.back, "weight", 0.5))
 
 
 @fused
@@ -168,28 +162,20 @@ class Shared(Net):
         self.again, self.tied = self.back, nn.Linear(N, N)
         self.tied.weight = self.back.weight
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out.append(self.again(z) + self.tied(z))
-        return torch.stack(out)
+    def collect(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> Tensor:
+        return self.again(z) + self.tied(z)
 
 
 @loop
-class Untied(Net):
+class Untied(Changed):
     """The weight of one of two names is replaced."""
-
-    changes = True
 
     def prepare(self) -> None:
         self.tied = nn.Linear(N, N, bias=False)
         self.tied.weight = self.back.weight
 
-    def change(self, call: int) -> None:
-        if call == 2:
-            self.tied.weight = nn.Parameter(self.back.weight.detach() * 2)
+    def to_change(self) -> None:
+        self.tied.weight = nn.Parameter(self.back.weight.detach() * 2)
 
     def result(self, x: Tensor, spikes: Tensor) -> Any:
         return self.tied(spikes)

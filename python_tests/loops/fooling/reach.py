@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fooling import elsewhere
 from fooling.base import N, Net, Spike, add, fused, loop
-from fooling.changes import Changed
+from fooling.changes import Changed, Switched
 from fooling.elsewhere import scaled
 
 SLOPE = 4.0
@@ -91,19 +91,10 @@ class OfBoundMethod(OfObject):
         return self.method(x)
 
 
-@loop
-class OfGlobals(Far):
-    """By a string."""
-
-    def order(self, x: Tensor) -> Tensor:
-        return globals()["NUMBERS"]["gain"] * x
-
-    def set(self, gain: float) -> None:
-        NUMBERS["gain"] = gain
-
-    @classmethod
-    def reset(cls) -> None:
-        NUMBERS["gain"] = 1.0
+# By a string.
+add(loop, Switched, "order switch", OfGlobals=(
+    lambda self, x: globals()["NUMBERS"]["gain"] * x,
+    staticmethod(lambda number: NUMBERS.update(gain=number))))
 
 
 @loop
@@ -230,14 +221,15 @@ class OfOrder(Far):
 
 
 @fused
-class OfBackward(Changed):
+class OfBackward(Switched):
     """The backward of a class is replaced."""
 
-    def change(self, call: int) -> None:
-        slope = 1.0 if call > 1 else 4.0
+    numbers = 4.0, 1.0
 
+    @staticmethod
+    def switch(number: float) -> None:
         def backward(ctx: Any, g: Tensor) -> Tensor:
-            return g / (slope * ctx.saved_tensors[0].abs() + 1) ** 2
+            return g / (number * ctx.saved_tensors[0].abs() + 1) ** 2
 
         Spike.backward = staticmethod(backward)  # type: ignore[method-assign]
 
@@ -258,28 +250,26 @@ class Sloped(Spike):
 
 
 @fused
-class OfGlobalOfBackward(Changed):
+class OfGlobalOfBackward(Switched):
+    numbers = 4.0, 1.0
+
     def spike(self, v: Tensor) -> Tensor:
         return Sloped.apply(v)
 
-    def change(self, call: int) -> None:
+    @staticmethod
+    def switch(number: float) -> None:
         global SLOPE
-        SLOPE = 1.0 if call > 1 else 4.0
-
-    @classmethod
-    def reset(cls) -> None:
-        global SLOPE
-        SLOPE = 4.0
+        SLOPE = number
 
 
 @fused
-class OfBase(Changed):
+class OfBase(Switched):
     """A method of the base class is replaced."""
 
-    def change(self, call: int) -> None:
-        gain = 2.0 if call > 1 else 1.0
+    @staticmethod
+    def switch(number: float) -> None:
         Net.zeros = lambda self, x: tuple(  # type: ignore[method-assign]
-            gain - 1 + x.new_zeros(x.shape[1], N) for _ in range(2))
+            number - 1 + x.new_zeros(x.shape[1], N) for _ in range(2))
 
     @classmethod
     def reset(cls) -> None:
@@ -300,18 +290,11 @@ class StepsOfAttribute(Changed):
         self.steps = 7
 
 
-@loop
-class PartEvaluates(Changed):
-    """Only a submodule goes to eval."""
-
-    def prepare(self) -> None:
-        self.drop = nn.Dropout(0.5)
-
-    def order(self, x: Tensor) -> Any:
-        return (self.drop(x_t) for x_t in x)
-
-    def to_change(self) -> None:
-        self.drop.eval()
+# Only a submodule goes to eval.
+add(loop, Changed, "prepare order to_change", PartEvaluates=(
+    lambda self: setattr(self, "drop", nn.Dropout(0.5)),
+    lambda self, x: (self.drop(x_t) for x_t in x),
+    lambda self: self.drop.eval()))
 
 
 @fused

@@ -4,8 +4,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import N, Spike, fused
-from fooling.changes import Changed
+from fooling.base import N, Spike, add, fused
+from fooling.changes import Changed, Switched
 
 GAIN = 1.0
 TENSOR = torch.full((N,), 0.5, dtype=torch.float64)
@@ -13,47 +13,40 @@ TABLE = {"gain": {"of": [1.0, 1.0]}}
 
 
 @fused
-class ClassOfFunction(Changed):
+class ClassOfFunction(Switched):
     """The slope of a surrogate is an attribute of its class."""
 
-    def change(self, call: int) -> None:
-        Spike.scale = 1.0 if call > 1 else 4.0
+    numbers = 4.0, 1.0
 
-    @classmethod
-    def reset(cls) -> None:
-        Spike.scale = 4.0
+    @staticmethod
+    def switch(number: float) -> None:
+        Spike.scale = number
 
 
 @fused
-class GlobalNumber(Changed):
+class GlobalNumber(Switched):
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         return super().step(GAIN * x, v, z)
 
-    def change(self, call: int) -> None:
+    @staticmethod
+    def switch(number: float) -> None:
         global GAIN
-        GAIN = 2.0 if call > 1 else 1.0
-
-    @classmethod
-    def reset(cls) -> None:
-        global GAIN
-        GAIN = 1.0
+        GAIN = number
 
 
 @fused
-class GlobalTensor(Changed):
+class GlobalTensor(Switched):
     """Another tensor under the same name."""
+
+    numbers = 0.5, 2.0
 
     def result(self, x: Tensor, spikes: Tensor) -> Any:
         return spikes * TENSOR
 
-    def change(self, call: int) -> None:
+    @staticmethod
+    def switch(number: float) -> None:
         global TENSOR
-        TENSOR = torch.full((N,), 2.0 if call > 1 else 0.5, dtype=torch.float64)
-
-    @classmethod
-    def reset(cls) -> None:
-        global TENSOR
-        TENSOR = torch.full((N,), 0.5, dtype=torch.float64)
+        TENSOR = torch.full((N,), number, dtype=torch.float64)
 
 
 @fused
@@ -61,22 +54,13 @@ class GlobalTensorWritten(GlobalTensor):
     replayed = (1, 2)
 
     def change(self, call: int) -> None:
-        TENSOR.fill_(2.0 if call > 1 else 0.5)
+        TENSOR.fill_(self.numbers[call > 1])
 
 
-@fused
-class GlobalTable(Changed):
-    """A number in a list in a dictionary in a dictionary."""
-
-    def order(self, x: Tensor) -> Any:
-        return x * TABLE["gain"]["of"][1]
-
-    def change(self, call: int) -> None:
-        TABLE["gain"]["of"][1] = 2.0 if call > 1 else 1.0
-
-    @classmethod
-    def reset(cls) -> None:
-        TABLE["gain"]["of"][1] = 1.0
+# A number in a list in a dictionary in a dictionary.
+add(fused, Switched, "order switch", GlobalTable=(
+    lambda self, x: x * TABLE["gain"]["of"][1],
+    staticmethod(lambda number: TABLE["gain"]["of"].__setitem__(1, number))))
 
 
 @fused
@@ -103,7 +87,7 @@ class Closure(Changed):
 
 
 @fused
-class MethodOfClass(Changed):
+class MethodOfClass(Switched):
     """The class gets another method."""
 
     def gain(self) -> float:
@@ -112,41 +96,35 @@ class MethodOfClass(Changed):
     def order(self, x: Tensor) -> Any:
         return x * self.gain()
 
-    def change(self, call: int) -> None:
-        value = 2.0 if call > 1 else 1.0
-        type.__setattr__(MethodOfClass, "gain", lambda self: value)
+    @staticmethod
+    def switch(number: float) -> None:
+        MethodOfClass.gain = lambda self: number
 
     @classmethod
     def reset(cls) -> None:
-        type.__setattr__(MethodOfClass, "gain", lambda self: 1.0)
+        MethodOfClass.gain = lambda self: 1.0
 
 
 @fused
-class ClassAttribute(Changed):
+class ClassAttribute(Switched):
     gain = 1.0
 
     def order(self, x: Tensor) -> Any:
         return x * self.gain
 
-    def change(self, call: int) -> None:
-        ClassAttribute.gain = 2.0 if call > 1 else 1.0
-
-    @classmethod
-    def reset(cls) -> None:
-        ClassAttribute.gain = 1.0
+    @staticmethod
+    def switch(number: float) -> None:
+        ClassAttribute.gain = number
 
 
 @fused
-class DefaultArgument(Changed):
+class DefaultArgument(Switched):
     def scaled(self, x: Tensor, gain: float = 1.0) -> Tensor:
         return gain * x
 
     def order(self, x: Tensor) -> Any:
         return self.scaled(x)
 
-    def change(self, call: int) -> None:
-        DefaultArgument.scaled.__defaults__ = (2.0 if call > 1 else 1.0,)
-
-    @classmethod
-    def reset(cls) -> None:
-        DefaultArgument.scaled.__defaults__ = (1.0,)
+    @staticmethod
+    def switch(number: float) -> None:
+        DefaultArgument.scaled.__defaults__ = (number,)

@@ -148,18 +148,19 @@ class LongDelay(Net):
 class BatchNormRead(Net):
     """The running mean, which batch norm writes to, is read in each step."""
 
+    rounds = True
+
     def prepare(self) -> None:
         self.norm = nn.BatchNorm1d(I)
 
-    def forward(self, x: Tensor) -> Any:
-        out = []
-        v, z = self.zeros(x)
-        for x_t in x:
-            v, z = self.step(self.norm(x_t), v, z)
-            out.append(z + self.norm.running_mean.sum())
-        return torch.stack(out), self.norm.running_mean * 2
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.step(self.norm(x), v, z)
 
-    rounds = True
+    def collect(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> Tensor:
+        return z + self.norm.running_mean.sum()
+
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        return spikes, self.norm.running_mean * 2
 
 
 @loop

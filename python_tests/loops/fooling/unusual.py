@@ -1,18 +1,19 @@
 """Functions of autograd that do more than compute."""
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fooling.base import Net, Spike, add, loop
+from fooling.changes import Changed, Switched
 
 
 @loop
-class ClassInForward(Net):
+class ClassInForward(Changed):
     """Each call defines a class of its own, with the slope in its closure."""
 
     slope = 4.0
-    changes = True
 
     def forward(self, x: Tensor) -> Any:
         slope = self.slope
@@ -30,9 +31,8 @@ class ClassInForward(Net):
             out.append(z)
         return torch.stack(out)
 
-    def change(self, call: int) -> None:
-        if call == 2:
-            self.slope = 1.0
+    def to_change(self) -> None:
+        self.slope = 1.0
 
 
 @loop
@@ -71,40 +71,6 @@ class Same(torch.autograd.Function):
         return g / 2
 
 
-class Noisy(Spike):
-    """Escape noise: a draw inside of a function."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return (torch.rand_like(x) < torch.sigmoid(x)).to(x.dtype)
-
-
-class Batchwise(Spike):
-    """A function that is not elementwise."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return (x > x.mean(0)).to(x.dtype)
-
-
-class Branches(Spike):
-    """A function that reads values of its own argument."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return (x > 0).to(x.dtype) if x.max() > 1 else torch.zeros_like(x)
-
-
-class BranchesBackward(Spike):
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return g / (1 + x.abs()) if float(g.sum()) > 0 else g / (2 + x.abs())
-
-
 class Counting(Spike):
     calls = 0
 
@@ -130,13 +96,6 @@ class CountsInside(Net):
         Counting.calls = 0
 
 
-class ThroughArray(Spike):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.from_numpy((x.detach().numpy() > 0).astype("float64"))
-
-
 class Closes(Spike):
     offset = torch.tensor(0.0, dtype=torch.float64)
 
@@ -147,20 +106,17 @@ class Closes(Spike):
 
 
 @loop
-class TensorOfClass(Net):
+class TensorOfClass(Switched):
     """A tensor that no argument shows, and that changes in place."""
 
-    def change(self, call: int) -> None:
-        Closes.offset.fill_(0.5 if call > 1 else 0)
+    numbers = 0.0, 0.5
 
     def spike(self, v: Tensor) -> Tensor:
         return Closes.apply(v)
 
-    @classmethod
-    def reset(cls) -> None:
-        Closes.offset.fill_(0)
-
-    changes = True
+    @staticmethod
+    def switch(number: float) -> None:
+        Closes.offset.fill_(number)
 
 
 @loop
@@ -172,11 +128,31 @@ class StraightThrough(Net):
         return soft + ((v > 0).to(v.dtype) - soft).detach()
 
 
+def fires_where(condition: Callable[[Tensor], Tensor]) -> Any:
+    """A surrogate with spikes where the condition holds."""
+    class Local(Spike):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return condition(x).to(x.dtype)
+
+    return lambda self, v: Local.apply(v)
+
+
+class BranchesBackward(Spike):
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g / (1 + x.abs()) if float(g.sum()) > 0 else g / (2 + x.abs())
+
+
 add(loop, Net, "spike",
     MarkDirty=lambda self, v: Dirty.apply(v),
     ReturnsArgument=lambda self, v: Same.apply(Spike.apply(Same.apply(v))),
-    DrawsInside=lambda self, v: Noisy.apply(v),
-    ReadsBatch=lambda self, v: Batchwise.apply(v),
-    BranchesInside=lambda self, v: Branches.apply(v),
+    # Escape noise: a draw inside of a function.
+    DrawsInside=fires_where(lambda x: torch.rand_like(x) < torch.sigmoid(x)),
+    ReadsBatch=fires_where(lambda x: x > x.mean(0)),  # not elementwise
+    # A function that reads values of its own argument.
+    BranchesInside=fires_where(lambda x: x > 0 if x.max() > 1 else torch.zeros_like(x)),
     BranchesInBackward=lambda self, v: BranchesBackward.apply(v),
-    NumpyInside=lambda self, v: ThroughArray.apply(v))
+    NumpyInside=fires_where(lambda x: torch.from_numpy(x.detach().numpy() > 0)))
