@@ -23,6 +23,26 @@ def run(function: Callable[..., Any], args: Sequence[Tensor]) -> tuple[Any, Any,
     return result, plan(leaves)[0], plan
 
 
+def over(step: Callable[..., tuple[Tensor, ...]], states: int, keep: tuple[int, ...] = (-1,),
+         last: tuple[int, ...] = (), is_stacked: bool = False) -> Callable[..., Any]:
+    """A loop over x: step(x[t], *constants, *states) returns the next states.
+
+    Args:
+        keep: the states that the loop returns of all steps, in lists, or stacked.
+        last: those that it returns of the last step.
+    """
+    def model(x: Tensor, *args: Tensor) -> list[Any]:
+        constants, now = args[:-states], args[-states:]
+        rows = []
+        for x_t in x.unbind(0):
+            now = step(x_t, *constants, *now)
+            rows.append(now)
+        kept = [[row[k] for row in rows] for k in keep]
+        return [*(map(torch.stack, kept) if is_stacked else kept), *(now[k] for k in last)]
+
+    return model
+
+
 def compare(function: Callable[..., Any], *args: Tensor, fused: int = 1,
             tolerance: float = 1e-9) -> Plan:
     """Fails unless results and all gradients of the function and of its plan agree, and as many

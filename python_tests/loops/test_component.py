@@ -2,10 +2,11 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from loop_programs import spike
 from lsnn_ext.loops.plan import Plan
-from small_loops import close, compare, run
+from small_loops import close, compare, over, run
 
 T, B, N, I = 7, 5, 6, 4
 
@@ -15,6 +16,14 @@ def random(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
     return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+def ones_and_zeros(*shape: int, seed: int = 0) -> Tensor:
+    return (random(*shape, seed=seed) > 0).double()
+
+
 def currents(plan: Plan) -> int:
     """Of the first component in a kernel."""
     run = next(stage.run for stage in plan.stages if stage.kind == "fused")
@@ -22,51 +31,36 @@ def currents(plan: Plan) -> int:
 
 
 def test_lif():
-    def model(x, w, beta, v, z):
-        spikes = []
-        for x_t in x.unbind(0):
-            v = beta * v + x_t + torch.nn.functional.linear(z, w) - z.detach()
-            z = spike(v - 1.0)
-            spikes.append(z)
-        return spikes
+    def step(x, w, beta, v, z):
+        v = beta * v + x + F.linear(z, w) - z.detach()
+        return v, spike(v - 1.0)
 
-    plan = compare(model, random(T, B, N), random(N, N), torch.rand(N).double(),
-                            random(B, N, seed=1), (random(B, N) > 0).double())
+    plan = compare(over(step, 2), random(T, B, N), random(N, N), torch.rand(N).double(),
+                   random(B, N, seed=1), ones_and_zeros(B, N))
     assert currents(plan) == 1
 
 
 def test_alif():
-    def model(x, w, alpha, rho, theta, v, a, z):
-        spikes, membranes = [], []
-        for x_t in x.unbind(0):
-            a = rho * a + (1 - rho) * z
-            limit = theta + 1.8 * a
-            v = alpha * v + (1 - alpha) * (x_t + z @ w) - z * limit
-            z = spike((v - limit) / limit)
-            spikes.append(z)
-            membranes.append(v)
-        return spikes, membranes
+    def step(x, w, alpha, rho, theta, v, a, z):
+        a = rho * a + (1 - rho) * z
+        limit = theta + 1.8 * a
+        v = alpha * v + (1 - alpha) * (x + z @ w) - z * limit
+        return v, a, spike((v - limit) / limit)
 
-    compare(model, random(T, B, N, scale=9), random(N, N), torch.rand(N).double(),
-                    torch.tensor(0.9).double(), torch.rand(N).double() + 0.5,
-                    random(B, N, seed=1), random(B, N, seed=2).abs(),
-                    (random(B, N) > 0).double())
+    compare(over(step, 3, keep=(2, 0)), random(T, B, N, scale=9), random(N, N),
+            torch.rand(N).double(), torch.tensor(0.9).double(), torch.rand(N).double() + 0.5,
+            random(B, N, seed=1), random(B, N, seed=2).abs(), ones_and_zeros(B, N))
 
 
 def test_detached_reset_and_bias():
     """As RLeaky: the reset is made at the beginning of the body, from the membrane before."""
-    def model(x, w, bias, beta, v, z):
-        spikes, membranes = [], []
-        for x_t in x.unbind(0):
-            reset = spike(v - 1.0).clone().detach()
-            v = beta.clamp(0, 1) * v + x_t + torch.nn.functional.linear(z, w, bias) - reset * 1.0
-            z = spike(v - 1.0)
-            spikes.append(z)
-            membranes.append(v)
-        return spikes, membranes
+    def step(x, w, bias, beta, v, z):
+        reset = spike(v - 1.0).clone().detach()
+        v = beta.clamp(0, 1) * v + x + F.linear(z, w, bias) - reset * 1.0
+        return v, spike(v - 1.0)
 
-    compare(model, random(T, B, N), random(N, N), random(N), torch.tensor(0.8).double(),
-                    random(B, N, seed=1), torch.zeros(B, N).double())
+    compare(over(step, 2, keep=(1, 0)), random(T, B, N), random(N, N), random(N),
+            torch.tensor(0.8).double(), random(B, N, seed=1), zeros(B, N))
 
 
 def test_spike_at_the_beginning():
@@ -83,30 +77,24 @@ def test_spike_at_the_beginning():
         return spikes, membranes
 
     plan = compare(model, random(T, B, N), random(N, N), random(B, N, seed=1),
-                            random(B, N, seed=2))
+                   random(B, N, seed=2))
     assert currents(plan) == 1
 
 
 def test_cell_of_four_states():
     """As norse's LSNN cell: two products, jumps, decays as numbers."""
-    def model(x, w_in, w_rec, inverse, v, i, b, z):
-        spikes = []
-        for t in range(T):
-            v_decayed = v + 0.001 * inverse * ((0.0 - v) + i)
-            i_decayed = i + -0.2 * i
-            b_decayed = b + 0.01 * (1.0 - b)
-            z_new = spike(v_decayed - b_decayed)
-            v = (1 - z_new) * v_decayed + z_new * 0.0
-            i = (i_decayed + torch.nn.functional.linear(x[t], w_in)
-                 + torch.nn.functional.linear(z, w_rec))
-            b = b_decayed + z_new * 0.3 * 1.8
-            z = z_new
-            spikes.append(z)
-        return torch.stack(spikes), (v, i, b)
+    def step(x, w_in, w_rec, inverse, v, i, b, z):
+        v_decayed = v + 0.001 * inverse * ((0.0 - v) + i)
+        i_decayed = i + -0.2 * i
+        b_decayed = b + 0.01 * (1.0 - b)
+        z_new = spike(v_decayed - b_decayed)
+        v = (1 - z_new) * v_decayed + z_new * 0.0
+        i = i_decayed + F.linear(x, w_in) + F.linear(z, w_rec)
+        return v, i, b_decayed + z_new * 0.3 * 1.8, z_new
 
-    plan = compare(model, 9 * random(T, B, I), random(N, I), random(N, N),
-                   torch.tensor(100.0), random(B, N, seed=1), random(B, N, seed=2),
-                   random(B, N, seed=3), torch.zeros(B, N).double())
+    plan = compare(over(step, 4, last=(0, 1, 2), is_stacked=True), 9 * random(T, B, I),
+                   random(N, I), random(N, N), torch.tensor(100.0), random(B, N, seed=1),
+                   random(B, N, seed=2), random(B, N, seed=3), zeros(B, N))
     assert currents(plan) == 1
 
 
@@ -123,49 +111,38 @@ def test_two_synapses():
         return torch.stack(spikes, 1)
 
     plan = compare(model, random(T, B, N), random(T, B, N, seed=1), random(N, N),
-                   random(N, N, seed=2), (random(N, N, seed=3) > 0).double(),
-                   *(random(B, N, seed=k) for k in range(4, 7)), torch.zeros(B, N).double())
+                   random(N, N, seed=2), ones_and_zeros(N, N, seed=3),
+                   *(random(B, N, seed=k) for k in range(4, 7)), zeros(B, N))
     assert currents(plan) == 2
 
 
 def test_products_that_are_only_added_are_one():
-    def model(x, w_1, w_2, v, z):
-        for t in range(T):
-            v = 0.9 * v + z @ w_1 + x[t] + torch.addmm(x[t], z, w_2)
-            z = torch.tanh(v)
-        return v, z
+    def step(x, w_1, w_2, v, z):
+        v = 0.9 * v + z @ w_1 + x + torch.addmm(x, z, w_2)
+        return v, torch.tanh(v)
 
-    plan = compare(model, random(T, B, N), random(N, N), random(N, N, seed=2),
-                   random(B, N), random(B, N, seed=1))
+    plan = compare(over(step, 2, keep=(), last=(0, 1)), random(T, B, N), random(N, N),
+                   random(N, N, seed=2), random(B, N), random(B, N, seed=1))
     assert currents(plan) == 1
 
 
 def test_membrane_of_four_axes():
-    def model(x, theta, beta, v):
-        spikes, membranes = [], []
-        for t in range(T):
-            v = beta * v + x[t] - theta
-            z = spike(v)
-            v = v * (1 - z.detach())
-            spikes.append(z)
-            membranes.append(v)
-        return torch.stack(spikes), torch.stack(membranes)
+    def step(x, theta, beta, v, _):
+        v = beta * v + x - theta
+        z = spike(v)
+        return v * (1 - z.detach()), z
 
-    compare(model, random(T, B, 3, 2, 4), torch.rand(3, 1, 1).double(), torch.rand(4).double(),
-            torch.zeros(1).double())
+    compare(over(step, 2, keep=(1, 0), is_stacked=True), random(T, B, 3, 2, 4),
+            torch.rand(3, 1, 1).double(), torch.rand(4).double(), zeros(1), zeros(1))
 
 
 def test_concatenation():
-    def model(x, w, bias, v, z):
-        spikes = []
-        for t in range(T):
-            v = 0.9 * v + torch.nn.functional.linear(torch.cat((x[t], z), dim=1), w, bias)
-            z = spike(v)
-            spikes.append(z)
-        return spikes
+    def step(x, w, bias, v, z):
+        v = 0.9 * v + F.linear(torch.cat((x, z), dim=1), w, bias)
+        return v, spike(v)
 
-    plan = compare(model, random(T, B, I), random(N, I + N), random(N), random(B, N),
-                   torch.zeros(B, N).double())
+    plan = compare(over(step, 2), random(T, B, I), random(N, I + N), random(N), random(B, N),
+                   zeros(B, N))
     assert currents(plan) == 1
 
 
@@ -179,35 +156,26 @@ def test_delays():
         return spikes[3:]
 
     compare(model, random(T, B, N), random(N, N), random(N, N, seed=1), random(B, N),
-            *((random(B, N, seed=k) > 0).double() for k in range(3)))
+            *(ones_and_zeros(B, N, seed=k) for k in range(3)))
 
 
 def test_delay_behind_the_spike():
     """The product reads the spike of its own and of the last iteration."""
-    def model(x, w_1, w_2, v, z_before):
-        spikes = []
-        for t in range(T):
-            z = spike(v + z_before @ w_2)
-            v = 0.9 * v + x[t] + z @ w_1 - 0.1 * z_before
-            z_before = z
-            spikes.append(z)
-        return spikes, v
+    def step(x, w_1, w_2, v, z_before):
+        z = spike(v + z_before @ w_2)
+        return 0.9 * v + x + z @ w_1 - 0.1 * z_before, z
 
-    compare(model, random(T, B, N), random(N, N), random(N, N, seed=1), random(B, N),
-            (random(B, N, seed=2) > 0).double())
+    compare(over(step, 2, last=(0,)), random(T, B, N), random(N, N), random(N, N, seed=1),
+            random(B, N), ones_and_zeros(B, N, seed=2))
 
 
 def test_unbatched():
-    def model(x, w, theta, v, z):
-        spikes = []
-        for t in range(T):
-            v = theta * v + x[t] + w @ z
-            z = spike(v)
-            spikes.append(z)
-        return spikes
+    def step(x, w, theta, v, z):
+        v = theta * v + x + w @ z
+        return v, spike(v)
 
-    compare(model, random(T, N), random(N, N), torch.rand(N).double(), random(N),
-            torch.zeros(N).double())
+    compare(over(step, 2), random(T, N), random(N, N), torch.rand(N).double(), random(N),
+            zeros(N))
 
 
 def test_without_products_and_inputs():
@@ -233,70 +201,49 @@ def test_numbers_that_change():
 
 def test_refractory_mask():
     """A carried value of bools, and counts that are numbers."""
-    def model(x, w, v, z, rest):
-        spikes = []
-        for t in range(T):
-            v = torch.where(rest, torch.zeros_like(v), 0.9 * v + x[t] + z @ w)
-            z = spike(v - 0.2)
-            rest = z > 0.5
-            spikes.append(z)
-        return spikes, rest
+    def step(x, w, v, rest, z):
+        v = torch.where(rest, torch.zeros_like(v), 0.9 * v + x + z @ w)
+        z = spike(v - 0.2)
+        return v, z > 0.5, z
 
-    compare(model, random(T, B, N), random(N, N), random(B, N), torch.zeros(B, N).double(),
-            random(B, N, seed=3) > 0)
+    compare(over(step, 3, last=(1,)), random(T, B, N), random(N, N), random(B, N),
+            random(B, N, seed=3) > 0, zeros(B, N))
 
 
 def test_other_values_before_the_loop():
     """The product and the reset begin with other spikes."""
-    def model(x, w, v, z, other):
-        spikes = []
-        for t in range(T):
-            v = 0.9 * v + x[t] + z @ w - (other if t == 0 else z)
-            z = spike(v)
-            spikes.append(z)
-        return spikes
+    def step(x, w, v, reset, z):
+        v = 0.9 * v + x + z @ w - reset
+        z = spike(v)
+        return v, z, z
 
-    compare(model, random(T, B, N), random(N, N), random(B, N), torch.zeros(B, N).double(),
-            random(B, N, seed=4))
+    compare(over(step, 3), random(T, B, N), random(N, N), random(B, N), random(B, N, seed=4),
+            zeros(B, N))
 
 
-def test_detached_spike_in_the_product():
-    def model(x, w, v, z):
-        spikes = []
-        for t in range(T):
-            v = 0.9 * v + x[t] + z.detach() @ w
-            z = spike(v)
-            spikes.append(z)
-        return spikes
+@pytest.mark.parametrize("is_detached", [True, False])
+def test_spikes_in_the_product(is_detached):
+    """Detached, or numbers before the loop."""
+    def step(x, w, v, z):
+        v = 0.9 * v + x + (z.detach() if is_detached else z) @ w
+        return v, spike(v)
 
-    compare(model, random(T, B, N), random(N, N), random(B, N), torch.zeros(B, N).double())
-
-
-def test_spikes_that_are_numbers_before_the_loop():
-    def model(x, w, v, z):
-        spikes = []
-        for t in range(T):
-            v = 0.9 * v + x[t] + z @ w
-            z = spike(v)
-            spikes.append(z)
-        return spikes
-
-    compare(model, random(T, B, N), random(N, N), random(B, N), 0.3 * random(B, N, seed=1))
+    before = zeros(B, N) if is_detached else 0.3 * random(B, N, seed=1)
+    compare(over(step, 2), random(T, B, N), random(N, N), random(B, N), before)
 
 
 @pytest.mark.parametrize("is_learning", [True, False])
 def test_float32(is_learning):
-    def model(x, w, v, z):
-        spikes = []
+    def step(x, w, v, z):
+        v = 0.9 * v + x + z @ w - z
+        return v, spike(v - 1)
+
+    def model(*args):
         with torch.set_grad_enabled(is_learning):
-            for t in range(T):
-                v = 0.9 * v + x[t] + z @ w - z
-                z = spike(v - 1)
-                spikes.append(z)
-        return torch.stack(spikes), v
+            return over(step, 2, last=(0,), is_stacked=True)(*args)
 
     args = [one.float().requires_grad_() for one in (
-        random(T, B, N), random(N, N), random(B, N), torch.zeros(B, N))]
+        random(T, B, N), random(N, N), random(B, N), zeros(B, N))]
     want, got, plan = run(model, args)
     assert [stage.kind for stage in plan.stages if stage.kind in ("fused", "loop")] == ["fused"]
     assert torch.equal(want[0], got[0])
@@ -307,14 +254,8 @@ def test_float32(is_learning):
 
 def test_product_of_an_input_inside():
     """The sum of a carried value and a product of an input is one call."""
-    def model(x, w, v):
-        membranes = []
-        for t in range(T):
-            v = torch.tanh(torch.addmm(v, x[t], w))
-            membranes.append(v)
-        return membranes
-
-    compare(model, random(T, B, N), random(N, N), random(B, N))
+    compare(over(lambda x, w, v: (torch.tanh(torch.addmm(v, x, w)),), 1), random(T, B, N),
+            random(N, N), random(B, N))
 
 
 def test_equal_layers_share_their_kernels():
@@ -335,20 +276,16 @@ def test_equal_layers_share_their_kernels():
 
 def test_views_of_one_step():
     """A layer for sequences, called for sequences of one step."""
-    def model(x, w, bias, v, z):
-        spikes = []
-        for t in range(T):
-            current = torch.nn.functional.linear(torch.cat((x[t], z), -1), w, bias)
-            steps = []
-            for c in current.unsqueeze(0).unbind(0):
-                v = v + (c - v) / 2.0
-                z = spike(v - 0.2)
-                v = v * (1 - z)
-                steps.append(z)
-            z = torch.stack(steps)[0]
-            spikes.append(z)
-        return spikes
+    def step(x, w, bias, v, z):
+        current = F.linear(torch.cat((x, z), -1), w, bias)
+        steps = []
+        for c in current.unsqueeze(0).unbind(0):
+            v = v + (c - v) / 2.0
+            z = spike(v - 0.2)
+            v = v * (1 - z)
+            steps.append(z)
+        return v, torch.stack(steps)[0]
 
-    plan = compare(model, random(T, B, I), random(N, I + N), random(N), random(B, N),
-                   torch.zeros(B, N).double())
+    plan = compare(over(step, 2), random(T, B, I), random(N, I + N), random(N), random(B, N),
+                   zeros(B, N))
     assert currents(plan) == 1
