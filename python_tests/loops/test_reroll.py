@@ -6,13 +6,25 @@ LSNN_RECORDINGS sets the number of random recordings (120).
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
+from typing import Any
 
 import pytest
 import torch
 
-from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Ref, Varying
+from lsnn_ext.loops.ir import (
+    Before,
+    Call,
+    Fixed,
+    Loop,
+    Now,
+    Numbers,
+    Part,
+    Recording,
+    Ref,
+    Varying,
+)
 from lsnn_ext.loops.reroll import find_loops
 from recordings import (
     FUNCTIONS,
@@ -147,35 +159,22 @@ def test_a_value_of_the_first_iteration_in_all_later_ones() -> None:
     _loops(recorder.recording(v))
 
 
-def _at(step: int, change: Callable[[Recorder, list[int]], None]
-        ) -> Callable[[int, Recorder, list[int]], None]:
-    return lambda t, recorder, state: change(recorder, state) if t == step else None
+def _more(recorder: Recorder, state: list[int], **options: Any) -> None:
+    state[0], = recorder.call(F, Ref(state[0]), *options.pop("args", ()), **options)
 
 
-def _swap(_: Recorder, state: list[int]) -> None:
-    state.reverse()
+CHANGES: dict[str, Callable[[Recorder, list[int]], None]] = {
+    "swap": lambda _, state: state.reverse(),
+    "old": lambda _, state: state.__setitem__(0, state[0] - 4),  # of an iteration before
+    "reset": lambda _, state: state.__setitem__(0, 3),
+    "more": lambda recorder, state: _more(recorder, state, args=(0.5,)),
+    "without a gradient": lambda recorder, state: _more(recorder, state, mode=NO_GRAD)}
 
 
-def _old(_: Recorder, state: list[int]) -> None:
-    state[0] -= 4  # the membrane of an iteration before
-
-
-def _reset(_: Recorder, state: list[int]) -> None:
-    state[0] = 3
-
-
-def _more(recorder: Recorder, state: list[int]) -> None:
-    state[0], = recorder.call(F, Ref(state[0]), 0.5)
-
-
-def _without_gradient(recorder: Recorder, state: list[int]) -> None:
-    state[0], = recorder.call(F, Ref(state[0]), mode=NO_GRAD)
-
-
-@pytest.mark.parametrize("change", [_swap, _old, _reset, _more, _without_gradient])
+@pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("step", [0, 1, 7, 15, 18, 19])
-def test_one_step_that_differs(change: Callable[[Recorder, list[int]], None], step: int) -> None:
-    recording = _simple(20, _at(step, change))
+def test_one_step_that_differs(name: str, step: int) -> None:
+    recording = _simple(20, lambda t, *args: CHANGES[name](*args) if t == step else None)
     longest = max(step, 19 - step) - 3
     assert max((covered([loop]) for loop in _loops(recording)), default=0) >= 4 * longest
 
@@ -268,6 +267,15 @@ def test_nested_loops_and_two_loops_in_turn() -> None:
 
 
 # ---------------------------------------------------------------------------------------- time
+def _find_in_time(recording: Recording, limit: float = SECONDS) -> Sequence[Part]:
+    start = time.process_time()
+    parts = find_loops(recording)
+    seconds = time.process_time() - start
+    check(parts, recording)
+    assert seconds < limit
+    return parts
+
+
 def _fibonacci() -> Iterator[int]:
     a, b = [0], [0, 1]
     while len(b) < MANY:
@@ -308,11 +316,7 @@ WORDS: dict[str, Callable[[], Iterator[int]]] = {
 @pytest.mark.parametrize("name", WORDS)
 def test_time_is_linear(name: str, chained: bool) -> None:
     recording = words(islice(WORDS[name](), MANY), chained)
-    start = time.process_time()
-    parts = find_loops(recording)
-    seconds = time.process_time() - start
-    check(parts, recording)
-    assert seconds < SECONDS * max(1.0, len(recording.calls) / MANY)
+    _find_in_time(recording, SECONDS * max(1.0, len(recording.calls) / MANY))
 
 
 def _body(calls: int, T: int, wide: bool) -> Recording:
@@ -331,13 +335,7 @@ def _body(calls: int, T: int, wide: bool) -> Recording:
 @pytest.mark.parametrize("calls, T", [(3, 5000), (19, 1000), (199, 100), (999, 20)])
 @pytest.mark.parametrize("wide", [False, True])
 def test_time_of_real_loops(calls: int, T: int, wide: bool) -> None:
-    recording = _body(calls, T, wide)
-    start = time.process_time()
-    parts = find_loops(recording)
-    seconds = time.process_time() - start
-    check(parts, recording)
-    assert covered(parts) >= (calls + 1) * (T - 1)
-    assert seconds < SECONDS
+    assert covered(_find_in_time(_body(calls, T, wide))) >= (calls + 1) * (T - 1)
 
 
 def test_time_with_lists_that_grow() -> None:
@@ -348,12 +346,7 @@ def test_time_with_lists_that_grow() -> None:
         past += recorder.call(F, Ref(past[-1000]), Ref(past[-1]))
         past += recorder.call(G, Ref(past[-1]))
     recorder.call(H, *map(Ref, past[1000:]))
-    recording = recorder.recording(recorder.count)
-    start = time.process_time()
-    parts = find_loops(recording)
-    seconds = time.process_time() - start
-    check(parts, recording)
-    assert seconds < SECONDS
+    _find_in_time(recorder.recording(recorder.count))
 
 
 # -------------------------------------------------------------------- the check can find faults
@@ -384,9 +377,6 @@ def test_lost_and_moved_calls_are_found() -> None:
     loop, recording = _one_loop()
     calls: list[Call] = recording.calls
     check(list(calls), recording)
-    with pytest.raises(AssertionError):
-        check(calls[:-1], recording)
-    with pytest.raises(AssertionError):
-        check([calls[1], calls[0], *calls[2:]], recording)
-    with pytest.raises(AssertionError):
-        check([loop, calls[0]], recording)
+    for wrong in (calls[:-1], [calls[1], calls[0], *calls[2:]], [loop, calls[0]]):
+        with pytest.raises(AssertionError):
+            check(wrong, recording)

@@ -1,4 +1,5 @@
 """verify finds plans that are wrong, names where, and counts what is rounding at a threshold."""
+import functools
 import gc
 import weakref
 from collections.abc import Callable
@@ -90,6 +91,31 @@ def line_of(text: str) -> str:
     return f"test_verify.py:{number}"
 
 
+def find_fault(run: Callable[..., Any], *args: Any, match: str | None = None) -> VerificationError:
+    with pytest.raises(VerificationError, match=match) as error:
+        run(*args)
+    return error.value
+
+
+def find_stage(plan: Plan, kind: str) -> tuple[int, Any, list[Any], int]:
+    """The place of the loop among the parts, the loop, its stages, and the first of this kind."""
+    i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
+                             if not isinstance(part, Call))
+    return i, loop, stages, next(k for k, stage in enumerate(stages) if stage.kind == kind)
+
+
+def run_otherwise(plan: Plan, kind: str, change: Callable[[Any, Any], None]) -> None:
+    """Changes the frame after a stage; change gets the stage and the frame."""
+    i, loop, stages, k = find_stage(plan, kind)
+
+    def run(frame):
+        stages[k].run(frame)
+        change(stages[k], frame)
+
+    plan.parts[i] = (loop, [one._replace(run=run) if one is stages[k] else one
+                            for one in stages])
+
+
 NEURON = "v = beta * v + x_t"  # the lines of the model
 READOUT = "y = 0.75 * y"
 
@@ -123,8 +149,7 @@ def test_result_stays_usable_and_numbers_are_released():
 def test_numbers_are_released_after_an_error():
     plan, result = prepare_model()
     tamper(plan, lambda loop: change_slots(loop, lambda _, slot: 0.8 if slot == 0.75 else slot))
-    with pytest.raises(VerificationError):
-        verify(plan, result)
+    find_fault(verify, plan, result)
     assert not plan.recording.numbers
 
 
@@ -187,18 +212,8 @@ def test_random_draws_are_repeated():
 
 def test_other_random_draws():
     plan, result = prepare(drawn, [draw(T, B, N), draw(N, N)])
-    i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
-                             if not isinstance(part, Call))
-    k = next(k for k, stage in enumerate(stages) if stage.kind == "drawn")
-
-    def twice(frame):
-        stages[k].run(frame)
-        torch.rand(())
-
-    plan.parts[i] = (loop, [one._replace(run=twice) if one is stages[k] else one
-                            for one in stages])
-    with pytest.raises(VerificationError, match="random draws"):
-        verify(plan, result)
+    run_otherwise(plan, "drawn", lambda stage, frame: torch.rand(()))
+    find_fault(verify, plan, result, match="random draws")
 
 
 def test_without_gradients():
@@ -269,9 +284,8 @@ LOOPS = [(other_slot, 0), (other_lag, 1), (other_constant, 0), (at_step(6), 6)]
 def test_another_loop(change, step):
     plan, _ = prepare_model()
     tamper(plan, change, has_order=False)
-    with pytest.raises(VerificationError) as error:
-        check_order(plan)
-    assert (error.value.component, error.value.step) == (line_of(READOUT), step)
+    error = find_fault(check_order, plan)
+    assert (error.component, error.step) == (line_of(READOUT), step)
 
 
 @pytest.mark.parametrize(("change", "step"), LOOPS)
@@ -279,24 +293,16 @@ def test_another_kernel(change, step):
     """What runs differs from the loop of the plan."""
     plan, result = prepare_model()
     tamper(plan, change)
-    with pytest.raises(VerificationError) as error:
-        verify(plan, result)
-    assert (error.value.component, error.value.step) == (line_of(READOUT), step)
-    assert error.value.neuron == (0, 0)
+    error = find_fault(verify, plan, result)
+    assert (error.component, error.step, error.neuron) == (line_of(READOUT), step, (0, 0))
 
 
 def test_another_call():
     plan, _ = prepare_model()
     plan.parts[-1] = plan.parts[-1].replace(function=torch.sub)
-    with pytest.raises(VerificationError, match="expected the recorded call"):
-        check_order(plan)
-
-
-def test_a_missing_call():
-    plan, _ = prepare_model()
+    find_fault(check_order, plan, match="expected the recorded call")
     del plan.parts[-1]
-    with pytest.raises(VerificationError, match="all recorded calls"):
-        check_order(plan)
+    find_fault(check_order, plan, match="all recorded calls")
 
 
 def test_another_order_of_results():
@@ -305,32 +311,27 @@ def test_another_order_of_results():
                    if isinstance(part, Call) and part.function is torch.stack)
     one, other = outputs[2], outputs[5]
     plan.places[one], plan.places[other] = plan.places[other], plan.places[one]
-    with pytest.raises(VerificationError, match="outside of loops") as error:
-        verify(plan, result)
-    assert error.value.component == line_of("return torch.stack(out), v, other")
+    error = find_fault(verify, plan, result, match="outside of loops")
+    assert error.component == line_of("return torch.stack(out), v, other")
 
 
 # ---------------------------------------------------------------------------- wrong kernels
-def test_another_coefficient_of_one_neuron():
-    plan, result = prepare_model()
-    right, wrong = leaf(plan, 3), leaf(plan, 4)
-    tamper(plan, lambda loop: change_slots(
-        loop, lambda _, slot: Fixed(wrong) if slot == Fixed(right) else slot))
-    with pytest.raises(VerificationError) as error:
-        verify(plan, result)
-    assert (error.value.component, error.value.step) == (line_of(NEURON), 0)
-    assert error.value.neuron == (0, 3)
+def other_coefficient(plan: Plan, _: Call, slot: Any) -> Any:
+    return Fixed(leaf(plan, 4)) if slot == Fixed(leaf(plan, 3)) else slot
 
 
-def test_another_initial_state_of_one_neuron():
+def other_initial_state(plan: Plan, _: Call, slot: Any) -> Any:
+    is_start = isinstance(slot, Before) and slot.initial == (leaf(plan, 5),)
+    return slot._replace(initial=(leaf(plan, 6),)) if is_start else slot
+
+
+@pytest.mark.parametrize(("change", "neuron"), [(other_coefficient, (0, 3)),
+                                                (other_initial_state, (2, 1))])
+def test_another_number_of_one_neuron(change, neuron):
     plan, result = prepare_model()
-    right, wrong = leaf(plan, 5), leaf(plan, 6)
-    tamper(plan, lambda loop: change_slots(loop, lambda _, slot: slot._replace(
-        initial=(wrong,)) if isinstance(slot, Before) and slot.initial == (right,) else slot))
-    with pytest.raises(VerificationError) as error:
-        verify(plan, result)
-    assert (error.value.component, error.value.step) == (line_of(NEURON), 0)
-    assert error.value.neuron == (2, 1)
+    tamper(plan, lambda loop: change_slots(loop, functools.partial(change, plan)))
+    error = find_fault(verify, plan, result)
+    assert (error.component, error.step, error.neuron) == (line_of(NEURON), 0, neuron)
 
 
 def test_another_surrogate_gradient():
@@ -338,9 +339,8 @@ def test_another_surrogate_gradient():
     tamper(plan, lambda loop: loop._replace(body=tuple(
         one._replace(call=one.call.replace(function=Apply(Higher)))
         if isinstance(one.call.function, Apply) else one for one in loop.body)))
-    with pytest.raises(VerificationError, match="a gradient differs") as error:
-        verify(plan, result)
-    assert error.value.component == line_of("z = spike(v - 1.0)")
+    error = find_fault(verify, plan, result, match="a gradient differs")
+    assert error.component == line_of("z = spike(v - 1.0)")
 
 
 def test_another_reset_gradient():
@@ -356,27 +356,20 @@ def test_another_reset_gradient():
                             and slot.position in detached else slot)
 
     tamper(plan, change)
-    with pytest.raises(VerificationError, match="a gradient differs"):
-        verify(plan, result)
+    find_fault(verify, plan, result, match="a gradient differs")
 
 
 @pytest.mark.parametrize("step", [0, 5])
 def test_another_batched_value(step):
     """A product of the inputs that is another one in one step and neuron."""
     plan, result = prepare_model()
-    i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
-                             if not isinstance(part, Call))
-    k = next(k for k, stage in enumerate(stages) if stage.kind == "batched")
-    q, = stages[k].positions
 
-    def run(frame):
-        stages[k].run(frame)
+    def move(stage, frame):
+        q, = stage.positions
         change = torch.zeros_like(frame.sequences[q, 0])
         change[step, 1, 2] = 1e-9
         frame.sequences[q, 0] = frame.sequences[q, 0] + change
 
-    plan.parts[i] = (loop, [one._replace(run=run) if one is stages[k] else one
-                            for one in stages])
-    with pytest.raises(VerificationError) as error:
-        verify(plan, result)
-    assert (error.value.step, error.value.neuron) == (step, (1, 2))
+    run_otherwise(plan, "batched", move)
+    error = find_fault(verify, plan, result)
+    assert (error.step, error.neuron) == (step, (1, 2))
