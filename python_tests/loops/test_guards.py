@@ -3,6 +3,8 @@ import copy
 import enum
 import math
 import types
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -125,30 +127,6 @@ def test_a_recording_holds_while_nothing_changes() -> None:
     assert watched.holds() == (True, True)
 
 
-def _freeze(model: Model) -> None:
-    model.first.weight.requires_grad_(False)
-
-
-def _hook(model: Model) -> None:
-    model.first.register_forward_hook(lambda *_: None)
-
-
-def _pre_hook(model: Model) -> None:
-    model.first.register_forward_pre_hook(lambda *_: None)
-
-
-def _backward_hook(model: Model) -> None:
-    model.first.register_full_backward_hook(lambda *_: None)
-
-
-def _tie(model: Model) -> None:
-    model.second.weight = model.first.weight
-
-
-def _replace_method(model: Model) -> None:
-    model.forward = lambda x: x  # type: ignore[method-assign]
-
-
 CHANGES: dict[str, Any] = {
     "float": lambda m: setattr(m, "beta", 0.8),
     "int for float": lambda m: setattr(m.object, "theta", 1),
@@ -167,7 +145,7 @@ CHANGES: dict[str, Any] = {
     "closure": lambda m: m.set_offset(2.0),
     "function": lambda m: setattr(m, "inner", _make_inner),
     "training of a part": lambda m: m.drop.train(),
-    "requires_grad": _freeze,
+    "requires_grad": lambda m: m.first.weight.requires_grad_(False),
     "shape of a constant": lambda m: setattr(m, "constant", torch.ones(1)),
     "dtype of a parameter": lambda m: m.first.double(),
     "no parameter": lambda m: m.first.register_parameter("bias", None),
@@ -177,11 +155,11 @@ CHANGES: dict[str, Any] = {
     "length of a log": lambda m: m.log.append(m.log[0]),
     "submodule": lambda m: setattr(m, "drop", nn.Identity()),
     "order of parts": lambda m: m.layers.reverse(),
-    "hook": _hook,
-    "hook before": _pre_hook,
-    "hook of backward": _backward_hook,
-    "tied": _tie,
-    "forward": _replace_method,
+    "hook": lambda m: m.first.register_forward_hook(lambda *_: None),
+    "hook before": lambda m: m.first.register_forward_pre_hook(lambda *_: None),
+    "hook of backward": lambda m: m.first.register_full_backward_hook(lambda *_: None),
+    "tied": lambda m: setattr(m.second, "weight", m.first.weight),
+    "forward": lambda m: setattr(m, "forward", lambda x: x),
 }
 
 
@@ -324,25 +302,23 @@ def test_an_input_that_is_an_attribute_must_be_so_again() -> None:
     assert guard.holds([model.state]) and not guard.holds([torch.ones(2, 3)])
 
 
-def test_settings_of_torch_are_flags() -> None:
+@contextmanager
+def _set(change: Callable[[Any], None], value: Any, before: Any) -> Iterator[None]:
+    change(value)
+    yield
+    change(before)
+
+
+@pytest.mark.parametrize("setting", [
+    torch.no_grad(), torch.autocast("cpu"), torch.autocast("cpu", dtype=torch.float16),
+    _set(torch.set_default_dtype, torch.float64, torch.float32),
+    _set(torch.use_deterministic_algorithms, True, False)],
+    ids=["no_grad", "autocast", "autocast float16", "default dtype", "deterministic"])
+def test_settings_of_torch_are_flags(setting: AbstractContextManager[None]) -> None:
     before = read_flags()
-    with torch.no_grad():
-        assert read_flags() != before
-    with torch.autocast("cpu"):
-        assert read_flags() != before
-    with torch.autocast("cpu", dtype=torch.float16):
-        assert read_flags() != before
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert read_flags() != before
-    finally:
-        torch.set_default_dtype(torch.float32)
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert read_flags() != before
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert read_flags() == before
+    with setting:
+        found = read_flags()
+    assert found != before == read_flags()
 
 
 def test_inputs_differ_by_what_does_not_depend_on_their_numbers() -> None:
@@ -359,7 +335,7 @@ def test_hooks_of_backward_are_refused() -> None:
     model = Model()
     model.register_full_backward_hook(lambda *_: None)
     check_hooks(model)
-    _backward_hook(model)
+    CHANGES["hook of backward"](model)
     with pytest.raises(Refused, match="first: expected a module without backward hooks"):
         check_hooks(model)
 

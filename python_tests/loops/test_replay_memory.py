@@ -1,5 +1,6 @@
 """What a replay keeps: no value after its last use, no trace where the last step is read."""
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,22 +55,24 @@ def pair() -> tuple[nn.Module, nn.Module, Tensor]:
     return *_make_pair(Deep(), x), x
 
 
+def _spy(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, read: Callable[..., Any]
+         ) -> list[Any]:
+    """What `read` returns of the arguments of each call of a function."""
+    seen: list[Any] = []
+    function = getattr(owner, name)
+
+    def call(*args: Any, **options: Any) -> Any:
+        seen.append(read(*args, **options))
+        return function(*args, **options)
+
+    monkeypatch.setattr(owner, name, call)
+    return seen
+
+
 def test_values_are_freed_after_their_last_use(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     converted, model, x = pair
-    alive: list[int] = []
-    seen: list[Values] = []
-    free, free_value = Frame.free, Values.free
-
-    def count(frame: Frame, place: Any) -> None:
-        alive.append(len(frame.sequences))
-        free(frame, place)
-
-    def note(values: Values, key: Any) -> None:
-        seen.append(values)
-        free_value(values, key)
-
-    monkeypatch.setattr(Frame, "free", count)
-    monkeypatch.setattr(Values, "free", note)
+    alive = _spy(monkeypatch, Frame, "free", lambda frame, place: len(frame.sequences))
+    seen = _spy(monkeypatch, Values, "free", lambda values, key: values)
     assert torch.allclose(converted(x), model(x), atol=1e-6)
     assert len(alive) > 15
     assert max(alive) <= 2  # the input of a stage and its result
@@ -81,14 +84,8 @@ def test_values_are_freed_after_their_last_use(pair: Any, monkeypatch: pytest.Mo
 def test_a_state_that_only_the_next_call_reads_needs_no_trace(
         pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     converted, model, x = pair
-    traces = []
-    run = component.functional.recurrent
-
-    def note(*args: Any, trace: bool, **kwargs: Any) -> Any:
-        traces.append(trace)
-        return run(*args, trace=trace, **kwargs)
-
-    monkeypatch.setattr(component.functional, "recurrent", note)
+    traces = _spy(monkeypatch, component.functional, "recurrent",
+                  lambda *args, trace, **options: trace)
     results = [one(x) for one in (converted, model)]
     assert traces == [False, False]
     assert torch.allclose(*results, atol=1e-6)
@@ -101,14 +98,8 @@ def test_a_state_that_only_the_next_call_reads_needs_no_trace(
 def test_inputs_with_the_batch_in_front_are_not_copied(
         pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     converted, model, x = pair
-    seen = []
-    run = stages.functional.linear
-
-    def note(one: Tensor, *args: Any) -> Tensor:
-        seen.append(one.is_contiguous())
-        return run(one, *args)
-
-    monkeypatch.setattr(stages.functional, "linear", note)
+    seen = _spy(monkeypatch, stages.functional, "linear",
+                lambda one, *args: one.is_contiguous())
     assert torch.allclose(converted(x), model(x), atol=1e-6)
     assert seen == [True, True]
 
@@ -117,14 +108,7 @@ def test_a_part_of_the_steps_is_copied_in_parts(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(stages, "COPIED", 100)
     x, w = torch.rand(7, 30, 10), torch.rand(4, 10, requires_grad=True)
     part = x.movedim(1, 0)[3:25]
-    seen: list[int] = []
-    run = stages.functional.linear
-
-    def note(one: Tensor, *args: Any) -> Tensor:
-        seen.append(len(one))
-        return run(one, *args)
-
-    monkeypatch.setattr(stages.functional, "linear", note)
+    seen = _spy(monkeypatch, stages.functional, "linear", lambda one, *args: len(one))
     made, wanted = stages.linear(part, w), torch.nn.functional.linear(part, w)
     assert len(seen) == 22
     torch.testing.assert_close(made, wanted)
@@ -170,10 +154,7 @@ def test_results_share_no_memory() -> None:
 
 def test_what_nothing_reads_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the indices of sort()."""
-    kept: list[Any] = []
-    free = Frame.free
-    monkeypatch.setattr(Frame, "free", lambda frame, place: (kept.append(place),
-                                                             free(frame, place)) and None)
+    freed = _spy(monkeypatch, Frame, "free", lambda frame, place: place)
 
     def model(x: Tensor) -> Tensor:
         v = torch.zeros(B, N)
@@ -184,9 +165,9 @@ def test_what_nothing_reads_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.rand(T, B, N)
     fused = fuse(model, x)
     fused(x)
-    kept.clear()
+    freed.clear()
     fused(x)
-    assert {output for _, output in kept} >= {0, 1}
+    assert {output for _, output in freed} >= {0, 1}
 
 
 def test_a_sparse_buffer_keeps_the_original() -> None:
