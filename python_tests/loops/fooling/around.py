@@ -30,22 +30,76 @@ class SquareRounds(Rounds):
 
 def softmax(axis: int) -> Any:
     """An operator along an axis of the step, which is the axis of time for all steps at once."""
-    return lambda self, t, x, v, z: torch.softmax(self.back(z), dim=axis)
+    return lambda self, x: torch.stack(
+        [torch.softmax(self.back(z), dim=axis) for _, _, _, z in self.steps(x)])
 
 
 def concatenate(axis: int) -> Any:
-    return lambda self, t, x, v, z: torch.cat([z, x.repeat(1, 2)[:, :N]], axis)
+    return lambda self, x: torch.stack(
+        [torch.cat([z, x_t.repeat(1, 2)[:, :N]], axis) for _, x_t, _, z in self.steps(x)])
 
 
-add(loop, Rounds, "collect", SoftmaxOfBatch=softmax(0), SoftmaxOfNeurons=softmax(1))
-add(loop, SquareRounds, "collect", SquareSoftmax=softmax(1))
-add(loop, Net, "collect", Concatenated=concatenate(1), ConcatenatedByDefault=concatenate(0),
-    ConcatenatedLast=concatenate(-1))
-add(fused, Net, "collect",
-    EveryThirdOutput=lambda self, t, x, v, z: z if t % 3 == 0 else None)
-add(loop, Net, "step collect", NoSpikes=(
+def maximum(self: Net, x: Tensor) -> Tensor:
+    best, _ = self.zeros(x)
+    for _, _, v, _ in self.steps(x):
+        best = torch.maximum(best, v)
+    return best
+
+
+def sum_rounded(self: Net, x: Tensor) -> Any:
+    """A sum of thirds, which depends on its order."""
+    total = torch.zeros_like(self.zeros(x)[0])
+    for step in self.steps(x):
+        total = total + step[2] / 3
+    _, x_t, v, z = step
+    return total, sum([total, z, v / 7, x_t.sum() / 3])
+
+
+def not_stacked(self: Net, x: Tensor) -> Any:
+    *out, (_, _, v, z) = self.steps(x)
+    return [*(one[-1] for one in out), z], {"v": v, "last": z}
+
+
+def growing_cat(self: Net, x: Tensor) -> Tensor:
+    out = self.zeros(x)[1][None]
+    for _, _, _, z in self.steps(x):
+        out = torch.cat([out, z[None]])
+    return out
+
+
+add(loop, Rounds, "forward", SoftmaxOfBatch=softmax(0), SoftmaxOfNeurons=softmax(1))
+add(loop, SquareRounds, "forward", SquareSoftmax=softmax(1))
+add(loop, Net, "forward",
+    Concatenated=concatenate(1),
+    ConcatenatedByDefault=concatenate(0),
+    ConcatenatedLast=concatenate(-1),
+    RunningMaximum=maximum,
+    SumOfRounded=sum_rounded,
+    NotStacked=not_stacked,
+    GrowingCat=growing_cat,
+    # A loop that carries nothing.
+    NoRecurrence=lambda self, x: torch.stack([Spike.apply(self.feed(x_t) - 0.5) for x_t in x]))
+add(loop, Net, "step forward", NoSpikes=(
     lambda self, x, v, z: (0.5 * v + self.feed(x), z),
-    lambda self, t, x, v, z: v))
+    lambda self, x: torch.stack([v for _, _, v, _ in self.steps(x)])))
+add(fused, Net, "forward",
+    RunningSum=lambda self, x: sum(z for _, _, _, z in self.steps(x)) / len(x),
+    EveryThirdOutput=lambda self, x: torch.stack(
+        [z for t, _, _, z in self.steps(x) if t % 3 == 0]))
+
+
+@fused
+class LastOnly(Net):
+    def forward(self, x: Tensor) -> Any:
+        *_, (_, _, v, z) = self.steps(x)
+        return z, v
+
+
+@fused
+class AllStates(Net):
+    def forward(self, x: Tensor) -> Any:
+        *_, membranes, spikes = zip(*self.steps(x), strict=True)
+        return torch.stack(membranes), torch.stack(spikes)
 
 
 @loop
@@ -105,98 +159,12 @@ class LayersBackwards(Net):
         return torch.stack(out)
 
 
-class Folds(Net):
-    """Programs that return one tensor for all steps."""
-
-    def start(self, v: Tensor) -> Any:
-        return torch.zeros_like(v)
-
-    def fold(self, total: Any, v: Tensor, z: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        total = self.start(v)
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            total = self.fold(total, v, z)
-        return self.total(total, x, v, z)
-
-    def total(self, total: Tensor, x: Tensor, v: Tensor, z: Tensor) -> Any:
-        return total
-
-
-add(fused, Folds, "start fold total", RunningSum=(
-    lambda self, v: 0,
-    lambda self, total, v, z: total + z,
-    lambda self, total, x, v, z: total / len(x)))
-
-add(loop, Folds, "start fold", RunningMaximum=(
-    lambda self, v: v,
-    lambda self, best, v, z: torch.maximum(best, v)))
-
-# A sum of thirds, which depends on its order.
-add(loop, Folds, "fold total", SumOfRounded=(
-    lambda self, total, v, z: total + v / 3,
-    lambda self, total, x, v, z: (total, sum([total, z, v / 7, x[-1].sum() / 3]))))
-
-
-@fused
-class LastOnly(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-        return z, v
-
-
 add(fused, Net, "result",
     SomeOutputs=lambda self, x, spikes: torch.stack([spikes.unbind(0)[t] for t in (7, 2, 2, -1)]))
 
 add(loop, Net, "result",
     ConcatenatedOverTime=lambda self, x, spikes: (
         torch.cat(list(spikes), 0), torch.cat(list(spikes), 1)))
-
-
-@fused
-class AllStates(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out.append((v, z))
-        return tuple(torch.stack(each) for each in zip(*out, strict=True))
-
-
-@loop
-class NotStacked(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out.append(z)
-        return out, {"v": v, "last": out[-1]}
-
-
-@loop
-class GrowingCat(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = z[None]
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out = torch.cat([out, z[None]])
-        return out
-
-
-@loop
-class NoRecurrence(Net):
-    """A loop that carries nothing."""
-
-    def forward(self, x: Tensor) -> Any:
-        return torch.stack([Spike.apply(self.feed(x_t) - 0.5) for x_t in x])
 
 
 @loop

@@ -1,5 +1,5 @@
 """What a fooling program is: a module with a loop, the calls that it gets, and what is wanted."""
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
@@ -109,27 +109,25 @@ class Net(nn.Module):
     def spike(self, v: Tensor) -> Tensor:
         return Spike.apply(v)
 
-    def collect(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> Tensor | None:
-        """What is stacked of step t; None: nothing."""
-        return z
-
     def result(self, x: Tensor, spikes: Tensor) -> Any:
         return spikes
 
-    def over(self, x: Tensor, inputs: Iterable[Tensor]) -> Tensor:
-        """The spikes for these inputs, with as many sequences as x has."""
-        return self.states_over(x, inputs)[0]
-
-    def states_over(self, x: Tensor, inputs: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """What is collected, stacked; the last membrane."""
+    def steps(self, x: Tensor, inputs: Iterable[Tensor] | None = None
+              ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """The number, input, membrane and spikes of each step, for as many sequences as x has."""
         v, z = self.zeros(x)
-        out = []
-        for t, each in enumerate(inputs):
-            v, z = self.step_at(t, each, v, z)
-            found = self.collect(t, each, v, z)
-            if found is not None:
-                out.append(found)
-        return torch.stack(out), v
+        for t, x_t in enumerate(x if inputs is None else inputs):
+            v, z = self.step_at(t, x_t, v, z)
+            yield t, x_t, v, z
+
+    def over(self, x: Tensor, inputs: Iterable[Tensor] | None = None) -> Tensor:
+        """The spikes of all steps."""
+        return torch.stack([z for _, _, _, z in self.steps(x, inputs)])
+
+    def over_with_membrane(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The spikes of all steps, and the last membrane."""
+        _, _, membranes, spikes = zip(*self.steps(x), strict=True)
+        return torch.stack(spikes), membranes[-1]
 
     def forward(self, x: Tensor) -> Any:
         return self.result(x, self.over(x, self.order(x)))

@@ -79,10 +79,8 @@ class IntegersAndFloats(Net):
     """1 and 1.0 are equal in Python, and are other types for torch."""
 
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
         out, counts = [], torch.zeros(x.shape[1], N, dtype=torch.int64)
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v, z)
+        for t, _, _, z in self.steps(x):
             out.append(counts + (1 if t % 2 else 1.0) * z.detach().long())
         return torch.stack(out), z
 
@@ -117,10 +115,8 @@ class StateOfTheFirst(Net):
 @loop
 class EarlyExit(Net):
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
         out = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v, z)
+        for t, _, _, z in self.steps(x):
             if t == len(x) - 3:
                 break
             out.append(z)
@@ -146,15 +142,9 @@ class FirstDiffers(Net):
         return v, Spike.apply(v - 1)
 
 
-@loop
-class LastDiffers(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v, z)
-            out.append(z if t < len(x) - 1 else v)
-        return torch.stack(out)
+add(loop, Net, "forward",
+    LastDiffers=lambda self, x: torch.stack(
+        [z if t < len(x) - 1 else v for t, _, v, z in self.steps(x)]))
 
 
 @loop

@@ -4,26 +4,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.around import Folds
 from fooling.base import N, Net, add, fused, loop
 
 
 class Collects(Net):
     """Programs that write the spikes of each step to a tensor."""
 
-    extra = 0  # rows more than steps
-
     def make(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x) + self.extra, x.shape[1], N)
+        return x.new_zeros(len(x), x.shape[1], N)
 
     def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
         out = self.make(x)
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
+        for t, _, v, z in self.steps(x, (x[t] for t in range(len(x)))):
             self.write(out, t, v, z)
         return out
 
@@ -54,7 +49,8 @@ class OutAdded(Collects):
 class OutAddedElsewhere(Collects):
     """Each step adds to its own and to the next row."""
 
-    extra = 1
+    def make(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x) + 1, x.shape[1], N)
 
     def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
         out[t] += z
@@ -109,10 +105,8 @@ class OutReadEarlier(Net):
 @loop
 class OutByView(Net):
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
         out = x.new_zeros(len(x), x.shape[1], N)
-        for row, x_t in zip(out, x, strict=True):
-            v, z = self.step(x_t, v, z)
+        for row, (_, _, _, z) in zip(out, self.steps(x), strict=True):
             row.copy_(z.detach())
         return out
 
@@ -122,11 +116,9 @@ class OutAlias(Net):
     """What is written is seen through a view that was taken before."""
 
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
         out = x.new_zeros(len(x), x.shape[1], N)
         first = out[0]
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
+        for t, _, _, z in self.steps(x):
             out[t] = z
         return first * 2, out
 
@@ -160,26 +152,14 @@ class Rolled(Net):
         return torch.stack(out)
 
 
-@loop
-class InsertedInFront(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out: list[Tensor] = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out.insert(0, z)
-        return torch.stack(out)
+def total_in_place(self: Net, x: Tensor) -> Tensor:
+    total = torch.zeros_like(self.zeros(x)[0])
+    for _, _, _, z in self.steps(x):
+        total += z
+    return total
 
 
-@loop
-class Dictionary(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = {}
-        for t, x_t in enumerate(x):
-            v, z = self.step(x_t, v, z)
-            out[t % 5, "z"] = z
-        return out
-
-
-add(loop, Folds, "fold", TotalInPlace=lambda self, total, v, z: total.add_(z))
+add(loop, Net, "forward",
+    InsertedInFront=lambda self, x: torch.stack([z for _, _, _, z in self.steps(x)][::-1]),
+    Dictionary=lambda self, x: {(t % 5, "z"): z for t, _, _, z in self.steps(x)},
+    TotalInPlace=total_in_place)

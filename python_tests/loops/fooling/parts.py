@@ -162,8 +162,8 @@ class Shared(Net):
         self.again, self.tied = self.back, nn.Linear(N, N)
         self.tied.weight = self.back.weight
 
-    def collect(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> Tensor:
-        return self.again(z) + self.tied(z)
+    def forward(self, x: Tensor) -> Any:
+        return torch.stack([self.again(z) + self.tied(z) for _, _, _, z in self.steps(x)])
 
 
 @loop

@@ -156,11 +156,9 @@ class BatchNormRead(Net):
     def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.step(self.norm(x), v, z)
 
-    def collect(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> Tensor:
-        return z + self.norm.running_mean.sum()
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return spikes, self.norm.running_mean * 2
+    def forward(self, x: Tensor) -> Any:
+        out = [z + self.norm.running_mean.sum() for _, _, _, z in self.steps(x)]
+        return torch.stack(out), self.norm.running_mean * 2
 
 
 @loop
@@ -192,12 +190,8 @@ class Rounding(Net):
         self.beta, self.threshold = 0.9, 0.7
 
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t / 3, v, z)
-            out.append(v)
-        return torch.stack(out), z
+        _, _, membranes, spikes = zip(*self.steps(x, (x_t / 3 for x_t in x)), strict=True)
+        return torch.stack(membranes), spikes[-1]
 
 
 @loop

@@ -24,7 +24,7 @@ class Reader(Net):
         return v * self.read(z, v), z
 
     def forward(self, x: Tensor) -> Any:
-        return self.states_over(x, x)
+        return self.over_with_membrane(x)
 
 
 # ----------------------------------------------------------------------------------------- refused

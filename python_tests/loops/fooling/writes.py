@@ -19,7 +19,7 @@ class Writer(Net):
         return (v if w is None else w), z
 
     def forward(self, x: Tensor) -> Any:
-        return self.states_over(x, x)
+        return self.over_with_membrane(x)
 
 
 @fused
@@ -42,7 +42,7 @@ class SameMembrane(Net):
         return v.sub_(z.detach()), z
 
     def forward(self, x: Tensor) -> Any:
-        return self.states_over(x, x)
+        return self.over_with_membrane(x)
 
 
 @loop
