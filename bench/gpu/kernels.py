@@ -16,8 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.suite import PRECISIONS
-
 CALLS = 5  # that are profiled, after as many that are not
 BATCHES = 248, 256  # 31 and 32 clusters of eight items
 COLUMNS = "primitive", "parameter", "value", "unit"
@@ -74,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     from bench.contestants import OURS, Problem, Shape
     from bench.gpu.contestants import make
+    from bench.gpu.suite import PRECISIONS
     from lsnn_ext import _ops
 
     with given.csv.open("w", newline="") as file:
