@@ -211,7 +211,11 @@ struct Saved {
   void* z;  // [T,B,N] smooth spikes, or null
   void* carry;  // [segments(T,every),states,B,N] v', a', i', r' at the start of each segment
   bool y_is_bf16 = false;  // half the memory, for float; gradients then round with y
-  int64_t every = segment;  // steps of a segment; CUDA kernels: always `segment`
+  // steps of a segment; the CUDA kernels only take `segment`, and `chunk` for a registered neuron
+  int64_t every = segment;
+  // CUDA kernels only: [cuda::packed_numbers()] weights and coefficients as the kernels read them,
+  // written unless null, also without `save`; null: the backward pass packs them again
+  void* packed = nullptr;
 };
 
 struct ForwardArgs {

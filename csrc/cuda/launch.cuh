@@ -53,7 +53,8 @@ template <class T> struct ForwardWorkspace {
   T* c;            // [B,N]
   T* z;            // [T,B,N] of the design `step`, where the caller wants none
 
-  ForwardWorkspace(Arena& m, const ForwardArgs& f, const Pass& pass) : packed(m, f.layer) {
+  ForwardWorkspace(Arena& m, const ForwardArgs& f, const Pass& pass)
+      : packed(m, f.layer, f.saved.packed) {
     const Layer& l = f.layer;
     const bool step = pass.design == Design::step;
     state = step ? m.take<Quad<T>>(5 * Point::count(l)) : nullptr;
@@ -122,7 +123,8 @@ template <class T> struct BackwardWorkspace {
   Quad<T>* adjoint;  // [4,threads] of the design `step`
   T* dz;             // [B,N]
 
-  BackwardWorkspace(Arena& m, const BackwardArgs& f, const Plan& plan) : packed(m, f.layer) {
+  BackwardWorkspace(Arena& m, const BackwardArgs& f, const Plan& plan)
+      : packed(m, f.layer, f.saved.packed) {
     const Layer& l = f.layer;
     const Pass& pass = plan.backward;
     const bool step = pass.design == Design::step;
@@ -227,7 +229,7 @@ void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Pr
   Arena arena(workspace);
   const BackwardWorkspace<T> own(arena, f, plan);
   if (l.B > 0) {
-    pack<T>(l, f.first.r, plan.host, own.packed, stream);
+    if (!f.saved.packed) pack<T>(l, f.first.r, plan.host, own.packed, stream);
     pack_lengths(l, own.packed, stream);
     clear_after_end(f, own.packed, stream);
     const Chosen chosen = Chosen::of<T>(f, pass, plan);

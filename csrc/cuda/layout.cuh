@@ -13,15 +13,16 @@ enum Flag : uint32_t { SYNAPSE = 1, COUPLING = 2, CURRENT = 4, REFRACTORY = 8 };
 template <class T> struct Packed {
   T* w;  // [S,N,NP] w_jk of the synapses that act with delays[s], else 0
   T* k;  // [n_coefficients,NP] padded with valid values
-  int* delays;  // [S]
   uint32_t* flags;  // [1]
+  int* delays;  // [S]
   int* lengths;  // [B], or null: all T
 
-  Packed(Arena& m, const Layer& l) {
-    w = m.take<T>(l.S * l.N * padded(l.N));
-    k = m.take<T>(n_coefficients * padded(l.N));
-    delays = m.take<int>(l.S);
-    flags = m.take<uint32_t>(1);
+  // kept: [packed_numbers()] memory of all but the lengths, or null: of the arena.
+  Packed(Arena& m, const Layer& l, void* kept) {
+    w = kept ? (T*)kept : m.take<T>(packed_numbers(l));
+    k = w + l.S * l.N * padded(l.N);
+    flags = (uint32_t*)(k + n_coefficients * padded(l.N));
+    delays = (int*)flags + 1;
     lengths = l.lengths ? m.take<int>(l.B) : nullptr;
   }
   LSNN_METHOD int length(const Layer& l, int64_t b) const {  // steps of item b

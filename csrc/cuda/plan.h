@@ -39,6 +39,11 @@ inline Device as_compiled(Device device, int capability) {
 enum class Storage { f64, f32 };
 LSNN_INLINE int64_t bytes_of_number(Storage s) { return s == Storage::f64 ? 8 : 4; }
 
+// Numbers of the packed weights, coefficients, flags and delays of a layer, see Packed.
+inline int64_t packed_numbers(const Layer& l) {
+  return (l.S * l.N + n_coefficients) * padded(l.N) + 1 + l.S;
+}
+
 // Expected activity, which affects the choice of designs but no result.
 struct Activity {
   double spikes = 0.02;  // share of the neurons that fire in a step

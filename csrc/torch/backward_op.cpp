@@ -39,7 +39,8 @@ std::tuple<Tensor, Tensors, Tensor, Tensors, Tensors, Tensors> alif_backward(
     Tensor coefficients, Maybes recurrence, Ints delays, Maybes projection, Maybes readout,
     Tensors saved, Ints constants, std::vector<double> numbers, Ints options, Maybe lengths,
     int64_t key) {
-  LSNN_EXPECT(saved.size() == 4, "saved: expected four tensors y, bits, z, carry, got ",
+  LSNN_EXPECT(saved.size() == 4 || saved.size() == 5,
+              "saved: expected four tensors y, bits, z, carry, and packed weights or none, got ",
               saved.size());
   const auto& [y, bits, smooth_z, carry] = std::tie(saved[0], saved[1], saved[2], saved[3]);
   LSNN_EXPECT(bits.dim() == 3, "bits: expected three dimensions, got shape ", shape_text(bits));
@@ -77,6 +78,15 @@ std::tuple<Tensor, Tensors, Tensor, Tensors, Tensors, Tensors> alif_backward(
                      (!l.smooth || smooth_z.is_contiguous());
   LSNN_EXPECT(whole, "saved: expected contiguous tensors, got one that is not");
   check_bits(bits, "bits", T, B, N);
+  const bool has_packed = saved.size() > 4;
+  if (has_packed) {
+    LSNN_EXPECT(!on_cpu && !other,
+                "saved: expected no packed weights for the CPU kernels or a "
+                "registered neuron, got some");
+    check_like(saved[4], "packed", carry, "carry");
+    check_shape(saved[4], "packed", {cuda::packed_numbers(l)});
+    LSNN_EXPECT(saved[4].is_contiguous(), "packed: expected a contiguous tensor, got another");
+  }
 
   const Maybe w_in = at(projection, 0);
   LSNN_EXPECT(x.has_value() || !(c.checkpoint || w_in),
@@ -163,7 +173,8 @@ std::tuple<Tensor, Tensors, Tensor, Tensors, Tensors, Tensors> alif_backward(
              .z = l.smooth ? (void*)data(smooth_z) : nullptr,
              .carry = (void*)data(carry),
              .y_is_bf16 = save_bf16,
-             .every = every};
+             .every = every,
+             .packed = has_packed ? (void*)data(saved[4]) : nullptr};
   f.gz = data(gz);
   if (gz) {
     f.gz_stride_t = gz->stride(0);

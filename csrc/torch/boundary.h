@@ -48,13 +48,15 @@ using Tensors = std::vector<Tensor>;
   X(kernels)
 
 // Outputs of the forward pass: spikes as numbers, traces, tensors for the backward pass, spikes as
-// bits; saved_bf16: y is saved in bfloat16.
+// bits; saved_bf16: y is saved in bfloat16; packed: the packed weights are saved, CUDA kernels of
+// models only.
 #define LSNN_OUTPUTS(X) \
   X(spikes)             \
   X(traces)             \
   X(saved)              \
   X(bits)               \
-  X(saved_bf16)
+  X(saved_bf16)         \
+  X(packed)
 // Gradients that the backward pass computes only on request.
 #define LSNN_GRADIENTS(X) \
   X(x)                    \

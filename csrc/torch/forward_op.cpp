@@ -48,7 +48,8 @@ cuda::HostCoefficients read_rows(const Tensors& sources, const std::vector<doubl
 // x [T,B,N] is the current, or [T,B,I] the inputs of a projection; with inputs as bits only its
 // shape and dtype are read. state: none for zeros. lengths [B]: the steps of each item, descending;
 // none: T. Outputs that are not wanted have the shape (0,). Without coefficients the CUDA kernels
-// compute them from sources and rows, see read_rows, and return them as the last saved tensor.
+// compute them from sources and rows, see read_rows, and return them after the saved tensors; the
+// packed weights follow on request.
 // neuron: the key of a registered neuron, see neurons.h; then x is [T,B,K N], y the same, state S
 // tensors and z, traces S tensors, coefficients [C,N].
 std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
@@ -82,11 +83,15 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   check_checkpoint(c.checkpoint, x);
   const bool spikes = c.has(Output::spikes), traces = c.has(Output::traces),
              save = c.has(Output::saved);
-  const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16);
+  const bool bits_asked = c.has(Output::bits), save_bf16 = c.has(Output::saved_bf16),
+             save_packed = c.has(Output::packed);
   LSNN_EXPECT(spikes || on_cpu || !other,
               "outputs: expected spikes for the CUDA kernels of a registered neuron, got none");
   LSNN_EXPECT(!save_bf16 || (type == ScalarType::Float && !other),
               "outputs: expected no saved_bf16 for float64 or a registered neuron, got it");
+  LSNN_EXPECT(
+      !save_packed || (save && !on_cpu && !other),
+      "outputs: expected packed only with saved and for the CUDA kernels of a model, got it");
   const StateHolder first = make_state(x, "x", l, state);
   const ProjectionHolder in = make_projection(x, projection, l);
   const ReadoutHolder out = make_readout(x, "x", readout, c.k_out, l);
@@ -127,6 +132,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   const Tensor bits = empty(x, keep_bits ? Ints{T, B, words(N)} : Ints{0}, ScalarType::Int);
   const Tensor smooth_z = empty_unless(save_z || (own_spikes && l.smooth), {T, B, N});
   const Tensor carry = empty_unless(save, {S * segments(T, every), B, N});
+  const Tensor packed = empty_unless(save_packed, {cuda::packed_numbers(l)});
 
   ForwardArgs f{};
   f.layer = l;
@@ -151,7 +157,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
              .z = pointer_if(save_z, smooth_z),
              .carry = pointer_if(save, carry),
              .y_is_bf16 = save_y && save_bf16,
-             .every = every};
+             .every = every,
+             .packed = pointer_if(save_packed, packed)};
   f.projection = in.projection;
   f.readout = out.readout;
   f.readout_p = pointer_if(O, p[0]);
@@ -164,6 +171,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
   if (!save && !bits_asked) saved[1] = empty(x, {0}, ScalarType::Int);
   if (!save) saved[2] = empty(x, {0}, type);
   if (is_made) saved.push_back(k);
+  if (save_packed) saved.push_back(packed);
   return {z, last, trace, p, saved};
 }
 

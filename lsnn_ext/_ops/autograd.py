@@ -20,6 +20,7 @@ from .._core.lengths import Lengths
 from .._core.rows import Row, Rows, can_kernels_stack, split_gradient, stack_rows
 from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
+from .fake import count_packed
 from .load import _C, Constants, has_bit, has_cpu_kernels, make_mask
 
 
@@ -72,6 +73,7 @@ class Outputs(NamedTuple):
     smooth_z: Tensor
     carry: Tensor
     coefficients: Tensor  # (11, N)
+    packed: Tensor | None = None  # weights and coefficients, as the CUDA kernels read them
 
 
 class Settings(NamedTuple):
@@ -162,7 +164,7 @@ def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     spikes, state, traces, readout, saved = call_interruptible(torch.ops.lsnn.alif_forward, *args)
     if has_bit("outputs", settings.constants.outputs, "bits"):
         spikes = make_carrier(state[0], *t.x.shape[:2], N)
-    return Outputs._make((spikes, *state, *traces, *readout, *saved, *made))
+    return Outputs(spikes, *state, *traces, *readout, *saved[:4], *made, *saved[4:])
 
 
 def make_link(x: Tensor) -> Tensor | None:
@@ -191,7 +193,8 @@ class _Alif(torch.autograd.Function):
                 options: tuple[int, ...], each: tuple[Row, ...], stacks: Any, link: Tensor | None,
                 *tensors: Tensor | None) -> tuple[Tensor, ...]:
         settings = Settings(delays, Constants(*constants), numbers, options)
-        return tuple(_forward(*_split(each, tensors, stacks), settings))
+        out = _forward(*_split(each, tensors, stacks), settings)
+        return tuple(one for one in out if one is not None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -200,8 +203,8 @@ class _Alif(torch.autograd.Function):
         ctx.settings = Settings(delays, Constants(*constants), numbers, options)
         ctx.each = each
         ctx.forms = [(one.shape, one.dtype, one.device) for one in rows.tensors]
-        saved = out.y, out.bits, out.smooth_z, out.carry, out.coefficients
-        ctx.mark_non_differentiable(out.r, *saved)
+        saved = out.y, out.bits, out.smooth_z, out.carry, out.coefficients, out.packed
+        ctx.mark_non_differentiable(out.r, *(one for one in saved if one is not None))
         ctx.set_materialize_grads(False)
         if t.w_in is None and not ctx.settings.constants.checkpoint:
             t = t._replace(x=None)  # the backward pass does not read it
@@ -230,7 +233,7 @@ class _Alif(torch.autograd.Function):
     def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> tuple[Tensor | None, ...]:
         """The gradients of tensors and rows, from those of the outputs."""
         n = 1 + len(Tensors._fields)
-        t, (y, bits, smooth_z, carry, coefficients) = Tensors(*saved[1:n]), saved[n : n + 5]
+        t, (*kept, coefficients, packed) = Tensors(*saved[1:n]), saved[n : n + 6]
         settings, of_inputs = ctx.settings, ctx.needs_input_grad[len(Settings._fields) + 3 :]
         needed, of_rows = Tensors(*of_inputs[: n - 1]), of_inputs[n - 1 :]
         outputs = settings.constants.outputs
@@ -245,10 +248,11 @@ class _Alif(torch.autograd.Function):
             w_out, p, b_out) = call_interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
             g_traces, g_state, g_readout, t.x, *_lists(t, coefficients, settings),
-            [y, bits, smooth_z, carry], list(settings.constants._replace(gradients=required)),
-            list(settings.numbers), list(settings.options), t.lengths)
-        report("gradients", bits)
-        if settings.constants.existing and needed.w_rec and not has_cpu_kernels(carry):
+            kept if packed is None else [*kept, packed],
+            list(settings.constants._replace(gradients=required)), list(settings.numbers),
+            list(settings.options), t.lengths)
+        report("gradients", kept[1])
+        if settings.constants.existing and needed.w_rec and not has_cpu_kernels(coefficients):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
         found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, b_out,
                         None, kernel)
@@ -274,6 +278,16 @@ def count_bf16_parts() -> int:
     return {"medium": 1, "high": 2}.get(torch.get_float32_matmul_precision(), 0)
 
 
+def _saves_packed(t: Tensors, settings: Settings) -> bool:
+    """Whether the packed weights are saved for the backward pass, which otherwise packs them again:
+    on a GPU, where they are at most a sixteenth of the saved membranes."""
+    if has_cpu_kernels(t.x) or is_transformed():
+        return False
+    T, B, _ = t.x.shape
+    N = t.neurons
+    return 16 * count_packed(len(settings.delays), N) <= T * B * N
+
+
 def _record(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     delays, constants, numbers = (tuple(part) for part in settings[:3])
     link = make_link(t.x) if t.w_in is None else None
@@ -297,7 +311,8 @@ def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     constants = settings.constants
     if forward_mode or torch.is_grad_enabled() and (constants.coefficient_gradients or any(
             value is not None and internals.requires_gradient(value) for value in t)):
-        constants = constants._replace(outputs=constants.outputs | make_mask("outputs", ["saved"]))
+        saved = ["saved", "packed"] if _saves_packed(t, settings) else ["saved"]
+        constants = constants._replace(outputs=constants.outputs | make_mask("outputs", saved))
         settings = settings._replace(constants=constants)
         out = _record(t, rows, settings)
     else:
@@ -312,10 +327,10 @@ def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
 
 def call_differentiable(args: Any) -> tuple[Any, ...] | None:
     """alif_forward with gradients, as exported programs call it; None for neurons that are no
-    models, and unless `saved` is requested and `bits` is not."""
+    models, and unless `saved` is requested and neither `bits` nor `packed`."""
     named = Constants(*args.constants)
-    if args.neuron or not has_bit("outputs", named.outputs, "saved") or has_bit(
-            "outputs", named.outputs, "bits"):
+    if args.neuron or not has_bit("outputs", named.outputs, "saved") or any(
+            has_bit("outputs", named.outputs, name) for name in ("bits", "packed")):
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if args.coefficients.requires_grad else 0
     named = named._replace(coefficient_gradients=every, bf16_parts=count_bf16_parts())

@@ -27,6 +27,11 @@ def _sizes(args: Any) -> NeuronSizes | None:
     return find_sizes(args.neuron) if args.neuron else None
 
 
+def count_packed(S: int, N: int) -> int:
+    """Numbers of packed weights: packed_numbers of csrc/cuda/plan.h."""
+    return (S * N + len(COEFFICIENTS)) * ((N + 3) // 4 * 4) + 1 + S
+
+
 def _forward(args: Any) -> tuple[Any, ...]:
     c, new, delays = Constants(*args.constants), args.x.new_empty, args.delays
     neuron = _sizes(args)
@@ -51,7 +56,8 @@ def _forward(args: Any) -> tuple[Any, ...]:
     bits = new((T, B, count_words(N)) if save or requested("bits") else (0,), dtype=torch.int32)
     saved = [y, bits, when(save and is_number, T, B, N),
              when(save, S * ((T + every - 1) // every), B, N),  # never 1, which torch specializes
-             *([] if k is not None else [new(len(COEFFICIENTS), N)])]
+             *([] if k is not None else [new(len(COEFFICIENTS), N)]),
+             *([new(count_packed(len(delays), N))] if requested("packed") else [])]
     last = [*(new(B, N) for _ in range(S)), new(count_past_steps(delays), B, N)]
     traces = [when(requested("traces"), T, B, N) for _ in range(S if neuron else 3)]
     return when(requested("spikes"), T, B, N), last, traces, [when(O, T, B, O),

@@ -156,6 +156,19 @@ def test_backward_trusts_nothing_that_was_saved(name: str) -> None:
         operator(*changed(operator, args, **{key: make(known) for key, make in changes.items()}))
 
 
+def test_the_cpu_kernels_save_no_packed_weights() -> None:
+    calls = _calls(Case("busy", T=6), smooth=True)
+    operator, args, _ = calls["alif_forward"]
+    asked = _ops.make_mask("outputs", ["saved", "packed"])
+    with pytest.raises(RuntimeError, match="^outputs: expected packed only with saved"):
+        operator(*changed(operator, args, outputs=asked))
+    operator, args, _ = calls["alif_backward"]
+    schema = torch.ops.lsnn.alif_backward.default._schema
+    at = [one.name for one in schema.arguments].index("saved")
+    with pytest.raises(RuntimeError, match="^saved: expected no packed weights"):
+        operator(*args[:at], [*args[at], args[at][0]], *args[at + 1:])
+
+
 def test_smooth_spikes_are_read_as_they_lie() -> None:
     operator, args, _ = _calls(Case("smooth", T=40, N=33), smooth=True)["alif_backward"]
     with pytest.raises(RuntimeError, match="saved: expected contiguous tensors"):

@@ -86,7 +86,7 @@ class DeviceMemory {
   // Replaces pointers to buffers by pointers to their copies; null stays null.
   template <class... P> void translate(P*&... p) { (translate_one(p), ...); }
   void translate(State& s) { translate(s.v, s.a, s.i, s.r, s.z); }
-  void translate(Saved& s) { translate(s.y, s.bits, s.z, s.carry); }
+  void translate(Saved& s) { translate(s.y, s.bits, s.z, s.carry, s.packed); }
   void translate(Layer& l) { translate(l.delay, l.w, l.coefficients); }
   void translate(Readout& r) { translate(r.w, r.first, r.bias); }
   void translate(ForwardArgs& f) {

@@ -43,10 +43,12 @@ constexpr Parallel serial{run_serially, 1};
 void set_order(int which) {
 #if !LSNN_NVCC
   emulator::options().order = emulator::Order(which % 3);
+  void* packed = nullptr;  // see Saved
   emulator::options().seed = (uint64_t)which + 1;
   emulator::options().yield_in_256 = which % 3 == 2 ? 32 : 0;
   // shared memory starts as NaN, or as the block before left it
   emulator::options().poison = which % 3 != 1;
+    f.saved.packed = packed;
 #else
   (void)which;
 #endif
@@ -65,6 +67,7 @@ template <class T> struct Kernels {
   void backward(const Run<T>& r) const {
     BackwardArgs f = r.backward_args();
     f.saved.y_is_bf16 = save_bf16;
+    f.saved.packed = packed;
     run(r, f, &cuda::backward);
   }
   int64_t workspace_of(const ForwardArgs& f) const { return cuda::forward_workspace(f, plan); }
@@ -173,6 +176,9 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
       check_close("gradients", got, twin, sizeof(T) == 4 ? routes[d].tolerance() : 1e-11);
       if (routes[d].is_exact() && !save_bf16) {  // only sums round, as with rows of active neurons
         layer.options.design = Design::automatic;
+      // weights are packed once for both directions
+      const Buffer<char> packed = kernels.poisoned(cuda::packed_numbers(layer) * sizeof(T));
+      kernels.packed = packed.get();
         layer.options.kernels = lsnn::Kernels::rows;
         const Kernels<T> rows{cuda::choose(device, layer, storage, {})};
         const Run<T> by_rows(wanted, z);

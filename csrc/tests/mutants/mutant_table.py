@@ -250,6 +250,8 @@ MUTANTS = [
     Mutant("no weights: nothing is packed", "layout.cuh", "bool more = true; more;",
            "bool more = l.S > 0; more;", (f"any {ALONE}",)),
     Mutant("pack: the first matrix for all delays", "layout.cuh", "matrix<T>(l, job.S0 + s)",
+    Mutant("pack: the backward pass reads other memory", "layout.cuh",
+           "kept ? (T*)kept : m.take", "m.take", (BLOCK,)),
            "matrix<T>(l, 0)", (MATRICES,)),
     Mutant("pack: later launches begin with the first matrix", "layout.cuh",
            "matrix<T>(l, job.S0 + s)", "matrix<T>(l, s)", ("any all_delays T=80 B=2 N=9",)),
