@@ -102,7 +102,7 @@ def _run_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
     assert len(result) == 3
     z, state, traces = result
     empty = (x.new_empty(0) for _ in range(6))
-    return _ops.Outputs(z, *state, *traces, *empty, coefficients), z
+    return _ops.Outputs._make((z, *state, *traces, *empty, coefficients, None)), z
 
 
 def run_neurons(current: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
