@@ -48,7 +48,7 @@ void set_order(int which) {
   emulator::options().yield_in_256 = which % 3 == 2 ? 32 : 0;
   // shared memory starts as NaN, or as the block before left it
   emulator::options().poison = which % 3 != 1;
-    f.saved.packed = packed;
+  f.saved.packed = packed;
 #else
   (void)which;
 #endif
@@ -176,9 +176,9 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
       check_close("gradients", got, twin, sizeof(T) == 4 ? routes[d].tolerance() : 1e-11);
       if (routes[d].is_exact() && !save_bf16) {  // only sums round, as with rows of active neurons
         layer.options.design = Design::automatic;
-      // weights are packed once for both directions
-      const Buffer<char> packed = kernels.poisoned(cuda::packed_numbers(layer) * sizeof(T));
-      kernels.packed = packed.get();
+        // weights are packed once for both directions
+        const Buffer<char> packed = kernels.poisoned(cuda::packed_numbers(layer) * sizeof(T));
+        kernels.packed = packed.get();
         layer.options.kernels = lsnn::Kernels::rows;
         const Kernels<T> rows{cuda::choose(device, layer, storage, {})};
         const Run<T> by_rows(wanted, z);
