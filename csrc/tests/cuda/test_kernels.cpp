@@ -43,12 +43,10 @@ constexpr Parallel serial{run_serially, 1};
 void set_order(int which) {
 #if !LSNN_NVCC
   emulator::options().order = emulator::Order(which % 3);
-  void* packed = nullptr;  // see Saved
   emulator::options().seed = (uint64_t)which + 1;
   emulator::options().yield_in_256 = which % 3 == 2 ? 32 : 0;
   // shared memory starts as NaN, or as the block before left it
   emulator::options().poison = which % 3 != 1;
-  f.saved.packed = packed;
 #else
   (void)which;
 #endif
@@ -57,10 +55,12 @@ void set_order(int which) {
 template <class T> struct Kernels {
   cuda::Plan plan;
   bool save = true, save_bf16 = false;  // save_bf16: y is stored as bfloat16
+  void* packed = nullptr;  // see Saved
 
   ForwardArgs forward_args(const Run<T>& r) const {
     ForwardArgs f = r.forward_args(save);
     f.saved.y_is_bf16 = save_bf16;
+    f.saved.packed = packed;
     return f;
   }
   void forward(const Run<T>& r) const { run(r, forward_args(r), &cuda::forward); }
@@ -176,9 +176,6 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
       check_close("gradients", got, twin, sizeof(T) == 4 ? routes[d].tolerance() : 1e-11);
       if (routes[d].is_exact() && !save_bf16) {  // only sums round, as with rows of active neurons
         layer.options.design = Design::automatic;
-        // weights are packed once for both directions
-        const Buffer<char> packed = kernels.poisoned(cuda::packed_numbers(layer) * sizeof(T));
-        kernels.packed = packed.get();
         layer.options.kernels = lsnn::Kernels::rows;
         const Kernels<T> rows{cuda::choose(device, layer, storage, {})};
         const Run<T> by_rows(wanted, z);
@@ -191,6 +188,9 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
       }
       set_order(order + 1);
       kernels.save = true;
+      // weights are packed once for both directions
+      const Buffer<char> packed = kernels.poisoned(cuda::packed_numbers(layer) * sizeof(T));
+      kernels.packed = packed.get();
       kernels.forward(second);
       kernels.backward(second);
       check_same("another run", second, got, z, y);

@@ -249,10 +249,10 @@ MUTANTS = [
     # ---------------------------------------------------------- no weights, a matrix for each delay
     Mutant("no weights: nothing is packed", "layout.cuh", "bool more = true; more;",
            "bool more = l.S > 0; more;", (f"any {ALONE}",)),
-    Mutant("pack: the first matrix for all delays", "layout.cuh", "matrix<T>(l, job.S0 + s)",
-           "matrix<T>(l, 0)", (MATRICES,)),
     Mutant("pack: the backward pass reads other memory", "layout.cuh",
            "kept ? (T*)kept : m.take", "m.take", (BLOCK,)),
+    Mutant("pack: the first matrix for all delays", "layout.cuh", "matrix<T>(l, job.S0 + s)",
+           "matrix<T>(l, 0)", (MATRICES,)),
     Mutant("pack: later launches begin with the first matrix", "layout.cuh",
            "matrix<T>(l, job.S0 + s)", "matrix<T>(l, s)", ("any all_delays T=80 B=2 N=9",)),
     Mutant("weight gradient: all delays into each matrix", "weight_gradient.cuh",
