@@ -26,7 +26,9 @@
 #include "other_devices.h"
 #if !LSNN_NVCC
 #include "launch_limits.h"
+#include "neurons.h"
 #endif
+#include "orders.h"
 #include "readout.h"
 
 namespace lsnn::test {
@@ -39,18 +41,6 @@ void run_serially(int64_t n, void (*body)(int64_t, void*), void* context) {
   for (int64_t i = 0; i < n; i++) body(i, context);
 }
 constexpr Parallel serial{run_serially, 1};
-
-void set_order(int which) {
-#if !LSNN_NVCC
-  emulator::options().order = emulator::Order(which % 3);
-  emulator::options().seed = (uint64_t)which + 1;
-  emulator::options().yield_in_256 = which % 3 == 2 ? 32 : 0;
-  // shared memory starts as NaN, or as the block before left it
-  emulator::options().poison = which % 3 != 1;
-#else
-  (void)which;
-#endif
-}
 
 template <class T> struct Kernels {
   cuda::Plan plan;
@@ -339,6 +329,10 @@ void run_all(const char* word, const Part& part, const cuda::Device& device, int
     check_all_readouts<float>(device, Storage::f32);
     check_all_readouts<double>(device, Storage::f64);
   }
+#if !LSNN_NVCC
+  if (std::strstr("neurons", word) && !routes[only].is_lsnn())
+    n_runs += check_all_neurons(routes[only].design);
+#endif
   const std::array<cuda::Device, 4> devices = with_variants(device);
   const std::vector<Case> all = kernel_table();
   for (size_t i = part.first; i < all.size(); i += part.of) {

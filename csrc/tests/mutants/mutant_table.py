@@ -7,6 +7,7 @@ is not here.
 """
 from lsnn_mutants import LSNN, LSNN_LONG, LSNN_MUTANTS, LSNN_WARP
 from mutant import ADDRESS, PLAIN, THREAD, Check, Mutant
+from neuron_mutants import NEURON_MUTANTS
 
 # Groups of two warps and several groups in a block; then the same with delays of 1 and 3 steps.
 BLOCK, GATHER, CLUSTER = (
@@ -298,6 +299,7 @@ MUTANTS = [
     Mutant("lengths, step: an item goes back before its last step", "step.cuh",
            "!starts && job.t >= length", "!starts && job.t > length", (UNEQUAL_STEP,)),
     *LSNN_MUTANTS,
+    *NEURON_MUTANTS,
     # ---------------------------------------------------------- the weight gradient by tensor cores
     of_product("sums that are added twice", "sum[m][q][i] = 0;", ";", (PROJECTION,)),
     of_product("what is left of a float", "first = without_upper_half(first);", "", (LSNN,)),

@@ -28,7 +28,7 @@ CXX = os.environ.get("CXX", "g++")
 # As the build has it, but compiled fast: the CPU path, which the kernels are compared with, gives
 # the same bits with only the portable kernels, and without those that few models have.
 FLAGS = ["-std=gnu++20", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-w",
-         "-DLSNN_ONLY_PORTABLE", "-DLSNN_FEW_KERNELS"]
+         "-DLSNN_ONLY_PORTABLE", "-DLSNN_FEW_KERNELS", "-DLSNN_EMULATOR"]
 SANITIZER = {PLAIN: [], ADDRESS: ["-fsanitize=address"], THREAD: ["-fsanitize=thread"]}
 EMULATOR = {PLAIN: [], ADDRESS: ["-DEMULATOR_ASAN"], THREAD: ["-DEMULATOR_TSAN"]}
 KERNELS = {
@@ -36,8 +36,11 @@ KERNELS = {
     "costs": "costs.cpp",
     **{name: f"{name}.cu" for name in ("alif_f32", "alif_f64", "lsnn", "spike_product", "linear",
                                        "readout")},
+    "neuron": "neuron.cpp",
+    "neuron_launch": "neuron_launch.cpp",
+    "neurons": "../tests/cuda/neurons.cpp",  # with the kernels of generated neurons
 }
-LOOKED_AT = "alif_f32", "lsnn", "spike_product", "linear"  # by sanitizers
+LOOKED_AT = "alif_f32", "lsnn", "spike_product", "linear", "neurons"  # by sanitizers
 # What is compiled again when a file changes, where it is not only the kernels of float. Those of
 # other types may stay as they are: functions that objects share are taken from the first one on the
 # linker's line, which is the new one.
@@ -168,7 +171,8 @@ class Result(NamedTuple):
 def tried(mutant: Mutant, base: Base, folder: Path) -> Result:
     start = time.monotonic()
     csrc = folder / "csrc"
-    shutil.copytree(base.csrc, csrc)
+    for name in ("csrc", "lsnn_ext"):
+        shutil.copytree(base.csrc.parent / name, folder / name)
     path = csrc / "cuda" / mutant.file
     path.write_text(mutated(mutant, path.read_text()))
     for check in dict.fromkeys([PLAIN, mutant.check, *CHECKS]):
