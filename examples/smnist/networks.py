@@ -1,5 +1,6 @@
 """The networks of the sequential MNIST example, and what each makes of digits."""
 import argparse
+import math
 from itertools import pairwise
 
 import torch
@@ -79,10 +80,14 @@ class SRNN(nn.Module):
 
 
 class Abs(nn.Module):
-    """A parametrization: the absolute values."""
+    """A parametrization: the absolute values, or a limit where they are larger."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
 
     def forward(self, value: Tensor) -> Tensor:
-        return value.abs()
+        return value.abs().clamp(max=self.limit)
 
 
 class BRF(nn.Module):
@@ -104,8 +109,8 @@ class BRF(nn.Module):
         self.neurons = Recurrent(
             brf.neuron, 1, N, learn=("omega", "b_offset"), omega=torch.empty(N).uniform_(15, 85),
             b_offset=torch.empty(N).uniform_(0.1, 1))
-        for name in self.neurons.learn:
-            parametrize.register_parametrization(self.neurons, name, Abs())
+        for name, limit in ("omega", 99.0), ("b_offset", math.inf):  # omega < 1 / dt = 100
+            parametrize.register_parametrization(self.neurons, name, Abs(limit))
         with torch.no_grad():  # Glorot uniform, of inputs and past spikes as one matrix
             for weight in self.neurons.weight_ih_l0, self.neurons.weight_hh_l0:
                 weight.uniform_(-1, 1).mul_((6 / (1 + N + N)) ** 0.5)

@@ -47,6 +47,16 @@ def test_first_values(digits: mnist.Digits) -> None:
         assert 0.9 < weight.abs().max() / (6 / fans) ** 0.5 <= 1
 
 
+def test_omega_stays_where_the_step_is_defined(digits: mnist.Digits) -> None:
+    net = _network(digits)
+    with torch.no_grad():
+        net.neurons.parametrizations["omega"].original[:2] = torch.tensor([-120.0, 120])
+    assert net.neurons.omega[:2].tolist() == [99, 99]
+    readout = net(torch.rand(50, 2, 1))
+    readout.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in net.parameters())
+
+
 def test_its_readouts_are_those_of_the_published_network(digits: mnist.Digits) -> None:
     net = _network(digits)
     excite(net)
