@@ -31,17 +31,17 @@ class SquareRounds(Rounds):
 def softmax(axis: int) -> Any:
     """An operator along an axis of the step, which is the axis of time for all steps at once."""
     return lambda self, x: torch.stack(
-        [torch.softmax(self.back(z), dim=axis) for _, _, _, z in self.steps(x)])
+        [torch.softmax(self.back(z), dim=axis) for _, _, _, z in self.run_steps(x)])
 
 
 def concatenate(axis: int) -> Any:
     return lambda self, x: torch.stack(
-        [torch.cat([z, x_t.repeat(1, 2)[:, :N]], axis) for _, x_t, _, z in self.steps(x)])
+        [torch.cat([z, x_t.repeat(1, 2)[:, :N]], axis) for _, x_t, _, z in self.run_steps(x)])
 
 
 def maximum(self: Net, x: Tensor) -> Tensor:
     best, _ = self.zeros(x)
-    for _, _, v, _ in self.steps(x):
+    for _, _, v, _ in self.run_steps(x):
         best = torch.maximum(best, v)
     return best
 
@@ -49,20 +49,20 @@ def maximum(self: Net, x: Tensor) -> Tensor:
 def sum_rounded(self: Net, x: Tensor) -> Any:
     """A sum of thirds, which depends on its order."""
     total = torch.zeros_like(self.zeros(x)[0])
-    for step in self.steps(x):
+    for step in self.run_steps(x):
         total = total + step[2] / 3
     _, x_t, v, z = step
     return total, sum([total, z, v / 7, x_t.sum() / 3])
 
 
 def not_stacked(self: Net, x: Tensor) -> Any:
-    *out, (_, _, v, z) = self.steps(x)
+    *out, (_, _, v, z) = self.run_steps(x)
     return [*(one[-1] for one in out), z], {"v": v, "last": z}
 
 
 def growing_cat(self: Net, x: Tensor) -> Tensor:
     out = self.zeros(x)[1][None]
-    for _, _, _, z in self.steps(x):
+    for _, _, _, z in self.run_steps(x):
         out = torch.cat([out, z[None]])
     return out
 
@@ -81,24 +81,24 @@ add(loop, Net, "forward",
     NoRecurrence=lambda self, x: torch.stack([Spike.apply(self.feed(x_t) - 0.5) for x_t in x]))
 add(loop, Net, "step forward", NoSpikes=(
     lambda self, x, v, z: (0.5 * v + self.feed(x), z),
-    lambda self, x: torch.stack([v for _, _, v, _ in self.steps(x)])))
+    lambda self, x: torch.stack([v for _, _, v, _ in self.run_steps(x)])))
 add(fused, Net, "forward",
-    RunningSum=lambda self, x: sum(z for _, _, _, z in self.steps(x)) / len(x),
+    RunningSum=lambda self, x: sum(z for _, _, _, z in self.run_steps(x)) / len(x),
     EveryThirdOutput=lambda self, x: torch.stack(
-        [z for t, _, _, z in self.steps(x) if t % 3 == 0]))
+        [z for t, _, _, z in self.run_steps(x) if t % 3 == 0]))
 
 
 @fused
 class LastOnly(Net):
     def forward(self, x: Tensor) -> Any:
-        *_, (_, _, v, z) = self.steps(x)
+        *_, (_, _, v, z) = self.run_steps(x)
         return z, v
 
 
 @fused
 class AllStates(Net):
     def forward(self, x: Tensor) -> Any:
-        *_, membranes, spikes = zip(*self.steps(x), strict=True)
+        *_, membranes, spikes = zip(*self.run_steps(x), strict=True)
         return torch.stack(membranes), torch.stack(spikes)
 
 

@@ -112,8 +112,8 @@ class Net(nn.Module):
     def result(self, x: Tensor, spikes: Tensor) -> Any:
         return spikes
 
-    def steps(self, x: Tensor, inputs: Iterable[Tensor] | None = None
-              ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    def run_steps(self, x: Tensor, inputs: Iterable[Tensor] | None = None
+                  ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """The number, input, membrane and spikes of each step, for as many sequences as x has."""
         v, z = self.zeros(x)
         for t, x_t in enumerate(x if inputs is None else inputs):
@@ -122,11 +122,11 @@ class Net(nn.Module):
 
     def over(self, x: Tensor, inputs: Iterable[Tensor] | None = None) -> Tensor:
         """The spikes of all steps."""
-        return torch.stack([z for _, _, _, z in self.steps(x, inputs)])
+        return torch.stack([z for _, _, _, z in self.run_steps(x, inputs)])
 
     def over_with_membrane(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The spikes of all steps, and the last membrane."""
-        _, _, membranes, spikes = zip(*self.steps(x), strict=True)
+        _, _, membranes, spikes = zip(*self.run_steps(x), strict=True)
         return torch.stack(spikes), membranes[-1]
 
     def forward(self, x: Tensor) -> Any:

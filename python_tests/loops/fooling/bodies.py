@@ -80,7 +80,7 @@ class IntegersAndFloats(Net):
 
     def forward(self, x: Tensor) -> Any:
         out, counts = [], torch.zeros(x.shape[1], N, dtype=torch.int64)
-        for t, _, _, z in self.steps(x):
+        for t, _, _, z in self.run_steps(x):
             out.append(counts + (1 if t % 2 else 1.0) * z.detach().long())
         return torch.stack(out), z
 
@@ -116,7 +116,7 @@ class StateOfTheFirst(Net):
 class EarlyExit(Net):
     def forward(self, x: Tensor) -> Any:
         out = []
-        for t, _, _, z in self.steps(x):
+        for t, _, _, z in self.run_steps(x):
             if t == len(x) - 3:
                 break
             out.append(z)
@@ -144,7 +144,7 @@ class FirstDiffers(Net):
 
 add(loop, Net, "forward",
     LastDiffers=lambda self, x: torch.stack(
-        [z if t < len(x) - 1 else v for t, _, v, z in self.steps(x)]))
+        [z if t < len(x) - 1 else v for t, _, v, z in self.run_steps(x)]))
 
 
 @loop

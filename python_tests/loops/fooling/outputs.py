@@ -18,7 +18,7 @@ class Collects(Net):
 
     def forward(self, x: Tensor) -> Any:
         out = self.make(x)
-        for t, _, v, z in self.steps(x, (x[t] for t in range(len(x)))):
+        for t, _, v, z in self.run_steps(x, (x[t] for t in range(len(x)))):
             self.write(out, t, v, z)
         return out
 
@@ -106,7 +106,7 @@ class OutReadEarlier(Net):
 class OutByView(Net):
     def forward(self, x: Tensor) -> Any:
         out = x.new_zeros(len(x), x.shape[1], N)
-        for row, (_, _, _, z) in zip(out, self.steps(x), strict=True):
+        for row, (_, _, _, z) in zip(out, self.run_steps(x), strict=True):
             row.copy_(z.detach())
         return out
 
@@ -118,7 +118,7 @@ class OutAlias(Net):
     def forward(self, x: Tensor) -> Any:
         out = x.new_zeros(len(x), x.shape[1], N)
         first = out[0]
-        for t, _, _, z in self.steps(x):
+        for t, _, _, z in self.run_steps(x):
             out[t] = z
         return first * 2, out
 
@@ -154,12 +154,12 @@ class Rolled(Net):
 
 def total_in_place(self: Net, x: Tensor) -> Tensor:
     total = torch.zeros_like(self.zeros(x)[0])
-    for _, _, _, z in self.steps(x):
+    for _, _, _, z in self.run_steps(x):
         total += z
     return total
 
 
 add(loop, Net, "forward",
-    InsertedInFront=lambda self, x: torch.stack([z for _, _, _, z in self.steps(x)][::-1]),
-    Dictionary=lambda self, x: {(t % 5, "z"): z for t, _, _, z in self.steps(x)},
+    InsertedInFront=lambda self, x: torch.stack([z for _, _, _, z in self.run_steps(x)][::-1]),
+    Dictionary=lambda self, x: {(t % 5, "z"): z for t, _, _, z in self.run_steps(x)},
     TotalInPlace=total_in_place)

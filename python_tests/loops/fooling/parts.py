@@ -163,7 +163,7 @@ class Shared(Net):
         self.tied.weight = self.back.weight
 
     def forward(self, x: Tensor) -> Any:
-        return torch.stack([self.again(z) + self.tied(z) for _, _, _, z in self.steps(x)])
+        return torch.stack([self.again(z) + self.tied(z) for _, _, _, z in self.run_steps(x)])
 
 
 @loop

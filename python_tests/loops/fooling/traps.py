@@ -157,7 +157,7 @@ class BatchNormRead(Net):
         return self.step(self.norm(x), v, z)
 
     def forward(self, x: Tensor) -> Any:
-        out = [z + self.norm.running_mean.sum() for _, _, _, z in self.steps(x)]
+        out = [z + self.norm.running_mean.sum() for _, _, _, z in self.run_steps(x)]
         return torch.stack(out), self.norm.running_mean * 2
 
 
@@ -190,7 +190,7 @@ class Rounding(Net):
         self.beta, self.threshold = 0.9, 0.7
 
     def forward(self, x: Tensor) -> Any:
-        _, _, membranes, spikes = zip(*self.steps(x, (x_t / 3 for x_t in x)), strict=True)
+        _, _, membranes, spikes = zip(*self.run_steps(x, (x_t / 3 for x_t in x)), strict=True)
         return torch.stack(membranes), spikes[-1]
 
 
