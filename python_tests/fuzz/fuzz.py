@@ -109,9 +109,8 @@ def _lines(source: int, silence: float) -> Iterator[Words | None]:
     yield None
 
 
-def _batch(
-    seed: int, cases: range, kinds: list[str], show: Callable[[Words], None], silence: float,
-) -> Iterator[tuple[Words, Fault | None]]:
+def _batch(seed: int, cases: range, kinds: list[str], show: Callable[[Words], None],
+           silence: float) -> Iterator[tuple[Words, Fault | None]]:
     """What each case says in the end, as far as one process gets."""
     with tempfile.TemporaryFile() as errors:
         child, source = _started(seed, cases, kinds, errors.fileno())
@@ -139,10 +138,8 @@ def _batch(
             show({**words, "call": call})
 
 
-def hunt(
-    seed: int, cases: range, kinds: list[str], show: Callable[[Words], None] = lambda _: None,
-    silence: float = SILENCE,
-) -> tuple[list[Fault], Counter[str]]:
+def hunt(seed: int, cases: range, kinds: list[str], show: Callable[[Words], None] = lambda _: None,
+         silence: float = SILENCE) -> tuple[list[Fault], Counter[str]]:
     """All faults of these cases, and how many were refused, had a result or a fault."""
     faults: list[Fault] = []
     counts: Counter[str] = Counter()

@@ -67,13 +67,9 @@ class Draw:
     def sizes(self) -> dict[str, int]:
         """T, B, N, inputs I and outputs O: small ones, at times none, at times many, at times
         absurdly many."""
-        size = {
-            "T": self.one_of(1, 2, 5, 15, 16, 17, 33, 40),
-            "B": self.one_of(1, 2, 3, 5),
-            "N": self.one_of(1, 2, 5, 8, 31, 32, 33, 64, 70),
-            "I": self.one_of(1, 3, 31, 32, 33, 40),
-            "O": self.one_of(1, 2, 5),
-        }
+        size = {"T": self.one_of(1, 2, 5, 15, 16, 17, 33, 40), "B": self.one_of(1, 2, 3, 5),
+                "N": self.one_of(1, 2, 5, 8, 31, 32, 33, 64, 70),
+                "I": self.one_of(1, 3, 31, 32, 33, 40), "O": self.one_of(1, 2, 5)}
         kind = self.random.random()
         if kind < 0.05:
             size |= {"T": 48, "B": self.one_of(40, 44), "N": self.one_of(130, 192), "I": 100}
@@ -81,11 +77,8 @@ class Draw:
             size[self.one_of("T", "B")] = 0
         elif kind < 0.24:
             self.odd = True
-            size = (
-                dict.fromkeys(size, 1)
-                if self.chance(0.5)
-                else {name: self.one_of(1, 2, 3, 64) for name in size}
-            )
+            size = dict.fromkeys(size, 1) if self.chance(0.5) else {
+                name: self.one_of(1, 2, 3, 64) for name in size}
             huge = self.one_of(*size)
             size[huge] = self.one_of(*HUGE)
             if self.chance(0.3):
@@ -124,9 +117,8 @@ def _operator(name: str) -> Callable[..., Any]:
             parts = lists.get(argument.name)
             if argument.name == "neuron":  # of steps, which any_neuron.py draws
                 continue
-            given[argument.name] = (
-                args[argument.name] if parts is None else [args[part] for part in parts]
-            )
+            given[argument.name] = args[argument.name] if parts is None else [
+                args[part] for part in parts]
             if cut is not None and cut[0] == argument.name and parts is not None:
                 given[argument.name] = (given[argument.name] * 2)[: cut[1]]
         return operator(*given.values())
@@ -142,11 +134,9 @@ def _raw(d: Draw, name: str, args: dict[str, Any], contents: bool = True) -> Cal
 
 
 def state(d: Draw, D: int, B: int, N: int, dtype: torch.dtype, *front: int) -> State:
-    past = (
-        d.spikes(0.3, *front, D, B, N, dtype=dtype)
-        if d.chance(0.7)
-        else d.real(0, 1, *front, D, B, N, dtype=dtype)
-    )
+    shape = *front, D, B, N
+    past = d.spikes(0.3, *shape, dtype=dtype) if d.chance(0.7) else d.real(
+        0, 1, *shape, dtype=dtype)
     v, a, i = (d.real(-0.5, 0.8, *front, B, N, dtype=dtype) for _ in range(3))
     return State(v, a, i, d.real(0, 3, *front, B, N).floor().to(dtype), past)
 
@@ -167,9 +157,8 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
     projected, read = d.chance(0.45), d.chance(0.4)
     as_bits = projected and d.chance(0.4)
     coefficients = [d.real(*RANGES[name], N, dtype=dtype) for name in COEFFICIENTS]
-    stacked = (
-        torch.stack(coefficients) if N <= MOST else torch.full((), 0.5, dtype=dtype).expand(11, N)
-    )
+    stacked = torch.stack(coefficients) if N <= MOST else torch.full(
+        (), 0.5, dtype=dtype).expand(11, N)
     x = d.real(-1.0, 2.0, T, B, I if projected else N, dtype=dtype)
     if projected and d.chance(0.7) and x.numel() <= MOST:
         x = x * (x > 1.7)
@@ -244,11 +233,8 @@ def alif_backward(d: Draw) -> Call:
         return d.real(-1, 1, *shape, dtype=like.dtype)
 
     if d.odd:  # what the forward pass would have saved, without calling it
-        whole, words, every = (
-            (0,) if checkpoint else (T, B, N),
-            1 + (N - 1) // 32,
-            checkpoint or 128,
-        )
+        whole, words = (0,) if checkpoint else (T, B, N), 1 + (N - 1) // 32
+        every = checkpoint or 128
         bits = torch.zeros((), dtype=torch.int32).expand(T, B, words)
         saved = (real(*whole), bits, real(T, B, N), real((T + every - 1) // every, 4, B, N))
     else:
@@ -276,12 +262,8 @@ def alif_backward(d: Draw) -> Call:
 
 def rows(d: Draw) -> tuple[int, int, int, torch.dtype]:
     size = d.sizes()
-    return (
-        min(size["T"] * size["B"], (1 << 63) - 1),
-        size["N"],
-        size["I"],
-        d.one_of(torch.float32, torch.float64),
-    )
+    return (min(size["T"] * size["B"], (1 << 63) - 1), size["N"], size["I"],
+            d.one_of(torch.float32, torch.float64))
 
 
 def linear_events(d: Draw) -> Call:

@@ -32,10 +32,8 @@ def _recurrent(d: Draw, N: int, dtype: torch.dtype) -> tuple[Tensor | None, list
     return _leaf(d, d.real(-0.4, 0.4, *shape, dtype=dtype), 0.6), delays
 
 
-def _neuron(
-    d: Draw, T: int, B: int, N: int, dtype: torch.dtype, w_rec: Tensor | None,
-    delays: list[int] | None,
-) -> dict[str, Any]:
+def _neuron(d: Draw, T: int, B: int, N: int, dtype: torch.dtype, w_rec: Tensor | None,
+            delays: list[int] | None) -> dict[str, Any]:
     """The keyword arguments of functional.alif; dtype is that of the computation."""
     names = ["alpha", "theta",
              *(name for name in COEFFICIENTS if name not in ("alpha", "theta") and d.chance(0.4))]
@@ -59,14 +57,11 @@ def _neuron(
         neuron["state"] = State(*(_leaf(d, leaf, 0.2) for leaf in state(d, D, B, N, dtype)))
     lengths = d.whole(T + 1, B) if B <= MOST and T < 1 << 31 else None
     options = {
-        "surrogate": d.one_of(None, *SURROGATES),
-        "dampening": d.one_of(None, 0.5),
-        "trace": d.chance(0.6),
-        "smooth": d.chance(0.3),
+        "surrogate": d.one_of(None, *SURROGATES), "dampening": d.one_of(None, 0.5),
+        "trace": d.chance(0.6), "smooth": d.chance(0.3),
         "checkpoint_every": d.one_of(None, 1, 16, 33, "1 GB"),
         "saved_dtype": d.one_of(None, torch.bfloat16),
-        "sparse_grad": d.one_of("all", "existing"),
-        "lengths": lengths,
+        "sparse_grad": d.one_of("all", "existing"), "lengths": lengths,
         "autapses": d.chance(0.5),
     }
     return neuron | {name: value for name, value in options.items() if d.chance(0.4)}
@@ -85,11 +80,8 @@ def alif(d: Draw) -> Call:
 def layer(d: Draw) -> Call:
     T, B, N, I, O = d.sizes().values()
     dtype = d.one_of(torch.float32, torch.float32, torch.float64)
-    x: Any = (
-        d.real(-1, 1, T, B, I, dtype=dtype)
-        if d.chance(0.3)
-        else d.spikes(0.1, T, B, I, dtype=dtype)
-    )
+    x: Any = d.real(-1, 1, T, B, I, dtype=dtype) if d.chance(0.3) else d.spikes(
+        0.1, T, B, I, dtype=dtype)
     if T * B * I <= MOST and d.chance(0.4):
         x = functional.pack_spikes(d.spikes(0.1, T, B, I, dtype=dtype))
         bits = packed_bits(d, T, B, I, True) if d.chance(0.2) else x.bits

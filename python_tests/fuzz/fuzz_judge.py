@@ -197,11 +197,8 @@ def judge(seed: int, case: int, kinds: list[str], say: Callable[[str], None]) ->
     if given[0] != given[1]:
         fault = f"what was saved for it has memory that nobody wrote: {_difference(*given)}"
     elif first.lines is None or second.lines is None:
-        fault = (
-            ""
-            if first.lines is second.lines
-            else f"refused or not, by chance: {first.text or second.text}"
-        )
+        fault = "" if first.lines is second.lines else (
+            f"refused or not, by chance: {first.text or second.text}")
     elif first.lines != second.lines:
         fault = f"a result has memory that nobody wrote: {_difference(first.lines, second.lines)}"
     else:
@@ -217,11 +214,8 @@ def _other_layouts(seed: int, case: int, kinds: list[str], lines: list[str]) -> 
     dense = _run(call, False)
     if dense.lines is None:
         return f"refused where dense, not otherwise: {dense.text}"
-    return (
-        ""
-        if dense.lines == lines
-        else f"other results where dense: {_difference(lines, dense.lines)}"
-    )
+    return "" if dense.lines == lines else (
+        f"other results where dense: {_difference(lines, dense.lines)}")
 
 
 def _described(value: Any) -> str:

@@ -27,10 +27,8 @@ def _made(kind: str, options: dict[str, Any], parameters: dict[str, Any]) -> nn.
     return module
 
 
-def _called(
-    kind: str, options: dict[str, Any], parameters: dict[str, Any], method: str, times: int,
-    grad: bool, **args: Any,
-) -> Any:
+def _called(kind: str, options: dict[str, Any], parameters: dict[str, Any], method: str,
+            times: int, grad: bool, **args: Any) -> Any:
     """What the last of several calls returns, of which each starts from the state that the one
     before has left."""
     module = _made(kind, options, parameters)
@@ -85,9 +83,8 @@ def module(d: Draw) -> Call:
     if method == "forward":
         shape = (T, *shape)
         shape = (B, T, I) if options.get("batch_first") and len(shape) == 3 else shape
-    x: Any = (
-        d.spikes(0.2, *shape, dtype=dtype) if d.chance(0.5) else d.real(-1, 2, *shape, dtype=dtype)
-    )
+    x: Any = d.spikes(0.2, *shape, dtype=dtype) if d.chance(0.5) else d.real(
+        -1, 2, *shape, dtype=dtype)
     args: dict[str, Any] = {"x": x.requires_grad_() if grad and d.chance(0.3) else x, "state": None}
     if kind in ("ALIF", "LIF") and method == "forward":
         if d.chance(0.3):

@@ -32,8 +32,7 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         for key, part in value.items():
             yield from leaves(part, (*path, key))
     elif isinstance(value, PackedSequence) or (
-        isinstance(value, tuple) and hasattr(value, "_fields")
-    ):
+            isinstance(value, tuple) and hasattr(value, "_fields")):
         for place, part in enumerate(value):
             yield from leaves(part, (*path, place))
     else:
@@ -112,11 +111,9 @@ def _one_off(d: Draw, t: Tensor) -> Tensor:
     axis = d.random.randrange(t.dim()) if t.dim() else 0
     if not t.dim() or not t.shape[axis]:
         return t.unsqueeze(0)
-    return (
-        t.narrow(axis, 1, t.shape[axis] - 1)
-        if d.chance(0.5)
-        else torch.cat([t, t.narrow(axis, 0, 1)], axis)
-    )
+    if d.chance(0.5):
+        return t.narrow(axis, 1, t.shape[axis] - 1)
+    return torch.cat([t, t.narrow(axis, 0, 1)], axis)
 
 
 def _shape(d: Draw, t: Tensor) -> Tensor:
@@ -236,8 +233,7 @@ def _kept(call: Call, path: Path, leaf: Any) -> bool:
     if len(path) == 2 and path[1] and isinstance(call.args[path[0]], PackedSequence):
         return True  # the order of the sequences, which torch has made
     return (path[0] in KEPT and len(path) == 1) or (
-        call.name == "_C.PreparedLayer" and path == ("N",)
-    )
+        call.name == "_C.PreparedLayer" and path == ("N",))
 
 
 def _one(d: Draw, call: Call, places: list[tuple[Path, Any]]) -> tuple[Path, Any, str] | None:
