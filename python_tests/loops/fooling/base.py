@@ -43,7 +43,7 @@ def add(put: Callable[[Any], Any], base: type["Net"], methods: str, **bodies: An
     """Puts a program into the table for each body: a subclass of base with these methods.
 
     Args:
-        methods: their names, separated by spaces.
+        methods: their names, separated by spaces; attributes may follow.
         bodies: a function, or a tuple with one for each method.
     """
     for name, body in bodies.items():

@@ -52,18 +52,6 @@ class OfDecorator(Far):
 
 
 @fused
-class OfPartial(Far):
-    def prepare(self) -> None:
-        self.set(1.0)
-
-    def order(self, x: Tensor) -> Tensor:
-        return self.partial(x)
-
-    def set(self, gain: float) -> None:
-        self.partial = functools.partial(torch.mul, gain)
-
-
-@fused
 class OfObject(Far):
     def prepare(self) -> None:
         self.scaler = elsewhere.Scaler()
@@ -132,28 +120,6 @@ class Mode(enum.Enum):
     DOUBLE = 2.0
 
 
-@fused
-class OfEnum(Far):
-    mode = Mode.PLAIN
-
-    def order(self, x: Tensor) -> Tensor:
-        return self.mode.value * x
-
-    def set(self, gain: float) -> None:
-        self.mode = Mode(gain)
-
-
-@fused
-class OfText(Far):
-    mode = "plain"
-
-    def order(self, x: Tensor) -> Tensor:
-        return 2 * x if self.mode.startswith("double") else x
-
-    def set(self, gain: float) -> None:
-        self.mode = "plain" if gain == 1 else "doubled"
-
-
 @dataclass(frozen=True)
 class Frozen:
     """Settings that are replaced as a whole."""
@@ -161,16 +127,27 @@ class Frozen:
     gain: float = 1.0
 
 
-@fused
-class OfFrozen(Far):
-    def prepare(self) -> None:
-        self.settings = Frozen()
+add(fused, Far, "order set mode",
+    OfEnum=(lambda self, x: self.mode.value * x,
+            lambda self, gain: setattr(self, "mode", Mode(gain)), Mode.PLAIN),
+    OfText=(lambda self, x: 2 * x if self.mode.startswith("double") else x,
+            lambda self, gain: setattr(self, "mode", "plain" if gain == 1 else "doubled"),
+            "plain"))
 
-    def order(self, x: Tensor) -> Tensor:
-        return self.settings.gain * x
-
-    def set(self, gain: float) -> None:
-        self.settings = replace(self.settings, gain=gain)
+add(fused, Far, "prepare order set",
+    OfPartial=(lambda self: self.set(1.0),
+               lambda self, x: self.partial(x),
+               lambda self, gain: setattr(self, "partial", functools.partial(torch.mul, gain))),
+    OfFrozen=(lambda self: setattr(self, "settings", Frozen()),
+              lambda self, x: self.settings.gain * x,
+              lambda self, gain: setattr(self, "settings", replace(self.settings, gain=gain))),
+    OfSet=(lambda self: setattr(self, "options", {"plain"}),
+           lambda self, x: 2 * x if "double" in self.options else x,
+           lambda self, gain: self.options.add("double" if gain == 2 else "plain")),
+    # The order of a dictionary.
+    OfOrder=(lambda self: setattr(self, "gains", {"a": 1.0, "b": 2.0}),
+             lambda self, x: next(iter(self.gains.values())) * x,
+             lambda self, gain: gain == 2 and self.gains.update(a=self.gains.pop("a"))))
 
 
 @fused
@@ -190,34 +167,6 @@ class OfArray(Far):
 # The array shares its memory with a tensor.
 add(loop, OfArray, "order",
     OfArrayShared=lambda self, x: torch.from_numpy(self.gains)[1] * x)
-
-
-@fused
-class OfSet(Far):
-    def prepare(self) -> None:
-        self.options = {"plain"}
-
-    def order(self, x: Tensor) -> Tensor:
-        return 2 * x if "double" in self.options else x
-
-    def set(self, gain: float) -> None:
-        if gain == 2:
-            self.options.add("double")
-
-
-@fused
-class OfOrder(Far):
-    """The order of a dictionary."""
-
-    def prepare(self) -> None:
-        self.gains = {"a": 1.0, "b": 2.0}
-
-    def order(self, x: Tensor) -> Tensor:
-        return next(iter(self.gains.values())) * x
-
-    def set(self, gain: float) -> None:
-        if gain == 2:
-            self.gains["a"] = self.gains.pop("a")
 
 
 @fused
