@@ -94,10 +94,6 @@ def _snntorch(kind: str, change: Callable[[Any], None] | None = None, surrogate:
     return make
 
 
-def _factor(layer: Any) -> None:
-    layer.graded_spikes_factor = torch.tensor(2.0)
-
-
 def _convolution(kind: str) -> Make:
     def make() -> Any:
         torch.manual_seed(4)
@@ -154,7 +150,8 @@ def _rows_of_snntorch() -> list[Row]:
         add(f"{kind} reset_mem", _snntorch(kind), model=models.SnnTorchReset)
         add(f"{kind} inhibition", _snntorch(kind, inhibition=True), "torch.int64")
         add(f"{kind} state_quant", _snntorch(kind, state_quant=_eighths))
-        add(f"{kind} graded spikes", _snntorch(kind, _factor), is_smooth=True)
+        add(f"{kind} graded spikes", _snntorch(kind, lambda layer: setattr(
+            layer, "graded_spikes_factor", torch.tensor(2.0))), is_smooth=True)
         add(f"{kind} convolution", _convolution(kind), "neurons.py", model=models.SnnTorchImages)
     return rows
 
@@ -259,18 +256,10 @@ def _smooth(layer: Any) -> None:
     layer.sub_module.surrogate_function.spiking = False
 
 
-def _stored(layer: Any) -> None:
-    layer.sub_module.store_v_seq = True
-
-
-def _add(x: Tensor, y: Tensor) -> Tensor:
-    return x + y
-
-
 def _element_wise() -> Any:
     package("spikingjelly")
     from spikingjelly.activation_based import layer, neuron
-    return layer.ElementWiseRecurrentContainer(neuron.LIFNode(), _add)
+    return layer.ElementWiseRecurrentContainer(neuron.LIFNode(), lambda x, y: x + y)
 
 
 SURROGATES = ("Sigmoid", "ATan", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Erf", "Rect")
@@ -304,7 +293,8 @@ def _rows_of_spikingjelly() -> list[Row]:
         add(name, _container(surrogate=(name, 1.25)))
     add("IFNode", _container(change=_node_of("IFNode")))
     add("QIFNode", _container(change=_node_of("QIFNode")))
-    add("store_v_seq", _container(change=_stored), "no recurrence")
+    add("store_v_seq", _container(
+        change=lambda layer: setattr(layer.sub_module, "store_v_seq", True)), "no recurrence")
     add("smooth", _container(change=_smooth), is_smooth=True)
     add("ElementWiseRecurrentContainer", _element_wise, model=models.JellyElementWise,
         dtype=SINGLE)

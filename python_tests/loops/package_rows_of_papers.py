@@ -35,10 +35,6 @@ def _twice(layer: Any) -> None:
     layer.spike_fct = lambda u: papers._spike(u, _double_boxcar)
 
 
-def _start_elsewhere(layer: Any) -> None:
-    layer.b_j0 = 0.25
-
-
 def _of(kind: Callable[..., Any], *arguments: Any, **more: Any) -> Make:
     return lambda: kind(*arguments, **more)
 
@@ -58,7 +54,8 @@ def rows() -> list[Row]:
         rows.append(Row(_name("Yin SRNN from numbers", {}, dtype), models.YinFromInputs,
                         _published(peers.spike_rnn, 2.0, dtype), dtype))
     rows.append(Row("Yin SRNN whose adaptation starts elsewhere", models.Yin,
-                    _published(peers.spike_rnn, 2.0, change=_start_elsewhere), DOUBLE))
+                    _published(peers.spike_rnn, 2.0, change=lambda layer: setattr(
+                        layer, "b_j0", 0.25)), DOUBLE))
     settings: list[dict[str, Any]] = [
         {"normalization": "none"}, {"normalization": "none", "use_bias": True, "threshold": 0.75},
         {"normalization": "none", "bidirectional": True},

@@ -1,6 +1,9 @@
-"""A converted model under transforms, in threads, and what stays alive of it."""
+"""A converted model under transforms, in threads, profiled, and what stays alive of it."""
 import copy
+import cProfile
 import gc
+import pstats
+import sys
 import threading
 import weakref
 from typing import Any
@@ -98,6 +101,20 @@ def test_other_threads_run_the_original_during_a_recording() -> None:
     first = model(draw_x(4))
     torch.testing.assert_close(first, Net.forward(original, draw_x(4)))
     torch.testing.assert_close(found[0], Net.forward(original, draw_x(5)))
+
+
+def test_convert_runs_under_a_profiler() -> None:
+    model = Net()
+    profiler = cProfile.Profile()
+    profiler.enable()
+    try:
+        _, report = convert(model, draw_x())
+        model(draw_x())
+    finally:
+        profiler.disable()
+    assert report.converted, str(report)
+    assert sys.getprofile() is None
+    assert any(function == "forward" for _, _, function in pstats.Stats(profiler).stats)
 
 
 def test_data_parallel_replicas_run_the_original() -> None:
