@@ -269,6 +269,7 @@ def test_a_part_is_fused_inside_of_a_model() -> None:
     assert_same(whole, original, draw_x(), replays=True)
     whole, report = convert(whole, draw_x())
     assert report.converted
+    assert_same(whole[1], original[1], draw_x())
     seen_replays.clear()
     assert_same(whole, original, draw_x(), replays=True)
     assert len(seen_replays) == 1

@@ -182,18 +182,6 @@ def test_of_samples_by_vmap() -> None:
 
 # ----------------------------------------------------------------------------------------- copies
 @each_model
-def test_names_and_class_stay(kind: type[Net]) -> None:
-    plain, model = build(kind), build(kind)
-    parameters = dict(model.named_parameters())
-    judge.convert(model, x_of(0))
-    assert isinstance(model, kind) and type(model).__name__ == kind.__name__
-    assert list(model.state_dict()) == list(plain.state_dict())
-    assert all(parameters[name] is one for name, one in model.named_parameters())
-    plain.load_state_dict(model.state_dict())
-    model.load_state_dict(plain.state_dict())
-
-
-@each_model
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],
                          ids=["deepcopy", "pickle"])
 def test_copy_has_parameters_of_its_own(kind: type[Net], how: Callable[[Net], Net]) -> None:
@@ -219,28 +207,6 @@ def test_copy_that_shares_its_dict() -> None:
     reference.beta = 0.5
     assert torch.equal(other(x_of(1)), reference(x_of(1)))
     assert torch.equal(model(x_of(1)), build(Plain)(x_of(1)))
-
-
-def test_model_inside_of_a_converted_model() -> None:
-    inner = converted(Plain)
-    outer, reference = nn.Sequential(inner, nn.ReLU()), nn.Sequential(build(Plain), nn.ReLU())
-    judge.convert(outer, x_of(0))
-    for seed in range(3):
-        assert torch.equal(outer(x_of(seed)), reference(x_of(seed)))
-        assert torch.equal(inner(x_of(seed)), reference[0](x_of(seed)))
-
-
-def test_optimizer_trains_both_alike() -> None:
-    found = []
-    for model in (build(Readout), converted(Readout)):
-        optimizer = torch.optim.SGD(model.parameters(), lr=2.0**-6, momentum=0.5)
-        for seed in range(6):
-            optimizer.zero_grad()
-            loss = model(x_of(seed)).square().mean()
-            loss.backward()
-            optimizer.step()
-        found.append(loss.item())
-    assert found[0] > 0 and abs(found[0] - found[1]) < 1e-9 * found[0]
 
 
 class SavedByFunction(Writer):

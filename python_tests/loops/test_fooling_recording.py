@@ -219,18 +219,3 @@ def test_a_shape_is_recorded_once() -> None:
     longer = numbers(3, T + 2, B, I)
     assert [count(lambda: model(longer), code) for _ in range(3)] == [1, 0, 0]
     assert count(lambda: model(x_of(2)), code) == 0
-
-
-def test_a_model_that_always_changes_is_recorded_a_few_times() -> None:
-    class Changes(Net):
-        gain = 0.0
-
-        def forward(self, x: Tensor) -> Any:
-            return self.over(x, x + self.gain)
-
-    model, reference = build(Changes), build(Changes)
-    judge.convert(model, x_of(0))
-    with pytest.warns(UserWarning, match="changes between calls"):
-        for k in range(12):
-            model.gain = reference.gain = k / 8
-            assert torch.equal(model(x_of(k)), reference(x_of(k)))
