@@ -1,7 +1,6 @@
 """A readout whose time constant learns: values, gradients, forms of input, copies and files."""
 import contextlib
 import copy
-import functools
 import math
 import pickle
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
-from torch.nn.utils.rnn import pack_padded_sequence
 
 import lsnn_ext
 from compare import assert_same, through_file
@@ -151,28 +149,6 @@ def test_a_layer_learns_the_decay_of_its_readout(name: str, shape: tuple[int, ..
     assert bool(got[0].all())
     for key, one, other in zip(("k", *leaves), got, want, strict=True):
         assert_same(key, one, other, tolerance=1e-6)
-
-
-def test_every_form_of_input() -> None:
-    made, x = _readout(per_neuron=True), fired(T, B, N)
-    y, end = made(x)
-    first = _readout(per_neuron=True, batch_first=True)
-    assert_same("batch first", first(x.transpose(0, 1))[0].transpose(0, 1), y)
-    # A sum of the library's product may depend on how many rows there are.
-    rounded = functools.partial(assert_same, tolerance=1e-15)
-    alone, last = made(x[:, 0])
-    rounded("unbatched", alone, y[:, 0])
-    rounded("unbatched state", last, end[0])
-    half, middle = made(x[:20])
-    rest, again = made(x[20:], middle)
-    rounded("two calls", torch.cat([half, rest]), y)
-    rounded("their state", again, end)
-    rounded("steps", run_steps(made, x)[0], y)
-    lengths = torch.tensor([T, 17, 5])
-    packed, ends = made(pack_padded_sequence(x, lengths))
-    rounded("packed", packed.data[:3], y[0])
-    for item, steps_of in enumerate(lengths):
-        rounded("packed state", ends[item], made(x[:steps_of, item])[1])
 
 
 def test_a_network() -> None:
