@@ -1,5 +1,4 @@
-"""The comparison of neurons written as a step: all contestants compute the same, and one that does
-not is refused."""
+"""The comparison of neurons written as a step: one that computes something else is refused."""
 import csv
 import importlib.util
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""`python -m bench.eprop`: all ways have the gradients of e-prop but backpropagation, and one that
-has others is refused."""
+"""`python -m bench.eprop`: e-prop's gradients by several ways; other gradients are refused."""
 import csv
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""What can be tried of `make gpu` without a card: its programs exist, its steps keep to the budget,
-its report is made."""
+"""What can be tested of `make gpu` without a GPU: its programs, its budget, its report."""
 import csv
 import json
 import math

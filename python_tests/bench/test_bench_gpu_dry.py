@@ -1,5 +1,4 @@
-"""`make gpu ARGS=--dry-run`: what it starts, and that it fails where a program is missing or does
-not look for a device."""
+"""`make gpu ARGS=--dry-run`: it fails where a program is missing or looks for no device."""
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

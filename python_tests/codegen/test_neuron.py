@@ -1,5 +1,4 @@
-"""Neuron: its signature, its identity, copies and pickles; and that no kernel outlives what its
-step reads."""
+"""Neuron: signature, identity, copies, pickles; no kernel outlives what its step reads."""
 import copy
 import functools
 import math

@@ -1,5 +1,4 @@
-"""functional.recurrent: its arguments, its results and their gradients, by the loop over time and
-by kernels, against a loop of its own for each sequence."""
+"""functional.recurrent by each route, against a loop for each sequence."""
 import os
 import warnings
 from contextlib import nullcontext

@@ -1,5 +1,4 @@
-"""torch.compile of functional.recurrent and Recurrent: one operator, the same bits, and no stale
-kernels."""
+"""torch.compile of functional.recurrent and Recurrent: one operator, no stale kernels."""
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""The zoo: every neuron against a loop of its own, its defaults against the papers' numbers, and
-the pictures."""
+"""The zoo: each neuron against a loop, its defaults against the papers' numbers, pictures."""
 import inspect
 import pickle
 import subprocess

@@ -1,5 +1,4 @@
-"""On a CUDA GPU the operators are what torch expects of any: modules, streams, graphs, devices,
-compilers, errors."""
+"""Modules, streams, graphs, devices, compilers and errors on a CUDA GPU."""
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""What docs/equations.md says in words, of the reference and of the operator, in numbers to follow
-in the head."""
+"""What docs/equations.md states, of the reference and of the operator."""
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

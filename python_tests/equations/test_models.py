@@ -1,5 +1,4 @@
-"""One table of models, lsnn_ext/models.py: the compiled table, README and docs/equations.md follow
-it or fail here."""
+"""The compiled table, README and docs/equations.md follow lsnn_ext/models.py."""
 import math
 import re
 import shutil

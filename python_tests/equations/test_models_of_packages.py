@@ -1,5 +1,4 @@
-"""The models of functional.alif that are named after a package or a paper, against the package's
-own layer: every spike, and the gradients of inputs, weights and what the neurons learn."""
+"""Models named after a package or a paper: spikes and gradients of its own layer."""
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,4 @@
-"""Spikes have no second derivative. What would need one gets an error, whatever records the
-backward pass; before, a gradient penalty was silently without effect."""
+"""Spikes have no second derivative: what would need one raises an error."""
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""The surrogates as the kernels compute them: their values to the last places, and the end that
-surrogate_cutoff gives them."""
+"""The surrogates of the kernels to the last places, and the end of surrogate_cutoff."""
 import math
 from collections.abc import Callable
 

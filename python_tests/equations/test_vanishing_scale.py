@@ -1,5 +1,4 @@
-"""Thresholds of exactly 0 in models whose surrogate is as wide as the threshold: nothing can be
-divided by them."""
+"""Thresholds of exactly 0 in models whose surrogate is as wide as the threshold."""
 import pytest
 import torch
 from torch import Tensor

@@ -1,5 +1,4 @@
-"""The operator computes what the paper's own code computed: outputs, final counters and gradients
-of all parameters."""
+"""The operator computes what the paper's own code computed, with all gradients."""
 import pytest
 
 import vectors

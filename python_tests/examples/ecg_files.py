@@ -1,5 +1,4 @@
-"""Small files in the format of the electrocardiograms: beats whose phases have inputs of their
-own."""
+"""Small electrocardiograms: beats whose phases have inputs of their own."""
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""Lets tests import the programs of examples/; where they are not beside these tests, who imports
-this is skipped."""
+"""Lets tests import the programs of examples/; where they are missing, skips."""
 import sys
 from pathlib import Path
 from typing import Any

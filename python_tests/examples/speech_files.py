@@ -1,5 +1,4 @@
-"""A few recordings in the form of the Free Spoken Digit Dataset: words whose pitch says which digit
-they are."""
+"""Recordings in the form of the Free Spoken Digit Dataset; the pitch is the digit."""
 import tarfile
 import wave
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""The example that trains models of other packages before and after lsnn_ext.convert: the same
-losses and answers, few iterations of a small network, on words that the test makes."""
+"""Training before and after lsnn_ext.convert: the same losses and answers."""
 import csv
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""The electrocardiogram example: its files, the split, the epoch that is chosen, and that it
-learns; on small files in the format of the published ones."""
+"""The electrocardiogram example, on small files in the format of the published ones."""
 import json
 import os
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""The spoken-digits example: its files, its spectra, that it learns, and that the learning of every
-model can be looked at; on words that the test makes."""
+"""The spoken-digits example: files, spectra, learning; on words that the test makes."""
 import csv
 import json
 import wave

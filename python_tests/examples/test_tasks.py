@@ -1,5 +1,4 @@
-"""The examples that show what adaptation is good for: their tasks, what they measure themselves by,
-and runs that are killed and resumed."""
+"""The examples of adaptation: tasks, baselines, and runs that are killed and resumed."""
 import json
 import os
 import random

@@ -1,5 +1,4 @@
-"""The tasks on two processes: the run of one, stopped by a signal to either, resumed by any
-number."""
+"""The tasks on two processes: stopped by a signal to either, resumed by any number."""
 import importlib
 import json
 import os

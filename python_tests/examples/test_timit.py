@@ -1,5 +1,4 @@
-"""The TIMIT example: its files, the split, the classes that are scored, answers to sentences of
-unequal length, and that it learns; on a small corpus in the format of the real one."""
+"""The TIMIT example, on a small corpus in the format of the real one."""
 import json
 from collections.abc import Callable
 from pathlib import Path

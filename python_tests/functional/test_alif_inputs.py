@@ -1,5 +1,4 @@
-"""functional.alif with a projection: what functional.layer computes, on each of its ways, and the
-product and the recurrence apart."""
+"""functional.alif with a projection equals functional.layer, and both parts apart."""
 from typing import Any
 
 import pytest

@@ -1,5 +1,4 @@
-"""What is called wrongly is refused by a sentence that names the argument, what was given and what
-is wanted; what is merely unusual works and equals the reference."""
+"""Invalid arguments are refused by name; unusual ones equal the reference."""
 import re
 from dataclasses import dataclass
 from typing import Any

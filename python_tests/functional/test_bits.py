@@ -1,5 +1,4 @@
-"""Spikes as bits, alone and between layers: what numbers would give, to the last bit, without the
-numbers."""
+"""Spikes as bits, also between layers: bitwise identical to numbers."""
 import io
 from typing import Any
 

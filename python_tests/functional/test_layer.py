@@ -1,5 +1,4 @@
-"""The projection and the readout inside the operator, and states saved every so many steps: they
-change no result."""
+"""Projection and readout inside the operator, and checkpoints, change no result."""
 from typing import Any
 
 import pytest

@@ -1,5 +1,4 @@
-"""functional.layer equals projection, recurrence and readout in turn: any set of learned tensors,
-smooth spikes, strides, half precision."""
+"""functional.layer equals projection, recurrence and readout in turn."""
 from collections.abc import Callable
 from functools import partial
 from typing import Any

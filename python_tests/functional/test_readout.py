@@ -1,5 +1,4 @@
-"""The readout as an operator of its own: p_t = k p_{t-1} + (1 - k) x_t, to the bit, differentiable
-to any order."""
+"""The readout as an operator: p_t = k p_{t-1} + (1 - k) x_t, differentiable to any order."""
 import copy
 from collections.abc import Callable
 from typing import Any

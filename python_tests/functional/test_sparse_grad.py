@@ -1,5 +1,4 @@
-"""sparse_grad="existing": gradients of the synapses that are not zero, to the bits that they have
-among all, and 0 of the others, in each form of weights and under DEEP R."""
+"""sparse_grad="existing": bitwise the gradients of nonzero synapses, else 0."""
 from typing import Any
 
 import pytest

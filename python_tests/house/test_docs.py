@@ -1,5 +1,4 @@
-"""README and docs/: every Python example runs, tables made of the code are those of the code, and
-workflows call scripts that are there."""
+"""README and docs/: examples run, tables are those of the code, scripts exist."""
 import importlib.util
 import os
 import re

@@ -1,5 +1,4 @@
-"""The parts of the checks in csrc/tests that need no compiler: reading machine code, and the table
-of planted bugs."""
+"""The parts of csrc/tests that need no compiler: machine code, the table of mutants."""
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""What is packed, and what an installation does where the compiled part cannot be built: it says
-so, and fails."""
+"""What is packed, and how an installation fails without the compiled part."""
 import importlib.util
 import os
 import re

@@ -1,5 +1,4 @@
-"""What the page of torch.nn.LSTM promises, one after the other, of nn.LSTM itself and of ALIF and
-LSNN beside it."""
+"""What the page of torch.nn.LSTM promises, of nn.LSTM, ALIF, LIF and LSNN."""
 import copy
 import inspect
 import pickle

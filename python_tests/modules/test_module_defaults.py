@@ -1,5 +1,4 @@
-"""A model that is named brings its makers' defaults, or says what they have none for; nobody gets
-the paper's numbers with another model's equations."""
+"""A model that is named brings its makers' defaults, or requires them by name."""
 import importlib
 from typing import Any
 

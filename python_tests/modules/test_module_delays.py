@@ -1,5 +1,4 @@
-"""Delays of each synapse that are changed after the layer was made: the next call has those of
-then, or is refused."""
+"""Changed delays of each synapse act in the next call, or are refused."""
 import copy
 import pickle
 from collections.abc import Callable

@@ -1,5 +1,4 @@
-"""Whoever watches or replaces a part of LSNN sees its calls: hooks, another forward, another
-module, compiled parts."""
+"""Hooks, another forward, another module and compiled parts of LSNN are called."""
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,4 @@
-"""The constants of a layer's neurons: given with another model's equations, refused where they
-leave their range, and set again by reset_parameters."""
+"""The constants of a layer: refused out of range, set again by reset_parameters."""
 import math
 import pickle
 from collections.abc import Callable

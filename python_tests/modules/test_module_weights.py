@@ -1,5 +1,4 @@
-"""Weights that are no parameters of the layer, but computed at each call or given from outside: as
-a plain layer with the weights that they come to."""
+"""Weights that are computed at each call or given from outside."""
 import copy
 import io
 from collections.abc import Callable

@@ -1,5 +1,4 @@
-"""What lies in the compiled files: several instruction sets in one object must share nothing, and
-the module must fit every machine with a torch, GPU or not."""
+"""The compiled files: instruction sets share nothing, the module fits every machine."""
 import platform
 import re
 import shutil

@@ -1,5 +1,4 @@
-"""torch.func over parameters: ensembles and learning to learn. Every gradient is that of one
-network after the other, and none is dropped without a word."""
+"""torch.func over parameters: each gradient is that of one network after the other."""
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -1,5 +1,4 @@
-"""torch.export: programs that hold the bare operators run, learn, and are saved and loaded with the
-states in them; and torch.compile where all sizes and numbers are dynamic."""
+"""torch.export of the bare operators; torch.compile with everything dynamic."""
 import math
 from collections.abc import Callable
 from typing import Any

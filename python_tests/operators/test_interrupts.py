@@ -1,5 +1,4 @@
-"""What comes from outside while a pass runs: signals such as Ctrl-C, a fork, the end of memory,
-wrong settings."""
+"""Signals, a fork, the end of memory and wrong settings while a pass runs."""
 import os
 import sys
 

@@ -1,5 +1,4 @@
-"""What is forced of a call reaches both of its passes, wherever they run; the environment sets the
-defaults."""
+"""Forced options reach both passes; the environment sets the defaults."""
 import os
 import threading
 from collections.abc import Callable

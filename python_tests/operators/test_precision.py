@@ -1,5 +1,4 @@
-"""torch's precisions of products in float32: what the kernels of a GPU, and of the CPU, make of
-them."""
+"""torch's precisions of products in float32, in the kernels of a GPU and of the CPU."""
 from collections.abc import Callable
 
 import pytest

@@ -1,5 +1,4 @@
-"""saved_dtype=torch.bfloat16: membranes are kept in half the memory, rounded to nearest even;
-nothing else changes."""
+"""saved_dtype=torch.bfloat16: membranes in half the memory, rounded to nearest even."""
 from typing import Any
 
 import pytest

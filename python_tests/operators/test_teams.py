@@ -1,5 +1,4 @@
-"""Few sequences and many neurons on several threads: they share out the neurons, and the bits stay
-the same."""
+"""Few sequences and many neurons on several threads: bitwise identical."""
 import io
 import threading
 from collections.abc import Iterator

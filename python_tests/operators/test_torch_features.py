@@ -1,5 +1,4 @@
-"""Layers under torch.compile, torch.export, autocast, activation checkpoints, functional_call,
-deterministic algorithms and deferred initialization."""
+"""Layers under compilers, autocast, checkpoints, functional_call and on meta."""
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,5 +1,4 @@
-"""What lsnn_ext uses of torch without a public name: all of it is there, does what it is used for,
-and stands alone."""
+"""The private names of torch that lsnn_ext uses: present, tested, in one file."""
 import ast
 import contextlib
 import importlib

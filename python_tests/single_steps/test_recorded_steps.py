@@ -1,5 +1,4 @@
-"""Steps under autograd take a light node; spikes and states have the bits of one call on the
-sequence, and gradients agree to rounding."""
+"""Steps under autograd: bitwise one call on the sequence; gradients to rounding."""
 import copy
 import gc
 import pickle

@@ -1,5 +1,4 @@
-"""Steps and short calls without gradients take prepared layers, which equal the operators bit for
-bit."""
+"""Steps and short calls without gradients take prepared layers, bitwise identical."""
 from collections.abc import Callable
 from typing import Any
 

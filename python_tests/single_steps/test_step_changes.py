@@ -1,5 +1,4 @@
-"""Whatever happens to the parameters, the modes and the arguments: a step without gradients equals
-one with them, which computes everything anew, and is refused with the same words."""
+"""After any change a step without gradients equals one with them, errors too."""
 import copy
 import pickle
 from collections.abc import Callable

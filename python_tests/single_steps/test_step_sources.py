@@ -1,5 +1,4 @@
-"""What a step without gradients compares with the parameters: every number of a source, every
-weight that has acted."""
+"""A step without gradients compares every number, and every weight that has acted."""
 from collections.abc import Callable
 from typing import Any
 

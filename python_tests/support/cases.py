@@ -1,5 +1,4 @@
-"""The one table of cases that every rung is tested with, and what draws the inputs of a case and
-runs it."""
+"""The one table of cases, and what draws the inputs of a case and runs it."""
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

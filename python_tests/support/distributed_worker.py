@@ -1,5 +1,4 @@
-"""What each of two processes runs for test_distributed.py: trains a network on its half of a batch,
-and compares it with one that a process alone has trained on the whole batch."""
+"""Trains on half of a batch in each of two processes, and on all of it in one."""
 import copy
 import os
 import sys

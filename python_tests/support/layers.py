@@ -1,5 +1,4 @@
-"""functional.layer, whose projection and readout run inside the operator, and the same with both of
-them apart."""
+"""functional.layer with projection and readout inside, and with both apart."""
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""Calls the row functions of lsnn_ext/codegen/neuron.h on tensors, of generated code and of the
-interpreter."""
+"""Calls the row functions of neuron.h, of generated code and of the interpreter."""
 import ctypes
 import os
 import re

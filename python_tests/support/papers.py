@@ -1,5 +1,4 @@
-"""Published layers as plain loops over time, from their equations, in classes that are named and
-built as the published ones."""
+"""Published layers as plain loops over time, with the published names."""
 import math
 from typing import Any
 

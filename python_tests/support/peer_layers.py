@@ -1,5 +1,4 @@
-"""Layers of other packages, in the settings in which they are compared with ours, with weights of
-few bits."""
+"""Layers of other packages in the settings that are compared, with weights of few bits."""
 from typing import Any
 
 import torch

@@ -1,6 +1,4 @@
-"""torch's products as a processor with matrix tiles makes them after
-torch.set_float32_matmul_precision("medium"): so that what a test expects of them holds there too.
-"""
+"""torch's products as matrix tiles round them after "medium", on every processor."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,5 +1,4 @@
-"""Steps and short calls without gradients, compared with the operators, which calls with gradients
-take."""
+"""Steps and short calls without gradients, compared with the operators."""
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""Compares a neuron of complex states or axes with a loop of its own, and its gradients; and checks
-what functions and layers do with such states."""
+"""Checks of neurons with complex states or axes, in functions and layers."""
 import copy
 import pickle
 from collections.abc import Callable

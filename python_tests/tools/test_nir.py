@@ -1,5 +1,4 @@
-"""NIR: graphs say what a network computes, come back as the same network, and what they cannot say
-is refused."""
+"""NIR: graphs compute the same, come back, and refuse what they cannot hold."""
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""Graphs of to_nir in other packages: docs/modules.md has a table of what each reads and computes,
-which is held against the packages that are installed."""
+"""Graphs of to_nir in other packages, against the table in docs/modules.md."""
 import contextlib
 import copy
 import io

@@ -1,5 +1,4 @@
-"""lsnn_ext.profile: its numbers agree with the outputs, it changes nothing, is safe in threads, and
-refuses wrong arguments."""
+"""lsnn_ext.profile: its numbers are those of the outputs; it changes nothing."""
 import io
 import os
 import subprocess

@@ -1,5 +1,4 @@
-"""What layers learn of their neurons: without bounds by default, one number or one per neuron, and
-sane after hundreds of steps of an optimizer."""
+"""Learned constants: without bounds, for all or each neuron, valid after long runs."""
 import copy
 import math
 import pickle

@@ -1,5 +1,4 @@
-"""DEEP R: the rules of the LSNN paper's code, step by step, in plain numpy; connections that never
-become more or fewer; signs that never change."""
+"""DEEP R: the rules of the LSNN paper's code in numpy, step by step."""
 import copy
 import pickle
 from collections.abc import Callable

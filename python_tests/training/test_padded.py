@@ -1,5 +1,4 @@
-"""Padded batches with lengths= of the modules: the same as a PackedSequence, and as each sequence
-alone."""
+"""Padded batches with lengths= of the modules equal a PackedSequence."""
 from typing import Any
 
 import pytest

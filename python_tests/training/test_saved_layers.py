@@ -1,5 +1,4 @@
-"""State dicts of layers: they say model, version and how what was learned is stored, are refused by
-a layer of another model, and older ones are read."""
+"""State dicts of layers hold model and version; others are refused, older ones read."""
 import json
 from typing import Any
 
