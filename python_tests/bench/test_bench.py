@@ -103,8 +103,7 @@ def test_page_says_who_did_not_run(tmp_path: Path) -> None:
      "--sweep: expected all, none or some of N,B,T,rate,active,threads, got 'Q'"),
     (["--shape", "1,2,3"], "--shape: expected four whole numbers T,B,I,N >= 1, got '1,2,3'"),
     (["--seconds", "0"], "--seconds: expected a number > 0, got '0'"),
-    (["--repeats", "0"], "--repeats: expected a whole number >= 1, got '0'"),
-])
+    (["--repeats", "0"], "--repeats: expected a whole number >= 1, got '0'")])
 def test_bad_arguments_are_named(arguments: list[str], message: str,
                                  capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -88,8 +88,7 @@ def test_every_program_is_built() -> None:
 
 
 def test_cmake_makes_the_programs_where_they_are_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The suite's own commands; the build compiles nothing and ends with linking."""
     if not all(map(find_tool, ("nvcc", "cmake", "ninja", "c++"))):
         pytest.skip("nvcc, cmake, ninja or a C++ compiler is not installed")

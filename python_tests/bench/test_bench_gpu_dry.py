@@ -29,8 +29,7 @@ class _Cards:
 
 SAYS = {
     f"dry/tests/{suite.TESTS}": "echo 'test_kernels: no GPU, so nothing was run: none'; exit 2",
-    "dry/primitives": "echo 'primitives: no CUDA device: none'; exit 2",
-}
+    "dry/primitives": "echo 'primitives: no CUDA device: none'; exit 2"}
 
 
 @pytest.fixture
@@ -58,16 +57,14 @@ def _designs(outcomes: dict[str, Outcome]) -> list[Outcome]:
 
 
 def test_a_dry_run_passes_where_every_program_says_that_there_is_no_device(
-    rehearse: Callable[..., dict[str, Outcome]],
-) -> None:
+    rehearse: Callable[..., dict[str, Outcome]]) -> None:
     outcomes = rehearse(**SAYS)
     assert {outcome.state for outcome in outcomes.values()} == {"passed"}
     assert len(outcomes) == len(suite.ROUTES) + 1
 
 
 def test_a_dry_run_fails_where_the_tests_were_not_built(
-    rehearse: Callable[..., dict[str, Outcome]],
-) -> None:
+    rehearse: Callable[..., dict[str, Outcome]]) -> None:
     """As a build does that names no target: the C++ tests are in no default one."""
     outcomes = rehearse(**{"dry/primitives": SAYS["dry/primitives"]})
     assert outcomes["primitives"].state == "passed"
@@ -80,8 +77,7 @@ def test_a_dry_run_fails_where_the_tests_were_not_built(
                                     "echo 'test_kernels: no GPU, so nothing was run: none'",
                                     "exit 2"])
 def test_a_dry_run_fails_where_a_program_ends_in_another_way(
-    script: str, rehearse: Callable[..., dict[str, Outcome]],
-) -> None:
+    script: str, rehearse: Callable[..., dict[str, Outcome]]) -> None:
     outcomes = rehearse(**{**SAYS, f"dry/tests/{suite.TESTS}": script})
     assert all(outcome.state == "failed" and outcome.bad for outcome in _designs(outcomes))
 

@@ -10,13 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip("bench", reason="bench/ is not beside these tests")
-from bench.gpu.choices import (  # noqa: E402
-    Timing,
-    find_regrets,
-    find_routes,
-    fit_factors,
-    rows_of,
-)
+from bench.gpu.choices import Timing, find_regrets, find_routes, fit_factors, rows_of  # noqa: E402
 from bench.gpu.kernels import kernel_times, load_extension, phase_cycles, short_name  # noqa: E402
 from lsnn_ext import _ops  # noqa: E402
 

@@ -71,8 +71,7 @@ def _no_gradient(pair: Any) -> None:
 @pytest.mark.parametrize(("change", "message"), [
     (_other_spikes, "expected equal spikes, got"),
     (_other_gradients, "expected equal gradients, got"),
-    (_no_gradient, "got none of ['pair.b']"),
-])
+    (_no_gradient, "got none of ['pair.b']")])
 def test_a_pair_that_is_not_alike_is_refused(change: Callable[[Any], None], message: str,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the spikes are right and a gradient is not."""

@@ -217,8 +217,7 @@ def test_random_steps(seed: int) -> None:
     (lambda d, v: torch.cat([d] * 5, -1).sum(-1, True) + d, "an axis of at most 16"),
     (lambda d, v: d + torch.rand_like(d), "no random numbers"),
     (lambda d, v: d.view(-1, 2).sum(-1)[0] + d, "aten.view from shape"),
-    (lambda d, v: d + d[..., :3].sum(-1).repeat(4, 1, 1), "aten.repeat"),
-])
+    (lambda d, v: d + d[..., :3].sum(-1).repeat(4, 1, 1), "aten.repeat")])
 def test_refused_by_name_and_line(change: Callable[..., Tensor], text: str) -> None:
     def step(c: Tensor, d: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         d = change(0.5 * d, c)

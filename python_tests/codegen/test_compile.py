@@ -197,8 +197,7 @@ def test_error_of_a_real_compiler() -> None:
 @pytest.mark.parametrize(("lines", "message"), [
     ("exit 3", "it ended with status 3"), ('echo > "$out"; exit 4', "it ended with status 4"),
     ("kill -9 $$", "it ended with status -9"),
-    ("exit 0", "it ended with status 0"), ('touch "$out"', "it ended with status 0"),
-])
+    ("exit 0", "it ended with status 0"), ('touch "$out"', "it ended with status 0")])
 def test_compiler_that_says_nothing(fake: Fake, lines: str, message: str) -> None:
     fake(lines)
     with pytest.warns(RuntimeWarning, match=message):
@@ -226,8 +225,7 @@ def test_front_end_may_warn() -> None:
     ("x86_64-conda-linux-gnu-g++ (conda-forge gcc (new 1.0) 10.4.0-5) 10.4.0", False),
     ("g++-13 (Homebrew GCC 13.2.0) 13.2.0", True), ("g++ (SUSE Linux) 7.5.0", False),
     ("Ubuntu clang version 14.0.0-1ubuntu1.1", True), ("clang version 13.0.1", False),
-    ("Apple clang version 15.0.0 (clang-1500.3.9.4)", True), ("c++ of somebody", True),
-])
+    ("Apple clang version 15.0.0 (clang-1500.3.9.4)", True), ("c++ of somebody", True)])
 def test_versions(fake: Fake, version: str, is_new: bool) -> None:
     count = fake('echo > "$out"', version)
     if is_new:
@@ -269,8 +267,7 @@ def test_command_in_cxx(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("no-such-compiler -x", "CXX: expected a C.. compiler, got 'no-such-compiler -x'"),
     ("'g++", "CXX: expected a command, got"), ("false", "false --version fails"),
     ("true; touch {}/shell", "CXX: expected a C.. compiler"),
-    ("{}/script", "does not start: Exec format error"),
-])
+    ("{}/script", "does not start: Exec format error")])
 def test_bad_cxx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str,
                  message: str) -> None:
     (tmp_path / "script").write_text("no interpreter is named")

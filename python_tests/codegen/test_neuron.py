@@ -76,8 +76,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda c, z, **more: z, "expected a name for each current"),
     (lambda c, v=0.0, z=0.0: z, "expected no default of the current, state or spike v"),
     (lambda c, z, *, delay=1: z, "expected another name for the coefficient delay"),
-    (lambda c, z, *, tau="1": z, "tau: expected a number or a tensor, got str"),
-]
+    (lambda c, z, *, tau="1": z, "tau: expected a number or a tensor, got str")]
 
 
 @pytest.mark.parametrize(("step", "message"), WRONG, ids=[w[1] for w in WRONG])
@@ -89,8 +88,7 @@ def test_refuses_what_is_no_step(step: Any, message: str) -> None:
 RESULTS: list[tuple[Any, str]] = [
     (lambda c, v, z: (v, v, v, z), "expected one current or more, 3 states and z before"),
     (lambda c, v, z: None, "expected its states and its spike as a tuple"),
-    (lambda c, v, z: (v, 0.0), "expected tensors as results, got float"),
-]
+    (lambda c, v, z: (v, 0.0), "expected tensors as results, got float")]
 
 
 @pytest.mark.parametrize(("step", "message"), RESULTS, ids=[r[1] for r in RESULTS])

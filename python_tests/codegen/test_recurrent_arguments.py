@@ -53,8 +53,7 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"theta: expected a number or shape \(5,\)", {"theta": zeros(2)}),
     (TypeError, "theta: expected numbers", {"theta": torch.tensor(True)}),
     (TypeError, "theta: expected a tensor for a complex number", {"theta": 1j}),
-    (TypeError, "theta: expected a number or a tensor, got str", {"theta": "1"}),
-]
+    (TypeError, "theta: expected a number or a tensor, got str", {"theta": "1"})]
 
 
 @pytest.mark.parametrize(("kind", "message", "changed"), WRONG, ids=[w[1] for w in WRONG])

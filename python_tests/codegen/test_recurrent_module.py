@@ -219,8 +219,7 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "delay: expected 0 with recurrent=False", {"delay": 1, "recurrent": False}),
     (ValueError, "sparse_grad", {"sparse_grad": "some"}),
     (ValueError, "dtype: expected a floating point dtype", {"dtype": torch.int64}),
-    (TypeError, "another name for the coefficient half", {"neuron": Neuron(clashing)}),
-]
+    (TypeError, "another name for the coefficient half", {"neuron": Neuron(clashing)})]
 
 
 @pytest.mark.parametrize(("kind", "message", "changed"), WRONG, ids=[w[1] for w in WRONG])
@@ -243,8 +242,7 @@ CALLS: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
                                        torch.ones(1, T, N))), {}),
     (ValueError, "lengths: expected shape", (torch.ones(T, B, I),), {"lengths": [1]}),
     (ValueError, "lengths: expected None with an unbatched sequence", (torch.ones(T, I),),
-     {"lengths": [1]}),
-]
+     {"lengths": [1]})]
 
 
 @pytest.mark.parametrize(("kind", "message", "args", "more"), CALLS, ids=[c[1] for c in CALLS])

@@ -107,8 +107,7 @@ def test_a_graph_does_not_outlive_what_the_step_reads(
                              backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(x), recurrent(x, None, neuron, **given)[0])
     monkeypatch.setitem(globals(), "GAIN", 2.0)
-    with pytest.raises(RuntimeError,
-                       match=f"what the step {step.__name__} reads as it was when"):
+    with pytest.raises(RuntimeError, match=f"what the step {step.__name__} reads as it was when"):
         compiled(x)
     torch.compiler.reset()
     assert torch.equal(compiled(x), recurrent(x, None, neuron, **given)[0])

@@ -121,16 +121,14 @@ EXACT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         b.shape, dtype=b.dtype) - torch.zeros_like(c) + b.new_full(b.shape, 0.1),
     "shapes": lambda a, b, c: a.view_as(b) + b.reshape(b.shape).expand_as(c).contiguous(),
     "nan": lambda a, b, c: (a / a.relu()).maximum(b) + (c.relu() / c.relu()).clamp(-1, 1),
-    "nan compared": lambda a, b, c: torch.where((a / 0 * 0) > 0, b, c) + torch.isnan(a / b).to(a),
-}
+    "nan compared": lambda a, b, c: torch.where((a / 0 * 0) > 0, b, c) + torch.isnan(a / b).to(a)}
 APPROXIMATE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "exp": lambda a, b, c: a.exp() + torch.log(b.abs()) * torch.tanh(c),
     "sigmoid": lambda a, b, c: torch.sigmoid(a) * b.sin() - torch.cos(c),
     "erf": lambda a, b, c: torch.erf(a) + torch.atan(b) - (c.abs() + 0.1) ** 1.3,
     "sqrt": lambda a, b, c: a.abs().sqrt() + (b.abs() + 0.1).rsqrt() + c.abs() ** 0.5,
     "pow of tensors": lambda a, b, c: (a.abs() + 0.1) ** b + 1.3 ** c + torch.pow(a, 4),
-    "silu": lambda a, b, c: F.silu(a) * b + (c.abs() + 0.1) ** -0.5,
-}
+    "silu": lambda a, b, c: F.silu(a) * b + (c.abs() + 0.1) ** -0.5}
 
 
 def make_step(function: Callable) -> Callable:

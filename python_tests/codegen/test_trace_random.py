@@ -20,22 +20,18 @@ UNARY: list[Callable[[Tensor], Tensor]] = [
     lambda x: x * 0.7, lambda x: x / 3, lambda x: (x > 0.3).to(x), lambda x: 1 / (1 + x.abs()),
     lambda x: x.clone().mul_(0.9).add_(0.1), lambda x: x.masked_fill(x > 1, 0.5),
     lambda x: torch.nn.functional.leaky_relu(x, 0.1), lambda x: x.clamp(min=0.2),
-    torch.round, torch.floor, torch.frac, lambda x: torch.div(x, 0.3, rounding_mode="trunc"),
-]
+    torch.round, torch.floor, torch.frac, lambda x: torch.div(x, 0.3, rounding_mode="trunc")]
 BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
     torch.add, torch.sub, torch.mul, torch.maximum, torch.minimum,
     lambda x, y: torch.add(x, y, alpha=0.3), lambda x, y: x / (1 + y.abs()),
     lambda x, y: torch.where(x > y, x, y * 0.5), lambda x, y: torch.lerp(x, y, 0.3),
-    lambda x, y: (x >= y) * x, lambda x, y: ((x > 0) & ~(y > 0)).to(x),
-]
+    lambda x, y: (x >= y) * x, lambda x, y: ((x > 0) & ~(y > 0)).to(x)]
 ROWS: list[Callable[[Tensor, Tensor], Tensor]] = [  # of what has the shape (B, N)
     lambda x, y: x.clone().sub_(y), lambda x, y: torch.where((x > 0) | (y > 0), x, -y),
-    lambda x, y: torch.addcmul(x, x, y), lambda x, y: x.clone().copy_(y.expand_as(x)) * x,
-]
+    lambda x, y: torch.addcmul(x, x, y), lambda x, y: x.clone().copy_(y.expand_as(x)) * x]
 TRANSCENDENTAL: list[Callable[[Tensor], Tensor]] = [
     torch.sigmoid, torch.tanh, torch.sin, torch.cos, torch.atan, torch.erf,
-    lambda x: torch.exp(-x * x), lambda x: torch.log(1 + x.abs()), lambda x: (x.abs() + 1).sqrt(),
-]
+    lambda x: torch.exp(-x * x), lambda x: torch.log(1 + x.abs()), lambda x: (x.abs() + 1).sqrt()]
 
 
 def make_step(draw: random.Random, are_numbers: list[bool], states: int,

@@ -89,8 +89,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "branch in backward": (BranchInBackward.apply, "aten.max"),
     "any in backward": (MaskInBackward.apply, "aten.any"),
     "numpy in backward": (NumpyInBackward.apply, "numpy"),
-    "sum in backward": (SumInBackward.apply, "aten.mul of a sum over the batch"),
-}
+    "sum in backward": (SumInBackward.apply, "aten.mul of a sum over the batch")}
 
 
 @pytest.mark.parametrize("name", REFUSED)

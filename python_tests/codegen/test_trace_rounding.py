@@ -22,8 +22,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     **{f"div floor {b}": lambda v, b=b: torch.div(v, b, rounding_mode="floor")
        for b in (1.0, -1, 0.125, -8)},
     "floor_divide": lambda v: v.detach() // 2.0,  # torch has no gradient of it
-    "fix": torch.fix,
-}
+    "fix": torch.fix}
 
 
 def numbers(dtype: torch.dtype) -> Tensor:
@@ -112,8 +111,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "floor_divide by 3": (lambda v: v.detach() // 3, "power of 2"),
     "floor by a tensor": (lambda v: torch.div(v, v, rounding_mode="floor"), "power of 2"),
     "floor by 0": (lambda v: v.detach() // 0, "power of 2"),
-    "decimals": (lambda v: v.round(decimals=2), "aten.round.decimals"),
-}
+    "decimals": (lambda v: v.round(decimals=2), "aten.round.decimals")}
 
 
 @pytest.mark.parametrize("name", REFUSED)

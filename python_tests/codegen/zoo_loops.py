@@ -230,8 +230,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
                           "rate_syn2": 1e-3 / 5e-3, "rate_adapt": 1e-3 / 800, "beta": 1.8,
                           "theta": 1},
     "alif_at_once": {"alpha": math.exp(-1 / 20), "rho": math.exp(-1 / 20), "beta": 1.8,
-                     "theta": 0.01},
-}
+                     "theta": 0.01}}
 
 
 # ------------------------------------------------------------------------------------------ calls

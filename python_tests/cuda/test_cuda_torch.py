@@ -69,8 +69,7 @@ def test_memory_kept_for_the_backward_pass() -> None:
     T, B, N = 784, 8, 220
     x, w = (
         torch.rand(T, B, N, device="cuda").requires_grad_(),
-        torch.randn(N, N, device="cuda").requires_grad_(),
-    )
+        torch.randn(N, N, device="cuda").requires_grad_())
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -154,8 +153,7 @@ def test_another_device_than_the_current_one() -> None:
             outputs, gradients = build(PAPER, torch.float32, "cuda:1").run(functional.alif)
             assert (
                 outputs["spikes"].device == torch.device("cuda", 1)
-                and torch.cuda.current_device() == current
-            )
+                and torch.cuda.current_device() == current)
             assert_all_same({name: value.cpu() for name, value in outputs.items()}, want)
             assert_all_same({name: value.cpu() for name, value in gradients.items()},
                             want_gradients, tolerance=1e-5)
@@ -169,8 +167,7 @@ class Layer(torch.nn.Module):
         super().__init__()
         self.w_rec = torch.nn.Parameter(torch.randn(33, 33) / 6)
         self.k = torch.nn.ParameterDict(
-            {name: torch.full((33,), value) for name, value in K.items()}
-        )
+            {name: torch.full((33,), value) for name, value in K.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.alif(x, self.w_rec, **{name: self.k[name] for name in K})[0]

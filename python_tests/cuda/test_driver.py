@@ -16,8 +16,7 @@ if _ops._C is None:
     (12080, 11080, ("build (CUDA 12.8)", "driver 525 or newer", "got one for CUDA 11.8 at most")),
     (11080, 0, ("build (CUDA 11.8)", "driver 450 or newer", "got none")),
     (14010, 13000, ("build (CUDA 14.1)", "driver one for CUDA 14.1",
-                    "got one for CUDA 13.0 at most")),
-])
+                    "got one for CUDA 13.0 at most"))])
 def test_a_driver_that_is_too_old_is_told_what_is_needed(runtime: int, driver: int,
                                                          texts: tuple[str, ...]) -> None:
     said = _ops._C.driver_too_old(runtime, driver)

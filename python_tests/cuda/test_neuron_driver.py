@@ -47,8 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in (
         ["-shared", "-fPIC", str(cuda / "fake_driver.cpp"), "-o", "libcuda.so.1"],
         ["-I.", str(cuda / "test_neuron.cpp"), str(SOURCES / "cuda" / "neuron.cpp"),
-         str(SOURCES / "cuda" / "neuron_launch.cpp"), "-o", "test_neuron", "-ldl"],
-    ):
+         str(SOURCES / "cuda" / "neuron_launch.cpp"), "-o", "test_neuron", "-ldl"]):
         subprocess.run(["g++", "-std=gnu++20", "-O1", *command], cwd=made, check=True, timeout=300)
     program = trace(integrator, currents=1, states=1, dtype=torch.float64,
                     coefficients={"k": torch.ones(3, dtype=torch.float64)}).program
@@ -77,8 +76,7 @@ def test_both_directions(folder: Path) -> None:
     ("code", "cuLaunchKernel",
      "neuron: launching lsnn_pack_weights (1 blocks of 256 threads): another error"),
     ("code", "memory",
-     "CUDA: launching lsnn_pack_weights (1 blocks of 256 threads): out of memory"),
-])
+     "CUDA: launching lsnn_pack_weights (1 blocks of 256 threads): out of memory")])
 def test_errors_are_named(folder: Path, code: str, fails: str, message: str) -> None:
     assert _run(folder, code, FAKE_DRIVER_FAILS=fails) == (3, f"{message}\n")
 

@@ -72,8 +72,7 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
         ({"delays": [0, 3]}, "it requires one delay for all synapses"),
         ({"device": "t4", "N": 100}, "it requires compute capability 8.0"),
         ({"N": 257}, "its warps hold at most 256 neurons"),
-        ({"N": 240}, "a block needs "),
-    ]:
+        ({"N": 240}, "a block needs ")]:
         launch = plan(**sizes | changed)["forward"]
         in_gather = changed.keys() == {"N"}  # rows in main memory take more neurons
         assert launch["kernels"] == ("lsnn" if in_gather else "general")
@@ -106,8 +105,7 @@ def test_the_paper_s_kernel_with_rows_in_main_memory() -> None:
     ({"dtype": "float64"}, "they require float32 numbers"),
     ({"delays": [0, 3]}, "one delay"),
     ({"smooth": True}, "binary spikes"),
-    ({"kernels": "general"}, "general kernels were requested"),
-])
+    ({"kernels": "general"}, "general kernels were requested")])
 def test_tensor_cores_make_the_weight_gradient_where_they_can(options: dict[str, Any],
                                                               why: str) -> None:
     chosen = plan(784, 256, 220, **{"device": "h100", **options})["weight gradient"]
@@ -164,8 +162,7 @@ def test_asked_design() -> None:
     ({"delays": []}, r"delays: expected ascending numbers >= 0, got \(\)"),
     ({"delays": [2, 2]}, r"delays: expected ascending .*, got \(2, 2\)"),
     ({"device": "h1000"}, "device: expected one of .*h100.* got 'h1000'"),
-    ({"dtype": "float16"}, "dtype: expected float32 or float64, got 'float16'"),
-])
+    ({"dtype": "float16"}, "dtype: expected float32 or float64, got 'float16'")])
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan(**{"T": 10, "B": 2, "N": 20, "device": "h100", **options})

@@ -42,8 +42,7 @@ def test_the_compiled_table_is_this_one() -> None:
 @pytest.mark.parametrize("what", ["coefficients", "surrogates", "dynamics", "a choice"])
 def test_a_compiled_part_of_another_table_is_refused(what: str) -> None:
     tables: dict[str, Any] = {
-        name: getattr(_ops._C, name)() for name in ("coefficients", "surrogates", "dynamics")
-    }
+        name: getattr(_ops._C, name)() for name in ("coefficients", "surrogates", "dynamics")}
     if what == "a choice":
         tables["dynamics"][3]["reset"] = "A"
     else:
@@ -163,8 +162,7 @@ def equations() -> str:
 @needs_docs
 def test_the_page_has_the_table(equations: str) -> None:
     assert _rows(equations, "| model | test |") == [
-        _described(name, model) for name, model in MODELS.items()
-    ]
+        _described(name, model) for name, model in MODELS.items()]
     assert f"names one of {len(MODELS)} models" in equations
 
 
@@ -172,8 +170,7 @@ def test_the_page_has_the_table(equations: str) -> None:
 def test_the_page_has_the_sources(equations: str) -> None:
     papers = {
         tuple(re.findall(r"`([\w*]+)`", names)): paper
-        for names, _, paper in _rows(equations, "| models | neuron | paper")
-    }
+        for names, _, paper in _rows(equations, "| models | neuron | paper")}
     for name, model in MODELS.items():
         found = [paper for names, paper in papers.items()
                  if any(fnmatch(name, pattern) for pattern in names[:1])]
@@ -185,8 +182,7 @@ def test_the_page_has_the_choices(equations: str) -> None:
     kinds = get_type_hints(Model)
     table = {
         choice: re.findall(r"\*\*(\w+)\*\*", text)
-        for choice, text in _rows(equations, "| choice | values")
-    }
+        for choice, text in _rows(equations, "| choice | values")}
     assert set(table) == {*CHOICES, "ge"}
     for choice in set(CHOICES) - {"detach"}:
         assert table[choice] == list(get_args(kinds[choice])), choice
@@ -200,8 +196,7 @@ def test_the_page_has_surrogates_and_coefficients(equations: str) -> None:
     assert names == list(SURROGATE_NAMES)
     given = [
         re.findall(r"`(\w+)`", row[0])[0]
-        for row in _rows(equations, "| coefficient | what it does")
-    ]
+        for row in _rows(equations, "| coefficient | what it does")]
     assert sorted(given) == sorted(COEFFICIENTS)
 
 
@@ -211,7 +206,6 @@ def test_the_readme_names_the_models() -> None:
     named = [
         name
         for cells in _rows(readme, "| models | neuron")
-        for name in re.findall(r"`(\w+)`", cells[0])
-    ]
+        for name in re.findall(r"`(\w+)`", cells[0])]
     assert sorted(named) == sorted(MODELS)
     assert f"One recurrence with {len(MODELS)} models" in readme

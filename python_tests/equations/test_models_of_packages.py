@@ -193,8 +193,7 @@ CASES: list[tuple[str, Callable[[], Case]]] = [
     ("sj_hard", lambda: _spikingjelly(0.0, False, "sj_hard")),
     ("sj_soft_det", lambda: _spikingjelly(None, True, "sj_soft_det")),
     ("sj_hard_det", lambda: _spikingjelly(0.0, True, "sj_hard_det")),
-    ("srnn", _srnn), ("adlif", _adlif), ("se_adlif", _se_adlif),
-]
+    ("srnn", _srnn), ("adlif", _adlif), ("se_adlif", _se_adlif)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{name} {k}" for k, (name, _) in enumerate(CASES)])

@@ -68,16 +68,14 @@ def cases(draw: st.DrawFn) -> Case:
         lengths=draw(st.sampled_from(["none", "none", "falling", "any"])),
         learn=draw(
             st.none() | st.sets(st.sampled_from(LEAVES)).map(lambda names: tuple(sorted(names)))),
-        seed=draw(st.integers(0, 2**32 - 1)),
-    )
+        seed=draw(st.integers(0, 2**32 - 1)))
 
 
 @settings(max_examples=int(os.environ.get("LSNN_RANDOM_CASES", "200")), deadline=None,
           derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     case=cases(),
-    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
-)
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
 def test_same_as_reference(case: Case, dtype: torch.dtype) -> None:
     problem = build(case, dtype, dyadic=True)
     outputs, gradients = problem.run(functional.alif)

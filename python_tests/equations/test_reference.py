@@ -91,8 +91,7 @@ def test_docstrings_say_what_is_computed(name: str) -> None:
         "current": drawn(T, B, N) * 2, "w_rec": drawn(N, N) - 0.5, "w_in": drawn(N, I),
         "w_out": drawn(O, N), "k": 0.8, "k_out": 0.8, "p": drawn(B, O), "options": neuron,
         "bias": drawn(N), "weight": drawn(N, I), "readout_state": drawn(B, O),
-        "b_out": drawn(O),
-    }
+        "b_out": drawn(O)}
     given["x"] = drawn(T, B, N if name == "leaky_readout" else I)
     calls = {
         "alif": lambda g: functional.alif(g["current"], g["w_rec"], **neuron),
@@ -100,8 +99,7 @@ def test_docstrings_say_what_is_computed(name: str) -> None:
             g["x"], g["w_in"], g["w_rec"], bias=g["bias"], w_out=g["w_out"], k_out=0.8,
             readout_state=g["readout_state"], b_out=g["b_out"], **neuron),
         "linear": lambda g: functional.linear(g["x"], g["weight"], g["bias"]),
-        "leaky_readout": lambda g: functional.leaky_readout(g["x"], g["w_out"], 0.8, g["p"]),
-    }
+        "leaky_readout": lambda g: functional.leaky_readout(g["x"], g["w_out"], 0.8, g["p"])}
     got = calls[name](given)
     scope = dict(vars(functional)) | given | neuron | {"torch": torch}
     exec(_snippet(getattr(functional, name)), scope)  # noqa: S102
@@ -110,8 +108,7 @@ def test_docstrings_say_what_is_computed(name: str) -> None:
         "layer": lambda: [(got.spikes, scope["spikes"]), (got.readout, scope["readout"]),
                           (got.readout_state, scope["readout_state"])],
         "linear": lambda: [(got, scope["y"])],
-        "leaky_readout": lambda: [(got[0], torch.stack(scope["all_p"]))],
-    }[name]()
+        "leaky_readout": lambda: [(got[0], torch.stack(scope["all_p"]))]}[name]()
     assert name != "alif" or 0 < float(got[0].mean()) < 1
     for found, wanted in pairs:
         assert_same(name, found, wanted, tolerance=1e-12)

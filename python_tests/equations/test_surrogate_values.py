@@ -28,8 +28,7 @@ def places(got: Tensor, exact: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("surrogate", "most"), [
-    ("exponential", 1.0), ("sigmoid", 2.5), ("fast_sigmoid", 2.5), ("arctan", 2.0),
-])
+    ("exponential", 1.0), ("sigmoid", 2.5), ("fast_sigmoid", 2.5), ("arctan", 2.0)])
 def test_values_to_the_last_places(surrogate: str, most: float) -> None:
     random = torch.Generator().manual_seed(0)
     m = torch.cat([torch.linspace(-110, 110, 300_001),
@@ -146,8 +145,7 @@ def test_cutoff_of_modules() -> None:
     ({"surrogate_cutoff": math.nan, "surrogate": "gaussian"}, "from 0 to 0.01, got nan"),
     ({"surrogate_cutoff": 1e-8}, "expected 0 with surrogate 'triangle', which has bounded"),
     ({"surrogate_cutoff": 1e-8, "surrogate": "gaussian", "smooth": True},
-     "expected 0 with smooth=True"),
-])
+     "expected 0 with smooth=True")])
 def test_cutoffs_that_are_refused(arguments: dict[str, object], said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):
         functional.alif(torch.zeros(2, 1, 3), None, alpha=0.9, theta=1.0, **arguments)

@@ -37,8 +37,7 @@ def test_a_threshold_of_zero(dynamics: str, beta: float, smooth: bool) -> None:
     """As in the reference: no gradient passes the test where the threshold is 0."""
     theta = torch.tensor([0.0, 0.0, 0.5, -0.25, 1e-310, 0.0], dtype=torch.float64)
     got, want = (
-        _run(alif, theta, beta, smooth, dynamics) for alif in (functional.alif, reference.alif)
-    )
+        _run(alif, theta, beta, smooth, dynamics) for alif in (functional.alif, reference.alif))
     assert bool((want["threshold"] == 0).any()) and bool(want["spikes"].any())
     assert_all_same(got, want, tolerance=1e-11)
 

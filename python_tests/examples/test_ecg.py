@@ -45,8 +45,7 @@ def test_files(tmp_path: Path) -> None:
     ({"y": np.zeros((8, 49, 6))}, "got (8, 50, 4) and (8, 49, 6)"),
     ({"x": np.full((8, 50, 4), 2)}, "expected x from -1 to 1"),
     ({"y": np.ones((8, 50, 6))}, "one phase at a step"),
-    (None, "expected a MATLAB file"),
-])
+    (None, "expected a MATLAB file")])
 def test_bad_files_are_named(change: dict[str, Any] | None, wanted: str, tmp_path: Path) -> None:
     write_recordings(tmp_path, recordings=8, steps=50, change=change)
     with pytest.raises(SystemExit) as refused:

@@ -55,8 +55,7 @@ def test_a_pickle_that_runs_code_is_refused(kind: str, inside: bool, legacy: boo
         "os.system": (os.system, (f"touch {trace}",)),
         "eval": (eval, (f"open({str(trace)!r}, 'w')",)),
         "a function": (_touch, (str(trace),)),
-        "builtins.getattr": (getattr, (trace, "name")),
-    }[kind]
+        "builtins.getattr": (getattr, (trace, "name"))}[kind]
     bad: Any = _Runs(call)
     if inside:
         module = RNN_custom()
@@ -112,8 +111,7 @@ OTHERS: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
     "a state dict": (lambda path, whole: torch.save(RNN_custom().state_dict(), path), "no module"),
     "float64": (lambda path, whole: write(path, nn.Linear(6, 6).double()), "other than float32"),
     "twice the same": (_cycle, "occurs twice, at second"),
-    "compressed": (_compressed, "compressed"),
-}
+    "compressed": (_compressed, "compressed")}
 
 
 @pytest.mark.parametrize("kind", OTHERS)

@@ -106,8 +106,7 @@ BAD = {
     "inputs-2d": (lambda g: {"w_in": g["w_in"], "current": g["x"][0]}, ValueError,
                   r"current: expected shape \(T, B, I\)"),
     "other-neurons": (lambda g: {"w_in": g["w_in"][1:]}, ValueError,
-                      r"w_rec: expected shape \(299, 299\)"),
-}
+                      r"w_rec: expected shape \(299, 299\)")}
 
 
 @pytest.mark.parametrize("name", BAD)

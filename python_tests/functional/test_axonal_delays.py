@@ -240,8 +240,7 @@ KERNEL, MASK = torch.ones(3, 4), torch.ones(2, 4, dtype=torch.bool)
      r"recurrent_mask: expected shape \(2, 4\), got \(1, 4\)"),
     ({"recurrent_mask": MASK.float()}, TypeError, "recurrent_mask: expected torch.bool, got"),
     ({"recurrent_mask": True}, TypeError, "recurrent_mask: expected a bool tensor, got bool"),
-    ({"recurrent_mask": MASK.to("meta")}, ValueError, "recurrent_mask: expected device cpu as"),
-])
+    ({"recurrent_mask": MASK.to("meta")}, ValueError, "recurrent_mask: expected device cpu as")])
 def test_what_is_wrong_is_named(change: dict[str, Any], error: type[Exception], said: str) -> None:
     arguments: dict[str, Any] = {"w_rec": torch.ones(4, 4), "delay": DELAYS,
                                  "delay_kernel": KERNEL} | change

@@ -154,8 +154,7 @@ BAD = [
     Bad("state-complex", {"state": _state(v=STATE.v.to(torch.complex64))}, r"state\.v", "complex64",
         "float32"),
     Bad("state-on-another-device", {"state": _state(v=STATE.v.to("meta"))}, r"state\.v", "meta",
-        "cpu"),
-]
+        "cpu")]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
@@ -206,8 +205,7 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "checkpoint-longer-than-sequence": {"checkpoint_every": 1000},
     "state-expanded": {"state": functional.State(*(leaf[..., :1, :].expand_as(leaf)
                                                    for leaf in STATE))},
-    "state-with-more-past-steps": {"state": _state(z=torch.cat([STATE.z, STATE.z]))},
-}
+    "state-with-more-past-steps": {"state": _state(z=torch.cat([STATE.z, STATE.z]))}}
 
 
 def _named(result: Any) -> dict[str, Tensor]:

@@ -99,8 +99,7 @@ def test_operator_checks() -> None:
     ({"w_in": torch.zeros(N, I + 1)}, "w_in: expected shape"),
     ({"bias": torch.zeros(N + 1)}, "bias: expected shape"),
     ({"readout_state": torch.zeros(B, O + 1)}, r"readout_state: expected shape \(17, 7\), got "
-                                               r"\(17, 8\)"),
-])
+                                               r"\(17, 8\)")])
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given = problem(torch.float32)
     with pytest.raises(ValueError, match=message):

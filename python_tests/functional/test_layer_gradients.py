@@ -138,8 +138,7 @@ def test_biases_of_modules_in_half_precision(kind: str, dtype: torch.dtype) -> N
     net: Any = {
         "ALIF": lambda: ALIF(5, 40, **silent),
         "LSNN": lambda: LSNN(5, 20, 20, 3, bias=True, **silent),
-        "LeakyReadout": lambda: LeakyReadout(5, 3),
-    }[kind]()
+        "LeakyReadout": lambda: LeakyReadout(5, 3)}[kind]()
     with torch.no_grad():
         for name, value in net.named_parameters():
             if "bias" in name:

@@ -76,8 +76,7 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
                        for place, w in enumerate(weights)]
         found = torch.autograd.grad(parts, [*alone.values(), seen], own_weights, allow_unused=True)
         want = [
-            total if one is None else total + one for total, one in zip(want, found, strict=True)
-        ]
+            total if one is None else total + one for total, one in zip(want, found, strict=True)]
     for name, one, other in zip([*leaves, "x"], got, want, strict=False):
         assert_same(f"d {name}", one, other, tolerance=1e-11)
 
@@ -104,8 +103,7 @@ def test_forms_of_lengths(given: str) -> None:
     (torch.tensor([1, 2, 3], device="meta"), ValueError,
      r"lengths: expected a tensor on the CPU, .* got meta"),
     ([1.0, 2.0, 3.0], TypeError, r"lengths: expected whole numbers \(B,\), got list"),
-    (3, TypeError, r"lengths: expected whole numbers \(B,\), got int"),
-])
+    (3, TypeError, r"lengths: expected whole numbers \(B,\), got int")])
 def test_what_is_refused(lengths: Any, error: type[Exception], message: str) -> None:
     x = torch.zeros(4, 3, 2)
     with pytest.raises(error, match=message):

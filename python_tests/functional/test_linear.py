@@ -37,8 +37,7 @@ def test_same_as_torch(size: tuple[int, ...], rate: float, dtype: torch.dtype, b
     x = (
         drawn(T, B, inputs)
         if rate == 1
-        else (torch.rand(T, B, inputs, generator=random) < rate).to(dtype)
-    )
+        else (torch.rand(T, B, inputs, generator=random) < rate).to(dtype))
     leaves = [x, drawn(outputs, inputs), *([drawn(outputs)] if bias else [])]
     weights = drawn(T, B, outputs)
     got, want = (

@@ -90,8 +90,7 @@ def test_the_generator_decides() -> None:
     (torch.ones(1, 1, 1), 0, "hold: expected a whole number >= 1, got 0"),
     (torch.ones(1, 1, 1), 2.0, "hold: expected a whole number >= 1, got 2.0"),
     (torch.ones(1, 1, 1, requires_grad=True), 1,
-     "rates: expected a tensor that does not require grad"),
-])
+     "rates: expected a tensor that does not require grad")])
 def test_bad_arguments_are_named(rates: Any, hold: Any, said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):
         functional.poisson(rates, hold)

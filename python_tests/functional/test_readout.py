@@ -107,8 +107,7 @@ def test_same_bits_as_the_readout_inside(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x = (torch.rand(50, 9, 30) < 0.2).to(dtype)
     w_in, w_out = (
-        (torch.randn(shape) * 1024).round().div(1024).to(dtype) for shape in ((40, 30), (10, 40))
-    )
+        (torch.randn(shape) * 1024).round().div(1024).to(dtype) for shape in ((40, 30), (10, 40)))
     p, neuron = drawn(9, 10, dtype=dtype), {"alpha": 0.9, "theta": 0.5}
     out = functional.layer(x, w_in, None, w_out=w_out, k_out=K, readout_state=p, **neuron)
     assert out.spikes is not None and 0.01 < float(out.spikes.mean()) < 0.9
@@ -149,8 +148,7 @@ def test_a_bias_is_added_to_the_readout(spikes: bool, outputs: int, lengths: Ten
 
 @pytest.mark.parametrize(("more", "message"), [
     ({"b_out": torch.zeros(3)}, "b_out: expected w_out with it, got None"),
-    ({"b_out": torch.zeros(3), "w_out": torch.zeros(2, 4)}, r"b_out: expected shape \(2,\), got"),
-])
+    ({"b_out": torch.zeros(3), "w_out": torch.zeros(2, 4)}, r"b_out: expected shape \(2,\), got")])
 def test_a_wrong_bias(more: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         functional.layer(torch.zeros(3, 1, 2), torch.zeros(4, 2), None, alpha=0.9, theta=1.0,
@@ -212,8 +210,7 @@ def test_vmap(in_dims: tuple[int | None, ...]) -> None:
     for i in range(3):
         a, b = (
             element(t, axis, i).clone().requires_grad_()
-            for t, axis in zip((x, p), in_dims, strict=True)
-        )
+            for t, axis in zip((x, p), in_dims, strict=True))
         want = _alone(a, b)
         wanted = torch.autograd.grad(want[0].square().sum(), (a, b))
         for one, other in zip((*got, *gradients), (*want, *wanted), strict=True):
@@ -273,8 +270,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], str]] = {
     "k-nan": ((X, W, float("nan")), "k: expected a number from 0 to 1, got nan"),
     "p-shape": ((X, W, K, torch.zeros(2, 3)), r"p: expected shape \(2, 5\), got \(2, 3\)"),
     "p-dtype": ((X, W, K, P.double()), "p: expected torch.float32, got torch.float64"),
-    "p": ((X, W, K, 0.5), "p: expected a tensor, got float"),
-}
+    "p": ((X, W, K, 0.5), "p: expected a tensor, got float")}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -298,8 +294,7 @@ RAW: dict[str, tuple[Callable[[], Any], str]] = {
     "g": (lambda: torch.ops.lsnn.leaky_readout_backward(X, P, K),
           r"g_last: expected shape \(2, 3\), got \(2, 5\)"),
     "g-k": (lambda: torch.ops.lsnn.leaky_readout_backward(X, X[0], float("nan")),
-            "k: expected a number from 0 to 1"),
-}
+            "k: expected a number from 0 to 1")}
 
 
 @needs_compiled

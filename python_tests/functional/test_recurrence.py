@@ -47,8 +47,7 @@ def test_none_is_a_matrix_of_zeros(dynamics: str, smooth: bool) -> None:
     more: dict[str, Any] = {"dynamics": dynamics, "refractory": 2, "smooth": smooth}
     got, zeros = (
         _run(functional.alif, x, None, **more),
-        _run(functional.alif, x, torch.zeros(N, N).double(), **more),
-    )
+        _run(functional.alif, x, torch.zeros(N, N).double(), **more))
     want = _run(reference.alif, x, None, **more)
     zeros.pop("d w")
     assert bool(got["spikes"].any()) and bool(got["d x"].any())
@@ -88,8 +87,7 @@ def test_weights_for_each_delay(smooth: bool, dynamics: str) -> None:
     more: dict[str, Any] = {"dynamics": dynamics, "refractory": 1, "smooth": smooth,
                             "delay": DELAYS}
     got, want = (
-        _run(alif, given["x"], given["w"], **more) for alif in (functional.alif, reference.alif)
-    )
+        _run(alif, given["x"], given["w"], **more) for alif in (functional.alif, reference.alif))
     assert got["d w"].shape == (S, N, N) and all(bool(matrix.any()) for matrix in got["d w"])
     assert_all_same(got, want, tolerance=1e-10)
 
@@ -175,8 +173,7 @@ def test_compiled_and_on_meta(by_delay: bool) -> None:
                                                      r"w_rec"),
     (torch.zeros(N, N), (0, 1), "delay: expected an int or an integer tensor"),
     (torch.zeros(0, N, N), (), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
-    (torch.zeros(2, N, N + 1), (0, 1), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)"),
-])
+    (torch.zeros(2, N, N + 1), (0, 1), r"w_rec: expected shape \(33, 33\) or \(S, 33, 33\)")])
 def test_refused(w: Tensor | None, delay: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         functional.alif(torch.zeros(T, B, N), w, **K, delay=delay)

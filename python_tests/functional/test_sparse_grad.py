@@ -74,8 +74,7 @@ def test_however_the_product_is_made(form: str, product: str) -> None:
 @needs_compiled
 @pytest.mark.parametrize("more", [
     {"checkpoint_every": 16}, {"lengths": torch.tensor([40, 0, 17, 33])}, {"smooth": True},
-    {"trace": True, "surrogate": "arctan"},
-], ids=["checkpoints", "lengths", "smooth", "arctan"])
+    {"trace": True, "surrogate": "arctan"}], ids=["checkpoints", "lengths", "smooth", "arctan"])
 @pytest.mark.parametrize("form", ["one", "delays"])
 def test_with_other_arguments(form: str, more: dict[str, Any]) -> None:
     w, delay = _layer(form, 100, 0.1, torch.float32)

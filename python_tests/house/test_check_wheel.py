@@ -24,8 +24,7 @@ def _loaded(name: str) -> ModuleType:
 pytestmark = [
     pytest.mark.skipif(not SCRIPT.is_file(), reason="these tests stand apart from the sources"),
     pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed"),
-    pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built"),
-]
+    pytest.mark.skipif(not _ops.available, reason="the compiled part of lsnn_ext is not built")]
 
 
 @pytest.fixture

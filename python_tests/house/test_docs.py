@@ -123,8 +123,7 @@ CALLS: dict[str, Callable[..., Any]] = {
         z, w, u, w_out=u[:10], k_out=0.9, spikes=False, **K).readout,
     "`linear`, mostly zero inputs": lambda f, x, z, w, u, k: f.linear(z, w),
     "`leaky_readout`": lambda f, x, z, w, u, k: f.leaky_readout(z, w, 0.9)[0],
-    "`leaky_readout`, learned decay": lambda f, x, z, w, u, k: f.leaky_readout(z, w, k)[0],
-}
+    "`leaky_readout`, learned decay": lambda f, x, z, w, u, k: f.leaky_readout(z, w, k)[0]}
 
 
 @pytest.mark.skipif(not _ops.available or _ops._C.emulator, reason="needs the compiled part")
@@ -186,8 +185,7 @@ RENDERED = '<span class="arithmatex"><mjx-container><mjx-c class="mjx-c1D465"></
      ["a block of mathematics is shown as code: \\begin{aligned} c"]),
     (RENDERED.replace("1D465", "5C"), ["a formula shows a backslash"]),
     (RENDERED.replace("<mjx-c ", '<mjx-merror data-mjx-error="Missing }"></mjx-merror><mjx-c '),
-     ["a formula has an error: Missing }"]),
-])
+     ["a formula has an error: Missing }"])])
 def test_formulas_that_are_not_rendered_are_found(html: str, wrong: list[str]) -> None:
     spec = importlib.util.spec_from_file_location("check_site", ROOT / ".ci" / "check_site.py")
     assert spec and spec.loader

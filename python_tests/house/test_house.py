@@ -295,8 +295,7 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
      '`pip install ".[plot,nir]"`\n`pip install ".[plot,pictures]"`'),
     (installed_is_what_an_index_has, "README.md",
      'pip install "nir>=1.0.4"\npip install -U "nir>=2"'),
-    (dependencies_are_not_pinned, "pyproject.toml", '[build-system]\nrequires = ["cmake==3.22.*"]'),
-]
+    (dependencies_are_not_pinned, "pyproject.toml", '[build-system]\nrequires = ["cmake==3.22.*"]')]
 RULES = list(dict.fromkeys(rule for rule, _, _ in VIOLATIONS))
 CXX_RULES = {includes_go_down, headers_from_outside_have_their_place,
              only_platform_asks_who_compiles, kernels_do_not_print, messages_have_one_form}

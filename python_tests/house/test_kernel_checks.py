@@ -39,8 +39,7 @@ FAR = ["IADD3 R14, R14, 0x1, RZ"] * 12
     ([LOAD, *FAR, USE], False),
     ([LOAD, OTHER, USE, USE_OTHER], False),
     ([LOAD, USE, OTHER, *FAR, USE_OTHER], False),
-    (["LDS.128 R4, [R2]", USE], False),
-])
+    (["LDS.128 R4, [R2]", USE], False)])
 def test_loops_that_load_serially(checks: None, lines: list[str], serial: bool) -> None:
     assert _kernel(*lines).serial_loops() == ([(0, len(lines))] if serial else [])
 
@@ -68,8 +67,7 @@ def test_the_shortest_loop_with_some_instructions(checks: None) -> None:
     ("forward_kernel<float, PaperSpec, 1, true>", [*["LDS.128 R4, [R2]"] * 4, "STL [R1], R4"],
      "found local memory"),
     ("spike_product_kernel<false, 1>", ["HMMA.16816.F32 R4, R8, R12, R4"] * 17,
-     "expected 16 HMMA in the loop, found 17"),
-])
+     "expected 16 HMMA in the loop, found 17")])
 def test_wide_loads_and_registers(checks: None, name: str, lines: list[str], wrong: str) -> None:
     from machine_code import faults_in_code
     faults = list(faults_in_code(name, _kernel(*lines)))

@@ -111,8 +111,7 @@ ROUTES: dict[str, dict[str, Any]] = {
     "packed": {"N": 257, "packed": True}, "to-bits": {"N": 257, "spikes": "bits"},
     "no-spikes": {"N": 257, "spikes": False}, "lengths": {"lengths": torch.arange(32)},
     "bfloat16": {"dtype": torch.bfloat16}, "float64": {"dtype": torch.float64},
-    "reference": {"reference": True},
-}
+    "reference": {"reference": True}}
 
 
 @pytest.mark.parametrize("shape", [(), (O,)], ids=str)
@@ -248,8 +247,7 @@ def test_devices_and_dtypes() -> None:
      "tau_out: expected a number to learn"),
     (lambda: LSNN(N, 2, 2, O, per_neuron="tau_out"), ValueError,
      "per_neuron: expected names among those of learn"),
-    (lambda: LSNN(N, 2, 2, O, learn=7), TypeError, "learn: expected some of"),
-])
+    (lambda: LSNN(N, 2, 2, O, learn=7), TypeError, "learn: expected some of")])
 def test_what_is_refused(make: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
@@ -268,8 +266,7 @@ def test_a_number_of_numpy_is_a_decay() -> None:
     (torch.tensor([0.5, 0.5]), ValueError, r"k: expected shape \(4,\), got \(2,\)"),
     (torch.tensor([math.nan] * O), ValueError, "k: expected numbers from 0 to 1, got nan"),
     (torch.tensor(1), TypeError, "k: expected a floating point dtype"),
-    ("0.5", TypeError, "k: expected a number from 0 to 1 or a tensor of such, got str"),
-])
+    ("0.5", TypeError, "k: expected a number from 0 to 1 or a tensor of such, got str")])
 def test_decays_that_are_refused(k: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         functional.leaky_readout(torch.zeros(T, B, N), torch.zeros(O, N), k)

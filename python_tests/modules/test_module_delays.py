@@ -15,8 +15,7 @@ from steps import assert_equal, flat, needs_prepared_layers, prepared
 I, N = 4, 9
 FIRST = {
     "alike": torch.full((N, N), 1),
-    "several": torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(1)),
-}
+    "several": torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(1))}
 
 
 def _layer(delay: Tensor, num_layers: int = 2) -> ALIF:
@@ -47,8 +46,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "data-replaced": lambda layer: setattr(layer.delay, "data", torch.full((N, N), 2)),
     "loaded": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict()),
     "assigned": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict(),
-                                                    assign=True),
-}
+                                                    assign=True)}
 
 
 @pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "none"])
@@ -74,8 +72,7 @@ def test_change_is_seen(first: str, change: str, how: str, gradients: bool) -> N
         if change != "one-of-those-there":
             assert any(
                 a.shape != b.shape or not torch.equal(a, b)
-                for a, b in zip(got, flat(before), strict=True)
-            )
+                for a, b in zip(got, flat(before), strict=True))
 
 
 @needs_prepared_layers

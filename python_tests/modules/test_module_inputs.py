@@ -15,8 +15,7 @@ MODULES: dict[str, Callable[..., nn.Module]] = {
     "ALIF": lambda **more: ALIF(I, N, threshold=0.03, **more),
     "LIF of two layers": lambda **more: LIF(I, N, 2, threshold=0.03, **more),
     "both directions": lambda **more: ALIF(I, N, bidirectional=True, threshold=0.03, **more),
-    "LSNN": lambda **more: LSNN(I, 13, 20, 3, threshold=0.03, **more),
-}
+    "LSNN": lambda **more: LSNN(I, 13, 20, 3, threshold=0.03, **more)}
 
 
 def fired(*shape: int) -> Tensor:

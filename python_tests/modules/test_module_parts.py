@@ -28,26 +28,20 @@ def _x(*shape: int) -> Tensor:
 ON_A_PART: dict[str, Callable[[nn.Module, Callable[..., None]], Any]] = {
     "forward": lambda part, note: part.register_forward_hook(lambda *_: note()),
     "forward-always": lambda part, note: part.register_forward_hook(
-        lambda *_: note(), always_call=True
-    ),
+        lambda *_: note(), always_call=True),
     "forward-with-kwargs": lambda part, note: part.register_forward_hook(
-        lambda *_: note(), with_kwargs=True
-    ),
+        lambda *_: note(), with_kwargs=True),
     "forward-pre": lambda part, note: part.register_forward_pre_hook(lambda *_: note()),
     "full-backward": lambda part, note: part.register_full_backward_hook(lambda *_: note()),
-    "full-backward-pre": lambda part, note: part.register_full_backward_pre_hook(lambda *_: note()),
-}
+    "full-backward-pre": lambda part, note: part.register_full_backward_pre_hook(lambda *_: note())}
 FOR_ALL: dict[str, Callable[[Callable[[nn.Module], None]], Any]] = {
     "forward": lambda note: hooks.register_module_forward_hook(lambda m, *_: note(m)),
     "forward-always": lambda note: hooks.register_module_forward_hook(
-        lambda m, *_: note(m), always_call=True
-    ),
+        lambda m, *_: note(m), always_call=True),
     "forward-pre": lambda note: hooks.register_module_forward_pre_hook(lambda m, *_: note(m)),
     "full-backward": lambda note: hooks.register_module_full_backward_hook(lambda m, *_: note(m)),
     "full-backward-pre": lambda note: hooks.register_module_full_backward_pre_hook(
-        lambda m, *_: note(m)
-    ),
-}
+        lambda m, *_: note(m))}
 CALLS = {"forward": lambda net: net(_x(6, 2))[0], "step": lambda net: net.step(_x(2))[0],
          "batch-first-step": lambda net: net.step(_x(2))[0],
          "unbatched-step": lambda net: net.step(_x())[0]}
@@ -152,8 +146,7 @@ REPLACED: dict[str, Callable[[LSNN], Any]] = {
     "readout-of-another-time": lambda net: setattr(net.readout, "tau", 5.0),
     "parametrized-readout": lambda net: parametrizations.weight_norm(net.readout, "weight"),
     "orthogonal-readout": lambda net: parametrizations.orthogonal(net.readout, "weight"),
-    "parametrized-neurons": lambda net: parametrizations.weight_norm(net.neurons, "weight_hh_l0"),
-}
+    "parametrized-neurons": lambda net: parametrizations.weight_norm(net.neurons, "weight_hh_l0")}
 
 
 @pytest.mark.parametrize("gradients", [True, False])

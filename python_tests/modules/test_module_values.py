@@ -84,8 +84,7 @@ SET: dict[str, Callable[..., Any]] = {
     "LIF": lambda **on: LIF(I, N, learn="tau_mem", threshold=EACH, **on),
     "LSNN": lambda **on: LSNN(I, 3, 5, 2, delay=DELAY.int(), learn=("beta",), **on),
     "float64": lambda **on: LSNN(I, 3, 5, 2, beta=1.7, dtype=torch.float64, **on),
-    "readout": lambda **on: LeakyReadout(I, 2, 7.0, **on),
-}
+    "readout": lambda **on: LeakyReadout(I, 2, 7.0, **on)}
 
 
 @pytest.mark.parametrize("where", ["meta", "context", "pickled", "trained"])
@@ -192,8 +191,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "state-z": (lambda: ALIF(I, N)(_x(2, 3), (end := ALIF(I, N)(_x(2, 3))[1])._replace(
         z=end.z[0])), ValueError, r"state.z: expected shape \(1, D, 3, 8\), got"),
     "state-of-none": (lambda: ALIF(I, N)(_x(2, 2), State(*[None] * 5)), TypeError,
-                      r"state\.v: expected a tensor, got"),
-}
+                      r"state\.v: expected a tensor, got")}
 
 
 @pytest.mark.parametrize("gradients", [True, False])

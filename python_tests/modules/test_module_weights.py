@@ -36,8 +36,7 @@ COMPUTED: dict[str, Callable[[nn.Module, str], Any]] = {
     "parametrize": lambda layer, name: parametrize.register_parametrization(layer, name, Halved()),
     "prune": lambda layer, name: prune.l1_unstructured(layer, name, 0.5),
     "old-weight-norm": nn.utils.weight_norm,
-    "old-spectral-norm": nn.utils.spectral_norm,
-}
+    "old-spectral-norm": nn.utils.spectral_norm}
 
 
 def _names(layer: nn.Module) -> list[str]:

@@ -80,8 +80,7 @@ def test_times_are_whole_steps(make: Any) -> None:
     ({"delay": "0 ms"}, "delay, in steps: expected a whole number >= 1, got 0"),
     ({"delay": "2 ms", "recurrent": False}, "delay: expected 0 with recurrent=False"),
     ({"delay": "5 ms", "dt": 0.001, "tau_mem": 0.02, "tau_adapt": 0.2},
-     "delay: expected a number of steps with dt=0.001, which seems to be in seconds"),
-])
+     "delay: expected a number of steps with dt=0.001, which seems to be in seconds")])
 def test_times_that_do_not_fit_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError) as refused:
         ALIF(5, 8, **given)

@@ -18,8 +18,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "no-filter": {"tau": None}, "neither": {"tau": None, "tau_syn": 0},
     "tau": {"learn": "tau"}, "tau_syn": {"learn": "tau_syn", "per_neuron": True},
     "both": {"learn": BOTH}, "each": {"learn": BOTH, "per_neuron": True},
-    "tau-of-one": {"tau_syn": 0.0, "learn": "tau", "per_neuron": True},
-}
+    "tau-of-one": {"tau_syn": 0.0, "learn": "tau", "per_neuron": True}}
 
 
 # ------------------------------------------------------------------------------------------- values

@@ -151,8 +151,7 @@ def test_exported() -> None:
     (lambda: LeakyReadout(N, O, tau_syn=5.0, learn={"tau_syn": "plain"}), ValueError,
      "learn: expected .log."),
     (lambda: lsnn_ext.nir.to_nir(LeakyReadout(N, O, tau_syn=5.0)), ValueError,
-     r"LeakyReadout.* in NIR: expected no synaptic current, got tau_syn"),
-])
+     r"LeakyReadout.* in NIR: expected no synaptic current, got tau_syn")])
 def test_what_is_refused(call: Any, error: type[Exception], words: str) -> None:
     if "NIR" in words:
         pytest.importorskip("nir")
@@ -179,8 +178,7 @@ def test_numbers_of_numpy() -> None:
     (lambda m, x: m(x[..., :2]), ValueError, r"x: expected shape \(T, B, 6\)"),
     (lambda m, x: m(functional.pack_spikes(x)), TypeError, "x: expected a tensor"),
     (lambda m, x: m(x, lengths=[1, 2]), ValueError, r"lengths: expected shape \(3,\)"),
-    (lambda m, x: LeakyReadout(N, O)(x.float(), start()), TypeError, "state: expected a tensor"),
-])
+    (lambda m, x: LeakyReadout(N, O)(x.float(), start()), TypeError, "state: expected a tensor")])
 def test_arguments_that_are_refused(call: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call(make(), spikes(T, B, N))

@@ -13,8 +13,7 @@ from operator_calls import needs_compiled
 COMPILER = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
 pytestmark = [
     needs_compiled,
-    pytest.mark.skipif(COMPILER is None, reason="AOTInductor needs a C++ compiler, found none"),
-]
+    pytest.mark.skipif(COMPILER is None, reason="AOTInductor needs a C++ compiler, found none")]
 # The least time of the compiler: the operators are compiled already.
 QUICK = {"aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.precompile_headers": False}
 

@@ -41,8 +41,7 @@ def _symbols(path: Path, *options: str) -> list[tuple[str, str]]:
     lines = _run(_tool("nm"), "--format=posix", *options, path).splitlines()
     return [
         (name, kind)
-        for name, kind, *_ in (line.split() for line in lines if len(line.split()) >= 2)
-    ]
+        for name, kind, *_ in (line.split() for line in lines if len(line.split()) >= 2)]
 
 
 def shared(symbols: Iterable[tuple[str, str]], defined: set[str]) -> list[str]:
@@ -87,8 +86,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_kernels_share_nothing(name: str, objects: dict[str, Path]) -> None:
     tables = [symbol for symbol, kind in _symbols(objects[name]) if kind.isupper() and kind != "U"]
     assert len(tables) == 2 and all(
-        re.fullmatch(rf".*kernels_f(32|64)_{name}\w*", symbol) for symbol in tables
-    ), tables
+        re.fullmatch(rf".*kernels_f(32|64)_{name}\w*", symbol) for symbol in tables), tables
     assert shared(_symbols(objects[name]), set(tables)) == []
 
 

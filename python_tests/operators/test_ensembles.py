@@ -20,8 +20,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF-delays": lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3),
     "LSNN": lambda: LSNN(5, 4, 3, 2),
     # of a size where a network alone goes by events and in reused memory
-    "LSNN-large": lambda: LSNN(60, 64, 64, 10),
-}
+    "LSNN-large": lambda: LSNN(60, 64, 64, 10)}
 Ensemble = tuple[list[nn.Module], dict[str, Tensor], dict[str, Tensor], Callable[..., Tensor]]
 
 

@@ -36,8 +36,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF": lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem", "beta"), refractory=2,
                          delay=1),
     "LIF": lambda: LIF(5, 7),
-    "LSNN": lambda: LSNN(5, 4, 3, 2),
-}
+    "LSNN": lambda: LSNN(5, 4, 3, 2)}
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["exported-without-grad", "exported-with-grad"])
@@ -58,8 +57,7 @@ def test_exported_program(name: str, grad: bool) -> None:
                 exported(x)
             continue
         got, want = (
-            outputs_and_gradients(call, call.parameters(), x) for call in (exported, module)
-        )
+            outputs_and_gradients(call, call.parameters(), x) for call in (exported, module))
         for one, other in zip(got, want, strict=True):
             assert_same(name, one.detach(), other.detach(), tolerance=1e-6)
 
@@ -95,8 +93,7 @@ def test_compiled_with_everything_dynamic(name: str) -> None:
         for got, want in zip(flat(compiled(x)), flat(module(x)), strict=True):
             assert_same(name, got.detach(), want.detach(), tolerance=1e-6)
         got, want = (
-            outputs_and_gradients(call, module.parameters(), x) for call in (compiled, module)
-        )
+            outputs_and_gradients(call, module.parameters(), x) for call in (compiled, module))
         for one, other in zip(got, want, strict=True):
             assert_same(name, one.detach(), other.detach(), tolerance=1e-5)
 

@@ -8,8 +8,7 @@ from operator_calls import needs_compiled, python_output
 
 pytestmark = [
     needs_compiled,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no signals of this kind"),
-]
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no signals of this kind")]
 
 
 # A layer so long that nobody waits for its end: x has the memory of one number. The signal comes as

@@ -13,13 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case, build
-from compare import (
-    assert_all_same,
-    assert_same,
-    count_saved_bytes,
-    saved_storages,
-    through_file,
-)
+from compare import assert_all_same, assert_same, count_saved_bytes, saved_storages, through_file
 from lsnn_ext import ALIF, LSNN, functional
 from operator_calls import Calls, needs_compiled, run_python
 

@@ -34,8 +34,7 @@ K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 @pytest.mark.parametrize(
     ("case", "smooth"),
     [(replace(BUSY, T=6), True), (replace(PLAIN, T=6), False), (replace(BUSY, T=0), False)],
-    ids=["smooth", "plain", "empty"],
-)
+    ids=["smooth", "plain", "empty"])
 def test_opcheck(case: Case, smooth: bool) -> None:
     """On tensors that want no gradient; the raw operators refuse others (below)."""
     utilities = ("test_schema", "test_autograd_registration", "test_faketensor",
@@ -106,8 +105,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor,
-          dynamic: tuple[int, ...] = (),
-          ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+          dynamic: tuple[int, ...] = ()) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """All outputs by place, and the gradients of a weighted sum of them."""
     leaves = {"x": x.clone().requires_grad_(), **dict(module.named_parameters())}
     for axis in dynamic:
@@ -229,8 +227,7 @@ def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: Non
                              backend="aot_eager")
     given = named(operator, args)
     tensors = [
-        key for key, arg in given.items() if isinstance(arg, Tensor) and arg.is_floating_point()
-    ]
+        key for key, arg in given.items() if isinstance(arg, Tensor) and arg.is_floating_point()]
     assert len(tensors) >= 2
     for tensor in tensors:
         wanting = changed(operator, args, **{tensor: given[tensor].clone().requires_grad_()})

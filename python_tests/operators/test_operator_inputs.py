@@ -55,8 +55,7 @@ def test_raw_operators_take_no_mixed_devices(name: str, lengths: str) -> None:
 def test_layer_takes_no_mixed_devices(name: str, grad: bool) -> None:
     with (
         torch.set_grad_enabled(grad),
-        pytest.raises(ERRORS, match=f"^{name if name != 'x' else 'w_in'}: expected"),
-    ):
+        pytest.raises(ERRORS, match=f"^{name if name != 'x' else 'w_in'}: expected")):
         inside(**{**_leaves(), name: _leaves()[name].to("meta")})
 
 
@@ -72,8 +71,7 @@ MIXED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "carrier": lambda x, w: functional.pack_spikes(x)._replace(carrier=x.to("meta")).numbers(),
     "bits": lambda x, w: functional.layer(
         (packed := functional.pack_spikes(x))._replace(bits=packed.bits.to("meta")), w,
-        torch.zeros(N, N), **K),
-}
+        torch.zeros(N, N), **K)}
 
 
 @pytest.mark.parametrize("name", MIXED)
@@ -142,8 +140,7 @@ SAVED: dict[str, tuple[dict[str, Callable[[dict[str, Any]], Any]], str]] = {
     "coefficients-float16": ({"coefficients": lambda a: a["coefficients"].half()},
                              "coefficients: expected the dtype of carry, float32, got float16"),
     "w-double": ({"w_rec": lambda a: a["w_rec"].double()}, "w_rec: expected the dtype"),
-    "state-int": ({"v": lambda a: a["v"].int()}, "state.v: expected the dtype"),
-}
+    "state-int": ({"v": lambda a: a["v"].int()}, "state.v: expected the dtype")}
 
 
 @pytest.mark.parametrize("name", SAVED)
@@ -212,8 +209,7 @@ SIZES: dict[str, tuple[Callable[[], Any], str]] = {
                f"not enough memory: {2**54} bytes"),
     "plan": (lambda: _ops._C.plan(1, 1, 2**40, device="h100"), "N: expected"),
     "plan-items": (lambda: _ops._C.plan(1, 2**62, 1000, device="h100"), "B, N: expected"),
-    "plan-steps": (lambda: _ops._C.plan(2**62, 1, 1000, device="h100"), "T, B, N: expected"),
-}
+    "plan-steps": (lambda: _ops._C.plan(2**62, 1, 1000, device="h100"), "T, B, N: expected")}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -333,8 +329,7 @@ WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
                      r"x: expected shape \(T, B, N\)"),
     "readout-w": (lambda x, w: functional.leaky_readout(x, [1.0], 0.9),
                   "w_out: expected a tensor, got list"),
-    "linear-x": (lambda x, w: functional.linear(0.5, w), "x: expected a tensor, got float"),
-}
+    "linear-x": (lambda x, w: functional.linear(0.5, w), "x: expected a tensor, got float")}
 
 
 @pytest.mark.parametrize("name", WORDS)

@@ -216,8 +216,7 @@ BAD: dict[str, tuple[list[int], str]] = {
     "design": ([0, 0, 0, 5, 0], "design: expected 0, or 1 to 4 for block, gather, cluster or step,"
                                 " got 5"),
     "kernels": ([0, 0, 0, 0, 4], "kernels: expected 0, or 1 to 3 for general, matrices or rows, "
-                                 "got 4"),
-}
+                                 "got 4")}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -314,8 +313,7 @@ def test_the_environment_is_refused_by_name(unset: None) -> None:
         "LSNN_TEAM_SIZE": "1 to 1024",
         "LSNN_L1_SIZE": "1024 to 1099511627776",
         "LSNN_DESIGN": "block, gather, cluster or step",
-        "LSNN_KERNELS": "general, matrices or rows",
-    }
+        "LSNN_KERNELS": "general, matrices or rows"}
     values = [("LSNN_PRODUCT", "rows"), ("LSNN_PRODUCT", "1"), ("LSNN_TEAM_SIZE", "many"),
               ("LSNN_TEAM_SIZE", "2 "), ("LSNN_TEAM_SIZE", "0"), ("LSNN_TEAM_SIZE", "-1"),
               ("LSNN_TEAM_SIZE", "1" * 30), ("LSNN_L1_SIZE", "1000"), ("LSNN_L1_SIZE", "32k"),

@@ -73,8 +73,7 @@ def test_membranes_are_rounded_to_nearest_even() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         functional.alif(
             x.requires_grad_(), torch.zeros(x.shape[2], x.shape[2]), alpha=0.0, kappa=1.0,
-            theta=1.0, dynamics="srnn", saved_dtype=torch.bfloat16,
-        )
+            theta=1.0, dynamics="srnn", saved_dtype=torch.bfloat16)
     (y,) = saved
     want = x.detach().bfloat16()
     halfway = (want.float() - x.detach()).abs() == (
@@ -113,8 +112,7 @@ def _cuda_kernels() -> str | None:
 @pytest.mark.skipif(_cuda_kernels() is None, reason="no CUDA kernels run here")
 @pytest.mark.parametrize(("design", "kernels"), [
     ("automatic", "automatic"), ("block", "automatic"), ("block", "general"), ("gather", "general"),
-    ("step", "general"),
-])
+    ("step", "general")])
 def test_weights_of_the_backward_pass_in_bfloat16(design: str, kernels: str) -> None:
     """After set_float32_matmul_precision("medium") spikes stay. The kernels of the paper's network
     round weights and dL/dc in their product; the general ones round nothing."""

@@ -18,8 +18,7 @@ pytestmark = needs_compiled
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF-stacked": lambda: ALIF(5, 7, 2, learn=("tau_mem", "beta")),
     "ALIF-delays": lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3),
-    "LSNN": lambda: LSNN(5, 4, 3, 2),
-}
+    "LSNN": lambda: LSNN(5, 4, 3, 2)}
 
 
 @pytest.fixture(params=MODULES)

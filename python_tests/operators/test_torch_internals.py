@@ -271,8 +271,7 @@ def _private(tree: ast.AST) -> Iterator[str]:
         if (
             isinstance(node, ast.ImportFrom)
             and (node.module or "").split(".")[0] == "torch"
-            and not node.level
-        ):
+            and not node.level):
             names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
         elif isinstance(node, ast.Attribute):
             names, value = [node.attr], node.value

@@ -14,8 +14,7 @@ pytestmark = needs_compiled
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF": lambda: ALIF(5, 7, 2, bidirectional=True, learn=("tau_mem",), refractory=2),
     "LIF": lambda: LIF(5, 7, delay=torch.arange(49).view(7, 7) % 3),
-    "LSNN": lambda: LSNN(5, 4, 3, 2),
-}
+    "LSNN": lambda: LSNN(5, 4, 3, 2)}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -38,8 +38,7 @@ CHANGES: dict[str, Callable[[ALIF], Any]] = {
     "dynamics": lambda layer: setattr(layer, "dynamics", "srnn"),
     "double": lambda layer: layer.double(),
     "learns": lambda layer: _tensor(layer, "tau_mem_l0").requires_grad_(),
-    "delay": _set("delay", 2), "autapses": _set("autapses", True),
-}
+    "delay": _set("delay", 2), "autapses": _set("autapses", True)}
 
 
 def _results(layer: ALIF, x: Tensor) -> list[Tensor]:

@@ -35,8 +35,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "arctan": lambda: ALIF(I, N, surrogate="arctan", dampening=0.5),
     "three-layers": lambda: ALIF(I, N, num_layers=3, refractory=1),
     "LIF": lambda: LIF(I, N),
-    **{name: lambda name=name: ALIF(I, N, **{**OTHERS, "dynamics": name}) for name in MODELS},
-}
+    **{name: lambda name=name: ALIF(I, N, **{**OTHERS, "dynamics": name}) for name in MODELS}}
 
 
 def _layer(name: str) -> Any:
@@ -114,8 +113,7 @@ def _other_ways(layer: ALIF) -> dict[str, Callable[[], Tensor]]:
         "computed-weight": lambda: torch.func.functional_call(_Once(layer), {
             f"layer.{name}": value for name, value in half.items()}, (x,)),
         "bf16-saved": lambda: _with(layer, saved_dtype=torch.bfloat16).step(x)[0],
-        "checkpoints": lambda: _with(layer, checkpoint_every=16).step(x)[0],
-    }
+        "checkpoints": lambda: _with(layer, checkpoint_every=16).step(x)[0]}
 
 
 class _Once(nn.Module):

@@ -30,8 +30,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
                                             "threshold": 0.1, "p": 0.2, "q": 0.5}),
     "ALIF-aligned": lambda: ALIF(I, 64, surrogate="arctan", dampening=0.5),
     "LIF": lambda: LIF(I, N),
-    "LIF-norse": lambda: LIF(I, N, dynamics="norse_lif", threshold=0.01),
-}
+    "LIF-norse": lambda: LIF(I, N, dynamics="norse_lif", threshold=0.01)}
 
 
 @needs_prepared_layers

@@ -95,8 +95,7 @@ CHANGES: dict[str, Callable[[ALIF], Any]] = {
     "autapses": lambda layer: setattr(layer, "autapses", True),
     "dynamics": lambda layer: setattr(layer, "dynamics", "eprop"),
     "weight-norm": lambda layer: parametrizations.weight_norm(layer, "weight_ih_l0"),
-    "prune": lambda layer: prune.l1_unstructured(layer, "weight_ih_l0", 0.5),
-}
+    "prune": lambda layer: prune.l1_unstructured(layer, "weight_ih_l0", 0.5)}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -230,8 +229,7 @@ BAD: dict[str, tuple[Callable[[ALIF], Any], str]] = {
                   "w_in: expected device cpu as x, got meta"),
     "bias-meta": (_called(bias_ih_l0=nn.Parameter(torch.zeros(N, device="meta"))),
                   "bias: expected device cpu as x, got meta"),
-    "w-double": (_called(weight_hh_l0=nn.Parameter(torch.zeros(N, N).double())), "w_rec: expected"),
-}
+    "w-double": (_called(weight_hh_l0=nn.Parameter(torch.zeros(N, N).double())), "w_rec: expected")}
 
 
 @pytest.mark.parametrize("name", BAD)

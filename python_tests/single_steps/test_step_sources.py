@@ -53,8 +53,7 @@ def test_each_number_of_a_source(name: str, index: int, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize(
-    ("target", "source"), [(0, 0), (0, N - 1), (N - 1, 0), (N - 1, N - 1), (20, 21)], ids=str
-)
+    ("target", "source"), [(0, 0), (0, N - 1), (N - 1, 0), (N - 1, N - 1), (20, 21)], ids=str)
 @pytest.mark.parametrize("others", [False, True], ids=["one-spike", "many-spikes"])
 @pytest.mark.parametrize("autapses", [False, True])
 def test_each_weight(autapses: bool, others: bool, target: int, source: int) -> None:
@@ -65,8 +64,7 @@ def test_each_weight(autapses: bool, others: bool, target: int, source: int) -> 
         layer.step,
         (inputs(1, I), _state(past)),
         lambda: layer.weight_hh_l0[target, source].add_(9),
-        seen=autapses or target != source,
-    )
+        seen=autapses or target != source)
 
 
 @pytest.mark.parametrize("item", [0, 1])
@@ -140,8 +138,7 @@ def test_each_part_of_a_network(name: str) -> None:
         got = net.step(inputs(2, I), state)
     assert_equal(got, net.step(inputs(2, I), state))
     assert not all(
-        torch.equal(one, other) for one, other in zip(flat(got), flat(before), strict=True)
-    )
+        torch.equal(one, other) for one, other in zip(flat(got), flat(before), strict=True))
 
 
 @pytest.mark.parametrize("item", [0, 1])
@@ -167,8 +164,7 @@ def test_a_counter_in_a_layer_without_refractory_steps(kind: type[ALIF]) -> None
     state = _state(torch.zeros(1, 1, N))
     state, over = (
         state._replace(r=torch.arange(N).remainder(4).view(1, 1, N).float()),
-        torch.full((1, 1, N), 99.0),
-    )
+        torch.full((1, 1, N), 99.0))
     for left in [state.r - step for step in range(4)]:
         spikes, state = prepared(layer.step, torch.zeros(1, I), state._replace(v=over))
         assert_equal(spikes, (left[0] <= 0).float())

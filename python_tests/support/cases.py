@@ -70,8 +70,7 @@ class Problem:
         return arguments | given
 
     def outputs(self, alif: Callable[..., Any], leaves: dict[str, Tensor] | None = None,
-                smooth: bool = False,
-                ) -> dict[str, Tensor]:
+                smooth: bool = False) -> dict[str, Tensor]:
         """Everything that alif returns, by name."""
         spikes, state, traces = alif(**self.arguments(leaves), trace=True, smooth=smooth)
         return {"spikes": spikes,
@@ -79,8 +78,7 @@ class Problem:
                 **{f"state.{name}": value for name, value in state._asdict().items()}}
 
     def run(self, alif: Callable[..., Any], smooth: bool = False,
-            weighted: Iterable[str] | None = None,
-            ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            weighted: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Outputs, and gradients of a weighted sum of the outputs named (None: all)."""
         leaves = {name: leaf.detach().clone().requires_grad_(name in self.learn)
                   for name, leaf in self.leaves.items()}
@@ -122,8 +120,7 @@ def _lay_out(leaf: Tensor, layout: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu",
-          dyadic: bool = False,
-          ) -> Problem:
+          dyadic: bool = False) -> Problem:
     """Draws the numbers of a case.
 
     dyadic: currents and weights are multiples of 2^-10 and past spikes of 1/4, so that the sums of
@@ -154,8 +151,7 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
         "p": sign * uniform(0.0, 0.2, *size), "beta": uniform(0.2, 1.2, *size),
         "eta": sign * uniform(0.0, 0.8, *size), "theta": uniform(0.4, 0.8, *size),
         "sigma": uniform(0.2, 0.8, *size), "width": uniform(0.8, 1.2, *size) * scale,
-        "R": uniform(-0.2, 0.2, *size) if model.reset == "to" else uniform(0.3, 0.9, *size),
-    }
+        "R": uniform(-0.2, 0.2, *size) if model.reset == "to" else uniform(0.3, 0.9, *size)}
     leaves = {name: drawn[name].to(working) for name in case.given}
     # Without a kappa of its own a model with 1 - alpha weakens its input; a stronger one keeps it
     # alive.
@@ -193,16 +189,14 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
     weights = {
         name: uniform(-1.0, 1.0, *_storage(case.gradients, shape)).to(
             dtype if name == "spikes" else working)
-        for name, shape in outputs.items()
-    }
+        for name, shape in outputs.items()}
     weights = {name: _lay_out(weights[name].to(device), case.gradients,
                               shape) for name, shape in outputs.items()}
     leaves = {name: leaf.to(device) for name, leaf in leaves.items()}
     learn = (
         tuple(leaves)
         if case.learn is None
-        else tuple(name for name in leaves if name in case.learn)
-    )
+        else tuple(name for name in leaves if name in case.learn))
     fixed = {"dynamics": case.dynamics, "refractory": case.refractory, "surrogate": case.surrogate,
              "delay": delay, "checkpoint_every": case.checkpoint_every,
              "lengths": _lengths(case, generator)}
@@ -253,23 +247,15 @@ def _table() -> list[Case]:
                     "only": {"learn": ("delay_kernel",) if delay == "kernel" else ("w",)},
                     "transposed": {"layout": "transposed"}}.items()]
     checkpoints = [
-        replace(busy, name=f"checkpoint-{K}", checkpoint_every=K) for K in (1, 7, 16, 40, 100)
-    ]
+        replace(busy, name=f"checkpoint-{K}", checkpoint_every=K) for K in (1, 7, 16, 40, 100)]
     layouts = [replace(busy, name=f"{what}-{layout}", **{what: layout}, N=33)  # type: ignore[arg-type]
                for what in ("layout", "gradients") for layout in LAYOUTS if layout != "plain"]
     # Counters that outlast the call that set them: in layers without a refractory period, and with
     # a shorter one.
-    counters = [
-        replace(
-            busy,
-            name=f"counter-{first}-refractory-{n}-{model}",
-            dynamics=model,
-            refractory=n,
-            first_r=first,
-        )
-        for model in ("lsnn", "eprop", "norse_lsnn", "sinabs_sub")
-        for first, n in ((4, 0), (60, 0), (7, 2))
-    ]
+    counters = [replace(busy, name=f"counter-{first}-refractory-{n}-{model}", dynamics=model,
+                        refractory=n, first_r=first)
+                for model in ("lsnn", "eprop", "norse_lsnn", "sinabs_sub")
+                for first, n in ((4, 0), (60, 0), (7, 2))]
     learning = [replace(busy, name=f"learn-{'-'.join(names) or 'nothing'}", learn=names)
                 for names in ((), ("x",), ("w",), ("theta",), ("v0",), ("z0",), ("x", "w"),
                               ("w", "rho", "beta"))]
@@ -292,24 +278,11 @@ def _table() -> list[Case]:
         "lengths": {"lengths": "any"}, "checkpoint": {"checkpoint_every": 48},
         "rho": {"given": (*fixed.given, "rho")}, "sigma": {"given": (*fixed.given, "sigma")},
         "p-eta": {"given": (*fixed.given, "p", "eta")},
-        "beta": {"given": (*fixed.given, "rho", "beta"), "learn": ("x", "w", "theta", "v0", "z0")},
-    }
+        "beta": {"given": (*fixed.given, "rho", "beta"), "learn": ("x", "w", "theta", "v0", "z0")}}
     constant += [replace(fixed, name=f"constant-{what}-{model}", dynamics=model, **more)
                  for what, more in others.items() for model in ("snntorch_zero", "adlif")]
-    return (
-        ends
-        + constant
-        + models
-        + shapes
-        + surrogates
-        + delays
-        + sources
-        + checkpoints
-        + layouts
-        + counters
-        + learning
-        + scalars
-    )
+    return (ends + constant + models + shapes + surrogates + delays + sources + checkpoints
+            + layouts + counters + learning + scalars)
 
 
 TABLE = _table()

@@ -125,8 +125,7 @@ def named(operator: Any, args: tuple[Any, ...]) -> dict[str, Any]:
             found |= dict(zip(names, [*value, *[None] * (len(names) - len(value))], strict=True))
     if "outputs" in found:
         found["requested"] = {
-            name for name in _ops._C.outputs if _ops.has_bit("outputs", found["outputs"], name)
-        }
+            name for name in _ops._C.outputs if _ops.has_bit("outputs", found["outputs"], name)}
     return found
 
 

@@ -22,8 +22,7 @@ REAL = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
 marks = [
     pytest.mark.skipif(os.name != "posix", reason="scripts stand in for compilers"),
     pytest.mark.filterwarnings("error::RuntimeWarning"),  # only those that a test expects
-    pytest.mark.usefixtures("folder"),
-]
+    pytest.mark.usefixtures("folder")]
 needs_compiler = pytest.mark.skipif(REAL is None, reason="no C++ compiler is installed")
 # A process without torch, which would take seconds to import.
 START = f"""

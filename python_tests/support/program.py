@@ -79,8 +79,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "or": lambda a, b: _number((a != 0) | (b != 0), a),
     "not": lambda a: _number(a == 0, a),
     "select": lambda m, a, b: torch.where(m != 0, a, b),
-    "float32": lambda a: a.float().double(),
-}
+    "float32": lambda a: a.float().double()}
 assert _FUNCTIONS.keys() == OPERATORS.keys()
 
 

@@ -13,8 +13,7 @@ _PRODUCTS: dict[Callable[..., Any], int] = {
     **dict.fromkeys((torch.mm, torch.bmm, torch.matmul, Tensor.mm, Tensor.bmm, Tensor.matmul,
                      Tensor.__matmul__, Tensor.__rmatmul__), 0),
     **dict.fromkeys((torch.addmm, torch.baddbmm, torch.addbmm, Tensor.addmm, Tensor.addmm_,
-                     Tensor.baddbmm, Tensor.baddbmm_, Tensor.addbmm, Tensor.addbmm_), 1),
-}
+                     Tensor.baddbmm, Tensor.baddbmm_, Tensor.addbmm, Tensor.addbmm_), 1)}
 
 
 def rounded(factor: Any) -> Any:

@@ -135,8 +135,7 @@ def _official(kind: str, data: dict[str, Any], tensor: Callable[[str], Tensor],
         "refractory": int(data["n_refractory"]),
         "delay": torch.tensor(data["rec_delay"], device=z0.device, dtype=torch.int64),
         "dynamics": "lsnn",
-        "state": State(leaves["v0"], leaves["b0"], torch.zeros_like(z0), r0.detach(), past),
-    }
+        "state": State(leaves["v0"], leaves["b0"], torch.zeros_like(z0), r0.detach(), past)}
     return leaves, arguments
 
 
@@ -157,8 +156,7 @@ def _eprop(kind: str, data: dict[str, Any], tensor: Callable[[str], Tensor],
         "beta": float(data["beta"]),
         # Their counter silences one step fewer than its name says.
         "refractory": 0 if light else int(data["n_refractory"]) - 1,
-        "dynamics": EPROP_MODELS[kind] + ("_stop" if bool(data["stop_z_gradients"]) else ""),
-    }
+        "dynamics": EPROP_MODELS[kind] + ("_stop" if bool(data["stop_z_gradients"]) else "")}
 
 
 def _without_autapses(w: Tensor) -> Tensor:

@@ -38,8 +38,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "alif": lambda: nn.Sequential(ALIF(5, 8, dynamics=DETACHED, tau_mem=10.0, tau_adapt=1.0,
                                        beta=0.0, threshold=0.5, refractory=0, autapses=True,
                                        surrogate="arctan", dampening=0.5,
-                                       surrogate_cutoff=0.01, width=torch.linspace(0.1, 0.8, 8))),
-}
+                                       surrogate_cutoff=0.01, width=torch.linspace(0.1, 0.8, 8)))}
 
 
 class Doubled(nn.Sequential):
@@ -312,8 +311,7 @@ def test_states_are_carried() -> None:
     (lambda: nn.Sequential(_lif(5, 8), nn.LSTM(8, 2)), TypeError, "layer1: expected .* got LSTM"),
     (lambda: nn.Sequential(prune.identity(Linear(5, 5), "weight")), TypeError, "layer0: .* hooks"),
     *((lambda path=path: _with_forward(path), TypeError, f"module{name}: .* replaced forward")
-      for path, name in (("", ""), ("1", " layer1"))),
-])
+      for path, name in (("", ""), ("1", " layer1")))])
 def test_what_nir_cannot_say_is_refused(module: Callable[[], nn.Module], error: type[Exception],
                                         message: str) -> None:
     with pytest.raises(error, match=message):

@@ -30,8 +30,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "`delay`": {"recurrent": True, "autapses": True, "delay": 20},
     "`kappa`": {"kappa": 0.02},
     "`R`": {"R": 0.2},
-    "LeakyReadout": {},
-}
+    "LeakyReadout": {}}
 
 
 def _steps(module: nn.Module, x: Tensor) -> Tensor:

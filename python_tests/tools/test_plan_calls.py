@@ -46,8 +46,7 @@ def _spiking(current: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     ("short", "a product of torch", "fewer than 262,144 elements", "addmm", "linear_events buffer"),
     ("autocast", "a product of torch", "autocast is enabled", "addmm", "linear_events buffer"),
     ("double weights", "an operator in front, event by event", "of its inputs is nonzero",
-     "linear_events", "mm"),
-])
+     "linear_events", "mm")])
 def test_the_projection_is_the_one_that_runs(name: str, chosen: str, why: str, ran: str,
                                              did_not: str) -> None:
     torch.manual_seed(0)

@@ -37,8 +37,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "bidirectional": lambda: ALIF(INPUTS, 100, 2, bidirectional=True),
     "stack": lambda: nn.Sequential(
         ALIF(INPUTS, 220), First(), nn.Dropout(0.1), LIF(220, 100, 2), First(),
-        LeakyReadout(100, 20), First()),
-}
+        LeakyReadout(100, 20), First())}
 
 
 def _inputs(T: int, B: int) -> Tensor:

@@ -89,8 +89,7 @@ def test_weights_and_connectivity() -> None:
     (lambda: plot.rates(_spikes()[:0]), ValueError, "spikes: expected one step or more"),
     (lambda: plot.weights(_spikes()), ValueError, "weight: expected shape"),
     (lambda: plot.connectivity(torch.zeros(2, 2), mask=torch.ones(2, 3)), ValueError,
-     "mask: expected shape"),
-])
+     "mask: expected shape")])
 def test_refusals(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -31,8 +31,7 @@ def _profile(layer: Any, x: Any, *args: Any, **options: Any) -> Profile:
     report = lsnn_ext.profile(layer, x, *args, file=file, **{"repeats": 1, **options})
     assert file.getvalue() == f"{report}\n"
     assert set(report.phases) == {*FORWARD, *BACKWARD} and all(
-        seconds >= 0 for seconds in report.phases.values()
-    )
+        seconds >= 0 for seconds in report.phases.values())
     for names, seconds in ((FORWARD, report.forward), (BACKWARD, report.backward)):
         assert sum(report.phases[name] for name in names) == pytest.approx(
             seconds, rel=1e-3, abs=1e-6)
@@ -67,8 +66,7 @@ for name, layer in {
     "checkpoints": ALIF(20, 30, checkpoint_every=32), "double": ALIF(20, 30, dtype=torch.float64),
     "delays": ALIF(20, 30, delay=torch.randint(0, 3, (30, 30))),
     "sequential": nn.Sequential(ALIF(20, 30), First(), nn.Dropout(0.5), LIF(30, 25), First(),
-                                nn.Linear(25, 3)),
-}.items():
+                                nn.Linear(25, 3))}.items():
     LAYERS[name] = layer, _spikes(150, 7, 20).to(next(layer.parameters()).dtype)
 
 
@@ -148,8 +146,7 @@ def test_separate_readout_has_no_neurons() -> None:
     assert report.neuron_steps == 200 * 20 * 100 and report.calls == 1
     assert (
         report.rate == pytest.approx(float(alif(x)[0].detach().mean()))
-        and 0.05 < (report.active or 0) < 0.9
-    )
+        and 0.05 < (report.active or 0) < 0.9)
     assert report.phases["products"] > 0 and report.phases["products_backward"] > 0
     assert report.input_density == pytest.approx(float(x.mean()))
 
@@ -218,8 +215,7 @@ def test_forms_of_input() -> None:
     assert (
         frozen.active is None
         and frozen.phases["adjoint"] == 0
-        and frozen.counters["backward_calls"] == 0
-    )
+        and frozen.counters["backward_calls"] == 0)
 
 
 def _everything(layer: nn.Module, x: Tensor) -> list[Tensor]:

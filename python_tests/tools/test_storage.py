@@ -41,8 +41,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "LeakyReadout-synapse": lambda: LeakyReadout(5, 3, 12.5, tau_syn=4.5, learn="tau_syn"),
     "Linear": lambda: Linear(5, 3, bias=False),
     "nested": lambda: nn.ModuleDict({"a": nn.Sequential(nn.Linear(5, 4), Linear(4, 6)),
-                                     "b": nn.ModuleList([ALIF(6, 3), LIF(3, 2)])}),
-}
+                                     "b": nn.ModuleList([ALIF(6, 3), LIF(3, 2)])})}
 
 
 def _network() -> Any:
@@ -145,8 +144,7 @@ CHANGED: dict[str, Callable[[], nn.Module]] = {
     "one vector": _with(lambda net: nn.utils.vector_to_parameters(
         torch.rand(sum(p.numel() for p in net.parameters())), net.parameters())),
     "DeepR": _with(_rewired),
-    "NaN": _with(_diverged),
-}
+    "NaN": _with(_diverged)}
 
 
 def _again(module: nn.Module) -> Any:
@@ -275,8 +273,7 @@ PARTS: dict[str, Callable[[bool], nn.Module]] = {
     "LIF": lambda learn: LIF(4, 4, 2, bidirectional=learn, delay=torch.eye(4).long()),
     "LSNN": lambda learn: LSNN(4, 2, 2, 4, learn="tau_out" if learn else ()),
     "LeakyReadout": lambda learn: LeakyReadout(4, 4, learn="tau" if learn else ()),
-    "Linear": lambda learn: Linear(4, 4, bias=learn), "nn.Linear": lambda _: nn.Linear(4, 4),
-}
+    "Linear": lambda learn: Linear(4, 4, bias=learn), "nn.Linear": lambda _: nn.Linear(4, 4)}
 TREES = st.recursive(st.tuples(st.sampled_from([*PARTS]), st.booleans()) | st.none(),
                      lambda trees: st.lists(trees, min_size=1, max_size=3), max_leaves=8)
 

@@ -371,8 +371,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
         net.second.weight_hh_l0.detach()[1]))(net)), ValueError,
         r"module\.(second\.weight_hh_l0|last\.linear\.bias): expected separate memory"),
     "meta": (lambda: ALIF(2, 3, device="meta"), ValueError,
-             r"module\.weight_ih_l0: expected a tensor with data, got a meta tensor"),
-}
+             r"module\.weight_ih_l0: expected a tensor with data, got a meta tensor")}
 
 
 def _clamped(high: float) -> nn.Module:

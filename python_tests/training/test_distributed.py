@@ -15,8 +15,7 @@ pytestmark = [
     needs_compiled,
     pytest.mark.skipif(not torch.distributed.is_available()
                        or not torch.distributed.is_gloo_available(),
-                       reason="this torch was built without gloo"),
-]
+                       reason="this torch was built without gloo")]
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "fsdp_steps", "accelerate", "lightning"])

@@ -139,8 +139,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "no-inverse": ({"tau_mem": nn.Tanh()}, TypeError, "^learn: .*right_inverse for tau_mem, got "
                                                       "Tanh"),
     "coefficient-without-a-start": (("sigma",), ValueError, "^learn: .*got 'sigma'; .*sigma="),
-    "number": (3, TypeError, "^learn: expected some of tau_mem, .*, got 3"),
-}
+    "number": (3, TypeError, "^learn: expected some of tau_mem, .*, got 3")}
 
 
 @pytest.mark.parametrize("name", REFUSED)

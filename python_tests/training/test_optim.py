@@ -347,8 +347,7 @@ GROUP = {"params": [W], "connectivity": 0.5}
     (GROUP, {"signs": {W: -torch.ones(4)}}, "signs: expected the signs of the weights, got 12"),
     (GROUP, {"signs": {torch.ones(2, 2): torch.ones(2)}}, "signs: expected weights of groups"),
     (GROUP, {"masks": {W: torch.ones(3, 4)}}, "masks: expected bool tensors"),
-    (GROUP, {"generator": None, "l1": True}, "l1: expected a number >= 0, got True"),
-])
+    (GROUP, {"generator": None, "l1": True}, "l1: expected a number >= 0, got True")])
 def test_bad_arguments_are_named(group: Any, arguments: Any, said: str) -> None:
     before = W.detach().clone()
     with pytest.raises((ValueError, TypeError), match=said):

@@ -197,8 +197,7 @@ def test_what_is_refused(kind: str) -> None:
         (pack_padded_sequence(x, [T] * B), [T] * B,
          "lengths: expected None with a PackedSequence, which has its own"),
         (x, [T] * (B - 1), rf"lengths: expected shape \({B},\), got \({B - 1},\)"),
-        (x, [T + 1] * B, f"lengths: expected steps from 0 to T = {T}, got {T + 1}"),
-    ):
+        (x, [T + 1] * B, f"lengths: expected steps from 0 to T = {T}, got {T + 1}")):
         with pytest.raises(ValueError, match=message):
             module(given, lengths=lengths)
     with pytest.raises(TypeError, match="lengths: expected whole numbers, got torch.float32"):

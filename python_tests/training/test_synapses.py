@@ -160,8 +160,7 @@ def test_learned_delays_are_no_synapses() -> None:
     (nn.Linear(2, 2), math.nan, ValueError, "weight_decay: expected a number >= 0, got nan"),
     (nn.Linear(2, 2), math.inf, ValueError, "weight_decay: expected a number >= 0, got inf"),
     (nn.Linear(2, 2), True, TypeError, "weight_decay: expected a number >= 0, got True"),
-    (nn.Linear(2, 2), "0.1", TypeError, "weight_decay: expected a number >= 0, got '0.1'"),
-])
+    (nn.Linear(2, 2), "0.1", TypeError, "weight_decay: expected a number >= 0, got '0.1'")])
 def test_what_is_wrong_is_named(module: Any, decay: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=f"^{said}$"):
         optim.parameter_groups(module, weight_decay=decay)
