@@ -1,6 +1,5 @@
 """The surrogates of the kernels to the last places, and the end of surrogate_cutoff."""
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -102,17 +101,6 @@ def test_cutoff_of_what_rounding_loses_changes_nothing_that_counts() -> None:
     assert not torch.equal(whole[1], cut[1])
     for got, wanted in zip(cut[1:], whole[1:], strict=True):
         assert (got - wanted).abs().max() <= 1e-6 * wanted.abs().max()
-
-
-def test_cutoff_in_a_compiled_graph() -> None:
-    def gradient(alif: Callable[..., object]) -> Tensor:
-        x = torch.linspace(-3, 3, 40)[None, None].clone().requires_grad_()
-        z, _ = alif(x, None, alpha=0.5, theta=0.5, dynamics="srnn", surrogate_cutoff=1e-3)
-        z.sum().backward()
-        return x.grad
-
-    compiled = torch.compile(functional.alif, fullgraph=True, backend="aot_eager")
-    assert torch.equal(gradient(compiled), gradient(functional.alif))
 
 
 def test_which_surrogates_end() -> None:

@@ -173,31 +173,18 @@ def test_fused_projection_and_bits() -> None:
 
 
 @needs_compiled
-def test_compile_and_export() -> None:
-    problem = _case(mask=True)
-    arguments = problem.arguments()
-    for name in ("current", "w_rec", "delay_kernel"):
-        arguments[name] = arguments[name].detach().requires_grad_()
-    wanted = functional.alif(**arguments)[0]
-
-    def run(current: Tensor, kernel: Tensor, mask: Tensor) -> Tensor:
-        spikes: Tensor = functional.alif(**arguments | {
-            "current": current, "delay_kernel": kernel, "recurrent_mask": mask})[0]
-        return spikes
-
-    given = arguments["current"], arguments["delay_kernel"], arguments["recurrent_mask"]
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*given)
-    assert torch.equal(compiled, wanted)
-    of_both = [torch.autograd.grad(one.square().sum(), given[:2]) for one in (compiled, wanted)]
-    assert all(map(torch.equal, *of_both))
+def test_export() -> None:
+    arguments = _case(mask=True).arguments()
 
     class Model(torch.nn.Module):
         def forward(self, *given: Tensor) -> Tensor:
-            return run(*given)
+            names = "current", "delay_kernel", "recurrent_mask"
+            spikes: Tensor = functional.alif(**arguments | dict(zip(names, given, strict=True)))[0]
+            return spikes
 
-    arguments["w_rec"] = arguments["w_rec"].detach()
+    given = arguments["current"], arguments["delay_kernel"], arguments["recurrent_mask"]
     exported = torch.export.export(Model(), given).module()(*given)
-    assert torch.equal(exported, wanted)
+    assert torch.equal(exported, functional.alif(**arguments)[0]) and bool(exported.any())
 
 
 def test_vmap_over_kernels() -> None:

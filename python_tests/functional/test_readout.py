@@ -1,5 +1,4 @@
 """The readout as an operator: p_t = k p_{t-1} + (1 - k) x_t, differentiable to any order."""
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -215,21 +214,6 @@ def test_vmap(in_dims: tuple[int | None, ...]) -> None:
         wanted = torch.autograd.grad(want[0].square().sum(), (a, b))
         for one, other in zip((*got, *gradients), (*want, *wanted), strict=True):
             assert_same("vmap", one[i], other)
-
-
-@needs_compiled
-def test_compiled() -> None:
-    module, x = LeakyReadout(5, 3), drawn(6, 2, 5, dtype=torch.float32)
-    compiled = torch.compile(copy.deepcopy(module), fullgraph=True, backend="aot_eager")
-    results = []
-    for call in (module, compiled):
-        y, state = call(x)
-        (y.square().sum() + state.sum()).backward()
-        results.append([y, state])
-    for got, want in zip(*results, strict=True):
-        assert_same("value", got, want)
-    for got, want in zip(compiled.parameters(), module.parameters(), strict=True):
-        assert_same("gradient", got.grad, want.grad)
 
 
 @needs_compiled

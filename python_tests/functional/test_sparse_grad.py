@@ -92,15 +92,6 @@ def test_of_nothing(sizes: tuple[int, int]) -> None:
     assert not _run(functional.alif, torch.zeros(*sizes, 40), w, delay, "existing")["d w"].any()
 
 
-@needs_compiled
-def test_in_a_compiled_graph() -> None:
-    w, _ = _layer("one", 40, 0.2, torch.float32)
-    x = torch.rand(20, 3, 40)
-    compiled_alif = torch.compile(functional.alif, fullgraph=True, backend="aot_eager")
-    assert_all_same(_run(compiled_alif, x, w, 0, "existing"),
-                  _run(functional.alif, x, w, 0, "existing"))
-
-
 # ------------------------------------------------------------------------------------------ modules
 @pytest.mark.parametrize("kind", [ALIF, LIF])
 @pytest.mark.parametrize("by_steps", [False, True])

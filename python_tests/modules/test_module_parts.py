@@ -183,19 +183,6 @@ def test_compiled_part(part: str) -> None:
     assert seen
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("gradients", [True, False])
-def test_compiled_network(gradients: bool) -> None:
-    """As one graph, also with a state, which the readout takes too."""
-    net, x = _net(), _x(6, 2)
-    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
-    with torch.no_grad():
-        _, state = net(x)
-    with torch.set_grad_enabled(gradients):
-        for given in (None, state):
-            assert_equal([leaf.detach() for leaf in flat(compiled(x, given))], net(x, given))
-
-
 def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The readout runs in the call of the neurons, and no spikes are written."""
     requested, layer = [], recurrent.run_layer

@@ -112,20 +112,6 @@ def test_it_learns() -> None:
 
 
 @pytest.mark.slow
-def test_compiled() -> None:
-    made, x = make(learn=BOTH), spikes(T, B, N)
-    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
-    y, end = compiled(x, start())
-    want, last = made(x, start())
-    assert_same("y", y.detach(), want.detach(), tolerance=1e-14)
-    assert_same("i", end.i.detach(), last.i.detach(), tolerance=1e-14)
-    got, others = (torch.autograd.grad(one.square().sum(), list(made.parameters()))
-                   for one in (y, want))
-    for one, other in zip(got, others, strict=True):
-        assert_same("gradient", one, other, tolerance=1e-13)
-
-
-@pytest.mark.slow
 def test_exported() -> None:
     made, x = make(), spikes(T, B, N)
     with torch.no_grad():

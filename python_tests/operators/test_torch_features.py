@@ -1,6 +1,7 @@
 """Layers under compilers, autocast, checkpoints, functional_call and on meta."""
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from compare import assert_same, through_exported_file
-from lsnn_ext import ALIF, LSNN, LSNNState, State, _ops, functional
+from compare import assert_same, flat, through_exported_file
+from lsnn_ext import ALIF, LSNN, LeakyReadout, LSNNState, State, _ops, functional
 from operator_calls import needs_compiled
+from synaptic_readouts import BOTH, B, N, T, make, spikes, start
 
 pytestmark = needs_compiled
+K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3}
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "ALIF-stacked": lambda: ALIF(5, 7, 2, learn=("tau_mem", "beta")),
     "ALIF-delays": lambda: ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3),
@@ -56,6 +59,51 @@ def test_compile_modes(options: dict[str, Any]) -> None:
     for x in (_x(), _x(31, 4)):
         _assert_alike(_results(compiled, module.parameters(), x),
                       _results(module, module.parameters(), x), tolerance=1e-5)
+
+
+# A call, and its arguments, of which floating point tensors want a gradient.
+COMPILED: dict[str, Callable[[], tuple[Callable[..., Any], list[Any]]]] = {
+    "readout": lambda: (LeakyReadout(5, 3), [_x()]),
+    "synaptic readout": lambda: (make(learn=BOTH), [spikes(T, B, N), start()]),
+    "network": lambda: (LSNN(5, 4, 5, 3), [_x(6)]),
+    "network from a state": lambda: (net := LSNN(5, 4, 5, 3), [_x(6), net(_x(6))[1].detach()]),
+    "existing synapses": lambda: (
+        partial(functional.alif, sparse_grad="existing", **K),
+        [_x(20), torch.rand(5, 5) * (torch.rand(5, 5) < 0.5)]),
+    "cutoff": lambda: (
+        partial(functional.alif, w_rec=None, dynamics="srnn", surrogate_cutoff=1e-3, **K),
+        [torch.linspace(-9, 9, 40)[None, None]]),
+    "no recurrence": lambda: (partial(functional.alif, w_rec=None, **K), [_x()]),
+    "weights of each delay": lambda: (
+        partial(functional.alif, delay=(0, 1, 3), **K), [_x(), torch.randn(3, 5, 5)]),
+    "kernel and mask": lambda: (
+        lambda x, w, kernel, mask: functional.alif(
+            x, w, delay=(0, 1, 3), delay_kernel=kernel, recurrent_mask=mask, **K),
+        [3 * _x(), torch.randn(5, 5), torch.randn(3, 5), torch.rand(3, 5) < 0.7]),
+}
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name.startswith(("syn", "net")) else name
+    for name in COMPILED])
+def test_compiled_calls_are_bitwise_identical(name: str) -> None:
+    torch.manual_seed(0)
+    call, args = COMPILED[name]()
+    leaves = [one.requires_grad_() for one in args
+              if isinstance(one, Tensor) and one.is_floating_point()]
+    leaves += list(call.parameters()) if isinstance(call, nn.Module) else []
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for one, other in zip(flat(compiled(*args)), flat(call(*args)), strict=True):
+            assert_same(name, one, other)
+    found = []
+    for run in (compiled, call):
+        outputs = [out for out in flat(run(*args)) if out.requires_grad]
+        loss = sum(out.square().sum() for out in outputs)
+        found.append([*outputs, *torch.autograd.grad(loss, leaves, materialize_grads=True)])
+    assert found[1][0].any() and all(gradient.any() for gradient in found[1][-len(leaves):])
+    for one, other in zip(*found, strict=True):
+        assert_same(name, one, other)
 
 
 # ----------------------------------------------------------------------------------- torch.export
