@@ -106,6 +106,7 @@ def test_same_bits_every_run() -> None:
 
 
 @needs_compiled
+@pytest.mark.usefixtures("own_threads")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", [
     replace(BUSY, N=220, B=9), replace(BUSY, T=150, B=17, N=33), Case("hard", dynamics="sj_hard",
@@ -117,15 +118,11 @@ def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> 
     """Threads share out the work, never the order of a sum."""
     problem = build(case, dtype)
     want, want_gradients = problem.run(functional.alif)
-    before = torch.get_num_threads()
-    try:
-        for threads in (2, 3):
-            torch.set_num_threads(threads)
-            got, got_gradients = problem.run(functional.alif)
-            assert_all_same(got, want)
-            assert_all_same(got_gradients, want_gradients)
-    finally:
-        torch.set_num_threads(before)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        got, got_gradients = problem.run(functional.alif)
+        assert_all_same(got, want)
+        assert_all_same(got_gradients, want_gradients)
 
 
 @pytest.mark.parametrize("dynamics", MODELS)

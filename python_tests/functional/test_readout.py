@@ -51,17 +51,14 @@ def test_same_bits_on_cuda(size: tuple[int, ...]) -> None:
 
 
 @needs_compiled
+@pytest.mark.usefixtures("own_threads")
 def test_threads_change_nothing() -> None:
     x, p = drawn(300, 64, 50, dtype=torch.float32), drawn(64, 50, dtype=torch.float32, seed=1)
-    before = torch.get_num_threads()
     found = []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            results = torch.ops.lsnn.leaky_readout(x, p, K)
-            found.append((*results, *torch.ops.lsnn.leaky_readout_backward(*results, K)))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results = torch.ops.lsnn.leaky_readout(x, p, K)
+        found.append((*results, *torch.ops.lsnn.leaky_readout_backward(*results, K)))
     for one, other in zip(*found, strict=True):
         assert_same("threads", other, one)
 

@@ -82,9 +82,9 @@ def test_product_is_that_of_the_forward_call(product: str) -> None:
 
 @pytest.mark.slow
 @cpu_only
+@pytest.mark.usefixtures("own_threads")
 def test_team_size_reaches_both_passes() -> None:
     x, w = _leaves(B=1, N=512)
-    before = torch.get_num_threads()
     torch.set_num_threads(2)
 
     def is_shared(size: int) -> tuple[bool, bool]:
@@ -94,12 +94,9 @@ def test_team_size_reaches_both_passes() -> None:
         return forward["members"] > forward["tiles"], _counted(loss.backward)[
             "ns_wait_backward"] > 0
 
-    try:
-        alone, teams = ([is_shared(size) for _ in range(20)] for size in (1, 2))
-        # A thread that another program keeps from its core comes too late for its team.
-        assert not any(map(any, alone)) and all(map(any, zip(*teams, strict=True)))
-    finally:
-        torch.set_num_threads(before)
+    alone, teams = ([is_shared(size) for _ in range(20)] for size in (1, 2))
+    # A thread that another program keeps from its core comes too late for its team.
+    assert not any(map(any, alone)) and all(map(any, zip(*teams, strict=True)))
 
 
 @cpu_only

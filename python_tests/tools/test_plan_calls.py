@@ -143,15 +143,12 @@ def test_a_product_that_is_forced(product: str) -> None:
     assert choice.why == f"{product} is forced"
 
 
+@pytest.mark.usefixtures("own_threads")
 def test_teams() -> None:
     layer, x = ALIF(40, 200), _spikes(100, 3, 40)
-    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        with _ops.forced(team_size=1):
-            choice = lsnn_ext.plan(layer, x).layers[0].choices["tiles"]
-    finally:
-        torch.set_num_threads(before)
+    with _ops.forced(team_size=1):
+        choice = lsnn_ext.plan(layer, x).layers[0].choices["tiles"]
     assert choice.chosen == "3, each by 1 of 2 threads"
     assert choice.why == "3 sequences"
 

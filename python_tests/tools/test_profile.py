@@ -311,14 +311,11 @@ def test_threads_at_once() -> None:
     assert [report.neuron_steps for report in reports] == [40 * 3 * 30] * 3
 
 
+@pytest.mark.usefixtures("own_threads")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_number_of_threads(threads: int) -> None:
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        report = _profile(ALIF(20, 64), _spikes(100, 32, 20))
-    finally:
-        torch.set_num_threads(before)
+    report = _profile(ALIF(20, 64), _spikes(100, 32, 20))
     assert report.threads == threads and report.tiles == 2
 
 
