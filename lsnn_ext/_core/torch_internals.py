@@ -3,7 +3,7 @@
 python_tests/operators/test_torch_internals.py calls each of them, and names the torch version that
 dropped one.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,6 +20,12 @@ from torch.utils._pytree import tree_map as tree_map
 def find_tensors(value: Any) -> list[Tensor]:
     """The tensors of nested values."""
     return [one for one in tree_leaves(value) if isinstance(one, Tensor)]
+
+
+def bind_arguments(op: Any, args: Iterable[Any], kwargs: Any = ()) -> dict[str, Any]:
+    """The arguments of an operator by name; torch leaves out trailing defaults."""
+    defaults = {argument.name: argument.default_value for argument in op._schema.arguments}
+    return defaults | dict(zip(defaults, args, strict=False)) | dict(kwargs)
 
 
 def is_transforming() -> bool:

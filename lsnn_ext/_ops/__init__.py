@@ -1,12 +1,13 @@
 """The compiled operators: loading, use_reference and options that tests force (load), shapes
 (fake), gradients (autograd, neuron), linear maps (linear) and the readout (readout)."""
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from .._core import torch_internals as internals
 from .._core.autograd_rules import loop_over_batch
-from .._core.torch_internals import find_tensors, keys_after_autograd, keys_of_memory, tree_map
 from . import autograd, fake, load, readout
 from .autograd import *  # noqa: F403
 from .linear import *  # noqa: F403
@@ -16,8 +17,8 @@ from .neuron import *  # noqa: F403
 from .readout import *  # noqa: F403
 
 _DIFFERENTIATED: dict[str, Callable[..., Any]] = {
-    "alif_forward": lambda *args: autograd.call_differentiable(
-        fake.bind_arguments(torch.ops.lsnn.alif_forward.default, args)),
+    "alif_forward": lambda *args: autograd.call_differentiable(SimpleNamespace(
+        **internals.bind_arguments(torch.ops.lsnn.alif_forward.default, args))),
     "leaky_readout": readout.LeakyReadout.apply,
     "leaky_readout_backward": readout.LeakyReadoutBackward.apply,
 }
@@ -33,7 +34,8 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
     def kernel(keys: Any, *args: Any) -> Any:
         # an AOTInductor package passes None for an empty list
         args = tuple([] if arg is None and k in lists else arg for k, arg in enumerate(args))
-        if torch.is_grad_enabled() and any(one.requires_grad for one in find_tensors(args)):
+        if torch.is_grad_enabled() and any(
+                one.requires_grad for one in internals.find_tensors(args)):
             out = _DIFFERENTIATED[name](*args) if name in _DIFFERENTIATED else None
             if out is not None:
                 return out
@@ -42,7 +44,7 @@ def _autograd_kernel(name: str) -> Callable[..., Any]:
                 "operator has no gradient, got some that do. In an exported program: run it under "
                 "torch.no_grad(), or export it with gradients enabled. In code: call the functions "
                 "of lsnn_ext.functional, which are differentiable")
-        return op.redispatch(keys_after_autograd(keys), *args)
+        return op.redispatch(internals.keys_after_autograd(keys), *args)
 
     return kernel
 
@@ -53,7 +55,7 @@ def _kernel_of_memory(name: str) -> Callable[..., Any]:
     op = getattr(torch.ops.lsnn, name).default
 
     def kernel(keys: Any, *args: Any) -> Any:
-        return op.redispatch(keys_of_memory(keys), *tree_map(
+        return op.redispatch(internals.keys_of_memory(keys), *internals.tree_map(
             lambda arg: load.materialize(arg) if isinstance(arg, torch.Tensor) else arg, args))
 
     return kernel

@@ -3,7 +3,7 @@
 A real tensor among meta tensors is an error: torch would use the fake kernel and return memory that
 was never written.
 """
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._core.bits import count_words
 from .._core.state import count_past_steps
-from .._core.torch_internals import find_tensors
+from .._core.torch_internals import bind_arguments, find_tensors
 from ..models import COEFFICIENTS
 from .load import _C, Constants, has_bit
 from .neuron import CHUNK, NeuronSizes, find_sizes
@@ -110,12 +110,6 @@ def _with_last(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[1:])
 
 
-def bind_arguments(op: Any, args: Iterable[Any]) -> SimpleNamespace:
-    """The arguments of an operator by name; torch leaves out trailing defaults."""
-    defaults = {argument.name: argument.default_value for argument in op._schema.arguments}
-    return SimpleNamespace(**defaults | dict(zip(defaults, args, strict=False)))
-
-
 def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any]:
     """Returns a kernel that takes arguments by name, after a check that they are on one device.
 
@@ -124,7 +118,7 @@ def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any
     op = getattr(torch.ops.lsnn, name).default
 
     def checked(*values: Any) -> Any:
-        args = bind_arguments(op, values)
+        args = SimpleNamespace(**bind_arguments(op, values))
         for argument in op._schema.arguments:
             # torch allows None
             if getattr(args, argument.name) is None and str(argument.type) == "Tensor":

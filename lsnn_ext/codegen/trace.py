@@ -270,8 +270,7 @@ def _finish(joint: _Joint, currents: int, states: int,
         dtype, currents, states, len(rows), tuple(nodes), results[:-1], results[-1],
         joint.results[-1] in graph.zero_or_one, None if slopes is None else move(slopes),
         d_inputs[:currents], d_inputs[currents:-1], d_inputs[-1], move(joint.gradients))
-    recipes = _find_recipes(joint, rows)
-    return program, recipes[0], recipes[1]
+    return program, *_find_recipes(joint, rows)
 
 
 def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[Call, ...]]:
@@ -309,16 +308,14 @@ def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[
 
 def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
                    neurons: int | None) -> Prologue:
-    places = sorted(set(flatten_recipes(rows)))
-
     def prologue(coefficients: Sequence[Tensor | float], device: torch.device) -> list[Tensor]:
         sizes = {x.shape[0] for x in coefficients if isinstance(x, Tensor) and x.dim()}
         sizes |= set() if neurons is None else {neurons}
         if len(sizes - {1}) > 1:
             raise StepError(f"coefficients: expected one number of neurons, got {sorted(sizes)}")
         with torch.no_grad():
-            results = dict(zip(places, repeat_calls(calls, places, max(sizes, default=1),
-                                                    coefficients, device), strict=True))
+            results = repeat_calls(calls, range(len(calls)), max(sizes, default=1), coefficients,
+                                   device)
 
             def compute(recipe: Any) -> Tensor:
                 if not isinstance(recipe, tuple):
@@ -337,13 +334,3 @@ def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
         return [x.reshape(()) if x.numel() == 1 else x.reshape(-1) for x in found]
 
     return prologue
-
-
-def flatten_recipes(recipes: Any) -> list[int]:
-    """Returns the calls that recipes read."""
-    if isinstance(recipes, list):
-        return [i for recipe in recipes for i in flatten_recipes(recipe)]
-    if not isinstance(recipes, tuple):
-        return []
-    first, second = recipes
-    return [first] if isinstance(first, int) else flatten_recipes(list(second))

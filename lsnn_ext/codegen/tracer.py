@@ -3,13 +3,15 @@ program, those on coefficients only calls to repeat."""
 import math
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import dropwhile
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .._core.torch_internals import find_tensors, without_modes
+from .._core.torch_internals import bind_arguments, find_tensors, without_modes
 from .calls import Place
 from .translate import OPERATIONS
 from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
@@ -137,7 +139,7 @@ class Tracer(Values):
     def _make(self, func: Any, factory: str, args: Any, kwargs: Any) -> Tensor:
         value = FACTORIES[factory]
         if value is None:
-            named = bind(func, args, kwargs)
+            named = bind_arguments(func, args, kwargs)
             value = named.get("fill_value", named.get("s"))
         out = func(*args, **kwargs)
         value = 0 if factory == "empty" and not out.dtype.is_floating_point else value
@@ -191,11 +193,8 @@ class Tracer(Values):
         floating = [x for x in others if x.dtype.is_floating_point]
         if any(x.dim() for x in floating) and name not in ("index_put", "lerp", "masked_fill"):
             return args
-        dtype = torch.get_default_dtype()
-        for i, x in enumerate(floating):
-            dtype = torch.promote_types(dtype, x.dtype) if i else x.dtype
-        if any(x.dim() for x in floating):
-            dtype = next(x.dtype for x in floating if x.dim())
+        dtypes = [x.dtype for x in floating if x.dim()][:1] or [x.dtype for x in floating]
+        dtype = reduce(torch.promote_types, dtypes or [torch.get_default_dtype()])
 
         def cast(value: Any) -> Any:
             if isinstance(value, list | tuple):
@@ -239,7 +238,7 @@ class Tracer(Values):
     def _translate(self, func: Any, name: str, is_in_place: bool, args: Any, kwargs: Any,
                    known: Sequence[Fixed | Row], tensors: Sequence[Tensor], out: Tensor) -> Row:
         g = self.graph
-        named = bind(func, args, kwargs)
+        named = bind_arguments(func, args, kwargs)
         has_sum = self._check_sums(name, named, out)
         if has_sum and name == "add" and len(known) == 2:
             for term, other in (("self", 1), ("other", 0)):
@@ -312,7 +311,7 @@ class Tracer(Values):
 
     def _multiply(self, func: Any, name: str, args: Any, kwargs: Any, out: Tensor) -> Row:
         """Returns a sum times the gradient of 1."""
-        self._check_sums(name, bind(func, args, kwargs), out)
+        self._check_sums(name, bind_arguments(func, args, kwargs), out)
         one = self.fill(args[0], 1)
         others = [self.place(x) if isinstance(x, Tensor) else x for x in args[1:]]
         factor = self.call(func, [Place(one.place), *others], kwargs)
@@ -341,14 +340,5 @@ class Tracer(Values):
 
 
 def strip_ones(shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(shape)
-    while sizes and sizes[0] == 1:
-        sizes = sizes[1:]
-    return sizes
-
-
-def bind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns arguments by name, defaults included."""
-    named = {x.name: x.default_value for x in func._schema.arguments if x.has_default_value()}
-    names = [x.name for x in func._schema.arguments]
-    return named | dict(zip(names, args, strict=False)) | dict(kwargs)
+    """Returns a shape without leading ones."""
+    return tuple(dropwhile(lambda size: size == 1, shape))

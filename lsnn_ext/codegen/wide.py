@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .._core.torch_internals import tree_leaves, tree_map
+from .._core.torch_internals import bind_arguments, tree_leaves, tree_map
 from .calls import CPU, Place, as_tensor
 from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
-from .tracer import COPIES, FACTORIES, Tracer, bind
-from .values import Fixed, Resize, StepError, aten
+from .tracer import COPIES, FACTORIES, Tracer
+from .values import Fixed, Resize, aten
 from .wide_shapes import HANDLERS, is_copy, reshape, take_front
 
 MAKES_COMPLEX = {"complex", "polar"}  # of real values
@@ -174,7 +174,7 @@ class WideTracer(Tracer):
         if is_in_place and (wide or _key(args[0]) in self.shared):
             return self._write(func, name.removesuffix("_"), args, kwargs)
         if not wide and name in HAS_FRONT:
-            made = take_front(self, name, bind(func, args, kwargs))
+            made = take_front(self, name, bind_arguments(func, args, kwargs))
             if made is not None:
                 return made
         if not wide and not self._makes_wide(name, args, kwargs):
@@ -186,7 +186,7 @@ class WideTracer(Tracer):
             out = func(*args, **kwargs)
         except RuntimeError as error:
             raise self.error("operators on (B, N) or (B, N, K)", f"aten.{name}: {error}") from error
-        named = bind(func, args, kwargs)
+        named = bind_arguments(func, args, kwargs)
         factory = self._find_factory(name)
         if factory is None and not any(isinstance(x, Tensor) for x in values):
             if name != "_conj":  # of a number of Python in the gradient of a product
@@ -285,20 +285,13 @@ class WideTracer(Tracer):
             return type(value)(self._pick(x, k, form) for x in value)
         if not isinstance(value, Tensor):
             return value
-        found = self.find(value)
-        if found is not None:
-            n = 1 + found.form.is_complex
-            if form.axis and not found.form.axis and value.numel() > 1:
-                raise self._no_axis(value)
-            k = 0 if len(found.parts) == n else k
-            return found.parts[k] if n == 1 else Pair(*found.parts[2 * k : 2 * k + 2])
-        if form.axis and value.numel() > 1:
-            raise self._no_axis(value)
-        return value
-
-    def _no_axis(self, value: Tensor) -> StepError:
-        return self.error("x.unsqueeze(-1) where a value (B, N) or (N,) meets one with an axis of "
-                          "its own", f"one of shape {tuple(value.shape)}")
+        parts, of_value = self.find(value) or Wide((value,), Form())
+        if form.axis and not of_value.axis and value.numel() > 1:
+            raise self.error("x.unsqueeze(-1) where a value (B, N) or (N,) meets one with an axis "
+                             "of its own", f"one of shape {tuple(value.shape)}")
+        n = 1 + of_value.is_complex
+        k = 0 if len(parts) == n else k
+        return parts[k] if n == 1 else Pair(*parts[2 * k : 2 * k + 2])
 
     def _by_pairs(self, function: Callable[..., Any], named: dict[str, Any],
                   form: Form) -> list[Tensor]:
