@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._core.torch_internals import tree_leaves
+from .program import find_reachable
 
 CPU = torch.device("cpu")
 
@@ -80,12 +81,8 @@ def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
 
 def find_needed(calls: Sequence[Call], wanted: Sequence[int]) -> set[int]:
     """Returns the calls that `wanted` depend on, with them."""
-    found: set[int] = set()
-    left = list(wanted)
-    while left:
-        place = left.pop()
-        if place not in found:
-            found.add(place)
-            values = tree_leaves((calls[place].arguments, dict(calls[place].keywords)))
-            left += [int(x) for x in values if isinstance(x, Place)]
-    return found
+    def arguments_of(place: int) -> list[int]:
+        values = tree_leaves((calls[place].arguments, dict(calls[place].keywords)))
+        return [int(x) for x in values if isinstance(x, Place)]
+
+    return find_reachable(wanted, arguments_of)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from .._core.torch_internals import without_modes
-from .program import OPERATORS, TRUTHS, Node
+from .program import OPERATORS, TRUTHS, Node, find_reachable
 
 COMMUTATIVE = {"add", "mul", "eq", "ne", "and", "or"}
 # Operators whose result is one of the arguments, up to the sign: they never round.
@@ -163,14 +163,8 @@ class Graph:
     # --------------------------------------------------------------------------------- analysis
     def reachable(self, ends: Sequence[int | None]) -> set[int]:
         """Returns the nodes that `ends` depend on, with them."""
-        found: set[int] = set()
-        left = [i for i in ends if i is not None]
-        while left:
-            place = left.pop()
-            if place not in found:
-                found.add(place)
-                left += self.nodes[place].arguments
-        return found
+        return find_reachable((i for i in ends if i is not None),
+                              lambda place: self.nodes[place].arguments)
 
     def _is_often_zero(self, place: int) -> bool:
         """Whether a factor has an interval of values where it is exactly 0, as a triangle has and

@@ -2,7 +2,7 @@
 generate.py writes them as C++, encode.py as bytecode; rows.h specifies arguments and results."""
 from typing import NamedTuple
 
-from .program import TRUTHS, Node, Program
+from .program import TRUTHS, Node, Program, find_reachable
 
 # Arguments that are truth values.
 TRUTH_ARGUMENTS = {"and": (0, 1), "or": (0, 1), "not": (0,), "select": (0,)}
@@ -42,20 +42,15 @@ def _extract(program: Program, name: str, results: tuple[int | None, ...], repla
     n_inputs = count_inputs(program)
     place: dict[int, int] = {i: i for i in range(n_inputs - 1)}
     place.update(dict.fromkeys(replaced, n_inputs - 1))
-    needed: set[int] = set()
-    stack = [i for i in (*results, *(any_of or ())) if i is not None]
-    while stack:
-        i = stack.pop()
-        if i not in place and i not in needed:
-            needed.add(i)
-            stack += program.nodes[i].arguments
+    needed = find_reachable((i for i in (*results, *(any_of or ())) if i is not None),
+                            lambda i: () if i in place else program.nodes[i].arguments)
     nodes = [Node("input")] * n_inputs
 
     def add(node: Node) -> int:
         nodes.append(node)
         return len(nodes) - 1
 
-    for i in sorted(needed):
+    for i in sorted(needed - place.keys()):
         node = program.nodes[i]
         place[i] = add(node._replace(arguments=tuple(place[a] for a in node.arguments)))
     places = [add(Node("constant", (), 0.0)) if i is None else place[i] for i in results]

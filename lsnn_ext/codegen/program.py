@@ -1,6 +1,6 @@
 """A step of a neuron and its adjoint as a list of elementwise operators: what trace.py makes, and
 what generate.py and the interpreter of the kernels run."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -59,3 +59,15 @@ OPERATORS = {
 TRUTHS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"})  # make truth values
 # Of neuron.h.
 LIMITS = {"currents": 8, "states": 16, "coefficients": 64, "gradients": 32}
+
+
+def find_reachable(ends: Iterable[int], arguments_of: Callable[[int], Iterable[int]]) -> set[int]:
+    """Returns the places that `ends` depend on, with them."""
+    found: set[int] = set()
+    left = list(ends)
+    while left:
+        place = left.pop()
+        if place not in found:
+            found.add(place)
+            left += arguments_of(place)
+    return found
