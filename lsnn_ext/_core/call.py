@@ -54,7 +54,6 @@ def _run_operator(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, opti
     """The outputs of the operator, and the spikes in the dtype of x; requested: names of outputs in
     csrc/torch/boundary.h."""
     call = resolve(neuron, options, x, w_rec, fused.w_in)
-    model = call.model
     if not _ops.is_compiled_active():
         return _run_reference(x, w_rec, neuron, options, call)
     check_kernels("current", x)
@@ -73,15 +72,15 @@ def _run_operator(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, opti
         w_rec, kernel, sparse_grad = expand_kernel(w_rec, kernel, options.sparse_grad)
         options = options._replace(sparse_grad=sparse_grad)
     constants, numbers = make_constants(
-        model, options, checkpoint=call.checkpoint if _ops.has_cpu_kernels(x) else 0,
+        call, options, checkpoint=call.checkpoint if _ops.has_cpu_kernels(x) else 0,
         outputs=_ops.make_mask("outputs", requested))
     numbers = numbers._replace(k_out=float(fused.k_out))
     v, a, i, r, z = call.state
     tensors = _ops.Tensors(
-        x.to(call.dtype), v, a, i, r, z, w_rec, model.delay, fused.w_in, fused.bias, fused.x_bits,
+        x.to(call.dtype), v, a, i, r, z, w_rec, call.delay, fused.w_in, fused.bias, fused.x_bits,
         fused.w_out, fused.p, fused.b_out, None, kernel, options.recurrent_mask)
-    settings = _ops.Settings(model.delays, constants, numbers, _ops.forced_options())
-    out = _ops.run_recurrence(tensors, model.rows, settings, call.lengths)
+    settings = _ops.Settings(call.delays, constants, numbers, _ops.forced_options())
+    out = _ops.run_recurrence(tensors, call.rows, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
 
 
@@ -92,7 +91,7 @@ def _run_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
                          "the slow reference computes the call", 6)
     else:
         warn_of_slow_reference(6)
-    coefficients = stack_rows(call.model.rows, x.shape[2], call.dtype, x.device)
+    coefficients = stack_rows(call.rows, x.shape[2], call.dtype, x.device)
     numbers: Any = neuron._asdict() | dict(zip(COEFFICIENTS, coefficients, strict=True))
     del numbers["rows"]
     settings = options._replace(

@@ -15,6 +15,7 @@ from .arguments import Delay, Delays
 from .options import CallArguments, NeuronArguments
 from .resolve import make_constants, resolve
 from .rows import stack_rows
+from .state import count_past_steps
 from .torch_internals import is_forward_mode, is_mode_active, is_transforming
 
 _SIZE = f"T B N is not from 1 to {_ops.MANY - 1:,}"
@@ -74,26 +75,26 @@ class PreparedLayer:
         options = CallArguments(delay=delays)
         call = resolve(neuron, options, torch.empty(0, 0, N, dtype=dtype, device="cpu"),
                        None if synapses is None else synapses.w_rec)
-        model = call.model
-        delay = None if model.delay is None else model.delay.contiguous()
+        delay = None if call.delay is None else call.delay.contiguous()
         w_rec = None if synapses is None else synapses.w_rec.contiguous()
         stored = None if synapses is None else synapses.stored
         device = torch.device("cpu")
-        self.coefficients = stack_rows(model.rows, N, dtype, device)  # with their graph
-        self.gradient_bits = model.coefficient_gradients  # rows that require a gradient
-        self.constants, self.D, self.dtype, self.recorded = constants, model.D, dtype, recorded
-        self.delays, self.delay = model.delays, None if delay is None else delay.clone()
+        self.coefficients = stack_rows(call.rows, N, dtype, device)  # with their graph
+        self.gradient_bits = call.coefficient_gradients  # rows that require a gradient
+        self.constants, self.dtype, self.recorded = constants, dtype, recorded
+        self.D = count_past_steps(call.delays)
+        self.delays, self.delay = call.delays, None if delay is None else delay.clone()
         # The aliases keep the memory of the sources, so no other tensor can get the same address.
         self.sources = [(name, t, t.detach(), t.data_ptr(), t.requires_grad)
                         for name, t in sources.items()]
-        choices, numbers = make_constants(model, options, checkpoint=0, outputs=0)
+        choices, numbers = make_constants(call, options, checkpoint=0, outputs=0)
         choices = choices._replace(coefficient_gradients=0, zero_coefficients=0, bf16_parts=0)
 
         def address(tensor: Tensor | None) -> int:
             return 0 if tensor is None else tensor.data_ptr()
 
         compiled = _ops._C.PreparedLayer(
-            dtype is torch.float64, N, list(choices), list(numbers), list(model.delays),
+            dtype is torch.float64, N, list(choices), list(numbers), list(call.delays),
             address(self.coefficients), address(w_rec), address(delay), address(stored),
             synapses is not None and synapses.autapses,
             [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored], recorded)

@@ -19,8 +19,8 @@ from .surrogates import find_cutoff
 from .synapses import check_sources
 
 
-class ResolvedModel(NamedTuple):
-    """The resolved arguments that do not depend on the sequence."""
+class Call(NamedTuple):
+    """The arguments of a call, with the defaults of its model."""
 
     dynamics: str
     surrogate: str
@@ -33,17 +33,6 @@ class ResolvedModel(NamedTuple):
     delay: Tensor | None
     delays: tuple[int, ...]  # distinct, ascending; empty without w_rec
     zero_coefficients: int  # bit k: row k of the coefficients is the number 0
-
-    @property
-    def D(self) -> int:
-        """Past steps that the state holds."""
-        return count_past_steps(self.delays)
-
-
-class Call(NamedTuple):
-    """A ResolvedModel, and the arguments that depend on the sequence."""
-
-    model: ResolvedModel
     dtype: torch.dtype  # of the computation
     # v, a, i, r (B, N) and z (D, B, N), or five times None: zeros
     state: tuple[Any, ...]
@@ -65,31 +54,16 @@ def make_rows(neuron: NeuronArguments, N: int, device: torch.device) -> Rows:
     return Rows.of(complete_coefficients(neuron.dynamics, **coefficients), complements)
 
 
-def resolve_model(neuron: NeuronArguments, options: CallArguments, w_rec: Tensor | None, N: int,
-                  device: torch.device) -> ResolvedModel:
-    """The resolved neuron. Raises TypeError or ValueError naming the argument."""
-    defaults = find_model(neuron.dynamics)
-    surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
-    check_surrogate(surrogate)
-    dampening = defaults.dampening if neuron.dampening is None else neuron.dampening
-    rows = make_rows(neuron, N, device) if neuron.rows is None else neuron.rows
-    delay, delays = arguments.resolve_delays(options.delay, w_rec, N, device,
-                                             kernel=options.delay_kernel)
-    cutoff = find_cutoff(surrogate, neuron.surrogate_cutoff, options.smooth)
-    return ResolvedModel(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory,
-                         rows, rows.gradient_bits(), delay, tuple(delays), rows.zero_bits())
-
-
-def make_constants(model: ResolvedModel, options: CallArguments, *, checkpoint: int,
+def make_constants(call: Call, options: CallArguments, *, checkpoint: int,
                    outputs: int) -> tuple[Any, Any]:
     """Constants and Numbers of csrc/torch/boundary.h, without a readout."""
     constants = _ops.Constants(
-        dynamics=_ops.DYNAMICS[model.dynamics], surrogate=_ops.SURROGATES[model.surrogate],
-        refractory=model.refractory, smooth=int(options.smooth), checkpoint=checkpoint,
-        outputs=outputs, coefficient_gradients=model.coefficient_gradients,
-        bf16_parts=_ops.count_bf16_parts(), zero_coefficients=model.zero_coefficients,
+        dynamics=_ops.DYNAMICS[call.dynamics], surrogate=_ops.SURROGATES[call.surrogate],
+        refractory=call.refractory, smooth=int(options.smooth), checkpoint=checkpoint,
+        outputs=outputs, coefficient_gradients=call.coefficient_gradients,
+        bf16_parts=_ops.count_bf16_parts(), zero_coefficients=call.zero_coefficients,
         without_autapses=int(not options.autapses), existing=int(options.sparse_grad == "existing"))
-    return constants, _ops.Numbers(dampening=model.dampening, k_out=0.0, cutoff=model.cutoff)
+    return constants, _ops.Numbers(dampening=call.dampening, k_out=0.0, cutoff=call.cutoff)
 
 
 def resolve(neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: Tensor | None,
@@ -111,7 +85,15 @@ def resolve(neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: T
                          f"{options.saved_dtype}")
     saved_bf16 = options.saved_dtype == torch.bfloat16 and dtype == torch.float32
     check_sources(options.delay_kernel, options.recurrent_mask, w_rec, x, "current", B, N)
-    model = resolve_model(neuron, options, w_rec, N, x.device)
-    state = arguments.check_state(options.state, B, N, model.D, dtype, x.device)
+    surrogate = defaults.surrogate if neuron.surrogate is None else neuron.surrogate
+    check_surrogate(surrogate)
+    rows = make_rows(neuron, N, x.device) if neuron.rows is None else neuron.rows
+    delay, delays = arguments.resolve_delays(options.delay, w_rec, N, x.device,
+                                             kernel=options.delay_kernel)
+    cutoff = find_cutoff(surrogate, neuron.surrogate_cutoff, options.smooth)
+    D = count_past_steps(delays)
+    state = arguments.check_state(options.state, B, N, D, dtype, x.device)
     lengths = resolve_lengths(options.lengths, T, B, x.device)
-    return Call(model, dtype, state, checkpoint, saved_bf16, lengths)
+    return Call(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory, rows,
+                rows.gradient_bits(), delay, tuple(delays), rows.zero_bits(), dtype, state,
+                checkpoint, saved_bf16, lengths)
