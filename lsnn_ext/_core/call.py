@@ -32,28 +32,17 @@ class Layered(NamedTuple):
     packed: PackedSpikes | None = None  # of spikes="bits"
 
 
-class _Fused(NamedTuple):
-    """The projection and readout that are fused into the operator; None: absent or not fused."""
-
-    w_in: Tensor | None = None
-    bias: Tensor | None = None
-    x_bits: Tensor | None = None
-    w_out: Tensor | None = None
-    p: Tensor | None = None
-    k_out: float = 0.0
-    b_out: Tensor | None = None
-
-
 def _lacks_kernels(x: Tensor, options: CallArguments) -> bool:
     """Whether the reference computes a call that the kernels for x do not support."""
     return options.recurrent_mask is not None and not _ops.has_cpu_kernels(x)
 
 
 def _run_operator(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, options: CallArguments,
-                  fused: _Fused, requested: set[str]) -> tuple[_ops.Outputs, Tensor]:
+                  requested: set[str], k_out: float = 0.0,
+                  **fused: Tensor | None) -> tuple[_ops.Outputs, Tensor]:
     """The outputs of the operator, and the spikes in the dtype of x; requested: names of outputs in
-    csrc/torch/boundary.h."""
-    call = resolve(neuron, options, x, w_rec, fused.w_in)
+    csrc/torch/boundary.h; fused: tensors of the projection and readout inside of the operator."""
+    call = resolve(neuron, options, x, w_rec, fused.get("w_in"))
     if not _ops.is_compiled_active():
         return _run_reference(x, w_rec, neuron, options, call)
     check_kernels("current", x)
@@ -74,11 +63,9 @@ def _run_operator(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, opti
     constants, numbers = make_constants(
         call, options, checkpoint=call.checkpoint if _ops.has_cpu_kernels(x) else 0,
         outputs=_ops.make_mask("outputs", requested))
-    numbers = numbers._replace(k_out=float(fused.k_out))
-    v, a, i, r, z = call.state
-    tensors = _ops.Tensors(
-        x.to(call.dtype), v, a, i, r, z, w_rec, call.delay, fused.w_in, fused.bias, fused.x_bits,
-        fused.w_out, fused.p, fused.b_out, None, kernel, options.recurrent_mask)
+    numbers = numbers._replace(k_out=float(k_out))
+    tensors = _ops.Tensors(x.to(call.dtype), *call.state, w_rec, call.delay, delay_kernel=kernel,
+                           recurrent_mask=options.recurrent_mask, **fused)
     settings = _ops.Settings(call.delays, constants, numbers, _ops.forced_options())
     out = _ops.run_recurrence(tensors, call.rows, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
@@ -107,7 +94,7 @@ def _run_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
 def run_neurons(current: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
                 options: CallArguments) -> Layered:
     """The recurrence of a current (T, B, N); as of functional.alif."""
-    out, z = _run_operator(current, w_rec, neuron, options, _Fused(), {"spikes"})
+    out, z = _run_operator(current, w_rec, neuron, options, {"spikes"})
     traces = Traces(out.trace_v, out.trace_a, out.threshold) if options.trace else None
     return Layered(z, State(out.v, out.a, out.i, out.r, out.z), traces, None, None)
 
@@ -205,11 +192,15 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
                          lengths is None, isinstance(k_out, Tensor))
     if _lacks_kernels(like, options):
         route = route._replace(fused_readout=False, returns_bits=False)
-    x_bits: Tensor | None = None
-    if isinstance(x, PackedSpikes):
-        if route.is_fused:
-            x_bits, x = x.bits, x.carrier
-        elif route.projection == "torch":
+    fused: dict[str, Any] = {}
+    if route.is_fused:
+        current = like  # the gradient of bits flows through a carrier
+        x_bits = x.bits if isinstance(x, PackedSpikes) else _ops.pack_inputs(x)
+        if x_bits is not None and isinstance(x, Tensor):
+            current = make_carrier(x, T, B, I)
+        fused = {"w_in": w_in, "bias": bias, "x_bits": x_bits}
+    else:
+        if isinstance(x, PackedSpikes) and route.projection == "torch":
             if _ops.available and not _ops.can_read_bits(like):
                 kind = str(like.dtype).removeprefix("torch.")
                 warn_if_cpu_only(name, f"inputs as bits in {kind}", like,
@@ -217,18 +208,9 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
                                  expected="CPU tensors, or float32 and compute capability 8.0 or "
                                           "newer,")
             x = x.numbers()
-    elif route.is_fused:
-        x_bits = _ops.pack_inputs(x)
-        x = x if x_bits is None else make_carrier(x, T, B, I)
-    if route.is_fused:
-        assert isinstance(x, Tensor)
-        current = x
-        fused = _Fused(w_in, bias, x_bits)
-    else:
         if lengths is not None and isinstance(x, Tensor):  # the projection reads the padding too
             x = lengths.mask(x)
         current = _ops.linear(x, w_in, bias, route.projection)
-        fused = _Fused()
     reads_numbers = w_out is not None and not route.fused_readout
     if route.fused_readout:
         assert w_out is not None and not isinstance(k_out, Tensor)
@@ -236,14 +218,14 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
         first = readout_state
         if first is None and on_cpu:
             first = w_out.new_zeros(B, w_out.shape[0])
-        fused = fused._replace(w_out=w_out, p=first, k_out=k_out)
+        fused |= {"w_out": w_out, "p": first, "k_out": k_out}
         if not on_cpu:
-            fused, b_out = fused._replace(b_out=b_out), None
+            fused["b_out"], b_out = b_out, None
     returns_spikes = spikes or w_out is None
     requested = {"spikes"} if returns_spikes or reads_numbers else set()
     if route.returns_bits:
         requested = {"bits"}
-    out, z = _run_operator(current, w_rec, neuron, options, fused, requested)
+    out, z = _run_operator(current, w_rec, neuron, options, requested, **fused)
     p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
     if reads_numbers:
         assert w_out is not None
