@@ -64,8 +64,9 @@ def _run_operator(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, opti
         call, options, checkpoint=call.checkpoint if _ops.has_cpu_kernels(x) else 0,
         outputs=_ops.make_mask("outputs", requested))
     numbers = numbers._replace(k_out=float(k_out))
-    tensors = _ops.Tensors(x.to(call.dtype), *call.state, w_rec, call.delay)._replace(
-        delay_kernel=kernel, recurrent_mask=options.recurrent_mask, **fused)
+    v, a, i, r, z = call.state
+    tensors = _ops.Tensors(x.to(call.dtype), v, a, i, r, z, w_rec, call.delay, delay_kernel=kernel,
+                           recurrent_mask=options.recurrent_mask, **fused)
     settings = _ops.Settings(call.delays, constants, numbers, _ops.forced_options())
     out = _ops.run_recurrence(tensors, call.rows, settings, call.lengths)
     return out, out.spikes.to(x.dtype)
