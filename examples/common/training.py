@@ -273,10 +273,10 @@ def resumed(options: argparse.Namespace, kind: Callable[[argparse.Namespace], Ki
 
     kept = processes.on_first(read)
     if options.longer:
-        begun_for = kept["options"].get("iterations")
-        if not begun_for or begun_for >= options.longer:
+        begun_for = kept["options"].get("iterations") or len(kept["history"])
+        if begun_for >= options.longer:
             raise SystemExit("--longer: expected more iterations than the run was begun for, got "
-                             f"{options.longer} of a run for {begun_for or 'some minutes'}")
+                             f"{options.longer} of a run for {begun_for}")
         kept["options"]["iterations"] = options.longer
     try:
         run = kind(argparse.Namespace(**(vars(options) | kept["options"])))

@@ -226,6 +226,12 @@ def test_a_finished_run_goes_on_longer(tmp_path: Path) -> None:
     second = load_checkpoint(tmp_path)
     assert second["history"][:4] == first["history"] and len(second["history"]) == 8
     assert second["options"] == first["options"] | {"iterations": 8}
+    timed = [*RECALL, "--out", str(tmp_path / "timed")]
+    store_recall.main([*timed, "--minutes", "1e-6"])  # ends after an iteration
+    with pytest.raises(SystemExit, match="got 1 of a run for 1"):
+        store_recall.main([*timed, "--resume", "--longer", "1"])
+    store_recall.main([*timed, "--resume", "--longer", "3"])
+    assert len(load_checkpoint(tmp_path / "timed")["history"]) == 3
 
 
 def test_a_norm_that_is_not_finite_ends_the_run() -> None:
