@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .torch_internals import is_transforming, tree_map
+from .torch_internals import is_transforming, tree_map, without_compiler
 
 
 def loop_over_batch(op: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +37,7 @@ def loop_over_batch(op: Callable[..., Any]) -> Callable[..., Any]:
             stacked = tree_map(_make_empty_batch(tensors), calls[0])
         return stacked, tree_map(lambda _: 0, stacked)
 
-    return rule
+    return without_compiler(rule)
 
 
 def _make_empty_batch(tensors: list[Tensor]) -> Callable[[Tensor], Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo as without_compiler  # noqa: F401
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
