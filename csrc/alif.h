@@ -94,8 +94,8 @@ struct Layer {
   // psi of (7) counts as 0 where |m| >= cutoff; ignored for surrogates with bounded support
   double cutoff = std::numeric_limits<double>::infinity();
   Options options = {};  // how both directions are computed
-  // CPU kernels only: a registered neuron, neuron::NeuronTable<T>, in place of model, surrogate,
-  // dampening, n_ref and cutoff. Then w has [currents,N,N] for each matrix, delay is
+  // Null, or a registered neuron, neuron::NeuronTable<T> or cuda::NeuronModule, in place of model,
+  // surrogate, dampening, n_ref and cutoff. Then w has [currents,N,N] for each matrix, delay is
   // [currents,N,N], coefficients are those that the neuron reads, and x, y, gx are
   // [T,B,currents,N]; smooth: its spikes are real numbers.
   const void* neuron = nullptr;
@@ -254,8 +254,9 @@ struct BackwardArgs {
   void* gw;  // [matrices,N,N] written, or null; null when S = 0
   void* gcoefficients;  // [n_coefficients,N] written where wanted, or null when want = 0
   State gfirst;  // written, r unused; entries may be null
-  // The CUDA kernels use only the readout of what follows. x: [T,B,N] as in the forward pass, read
-  // where y was not saved; [T,B,I] of a projection
+  // Of what follows the CUDA kernels use the readout, those of a registered neuron only `existing`
+  // and the traces. x: [T,B,N] as in the forward pass, read where y was not saved; [T,B,I] of a
+  // projection
   const void* x = nullptr;
   int64_t x_stride_t = 0, x_stride_b = 0;
   Projection projection = {};

@@ -11,10 +11,10 @@ namespace {
 
 // Items of an SM, and the bytes of the rows that it reads in a step.
 struct Load { double items, bytes; };
-Load load(const Device& device, const Layer& l, Storage s, const Pass& p, double share) {
+Load load(const Device& device, const Layer& l, bool wide, const Pass& p, double share) {
   const double items = double(l.B) / std::max(device.teams(p.shape.ranks), 1),
                at_hand = std::max(items, 1.0);
-  const double row = double(padded(l.N)) * double(bytes_of_number(s)) / p.shape.ranks;
+  const double row = double(padded(l.N)) * double(bytes_of_number(wide)) / p.shape.ranks;
   return {at_hand, at_hand * double(l.S) * share * double(l.N) * row};
 }
 
@@ -48,8 +48,7 @@ double block_matrix_step(const Pass& p) {
 // Bytes of dL/dc of an item: each warp of a block loads all of it for its rows, some lanes the
 // same.
 double bytes_of_gradients(const Layer& l) {
-  return costs.lsnn_gradient_lanes *
-         double(words(l.N) * bytes_of_number(Storage::f32) * padded(l.N));
+  return costs.lsnn_gradient_lanes * double(words(l.N) * bytes_of_number(false) * padded(l.N));
 }
 
 // A step without its rows. Items of a round overlap; rounds do not.
@@ -58,7 +57,7 @@ double chain(double step, const Load& at, const Pass& p) {
 }
 // The exchange of dL/dc between the blocks of a cluster.
 double exchange(const Load& at, const Layer& l, const Pass& p) {
-  const double all = at.items * double(l.N * bytes_of_number(Storage::f32));
+  const double all = at.items * double(l.N * bytes_of_number(false));
   return l.S ? chain(costs.exchange, at, p) + (all - all / p.shape.ranks) / costs.cluster_bytes : 0;
 }
 // The general kernels. step: without rows.
@@ -76,12 +75,12 @@ double general_cost(const Device& device, const Layer& l, const Pass& p, const L
 }
 }  // namespace
 
-double cost(bool forward, const Device& device, const Layer& l, Storage s, const Pass& p,
+double cost(bool forward, const Device& device, const Layer& l, bool wide, const Pass& p,
             const Activity& a) {
   if (p.shape.parts)
     return rounds_of(device, l, p) *
            (p.design == Design::cluster ? matrix_step(l, p) : block_matrix_step(p));
-  const Load at = load(device, l, s, p, forward ? a.spikes : a.active);
+  const Load at = load(device, l, wide, p, forward ? a.spikes : a.active);
   if (!p.kernel)
     return general_cost(device, l, p, at, forward ? costs.forward_step : costs.backward_step);
   if (!forward)

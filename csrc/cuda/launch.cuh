@@ -293,31 +293,21 @@ template <class T> int64_t workspace_of(const BackwardArgs& f, const Plan& plan)
   return counted.used;
 }
 
-// The number of clusters of `ranks` blocks that fit on the device at once, for a kernel with all
-// the shared memory of a block: one block per SM, as with all kernels of the design.
-template <class T> int clusters(int ranks, const Device& device) {
-  if constexpr (sizeof(T) != 4) return 0;
-  else
-    return clusters_at_once(
-        {(int64_t)device.teams(ranks) * ranks, most_threads_backward(true), device.shared, ranks},
-        &backward_kernel<T, GeneralSpec, ClusterGradients<T>, 1, true>);
-}
-
-template <class T> int compiled() {
-  return compiled_for(&backward_kernel<T, GeneralSpec, BlockGradients<T>, 1, true>);
-}
-
 // The functions of a type, defined in a file for each.
 struct Entry {
   int64_t (*forward_workspace)(const ForwardArgs&, const Plan&);
   int64_t (*backward_workspace)(const BackwardArgs&, const Plan&);
   void (*forward)(ForwardArgs, const Plan&, void*, const Product&, void*);
   void (*backward)(const BackwardArgs&, const Plan&, void*, const Product&, void*);
-  int (*clusters)(int ranks, const Device&);
-  int (*compiled)();  // compute capability of the code
 };
-template <class T> inline constexpr Entry entry_of{
-    &workspace_of<T>, &workspace_of<T>, &forward<T>, &backward<T>, &clusters<T>, &compiled<T>};
+template <class T> inline constexpr Entry entry_of{&workspace_of<T>, &workspace_of<T>, &forward<T>,
+                                                   &backward<T>};
 extern const Entry entry_f64, entry_f32;
+
+// In alif_f32.cu. The number of clusters of `ranks` blocks that fit on the device at once, for a
+// kernel with all the shared memory of a block: one block per SM, as with all kernels of the
+// design.
+int find_clusters(int ranks, const Device&);
+int find_compiled_capability();
 
 }  // namespace lsnn::cuda

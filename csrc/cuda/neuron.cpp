@@ -10,8 +10,8 @@ namespace {
 using neuron::Job, neuron::steps_of_chunk;
 static_assert(steps_of_chunk == chunk);
 
-// Bytes of weights up to which `gather`, with a product for each item, is estimated to be faster
-// than `step` in the backward pass. Not measured.
+// Bytes of weights up to which the backward pass runs by `gather`, where each item multiplies by
+// all of them. Not measured.
 constexpr int64_t most_weights = 256 << 10;
 
 // Rows of [steps,B] whose spikes are unpacked at a time for the weight gradient.

@@ -14,12 +14,12 @@ int slices(const Device& device, int64_t tiles, int64_t items) {
   return (int)std::clamp<int64_t>(device.sms / tiles, 1, std::max<int64_t>(ceiling(items, 256), 1));
 }
 
-// Bytes of a structure for the type of a storage.
+// Bytes of a structure.
 template <template <class> class Shared>
-int64_t shared_of(const Layer& l, Storage s, const Shape& shape, Design design) {
+int64_t shared_of(const Layer& l, bool wide, const Shape& shape, Design design) {
   const bool in_shared = design != Design::gather;
   Arena counted;
-  if (s == Storage::f64) Shared<double>(counted, l, shape, in_shared);
+  if (wide) Shared<double>(counted, l, shape, in_shared);
   else Shared<float>(counted, l, shape, in_shared);
   return counted.used;
 }
@@ -74,15 +74,15 @@ Possible sequence_pass(Design design, const Device& device, const Layer& l, int 
 }
 
 template <class Shared>
-Possible any_pass(Design design, const Device& device, const Layer& l, Storage storage,
-                  Threads limit, int64_t slots, const Shared& shared) {
+Possible any_pass(Design design, const Device& device, const Layer& l, bool wide, Threads limit,
+                  int64_t slots, const Shared& shared) {
   if (design == Design::step) {
     return {true, {design, 1, {1, 256, 1, 0}, ceiling(l.B * 8 * words(l.N), 256), 0}, ""};
   }
   if (l.T >= int64_t(1) << 31) return impossible("it counts steps in 32 bits");
   if (design != Design::cluster) return sequence_pass(design, device, l, 1, limit, slots, shared);
   if (device.most_ranks < 2) return impossible("the GPU has no clusters");
-  if (storage == Storage::f64) return impossible("it only exchanges 32-bit values");
+  if (wide) return impossible("it only exchanges 32-bit values");
   Possible last = impossible("");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
     last = sequence_pass(design, device, l, ranks, limit, slots, shared);
@@ -91,13 +91,14 @@ Possible any_pass(Design design, const Device& device, const Layer& l, Storage s
   return last.why.empty() ? impossible("a cluster needs at least two words of 32 neurons") : last;
 }
 
-Design fastest(bool forward, const Device& device, const Layer& l, Storage s,
+Design fastest(bool forward, const Device& device, const Layer& l, bool wide,
                const Activity& activity) {
   const Design* best = nullptr;
   double least = 0;
   for (const Design& d : designs_of(forward)) {
-    const Possible p = forward ? forward_pass(d, device, l, s) : backward_pass(d, device, l, s);
-    const double c = p.yes ? cost(forward, device, l, s, p.pass, activity) : 0;
+    const Possible p =
+        forward ? forward_pass(d, device, l, wide) : backward_pass(d, device, l, wide);
+    const double c = p.yes ? cost(forward, device, l, wide, p.pass, activity) : 0;
     if (p.yes && (!best || c < least)) {
       best = &d;
       least = c;
@@ -109,16 +110,16 @@ Design fastest(bool forward, const Device& device, const Layer& l, Storage s,
 
 }  // namespace
 
-Possible forward_pass(Design design, const Device& device, const Layer& l, Storage s) {
+Possible forward_pass(Design design, const Device& device, const Layer& l, bool wide) {
   return any_pass(
-      design, device, l, s, {most_threads_forward, 0}, l.D + 1,
-      [&](const Shape& shape) { return shared_of<ForwardShared>(l, s, shape, design); });
+      design, device, l, wide, {most_threads_forward, 0}, l.D + 1,
+      [&](const Shape& shape) { return shared_of<ForwardShared>(l, wide, shape, design); });
 }
 namespace {
 // Why both directions of the paper's kernels refuse a layer; empty if they support it.
-std::string lsnn_refuses(const Device& device, const Layer& l, Storage s, int64_t most_neurons) {
+std::string lsnn_refuses(const Device& device, const Layer& l, bool wide, int64_t most_neurons) {
   if (l.options.kernels == Kernels::general) return "the general kernels were requested";
-  if (s != Storage::f32) return "it requires float32 numbers";
+  if (wide) return "it requires float32 numbers";
   if (!same(l.model, PaperSpec::model) || l.smooth)
     return "it requires the model lsnn with binary spikes";
   if (l.S != 1) return "it requires one delay for all synapses";
@@ -138,30 +139,30 @@ Possible lsnn_sequence(Design design, const Device& device, const Layer& l, Thre
     return counted.used;
   });
 }
-Possible lsnn_forward_pass(Design design, const Device& device, const Layer& l, Storage s) {
+Possible lsnn_forward_pass(Design design, const Device& device, const Layer& l, bool wide) {
   const bool in_shared = design == Design::block;
   const std::string refused =
-      lsnn_refuses(device, l, s, 128 * (in_shared ? most_warps_lsnn : most_warps_lsnn_gather));
+      lsnn_refuses(device, l, wide, 128 * (in_shared ? most_warps_lsnn : most_warps_lsnn_gather));
   if (!refused.empty()) return impossible(refused);
   return lsnn_sequence<LsnnShared>(design, device, l, {most_threads_lsnn, 0}, l.D + 1, in_shared);
 }
 }  // namespace
 
-Possible lsnn_forward_block_pass(const Device& device, const Layer& l, Storage s) {
-  return lsnn_forward_pass(Design::block, device, l, s);
+Possible lsnn_forward_block_pass(const Device& device, const Layer& l, bool wide) {
+  return lsnn_forward_pass(Design::block, device, l, wide);
 }
-Possible lsnn_forward_gather_pass(const Device& device, const Layer& l, Storage s) {
-  return lsnn_forward_pass(Design::gather, device, l, s);
+Possible lsnn_forward_gather_pass(const Device& device, const Layer& l, bool wide) {
+  return lsnn_forward_pass(Design::gather, device, l, wide);
 }
 namespace {
 // The same for the backward kernels. parts: of a factor, for kernels by matrices, else 0.
-std::string lsnn_backward_refuses(const Device& device, const Layer& l, Storage s,
+std::string lsnn_backward_refuses(const Device& device, const Layer& l, bool wide,
                                   int64_t most_neurons, int parts) {
   if (l.options.kernels == Kernels::matrices && !parts) return "matrices were requested";
   if (l.options.kernels == Kernels::rows && parts) return "rows of active neurons were requested";
   if (parts && parts < l.bf16_parts && l.options.kernels != Kernels::matrices)
     return "it rounds products to bfloat16, which is not enabled";
-  const std::string refused = lsnn_refuses(device, l, s, most_neurons);
+  const std::string refused = lsnn_refuses(device, l, wide, most_neurons);
   return refused.empty() && l.surrogate != PaperSpec::surrogate
              ? "it requires the surrogate triangle"
              : refused;
@@ -178,17 +179,18 @@ template <class Shared> Possible matrix_pass(const Device& device, const Layer& 
 }
 }  // namespace
 
-Possible lsnn_backward_block_pass(const Device& device, const Layer& l, Storage s) {
-  const std::string refused = lsnn_backward_refuses(device, l, s, 32 * most_warps_lsnn_backward, 0);
+Possible lsnn_backward_block_pass(const Device& device, const Layer& l, bool wide) {
+  const std::string refused =
+      lsnn_backward_refuses(device, l, wide, 32 * most_warps_lsnn_backward, 0);
   if (!refused.empty()) return impossible(refused);
   return lsnn_sequence<LsnnBackwardShared>(Design::block, device, l,
                                            {most_threads_lsnn_backward, 0, 1}, l.D + 1);
 }
-Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage s) {
+Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, bool wide) {
   if (device.most_ranks < 2) return impossible("the GPU has no clusters");
   const int most_words =
       std::min(most_words_matrix * device.most_ranks, most_words_of_parts(l.bf16_parts));
-  const std::string refused = lsnn_backward_refuses(device, l, s, 32 * most_words, l.bf16_parts);
+  const std::string refused = lsnn_backward_refuses(device, l, wide, 32 * most_words, l.bf16_parts);
   if (!refused.empty()) return impossible(refused);
   auto pass_of = [&](int ranks) {
     const int words_of_block = Slice(l.N, ranks, 0).words;
@@ -201,7 +203,7 @@ Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage
     p.shape.items = pairs_of_lane;
     return matrix_pass<LsnnMatrixShared>(device, l, p);
   };
-  auto cost_of = [&](const Possible& of) { return cost(false, device, l, s, of.pass, {}); };
+  auto cost_of = [&](const Possible& of) { return cost(false, device, l, wide, of.pass, {}); };
   // The number of blocks that costs least.
   Possible best = impossible("a cluster needs at least two words of 32 neurons");
   for (int ranks = 2; ranks <= device.most_ranks && ranks <= words(l.N); ranks *= 2) {
@@ -210,10 +212,10 @@ Possible lsnn_backward_matrix_pass(const Device& device, const Layer& l, Storage
   }
   return best;
 }
-Possible lsnn_backward_block_matrix_pass(const Device& device, const Layer& l, Storage s) {
+Possible lsnn_backward_block_matrix_pass(const Device& device, const Layer& l, bool wide) {
   const int parts = std::min(l.bf16_parts, most_parts_of_block);
   const std::string refused =
-      lsnn_backward_refuses(device, l, s, 32 * most_warps_block_matrix, parts);
+      lsnn_backward_refuses(device, l, wide, 32 * most_warps_block_matrix, parts);
   if (!refused.empty()) return impossible(refused);
   Pass p{Design::block, 1, {1, int(32 * words(l.N)), 1, int(l.D + 1)}, 0, 0};
   p.shape.parts = parts;
@@ -228,19 +230,19 @@ SpikeTiles spike_tiles(const Device& device, int64_t M, int64_t N, int64_t K) {
   return s;
 }
 
-std::string no_tensor_cores(const Device& device, const Layer& l, Storage s) {
+std::string no_tensor_cores(const Device& device, const Layer& l, bool wide) {
   if (l.options.kernels == Kernels::general) return "the general kernels were requested";
-  if (s == Storage::f64) return "they require float32 numbers";
+  if (wide) return "they require float32 numbers";
   if (l.S != 1) return "they require one delay for all synapses";
   if (l.smooth) return "they require binary spikes";
   if (!has_tensor_cores(device)) return "they require compute capability 8.0";
   return "";
 }
-Possible backward_pass(Design design, const Device& device, const Layer& l, Storage s) {
+Possible backward_pass(Design design, const Device& device, const Layer& l, bool wide) {
   // Extra warps without neurons share the rows of the product.
-  return any_pass(design, device, l, s, {most_threads_backward(design != Design::gather), 256},
+  return any_pass(design, device, l, wide, {most_threads_backward(design != Design::gather), 256},
                   backward_slots(design, l), [&](const Shape& shape) {
-                    return shared_of<BackwardShared>(l, s, shape, design);
+                    return shared_of<BackwardShared>(l, wide, shape, design);
                   });
 }
 
@@ -249,16 +251,16 @@ static bool may_take(const Layer& l, const Pass& p, bool forward) {
   const Design requested = requested_design(l, forward);
   return requested == Design::automatic || requested == p.design;
 }
-Plan choose(const Device& device, const Layer& l, Storage storage, const Activity& activity) {
-  Plan plan{storage, {}, {}, {}};
+Plan choose(const Device& device, const Layer& l, bool wide, const Activity& activity) {
+  Plan plan{wide, {}, {}, {}};
   auto design_of = [&](bool is_forward) {
     const Design requested = requested_design(l, is_forward);
     return requested != Design::automatic ? requested
-                                          : fastest(is_forward, device, l, storage, activity);
+                                          : fastest(is_forward, device, l, wide, activity);
   };
   const Design forward = design_of(true), backward = design_of(false);
-  const Possible f = forward_pass(forward, device, l, storage),
-                 b = backward_pass(backward, device, l, storage);
+  const Possible f = forward_pass(forward, device, l, wide),
+                 b = backward_pass(backward, device, l, wide);
   for (const Possible& p : {f, b})
     if (!p.yes)
       throw std::invalid_argument("design: expected one that can run " + std::to_string(l.N) +
@@ -269,11 +271,11 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   // The kernel with the lowest cost, if lower than that of the general one.
   auto best_lsnn = [&](bool is_forward, const Pass& general) {
     std::optional<Pass> best;
-    double least = cost(is_forward, device, l, storage, general, activity);
+    double least = cost(is_forward, device, l, wide, general, activity);
     for (const LsnnKernel& kernel : lsnn_kernels_of(is_forward)) {
-      const Possible p = kernel.pass(device, l, storage);
+      const Possible p = kernel.pass(device, l, wide);
       if (!p.yes || !may_take(l, p.pass, is_forward)) continue;
-      const double c = cost(is_forward, device, l, storage, p.pass, activity);
+      const double c = cost(is_forward, device, l, wide, p.pass, activity);
       const bool is_forced = p.pass.shape.parts && l.options.kernels == Kernels::matrices;
       if (c >= least && (!is_forced || best)) continue;
       least = c;
@@ -291,7 +293,7 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   t.rows = (int)std::min<int64_t>(ceiling(l.N, 32) * 32, list_size);
   auto bytes = [&] {
     Arena counted;
-    if (storage == Storage::f64) WeightShared<double>(counted, t);
+    if (wide) WeightShared<double>(counted, t);
     else WeightShared<float>(counted, t);
     return counted.used;
   };
@@ -301,7 +303,7 @@ Plan choose(const Device& device, const Layer& l, Storage storage, const Activit
   t.across = (int)ceiling(l.N, t.columns);
   t.matrices = std::max((int)matrices(l), 1);
   t.slices = slices(device, t.count(), l.T * l.B);
-  if (no_tensor_cores(device, l, storage).empty()) {
+  if (no_tensor_cores(device, l, wide).empty()) {
     plan.tensor_cores = spike_tiles(device, l.N, l.N, spike_products(l, l.delays[0]));
     plan.tensor_cores->parts = l.bf16_parts;
     t.slices = 1;

@@ -35,9 +35,8 @@ inline Device as_compiled(Device device, int capability) {
   return device;
 }
 
-// Storage of numbers and weights.
-enum class Storage { f64, f32 };
-LSNN_INLINE int64_t bytes_of_number(Storage s) { return s == Storage::f64 ? 8 : 4; }
+// wide, here and below: numbers are float64, not float32.
+LSNN_INLINE int64_t bytes_of_number(bool wide) { return wide ? 8 : 4; }
 
 // Numbers of the packed weights, coefficients, flags and delays of a layer, see Packed.
 inline int64_t packed_numbers(const Layer& l) {
@@ -78,7 +77,7 @@ struct Pass {
   const char* kernel = nullptr;  // name of a paper's kernel, see below; null: a general one
 };
 struct Plan {
-  Storage storage;
+  bool wide;
   Pass forward, backward;
   WeightTiles tiles;  // of the weight gradient
   HostCoefficients host = {};
@@ -121,26 +120,26 @@ inline std::span<const Design> designs_of(bool forward) {
 inline Design requested_design(const Layer& l, bool forward) {
   return forward && l.options.design == Design::cluster ? Design::automatic : l.options.design;
 }
-Possible forward_pass(Design, const Device&, const Layer& l, Storage);
-Possible backward_pass(Design, const Device&, const Layer& l, Storage);
+Possible forward_pass(Design, const Device&, const Layer& l, bool wide);
+Possible backward_pass(Design, const Device&, const Layer& l, bool wide);
 // The kernels of the paper's network, by their names in _C.plan.
 struct LsnnKernel {
   const char* name;
-  Possible (*find)(const Device&, const Layer& l, Storage);
+  Possible (*find)(const Device&, const Layer& l, bool wide);
 
-  Possible pass(const Device& device, const Layer& l, Storage s) const {
-    Possible found = find(device, l, s);
+  Possible pass(const Device& device, const Layer& l, bool wide) const {
+    Possible found = find(device, l, wide);
     found.pass.kernel = name;
     return found;
   }
 };
-Possible lsnn_forward_block_pass(const Device&, const Layer& l, Storage);
-Possible lsnn_forward_gather_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_forward_block_pass(const Device&, const Layer& l, bool wide);
+Possible lsnn_forward_gather_pass(const Device&, const Layer& l, bool wide);
 inline constexpr LsnnKernel lsnn_forward_kernels[] = {{"lsnn", &lsnn_forward_block_pass},
                                                       {"lsnn, gather", &lsnn_forward_gather_pass}};
-Possible lsnn_backward_block_pass(const Device&, const Layer& l, Storage);
-Possible lsnn_backward_matrix_pass(const Device&, const Layer& l, Storage);
-Possible lsnn_backward_block_matrix_pass(const Device&, const Layer& l, Storage);
+Possible lsnn_backward_block_pass(const Device&, const Layer& l, bool wide);
+Possible lsnn_backward_matrix_pass(const Device&, const Layer& l, bool wide);
+Possible lsnn_backward_block_matrix_pass(const Device&, const Layer& l, bool wide);
 inline constexpr LsnnKernel lsnn_backward_kernels[] = {
     {"lsnn", &lsnn_backward_block_pass},
     {"lsnn, matrices", &lsnn_backward_matrix_pass},
@@ -151,7 +150,7 @@ inline std::span<const LsnnKernel> lsnn_kernels_of(bool forward) {
 
 // The fastest designs by the formulas below, or the one of the layer's options. Throws
 // std::invalid_argument if that one cannot run the layer.
-Plan choose(const Device&, const Layer& l, Storage, const Activity&);
+Plan choose(const Device&, const Layer& l, bool wide, const Activity&);
 
 // Whether device and code support bfloat16 on tensor cores.
 inline bool has_tensor_cores(const Device& device) { return device.capability >= 80; }
@@ -160,10 +159,10 @@ inline bool has_tensor_cores(const Device& device) { return device.capability >=
 SpikeTiles spike_tiles(const Device&, int64_t M, int64_t N, int64_t K);
 
 // Why tensor cores cannot compute the weight gradient; empty if they can.
-std::string no_tensor_cores(const Device&, const Layer& l, Storage);
+std::string no_tensor_cores(const Device&, const Layer& l, bool wide);
 
 // Relative costs of a step by rough formulas, which rank the kernels and predict no time: no GPU
 // has confirmed them.
-double cost(bool forward, const Device&, const Layer& l, Storage, const Pass&, const Activity&);
+double cost(bool forward, const Device&, const Layer& l, bool wide, const Pass&, const Activity&);
 
 }  // namespace lsnn::cuda

@@ -68,35 +68,33 @@ template <class T> void backward_of(BackwardArgs& f, const Device& device, void*
 
 }  // namespace
 
-void readout_forward(const ForwardArgs& f, Storage storage, const Device& device, void* stream) {
+void readout_forward(const ForwardArgs& f, bool wide, const Device& device, void* stream) {
   if (!f.readout.O || !f.layer.B) return;
-  if (storage == Storage::f64) forward_of<double>(f, device, stream);
+  if (wide) forward_of<double>(f, device, stream);
   else forward_of<float>(f, device, stream);
 }
-int64_t readout_workspace(const BackwardArgs& f, Storage storage, const Device& device) {
+int64_t readout_workspace(const BackwardArgs& f, bool wide, const Device& device) {
   if (!f.readout.O) return 0;
   Arena counted;
-  if (storage == Storage::f64) OfBackward<double>(counted, f, device);
+  if (wide) OfBackward<double>(counted, f, device);
   else OfBackward<float>(counted, f, device);
   return counted.used;
 }
-void readout_backward(BackwardArgs& f, Storage storage, const Device& device, void* workspace,
+void readout_backward(BackwardArgs& f, bool wide, const Device& device, void* workspace,
                       void* stream) {
   if (!f.readout.O) return;
-  if (storage == Storage::f64) backward_of<double>(f, device, workspace, stream);
+  if (wide) backward_of<double>(f, device, workspace, stream);
   else backward_of<float>(f, device, workspace, stream);
 }
 
-void leaky_forward(const LeakyForward& f, Storage storage, void* stream) {
+void leaky_forward(const LeakyForward& f, bool wide, void* stream) {
   if (f.n == 0) return;
-  const auto kernel =
-      storage == Storage::f64 ? &leaky_forward_kernel<double> : &leaky_forward_kernel<float>;
+  const auto kernel = wide ? &leaky_forward_kernel<double> : &leaky_forward_kernel<float>;
   launch("leaky readout, forward", columns(f.n, stream), kernel, f);
 }
-void leaky_backward(const LeakyBackward& f, Storage storage, void* stream) {
+void leaky_backward(const LeakyBackward& f, bool wide, void* stream) {
   if (f.n == 0) return;
-  const auto kernel =
-      storage == Storage::f64 ? &leaky_backward_kernel<double> : &leaky_backward_kernel<float>;
+  const auto kernel = wide ? &leaky_backward_kernel<double> : &leaky_backward_kernel<float>;
   launch("leaky readout, backward", columns(f.n, stream), kernel, f);
 }
 

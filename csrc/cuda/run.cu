@@ -5,9 +5,7 @@
 
 namespace lsnn::cuda {
 namespace {
-const Entry& entry(const Plan& plan) {
-  return plan.storage == Storage::f64 ? entry_f64 : entry_f32;
-}
+const Entry& entry(const Plan& plan) { return plan.wide ? entry_f64 : entry_f32; }
 }  // namespace
 
 int64_t forward_workspace(const ForwardArgs& f, const Plan& plan) {
@@ -15,17 +13,17 @@ int64_t forward_workspace(const ForwardArgs& f, const Plan& plan) {
 }
 int64_t backward_workspace(const BackwardArgs& f, const Plan& plan) {
   return entry(plan).backward_workspace(f, plan) +
-         readout_workspace(f, plan.storage, current_device());
+         readout_workspace(f, plan.wide, current_device());
 }
 void forward(const ForwardArgs& f, const Plan& plan, void* workspace, const Product& product,
              void* stream) {
   entry(plan).forward(f, plan, workspace, product, stream);
-  readout_forward(f, plan.storage, current_device(), stream);
+  readout_forward(f, plan.wide, current_device(), stream);
 }
 void backward(const BackwardArgs& f, const Plan& plan, void* workspace, const Product& product,
               void* stream) {
   BackwardArgs of_spikes = f;
-  readout_backward(of_spikes, plan.storage, current_device(),
+  readout_backward(of_spikes, plan.wide, current_device(),
                    static_cast<char*>(workspace) + entry(plan).backward_workspace(f, plan), stream);
   entry(plan).backward(of_spikes, plan, workspace, product, stream);
 }
@@ -38,9 +36,9 @@ Device current_device() {
   const int index = device_index();
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = known.find(index); found != known.end()) return found->second;
-  Device device = as_compiled(device_limits(), entry_f32.compiled());
+  Device device = as_compiled(device_limits(), find_compiled_capability());
   for (int i = 0; i < 3 && device.most_ranks > 1; i++)
-    device.clusters[i] = entry_f32.clusters(2 << i, device);
+    device.clusters[i] = find_clusters(2 << i, device);
   return known.emplace(index, device).first->second;
 }
 

@@ -21,13 +21,13 @@ void backward(const BackwardArgs&, const Plan&, void* workspace, const Product&,
 
 // The readout, called by forward() after the recurrence and by backward() before it, with a
 // workspace that holds the gradient of the spikes.
-void readout_forward(const ForwardArgs&, Storage, const Device&, void* stream);
-int64_t readout_workspace(const BackwardArgs&, Storage, const Device&);
-void readout_backward(BackwardArgs&, Storage, const Device&, void* workspace, void* stream);
+void readout_forward(const ForwardArgs&, bool wide, const Device&, void* stream);
+int64_t readout_workspace(const BackwardArgs&, bool wide, const Device&);
+void readout_backward(BackwardArgs&, bool wide, const Device&, void* workspace, void* stream);
 
 // The leaky integrator of a given product; f64 or f32.
-void leaky_forward(const LeakyForward&, Storage, void* stream);
-void leaky_backward(const LeakyBackward&, Storage, void* stream);
+void leaky_forward(const LeakyForward&, bool wide, void* stream);
+void leaky_backward(const LeakyBackward&, bool wide, void* stream);
 
 // The projection of inputs as bits, in float32; backward only if has_tensor_cores(). N and I are at
 // most 2^28. linear_workspace: bytes of device memory for a direction.

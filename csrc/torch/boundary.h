@@ -19,7 +19,7 @@ using Tensors = std::vector<Tensor>;
 // k of the coefficients. bf16_parts: bfloat16 numbers that factors of the backward pass may be
 // split into, 1 or 2; 0: factors are exact. zero_coefficients: bit k: row k of the coefficients is
 // 0; assumed without a check on a GPU. without_autapses: the diagonals of w_rec count as 0.
-// existing: only nonzero weights have a gradient; CPU kernels only.
+// existing: only nonzero weights have a gradient; not read by the CUDA kernels of models.
 #define LSNN_CONSTANTS(X)  \
   X(dynamics)              \
   X(surrogate)             \

@@ -31,6 +31,8 @@ cuda::Device cuda_device() {
 
 namespace {
 
+bool is_wide(const Tensor& like) { return like.scalar_type() == ScalarType::Double; }
+
 // out += a b by the BLAS library of torch. context: a tensor of the device and the dtype. It calls
 // linear with the sums so far as bias, since addmm has scalar arguments, which the dispatcher does
 // not take through the stable interface.
@@ -55,17 +57,12 @@ void add_by_library(void* context, int64_t M, int64_t K, int64_t N, const cuda::
 
 cuda::Product product_of(const Tensor& like) {
   if (like.is_cpu() && std::strcmp(std::getenv("LSNN_EMULATE"), "torch")) {
-    const bool wide = like.scalar_type() == ScalarType::Double;
-    return {wide ? &cuda::add_on_host<double> : &cuda::add_on_host<float>, nullptr};
+    return {is_wide(like) ? &cuda::add_on_host<double> : &cuda::add_on_host<float>, nullptr};
   }
   return {&add_by_library, const_cast<Tensor*>(&like)};
 }
 
 namespace {
-
-cuda::Storage storage_of(const Tensor& like) {
-  return like.scalar_type() == ScalarType::Double ? cuda::Storage::f64 : cuda::Storage::f32;
-}
 
 template <class T> void run_pass(const ForwardArgs& f, const Parallel& threads) {
   cpu::forward<T>(f, threads);
@@ -78,7 +75,7 @@ template <class Args> void run_on_cpu(const Args& f, const Tensor& like) {
   SignalWatch watch;
   Parallel threads = parallel();
   threads.interrupt = watch.interrupt();
-  if (storage_of(like) == cuda::Storage::f64) run_pass<double>(f, threads);
+  if (is_wide(like)) run_pass<double>(f, threads);
   else run_pass<float>(f, threads);
   watch.finish();
 }
@@ -102,7 +99,7 @@ void run_kernels(const BackwardArgs& f, const cuda::Plan& plan, void* workspace,
 template <class Args> void run_as_planned(const Args& f, const Tensor& like,
                                           const cuda::HostCoefficients& host, void* stream) {
   const cuda::Device device = cuda::current_device();
-  cuda::Plan plan = cuda::choose(device, f.layer, storage_of(like), {});
+  cuda::Plan plan = cuda::choose(device, f.layer, is_wide(like), {});
   plan.host = host;
   const int64_t bytes = workspace_of(f, plan);
   const Tensor workspace = empty(like, {bytes}, ScalarType::Byte);
@@ -171,11 +168,11 @@ template <class T> void integrate_on_cpu(const LeakyBackward& f) {
   cpu::leaky_backward<T>(f, parallel());
 }
 #if defined(LSNN_CUDA_KERNELS) || defined(LSNN_EMULATOR)
-void integrate_on_device(const LeakyForward& f, cuda::Storage storage, void* stream) {
-  cuda::leaky_forward(f, storage, stream);
+void integrate_on_device(const LeakyForward& f, bool wide, void* stream) {
+  cuda::leaky_forward(f, wide, stream);
 }
-void integrate_on_device(const LeakyBackward& f, cuda::Storage storage, void* stream) {
-  cuda::leaky_backward(f, storage, stream);
+void integrate_on_device(const LeakyBackward& f, bool wide, void* stream) {
+  cuda::leaky_backward(f, wide, stream);
 }
 #endif
 
@@ -205,15 +202,15 @@ void multiply_on_device(const Linear& l, bool backward, const Tensor& like, bool
 
 template <class Args> void integrate_where_it_lies(const Args& f, const Tensor& like) {
   if (has_cpu_kernels(like)) {
-    if (storage_of(like) == cuda::Storage::f64) integrate_on_cpu<double>(f);
+    if (is_wide(like)) integrate_on_cpu<double>(f);
     else integrate_on_cpu<float>(f);
     return;
   }
 #if defined(LSNN_CUDA_KERNELS)
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-  integrate_on_device(f, storage_of(like), current_stream(like));
+  integrate_on_device(f, is_wide(like), current_stream(like));
 #elif defined(LSNN_EMULATOR)
-  integrate_on_device(f, storage_of(like), nullptr);
+  integrate_on_device(f, is_wide(like), nullptr);
 #else
   LSNN_EXPECT(false, "x: expected a CPU tensor, got a CUDA tensor; this build has no CUDA kernels");
 #endif
@@ -226,12 +223,11 @@ void run(const LeakyBackward& f, const Tensor& like) { integrate_where_it_lies(f
 
 // Emulated kernels only compute what the CUDA kernels support.
 bool multiplies_on_cpu(const Tensor& like, bool has_bits) {
-  const bool wide = like.scalar_type() == ScalarType::Double;
-  return has_cpu_kernels(like) || (like.is_cpu() && (wide || !has_bits));
+  return has_cpu_kernels(like) || (like.is_cpu() && (is_wide(like) || !has_bits));
 }
 void run_linear(const Linear& l, bool backward, const Tensor& like, bool has_bits) {
   if (multiplies_on_cpu(like, has_bits)) {
-    if (like.scalar_type() == ScalarType::Double) multiply_on_cpu<double>(l, backward);
+    if (is_wide(like)) multiply_on_cpu<double>(l, backward);
     else multiply_on_cpu<float>(l, backward);
     return;
   }

@@ -17,7 +17,6 @@ namespace {
 
 using cuda::Device;
 using cuda::Pass;
-using cuda::Storage;
 
 // The key of a pass among those considered.
 const char* name_route(const Pass& p) { return p.kernel ? p.kernel : design_names[(int)p.design]; }
@@ -47,9 +46,9 @@ Device find_device(const std::optional<std::string>& name) {
                               ", or None for the current device, got '" + *name + "'");
 }
 
-Storage find_storage(const std::string& dtype) {
-  if (dtype == "float64") return Storage::f64;
-  if (dtype == "float32") return Storage::f32;
+bool is_wide(const std::string& dtype) {
+  if (dtype == "float64") return true;
+  if (dtype == "float32") return false;
   throw std::invalid_argument("dtype: expected float32 or float64, got '" + dtype + "'");
 }
 
@@ -74,7 +73,7 @@ std::string reason(const Pass& pass, const Layer& l, bool forward, const py::dic
   return "lowest cost by the formulas, " + std::to_string(cost) + others + impossible;
 }
 
-py::dict describe(const Pass& chosen, bool forward, const Device& device, const Layer& l, Storage s,
+py::dict describe(const Pass& chosen, bool forward, const Device& device, const Layer& l, bool wide,
                   const cuda::Activity& a) {
   py::dict d, considered;
   d["design"] = design_names[(int)chosen.design];
@@ -87,14 +86,14 @@ py::dict describe(const Pass& chosen, bool forward, const Device& device, const 
   d["quads of a lane"] = chosen.quads;
   d["shared memory"] = chosen.shared;
   auto cost_or_why = [&](const cuda::Possible& p) {
-    return p.yes ? py::object(py::float_(cuda::cost(forward, device, l, s, p.pass, a)))
+    return p.yes ? py::object(py::float_(cuda::cost(forward, device, l, wide, p.pass, a)))
                  : py::str(p.why);
   };
   for (const cuda::LsnnKernel& kernel : cuda::lsnn_kernels_of(forward))
-    considered[kernel.name] = cost_or_why(kernel.pass(device, l, s));
+    considered[kernel.name] = cost_or_why(kernel.pass(device, l, wide));
   for (const Design design : cuda::designs_of(forward))
     considered[design_names[(int)design]] =
-        cost_or_why((forward ? cuda::forward_pass : cuda::backward_pass)(design, device, l, s));
+        cost_or_why((forward ? cuda::forward_pass : cuda::backward_pass)(design, device, l, wide));
   d["considered"] = considered;
   d["why"] = reason(chosen, l, forward, considered);
   return d;
@@ -135,7 +134,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
     throw std::invalid_argument("clusters: expected at most 3 numbers, of 2, 4 and 8 blocks, got " +
                                 std::to_string(clusters_at_once.size()));
   std::copy(clusters_at_once.begin(), clusters_at_once.end(), device.clusters);
-  const Storage storage = find_storage(dtype);
+  const bool wide = is_wide(dtype);
   const cuda::Activity activity{spikes, active};
   Layer l{};
   l.T = T;
@@ -156,7 +155,7 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
                                 std::to_string(bf16_parts));
   if (bf16_parts) l.bf16_parts = (int)bf16_parts;
   const Design requested = l.options.design;
-  const cuda::Plan p = cuda::choose(device, l, storage, activity);
+  const cuda::Plan p = cuda::choose(device, l, wide, activity);
   py::dict d, of_device;
   of_device["capability"] = device.capability;
   of_device["SMs"] = device.sms;
@@ -169,11 +168,11 @@ py::dict plan(int64_t T, int64_t B, int64_t N, std::vector<int64_t> delays,
   d["device"] = of_device;
   d["requested"] = requested == Design::automatic ? py::object(py::none())
                                                   : py::str(design_names[(int)requested]);
-  d["forward"] = describe(p.lsnn ? *p.lsnn : p.forward, true, device, l, storage, activity);
-  d["backward"] = describe(p.lsnn_backward ? *p.lsnn_backward : p.backward, false, device, l,
-                           storage, activity);
+  d["forward"] = describe(p.lsnn ? *p.lsnn : p.forward, true, device, l, wide, activity);
+  d["backward"] =
+      describe(p.lsnn_backward ? *p.lsnn_backward : p.backward, false, device, l, wide, activity);
   py::dict tiles;
-  const std::string why_not = cuda::no_tensor_cores(device, l, storage);
+  const std::string why_not = cuda::no_tensor_cores(device, l, wide);
   tiles["kernels"] = p.tensor_cores ? "tensor cores" : "events";
   tiles["why"] = p.tensor_cores ? "supported" : "no tensor cores: " + why_not;
   const auto& by_cores = p.tensor_cores;

@@ -65,8 +65,8 @@ def _write_function(program: Program, function: Function) -> list[str]:
 
 
 def generate(program: Program, is_cuda: bool = False) -> str:
-    """Returns the C++ source of a program: a shared object with the symbol lsnn_neuron, or with
-    is_cuda the kernels for a GPU.
+    """Returns the C++ source of a program: row functions of a shared object with the symbol
+    lsnn_neuron, or with is_cuda CUDA kernels.
 
     The source includes only rows.h, or cuda_threads.h, and contains no names from the program.
     """

@@ -28,7 +28,7 @@ inline void check_older_code() {
   l.S = 1;
   for (int compiled : {75, 80, 90, 120}) {
     const cuda::Device device = cuda::as_compiled(hopper, compiled);
-    check(cuda::no_tensor_cores(device, l, cuda::Storage::f32).empty() == (compiled >= 80),
+    check(cuda::no_tensor_cores(device, l, false).empty() == (compiled >= 80),
           "tensor cores of code for " + std::to_string(compiled));
     check(device.most_ranks == (compiled >= 90 ? 8 : 1),
           "clusters of code for " + std::to_string(compiled));

@@ -35,8 +35,6 @@ namespace lsnn::test {
 
 namespace {
 
-using cuda::Storage;
-
 void run_serially(int64_t n, void (*body)(int64_t, void*), void* context) {
   for (int64_t i = 0; i < n; i++) body(i, context);
 }
@@ -53,16 +51,16 @@ template <class T> struct Kernels {
     f.saved.packed = packed;
     return f;
   }
-  void forward(const Run<T>& r) const { run(r, forward_args(r), &cuda::forward); }
+  void forward(const Run<T>& r) const { run(forward_args(r), &cuda::forward); }
   void backward(const Run<T>& r) const {
     BackwardArgs f = r.backward_args();
     f.saved.y_is_bf16 = save_bf16;
     f.saved.packed = packed;
-    run(r, f, &cuda::backward);
+    run(f, &cuda::backward);
   }
   int64_t workspace_of(const ForwardArgs& f) const { return cuda::forward_workspace(f, plan); }
   int64_t workspace_of(const BackwardArgs& f) const { return cuda::backward_workspace(f, plan); }
-  template <class Args, class Pass> void run(const Run<T>& r, Args f, const Pass& pass) const {
+  template <class Args, class Pass> void run(Args f, const Pass& pass) const {
     const Buffer<char> workspace = poisoned(workspace_of(f));
     DeviceMemory device;
     device.translate(f);
@@ -97,20 +95,21 @@ int64_t n_runs = 0, n_of[n_routes] = {}, n_backward_by_lsnn = 0;
 // Sets the layer's options for a route and returns whether the route can run it. only: the
 // requested route, 0: all.
 template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::Device& device,
-                              Storage storage, Layer& layer) {
+                              Layer& layer) {
+  constexpr bool wide = sizeof(T) == 8;
   layer = r.layer();
   layer.options.design = routes[route].design;
   layer.options.kernels = routes[route].kernels;
   layer.bf16_parts = routes[route].bf16_parts;
   const Design design = layer.options.design, forward = cuda::requested_design(layer, true);
   if ((only && only != route) ||
-      (forward != Design::automatic && !cuda::forward_pass(forward, device, layer, storage).yes) ||
-      !cuda::backward_pass(design, device, layer, storage).yes)
+      (forward != Design::automatic && !cuda::forward_pass(forward, device, layer, wide).yes) ||
+      !cuda::backward_pass(design, device, layer, wide).yes)
     return false;
   // With all traces this would run the general kernels again; with some it must.
   const ForwardArgs f = r.forward_args();
   if (!routes[route].is_lsnn()) return true;
-  const cuda::Plan plan = cuda::choose(device, layer, storage, {});
+  const cuda::Plan plan = cuda::choose(device, layer, wide, {});
   if (routes[route].kernels == lsnn::Kernels::matrices && !plan.lsnn_backward) return false;
   return (plan.lsnn || plan.lsnn_backward) && !(f.trace_v && f.trace_a && f.trace_A);
 }
@@ -118,16 +117,16 @@ template <class T> bool takes(int route, int only, const Run<T>& r, const cuda::
 // save_bf16: y is stored as bfloat16.
 template <class T> void run_case(const Case& c, const cuda::Device& device, bool save_bf16,
                                  int order, int only) {
-  constexpr Storage storage = sizeof(T) == 8 ? Storage::f64 : Storage::f32;
+  constexpr bool wide = sizeof(T) == 8;
   const Run<T> wanted(c);
   cpu::forward<T>(wanted.forward_args(), serial);
   for (int d = 1; d < n_routes; d++) {
     Layer layer;
-    if (!takes(d, only, wanted, device, storage, layer)) continue;
+    if (!takes(d, only, wanted, device, layer)) continue;
     at_hand = std::string(routes[d].name) + (sizeof(T) == 8 ? " double " : " float ") +
               (save_bf16 ? "y as bfloat16 " : "") + "order " + std::to_string(order % 3) + " on " +
               std::to_string(device.sms) + ", " + c.text();
-    Kernels<T> kernels{cuda::choose(device, layer, storage, {})};
+    Kernels<T> kernels{cuda::choose(device, layer, wide, {})};
     const cuda::Pass passes[] = {kernels.plan.forward, kernels.plan.backward};
     for (const cuda::Pass& pass : passes)
       check(pass.quads == 1 || pass.design == Design::gather,
@@ -167,7 +166,7 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
       if (routes[d].is_exact() && !save_bf16) {  // only sums round, as with rows of active neurons
         layer.options.design = Design::automatic;
         layer.options.kernels = lsnn::Kernels::rows;
-        const Kernels<T> rows{cuda::choose(device, layer, storage, {})};
+        const Kernels<T> rows{cuda::choose(device, layer, wide, {})};
         const Run<T> by_rows(wanted, z);
         rows.forward(by_rows);
         rows.backward(by_rows);
@@ -195,7 +194,7 @@ template <class T> void run_case(const Case& c, const cuda::Device& device, bool
       ForwardArgs bits_only = kernels.forward_args(of_bits);
       bits_only.z = nullptr;
       bits_only.saved.bits = of_bits.bits.get();
-      kernels.run(of_bits, bits_only, &cuda::forward);
+      kernels.run(bits_only, &cuda::forward);
       check_same("bits only", of_bits, wanted, trace_v,
                  kernels.save && !kernels.save_bf16 ? gx : y);
       check_same_bits("bits only", of_bits, wanted);
@@ -217,9 +216,9 @@ void check_no_state(const Case& c, const cuda::Device& device, int order, int on
   absent.absent |= set_of(v0, a0, i0, z0, r0, gv0, ga0, gi0, gz0);
   for (int d = 1; d < n_routes; d++) {
     Layer layer;
-    if (!takes(d, only, zeros, device, Storage::f32, layer)) continue;
+    if (!takes(d, only, zeros, device, layer)) continue;
     at_hand = std::string("no state, ") + routes[d].name + ", " + c.text();
-    Kernels<T> kernels{cuda::choose(device, layer, Storage::f32, {})};
+    Kernels<T> kernels{cuda::choose(device, layer, false, {})};
     set_order(order++);
     const Run<T> wanted(zeros), got(absent);
     std::fill_n(got.b[k].get(), size_of(c, k), T(NAN));
@@ -247,7 +246,7 @@ void check_no_state(const Case& c, const cuda::Device& device, int order, int on
 }
 
 // The leaky integrator, in every order of the threads.
-template <class T> void check_all_leaky(Storage storage) {
+template <class T> void check_all_leaky() {
   int order = 0;
   for_leaky_sizes([&](int64_t steps, int64_t n, bool from_zero) {
     set_order(order++);
@@ -255,7 +254,7 @@ template <class T> void check_all_leaky(Storage storage) {
       DeviceMemory device;
       device.translate(f);
       device.send();
-      kernel(f, storage, nullptr);
+      kernel(f, sizeof(T) == 8, nullptr);
       device.copy_back();
     };
     auto forward = [&](const LeakyForward& f) { run(f, &cuda::leaky_forward); };
@@ -303,16 +302,16 @@ void check_all_projections(const cuda::Device& device) {
 }
 
 // The readout of a layer, in every order of the threads.
-template <class T> void check_all_readouts(const cuda::Device& device, Storage storage) {
+template <class T> void check_all_readouts(const cuda::Device& device) {
   int order = 0;
   for (const ReadoutCase& c : readout_cases()) {
     set_order(order++);
     const Run<T> layer(c.layer);
-    const Kernels<T> kernels{cuda::choose(device, layer.layer(), storage, {})};
+    const Kernels<T> kernels{cuda::choose(device, layer.layer(), sizeof(T) == 8, {})};
     run_guarded([&] {
       check_readout<T>(
-          c, serial, [&](const ForwardArgs& f) { kernels.run(layer, f, &cuda::forward); },
-          [&](const BackwardArgs& f) { kernels.run(layer, f, &cuda::backward); });
+          c, serial, [&](const ForwardArgs& f) { kernels.run(f, &cuda::forward); },
+          [&](const BackwardArgs& f) { kernels.run(f, &cuda::backward); });
     });
     n_runs++;
   }
@@ -321,13 +320,13 @@ template <class T> void check_all_readouts(const cuda::Device& device, Storage s
 // Runs the cases selected by a word and a part of the table. only: the route, 0: all.
 void run_all(const char* word, const Part& part, const cuda::Device& device, int only) {
   if (std::strstr("leaky", word)) {
-    check_all_leaky<float>(Storage::f32);
-    check_all_leaky<double>(Storage::f64);
+    check_all_leaky<float>();
+    check_all_leaky<double>();
   }
   if (std::strstr("projection", word)) check_all_projections(device);
   if (std::strstr("readout", word)) {
-    check_all_readouts<float>(device, Storage::f32);
-    check_all_readouts<double>(device, Storage::f64);
+    check_all_readouts<float>(device);
+    check_all_readouts<double>(device);
   }
 #if !LSNN_NVCC
   if (std::strstr("neurons", word) && !routes[only].is_lsnn())
