@@ -115,14 +115,12 @@ def compare(name: str, given: dict[str, Any], out: Any, wanted: Any) -> None:
     z, states, past, every = wanted
     reference = [z, *states, past, *every]
     assert list(traces) == list(state.states) == list(NEURONS[name][2])
-    for a, b in zip(found, reference, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
     weights = [torch.randn_like(one) for one in reference]
     grads = [torch.autograd.grad(sum((o * w).sum() for o, w in zip(outs, weights, strict=True)),
                                  leaves(given), allow_unused=True, materialize_grads=True)
              for outs in (found, reference)]
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("has_state", [False, True])

@@ -60,8 +60,7 @@ def test_a_layer_is_one_graph(name: str, backend: str) -> None:
                       *(p.grad.clone() for p in layer.parameters())])
         layer.zero_grad()
     assert found[0][0].any()
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 if backend == "inductor" else 0.0)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5 if backend == "inductor" else 0.0)
 
 
 def test_the_graph_has_one_operator_and_no_step() -> None:
@@ -93,9 +92,8 @@ def test_other_sizes_and_lengths() -> None:
         state = NeuronState({"v": torch.rand(batch, N), "w": torch.rand(batch, N)},
                             torch.ones(1, batch, N))
         lengths = torch.randint(0, steps + 1, (batch,))
-        for a, b in zip(compiled(x, torch.tensor(4.0), lengths, state),
-                        call(x, torch.tensor(4.0), lengths, state), strict=True):
-            torch.testing.assert_close(a, b, rtol=0.0, atol=0.0)
+        torch.testing.assert_close(compiled(x, torch.tensor(4.0), lengths, state),
+                                   call(x, torch.tensor(4.0), lengths, state), rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize(("step", "given"), [

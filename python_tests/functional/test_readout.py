@@ -78,8 +78,7 @@ def test_any_layout(layout: str) -> None:
         operator = torch.ops.lsnn.leaky_readout if _ops.available else reference.leaky_readout
         results = operator(a, b, K)
         found.append([*results, *torch.autograd.grad(results, (a, b), (form(g), form(g_last)))])
-    for got, want in zip(*found, strict=True):
-        assert_same(layout, got, want)
+    assert_same(layout, *found)
 
 
 @pytest.mark.parametrize("k", [0, 1, 0.0, 1.0])
@@ -177,8 +176,7 @@ def test_gradient_from_one_result(which: int) -> None:
     x, p = drawn(5, 2, 3).requires_grad_(), drawn(2, 3, seed=1).requires_grad_()
     got, want = (torch.autograd.grad(readout(x, p, K)[which].square().sum(), (x, p))
                  for readout in (_alone, reference.leaky_readout))
-    for one, other in zip(got, want, strict=True):
-        assert_same("gradient", one, other, tolerance=1e-14)
+    assert_same("gradient", got, want, tolerance=1e-14)
 
 
 @needs_compiled

@@ -58,8 +58,7 @@ def _width(kind: str, directions: int) -> int:
 def _same(kind: str, got: Any, want: Any) -> None:
     """Bitwise identical, but for nn.LSTM."""
     tolerance = {} if kind == "LSTM" else {"rtol": 0.0, "atol": 0.0}
-    for one, other in zip(flat(got), flat(want), strict=True):
-        torch.testing.assert_close(one, other, **tolerance)
+    torch.testing.assert_close(flat(got), flat(want), **tolerance)
 
 
 # ------------------------------------------------------------------------------------- construction

@@ -99,8 +99,7 @@ def test_rates(kind: str, form: dict[str, Any]) -> None:
     parameters = list(neurons.parameters())
     got = torch.autograd.grad((last * weight).sum(), parameters)
     want = torch.autograd.grad((spikes.mean(0) * weight).sum(), parameters)
-    for one, other in zip(got, want, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
     unbatched = module(x[0] if form.get("batch_first") else x[:, 0], return_rates=True)[-1]
     torch.testing.assert_close(unbatched, rates[:, 0])
 

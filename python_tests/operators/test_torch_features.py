@@ -94,16 +94,14 @@ def test_compiled_calls_are_bitwise_identical(name: str) -> None:
     leaves += list(call.parameters()) if isinstance(call, nn.Module) else []
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        for one, other in zip(flat(compiled(*args)), flat(call(*args)), strict=True):
-            assert_same(name, one, other)
+        assert_same(name, flat(compiled(*args)), flat(call(*args)))
     found = []
     for run in (compiled, call):
         outputs = [out for out in flat(run(*args)) if out.requires_grad]
         loss = sum(out.square().sum() for out in outputs)
         found.append([*outputs, *torch.autograd.grad(loss, leaves, materialize_grads=True)])
     assert found[1][0].any() and all(gradient.any() for gradient in found[1][-len(leaves):])
-    for one, other in zip(*found, strict=True):
-        assert_same(name, one, other)
+    assert_same(name, *found)
 
 
 # ----------------------------------------------------------------------------------- torch.export
@@ -136,8 +134,7 @@ def test_export_takes_and_returns_states_by_their_names() -> None:
     assert isinstance(after, LSNNState) and isinstance(after.neurons, State)
     assert_same("y", got, want)
     leaves, spec = pytree.tree_flatten(after)
-    for one, two in zip(leaves, pytree.tree_leaves(other), strict=True):
-        assert_same("state", one, two)
+    assert_same("state", leaves, pytree.tree_leaves(other))
     told = pytree.treespec_dumps(spec)
     assert "lsnn_ext.LSNNState" in told and "lsnn_ext.State" in told
     assert isinstance(pytree.tree_unflatten(leaves, pytree.treespec_loads(told)), LSNNState)

@@ -1,6 +1,6 @@
 """The one comparison of this test suite, and calls of operators by name."""
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,14 +9,18 @@ from torch import Tensor
 from lsnn_ext import _ops
 
 
-def assert_same(name: str, got: Tensor, want: Tensor, *, tolerance: float = 0.0,
-                scale: float | None = None) -> None:
+def assert_same(name: str, got: Tensor | Sequence[Tensor], want: Tensor | Sequence[Tensor], *,
+                tolerance: float = 0.0, scale: float | None = None) -> None:
     """Equal to tolerance times the largest magnitude of want (or times scale); tolerance 0: equal
-    in every value.
+    in every value; sequences: each of their tensors.
 
     A NaN or an infinity on either side never passes: outputs that nobody wrote must not look like
     agreement.
     """
+    if not isinstance(got, Tensor):
+        for k, (one, other) in enumerate(zip(got, want, strict=True)):
+            assert_same(f"{name} {k}", one, other, tolerance=tolerance, scale=scale)
+        return
     if got.shape != want.shape or got.dtype != want.dtype or got.device != want.device:
         raise AssertionError(f"{name}: got {tuple(got.shape)} {got.dtype} on {got.device}, "
                              f"expected {tuple(want.shape)} {want.dtype} on {want.device}")
