@@ -20,8 +20,7 @@ from .._core.lengths import Lengths
 from .._core.rows import Row, Rows, can_kernels_stack, split_gradient, stack_rows
 from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
-from .fake import count_packed
-from .load import _C, Constants, has_bit, has_cpu_kernels, make_mask
+from .load import _C, Constants, count_packed, has_bit, has_cpu_kernels, make_mask
 
 
 class Tensors(NamedTuple):

@@ -14,7 +14,7 @@ from .._core.bits import count_words
 from .._core.state import count_past_steps
 from .._core.torch_internals import bind_arguments, find_tensors
 from ..models import COEFFICIENTS
-from .load import _C, Constants, has_bit
+from .load import _C, Constants, count_packed, has_bit
 from .neuron import CHUNK, NeuronSizes, find_sizes
 
 # v, a, i, r of a model
@@ -25,11 +25,6 @@ _META = torch.device("meta")
 def _sizes(args: Any) -> NeuronSizes | None:
     """The sizes of the neuron of a call; None for a model."""
     return find_sizes(args.neuron) if args.neuron else None
-
-
-def count_packed(S: int, N: int) -> int:
-    """Numbers of packed weights: packed_numbers of csrc/cuda/plan.h."""
-    return (S * N + len(COEFFICIENTS)) * ((N + 3) // 4 * 4) + 1 + S
 
 
 def _forward(args: Any) -> tuple[Any, ...]:

@@ -260,3 +260,8 @@ def forced(**choices: str | int) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def count_packed(S: int, N: int) -> int:
+    """Numbers of packed weights: packed_numbers of csrc/cuda/plan.h."""
+    return (S * N + len(COEFFICIENTS)) * ((N + 3) // 4 * 4) + 1 + S
