@@ -108,7 +108,8 @@ template <class T> struct Product : Tile {
         if (past.steps.neuron.has_product)
           for (int64_t b = 0; b < alive; b += 8)
             spread<8>(dz, t, n, b, alive - b < 8 ? alive - b : 8);
-        if (gkernel) kernel_gradient(t, n, alive, gkernel + n * l.n_taps);
+        // Padding has no neurons, and spikes as numbers end with the last one.
+        if (gkernel && n < n1) kernel_gradient(t, n, alive, gkernel + n * l.n_taps);
       }
     else
       for (int64_t b = 0; b < alive; b++)
