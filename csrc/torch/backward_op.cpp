@@ -224,15 +224,7 @@ std::tuple<Tensor, Tensors, Tensor, Tensors, Tensors, Tensors> alif_backward(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) {
-  m.def(
-      "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, "
-      "Tensor? x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "
-      "Tensor?[] projection, Tensor?[] readout, Tensor[] saved, int[] constants, "
-      "float[] numbers, int[] options=[], Tensor? lengths=None, int neuron=0) -> "
-      "(Tensor x, Tensor[] recurrence, Tensor coefficients, Tensor[] state, Tensor[] projection, "
-      "Tensor[] readout)");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(lsnn, m) { m.def(LSNN_BACKWARD_SCHEMA); }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CUDA, m) { m.impl("alif_backward", TORCH_BOX(&alif_backward)); }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <iterator>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "../alif.h"
@@ -20,6 +21,7 @@ using Tensors = std::vector<Tensor>;
 // split into, 1 or 2; 0: factors are exact. zero_coefficients: bit k: row k of the coefficients is
 // 0; assumed without a check on a GPU. without_autapses: the diagonals of w_rec count as 0.
 // existing: only nonzero weights have a gradient; not read by the CUDA kernels of models.
+// interface: this_interface.
 #define LSNN_CONSTANTS(X)  \
   X(dynamics)              \
   X(surrogate)             \
@@ -32,7 +34,8 @@ using Tensors = std::vector<Tensor>;
   X(bf16_parts)            \
   X(zero_coefficients)     \
   X(without_autapses)      \
-  X(existing)
+  X(existing)              \
+  X(interface)
 // Real numbers of a call.
 #define LSNN_NUMBERS(X) \
   X(dampening)          \
@@ -68,6 +71,20 @@ using Tensors = std::vector<Tensor>;
   X(b_out)                \
   X(delay_kernel)
 
+#define LSNN_FORWARD_SCHEMA                                                                   \
+  "alif_forward(Tensor x, Tensor[] state, Tensor? coefficients, Tensor?[] recurrence, "       \
+  "int[] delays, Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, " \
+  "int[] options=[], Tensor? lengths=None, Tensor[]? sources=None, float[] rows=[], "         \
+  "int neuron=0) -> "                                                                         \
+  "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)"
+#define LSNN_BACKWARD_SCHEMA                                                                     \
+  "alif_backward(Tensor? g_spikes, Tensor?[] g_traces, Tensor?[] g_state, Tensor?[] g_readout, " \
+  "Tensor? x, Tensor[] state, Tensor coefficients, Tensor?[] recurrence, int[] delays, "         \
+  "Tensor?[] projection, Tensor?[] readout, Tensor[] saved, int[] constants, "                   \
+  "float[] numbers, int[] options=[], Tensor? lengths=None, int neuron=0) -> "                   \
+  "(Tensor x, Tensor[] recurrence, Tensor coefficients, Tensor[] state, Tensor[] projection, "   \
+  "Tensor[] readout)"
+
 #define LSNN_NAME(name) #name,
 #define LSNN_INDEX(name) name,
 inline constexpr const char* constant_names[] = {LSNN_CONSTANTS(LSNN_NAME)};
@@ -77,6 +94,27 @@ inline constexpr const char* output_names[] = {LSNN_OUTPUTS(LSNN_NAME)};
 inline constexpr const char* gradient_names[] = {LSNN_GRADIENTS(LSNN_NAME)};
 enum class Output { LSNN_OUTPUTS(LSNN_INDEX) count };
 enum class Gradient { LSNN_GRADIENTS(LSNN_INDEX) count };
+
+// The schemas, lists and tables by which a call is written in numbers, as one number: FNV-1a of
+// their words. Every call passes it, so that a call that was exported or compiled with others is
+// refused, not misread, and torch.compile finds no graph of theirs in its cache on disk.
+constexpr int64_t hash_interface() {
+#define LSNN_WORDS(...) #__VA_ARGS__ "\n"
+  uint32_t hash = 2166136261u;
+  auto add = [&](std::string_view words) {
+    for (char c : words) hash = (hash ^ (unsigned char)c) * 16777619u;
+  };
+  add(LSNN_FORWARD_SCHEMA LSNN_BACKWARD_SCHEMA);
+  add(LSNN_CONSTANTS(LSNN_WORDS) LSNN_NUMBERS(LSNN_WORDS) LSNN_OPTIONS(LSNN_WORDS));
+  add(LSNN_OUTPUTS(LSNN_WORDS) LSNN_GRADIENTS(LSNN_WORDS));
+  add(LSNN_MODELS(LSNN_WORDS) LSNN_SURROGATES(LSNN_WORDS));
+  for (const char* name : coefficient_names) {
+    add(name);
+    add(" ");
+  }
+  return hash;
+}
+inline constexpr int64_t this_interface = hash_interface();
 
 #define LSNN_FIELD(name) int64_t name;
 #define LSNN_REAL_FIELD(name) double name;
@@ -102,6 +140,8 @@ inline Constants read_constants(const Ints& whole, const std::vector<double>& re
 #define LSNN_READ_REAL(name) c.name = real[r++];
   LSNN_CONSTANTS(LSNN_READ)
   LSNN_NUMBERS(LSNN_READ_REAL)
+  LSNN_EXPECT(c.interface == this_interface, "constants: expected a call of this version of ",
+              "lsnn_ext, got one that another version exported or compiled; export it again");
   auto is_mask = [](int64_t mask, int64_t bits) { return mask >= 0 && mask < int64_t(1) << bits; };
   LSNN_EXPECT(is_mask(c.outputs, (int)Output::count), "outputs: expected ", (int)Output::count,
               " bits, got ", c.outputs);

@@ -177,14 +177,7 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> alif_forward(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(lsnn, m) {
-  m.def(
-      "alif_forward(Tensor x, Tensor[] state, Tensor? coefficients, Tensor?[] recurrence, "
-      "int[] delays, Tensor?[] projection, Tensor?[] readout, int[] constants, float[] numbers, "
-      "int[] options=[], Tensor? lengths=None, Tensor[]? sources=None, float[] rows=[], "
-      "int neuron=0) -> "
-      "(Tensor spikes, Tensor[] state, Tensor[] traces, Tensor[] readout, Tensor[] saved)");
-}
+STABLE_TORCH_LIBRARY(lsnn, m) { m.def(LSNN_FORWARD_SCHEMA); }
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CPU, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }
 // Registered without CUDA kernels too: then it raises an error.
 STABLE_TORCH_LIBRARY_IMPL(lsnn, CUDA, m) { m.impl("alif_forward", TORCH_BOX(&alif_forward)); }

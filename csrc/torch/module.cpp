@@ -91,6 +91,7 @@ PYBIND11_MODULE(_C, m) {
       [] { return lsnn::binding::option_list(lsnn::binding::default_options()); },
       "The options of a call without its own, from the environment; in the order of _C.options.");
   m.attr("constants") = tuple_of(lsnn::binding::constant_names);
+  m.attr("interface") = lsnn::binding::this_interface;
   m.attr("numbers") = tuple_of(lsnn::binding::number_names);
   m.attr("options") = tuple_of(lsnn::binding::option_names);
   m.attr("products") = tuple_of(lsnn::product_names);

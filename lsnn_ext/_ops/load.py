@@ -58,11 +58,12 @@ available = _C is not None
 DEVICES: tuple[str, ...] = ("cpu", "meta")
 # The names of csrc/torch/boundary.h, in order: of numbers in lists that operators take, and of bits
 # in masks.
-def _make_tuple(kind: str, names: Sequence[str]) -> Any:
-    return namedtuple(kind, names, defaults=[0] * len(names))  # type: ignore[misc]
+def _make_tuple(kind: str, names: Sequence[str], **defaults: int) -> Any:
+    return namedtuple(kind, names, defaults=[defaults.get(name, 0) for name in names])  # type: ignore[misc]
 
 
-Constants = _make_tuple("Constants", () if _C is None else _C.constants)
+Constants = _make_tuple("Constants", () if _C is None else _C.constants,
+                        interface=getattr(_C, "interface", 0))
 Numbers = _make_tuple("Numbers", () if _C is None else _C.numbers)
 # Options that may be forced, see forced(); 0: the library chooses.
 Options = _make_tuple("Options", () if _C is None else _C.options)

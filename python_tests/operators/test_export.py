@@ -60,14 +60,30 @@ def test_exported_program(name: str, grad: bool) -> None:
         assert_same(name, got, want, tolerance=1e-6)
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_exported_by_another_version(name: str) -> None:
+    """Numbers that stand for names may mean something else there: refused, not misread."""
+    module, x = MODULES[name](), torch.randn(9, 3, 5)
+    exported = torch.export.export(module, (x,)).module()
+    calls = [node for node in exported.graph.nodes
+             if node.target is torch.ops.lsnn.alif_forward.default]
+    assert calls
+    exported(x)
+    for node in calls:
+        constants = _ops.Constants(*node.args[7])
+        node.update_arg(7, list(constants._replace(interface=constants.interface + 1)))
+    exported.recompile()
+    with pytest.raises(RuntimeError, match="constants: expected a call of this version"):
+        exported(x)
+
+
 def test_bare_operator_learns_where_it_saves() -> None:
     x, w = torch.rand(40, 3, 5) * 3, torch.rand(5, 5) - 0.5
     k = torch.tensor([0.9, 0.1, 0.95, 0.05, 0, 0.5, 0, 0.3, 0, 1, 0])[:, None].expand(11, 5)
     leaves = [leaf.clone().requires_grad_() for leaf in (x, w, k)]
     state = [torch.zeros(3, 5)] * 4 + [torch.zeros(1, 3, 5)]
     x_leaf, w_leaf, k_leaf = leaves
-    zeros = _ops.Constants(*[0] * len(_ops.Constants._fields))
-    constants = zeros._replace(outputs=_ops.make_mask("outputs", ["spikes", "saved"]))
+    constants = _ops.Constants(outputs=_ops.make_mask("outputs", ["spikes", "saved"]))
     spikes, *_ = torch.ops.lsnn.alif_forward(
         x_leaf, state, k_leaf, [w_leaf], [0], [], [], list(constants), [0.3, 0.0, math.inf], [])
     found = torch.autograd.grad(spikes.square().sum(), leaves)

@@ -102,7 +102,7 @@ try:
     out = torch.ops.lsnn.alif_forward(
         x, [torch.zeros(32, N)] * 4 + [torch.zeros(1, 32, N)],
         torch.full((11, 1), .5).expand(11, N), [w], [0], [], [],
-        [0] * len(_ops.Constants._fields), [.3, 0., 1.], [])
+        list(_ops.Constants()), [.3, 0., 1.], [])
 except RuntimeError as error:
     print(error)
 running = False

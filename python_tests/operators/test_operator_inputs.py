@@ -189,7 +189,7 @@ def _forward(N: int, I: int = 0, delays: int = 1) -> Any:
     """alif_forward of one step and item, whose large arguments have the memory of one number."""
     delay = torch.zeros((), dtype=torch.int64).expand(N, N) if delays > 1 else None
     state = [_huge(1, N)] * 4 + [_huge(delays, 1, N)]
-    constants = _ops.Constants(*[0] * len(_ops.Constants._fields))._replace(
+    constants = _ops.Constants(
         outputs=_ops.make_mask("outputs", ["spikes"]))
     return torch.ops.lsnn.alif_forward(
         _huge(1, 1, I or N), state, torch.tensor(0.5).expand(11, N), [_huge(N, N), delay],
