@@ -201,6 +201,7 @@ def _forward_arguments(d: Draw, size: dict[str, int], save: bool) -> dict[str, A
         outputs=_ops.make_mask("outputs", [name for name, wanted in outputs.items() if wanted]),
         gradients=0, coefficient_gradients=0, bf16_parts=0, zero_coefficients=0,
         without_autapses=int(d.chance(0.2)), existing=int(d.chance(0.3)),
+        interface=_ops._C.interface,
         options=[] if d.chance(0.6)
         else [d.random.randrange(5), d.one_of(0, 1, 3), d.one_of(0, 1024, 4096), 0,
               d.random.randrange(3)],

@@ -136,10 +136,10 @@ def _prepared_layer(memory: Tensor, wide: bool, **numbers: Any) -> str:
 def prepared_layer(d: Draw) -> Call:
     memory = torch.full((1 << 16,), 0.5, dtype=torch.float64 if (wide := d.chance(0.5))
                         else torch.float32)
-    constants = dict.fromkeys(_ops.Constants._fields, 0)
-    constants |= {"dynamics": d.random.randrange(len(MODELS)),
-                  "surrogate": d.random.randrange(len(SURROGATES)), "refractory": d.one_of(0, 2)}
+    constants = _ops.Constants(dynamics=d.random.randrange(len(MODELS)),
+                               surrogate=d.random.randrange(len(SURROGATES)),
+                               refractory=d.one_of(0, 2))
     args = {"memory": memory, "wide": wide, "N": d.one_of(1, 5, 33),
-            "constants": list(constants.values()), "numbers": [0.3, 0.0, math.inf],
+            "constants": list(constants), "numbers": [0.3, 0.0, math.inf],
             "delays": [d.one_of(0, 1, 3)], "autapses": d.chance(0.5), "recorded": d.chance(0.5)}
     return Call("_C.PreparedLayer", _prepared_layer, args)
