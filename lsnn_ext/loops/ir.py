@@ -104,10 +104,10 @@ class Call:
     @cached_property
     def _names(self) -> tuple[str, ...] | None:
         """The names of the last leaves, if the leaves are the arguments and one tensor results."""
-        args, kwargs = pytree.tree_unflatten(list(range(len(self.leaves))), self.spec)
-        is_flat = all(isinstance(one, int) for one in (*args, *kwargs.values()))
+        args, kwargs = self.spec.children()
+        is_flat = all(one.is_leaf() for one in (*args.children(), *kwargs.children()))
         is_simple = is_flat and not self.written and isinstance(self.results, Ref) and self.outputs
-        return tuple(kwargs) if is_simple else None
+        return tuple(kwargs.context) if is_simple else None
 
     def run(self, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
         """Returns the outputs for these leaves, with a tensor for each Ref."""
@@ -140,7 +140,6 @@ class Call:
 def split_dropout(call: Call, add_value: Callable[[Kind], int],
                   kinds: dict[int, Kind]) -> list[Call]:
     """Of dropout a draw, which depends on no number, and a product; else the call itself."""
-    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
     is_dropout = call.function in (torch.nn.functional.dropout, torch.dropout)
     if not (is_dropout and call.is_random) or call.written or len(call.inputs) != 1:
         return [call]
