@@ -1,6 +1,7 @@
 """Random steps of neurons as source text: what lsnn_ext.Neuron takes, kept finite and bounded."""
 import math
 import random
+import re
 from typing import NamedTuple
 
 # The backward of each surrogate, with its saved argument m and the gradient g.
@@ -269,6 +270,16 @@ class Writer:
         texts += [] if self.is_exact else [f"torch.tanh({k} * {s} + {a})"]
         return str(self.random.choice(texts))
 
+    def join_unread(self) -> None:
+        """Adds up the values that no statement reads; mostly new states and spikes read the sum."""
+        text = "\n".join(self.lines)
+        unread = [(name, bound) for name, bound in dict.fromkeys(self.values)
+                  if name[0] == "a" and len(re.findall(rf"\b{name}\b", text)) == 1]
+        if unread:
+            total = self.keep(" + ".join(f"0.25 * {name}" for name, _ in unread),
+                              sum(bound / 4 for _, bound in unread))
+            self.values += 4 * [total]
+
     def output(self) -> tuple[str, float]:
         """The spike, and its scale."""
         a = self.value()[0]
@@ -307,6 +318,7 @@ def draw_step(seed: object, is_exact: bool) -> Step:
         w.values = [(one, bound + 8.0) for one, bound in w.values]
     for _ in range(w.random.choice((1, 3, 5, 8, 12, 20))):
         w.statement()
+    w.join_unread()
     new = [w.new_state(s) for s in states]
     z, scale = w.output()
     for name, text in zip(states, new, strict=True):
