@@ -50,6 +50,9 @@ class Tracer(Values):
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
         name = name.removesuffix("_") if is_in_place else name
+        if name == "_local_scalar_dense" and isinstance(
+                one := self.value(args[0]), Fixed) and one.is_constant:
+            return self.find_number(one, args[0].dtype)
         self._check_operator(func, name, args)
         if factory := self._find_factory(name):
             return self._make(func, factory, args, kwargs)
@@ -109,7 +112,9 @@ class Tracer(Values):
             name in PRODUCTS and self._is_sum(args[0]))
         tensors = find_tensors(args)
         are_fixed = tensors and all(isinstance(self.value(x), Fixed) for x in tensors)
-        if not is_known and not (are_fixed and torch.Tag.pointwise in func.tags):
+        is_known = is_known or bool(are_fixed and (torch.Tag.pointwise in func.tags or (
+            name == "select" and args[0].numel() == 1)))
+        if not is_known:
             raise self.error("elementwise operators", f"aten.{name}")
         if func._overloadname == "decimals" or "out" in func._overloadname or len(
                 func._schema.returns) != 1:

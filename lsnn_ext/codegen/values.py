@@ -158,14 +158,17 @@ class Values(DispatchMode):
 
     def read_fixed(self, known: Fixed, dtype: torch.dtype, is_mask: bool = False) -> int:
         if known.is_constant:
-            with without_modes(), torch.no_grad():
-                number = repeat_calls(self.calls, [known.place], 1, [])[0]
-                number = as_tensor(number).to(dtype).reshape(()).item()
-            return self.graph.constant(number)
+            return self.graph.constant(self.find_number(known, dtype))
         is_float = dtype.is_floating_point
         key = ("coefficient", known.place, dtype if is_float else None)
         is_single = dtype in (torch.float32, torch.bool)
         return self.graph.coefficient(key, is_single, is_mask)
+
+    def find_number(self, known: Fixed, dtype: torch.dtype) -> Any:
+        """Returns the number of a constant."""
+        with without_modes(), torch.no_grad():
+            number = repeat_calls(self.calls, [known.place], 1, [])[0]
+            return as_tensor(number).to(dtype).reshape(()).item()
 
     def sizes(self, shape: Sequence[int]) -> Size:
         names: dict[int, str] = {self.batch: "B", self.neurons: "N"}

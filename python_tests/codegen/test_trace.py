@@ -10,7 +10,7 @@ from torch import Tensor
 from lsnn_ext import zoo
 from lsnn_ext.codegen.calls import CPU
 from lsnn_ext.codegen.trace import StepError, trace
-from surrogates import SetupContext, SpyTorch, Triangle, apply_soft
+from surrogates import ArcTan, SetupContext, SpyTorch, Triangle, apply_soft
 from traced_steps import NEURONS, check_step
 from zoo_loops import count_currents, zoo_coefficients
 
@@ -215,6 +215,7 @@ def test_writes_and_detached_paths(dtype: torch.dtype) -> None:
     for v_reset in (0.5, theta[0]):
         program = check_step(branch_by_mask, {"v_reset": v_reset}, states=2, dtype=dtype).program
         assert program.is_spike and program.d_z is None
+    check_step(lambda c, v, z: (0.9 * v + c, ArcTan.apply(v - 1, 0.3)), dtype=dtype)
     program = check_step(no_gradient, dtype=dtype).program
     assert program.d_currents == program.d_states == (None,) and program.slopes == ()
 

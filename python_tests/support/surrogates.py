@@ -67,18 +67,18 @@ class SetupContext(torch.autograd.Function):
 
 
 class ArcTan(torch.autograd.Function):
-    """With a number as an argument."""
+    """With a number as an argument, which it saves as a tensor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.alpha = alpha
+        ctx.save_for_backward(x, torch.tensor([alpha]))
         return (x > 0).to(x)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        x, = ctx.saved_tensors
-        return g * ctx.alpha / 2 / (1 + (math.pi / 2 * ctx.alpha * x) ** 2), None
+        x, saved = ctx.saved_tensors
+        alpha = saved[0].item()
+        return g * alpha / 2 / (1 + (math.pi / 2 * alpha * x) ** 2), None
 
 
 class MultiGaussian(torch.autograd.Function):
