@@ -18,9 +18,9 @@ Invariants while a recording is made and nothing is refused:
 
 Proof that calling `calls` in their order, with the same leaves, gives the result of the model:
     Every operator is seen: it runs in a call that _Recorder or intercept_functions notes, or
-    outside of all of them, where _Witness refuses it.
+    outside of all of them, where Witness refuses it.
     I1. A call that writes to its arguments changes their _version, or writes statistics that
-    _Witness adds to `unversioned`; _after gives these tensors new values. _check_write refuses a
+    Witness adds to `unversioned`; _after gives these tensors new values. _check_write refuses a
     write to memory that another live tensor has, as x.data or a view; `outdated` does so for a
     tensor that is met later. A write that no call reports changes _version: value_of refuses the
     next use, and finish the tensors that are left. x.data = y and functions of REFUSED are refused.
@@ -42,13 +42,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import functions as of
 from .functions import find_line, get_name, get_property_name, is_static
+from .indexing import MaskedReads, Writes
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, split_dropout
 from .origins import Origins
 from .plain import generator_states, set_generator_states
+from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
 
@@ -63,7 +64,7 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     if torch.is_inference_mode_enabled():
         return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
     recorder = _Recorder(origins, keep_numbers)
-    with of.intercept_functions(recorder.note_function), _Witness(recorder), recorder:
+    with of.intercept_functions(recorder.note_function), Witness(recorder), recorder:
         result = function(*args, **kwargs)
     try:
         return result, recorder.finish(result)
@@ -111,12 +112,15 @@ class _Recorder(TorchFunctionMode):
         self.tensors: dict[int, _Live] = {}  # by id
         self.storages: dict[int, list[weakref.ref[Tensor]]] = {}  # tensors that share a storage
         self.outdated: dict[int, weakref.ref[Tensor]] = {}  # storages that a call has written to
+        self.masked, self.writes = MaskedReads(self), Writes(self.recording.kinds)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.depth or self.refused:
             return func(*args, **kwargs)
         name = get_name(func)
+        if (made := self.masked.run(func, name, args, kwargs)) is not None:
+            return made[0]
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
         profile = sys.getprofile()  # not of the functions of torch
@@ -218,6 +222,9 @@ class _Recorder(TorchFunctionMode):
                           f"{what}; what depends on numbers of a tensor in Python cannot be "
                           f"repeated")
         given = {id(one) for one in tensors}
+        if name in ("__getitem__", "__setitem__") and (value := self.writes.find(
+                pytree.tree_unflatten(leaves, spec)[0], written, result)) is not None:
+            function, (leaves, spec) = Tensor.clone, pytree.tree_flatten(((Ref(value),), {}))
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
         refs: list[Ref | None] = []
@@ -364,39 +371,6 @@ class _Recorder(TorchFunctionMode):
                 self.generators, generator_states(), strict=True)):
             raise Refused("the state of a generator of torch was set during the call, as by "
                           "torch.manual_seed")
-
-
-class _Witness(TorchDispatchMode):
-    """Refuses operators that run outside of recorded calls."""
-
-    def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        recorder = self.recorder
-        if recorder.refused is not None:
-            return func(*args, **kwargs)
-        if not recorder.depth and func is not torch.ops.aten.detach.default:
-            with recorder.refusals():
-                raise Refused(f"{func}: expected operators that are called from Python, got one of "
-                              f"torch.jit or C++")
-        is_fill = recorder.name in of.FILLS and id(args[0]) not in recorder.sizes
-        if of.VALUE_TAGS & set(func.tags) and not is_fill and not of.is_index_by_integers(
-                func, args):
-            with recorder.refusals():
-                recorder.add_read(args[0], f"{func}: expected no shape and no branch that depends "
-                                           f"on numbers")
-        recorder.unversioned |= of.written_statistics(func, args)
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        with recorder.refusals():
-            recorder.check_generators()
-        out = func(*args, **kwargs)
-        recorder.is_random = True
-        recorder.generators = generator_states()
-        return out
 
 
 def _version(tensor: Tensor) -> tuple[int, bool]:

@@ -112,8 +112,14 @@ def write_masked(self: Net, v: Tensor, z: Tensor) -> None:
     v[z > 0] = 0.0
 
 
-def add_masked(self: Net, v: Tensor, z: Tensor) -> None:
-    v[z > 0] -= 0.5
+def write_parts(self: Net, v: Tensor, z: Tensor) -> Tensor:
+    """A reset as in copies of SpyTorch, and a refractory time that is counted down."""
+    mask, count = z > 0, torch.zeros_like(v)
+    reset = torch.zeros_like(v)
+    reset[mask] = torch.ones_like(v)[mask]
+    count[mask] = 2 * torch.ones_like(v)[mask]
+    count[count > 0] -= 1.5
+    return v - 0.25 * (reset + count) - 0.5 * torch.where(mask, v, 0.0)
 
 
 def write_out(self: Net, v: Tensor, z: Tensor) -> None:
@@ -155,7 +161,6 @@ add(loop, Writer, "write",
     ByItem=write_by_item,
     Masked=write_masked,
     MaskedFill=lambda self, v, z: v.masked_fill_(z > 0, 0.25),
-    MaskedAdd=add_masked,
     Out=write_out,
     Copied=lambda self, v, z: torch.empty_like(v).copy_(v * 0.5),
     Scattered=scatter,
@@ -163,6 +168,116 @@ add(loop, Writer, "write",
     LeafInside=lambda self, v, z: v.detach().requires_grad_(),  # a leaf in each step
     Resized=resize,
     Zeroed=zero_scratch)
+
+
+def add_masked(self: Net, v: Tensor, z: Tensor) -> None:
+    v[z > 0] -= 0.5
+
+
+def write_part_of_old(self: Net, v: Tensor, z: Tensor) -> Tensor:
+    """The part is that of the membrane before a write to it."""
+    mask, w = z > 0, v.clone()
+    part = w[mask]
+    w *= 0.5
+    w[mask] = part + 0.25
+    return w
+
+
+add(fused, Writer, "write", MaskedAdd=add_masked, MaskedParts=write_parts,
+    PartOfOld=write_part_of_old)
+
+
+def change_mask(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    """The mask has as many entries, but others."""
+    mask, out = spikes > 0, spikes + 1
+    part = spikes[mask]
+    mask.copy_(mask.flip(0))
+    out[mask] = part
+    return out
+
+
+def write_root(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    """The gradient of the root of 0 is infinite, where the mask is false."""
+    out, mask = torch.zeros_like(spikes), spikes > 0
+    out[mask] = torch.sqrt(spikes[mask])
+    return out
+
+
+def count_part(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    return spikes + spikes[spikes > 0].numel() / 16
+
+
+def join_parts(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    return torch.cat([spikes[spikes > 0], spikes[spikes == 0]])
+
+
+add(refused("shape depends"), Net, "result", MaskChanged=change_mask, PartRoot=write_root,
+    PartCounted=count_part)
+add(refused("origin"), Net, "result", PartsJoined=join_parts,
+    PartReturned=lambda self, x, spikes: spikes[spikes > 0] * 2)
+
+
+class Buffered(Net):
+    """The membranes of all steps in one tensor, which the next step reads."""
+
+    def put(self, out: Tensor, t: int, v: Tensor) -> None:
+        out[:, t] = v
+
+    def get(self, out: Tensor, t: int) -> Tensor:
+        return out[:, t]
+
+    def forward(self, x: Tensor) -> Any:
+        v, z = self.zeros(x)
+        out, spikes = v.new_zeros(len(v), len(x), N), []
+        for t, x_t in enumerate(x):
+            v, z = self.step(x_t, self.get(out, t - 1) * 1, z)
+            self.put(out, t, v)
+            spikes.append(z)
+        return torch.stack(spikes), out
+
+
+def put_twice(self: Net, out: Tensor, t: int, v: Tensor) -> None:
+    out[:, t] = v
+    out[:, t - len(out[0])] = 0.5 * v
+
+
+def put_then_row(self: Net, x: Tensor, spikes: Tensor) -> Any:
+    """The second write changes a part of the first one."""
+    out = torch.zeros_like(spikes)
+    out[:, 1] = spikes[:, 1]
+    out[0] = 0.25
+    return out[:, 1] * 1, out[1] * 1
+
+
+def put_then_scale(self: Net, x: Tensor, spikes: Tensor) -> Any:
+    """The second result requires a gradient, which is 0."""
+    out = torch.zeros_like(spikes)
+    out[1] = spikes[1]
+    out *= 0.5
+    out[2] = torch.ones_like(out[2])
+    return out[1] * 1, out[2]
+
+
+def put_without_gradient(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    out = torch.zeros_like(spikes)
+    out[0] = spikes[0]
+    with torch.no_grad():
+        out[1] = spikes[1]
+        first = out[0]
+    return out[1] + first
+
+
+def put_other_numbers(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    """A write rounds to the dtype, and broadcasts."""
+    out = torch.zeros_like(spikes, dtype=torch.float32)
+    out[0], out[1] = spikes[0] / 3, spikes[1, :, :1].float()
+    return out[0].double() + out[1]
+
+
+add(fused, Buffered, "get", ReadBack=lambda self, out, t: out[..., t, :])
+add(fused, Buffered, "put", PutTwice=put_twice)
+add(fused, Net, "result", PutThenRow=put_then_row, PutThenScaled=put_then_scale,
+    PutWithoutGradient=put_without_gradient, PutOtherNumbers=put_other_numbers)
 
 
 # ----------------------------------------------------------------------------------------- refused

@@ -1,0 +1,42 @@
+"""Witness: sees every operator of torch, and refuses those that no recorded call explains."""
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import functions as of
+from .ir import Refused
+from .plain import generator_states
+
+
+class Witness(TorchDispatchMode):
+    """Refuses operators that run outside of recorded calls."""
+
+    def __init__(self, recorder: Any) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        recorder = self.recorder
+        if recorder.refused is not None:
+            return func(*args, **kwargs)
+        if not recorder.depth and func is not torch.ops.aten.detach.default:
+            with recorder.refusals():
+                raise Refused(f"{func}: expected operators that are called from Python, got one of "
+                              f"torch.jit or C++")
+        is_known = recorder.masked.is_reading or of.is_index_by_integers(func, args) or (
+            recorder.name in of.FILLS and id(args[0]) not in recorder.sizes)
+        if of.VALUE_TAGS & set(func.tags) and not is_known:
+            with recorder.refusals():
+                recorder.add_read(args[0], f"{func}: expected no shape and no branch that depends "
+                                           f"on numbers")
+        recorder.unversioned |= of.written_statistics(func, args)
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        with recorder.refusals():
+            recorder.check_generators()
+        out = func(*args, **kwargs)
+        recorder.is_random = True
+        recorder.generators = generator_states()
+        return out
