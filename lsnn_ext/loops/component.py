@@ -222,7 +222,8 @@ class Component:
         shape = self.found.step_shape(place)
         if tensor.numel() != prod(shape):
             tensor = tensor.expand(self.found.reader.kind(*place).shape)
-        return tensor.to(**self.options).reshape(shape)
+        # the caller may write to it before the backward pass, which reads it
+        return tensor.to(**self.options, copy=True).reshape(shape)
 
     def _make_coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Returns a coefficient of shape (), (N,) or (N, K)."""

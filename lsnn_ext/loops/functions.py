@@ -16,13 +16,13 @@ from torch.autograd.function import _SingleLevelFunction
 
 # What Python may read of a tensor: it does not depend on its numbers.
 READS = frozenset({
-    "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes",
-    "is_cpu", "is_cuda", "is_meta", "is_mps", "is_sparse", "is_sparse_csr", "is_quantized",
-    "is_nested", "is_mkldnn", "is_xpu", "names", "size", "dim", "stride", "numel", "nelement",
-    "__len__", "is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg",
-    "is_inference", "is_same_size", "is_tensor", "element_size", "get_device", "storage_offset",
-    "__hash__", "result_type", "promote_types", "can_cast", "is_grad_enabled", "is_storage",
-    "get_default_dtype", "is_autocast_enabled", "_has_compatible_shallow_copy_type", "has_names"})
+    "shape", "dtype", "device", "layout", "ndim", "requires_grad", "itemsize", "nbytes", "is_cpu",
+    "is_cuda", "is_meta", "is_mps", "is_sparse", "is_sparse_csr", "is_quantized", "is_nested",
+    "is_mkldnn", "is_xpu", "names", "size", "dim", "stride", "numel", "nelement", "__len__",
+    "is_contiguous", "is_floating_point", "is_complex", "is_signed", "is_inference", "is_same_size",
+    "is_tensor", "element_size", "get_device", "__hash__", "result_type", "promote_types",
+    "can_cast", "is_grad_enabled", "is_storage", "get_default_dtype", "is_autocast_enabled",
+    "_has_compatible_shallow_copy_type", "has_names"})
 # Functions without a result that change the state of torch, which each call notes.
 SWITCHES = frozenset({
     "_set_grad_enabled", "set_autocast_enabled", "set_autocast_dtype", "autocast_increment_nesting",
@@ -104,8 +104,10 @@ def _argument_names(func: Any) -> tuple[str, ...]:
 
 
 def written_statistics(func: Any, args: Any) -> set[int]:
-    """Returns the storages of running statistics that batch normalization writes to, which
-    increments no version."""
+    """Returns the storages of running statistics that batch normalization writes to, or of lists,
+    which increments no version."""
+    if func._schema.name.startswith("aten::_foreach") and func._schema.name.endswith("_"):
+        return {one.untyped_storage()._cdata for one in args[0]}
     names = _argument_names(func)
     if "running_mean" not in names:
         return set()

@@ -13,7 +13,7 @@ from .functions import Apply
 from .ir import DEVICES, Leaf, Recording, Refused
 from .origins import Origins, look_up
 from .paths import IMMUTABLE, MISSING, SEQUENCES, Path, Step, find_cell, set_step, step_into
-from .plain import is_mutable, is_same, make_key
+from .plain import find_oddity, is_mutable, is_same, make_key
 from .snapshot import Node, Snapshot, describe
 
 MADE_OF = attrgetter("__code__", "__defaults__", "__kwdefaults__")
@@ -36,8 +36,9 @@ def describe_inputs(inputs: list[Any]) -> tuple[Any, ...] | None:
     found: list[Any] = []
     for one in inputs:
         if type(one) is Tensor or type(one) is nn.Parameter:
-            found.append((one.shape, one.dtype, one.device, one.requires_grad, one.stride(),
-                          one.layout))
+            if find_oddity(one) or vars(one):
+                return None
+            found.append((one.shape, one.dtype, one.device, one.requires_grad, one.stride()))
         else:
             plain = make_key(one)
             if plain is None or is_mutable(one):
@@ -132,7 +133,7 @@ class Guard:
         self._keys = list(chain.from_iterable(self._dicts))
         self._values = list(chain.from_iterable(self._views))
         self._made_of = list(chain.from_iterable(map(MADE_OF, self._functions)))
-        self._kinds = list(map(KIND, self._constants))
+        self._kinds = self._list_kinds()
         self._places = [(self._container(path), path, wanted)
                         for path, wanted in self.volatile.items()]
         self._targets = [(self._container(path), path) for path, _ in self.changed]
@@ -180,7 +181,8 @@ class Guard:
         if isinstance(value, dict) and type(value) is not dict and hasattr(value, "__dict__"):
             self._add_dict(vars(value))
         self._members += [(value, step, one) for step, one in node.held.items()
-                          if step[0] == "member" and step not in steps and one is not MISSING]
+                          if step[0] in ("member", "referent") and step not in steps
+                          and one is not MISSING]
 
     def _add(self, sized: Any, view: Iterable[Any]) -> None:
         self._sized.append(sized)
@@ -199,6 +201,10 @@ class Guard:
             self._parts.append((where, itemgetter(*wanted, *list(wanted)[:1]),
                                 (*wanted.values(), *list(wanted.values())[:1])))
 
+    def _list_kinds(self) -> list[Any]:
+        return [*map(KIND, self._constants), *map(Tensor.stride, self._constants),
+                *map(len, map(vars, self._constants))]
+
     def _is_settled(self) -> bool:
         """Whether all places that no call changes hold the same objects, which are as before."""
         try:
@@ -208,7 +214,7 @@ class Guard:
                 and _are_same(chain.from_iterable(self._views), self._values)
                 and list(chain.from_iterable(self._dicts)) == self._keys
                 and all(_are_same(get(where), wanted) for where, get, wanted in self._parts)
-                and list(map(KIND, self._constants)) == self._kinds
+                and self._list_kinds() == self._kinds
                 and all(map(is_, chain.from_iterable(map(MADE_OF, self._functions)),
                             self._made_of))
                 and all(map(is_, map(attrgetter("cell_contents"), self._cells), self._contents))

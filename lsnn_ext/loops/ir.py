@@ -176,6 +176,8 @@ class Recording:
     written: dict[int, int]  # buffers (values of leaves) and their values after the call
     # attributes (values of leaves) whose numbers Python reads, such as a size, and these
     read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
+    # results in the memory of other ones: these, and whether detach() makes the ones of the others
+    shared: dict[int, tuple[int, bool]] = field(default_factory=dict, kw_only=True)
     # the rest is for verify
     numbers: dict[int, Tensor]  # of values, detached; later writes show in those written to
     tensors: dict[int, Tensor] = field(default_factory=dict)  # of the leaves, themselves

@@ -45,11 +45,22 @@ def make_subclass(original: type) -> type:
             if getattr(self, "_is_replica", False):  # of nn.DataParallel, made for one call
                 return forward(self, *args, **kwargs)
             replayer = self.__dict__[ATTRIBUTE] = Replayer(replayer.options)  # a shallow copy
-        return replayer.call(self, functools.partial(forward, self), args, kwargs)
 
-    made: type = _make_metaclass(type(original))(original.__name__, (original,), {
-        "forward": replay, "_lsnn_original": original, "__module__": original.__module__,
-        "__qualname__": original.__qualname__, "__doc__": original.__doc__})
+        def run(*args: Any, **kwargs: Any) -> Any:
+            object.__setattr__(self, "__class__", original)  # which the program may look at
+            try:
+                return self.forward(*args, **kwargs)
+            finally:
+                object.__setattr__(self, "__class__", made)
+
+        return replayer.call(self, run, args, kwargs)
+
+    is_noticed = hasattr(original.__init_subclass__, "__func__")  # which registers, or asks more
+    made: type = _make_metaclass(type(original))(
+        original.__name__, (nn.Module if is_noticed else original,), {
+            "forward": replay, "_lsnn_original": original, "__module__": original.__module__,
+            "__qualname__": original.__qualname__, "__doc__": original.__doc__})
+    made.__bases__ = (original,)
     return made
 
 

@@ -2,6 +2,7 @@
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from .paths import (
     set_step,
     step_into,
 )
-from .plain import is_mutable, is_same, make_key, make_restore
+from .plain import find_oddity, is_mutable, is_same, make_key, make_restore
 from .snapshot import Node, Snapshot
 
 SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
@@ -45,6 +46,8 @@ class Origins:
         self._inputs: dict[int, tuple[Tensor, list[int]]] = {}
         for number, one in enumerate(self.inputs):
             if isinstance(one, Tensor):
+                if odd := find_oddity(one):
+                    raise Refused(f"x: expected dense tensors, got {odd}")
                 self._inputs.setdefault(id(one), (one, []))[1].append(number)
         self._generators = _get_random_states()
         held = [one for one, _ in (*self._inputs.values(), *self.snapshot.tensors.values())]
@@ -128,6 +131,8 @@ class Origins:
             if before is one:
                 if is_mutable(one) and make_key(one) != plain:
                     found.append((step, one))
+            elif before is MISSING and isinstance(one, ModuleType):
+                continue  # imported for the first time
             elif before is MISSING or plain is None or make_key(one) != plain:
                 found.append((step, one))
         return [*found, *((step, MISSING) for step in node.held if step not in now)]
@@ -149,18 +154,36 @@ class Origins:
         children, spec = pytree.tree_flatten(value, is_leaf=lambda one: one is not value)
         return pytree.tree_unflatten([self._tree(one, path, reference) for one in children], spec)
 
-    def check_views(self, tensors: Sequence[Tensor], changed: Sequence[tuple[Path, Any]]) -> None:
+    def _check_views(self, tensors: Sequence[Tensor], changed: Sequence[tuple[Path, Any]]) -> None:
         """Refuses results and states that a later write to another tensor would change, such as the
-        step of an optimizer: a replay may return copies."""
+        step of an optimizer: a replay may return copies, and drops attributes of Python."""
         paths = {path for path, _ in changed}
         storages = {one.untyped_storage()._cdata: path
                     for one, places in self.snapshot.tensors.values()
                     for path in map(self.snapshot.path_of, places) if path not in paths}
         for one in tensors:
             path = storages.get(one.untyped_storage()._cdata)
-            if path is not None and id(one) not in self.snapshot.tensors:
+            if id(one) in self.snapshot.tensors:
+                continue
+            if vars(one):
+                raise Refused(f"result: expected tensors without attributes, got {[*vars(one)]}")
+            if path is not None:
                 raise Refused(f"{format_path(path)}: expected results and states in other memory, "
                               f"got a view; clone it")
+
+    def find_shared(self, tensors: Sequence[Tensor], changed: Sequence[tuple[Path, Any]],
+                    value_of: Callable[[Tensor], int]) -> dict[int, tuple[int, bool]]:
+        """Returns values of results and states in the memory of another one, but of no input: that
+        value, and whether detach() makes the one of the other."""
+        self._check_views(tensors, changed)
+        inputs = {one.untyped_storage()._cdata for one, _ in self._inputs.values()}
+        first: dict[int, Tensor] = {}
+        for one in sorted(tensors, key=lambda one: not one.requires_grad):
+            first.setdefault(one.untyped_storage()._cdata, one)
+        pairs = [(first[one.untyped_storage()._cdata], one) for one in tensors]
+        return {value_of(other): (value_of(one), not other.requires_grad and (
+            one.shape, one.stride()) == (other.shape, other.stride())) for one, other in pairs
+            if one is not other and one.untyped_storage()._cdata not in inputs}
 
     def restore(self) -> None:
         """Restores attributes, tensors and generators to their state before the call."""

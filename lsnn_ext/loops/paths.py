@@ -5,13 +5,18 @@ names say which globals and class attributes matter.
 """
 import argparse
 import dis
+import enum
 import functools
+import io
 import os
 import sys
 import sysconfig
 import types
-from collections import OrderedDict, deque
-from collections.abc import Container, Iterator
+import weakref
+from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque
+from collections.abc import Container, Iterator, MappingView
+from contextvars import ContextVar
+from importlib.util import resolve_name
 from typing import Any, TypeAlias
 
 import torch
@@ -25,7 +30,11 @@ Path: TypeAlias = tuple[Step, ...]
 MISSING = object()
 ATTRIBUTE = "_lsnn_replayer"  # the attribute that holds the recordings of a converted model
 FOREIGN = frozenset({"torch", "numpy", "lsnn_ext", "builtins"})
-OPEN = (types.SimpleNamespace, argparse.Namespace)  # of the standard library, and walked
+# Of the standard library, and walked; the state of the others is out of reach.
+OPEN = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap, weakref.ref,
+        weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
+OPAQUE = (Iterator, MappingView, types.MappingProxyType, ContextVar, bytearray, memoryview)
+OPAQUE_MODULES = frozenset({"array", "ctypes", "multiprocessing", "queue"})
 SEQUENCES = (list, tuple, deque)
 IMMUTABLE = (tuple, types.MethodType, property, staticmethod, classmethod, functools.partial)
 STATE_DICTS = frozenset({  # of a module; nothing that forward reads
@@ -67,8 +76,27 @@ def find_globals(code: types.CodeType) -> tuple[str, ...]:
     return tuple(sorted(found.union(*inside)))
 
 
+@functools.cache
+def find_imports(code: types.CodeType, package: str) -> tuple[str, ...]:
+    """Returns the modules that a function imports when it runs."""
+    steps = list(dis.get_instructions(code))
+    found = [resolve_name("." * steps[k - 2].argval + str(one.argval), package)
+             for k, one in enumerate(steps) if one.opname == "IMPORT_NAME"]
+    inside = [find_imports(one, package) for one in code.co_consts
+              if isinstance(one, types.CodeType)]
+    return tuple(sorted({*found}.union(*inside)))
+
+
 def get_module_name(value: Any) -> str:
     return str(getattr(value, "__module__", None) or "")
+
+
+def is_opaque(value: Any) -> bool:
+    """Whether a value has a state that cannot be looked at."""
+    if isinstance(value, (int, float, str)):
+        return bool(getattr(value, "__dict__", None)) and not isinstance(value, enum.Enum)
+    return (isinstance(value, OPAQUE) and not isinstance(value, io.IOBase)) or (
+        get_module_name(type(value)).partition(".")[0] in OPAQUE_MODULES)
 
 
 def is_walked(value: Any) -> bool:
@@ -79,9 +107,9 @@ def is_walked(value: Any) -> bool:
     if isinstance(value, types.FunctionType):
         return is_user(str(value.__globals__.get("__name__", "")))
     if isinstance(value, type):
-        return is_user(get_module_name(value))
-    if isinstance(value, types.ModuleType):
-        return is_user(value.__name__)
+        return is_user(get_module_name(value)) or issubclass(value, nn.Module)
+    if isinstance(value, types.ModuleType):  # functions of torch may be replaced
+        return is_user(value.__name__) or value.__name__.startswith("torch")
     return isinstance(value, OPEN) or is_user(get_module_name(type(value)))
 
 
@@ -95,13 +123,26 @@ def is_read(value: Any, step: Step, one: Any, names: Container[str], is_made: bo
         is_made: the class may be called.
     """
     kind, key = step
-    if isinstance(value, types.ModuleType):
-        return key in names
-    if not isinstance(value, type) or kind == "base" or issubclass(value, torch.autograd.Function):
+    is_module = isinstance(value, types.ModuleType)
+    if not is_module and not isinstance(value, type) or kind in ("base", "class") or (
+            isinstance(value, type) and issubclass(value, torch.autograd.Function)):
         return True
+    if is_module and not is_user(value.__name__):
+        return key in names and (key in ("nn", "functional") or not isinstance(
+            one, types.ModuleType))
+    if key in names and (is_module or is_user(get_module_name(value))):
+        return True
+    if is_module:
+        return key == "__getattr__" or ("getattr" in names or "vars" in names) and is_plain(one)
+    if not is_user(get_module_name(value)):
+        return bool(key == "forward")
     if key.startswith("__") and key.endswith("__"):
         return is_made or key not in ("__init__", "__new__")
-    return key in names or isinstance(one, Tensor) or make_key(one) is not None
+    return is_plain(one)
+
+
+def is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) or make_key(value) is not None
 
 
 def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
@@ -117,12 +158,18 @@ def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
         yield from ((("global", key), value.__globals__[key])
                     for key in find_globals(value.__code__) if key in value.__globals__)
         yield from ((("attribute", key), one) for key, one in vars(value).items())
+        yield from ((("module", key), sys.modules[key])
+                    for key in find_imports(value.__code__, str(value.__globals__.get(
+                        "__package__"))) if key in sys.modules)
     elif isinstance(value, types.ModuleType):
         yield from ((("global", key), one) for key, one in vars(value).items())
     elif isinstance(value, type):
         yield from ((("attribute", key), one) for key, one in vars(value).items()
                     if key not in CLASS_DETAILS)
         yield from ((("base", key), one) for key, one in enumerate(value.__bases__))
+        yield ("class", None), type(value)
+    elif isinstance(value, weakref.ref):
+        yield ("referent", None), value()
     elif isinstance(value, types.MethodType):
         yield from ((("member", key), getattr(value, key)) for key in ("__self__", "__func__"))
     elif isinstance(value, property):
@@ -142,9 +189,13 @@ def list_elements(value: Any) -> list[Any]:
 
 
 def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
+    for name in ("maxlen",) * isinstance(value, deque) + ("default_factory",) * isinstance(
+            value, defaultdict):
+        yield ("member", name), getattr(value, name)
     if isinstance(value, dict):
-        yield from ((("item", key), one) for key, one in dict.items(value)
-                    if not isinstance(key, Tensor))
+        if any(isinstance(key() if isinstance(key, weakref.ref) else key, Tensor) for key in value):
+            raise Refused("expected no dict with tensors as keys")
+        yield from ((("item", key), one) for key, one in dict.items(value))
     elif isinstance(value, SEQUENCES):
         yield from ((("item", key), one) for key, one in enumerate(list_elements(value)))
     elif isinstance(value, functools._lru_cache_wrapper):
@@ -177,6 +228,10 @@ def step_into(value: Any, step: Step) -> Any:
         return (vars(value) if isinstance(value, types.ModuleType) else value.__globals__)[key]
     if kind == "class":
         return type(value)
+    if kind == "module":
+        return sys.modules[key]
+    if kind == "referent":
+        return value()
     where = {"default": "__defaults__", "keyword": "__kwdefaults__", "base": "__bases__"}[kind]
     return getattr(value, where)[key]
 
@@ -227,8 +282,8 @@ def format_path(path: Path) -> str:
     """Returns the path as a user writes it: the qualified name of a parameter."""
     parts = []
     for kind, key in path:
-        hidden = ("_modules", "_parameters", "_buffers", "__self__", "__func__", "func")
-        if kind in ("class", "base", "contents", "more") or key in hidden:
+        hidden = ("_modules", "_parameters", "_buffers", "__self__", "__func__", "func", None)
+        if kind in ("class", "base") or key in hidden:
             continue
         parts.append(f"{kind} {key}" if kind in ("closure", "default", "global") else str(key))
     return ".".join(parts)

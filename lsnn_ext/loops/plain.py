@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 SIMPLE = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.layout,
                     torch.memory_format, torch.Size, range, type(Ellipsis), slice})
@@ -29,9 +30,20 @@ class Same:
         return id(self.value)
 
 
+def find_oddity(tensor: Tensor) -> str:
+    """Returns why a tensor has no numbers, strides or counter of writes; empty: it has them."""
+    if is_lazy(tensor):
+        return "an uninitialized parameter"
+    if tensor.layout != torch.strided:
+        return f"layout {tensor.layout}"
+    if tensor.is_inference():
+        return "one of torch.inference_mode"
+    return "a quantized or nested one" if tensor.is_quantized or tensor.is_nested else ""
+
+
 def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
     return (type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad,
-            tensor.layout)
+            tensor.stride())
 
 
 def make_key(value: Any) -> tuple[Any, ...] | None:
@@ -46,13 +58,14 @@ def make_key(value: Any) -> tuple[Any, ...] | None:
         return kind, struct.pack("dd", value.real, value.imag)
     if isinstance(value, enum.Enum):
         return kind, Same(value)
-    if isinstance(value, (int, float, str)):  # of a class of the user
-        return kind, repr(value)
+    for base in (int, float, str):
+        if isinstance(value, base):  # of a class of the user, with a repr of its own
+            return kind, base.__repr__(value)
     if isinstance(value, np.ndarray) and value.dtype != object or isinstance(value, np.generic):
         return kind, value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, (set, frozenset)):
         parts = [make_key(one) or Same(one) for one in value]
-        return kind, frozenset(parts)
+        return kind, tuple(parts)  # their order may differ
     if isinstance(value, random.Random):
         return kind, value.getstate()
     if isinstance(value, np.random.Generator):

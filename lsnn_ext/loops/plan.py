@@ -30,6 +30,7 @@ class Plan:
         self.places: dict[int, tuple[int, int, Place]] = {}  # see Values
         self.ranges: dict[tuple[int, ...], list[Any]] = {}
         loops = 0
+        self.written = {value: leaf for leaf, value in recording.written.items()}
         self.live = find_live(recording, parts)
         read = _find_read(recording, parts, self.live)
         for part in parts:
@@ -47,6 +48,11 @@ class Plan:
             self.places.update((value, (loops, t, (q, k)))
                                for value, (t, q, k) in part.places().items() if value in read)
             loops += 1
+        self.detached = {one: other for one, (other, _) in recording.shared.items()
+                         if one in self.places or other in self.places}
+        if not all(recording.shared[one][1] for one in self.detached):
+            raise Refused("result: expected tensors with memory of their own, got some that share "
+                          "it, as a view in a loop does; clone them")
         self.freed = self._find_freed()
 
     def _find_freed(self) -> list[list[Any]]:
@@ -144,15 +150,21 @@ class Plan:
                 return one
             if one.value in leaves:
                 return leaves[one.value]
-            if one.value not in own:
-                tensor = values.get(one.value)
-                # a view of a sequence keeps it alive, and cannot be written to in place
-                if values.is_shared(one.value):
+            if one.value in self.written and not keep_values:  # before the caller writes it
+                return leaves[self.written[one.value]]
+            value = self.detached.get(one.value, one.value)
+            if value not in own:
+                tensor = values.get(value)
+                # a view of a sequence keeps it alive, and cannot be written to in place; one of an
+                # argument stays one
+                if values.is_shared(value) and not values.is_part_of_leaf(tensor):
                     tensor = tensor.clone()
-                kind = self.recording.kinds[one.value]
+                kind = self.recording.kinds[value]
                 # a sequence requires a gradient where one of its iterations does
                 tensor = tensor if kind.requires_grad else tensor.detach()
-                own[one.value] = tensor.contiguous() if kind.is_contiguous else tensor
+                own[value] = tensor.contiguous() if kind.is_contiguous else tensor
+            if one.value not in own:
+                own[one.value] = own[value].detach()
             return own[one.value]
 
         def fill(tree: Any) -> Any:

@@ -48,7 +48,7 @@ from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import MaskedReads, Writes
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, split_dropout
 from .origins import Origins
-from .plain import generator_states, set_generator_states
+from .plain import find_oddity, generator_states, set_generator_states
 from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
@@ -269,9 +269,9 @@ class _Recorder(TorchFunctionMode):
 
     def _new(self, tensor: Tensor) -> int:
         """Returns a new value for the tensor as it is now."""
-        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
-            raise Refused(f"expected dense tensors, got a {type(tensor).__name__} of "
-                          f"{tensor.layout}")
+        odd = find_oddity(tensor)
+        if odd or type(tensor) not in (Tensor, torch.nn.Parameter):
+            raise Refused(f"expected dense tensors, got {odd or type(tensor).__name__}")
         value = self._add_value(Kind(tuple(tensor.shape), tensor.dtype, tensor.device,
                                      tensor.requires_grad, tensor.is_contiguous()))
         self.tensors[id(tensor)] = _Live(tensor, value)
@@ -338,7 +338,7 @@ class _Recorder(TorchFunctionMode):
 
         recording.result = pytree.tree_map(reference, result)
         recording.changed = self.origins.changed(reference)
-        self.origins.check_views(outputs, recording.changed)
+        recording.shared = self.origins.find_shared(outputs, recording.changed, self.value_of)
         for known in self.tensors.values():
             one = known.tensor()
             if one is not None and one._version != known.version:

@@ -1,14 +1,18 @@
 """Replayer: replays the recording of a function that holds, else records the call."""
+import datetime
 import gc
+import importlib
+import io
 import logging
 import os
+import random
 import sys
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import BuiltinFunctionType, CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +23,7 @@ from .._core import torch_internals
 from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Recording, Refused
 from .origins import Origins
-from .paths import MISSING, Path, find_globals, find_names, format_path, is_user
+from .paths import MISSING, Path, find_names, format_path, is_user
 from .plain import generator_states, make_key, set_generator_states
 from .plan import Plan
 from .record import record
@@ -28,10 +32,16 @@ from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
 SHAPES = 64  # of inputs that are recorded
-IMPURE = frozenset({print, input, open, os.urandom, time.time, time.time_ns, time.monotonic,
-                    time.perf_counter, time.process_time, globals, eval, exec})
-IMPURE_CODES = {id(logging.Logger._log.__code__): "logging",
-                id(type(os.environ).__getitem__.__code__): "os.environ"}
+IMPURE = frozenset({
+    print, input, open, os.urandom, globals, eval, exec, __import__, sys._getframe,
+    datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
+    *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
+IMPURE_CODES = {id(one.__code__): name for one, name in (
+    (logging.Logger._log, "logging"), (type(os.environ).__getitem__, "os.environ"),
+    (importlib.import_module, "import_module"), (torch.manual_seed, "manual_seed"),
+    (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
+# Names in code that reaches what its other names do not show, or sets NumPy's generator.
+HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed")
 _recording_lock = threading.Lock()
 
 
@@ -100,7 +110,10 @@ class Replayer:
         for entry in entries:
             if entry.guard.holds(inputs):
                 return self._replay(root, entry, original, inputs, args, kwargs)
-        if key in self.stopped or _has_saved_tensor_hooks():
+        if key in self.stopped:
+            return original(*args, **kwargs)
+        if _has_saved_tensor_hooks():  # those of a checkpoint run the call once more, as here
+            self.stopped[key] = "a call inside of hooks of saved tensors, which is not recorded"
             return original(*args, **kwargs)
         if not _recording_lock.acquire(blocking=False):
             return original(*args, **kwargs)
@@ -265,12 +278,14 @@ class Monitor:
                 code = frame.f_code
                 what = IMPURE_CODES.get(id(code))
                 if what is not None:
-                    self._refuse(what, frame)
+                    self._refuse(what, frame.f_back)
                 elif id(code) not in seen:
                     seen[id(code)] = code
-                    if "modules" in find_names(code) and "sys" in find_globals(code):
-                        self._refuse("sys.modules", frame)
-            elif event == "c_call" and called in IMPURE:
+                    for names in HIDDEN if is_user(str(frame.f_globals.get("__name__"))) else ():
+                        if find_names(code).issuperset(names.split(".")):
+                            self._refuse(names, frame)
+            elif event == "c_call" and (called in IMPURE or isinstance(
+                    getattr(called, "__self__", None), io.IOBase)):
                 self._refuse(called.__name__, frame)
 
         is_collecting = gc.isenabled()

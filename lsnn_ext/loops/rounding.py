@@ -106,6 +106,9 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
     cotangents = [draw(one) for one in want]
     found, expected = run(got, leaves, cotangents), run(want, others, cotangents)
     found = _add_earlier_graph(found, others)
+    for name, one in zip(names, expected, strict=False):
+        if one is not None and one.layout != torch.strided:
+            raise Refused(f"{name}: expected a dense gradient, got one of {one.layout}")
     worst = 0.0
     least = max((STEP.of(one.nan_to_num(0, 0, 0)) for one in expected if one is not None),
                 default=0.0)

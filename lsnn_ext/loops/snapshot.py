@@ -1,11 +1,9 @@
 """Snapshot: all that a function can reach, at one time."""
-import io
 import types
 from collections import deque
 from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .ir import Refused
@@ -16,11 +14,12 @@ from .paths import (
     Step,
     find_names,
     format_path,
+    is_opaque,
     is_read,
     is_walked,
     list_entries,
 )
-from .plain import Same, describe_tensor, make_key
+from .plain import Same, describe_tensor, find_oddity, make_key
 
 MAX_NODES = 20_000
 
@@ -90,19 +89,22 @@ class Snapshot:
             if step[0] in ("global", "closure") and isinstance(one, type):
                 self._made.add(id(one))
             if isinstance(one, Tensor):
-                if one.layout != torch.strided:  # has no storage, and torch.equal refuses it
+                if odd := find_oddity(one):
                     raise Refused(f"{format_path((*node.path, step))}: expected a dense tensor, "
-                                  f"got layout {one.layout}")
+                                  f"got {odd}")
                 self.tensors.setdefault(id(one), (one, []))[1].append((number, step))
+                if vars(one):
+                    self._waiting.append(((*node.path, step), one))
                 continue
             plain = make_key(one)
             if plain is not None:
                 node.plain[step] = plain
             if (plain is None or hasattr(one, "__wrapped__")) and is_walked(one):
                 self._waiting.append(((*node.path, step), one))
-            elif plain is None and isinstance(one, Iterator) and not isinstance(one, io.IOBase):
-                raise Refused(f"{format_path((*node.path, step))}: expected no iterator, whose "
-                              f"state cannot be looked at, got a {type(one).__name__}")
+            elif (self._before is not None or isinstance(one, Iterator)) and is_opaque(one):
+                raise Refused(f"{format_path((*node.path, step))}: expected no iterator or other "
+                              f"object whose state cannot be looked at, got a "
+                              f"{type(one).__name__}")
 
     def _describe(self) -> None:
         """Sets a description, equal if the function does the same: structure and plain values,
@@ -157,5 +159,5 @@ def describe(value: Any, before: Snapshot | None = None) -> Any:
         return Same(value)
     is_known = before is not None and id(value) in before.numbers
     held = before.node(value).held if before is not None and is_known else dict(list_entries(value))
-    return type(value), [(step, describe(one, before)) for step, one in held.items()
-                         if step[0] == "item"]
+    return type(value), getattr(value, "maxlen", None), [
+        (step, describe(one, before)) for step, one in held.items() if step[0] == "item"]

@@ -27,7 +27,8 @@ class Values:
         self.places = places
         self.ranges = {} if ranges is None else ranges
         self.frames: list[Frame] = []  # of the loops so far
-        self._taken: set[int] = set()  # storages of leaves and stacks
+        self._taken: set[int] = set()  # storages of stacks
+        self._leaves: set[int] | None = None
 
     def get(self, value: int) -> Tensor:
         """Returns a value."""
@@ -63,12 +64,16 @@ class Values:
 
     def _own(self, tensor: Tensor) -> Tensor:
         """Returns the tensor, or a copy if it shares its memory with a leaf or another stack."""
-        if not self._taken:
-            self._taken = {one.untyped_storage()._cdata for one in self.leaves.values()}
-        if tensor.untyped_storage()._cdata in self._taken:
+        if self.is_part_of_leaf(tensor) or tensor.untyped_storage()._cdata in self._taken:
             tensor = tensor.clone()
         self._taken.add(tensor.untyped_storage()._cdata)
         return tensor
+
+    def is_part_of_leaf(self, tensor: Tensor) -> bool:
+        """Whether a tensor shares its memory with a leaf."""
+        if self._leaves is None:
+            self._leaves = {one.untyped_storage()._cdata for one in self.leaves.values()}
+        return tensor.untyped_storage()._cdata in self._leaves
 
     def stack(self, values: tuple[int, ...]) -> Tensor:
         """Stacks values of one shape along a new first dimension, without a copy of a range."""

@@ -14,6 +14,7 @@ from fooling import (  # noqa: F401
     modes,
     outputs,
     parts,
+    places,
     reach,
     results,
     scopes,
