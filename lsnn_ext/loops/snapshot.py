@@ -16,6 +16,7 @@ from .paths import (
     format_path,
     is_opaque,
     is_read,
+    is_user,
     is_walked,
     list_entries,
 )
@@ -80,8 +81,11 @@ class Snapshot:
             self.names |= find_names(value.__code__)
         number = self.numbers[id(value)]
         is_made = id(value) in self._made
-        held = (list_entries(value) if self._before is None
-                else self._before.node(value).held.items())
+        held: Any = (list_entries(value) if self._before is None
+                     else self._before.node(value).held.items())
+        if isinstance(value, types.ModuleType) and not is_user(value.__name__):  # a large one
+            held = [(("global", key), vars(value)[key])
+                    for key in sorted(self.names & vars(value).keys())]
         for step, one in held:
             if step in node.held or not is_read(value, step, one, self.names, is_made):
                 continue
