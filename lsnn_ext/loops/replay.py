@@ -2,6 +2,7 @@
 import datetime
 import gc
 import importlib
+import inspect
 import io
 import logging
 import os
@@ -36,7 +37,7 @@ IMPURE = frozenset({
     print, input, open, os.urandom, globals, eval, exec, __import__, sys._getframe,
     datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
     *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
-IMPURE_CODES = {id(one.__code__): name for one, name in (
+IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (logging.Logger._log, "logging"), (type(os.environ).__getitem__, "os.environ"),
     (importlib.import_module, "import_module"), (torch.manual_seed, "manual_seed"),
     (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
