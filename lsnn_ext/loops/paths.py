@@ -15,7 +15,6 @@ import types
 import weakref
 from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Container, Iterator, MappingView
-from contextvars import ContextVar
 from importlib.util import resolve_name
 from typing import Any, TypeAlias
 
@@ -33,7 +32,7 @@ FOREIGN = frozenset({"torch", "numpy", "lsnn_ext", "builtins"})
 # Of the standard library, and walked; the state of the others is out of reach.
 OPEN = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap, weakref.ref,
         weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
-OPAQUE = (Iterator, MappingView, types.MappingProxyType, ContextVar, bytearray, memoryview)
+OPAQUE = (Iterator, MappingView, types.MappingProxyType, bytearray, memoryview)
 OPAQUE_MODULES = frozenset({"array", "ctypes", "multiprocessing", "queue"})
 SEQUENCES = (list, tuple, deque)
 IMMUTABLE = (tuple, types.MethodType, property, staticmethod, classmethod, functools.partial)

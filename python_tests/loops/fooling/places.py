@@ -1,6 +1,5 @@
 """Numbers in places that no attribute shows, tensors of other kinds, and memory that is shared."""
 import array
-import contextvars
 import ctypes
 import datetime
 import operator
@@ -137,8 +136,6 @@ add(fused, Boxed, "make order set",
                lambda self, gain: setattr(self.box, "default_factory", lambda: gain)))
 
 add(refused("state cannot be looked at|tensors as keys"), Boxed, "make order set",
-    OfContext=(lambda self: contextvars.ContextVar("gain"), lambda self, x: self.box.get(1.0) * x,
-               lambda self, gain: self.box.set(gain)),
     OfBytes=(lambda self: bytearray(b"\x01"), lambda self, x: self.box[0] * x,
              lambda self, gain: self.box.__setitem__(0, int(gain))),
     OfArrayModule=(lambda self: array.array("d", [1.0]), lambda self, x: self.box[0] * x,
