@@ -224,7 +224,8 @@ class _Recorder(TorchFunctionMode):
         given = {id(one) for one in tensors}
         if name in ("__getitem__", "__setitem__") and (value := self.writes.find(
                 pytree.tree_unflatten(leaves, spec)[0], written, result)) is not None:
-            function, (leaves, spec) = Tensor.clone, pytree.tree_flatten(((Ref(value),), {}))
+            function, leaves = Tensor.clone, (Ref(value),)
+            spec = pytree.tree_structure(((0,), {}))
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
         refs: list[Ref | None] = []

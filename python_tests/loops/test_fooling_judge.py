@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fooling.around import LastOnly
-from fooling.base import PROGRAMS, Net, Wanted, build
+from fooling.base import Net, Wanted, build
 from fooling.changes import Decay
 from fooling.counters import Counts
 from fooling.draws import Uniform
@@ -16,6 +16,7 @@ from fooling.indices import Plain
 from fooling.judge import Convert, Verdict, difference, judge, observe, tensors_of
 from fooling.parts import BatchNorm
 from fooling.results import ItsInput, SinglePrecision
+from fooling.table import PROGRAMS
 
 Forward = Callable[..., Any]  # (model, the original's forward, arguments)
 
@@ -165,7 +166,8 @@ def test_what_is_wanted_is_demanded() -> None:
 
 
 # ------------------------------------------------------------------------------------- programs
-WITHOUT_GRADIENT = {"functions-NoneAsGradient", "outputs-OutByView", "writes-ListedThenWritten"}
+WITHOUT_GRADIENT = {"functions-NoneAsGradient", "outputs-OutByView", "writes-ListedThenWritten",
+                    "writes-PutWithoutGradient"}
 
 
 def test_programs_run_and_spike_and_learn() -> None:

@@ -71,7 +71,7 @@ class ArcTan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
-        ctx.save_for_backward(x, torch.tensor([alpha]))
+        ctx.save_for_backward(x, torch.tensor([alpha], device=x.device))
         return (x > 0).to(x)
 
     @staticmethod

@@ -1,5 +1,6 @@
 """Runs a fooling program beside its original, and says what differs."""
 import dataclasses
+import math
 import re
 import sys
 import warnings
@@ -191,10 +192,13 @@ def is_opaque(value: Any) -> bool:
 
 
 def differ_tensors(a: Tensor, b: Tensor, rounds: bool) -> str:
-    for name in ("shape", "dtype", "requires_grad", "is_leaf"):
+    for name in ("layout", "is_nested", "dtype", "requires_grad", "is_leaf"):
         if getattr(a, name) != getattr(b, name):
             return f"{name} {getattr(a, name)} became {getattr(b, name)}"
-    a, b = a.detach(), b.detach()
+    a, b = (one.to_padded_tensor(math.nan) if one.is_nested else one.to_dense()
+            for one in (a.detach(), b.detach()))
+    if a.shape != b.shape:
+        return f"shape {a.shape} became {b.shape}"
     if rounds and a.is_floating_point():
         return differ_gradients(a, b)
     wrong = ~((a == b) | ((a != a) & (b != b)))

@@ -108,6 +108,11 @@ class Boxed(Far):
     def make(self) -> Any:
         raise NotImplementedError
 
+    @classmethod
+    def reset(cls) -> None:
+        super().reset()
+        Meta.gain = 1.0
+
 
 def replace(make: Any) -> Any:
     """A method that sets another object."""
@@ -275,9 +280,9 @@ class StridesOfAttribute(Changed):
         self.gain = torch.full((N, 2 * N), 0.5, dtype=self.dtype)[:, ::2]
 
 
-add(refused("dense"), Net, "order given",
-    SparseInput=(lambda self, x: x.to_dense(), lambda x, call: (x.to_sparse(),)),
-    NestedInput=(lambda self, x: x.to_padded_tensor(0.0),
+add(refused("dense"), Net, "forward given",
+    SparseInput=(lambda self, x: self.over(x.to_dense()), lambda x, call: (x.to_sparse(),)),
+    NestedInput=(lambda self, x: self.over(x.to_padded_tensor(0.0)),
                  lambda x, call: (torch.nested.nested_tensor(list(x)),)))
 add(loop, Net, "given",
     InferenceInput=lambda x, call: (in_inference_mode(x) if call in (2, 5) else x,))

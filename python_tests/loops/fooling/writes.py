@@ -190,7 +190,7 @@ add(fused, Writer, "write", MaskedAdd=add_masked, MaskedParts=write_parts,
 def change_mask(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
     """The mask has as many entries, but others."""
     mask, out = spikes > 0, spikes + 1
-    part = spikes[mask]
+    part = spikes.detach()[mask]
     mask.copy_(mask.flip(0))
     out[mask] = part
     return out
@@ -214,7 +214,7 @@ def join_parts(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
 add(refused("shape depends"), Net, "result", MaskChanged=change_mask, PartRoot=write_root,
     PartCounted=count_part)
 add(refused("origin"), Net, "result", PartsJoined=join_parts,
-    PartReturned=lambda self, x, spikes: spikes[spikes > 0] * 2)
+    PartReturned=lambda self, x, spikes: (spikes * torch.arange(1, N + 1))[spikes > 0] * 2)
 
 
 class Buffered(Net):
