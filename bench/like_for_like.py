@@ -146,7 +146,9 @@ def converted(name: str, problem: Problem, scale: float) -> Step:
     _, report = convert(step.module, problem.x)
     if not report.fused:
         raise NotFusedError(report.reason or str(report))
-    step.forward()  # without gradients it is recorded anew, which no time should have in it
+    for _ in range(2):  # recordings without gradients, and with states left by the call before
+        step.forward()
+        step.forward_backward()
     return step
 
 
