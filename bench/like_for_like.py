@@ -146,9 +146,10 @@ def converted(name: str, problem: Problem, scale: float) -> Step:
     _, report = convert(step.module, problem.x)
     if not report.fused:
         raise NotFusedError(report.reason or str(report))
-    for _ in range(2):  # recordings without gradients, and with states left by the call before
-        step.forward()
-        step.forward_backward()
+    # States that a call leaves count as inputs: each order of two passes is recorded.
+    for run in (step.forward, step.forward, step.forward_backward, step.forward_backward,
+                step.forward):
+        run()
     return step
 
 
