@@ -14,7 +14,7 @@ from lsnn_ext.loops.functions import Apply
 from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.planner import Planner
-from lsnn_ext.loops.rounding import VerificationError
+from lsnn_ext.loops.rounding import VerificationError, compare_gradients
 from lsnn_ext.loops.verify import check_order, verify
 
 T, B, N, I = 9, 3, 5, 4
@@ -373,3 +373,25 @@ def test_another_batched_value(step):
     run_otherwise(plan, "batched", move)
     error = find_fault(verify, plan, result)
     assert (error.step, error.neuron) == (step, (1, 2))
+
+
+@pytest.mark.parametrize("wrong", ["", "a", "b"])
+def test_gradients_differ_by_what_rounding_amplifies(wrong: str) -> None:
+    """Gradients of both leaves differ by 1e-6; a perturbation shows so much, but of a wrong one."""
+    leaves = [torch.ones(8, dtype=torch.float64, requires_grad=True) for _ in "ab"]
+    amplified = {name: 0.0 if name == wrong else 1e-6 for name in "ab"}
+
+    def run(shares: dict[str, Any]) -> list[Tensor]:
+        return [sum((1 + shares[name]) * leaf for name, leaf in zip("ab", leaves, strict=True))]
+
+    def perturb(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+        return run({name: 1e-6 + share * torch.randn(8, generator=random, dtype=torch.float64)
+                    for name, share in amplified.items()}), leaves
+
+    got, want = run(dict.fromkeys("ab", 0.0)), run(dict.fromkeys("ab", 1e-6))
+    if not wrong:
+        compare_gradients(got, want, leaves, leaves, "ab", perturb)
+        return
+    with pytest.raises(VerificationError, match="a gradient differs by") as error:
+        compare_gradients(got, want, leaves, leaves, "ab", perturb)
+    assert error.value.component == wrong
