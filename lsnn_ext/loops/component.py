@@ -15,9 +15,9 @@ from ..codegen.neuron import Neuron
 from ..codegen.state import NeuronState
 from .ir import Before, Kind, Loop, Now, Numbers, Refused, Slot
 from .plain import draw_normal
+from .products import linear
 from .reader import SLOTS, Product, Read, run_calls
 from .recurrence import Current, Recurrence, Register
-from .stages import linear
 from .step import Step
 from .values import Frame, Place
 
@@ -98,7 +98,7 @@ class Component:
             fixed = frame.fixed(slot) if self.found.reader.is_invariant(slot) else None
             outside[slot] = frame.sequence(slot) if fixed is None else fixed
         initial = {value: frame.values.get(value) for value in self.initial}
-        return RunInputs(frame.loop.iterations,
+        return RunInputs(frame.iterations,
                          {slot: one.detach() if slot in self.unused else one
                           for slot, one in outside.items()},
                          {value: one.detach() if value in self.unused else one
@@ -160,7 +160,7 @@ class Component:
         if current.shift and x.dim() and len(x) > 1:
             x = torch.cat([x[1:], x[-1:]])  # the last step ahead has no input, and no reader
         x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
-        return x.unflatten(-1, (self.found.neurons, width)).unbind(-1)
+        return (x,) if width == 1 else x.unflatten(-1, (-1, width)).unbind(-1)
 
     def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
         """Returns a term (n, B, N K), or (1, B, N K) if it is the same in each iteration."""

@@ -22,7 +22,7 @@ from .rounding import (
     tolerance_of,
 )
 from .stages import Stage
-from .values import Frame, Place, Values
+from .values import Frame, Layout, Place, Values
 
 
 class Expected:
@@ -51,7 +51,7 @@ class Expected:
 
     def frame(self, loop: Loop, without: Collection[int]) -> Frame:
         """Returns a frame with the recorded numbers of all calls but some."""
-        frame = Frame(loop, Values(self.numbers, {}))
+        frame = Frame(loop.iterations, Values(self.numbers, Layout({}, {}, True)))
         frame.sequences = _Sequences(self.numbers, loop)
         for stage in next(stages for one, stages in self.loops if one is loop):
             for q in stage.positions:
@@ -134,14 +134,15 @@ class _Sequences(dict[Place, Tensor]):
 
 def is_uninitialized(call: Call) -> bool:
     """Whether a call returns uninitialized memory."""
-    return "empty" in getattr(call.function, "__name__", "")
+    return "empty" in call.name
 
 
-def list_results(frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
+def list_results(loop: Loop, frame: Frame,
+                 stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
     """Yields the results of a stage: place, first iteration, (iterations, ...)."""
-    n = frame.loop.iterations
+    n = loop.iterations
     for q in stage.positions:
-        for k in range(len(frame.loop.body[q].call.outputs)):
+        for k in range(len(loop.body[q].call.outputs)):
             place = q, k
             if place in frame.invariant:
                 yield place, 0, frame.invariant[place].expand(n, *frame.invariant[place].shape)

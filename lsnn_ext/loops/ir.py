@@ -97,6 +97,11 @@ class Call:
         given = set(self.inputs)  # a result may be an argument
         return tuple(value for value in dict.fromkeys(made) if value not in given)
 
+    @property
+    def name(self) -> str:
+        """The name of its function; of an autograd.Function with ".apply"."""
+        return getattr(self.function, "__name__", "")
+
     def replace(self, **changed: Any) -> "Call":
         """A copy with other fields."""
         return replace(self, **changed)

@@ -3,6 +3,7 @@
 The body of a loop is cut into strongly connected components. A component is a recurrence: it runs
 in the kernels, or as a loop over its own calls. What is in none runs for all iterations at once.
 """
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from .ir import Before, Call, Loop, Now, Part, Recording, Ref, Refused, find_ini
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
 from .stages import Stage
-from .values import Frame, Place, Values
+from .values import Frame, Layout, Values
 
 LEAST_GAIN = 1.1  # by how much fewer calls of torch a plan must run
 
@@ -27,15 +28,19 @@ class Plan:
         self.parts: list[Call | tuple[Loop, list[Stage]]] = []
         parts = find_loops(recording)
         self.refused: list[tuple[Loop, Refused]] = []  # loops that stay as they are, and why
-        self.places: dict[int, tuple[int, int, Place]] = {}  # see Values
-        self.ranges: dict[tuple[int, ...], list[Any]] = {}
-        loops = 0
+        self.layout = Layout({}, {}, exact)
+        places = self.layout.places
+        loops = unbound = 0
         self.written = {value: leaf for leaf, value in recording.written.items()}
         self.live = find_live(recording, parts)
         read = _find_read(recording, parts, self.live)
         for part in parts:
             if isinstance(part, Call):
                 self.parts.append(part)
+                if is_unbind(part, recording):
+                    unbound -= 1
+                    places.update((value, (unbound, t, (0, 0)))
+                                  for t, value in enumerate(part.outputs))
                 continue
             try:
                 stages = Planner(part, recording, read, self.live, exact).stages()
@@ -45,11 +50,11 @@ class Plan:
                                for q in range(len(part.body))]
                 continue
             self.parts.append((part, stages))
-            self.places.update((value, (loops, t, (q, k)))
+            places.update((value, (loops, t, (q, k)))
                                for value, (t, q, k) in part.places().items() if value in read)
             loops += 1
         self.detached = {one: other for one, (other, _) in recording.shared.items()
-                         if one in self.places or other in self.places}
+                         if one in places or other in places}
         if not all(recording.shared[one][1] for one in self.detached):
             raise Refused("result: expected tensors with memory of their own, got some that share "
                           "it, as a view in a loop does; clone them")
@@ -58,8 +63,8 @@ class Plan:
     def _find_freed(self) -> list[list[Any]]:
         """Returns for each part what no later one reads, see Values.free."""
         def key(value: int) -> Any:
-            loop, _, place = self.places.get(value, (None, 0, 0))
-            return value if loop is None else (loop, place)
+            frame, _, place = self.layout.places.get(value, (None, 0, 0))
+            return value if frame is None else (frame, place)
 
         last = {key(value): k for k, part in enumerate(self.parts) for value in (
             part.inputs if isinstance(part, Call) else
@@ -123,19 +128,20 @@ class Plan:
         return made
 
     def run(self, leaves: dict[int, Tensor], keep_values: bool = False,
-            ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], list[Frame]]:
-        """Returns the results of a call, and the values of the loops.
+            ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], dict[int, Frame]]:
+        """Returns the results of a call, and the values of the loops by their number.
 
         keep_values: also of those that nothing reads any more.
         """
-        values = Values(leaves, self.places, self.ranges)
+        values = Values(leaves, self.layout)
+        numbers = itertools.count()
         for part, freed in zip(self.parts, self.freed, strict=True):
             if isinstance(part, Call):
                 if is_live(part, self.live):
                     values.run(part)
             else:
                 loop, stages = part
-                values.frames.append(frame := Frame(loop, values))
+                values.frames[next(numbers)] = frame = Frame(loop.iterations, values)
                 for stage in stages:
                     stage.run(frame)
                     for place in () if keep_values else stage.freed:
@@ -181,6 +187,13 @@ def _find_results(recording: Recording) -> set[int]:
     found = {leaf.value for leaf in pytree.tree_leaves(
         [recording.result, [tree for _, tree in recording.changed]]) if isinstance(leaf, Ref)}
     return found.union(recording.written.values())
+
+
+def is_unbind(call: Call, recording: Recording) -> bool:
+    """Whether a call takes a tensor apart of which no part is a result."""
+    return (call.name == "unbind" and len(call.outputs) > 1
+            and (call.mode.grad or not recording.kinds[call.inputs[0]].requires_grad)
+            and _find_results(recording).isdisjoint(call.outputs))
 
 
 def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:

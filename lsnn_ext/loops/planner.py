@@ -153,7 +153,7 @@ class Planner:
             return Stage("sliced", (q,), sliced)
         read, last = self._outputs((q,))
         in_order = InOrder(self.loop, (q,), read, last)
-        is_product = getattr(one.call.function, "__name__", "") in PRODUCTS
+        is_product = one.call.name in PRODUCTS
         if one.call.is_random or (self.exact and is_product) or any(
                 isinstance(slot, Numbers) for slot in one.slots):
             return Stage("in order", (q,), in_order)
@@ -194,8 +194,7 @@ def is_elementwise(call: Call) -> bool:
     """Whether a function is elementwise by its name, or an autograd.Function, which may be."""
     if isinstance(call.function, Apply):
         return True
-    name = getattr(call.function, "__name__", "")
-    name = _OTHER_NAMES.get(name, name.strip("_"))
+    name = _OTHER_NAMES.get(call.name, call.name.strip("_"))
     packet = getattr(torch.ops.aten, name, None)
     if name in ("_to_copy", "detach", "clone", "contiguous"):
         return True

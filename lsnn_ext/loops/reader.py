@@ -1,5 +1,4 @@
 """Reader: what the calls of a recurrent component read, and which are products or sums."""
-import re
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
@@ -8,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .functions import Apply
 from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Slot, Varying
+from .products import bind, list_operands
 
 SLOTS = (Fixed, Now, Before, Varying, Numbers)
 ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
@@ -162,14 +161,14 @@ class Reader:
     def source(self, position: int) -> Now | Before | None:
         """Returns the slot that a call copies, if it is a result of the component."""
         call, slots = self.loop.body[position]
-        if get_call_name(call) not in COPIES or len(call.outputs) != 1 or call.written:
+        if call.name not in COPIES or len(call.outputs) != 1 or call.written:
             return None
         source = next((slot for slot in slots if isinstance(slot, SLOTS)), None)
         if not isinstance(source, Now | Before) or source.position not in self.inside:
             return None
         before, after = self.kind(source.position, source.output), self.kind(position, 0)
         is_copy = before.dtype == after.dtype and prod(before.shape) == prod(after.shape)
-        if get_call_name(call) == "__getitem__":
+        if call.name == "__getitem__":
             is_copy &= all(isinstance(x, slice | int | type(None) | type(Ellipsis))
                            and not isinstance(x, bool) for x in slots[1:])
         return source if is_copy else None
@@ -178,37 +177,25 @@ class Reader:
     def terms(self, position: int) -> tuple[Term, ...] | None:
         """Returns the terms of a sum, products among them; None: the call is no sum."""
         call, slots = self.loop.body[position]
-        name = get_call_name(call)
+        name = call.name
         if len(call.outputs) != 1 or call.mode.grad != self.has_grad:
             return None
         args, kwargs = pytree.tree_unflatten(slots, call.spec)
         if name in ADDS:
-            given = _bind(args, kwargs, "input", "other")
+            given = bind(args, kwargs, "input", "other")
             are_terms = given is not None and all(isinstance(one, (*SLOTS, int, float))
                                                   for one in given)
             return tuple(map(self.read, given)) if given is not None and are_terms else None
-        found: list[Term] = []
-        if name == "linear":
-            given = _bind(args, kwargs, "input", "weight", "bias")
-            found = self._products(given and given[0], given and given[1], True)
-            rest = given[2:] if given else []
-        elif name == "addmm":
-            given = _bind(args, kwargs, "input", "mat1", "mat2")
-            found = self._products(given and given[1], given and given[2], False)
-            rest = given[:1] if given else []
-        elif name == "einsum":
-            found, rest = self._einsum(args), []
-        elif name in ("matmul", "mm", "mv", "__matmul__") and not kwargs and len(args) == 2:
-            found, rest = self._products(args[0], args[1]), []
-            if not found and self.is_vector(args[1]):
-                found = self._products(args[1], args[0], True)
-        if not found:
-            return None
-        return (*found, *(self.read(one) for one in rest if one is not None))
+        for one in list_operands(call, slots):
+            if one.is_vector and not self._is_vector(one.source):
+                continue
+            if found := self._products(one.source, one.matrix, one.is_transposed):
+                return (*found, *map(self.read, one.added))
+        return None
 
-    def is_vector(self, slot: Any) -> bool:
-        read = self.read(slot)
-        return isinstance(read, Read) and len(self.kind(slot.position, slot.output).shape) == 1
+    def _is_vector(self, slot: Any) -> bool:
+        is_read = isinstance(self.read(slot), Read)
+        return is_read and len(self.kind(slot.position, slot.output).shape) == 1
 
     def _products(self, slot: Any, matrix: Any, is_transposed: bool = False) -> list[Term]:
         """Returns the product of a value, or one of each part of a concatenation."""
@@ -220,12 +207,12 @@ class Reader:
             return [Product(source, matrix, is_transposed, 0, self.kind_of(source).shape[-1])]
         call, slots = self.loop.body[source.position]
         shape = self.kind(source.position, source.output).shape
-        if get_call_name(call) not in ("cat", "concat", "concatenate") or source.lag:
+        if call.name not in ("cat", "concat", "concatenate") or source.lag:
             # of another shape, as a view has it, the product is one along another axis
             size = self.kind(slot.position, slot.output).shape[-1]
             return [Product(source, matrix, is_transposed, 0, size)]
         args, kwargs = pytree.tree_unflatten(slots, call.spec)
-        given = _bind(args, kwargs, "tensors", "dim")
+        given = bind(args, kwargs, "tensors", "dim")
         if given is None or len(given) != 2 or given[1] not in (-1, len(shape) - 1):
             return []
         found: list[Term] = []
@@ -237,38 +224,3 @@ class Reader:
             found.append(Product(read, matrix, is_transposed, first, last))
             first = last
         return found
-
-    def _einsum(self, args: Sequence[Any]) -> list[Term]:
-        operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
-        if not isinstance(args[0], str) or len(operands) != 2:
-            return []
-        found = re.fullmatch(r"([a-zA-Z.]+),([a-zA-Z.]+)->([a-zA-Z.]+)", args[0].replace(" ", ""))
-        if found is None:
-            return []
-        a, b, out = found.groups()
-        source, matrix = operands
-        if not isinstance(self.read(source), Read):
-            a, b, source, matrix = b, a, matrix, source
-        if not isinstance(self.read(source), Read):
-            return []
-        new, letters = b.replace(a[-1], ""), a.replace("...", "")
-        if len(b) != 2 or len(new) != 1 or new in a or out != a[:-1] + new or (
-                len(set(letters)) != len(letters)):
-            return []
-        return self._products(source, matrix, b[1] == a[-1])
-
-
-def get_call_name(call: Call) -> str:
-    """Returns the name of a function of torch; empty: an autograd.Function."""
-    return "" if isinstance(call.function, Apply) else getattr(call.function, "__name__", "")
-
-
-def _bind(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[Any] | None:
-    """Returns the arguments of these names; None: there are others."""
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    for name in ("alpha", "beta"):
-        if given.get(name) == 1:
-            del given[name]
-    if len(args) > len(names) or not set(given) <= set(names):
-        return None
-    return [given[name] for name in names if name in given]

@@ -15,7 +15,7 @@ import torch
 from ..codegen.form import MAX_AXIS, Form
 from .functions import Apply, is_operator
 from .ir import DEVICES, Before, Call, Kind, Loop, Now, Numbers, Refused, Slot, Varying
-from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term, get_call_name
+from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term
 from .values import Place
 
 
@@ -173,7 +173,7 @@ class Recurrence:
                 raise Refused("expected no random numbers in a recurrent component", call.line)
             if any(call.mode.autocast):
                 raise Refused("expected no autocast", call.line)
-            if get_call_name(call) in ("__set__", "requires_grad_"):
+            if call.name in ("__set__", "requires_grad_"):
                 raise Refused("expected no change of requires_grad", call.line)
         dtypes = {self.reader.kind(position, k).dtype for position in self.nodes
                   for k in range(len(self.loop.body[position].call.outputs))}
@@ -290,7 +290,7 @@ class Recurrence:
     def _name_argument(self, slot: Slot, call: Call, shape: tuple[int, ...], ahead: int) -> "Name":
         read = self.reader.read(slot)
         given = () if isinstance(slot, Numbers) else self.reader.kind_of(slot).shape
-        is_wide, is_stack = self.width(shape) > 1, get_call_name(call) == "stack"
+        is_wide, is_stack = self.width(shape) > 1, call.name == "stack"
         # (B, N, 1) and (N, 1) stand for each number of an axis
         is_one = (is_wide and not is_stack and given[-1:] == (1,)
                   and shape[-1] == self.width(shape))

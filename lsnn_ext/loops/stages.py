@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .. import functional
 from .ir import Before, BodyCall, Fixed, Loop, Now, Numbers, Varying
+from .products import find_operands
 from .values import Frame, Place
 
 CHUNK = 64  # iterations at once under no_grad
-COPIED = 1 << 22  # numbers of a sequence that are copied at once
 
 
 class Stage(NamedTuple):
@@ -149,18 +148,6 @@ def _make_getter(slot: Any, frame: Frame, inside: set[int],
     return lambda t: constant
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Returns functional.linear of a sequence (iterations, B, ...). One with the batch in front in
-    memory is copied in parts, or not at all."""
-    if x.dim() < 3 or x.is_contiguous():
-        return functional.linear(x, weight, bias)
-    if x.transpose(0, 1).is_contiguous():
-        return functional.linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
-    made = [functional.linear(part, weight, bias)
-            for part in x.split(max(1, COPIED // max(1, x[0].numel())))]
-    return made[0] if len(made) == 1 else torch.cat(made)
-
-
 class Batched:
     """One call for all iterations by torch.vmap, else in order."""
 
@@ -168,9 +155,6 @@ class Batched:
                  dtypes: Sequence[torch.dtype]) -> None:
         self.q, self.one, self.in_order, self.dtypes = q, one, in_order, dtypes
         self.has_rule = not isinstance(one.call.function, torch.jit.ScriptFunction)
-        args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
-        self.is_linear = (one.call.function is torch.nn.functional.linear and len(args) > 1
-                          and kwargs.keys() <= {"bias"})
 
     def __call__(self, frame: Frame) -> None:
         if not self.has_rule:
@@ -187,13 +171,13 @@ class Batched:
                 inner[i] = tensor
             return self.one.call.run(inner)
 
-        if self.is_linear and varying == [0] and not any(self.one.call.mode.autocast):
-            weight: Any = leaves[1]
-            bias: Any = leaves[2] if len(leaves) > 2 else None
-            with torch.set_grad_enabled(self.one.call.mode.grad):  # by events, if mostly zero
-                made = linear(frame.sequence(slots[0]), weight, bias)
-            frame.sequences[self.q, 0] = made
-            return
+        product = find_operands(self.one.call, leaves) if len(varying) == 1 else None
+        if product is not None and not isinstance(product.source, Tensor):
+            source = frame.sequence(product.source)
+            if not product.is_vector or source.dim() == 2:
+                with torch.set_grad_enabled(self.one.call.mode.grad):
+                    frame.sequences[self.q, 0] = product.multiply(source)
+                return
         chunk = None if torch.is_grad_enabled() else CHUNK
         try:
             found = torch.vmap(run, randomness="error", chunk_size=chunk)(

@@ -7,26 +7,27 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Before, Call, Fixed, Loop, Mode, Now, Numbers, Ref, Varying
+from .ir import Before, Call, Fixed, Mode, Now, Numbers, Ref, Varying
+from .products import find_operands
 
 Place = tuple[int, int]  # position in the body and output
+
+
+class Layout(NamedTuple):
+    """Where values are found in a run of a plan."""
+
+    places: dict[int, tuple[int, int, Place]]  # of loops and unbind: frame, iteration, place
+    ranges: dict[tuple[int, ...], list[Any]]  # of stacks of earlier runs
+    exact: bool  # whether products are those of torch
 
 
 class Values:
     """The values of a recording during a run."""
 
-    def __init__(self, leaves: dict[int, Tensor],
-                 places: dict[int, tuple[int, int, Place]],
-                 ranges: dict[tuple[int, ...], list[Any]] | None = None) -> None:
-        """
-        Args:
-            places: of values that loops make: loop, iteration, place.
-            ranges: those of an earlier run, by values.
-        """
+    def __init__(self, leaves: dict[int, Tensor], layout: Layout) -> None:
         self.leaves, self.tensors = leaves, dict(leaves)
-        self.places = places
-        self.ranges = {} if ranges is None else ranges
-        self.frames: list[Frame] = []  # of the loops so far
+        self.places, self.ranges, self.exact = layout
+        self.frames: dict[int, Frame] = {}  # of the loops so far, and below 0 of unbind
         self._taken: set[int] = set()  # storages of stacks
         self._leaves: set[int] | None = None
 
@@ -34,19 +35,19 @@ class Values:
         """Returns a value."""
         found = self.tensors.get(value)
         if found is None:
-            loop, t, place = self.places[value]
-            found = self.frames[loop].element(place, t)
+            frame, t, place = self.places[value]
+            found = self.frames[frame].element(place, t)
         return found
 
     def is_shared(self, value: int) -> bool:
         """Whether a tensor is that of several iterations, or a part of it."""
         if value not in self.places:
             return False
-        loop, _, place = self.places[value]
-        return place in self.frames[loop].invariant or self.get(value)._is_view()
+        frame, _, place = self.places[value]
+        return place in self.frames[frame].invariant or self.get(value)._is_view()
 
     def free(self, key: Any) -> None:
-        """Forgets a value, or the results of a call in a loop: loop and place."""
+        """Forgets a value, or the results of a call in a loop: frame and place."""
         if isinstance(key, int):
             self.tensors.pop(key, None)
         else:
@@ -59,8 +60,24 @@ class Values:
             self.tensors[call.outputs[0]] = self._own(self.stack(args[0]).movedim(
                 0, args[1]).contiguous())
             return
-        leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+        leaves: list[Any] = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf
+                             for leaf in call.leaves]
+        if call.outputs and call.outputs[0] in self.places:
+            self._unbind(call, *leaves)
+            return
+        product = None if self.exact else find_operands(call, leaves)
+        if product is not None and product.source.dim() > 1 and not product.is_vector:
+            with torch.set_grad_enabled(call.mode.grad):
+                self.tensors[call.outputs[0]] = product.multiply(product.source)
+            return
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
+
+    def _unbind(self, call: Call, tensor: Tensor, dim: int = 0) -> None:
+        """Keeps what unbind takes apart, of which a stack may be a part."""
+        number, _, place = self.places[call.outputs[0]]
+        self.frames[number] = frame = Frame(len(call.outputs), self)
+        frame.sequences[place] = tensor.movedim(dim, 0)
+        self._taken.add(tensor.untyped_storage()._cdata)
 
     def _own(self, tensor: Tensor) -> Tensor:
         """Returns the tensor, or a copy if it shares its memory with a leaf or another stack."""
@@ -80,7 +97,7 @@ class Values:
         if values not in self.ranges:
             self.ranges[values] = self._find_ranges(values)
         pieces = [torch.stack([self.tensors[value] for value in one]) if isinstance(one, list)
-                  else self.frames[one.loop].range(*one[1:]) for one in self.ranges[values]]
+                  else self.frames[one.frame].range(*one[1:]) for one in self.ranges[values]]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _find_ranges(self, values: tuple[int, ...]) -> list[Any]:
@@ -95,21 +112,21 @@ class Values:
                     end += 1
                 found.append(list(values[i:end]))
             else:
-                loop, t, where = place
+                frame, t, where = place
                 after = [self.places.get(value) for value in values[end : end + 1]]
-                step = -1 if after == [(loop, t - 1, where)] else 1
+                step = -1 if after == [(frame, t - 1, where)] else 1
                 while self.places.get(values[end] if end < len(values) else -1) == (
-                        loop, t + step * (end - i), where):
+                        frame, t + step * (end - i), where):
                     end += 1
-                found.append(Range(loop, where, t, end - i, step))
+                found.append(Range(frame, where, t, end - i, step))
             i = end
         return found
 
 
 class Range(NamedTuple):
-    """Values of a loop, of iterations in steps of 1 or -1."""
+    """Values of a frame, of iterations in steps of 1 or -1."""
 
-    loop: int
+    frame: int
     place: Place
     first: int
     length: int
@@ -117,10 +134,10 @@ class Range(NamedTuple):
 
 
 class Frame:
-    """The values of a loop."""
+    """The values of a loop, or those that unbind makes."""
 
-    def __init__(self, loop: Loop, values: Values) -> None:
-        self.loop, self.values = loop, values
+    def __init__(self, iterations: int, values: Values) -> None:
+        self.iterations, self.values = iterations, values
         self.invariant: dict[Place, Tensor] = {}  # the same in each iteration
         self.sequences: dict[Place, Tensor] = {}  # (iterations, ...)
         self.last: dict[Place, Tensor] = {}  # of the last iteration, where only this is read
@@ -145,7 +162,7 @@ class Frame:
 
     def sequence(self, slot: Any) -> Tensor:
         """Returns the argument in all iterations, (iterations, ...)."""
-        n = self.loop.iterations
+        n = self.iterations
         if (fixed := self.fixed(slot)) is not None:
             return fixed.expand(n, *fixed.shape)
         if isinstance(slot, Now):
@@ -174,7 +191,9 @@ class Frame:
         """Returns the result of each iteration."""
         if place not in self._elements:
             # once: the gradient of each index would be as large as the sequence
-            self._elements[place] = self.sequences[place].unbind(0)
+            sequence = self.sequences[place]
+            with torch.set_grad_enabled(sequence.requires_grad):
+                self._elements[place] = sequence.unbind(0)
         return self._elements[place]
 
     def element(self, place: Place, t: int) -> Tensor:
@@ -182,8 +201,10 @@ class Frame:
         if place in self.invariant:
             return self.invariant[place]
         if place in self.last:
-            assert t == self.loop.iterations - 1
+            assert t == self.iterations - 1
             return self.last[place]
+        if t == self.iterations - 1 and place not in self._elements:  # seldom one of many
+            return self.sequences[place][t]
         return self.elements(place)[t]
 
     def range(self, place: Place, first: int, length: int, step: int) -> Tensor:

@@ -125,8 +125,8 @@ def _check_calls(plan: Plan, expected: Expected) -> None:
     """Compares calls outside of loops, of which stack reads whole sequences."""
     inside = {value for loop, _ in expected.loops for value in loop.places()}
     values = Values({value: one for value, one in expected.numbers.items() if value not in inside},
-                    plan.places)
-    values.frames = [expected.frame(loop, ()) for loop, _ in expected.loops]
+                    plan.layout)
+    values.frames = {k: expected.frame(loop, ()) for k, (loop, _) in enumerate(expected.loops)}
     for part in plan.parts:
         if isinstance(part, Call) and not part.is_random and is_live(part, plan.live):
             values.run(part)
@@ -147,7 +147,7 @@ def _check_stage(expected: Expected, loop: Loop, stage: Stage) -> float:
     frame = expected.frame(loop, stage.positions)
     with torch.no_grad():
         stage.run(frame)
-        for place, start, got in list_results(frame, stage):
+        for place, start, got in list_results(loop, frame, stage):
             expected.compare(loop, place, got, start, lambda t: _calls(expected, loop, stage, t))
     return 0.0
 
@@ -167,8 +167,8 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         (made, changed, written), frames = plan.run(leaves, keep_values=True)
         if not all(map(torch.equal, after, generator_states())):
             raise VerificationError("other random draws, or another number of them", "results")
-    has_flips = any(_has_flips(expected, loop, stages, frame) for (loop, stages), frame in zip(
-        expected.loops, frames, strict=True))
+    has_flips = any(_has_flips(expected, loop, stages, frames[k])
+                    for k, (loop, stages) in enumerate(expected.loops))
     del frames
     refs = pytree.tree_leaves((recording.result, [tree for _, tree in recording.changed],
                                list(map(Ref, recording.written.values()))))
@@ -216,7 +216,7 @@ def _has_flips(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: F
     flips."""
     found: list[tuple[int, Place, Tensor, Stage]] = []
     for stage in stages:
-        for (q, k), start, tensors in list_results(frame, stage):
+        for (q, k), start, tensors in list_results(loop, frame, stage):
             got = tensors.detach()
             want = torch.stack([expected.numbers[made[q][k]] for made in loop.made[start:]])
             if get_kind(got) != get_kind(want):

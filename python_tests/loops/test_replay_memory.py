@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext import convert, fuse
-from lsnn_ext.loops import component, stages
+from lsnn_ext.loops import component, products
 from lsnn_ext.loops.plan import Plan
-from lsnn_ext.loops.values import Frame, Values
+from lsnn_ext.loops.values import Frame, Range, Values
 from lsnn_ext.zoo.surrogates import triangle
 
 T, B, N = 20, 3, 5
@@ -100,18 +100,18 @@ def test_a_state_that_only_the_next_call_reads_needs_no_trace(
 def test_inputs_with_the_batch_in_front_are_not_copied(
         pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     converted, model, x = pair
-    seen = _spy(monkeypatch, stages.functional, "linear",
+    seen = _spy(monkeypatch, products.functional, "linear",
                 lambda one, *args: one.is_contiguous())
     assert torch.allclose(converted(x), model(x), atol=1e-6)
     assert seen == [True, True]
 
 
 def test_a_part_of_the_steps_is_copied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "COPIED", 100)
+    monkeypatch.setattr(products, "COPIED", 100)
     x, w = torch.rand(7, 30, 10), torch.rand(4, 10, requires_grad=True)
     part = x.movedim(1, 0)[3:25]
-    seen = _spy(monkeypatch, stages.functional, "linear", lambda one, *args: len(one))
-    made, wanted = stages.linear(part, w), torch.nn.functional.linear(part, w)
+    seen = _spy(monkeypatch, products.functional, "linear", lambda one, *args: len(one))
+    made, wanted = products.linear(part, w), torch.nn.functional.linear(part, w)
     assert len(seen) == 22
     torch.testing.assert_close(made, wanted)
     torch.testing.assert_close(*(torch.autograd.grad(one.square().sum(), w)
@@ -226,3 +226,88 @@ def test_a_sparse_buffer_keeps_the_original() -> None:
     converted, report = convert(net, x)
     assert converted is net and "w: expected a dense tensor, got layout torch.sparse_coo" in str(
         report)
+
+
+def _run_cells(parts: Any, w: Tensor) -> list[Tensor]:
+    """Adaptive neurons, with a step for each part."""
+    v = z = torch.zeros(B, N)
+    made = []
+    for part in parts:
+        v = 0.9 * v + part + z @ w - z
+        z = triangle(v - 1.0)
+        made.append(z)
+    return made
+
+
+@pytest.mark.parametrize("take", [
+    lambda x: x.unbind(0), iter, lambda x: x.transpose(0, 1).unbind(dim=1),
+    lambda x: reversed(x.unbind(0)), lambda x: x.unbind(0)[2:-1],
+    lambda x: [*x.unbind(0)[:4], *(2 * x).unbind(0)[4:]]])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_what_unbind_takes_apart_is_not_stacked_again(
+        take: Callable[[Tensor], Any], scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    x, w = torch.rand(T, B, N, requires_grad=True), torch.rand(N, N, requires_grad=True)
+
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        return torch.stack(_run_cells(take(scale * x), w))
+
+    fused = fuse(run, (x, w))
+    seen = _spy(monkeypatch, Values, "stack", lambda *each: each)
+    results = [one(x, w) for one in (fused, run)]
+    assert len(seen) == 2
+    assert all(isinstance(one, Range) for values, given in seen for one in values.ranges[given])
+    torch.testing.assert_close(*results)
+    cotangent = torch.rand_like(results[0])
+    torch.testing.assert_close(*(torch.autograd.grad(one, (x, w), cotangent) for one in results))
+
+
+def test_a_stack_of_what_unbind_makes_has_memory_of_its_own() -> None:
+    def run(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        current = 2 * x
+        parts = current.unbind(0)
+        with torch.no_grad():
+            total = parts[-1] + parts[0]
+        return torch.stack(_run_cells(parts, w)), torch.stack(parts), current, total, parts[2].sum()
+
+    x, w = torch.rand(T, B, N, requires_grad=True), torch.rand(N, N)
+    fused = fuse(run, (x, w))
+    results = fused(x, w), run(x, w)
+    assert [one.requires_grad for one in results[0]] == [one.requires_grad for one in results[1]]
+    torch.testing.assert_close(*(torch.autograd.grad(sum(one.sum() for one in made[:3]) + made[4],
+                                                     x) for made in results))
+    for made in results:
+        made[1].detach().zero_()
+    torch.testing.assert_close(*results)
+
+
+def test_parts_that_are_results_share_the_memory_of_the_whole() -> None:
+    def run(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        parts = (2 * x).unbind(0)
+        return torch.stack(_run_cells(parts, w)), parts[0], parts[1]
+
+    x, w = torch.rand(T, B, N), torch.rand(N, N)
+    for made in (fuse(run, (x, w))(x, w), run(x, w)):
+        assert made[1].untyped_storage().data_ptr() == made[2].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("multiply", [
+    torch.nn.functional.linear, lambda x, w: x @ w.t(), lambda x, w: torch.matmul(x, w.t()),
+    lambda x, w: torch.einsum("abc,dc->abd", x, w),
+    lambda x, w: torch.einsum("cd,abc->abd", (w.t(), x))])
+@pytest.mark.parametrize("exact", [False, True])
+def test_products_outside_of_loops_skip_zeros(
+        multiply: Callable[[Tensor, Tensor], Tensor], exact: bool,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(x: Tensor, w: Tensor, out: Tensor) -> Tensor:
+        return multiply(torch.stack(_run_cells(multiply(x, w), w)), out)
+
+    x, w = (torch.rand(T, B, N) < 0.1).float(), torch.rand(N, N, requires_grad=True)
+    out = torch.rand(2, N, requires_grad=True)
+    fused = fuse(run, (x, w, out), exact=exact)
+    seen = _spy(monkeypatch, products.functional, "linear", lambda one, *args: one.shape)
+    results = [one(x, w, out) for one in (fused, run)]
+    assert seen == ([] if exact else [x.shape] * 2)
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad(one.square().sum(), (w, out))
+                                 for one in results))

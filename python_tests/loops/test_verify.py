@@ -64,7 +64,7 @@ def tamper(plan: Plan, change: Callable[[Loop], Loop], has_order: bool = True) -
     (place, (loop, _)), = [(i, part) for i, part in enumerate(plan.parts)
                            if not isinstance(part, Call)]
     changed = change(loop)
-    stages = Planner(changed, plan.recording, set(plan.places), plan.live, False).stages()
+    stages = Planner(changed, plan.recording, set(plan.layout.places), plan.live, False).stages()
     plan.parts[place] = (loop if has_order else changed, stages)
 
 
@@ -310,7 +310,8 @@ def test_another_order_of_results():
     outputs = next(part.inputs for part in plan.parts
                    if isinstance(part, Call) and part.function is torch.stack)
     one, other = outputs[2], outputs[5]
-    plan.places[one], plan.places[other] = plan.places[other], plan.places[one]
+    places = plan.layout.places
+    places[one], places[other] = places[other], places[one]
     error = find_fault(verify, plan, result, match="outside of loops")
     assert error.component == line_of("return torch.stack(out), v, other")
 

@@ -1,0 +1,113 @@
+"""Products of a sequence and a matrix, event by event where the sequence is mostly zero."""
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .. import functional
+from .ir import Call
+
+COPIED = 1 << 22  # numbers of a sequence that are copied at once
+
+
+class Operands(NamedTuple):
+    """source (..., inputs) by matrix (inputs, outputs), and what is added."""
+
+    source: Any
+    matrix: Any
+    is_transposed: bool  # the matrix is (outputs, inputs), as of torch.nn.functional.linear
+    added: tuple[Any, ...] = ()
+    is_vector: bool = False  # whether the source must have one dimension
+
+    def multiply(self, source: Tensor) -> Tensor:
+        """Returns the product of a source, which may be a sequence (iterations, B, ...)."""
+        bias = self.added[0] if self.added else None
+        return linear(source, self.matrix if self.is_transposed else self.matrix.t(), bias)
+
+
+def list_operands(call: Call, leaves: Sequence[Any]) -> list[Operands]:
+    """Returns how a call may be read as a product, if its matrix has two dimensions.
+
+    Args:
+        call: the call.
+        leaves: of its arguments.
+    """
+    name = call.name
+    if name not in ("linear", "addmm", "einsum", "matmul", "mm", "mv", "__matmul__"):
+        return []
+    args, kwargs = pytree.tree_unflatten(list(leaves), call.spec)
+    if name == "linear":
+        given = bind(args, kwargs, "input", "weight", "bias")
+        if given is None or len(given) < 2:
+            return []
+        return [Operands(given[0], given[1], True, tuple(one for one in given[2:]
+                                                        if one is not None))]
+    if name == "addmm":
+        given = bind(args, kwargs, "input", "mat1", "mat2")
+        return [Operands(given[1], given[2], False, (given[0],))] if given else []
+    if kwargs or len(args) < 2:
+        return []
+    if name == "einsum":
+        return _list_einsum(args)
+    return [Operands(args[0], args[1], False), Operands(args[1], args[0], True, is_vector=True)]
+
+
+def _list_einsum(args: Sequence[Any]) -> list[Operands]:
+    operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
+    if not isinstance(args[0], str) or len(operands) != 2:
+        return []
+    found = re.fullmatch(r"([a-zA-Z.]+),([a-zA-Z.]+)->([a-zA-Z.]+)", args[0].replace(" ", ""))
+    if found is None:
+        return []
+    a, b, out = found.groups()
+
+    def is_product(a: str, b: str) -> bool:
+        new, letters = b.replace(a[-1], ""), a.replace("...", "")
+        return (len(b) == 2 and len(new) == 1 and new not in a and out == a[:-1] + new
+                and len(set(letters)) == len(letters))
+
+    return [Operands(source, matrix, b[1] == a[-1]) for a, b, source, matrix in (
+        (a, b, *operands), (b, a, *reversed(operands))) if is_product(a, b)]
+
+
+def find_operands(call: Call, leaves: Sequence[Any]) -> Operands | None:
+    """Returns a call as a product by a matrix of two dimensions; None: it is another call.
+
+    Args:
+        call: the call.
+        leaves: tensors and constants, with anything in the place of the source.
+    """
+    if len(call.outputs) != 1 or any(call.mode.autocast):
+        return None
+    return next((one for one in list_operands(call, leaves) if _has_dims(one.matrix, 2)
+                 and all(_has_dims(other, 1) for other in one.added)), None)
+
+
+def _has_dims(one: Any, dims: int) -> bool:
+    return isinstance(one, Tensor) and one.dim() == dims
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns functional.linear of a sequence (iterations, B, ...). One with the batch in front in
+    memory is copied in parts, or not at all."""
+    if x.dim() < 3 or x.is_contiguous():
+        return functional.linear(x, weight, bias)
+    if x.transpose(0, 1).is_contiguous():
+        return functional.linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
+    made = [functional.linear(part, weight, bias)
+            for part in x.split(max(1, COPIED // max(1, x[0].numel())))]
+    return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def bind(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[Any] | None:
+    """Returns the arguments of these names; None: there are others."""
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    for name in ("alpha", "beta"):
+        if given.get(name) == 1:
+            del given[name]
+    if len(args) > len(names) or not set(given) <= set(names):
+        return None
+    return [given[name] for name in names if name in given]
