@@ -13,25 +13,18 @@ from .. import functional
 from .._core.decisions import listening
 from ..codegen.neuron import Neuron
 from ..codegen.state import NeuronState
+from .currents import Currents, RunInputs, make_coefficient
 from .ir import Before, Kind, Loop, Now, Numbers, Refused, Slot
 from .plain import draw_normal
-from .products import linear
-from .reader import SLOTS, Product, Read, run_calls
-from .recurrence import Current, Recurrence, Register
+from .products import Operands
+from .reader import SLOTS, run_calls
+from .recurrence import Recurrence, Register
 from .step import Step
 from .values import Frame, Place
 
 LEAST_CLOSE = 0.99  # share of numbers that agree: at a threshold rounding may decide
 # By what their steps do: equal layers, and recordings of another batch, share the kernels.
 _neurons: WeakValueDictionary[Any, Neuron] = WeakValueDictionary()
-
-
-class RunInputs(NamedTuple):
-    """The arguments of a run."""
-
-    iterations: int
-    outside: Mapping[Slot, Tensor]  # (n, ...) where it differs by iteration
-    initial: Mapping[int, Tensor]  # values from before the loop
 
 
 class Arguments(NamedTuple):
@@ -43,6 +36,7 @@ class Arguments(NamedTuple):
     state: NeuronState
     coefficients: dict[str, Tensor]
     first: Mapping[Place, Tensor]  # results of the first iteration, of calls that run ahead
+    projection: Mapping[str, Tensor]  # w_in and bias, if x is not projected
 
 
 class Component:
@@ -51,7 +45,7 @@ class Component:
     def __init__(self, found: Recurrence, last: Collection[Place] = ()) -> None:
         """last: results of which only the last iteration is read."""
         self.found, self.last = found, last
-        self.options: dict[str, Any] = {"dtype": found.dtype, "device": found.device}
+        self.options = found.options
         step = Step(found)
         self.neuron = _neurons.setdefault(step.key, Neuron(step, step.axes))
         inside = found.reader.inside
@@ -63,6 +57,7 @@ class Component:
         self.outside = [slot for slot in slots if slot not in inner]
         self.initial = list(dict.fromkeys(value for slot in inner if isinstance(slot, Before)
                                           for value in slot.initial))
+        self.currents = Currents(found)
         self.unused: set[Slot | int] = set()  # slots and values that get no gradient
         # those with a gradient, by result; empty: the same of all results
         self.reached: dict[Place, set[Slot | int]] = {}
@@ -93,10 +88,7 @@ class Component:
 
     def find_inputs(self, frame: Frame) -> RunInputs:
         """Returns the arguments of a run."""
-        outside: dict[Slot, Tensor] = {}
-        for slot in self.outside:
-            fixed = frame.fixed(slot) if self.found.reader.is_invariant(slot) else None
-            outside[slot] = frame.sequence(slot) if fixed is None else fixed
+        outside = {slot: self._find_outside(slot, frame) for slot in self.outside}
         initial = {value: frame.values.get(value) for value in self.initial}
         return RunInputs(frame.iterations,
                          {slot: one.detach() if slot in self.unused else one
@@ -104,32 +96,42 @@ class Component:
                          {value: one.detach() if value in self.unused else one
                           for value, one in initial.items()})
 
-    def make_arguments(self, given: RunInputs) -> Arguments:
-        """The arguments of functional.recurrent."""
+    def _find_outside(self, slot: Slot, frame: Frame) -> Tensor | Operands:
+        reader = self.found.reader
+        fixed = frame.fixed(slot) if reader.is_invariant(slot) else None
+        if fixed is not None:
+            return fixed
+        if slot == self.currents.projected and not self.reached:
+            product = frame.find_product(slot)
+            if product is not None and product.has_grad == reader.has_grad:
+                return product
+        return frame.sequence(slot)
+
+    def make_arguments(self, given: RunInputs, is_projecting: bool = True) -> Arguments:
+        """The arguments of functional.recurrent; is_projecting: as of Currents.make."""
         first = {}
         if self.found.prefix:
             first = run_calls(self.found.loop, self.found.before(self.found.z[0], True), 1,
                               self._make_reader(given), given.initial)[0]
-        currents = [part for one in self.found.currents for part in self._make_current(one, given)]
-        x = currents[0] if len(currents) == 1 else torch.stack(currents, 2)
-        weights, delays = self._make_weights(given)
+        x, projection = self.currents.make(given, is_projecting)
+        weights, delays = self.currents.make_weights(given)
         steps = range(max(delays, default=0) + 1)
         past = [self._past_z(int(bool(self.found.prefix)) - 1 - d, first, given) for d in steps]
         states = {name: self._initial(one, first, given)
                   for one, name in self.found.registers.items()}
-        coefficients = {name: self._make_coefficient(given.outside[slot], shape)
+        coefficients = {name: make_coefficient(self.found, given.outside[slot], shape)
                         for (slot, shape), name in self.found.coefficients.items()}
         return Arguments(x, weights, delays[0] if len(delays) == 1 else delays or 0,
-                         NeuronState(states, torch.stack(past)), coefficients, first)
+                         NeuronState(states, torch.stack(past)), coefficients, first, projection)
 
     def _run(self, given: RunInputs, last: Collection[Place] = ()) -> dict[Place, Tensor]:
-        x, weights, delay, state, coefficients, first = self.make_arguments(given)
+        x, weights, delay, state, coefficients, first, projection = self.make_arguments(given)
         prefix, places = self.found.prefix, self.found.places
         traced = {place for place, name in places.items()
                   if name != "z" and (place not in last or place[0] in prefix)}
         spikes, after, *traces = functional.recurrent(  # a trace has all states of all steps
             x, weights, self.neuron, delay=delay, state=state, trace=bool(traced),
-            **coefficients)  # type: ignore[arg-type]
+            **projection, **coefficients)  # type: ignore[arg-type]
         found = {}
         for place, name in places.items():
             kind = self.found.reader.kind(*place)
@@ -148,59 +150,11 @@ class Component:
             if isinstance(slot, Before) and slot.position in self.found.reader.inside:
                 return given.initial[slot.initial[t]]
             one = given.outside[slot]
+            if isinstance(one, Operands):
+                return one._replace(source=one.source[t : t + 1]).multiply()[0]
             return one if self.found.reader.is_invariant(slot) else one[t]
 
         return find
-
-    def _make_current(self, current: Current, given: RunInputs) -> tuple[Tensor, ...]:
-        """Returns a current (n, B, N) for each number of its own axis."""
-        width = self.found.width(current.shape)
-        parts = [self._make_term(one, current.shape, given) for one in current.others]
-        x = reduce(torch.add, parts) if parts else torch.zeros((), **self.options)
-        if current.shift and x.dim() and len(x) > 1:
-            x = torch.cat([x[1:], x[-1:]])  # the last step ahead has no input, and no reader
-        x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
-        return (x,) if width == 1 else x.unflatten(-1, (-1, width)).unbind(-1)
-
-    def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
-        """Returns a term (n, B, N K), or (1, B, N K) if it is the same in each iteration."""
-        size = self.found.neurons * self.found.width(shape)
-        if isinstance(one, int | float):
-            return torch.full((1, 1, 1), one, **self.options)
-        if isinstance(one, Numbers):
-            values = torch.tensor(one.values[:given.iterations], **self.options)
-            return values.view(-1, 1, 1).expand(-1, self.found.rows, size)
-        slot: Any = one.source if isinstance(one, Product) else one
-        tensor = given.outside[slot]
-        tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
-        if isinstance(one, Product):
-            tensor = linear(tensor, _slice_matrix(one, given.outside))
-        tensor = tensor.to(**self.options)
-        missing = (1,) * (len(shape) + 1 - tensor.dim())
-        tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:])
-        return tensor.expand(-1, *shape).reshape(len(tensor), self.found.rows, size)
-
-    def _make_weights(self, given: RunInputs) -> tuple[Tensor | None, tuple[int, ...]]:
-        """Returns w_rec for each delay, and the delays in steps."""
-        blocks: dict[tuple[int, int], Tensor] = {}
-        count = 0
-        for current in self.found.currents:
-            width = self.found.width(current.shape)
-            for product in current.products:
-                assert isinstance(product.source, Read)
-                matrix = _slice_matrix(product, given.outside)
-                for k in range(width):
-                    key, one = (product.source.lag - 1, count + k), matrix[k::width].t()
-                    blocks[key] = blocks[key] + one if key in blocks else one
-            count += width
-        if not blocks:
-            return None, ()
-        delays = tuple(sorted({delay for delay, _ in blocks}))
-        zeros = torch.zeros(self.found.neurons, self.found.neurons, **self.options)
-        rows = [[blocks.get((delay, k), zeros) for k in range(count)]
-                for delay in delays]
-        each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
-        return each[0] if len(each) == 1 else torch.stack(each), delays
 
     def _past_z(self, t: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
         if t == 0:
@@ -224,17 +178,6 @@ class Component:
             tensor = tensor.expand(self.found.reader.kind(*place).shape)
         # the caller may write to it before the backward pass, which reads it
         return tensor.to(**self.options, copy=True).reshape(shape)
-
-    def _make_coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Returns a coefficient of shape (), (N,) or (N, K)."""
-        tensor = tensor.to(**self.options)
-        if tensor.numel() == 1:
-            return tensor.reshape(())
-        batch = self.found.split(shape, "")
-        behind = shape[batch:]
-        tensor = tensor.reshape(tensor.shape[max(tensor.dim() - len(behind), 0):])
-        tensor = tensor.expand(behind).reshape(self.found.neurons, -1)
-        return tensor.squeeze(-1) if self.found.width(shape) == 1 else tensor
 
     # --------------------------------------------------------------------------- check
     def _check(self) -> None:
@@ -375,10 +318,3 @@ def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],
         Refused: the calls cannot be fused.
     """
     return Component(Recurrence(loop, positions, read, kinds), last)
-
-
-def _slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
-    """Returns the part (outputs, inputs) of the matrix."""
-    matrix = outside[product.matrix]
-    matrix = matrix if product.is_transposed else matrix.t()
-    return matrix[:, product.first : product.last]

@@ -34,8 +34,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     Calls of `prefix` run one iteration ahead: step t makes their results of iteration t + 1.
     """
     found, ahead = component.found, int(bool(component.found.prefix))
-    x, weights, delay, state, coefficients, _ = component.make_arguments(
-        component.find_inputs(expected.frame(loop, found.reader.inside)))
+    x, weights, delay, state, coefficients, *_ = component.make_arguments(
+        component.find_inputs(expected.frame(loop, found.reader.inside)), False)
 
     def flat(value: int | None, place: Place) -> Tensor:
         if value is None:

@@ -144,6 +144,8 @@ def list_results(loop: Loop, frame: Frame,
     for q in stage.positions:
         for k in range(len(loop.body[q].call.outputs)):
             place = q, k
+            if place in frame.products:
+                frame.whole(place)
             if place in frame.invariant:
                 yield place, 0, frame.invariant[place].expand(n, *frame.invariant[place].shape)
             elif place in frame.sequences:

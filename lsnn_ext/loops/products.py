@@ -1,6 +1,6 @@
 """Products of a sequence and a matrix, event by event where the sequence is mostly zero."""
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +21,30 @@ class Operands(NamedTuple):
     is_transposed: bool  # the matrix is (outputs, inputs), as of torch.nn.functional.linear
     added: tuple[Any, ...] = ()
     is_vector: bool = False  # whether the source must have one dimension
+    has_grad: bool = True  # whether its gradient is recorded
 
-    def multiply(self, source: Tensor) -> Tensor:
-        """Returns the product of a source, which may be a sequence (iterations, B, ...)."""
-        bias = self.added[0] if self.added else None
-        return linear(source, self.matrix if self.is_transposed else self.matrix.t(), bias)
+    @property
+    def weight(self) -> Tensor:
+        """The matrix as (outputs, inputs)."""
+        matrix: Tensor = self.matrix if self.is_transposed else self.matrix.t()
+        return matrix
+
+    def multiply(self) -> Tensor:
+        """Returns the product of tensors; the source may be a sequence (iterations, B, ...)."""
+        with torch.set_grad_enabled(self.has_grad):
+            return linear(self.source, self.weight, *self.added)
+
+    def view(self, get_view: Callable[[Tensor], Tensor], *dims: int) -> "Operands | None":
+        """Returns the product of a view of the source; None: not all of dims stay outside."""
+        last = self.source.dim() - 1
+        if any(dim % (last + 1) == last for dim in dims):
+            return None
+        with torch.set_grad_enabled(self.has_grad):
+            return self._replace(source=get_view(self.source))
+
+    def detach(self) -> "Operands":
+        """Returns a product of which no gradient is recorded."""
+        return self._replace(has_grad=False)
 
 
 def list_operands(call: Call, leaves: Sequence[Any]) -> list[Operands]:
@@ -82,7 +101,8 @@ def find_operands(call: Call, leaves: Sequence[Any]) -> Operands | None:
     """
     if len(call.outputs) != 1 or any(call.mode.autocast):
         return None
-    return next((one for one in list_operands(call, leaves) if _has_dims(one.matrix, 2)
+    return next((one._replace(has_grad=call.mode.grad)
+                 for one in list_operands(call, leaves) if _has_dims(one.matrix, 2)
                  and all(_has_dims(other, 1) for other in one.added)), None)
 
 

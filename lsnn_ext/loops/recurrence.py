@@ -60,6 +60,7 @@ class Recurrence:
         self.nodes = self._join_sums()
         self.device = self._find_device()
         self.dtype = self._find_dtype()
+        self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         self.rows, self.neurons = self._find_sizes()
         self.currents: dict[Current, str] = {}
         self.coefficients: dict[tuple[Slot, tuple[int, ...]], str] = {}
@@ -305,7 +306,7 @@ class Recurrence:
         elif is_wide and is_stack:
             shape = given
         if self.reader.is_invariant(slot):
-            if self._is_per_neuron(self.reader.kind_of(slot).shape, shape, call):
+            if self.is_per_neuron(self.reader.kind_of(slot).shape, shape, call.line):
                 name = f"k{len(self.coefficients)}"
                 return Name(self.coefficients.setdefault((slot, shape), name), dtype, is_one)
             ahead = 0
@@ -343,8 +344,9 @@ class Recurrence:
         raise Refused(f"expected a shape of {self.rows} times {self.neurons} numbers, got "
                       f"{tuple(shape)}", line)
 
-    def _is_per_neuron(self, shape: tuple[int, ...], result: tuple[int, ...], call: Call) -> bool:
-        batch = self.split(result, call.line)
+    def is_per_neuron(self, shape: tuple[int, ...], result: tuple[int, ...], line: str) -> bool:
+        """Returns whether an argument of a result has the same numbers in each row."""
+        batch = self.split(result, line)
         aligned = (1,) * (len(result) - len(shape)) + tuple(shape)
         return prod(shape) == 1 or all(size == 1 for size in aligned[:batch])
 

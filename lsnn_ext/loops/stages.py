@@ -69,15 +69,15 @@ class Sliced:
         return None if found is None or not found[1] else cls(q, args[0], *found)
 
     def __call__(self, frame: Frame) -> None:
-        tensor = frame.fixed(self.slot)
-        assert tensor is not None
+        frame.take_view((self.q, 0), self.slot, self._take, self.dim)
+
+    def _take(self, tensor: Tensor) -> Tensor:
         moved = tensor.movedim(self.dim, 0)
         indices = [i % len(moved) for i in self.indices]
         first, step = indices[0], indices[1] - indices[0]
         if step > 0 and indices == list(range(first, first + step * len(indices), step)):
-            frame.sequences[self.q, 0] = moved[first : indices[-1] + 1 : step]
-        else:
-            frame.sequences[self.q, 0] = moved[indices]
+            return moved[first : indices[-1] + 1 : step]
+        return moved[indices]
 
 
 def _list_numbers(slot: Any) -> list[int]:
@@ -173,10 +173,9 @@ class Batched:
 
         product = find_operands(self.one.call, leaves) if len(varying) == 1 else None
         if product is not None and not isinstance(product.source, Tensor):
-            source = frame.sequence(product.source)
-            if not product.is_vector or source.dim() == 2:
-                with torch.set_grad_enabled(self.one.call.mode.grad):
-                    frame.sequences[self.q, 0] = product.multiply(source)
+            product = product._replace(source=frame.sequence(product.source))
+            if not product.is_vector or product.source.dim() == 2:
+                frame.products[self.q, 0] = product
                 return
         chunk = None if torch.is_grad_enabled() else CHUNK
         try:

@@ -1,6 +1,6 @@
 """The values of one run of a plan: of plain calls, and of loops over all iterations."""
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .ir import Before, Call, Fixed, Mode, Now, Numbers, Ref, Varying
-from .products import find_operands
+from .products import Operands, find_operands
 
 Place = tuple[int, int]  # position in the body and output
 
@@ -28,11 +28,14 @@ class Values:
         self.leaves, self.tensors = leaves, dict(leaves)
         self.places, self.ranges, self.exact = layout
         self.frames: dict[int, Frame] = {}  # of the loops so far, and below 0 of unbind
-        self._taken: set[int] = set()  # storages of stacks
+        self.products: dict[int, Operands] = {}  # which are computed when they are read
+        self.taken: set[int] = set()  # storages of stacks, and of what frames have views of
         self._leaves: set[int] | None = None
 
     def get(self, value: int) -> Tensor:
         """Returns a value."""
+        if value in self.products:
+            self.tensors[value] = self.products.pop(value).multiply()
         found = self.tensors.get(value)
         if found is None:
             frame, t, place = self.places[value]
@@ -50,6 +53,7 @@ class Values:
         """Forgets a value, or the results of a call in a loop: frame and place."""
         if isinstance(key, int):
             self.tensors.pop(key, None)
+            self.products.pop(key, None)
         else:
             self.frames[key[0]].free(key[1])
 
@@ -60,30 +64,30 @@ class Values:
             self.tensors[call.outputs[0]] = self._own(self.stack(args[0]).movedim(
                 0, args[1]).contiguous())
             return
-        leaves: list[Any] = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf
-                             for leaf in call.leaves]
         if call.outputs and call.outputs[0] in self.places:
-            self._unbind(call, *leaves)
+            number, _, place = self.places[call.outputs[0]]
+            dim: Any = call.leaves[1] if len(call.leaves) > 1 else 0
+            self.frames[number] = frame = Frame(len(call.outputs), self)
+            frame.take_view(place, Fixed(call.inputs[0]), lambda one: one.movedim(dim, 0), dim)
             return
+        if call.name == "transpose" and (one := self.products.get(call.inputs[0])) is not None:
+            dims: Any = call.leaves[1:]
+            view = one.view(lambda tensor: tensor.transpose(*dims), *dims)
+            if view is not None:
+                self.products[call.outputs[0]] = view
+                return
+        leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         product = None if self.exact else find_operands(call, leaves)
         if product is not None and product.source.dim() > 1 and not product.is_vector:
-            with torch.set_grad_enabled(call.mode.grad):
-                self.tensors[call.outputs[0]] = product.multiply(product.source)
+            self.products[call.outputs[0]] = product
             return
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
 
-    def _unbind(self, call: Call, tensor: Tensor, dim: int = 0) -> None:
-        """Keeps what unbind takes apart, of which a stack may be a part."""
-        number, _, place = self.places[call.outputs[0]]
-        self.frames[number] = frame = Frame(len(call.outputs), self)
-        frame.sequences[place] = tensor.movedim(dim, 0)
-        self._taken.add(tensor.untyped_storage()._cdata)
-
     def _own(self, tensor: Tensor) -> Tensor:
         """Returns the tensor, or a copy if it shares its memory with a leaf or another stack."""
-        if self.is_part_of_leaf(tensor) or tensor.untyped_storage()._cdata in self._taken:
+        if self.is_part_of_leaf(tensor) or tensor.untyped_storage()._cdata in self.taken:
             tensor = tensor.clone()
-        self._taken.add(tensor.untyped_storage()._cdata)
+        self.taken.add(tensor.untyped_storage()._cdata)
         return tensor
 
     def is_part_of_leaf(self, tensor: Tensor) -> bool:
@@ -94,15 +98,15 @@ class Values:
 
     def stack(self, values: tuple[int, ...]) -> Tensor:
         """Stacks values of one shape along a new first dimension, without a copy of a range."""
-        if values not in self.ranges:
-            self.ranges[values] = self._find_ranges(values)
-        pieces = [torch.stack([self.tensors[value] for value in one]) if isinstance(one, list)
-                  else self.frames[one.frame].range(*one[1:]) for one in self.ranges[values]]
+        pieces = [torch.stack([self.get(value) for value in one]) if isinstance(one, list)
+                  else self.frames[one.frame].range(*one[1:]) for one in self.find_ranges(values)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _find_ranges(self, values: tuple[int, ...]) -> list[Any]:
-        """Returns ranges, and lists of values that no loop makes."""
-        found: list[Any] = []
+    def find_ranges(self, values: tuple[int, ...]) -> list[Any]:
+        """Returns ranges, and lists of values that no frame has."""
+        if values in self.ranges:
+            return self.ranges[values]
+        found = self.ranges[values] = []
         i = 0
         while i < len(values):
             place = self.places.get(values[i])
@@ -140,13 +144,48 @@ class Frame:
         self.iterations, self.values = iterations, values
         self.invariant: dict[Place, Tensor] = {}  # the same in each iteration
         self.sequences: dict[Place, Tensor] = {}  # (iterations, ...)
+        self.products: dict[Place, Operands] = {}  # sequences that are computed when they are read
         self.last: dict[Place, Tensor] = {}  # of the last iteration, where only this is read
         self._elements: dict[Place, Sequence[Tensor]] = {}
 
     def free(self, place: Place) -> None:
         """Forgets the results of a call."""
-        for values in (self.invariant, self.sequences, self.last, self._elements):
+        for values in (self.invariant, self.sequences, self.products, self.last, self._elements):
             values.pop(place, None)  # type: ignore[attr-defined]
+
+    def take_view(self, place: Place, slot: Any, get_view: Callable[[Tensor], Tensor],
+                  *dims: int) -> None:
+        """Keeps a view of an argument, of a product that of its source.
+
+        dims: which the view moves or takes apart.
+        """
+        product = self.values.products.get(slot.value) if isinstance(slot, Fixed) else None
+        view = None if product is None else product.view(get_view, *dims)
+        if view is not None:
+            self.products[place] = view
+            return
+        tensor = self.fixed(slot)
+        assert tensor is not None
+        with torch.set_grad_enabled(tensor.requires_grad):
+            self.sequences[place] = get_view(tensor)
+        self.values.taken.add(tensor.untyped_storage()._cdata)
+
+    def whole(self, place: Place) -> Tensor:
+        """Returns a result in all iterations, (iterations, ...)."""
+        if place in self.products:
+            self.sequences[place] = self.products.pop(place).multiply()
+        return self.sequences[place]
+
+    def find_product(self, slot: Any) -> Operands | None:
+        """Returns the product of an argument in all iterations; None: it is computed already."""
+        if isinstance(slot, Now):
+            return self.products.get(slot[:2])
+        ranges = self.values.find_ranges(slot.values) if isinstance(slot, Varying) else ()
+        if len(ranges) != 1 or not isinstance(ranges[0], Range) or ranges[0].step < 0:
+            return None
+        frame, place, first, length, _ = ranges[0]
+        product = self.values.frames[frame].products.get(place)
+        return product and product.view(lambda one: one[first : first + length], 0)
 
     def fixed(self, slot: Any) -> Tensor | None:
         """Returns the tensor of an argument that is the same in each iteration, else None."""
@@ -166,7 +205,7 @@ class Frame:
         if (fixed := self.fixed(slot)) is not None:
             return fixed.expand(n, *fixed.shape)
         if isinstance(slot, Now):
-            return self.sequences[slot[:2]]
+            return self.whole(slot[:2])
         if isinstance(slot, Varying):
             return self.values.stack(slot.values)
         assert isinstance(slot, Before)
@@ -174,7 +213,7 @@ class Frame:
         if (fixed := self.invariant.get(slot[:2])) is not None:
             rest = fixed.expand(n - len(first), *fixed.shape)
         else:
-            rest = self.sequences[slot[:2]][: n - len(first)]
+            rest = self.whole(slot[:2])[: n - len(first)]
         return torch.cat([first, rest])
 
     def arguments(self, slot: Any) -> Sequence[Any] | None:
@@ -191,7 +230,7 @@ class Frame:
         """Returns the result of each iteration."""
         if place not in self._elements:
             # once: the gradient of each index would be as large as the sequence
-            sequence = self.sequences[place]
+            sequence = self.whole(place)
             with torch.set_grad_enabled(sequence.requires_grad):
                 self._elements[place] = sequence.unbind(0)
         return self._elements[place]
@@ -204,7 +243,7 @@ class Frame:
             assert t == self.iterations - 1
             return self.last[place]
         if t == self.iterations - 1 and place not in self._elements:  # seldom one of many
-            return self.sequences[place][t]
+            return self.whole(place)[t]
         return self.elements(place)[t]
 
     def range(self, place: Place, first: int, length: int, step: int) -> Tensor:
@@ -214,7 +253,7 @@ class Frame:
         if place in self.last:
             return self.element(place, first)[None]
         low = first if step > 0 else first - length + 1
-        found = self.sequences[place]
+        found = self.whole(place)
         found = found if length == len(found) else found[low : low + length]
         return found if step > 0 else found.flip(0)
 

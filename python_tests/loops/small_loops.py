@@ -81,10 +81,11 @@ def check_device(component: Component) -> None:
     given = RunInputs(2, *({key: one.to(meta) for key, one in each.items()} for each in drawn[1:]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(component.options, "device", meta)
-        x, weights, _, state, coefficients, first = component.make_arguments(given)
+        inputs, *_, projection = component.make_arguments(given)
+        x, weights, _, state, coefficients, first, _ = component.make_arguments(given, False)
     rows = [kernel.rows(list(coefficients.values()), x)
             for _, kernel in component.neuron.kernels.values()]
-    tensors = [x, state.z, *state.states.values(), *coefficients.values(), *first.values(), *rows]
+    tensors = [inputs, *projection.values(), x, state.z, *state.states.values(), *coefficients.values(), *first.values(), *rows]
     tensors += [] if weights is None else [weights]
     assert all(one.device == meta for one in tensors)
 

@@ -367,7 +367,7 @@ def test_another_batched_value(step):
 
     def move(stage, frame):
         q, = stage.positions
-        change = torch.zeros_like(frame.sequences[q, 0])
+        change = torch.zeros_like(frame.whole((q, 0)))
         change[step, 1, 2] = 1e-9
         frame.sequences[q, 0] = frame.sequences[q, 0] + change
 

@@ -65,12 +65,12 @@ def test_flip_in_a_run():
                              if not isinstance(part, Call))
     k = next(k for k, stage in enumerate(stages) if stage.kind == "fused")
     component = stages[k].run.__self__
-    current = component._make_current
+    current = component.currents.make_current
 
     def moved(*args):
         return [one * (1 - 1e-15) for one in current(*args)]
 
-    component._make_current = moved
+    component.currents.make_current = moved
     found = verify(plan, result)
     assert found.flips >= 1
     assert found.replayed >= 1

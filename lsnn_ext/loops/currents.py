@@ -1,0 +1,157 @@
+"""Currents: what enters the neurons of a component from outside."""
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .ir import Now, Numbers, Slot, Varying
+from .products import Operands, linear
+from .reader import Product, Read
+from .recurrence import Current, Recurrence
+
+
+class RunInputs(NamedTuple):
+    """The arguments of a run."""
+
+    iterations: int
+    # (n, ...) where they differ by iteration; an Operands for Currents.projected
+    outside: Mapping[Slot, Any]
+    initial: Mapping[int, Tensor]  # values from before the loop
+
+
+class Currents:
+    """The currents of a component."""
+
+    def __init__(self, found: Recurrence) -> None:
+        self.found = found
+        self.options = found.options
+        self.projected = self._find_projected()
+
+    def _find_projected(self) -> Any:
+        """Returns the slot or product that the operator may project itself: the only term that
+        differs by row; None: there is no such term."""
+        found, reader = self.found, self.found.reader
+        current = next(iter(found.currents))
+        if len(found.currents) > 1 or found.width(current.shape) > 1:
+            return None
+        others = [one for one in current.others
+                  if not isinstance(one, int | float) and not (
+                      reader.is_invariant(one) and found.is_per_neuron(
+                          reader.kind_of(one).shape, current.shape, ""))]
+        if len(others) != 1:
+            return None
+        source = others[0].source if isinstance(others[0], Product) else others[0]
+        is_sequence = isinstance(source, Now | Varying) and not reader.is_invariant(source)
+        return others[0] if is_sequence else None
+
+    def make(self, given: RunInputs, is_projecting: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns x, w_in and bias of functional.recurrent.
+
+        is_projecting: False: x is the current itself.
+        """
+        product = self._find_product(given) if is_projecting else None
+        if product is not None:
+            return self._project(product, given)
+        currents = [part for one in self.found.currents for part in self.make_current(one, given)]
+        return currents[0] if len(currents) == 1 else torch.stack(currents, 2), {}
+
+    def _find_product(self, given: RunInputs) -> Operands | None:
+        """Returns the product that the operator computes."""
+        one = self.projected
+        if isinstance(one, Product):
+            source: Any = one.source
+            one = Operands(given.outside[source], slice_matrix(one, given.outside), True)
+        else:
+            one = given.outside.get(one)
+        if not isinstance(one, Operands) or one.source.dim() != 3:
+            return None
+        sizes = one.source.shape[1], len(one.weight), one.source.dtype, one.weight.dtype
+        if sizes != (self.found.rows, self.found.neurons, *[self.found.dtype] * 2):
+            return None
+        is_short = one.source.is_contiguous() or one.source.shape[2] <= self.found.neurons
+        return one if is_short else None  # other inputs take longer to copy than their product
+
+    def _project(self, product: Operands, given: RunInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        current = next(iter(self.found.currents))
+        x, w_in, *added = (one if product.has_grad else one.detach()
+                           for one in (product.source, product.weight, *product.added))
+        if current.shift and len(x) > 1:
+            x = torch.cat([x[1:], x[-1:]])
+        for one in current.others:
+            if isinstance(one, int | float):
+                added.append(torch.tensor(one, **self.options))
+            elif one is not self.projected:
+                added.append(make_coefficient(self.found, given.outside[one], current.shape))
+        bias = {"bias": reduce(torch.add, added).expand(self.found.neurons)} if added else {}
+        return x.contiguous(), {"w_in": w_in, **bias}
+
+    def make_current(self, current: Current, given: RunInputs) -> tuple[Tensor, ...]:
+        """Returns a current (n, B, N) for each number of its own axis."""
+        width = self.found.width(current.shape)
+        parts = [self._make_term(one, current.shape, given) for one in current.others]
+        x = reduce(torch.add, parts) if parts else torch.zeros((), **self.options)
+        if current.shift and x.dim() and len(x) > 1:
+            x = torch.cat([x[1:], x[-1:]])  # the last step ahead has no input, and no reader
+        x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
+        return (x,) if width == 1 else x.unflatten(-1, (-1, width)).unbind(-1)
+
+    def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
+        """Returns a term (n, B, N K), or (1, B, N K) if it is the same in each iteration."""
+        size = self.found.neurons * self.found.width(shape)
+        if isinstance(one, int | float):
+            return torch.full((1, 1, 1), one, **self.options)
+        if isinstance(one, Numbers):
+            values = torch.tensor(one.values[:given.iterations], **self.options)
+            return values.view(-1, 1, 1).expand(-1, self.found.rows, size)
+        slot: Any = one.source if isinstance(one, Product) else one
+        tensor = given.outside[slot]
+        tensor = tensor.multiply() if isinstance(tensor, Operands) else tensor
+        tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
+        if isinstance(one, Product):
+            tensor = linear(tensor, slice_matrix(one, given.outside))
+        tensor = tensor.to(**self.options)
+        missing = (1,) * (len(shape) + 1 - tensor.dim())
+        tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:])
+        return tensor.expand(-1, *shape).reshape(len(tensor), self.found.rows, size)
+
+    def make_weights(self, given: RunInputs) -> tuple[Tensor | None, tuple[int, ...]]:
+        """Returns w_rec for each delay, and the delays in steps."""
+        blocks: dict[tuple[int, int], Tensor] = {}
+        count = 0
+        for current in self.found.currents:
+            width = self.found.width(current.shape)
+            for product in current.products:
+                assert isinstance(product.source, Read)
+                matrix = slice_matrix(product, given.outside)
+                for k in range(width):
+                    key, one = (product.source.lag - 1, count + k), matrix[k::width].t()
+                    blocks[key] = blocks[key] + one if key in blocks else one
+            count += width
+        if not blocks:
+            return None, ()
+        delays = tuple(sorted({delay for delay, _ in blocks}))
+        zeros = torch.zeros(self.found.neurons, self.found.neurons, **self.options)
+        rows = [[blocks.get((delay, k), zeros) for k in range(count)]
+                for delay in delays]
+        each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
+        return each[0] if len(each) == 1 else torch.stack(each), delays
+
+
+def make_coefficient(found: Recurrence, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Returns a coefficient of shape (), (N,) or (N, K)."""
+    tensor = tensor.to(**found.options)
+    if tensor.numel() == 1:
+        return tensor.reshape(())
+    behind = shape[found.split(shape, ""):]
+    tensor = tensor.reshape(tensor.shape[max(tensor.dim() - len(behind), 0):])
+    tensor = tensor.expand(behind).reshape(found.neurons, -1)
+    return tensor.squeeze(-1) if found.width(shape) == 1 else tensor
+
+
+def slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
+    """Returns the part (outputs, inputs) of the matrix."""
+    matrix = outside[product.matrix]
+    matrix = matrix if product.is_transposed else matrix.t()
+    return matrix[:, product.first : product.last]
