@@ -54,7 +54,7 @@ class Values:
         if isinstance(key, int):
             self.tensors.pop(key, None)
             self.products.pop(key, None)
-        else:
+        elif key[0] in self.frames:  # a call that nothing reads does not run
             self.frames[key[0]].free(key[1])
 
     def run(self, call: Call) -> None:

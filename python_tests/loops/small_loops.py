@@ -85,7 +85,8 @@ def check_device(component: Component) -> None:
         x, weights, _, state, coefficients, first, _ = component.make_arguments(given, False)
     rows = [kernel.rows(list(coefficients.values()), x)
             for _, kernel in component.neuron.kernels.values()]
-    tensors = [inputs, *projection.values(), x, state.z, *state.states.values(), *coefficients.values(), *first.values(), *rows]
+    tensors = [inputs, *projection.values(), x, state.z, *state.states.values(),
+               *coefficients.values(), *first.values(), *rows]
     tensors += [] if weights is None else [weights]
     assert all(one.device == meta for one in tensors)
 

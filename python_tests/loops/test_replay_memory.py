@@ -281,6 +281,17 @@ def test_a_stack_of_what_unbind_makes_has_memory_of_its_own() -> None:
     torch.testing.assert_close(*results)
 
 
+def test_parts_that_nothing_reads() -> None:
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        parts = (2 * x).unbind(0)
+        for part in parts[0].unbind(0):
+            part + 1  # noqa: B018
+        return torch.stack(_run_cells(parts, w))
+
+    x, w = torch.rand(T, B, N), torch.rand(N, N)
+    torch.testing.assert_close(fuse(run, (x, w))(x, w), run(x, w))
+
+
 def test_parts_that_are_results_share_the_memory_of_the_whole() -> None:
     def run(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
         parts = (2 * x).unbind(0)
