@@ -281,6 +281,7 @@ def test_a_stack_of_what_unbind_makes_has_memory_of_its_own() -> None:
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.filterwarnings("error")  # a replay that raises runs the original
 def test_parts_that_nothing_reads() -> None:
     def run(x: Tensor, w: Tensor) -> Tensor:
         v = torch.zeros(B, N)
