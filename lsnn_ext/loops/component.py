@@ -14,7 +14,7 @@ from .._core.decisions import listening
 from ..codegen.neuron import Neuron
 from ..codegen.state import NeuronState
 from .currents import Currents, RunInputs, make_coefficient
-from .ir import Before, Kind, Loop, Now, Numbers, Refused, Slot
+from .ir import Before, Fixed, Kind, Loop, Now, Numbers, Recording, Refused, Slot
 from .plain import draw_normal
 from .products import Operands
 from .reader import SLOTS, run_calls
@@ -251,9 +251,13 @@ class Component:
             one = one.to(kind.device, kind.dtype)
             return one.requires_grad_(kind.requires_grad and reader.has_grad)
 
-        return RunInputs(n, {slot: draw(reader.kind_of(slot), *(
-            () if reader.is_invariant(slot) else (n,)), is_matrix=slot in matrices)
-            for slot in self.outside}, {value: draw(reader.kinds[value]) for value in self.initial})
+        def draw_slot(slot: Slot) -> Tensor:
+            known = reader.recording.read.get(slot.value) if isinstance(slot, Fixed) else None
+            return draw(reader.kind_of(slot), *() if reader.is_invariant(slot) else (n,),
+                        is_matrix=slot in matrices) if known is None else known
+
+        return RunInputs(n, {slot: draw_slot(slot) for slot in self.outside},
+                         {value: draw(reader.kinds[value]) for value in self.initial})
 
     def _gradients(self, made: Mapping[Place, Tensor], inputs: Sequence[Tensor],
                    keep: Tensor) -> list[Tensor | None]:
@@ -304,17 +308,17 @@ def _find_close(got: Tensor, want: Tensor) -> Tensor:
 
 
 def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],
-                   kinds: dict[int, Kind], last: Collection[Place] = ()) -> Component:
+                   recording: Recording, last: Collection[Place] = ()) -> Component:
     """Returns a component of a loop as one fused run.
 
     Args:
         loop: the loop.
         positions: a strongly connected set of calls of its body, and elementwise ones that follow.
         read: the results of these calls that are needed outside.
-        kinds: those of the recording.
+        recording: that of the loop.
         last: those results of which only the last iteration is needed.
 
     Raises:
         Refused: the calls cannot be fused.
     """
-    return Component(Recurrence(loop, positions, read, kinds), last)
+    return Component(Recurrence(loop, positions, read, recording), last)

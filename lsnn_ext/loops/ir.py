@@ -194,6 +194,16 @@ class Recording:
         self.tensors.clear()
         self.generators.clear()
 
+    def is_one(self, value: int) -> bool:
+        """Whether a value is the number 1 of an attribute, which each call compares from now on."""
+        leaf, numbers, kind = self.leaves.get(value), self.numbers.get(value), self.kinds[value]
+        if leaf is None or leaf.kind == "input" or kind.requires_grad or numbers is None:
+            return False
+        if kind.device.type != "cpu" or prod(kind.shape) != 1 or numbers.item() != 1:
+            return False
+        self.read[value] = numbers
+        return True
+
     def attributes_of(self, value: int, most: int, calls: int = 4) -> list[int]:
         """Returns the attributes of at most `most` numbers from which the last calls compute a
         value; empty: it depends on something else."""

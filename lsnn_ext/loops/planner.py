@@ -138,7 +138,7 @@ class Planner:
             return [stage]
         read, last = self._outputs(positions)
         try:
-            fused = fuse_component(self.loop, positions, read, self.recording.kinds, last)
+            fused = fuse_component(self.loop, positions, read, self.recording, last)
             return [Stage("fused", positions, fused.run)]
         except Refused as refused:
             if extra:  # what follows may be what cannot be fused

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Slot, Varying
+from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Recording, Slot, Varying
 from .products import bind, list_operands
 
 SLOTS = (Fixed, Now, Before, Varying, Numbers)
@@ -109,8 +109,8 @@ def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
 class Reader:
     """Analyses what the calls of a component read."""
 
-    def __init__(self, loop: Loop, positions: Sequence[int], kinds: Mapping[int, Kind]) -> None:
-        self.loop, self.kinds = loop, kinds
+    def __init__(self, loop: Loop, positions: Sequence[int], recording: Recording) -> None:
+        self.loop, self.recording, self.kinds = loop, recording, recording.kinds
         self._kinds: dict[tuple[int, int], Kind] = {}
         self.inside = frozenset(positions)
         self.invariant = find_invariants(loop)
@@ -161,9 +161,15 @@ class Reader:
     def source(self, position: int) -> Now | Before | None:
         """Returns the slot that a call copies, if it is a result of the component."""
         call, slots = self.loop.body[position]
-        if call.name not in COPIES or len(call.outputs) != 1 or call.written:
+        if len(call.outputs) != 1 or call.written:
             return None
-        source = next((slot for slot in slots if isinstance(slot, SLOTS)), None)
+        tensors = [slot for slot in slots if isinstance(slot, SLOTS)]
+        if call.name in ("mul", "__mul__", "__rmul__"):  # a product with 1
+            others = [slot for slot in tensors
+                      if not (isinstance(slot, Fixed) and self.recording.is_one(slot.value))]
+            source = others[0] if (len(others), len(tensors), len(slots)) == (1, 2, 2) else None
+        else:
+            source = tensors[0] if tensors and call.name in COPIES else None
         if not isinstance(source, Now | Before) or source.position not in self.inside:
             return None
         before, after = self.kind(source.position, source.output), self.kind(position, 0)

@@ -303,8 +303,9 @@ class _Recorder(TorchFunctionMode):
         self.recording.leaves[value] = leaf
         if self.keep_numbers:
             self.recording.tensors[value] = tensor
-            if leaf.kind == "attribute" and not tensor.requires_grad:  # may be written to
-                self.recording.numbers[value] = tensor.detach().clone()
+        is_constant = leaf.kind == "attribute" and not tensor.requires_grad
+        if is_constant and (self.keep_numbers or tensor.numel() == 1):  # may be written to
+            self.recording.numbers[value] = tensor.detach().clone()
         return value
 
     def add_read(self, tensor: Any, reason: str) -> None:

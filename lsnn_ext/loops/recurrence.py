@@ -14,7 +14,7 @@ import torch
 
 from ..codegen.form import MAX_AXIS, Form
 from .functions import Apply, is_operator
-from .ir import DEVICES, Before, Call, Kind, Loop, Now, Numbers, Refused, Slot, Varying
+from .ir import DEVICES, Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term
 from .values import Place
 
@@ -51,8 +51,8 @@ class Recurrence:
     """The calls of a component as steps of the kernels. Raises Refused."""
 
     def __init__(self, loop: Loop, positions: Sequence[int], read: set[Place],
-                 kinds: Mapping[int, Kind]) -> None:
-        self.loop, self.reader = loop, Reader(loop, positions, kinds)
+                 recording: Recording) -> None:
+        self.loop, self.reader = loop, Reader(loop, positions, recording)
         self.outputs = sorted(read)
         self.nodes = self._find_nodes()
         self.z = self._find_z()
@@ -239,10 +239,11 @@ class Recurrence:
         names = tuple(map(self.name_result, places))
         widths = tuple(self.width(self.reader.kind(*place).shape) for place in places)
         if node.terms is None:
+            is_copy = self.reader.source(position) is not None
             leaves = tuple(
+                None if is_copy and isinstance(slot, Fixed) else
                 self._name_argument(slot, call, kind.shape, ahead)
                 if isinstance(slot, SLOTS) else slot for slot in self.loop.body[position].slots)
-            is_copy = self.reader.source(position) is not None
             return StepCall(call, leaves, names, is_copy, widths=widths)
         if kind.dtype != self.dtype:
             raise Refused(f"expected a product in {self.dtype}, got {kind.dtype}", call.line)
@@ -378,7 +379,8 @@ class Recurrence:
 
     def _name_output(self, place: Place) -> str:
         """Returns the state after each step, or z, that equals the value."""
-        if place == self.z:
+        if place == self.z or (not self.prefix
+                               and self.reader.read(Now(*place))[:3] == (*self.z, 0)):
             return "z"
         found = (name for one, name in self.registers.items() if one.place == place
                  and one.lag == 1)

@@ -26,7 +26,10 @@ from converted_nets import (
     plans_are_useful,  # noqa: F401
     seen_replays,
 )
+from lsnn_ext import _ops
 from lsnn_ext.loops import Refused, convert, fuse, revert
+from lsnn_ext.loops.model import ATTRIBUTE
+from lsnn_ext.zoo.surrogates import triangle
 
 
 @pytest.mark.parametrize("kind", [Net, Stateful, Random, Meta])
@@ -291,3 +294,40 @@ def test_a_collection_of_garbage_is_not_the_models() -> None:
         gc.callbacks.remove(timed)
     assert report.converted
     assert gc.isenabled()
+
+
+class Graded(nn.Module):
+    """Spikes by a factor, which is a buffer or is learned, as those of snnTorch."""
+
+    def __init__(self, factor: float, is_learned: bool) -> None:
+        super().__init__()
+        self.back = nn.Linear(4, 4)
+        self.factor = nn.Parameter(torch.tensor(factor), is_learned)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = z = torch.zeros_like(x[0])
+        out = []
+        for t in range(len(x)):
+            v = 0.9 * v + x[t] + self.back(z) - z
+            z = triangle(v - 1.0) * self.factor
+            out.append(z)
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize(("factor", "is_learned"), [(1.0, False), (1.0, True), (0.5, False)])
+def test_a_factor_of_1_leaves_spikes(factor: float, is_learned: bool) -> None:
+    torch.manual_seed(0)
+    x, model = torch.rand(9, 3, 4), Graded(factor, is_learned)
+    converted, _ = convert(copy.deepcopy(model), x)
+    plan = vars(converted)[ATTRIBUTE].all()[-1].plan
+    neuron = next(stage.run.__self__.neuron for stage in plan.stages if stage.kind == "fused")
+    (_, kernel), = neuron.kernels.values()
+    assert _ops.find_sizes(kernel.key).has_number_spikes == (factor != 1 or is_learned)
+    for new in (factor, 0.25, 1.0):  # at the same place
+        for one in (model, converted):
+            one.factor.data.fill_(new)
+        results = [one(x) for one in (converted, model)]
+        torch.testing.assert_close(*results)
+        torch.testing.assert_close(*(torch.autograd.grad(
+            made.sum(), [p for p in one.parameters() if p.requires_grad])
+            for made, one in zip(results, (converted, model), strict=True)))
