@@ -301,13 +301,17 @@ bool spike_bits_of_rows(const T* x, int64_t I, int64_t r0, int64_t r1, uint32_t*
 
 }  // namespace
 
-template <class T>
-bool spike_bits(const T* x, int64_t R, int64_t I, uint32_t* bits, Parallel parallel) {
+template <class Number>
+bool spike_bits(const Number* x, const SpikeRows& rows, uint32_t* bits, Parallel parallel) {
   constexpr int64_t rows_each = 256;
+  const int64_t R = rows.T * rows.B, I = rows.I;
   std::atomic<bool> spikes{true};
   parallel_for(parallel, (R + rows_each - 1) / rows_each, [&](int64_t slice) {
-    const int64_t r0 = slice * rows_each, r1 = std::min(R, r0 + rows_each);
-    if (spikes && !spike_bits_of_rows(x, I, r0, r1, bits)) spikes = false;
+    const int64_t r1 = std::min(R, (slice + 1) * rows_each);
+    for (int64_t r = slice * rows_each; r < r1 && spikes; r++) {
+      const Number* row = x + r / rows.B * rows.stride_t + r % rows.B * rows.stride_b;
+      if (!spike_bits_of_rows(row, I, 0, 1, bits + r * words(I))) spikes = false;
+    }
   });
   return spikes;
 }
@@ -344,9 +348,9 @@ template void leaky_forward<float>(const LeakyForward&, Parallel);
 template void leaky_forward<double>(const LeakyForward&, Parallel);
 template void leaky_backward<float>(const LeakyBackward&, Parallel);
 template void leaky_backward<double>(const LeakyBackward&, Parallel);
-template bool spike_bits<float>(const float*, int64_t, int64_t, uint32_t*, Parallel);
-template bool spike_bits<double>(const double*, int64_t, int64_t, uint32_t*, Parallel);
-template bool spike_bits<uint8_t>(const uint8_t*, int64_t, int64_t, uint32_t*, Parallel);
+template bool spike_bits<float>(const float*, const SpikeRows&, uint32_t*, Parallel);
+template bool spike_bits<double>(const double*, const SpikeRows&, uint32_t*, Parallel);
+template bool spike_bits<uint8_t>(const uint8_t*, const SpikeRows&, uint32_t*, Parallel);
 template void linear_forward<float>(const Linear&, Parallel);
 template void linear_forward<double>(const Linear&, Parallel);
 template void linear_backward<float>(const Linear&, Parallel);

@@ -15,10 +15,11 @@ template <class T> void backward(const BackwardArgs& args, Parallel parallel);
 template <class T> void linear_forward(const Linear& args, Parallel parallel);
 template <class T> void linear_backward(const Linear& args, Parallel parallel);
 
-// Bits [R,words(I)] of spikes x [R,I], 0 beyond I. Returns false, with undefined bits, if any
-// number is not 0 or 1. T: also uint8_t.
-template <class T>
-bool spike_bits(const T* x, int64_t R, int64_t I, uint32_t* bits, Parallel parallel);
+// Bits [T,B,words(I)] of spikes x [T,B,I], 0 beyond I. Returns false, with undefined bits, if any
+// number is not 0 or 1. Number: also uint8_t.
+struct SpikeRows { int64_t T, B, I, stride_t, stride_b; };
+template <class Number>
+bool spike_bits(const Number* x, const SpikeRows& rows, uint32_t* bits, Parallel parallel);
 
 // The leaky integrator of a given product.
 template <class T> void leaky_forward(const LeakyForward& args, Parallel parallel);

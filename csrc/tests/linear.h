@@ -7,15 +7,21 @@
 
 namespace lsnn::test {
 
-// Spikes x [R,I] must have these bits [R,words(I)]; other numbers none.
+// Spikes x [R,I] must have these bits [R,words(I)]; other numbers none. They are read as steps of a
+// batch of one, and as a batch whose items lie one behind the other, [B,T,I].
 template <class T>
 void check_spike_bits(const T* x, int64_t R, int64_t I, const uint32_t* bits, bool spikes) {
-  const int64_t n = R * words(I);
+  const int64_t W = words(I), n = R * W;
   const auto found = buffer<uint32_t>(n);
-  std::fill_n(found.get(), n, ~0u);
-  const bool got = cpu::spike_bits(x, R, I, found.get(), parallel());
-  check(got == spikes, got ? "numbers taken for spikes" : "spikes taken for other numbers");
-  if (spikes) check(std::equal(bits, bits + n, found.get()), "bits of spikes");
+  for (const int64_t B : {int64_t(1), R % 5 ? R : R / 5}) {
+    const int64_t steps = B ? R / B : 0;
+    std::fill_n(found.get(), n, ~0u);
+    const bool got = cpu::spike_bits(x, {steps, B, I, I, steps * I}, found.get(), parallel());
+    check(got == spikes, got ? "numbers taken for spikes" : "spikes taken for other numbers");
+    for (int64_t r = 0; spikes && r < R; r++)
+      check(std::equal(bits + r * W, bits + (r + 1) * W, &found[(r % steps * B + r / steps) * W]),
+            "bits of spikes");
+  }
 }
 
 // Sparse rows x [R,I], as numbers, bytes and bits; ones: nonzero inputs are 1.

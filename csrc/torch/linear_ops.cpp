@@ -96,21 +96,22 @@ std::tuple<Tensor, Tensor> linear_events_backward(Tensor g, Tensor x, std::optio
   return {gw, gbias};
 }
 
-// Bits (R,words(I)) of spikes x (R,I), real numbers, bool or uint8; (0,words(I)) if any number is
-// not 0 or 1.
+// Bits (T,B,words(I)) of spikes x (T,B,I), real numbers, bool or uint8; (0,B,words(I)) if any
+// number is not 0 or 1.
 Tensor spike_bits(Tensor x) {
   const ScalarType dtype = x.scalar_type();
-  LSNN_EXPECT(x.dim() == 2, "x: expected shape (rows, inputs), got ", shape_text(x));
+  LSNN_EXPECT(x.dim() == 3, "x: expected shape (T, B, inputs), got ", shape_text(x));
   const bool bytes = dtype == ScalarType::Bool || dtype == ScalarType::Byte;
   if (!bytes) check_real(x, "x");
-  const int64_t R = x.size(0), I = x.size(1);
-  const Tensor from = dense(x), bits = empty(x, {R, words(I)}, ScalarType::Int);
+  const Tensor from = x.stride(2) == 1 ? x : dense(x);
+  const cpu::SpikeRows rows{x.size(0), x.size(1), x.size(2), from.stride(0), from.stride(1)};
+  const Tensor bits = empty(x, {rows.T, rows.B, words(rows.I)}, ScalarType::Int);
   uint32_t* to = (uint32_t*)bits.mutable_data_ptr();
-  const bool spikes = bytes ? cpu::spike_bits((const uint8_t*)data(from), R, I, to, parallel())
+  const bool spikes = bytes ? cpu::spike_bits((const uint8_t*)data(from), rows, to, parallel())
                       : dtype == ScalarType::Double
-                          ? cpu::spike_bits((const double*)data(from), R, I, to, parallel())
-                          : cpu::spike_bits((const float*)data(from), R, I, to, parallel());
-  return spikes ? bits : empty(x, {0, words(I)}, ScalarType::Int);
+                          ? cpu::spike_bits((const double*)data(from), rows, to, parallel())
+                          : cpu::spike_bits((const float*)data(from), rows, to, parallel());
+  return spikes ? bits : empty(x, {0, rows.B, words(rows.I)}, ScalarType::Int);
 }
 
 }  // namespace

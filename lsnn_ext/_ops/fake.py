@@ -139,7 +139,7 @@ def make_kernels() -> dict[str, Callable[..., Any]]:
         "linear_events": lambda args: args.x.new_empty(args.x.shape[0], args.weight.shape[0]),
         "linear_events_backward": _linear_backward,
         "spike_bits": lambda args: args.x.new_empty(
-            args.x.shape[0], count_words(args.x.shape[1]), dtype=torch.int32),
+            *args.x.shape[:-1], count_words(args.x.shape[-1]), dtype=torch.int32),
         "leaky_readout": lambda args: _with_last(args.x),
         "leaky_readout_backward": lambda args: _with_last(args.g_p),
     }

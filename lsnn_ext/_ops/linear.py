@@ -121,8 +121,10 @@ def _input_gradient(g: Tensor, weight: Tensor) -> Tensor:
 def sample_nonzero(x: Tensor) -> float:
     """The share of nonzero elements in a sample of the rows of x (..., I)."""
     with torch.no_grad():
-        rows = x.reshape(-1, x.shape[-1])
         numbers, least = _SAMPLE
+        if x.dim() > 2 and not x.is_contiguous():  # of which reshape makes a copy
+            x = x[:: max(1, len(x) // least)]
+        rows = x.reshape(-1, x.shape[-1])
         sample = rows[:: max(1, min(rows.numel() // numbers, rows.shape[0] // least))]
         return int(torch.count_nonzero(sample)) / max(1, sample.numel())
 
@@ -136,12 +138,12 @@ def is_mostly_zero(x: Tensor) -> bool:
 def pack_inputs(x: Tensor) -> Tensor | None:
     """Bits (T, B, ceil(I / 32)) of inputs (T, B, I), so both passes read 1/32 of the memory. None
     unless the inputs are large, 0 and 1, and require no gradient."""
-    if x.numel() < _MANY_SPIKES or not x.is_contiguous():
+    if x.numel() < _MANY_SPIKES or x.stride(-1) != 1:
         return None
     if requires_gradient(x) or is_forward_mode():  # bits have no tangent
         return None
-    bits: Tensor = torch.ops.lsnn.spike_bits(x.view(-1, x.shape[-1]))
-    return bits.view(*x.shape[:-1], -1) if len(bits) else None
+    bits: Tensor = torch.ops.lsnn.spike_bits(x)
+    return bits if len(bits) else None
 
 
 def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None,

@@ -119,6 +119,8 @@ class Component:
         past = [self._past_z(int(bool(self.found.prefix)) - 1 - d, first, given) for d in steps]
         states = {name: self._initial(one, first, given)
                   for one, name in self.found.registers.items()}
+        states |= {name: given.outside[slot].expand(shape).reshape(self.found.rows, -1).to(
+            **self.options, copy=True) for (slot, shape), name in self.found.constants.items()}
         coefficients = {name: make_coefficient(self.found, given.outside[slot], shape)
                         for (slot, shape), name in self.found.coefficients.items()}
         return Arguments(x, weights, delays[0] if len(delays) == 1 else delays or 0,

@@ -65,6 +65,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
         steps = range(start, min(start + chunk, last))
         states = {name: torch.cat([flat(past(one, t), one.place) for t in steps])
                   for one, name in found.registers.items()}
+        states |= {name: state.states[name].repeat(len(steps), 1)
+                   for name in found.constants.values()}
         z = torch.stack([torch.cat([flat(past_z(t + ahead - 1 - d), found.z) for t in steps])
                          for d in range(len(state.z))])
         inner = x[start : steps.stop].reshape(1, len(steps) * found.rows, *x.shape[2:])

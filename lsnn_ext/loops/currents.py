@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _ops
+from .._core.route import pack_sparse_input
 from .ir import Now, Numbers, Slot, Varying
 from .products import Operands, linear
 from .reader import Product, Read
@@ -70,22 +72,29 @@ class Currents:
         sizes = one.source.shape[1], len(one.weight), one.source.dtype, one.weight.dtype
         if sizes != (self.found.rows, self.found.neurons, *[self.found.dtype] * 2):
             return None
-        is_short = one.source.is_contiguous() or one.source.shape[2] <= self.found.neurons
-        return one if is_short else None  # other inputs take longer to copy than their product
+        x = one.source if one.has_grad else one.source.detach()
+        is_shifted = next(iter(self.found.currents)).shift and len(x) > 1
+        if x.is_contiguous() and not is_shifted:
+            return one._replace(source=x)
+        bits = pack_sparse_input(x, x.dtype)
+        if bits is None and not x.is_contiguous() and x.shape[2] > self.found.neurons and not (
+                _ops.is_mostly_zero(x)):
+            return None  # it takes longer to copy than the product
+        if bits is None:
+            return one._replace(source=_shift(x) if is_shifted else x.contiguous())
+        return one._replace(source=bits._replace(bits=_shift(bits.bits)) if is_shifted else bits)
 
     def _project(self, product: Operands, given: RunInputs) -> tuple[Tensor, dict[str, Tensor]]:
         current = next(iter(self.found.currents))
-        x, w_in, *added = (one if product.has_grad else one.detach()
-                           for one in (product.source, product.weight, *product.added))
-        if current.shift and len(x) > 1:
-            x = torch.cat([x[1:], x[-1:]])
+        w_in, *added = (one if product.has_grad else one.detach()
+                        for one in (product.weight, *product.added))
         for one in current.others:
             if isinstance(one, int | float):
                 added.append(torch.tensor(one, **self.options))
             elif one is not self.projected:
                 added.append(make_coefficient(self.found, given.outside[one], current.shape))
         bias = {"bias": reduce(torch.add, added).expand(self.found.neurons)} if added else {}
-        return x.contiguous(), {"w_in": w_in, **bias}
+        return product.source, {"w_in": w_in, **bias}
 
     def make_current(self, current: Current, given: RunInputs) -> tuple[Tensor, ...]:
         """Returns a current (n, B, N) for each number of its own axis."""
@@ -93,7 +102,7 @@ class Currents:
         parts = [self._make_term(one, current.shape, given) for one in current.others]
         x = reduce(torch.add, parts) if parts else torch.zeros((), **self.options)
         if current.shift and x.dim() and len(x) > 1:
-            x = torch.cat([x[1:], x[-1:]])  # the last step ahead has no input, and no reader
+            x = _shift(x)
         x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
         return (x,) if width == 1 else x.unflatten(-1, (-1, width)).unbind(-1)
 
@@ -137,6 +146,11 @@ class Currents:
                 for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
+
+
+def _shift(x: Tensor) -> Tensor:
+    """Returns the inputs of steps ahead; the last one has none, and no reader."""
+    return torch.cat([x[1:], x[-1:]])
 
 
 def make_coefficient(found: Recurrence, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .. import functional
+from .._core.route import pack_sparse_input
 from .ir import Call
 
 COPIED = 1 << 22  # numbers of a sequence that are copied at once
@@ -112,9 +113,11 @@ def _has_dims(one: Any, dims: int) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Returns functional.linear of a sequence (iterations, B, ...). One with the batch in front in
-    memory is copied in parts, or not at all."""
+    memory is read as bits, or copied in parts, or not at all."""
     if x.dim() < 3 or x.is_contiguous():
         return functional.linear(x, weight, bias)
+    if (bits := pack_sparse_input(x, x.dtype)) is not None:
+        return functional.linear(bits, weight, bias)
     if x.transpose(0, 1).is_contiguous():
         return functional.linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
     made = [functional.linear(part, weight, bias)

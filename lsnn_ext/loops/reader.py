@@ -1,5 +1,5 @@
 """Reader: what the calls of a recurrent component read, and which are products or sums."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -7,7 +7,20 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Recording, Slot, Varying
+from .ir import (
+    DEVICES,
+    Before,
+    Call,
+    Fixed,
+    Kind,
+    Loop,
+    Now,
+    Numbers,
+    Recording,
+    Refused,
+    Slot,
+    Varying,
+)
 from .products import bind, list_operands
 
 SLOTS = (Fixed, Now, Before, Varying, Numbers)
@@ -178,6 +191,34 @@ class Reader:
             is_copy &= all(isinstance(x, slice | int | type(None) | type(Ellipsis))
                            and not isinstance(x, bool) for x in slots[1:])
         return source if is_copy else None
+
+    def find_device(self, positions: Collection[int]) -> torch.device:
+        """Returns the device of the results of calls."""
+        devices = {self.kind(position, k).device for position in positions
+                   for k in range(len(self.loop.body[position].call.outputs))}
+        device = devices.pop()
+        if devices or device.type not in DEVICES:
+            found = ", ".join(sorted(map(str, {device, *devices})))
+            raise Refused(f"expected tensors on the CPU or on one GPU, got {found}",
+                          self.loop.body[min(positions)].call.line)
+        return device
+
+    def find_dtype(self, positions: Collection[int]) -> torch.dtype:
+        """Returns the dtype in which the kernels run calls."""
+        calls = [self.loop.body[position].call for position in positions]
+        for call in calls:
+            if call.is_random:
+                raise Refused("expected no random numbers in a recurrent component", call.line)
+            if any(call.mode.autocast):
+                raise Refused("expected no autocast", call.line)
+            if call.name in ("__set__", "requires_grad_"):
+                raise Refused("expected no change of requires_grad", call.line)
+        dtypes = {self.kind(position, k).dtype for position in positions
+                  for k in range(len(self.loop.body[position].call.outputs))}
+        if not dtypes <= {torch.float32, torch.float64, torch.bool} or dtypes == {torch.bool}:
+            raise Refused("expected float32 or float64, got "
+                          f"{', '.join(sorted(map(str, dtypes)))}", calls[0].line)
+        return torch.float64 if torch.float64 in dtypes else torch.float32
 
     # ------------------------------------------------------------------------------- sums
     def terms(self, position: int) -> tuple[Term, ...] | None:

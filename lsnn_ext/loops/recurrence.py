@@ -14,7 +14,7 @@ import torch
 
 from ..codegen.form import MAX_AXIS, Form
 from .functions import Apply, is_operator
-from .ir import DEVICES, Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
+from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term
 from .values import Place
 
@@ -58,13 +58,15 @@ class Recurrence:
         self.z = self._find_z()
         self.prefix = self._find_prefix()
         self.nodes = self._join_sums()
-        self.device = self._find_device()
-        self.dtype = self._find_dtype()
+        self.device = self.reader.find_device(self.nodes)
+        self.dtype = self.reader.find_dtype(self.nodes)
         self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         self.rows, self.neurons = self._find_sizes()
         self.currents: dict[Current, str] = {}
         self.coefficients: dict[tuple[Slot, tuple[int, ...]], str] = {}
         self.registers: dict[Register, str] = {}
+        # values from outside that differ by row, but not by iteration: states that stay
+        self.constants: dict[tuple[Slot, tuple[int, ...]], str] = {}
         self.history = self._find_history()
         order = self._order()
         self.numbers = {node.position: k for k, node in enumerate(order)}
@@ -156,32 +158,6 @@ class Recurrence:
             has_product = any(isinstance(one, Product) for one in terms)
             joined[position] = Node(position, terms if has_product else None)
         return self._find_nodes(joined)
-
-    def _find_device(self) -> torch.device:
-        devices = {self.reader.kind(position, k).device for position in self.nodes
-                   for k in range(len(self.loop.body[position].call.outputs))}
-        device = devices.pop()
-        if devices or device.type not in DEVICES:
-            found = ", ".join(sorted(map(str, {device, *devices})))
-            raise Refused(f"expected tensors on the CPU or on one GPU, got {found}",
-                          self.line(min(self.nodes)))
-        return device
-
-    def _find_dtype(self) -> torch.dtype:
-        calls = [self.loop.body[position].call for position in self.nodes]
-        for call in calls:
-            if call.is_random:
-                raise Refused("expected no random numbers in a recurrent component", call.line)
-            if any(call.mode.autocast):
-                raise Refused("expected no autocast", call.line)
-            if call.name in ("__set__", "requires_grad_"):
-                raise Refused("expected no change of requires_grad", call.line)
-        dtypes = {self.reader.kind(position, k).dtype for position in self.nodes
-                  for k in range(len(self.loop.body[position].call.outputs))}
-        if not dtypes <= {torch.float32, torch.float64, torch.bool} or dtypes == {torch.bool}:
-            raise Refused("expected float32 or float64, got "
-                          f"{', '.join(sorted(map(str, dtypes)))}", calls[0].line)
-        return torch.float64 if torch.float64 in dtypes else torch.float32
 
     def _find_sizes(self) -> tuple[int, int]:
         """Returns B and N, whose product is the size of each value."""
@@ -310,6 +286,9 @@ class Recurrence:
             if self.is_per_neuron(self.reader.kind_of(slot).shape, shape, call.line):
                 name = f"k{len(self.coefficients)}"
                 return Name(self.coefficients.setdefault((slot, shape), name), dtype, is_one)
+            if not is_wide:
+                name = self.constants.setdefault((slot, shape), f"b{len(self.constants)}")
+                return Name(name, dtype, is_one, has_first)
             ahead = 0
         name = self._name_current(Current((), (slot,), shape, ahead))
         return Name(name, dtype, is_one, has_first)

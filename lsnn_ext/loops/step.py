@@ -32,10 +32,11 @@ class Step:
         self.axes = {name: shape[2] for one, name in registers.items()
                      if len(shape := found.step_shape(one.place)) > 2}
         currents = [name for one in found.currents.values() for name in self.parts.get(one, (one,))]
-        self.inputs = (*currents, *registers.values(), "z")
+        constants = tuple(found.constants.values())
+        self.inputs = (*currents, *registers.values(), *constants, "z")
         self.results = (
             *(found.name_result(one.place) if one.lag == 1 else found.name_register(one.after())
-              for one in registers), found.name_result(found.z))
+              for one in registers), *constants, found.name_result(found.z))
         self.key = (self.inputs, tuple(self.axes.items()), self.results,
                     tuple(found.coefficients.values()), self.dtype,
                     tuple(map(_make_key, found.calls)))

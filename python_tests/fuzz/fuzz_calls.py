@@ -303,8 +303,9 @@ def linear_events_backward(d: Draw) -> Call:
 
 
 def spike_bits(d: Draw) -> Call:
-    R, _, I, dtype = rows(d)
-    x = d.spikes(0.1, R, I, dtype=dtype)
+    size, dtype = d.sizes(), d.one_of(torch.float32, torch.float64)
+    x = d.spikes(0.1, size["T"], size["B"], size["I"], dtype=dtype)
+    x = x.transpose(0, 1) if d.chance(0.3) else x
     kind = d.one_of(dtype, torch.bool, torch.uint8)
     return _raw(d, "spike_bits", {"x": x.to(kind) if d.chance(0.8) else x / 3})
 

@@ -289,3 +289,21 @@ def test_views_of_one_step():
     plan = compare(over(step, 2), random(T, B, I), random(N, I + N), random(N), random(B, N),
                    zeros(B, N))
     assert currents(plan) == 1
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("shape", [(B, N), (B, 1)])
+def test_what_differs_by_row_but_not_by_iteration_is_a_state(learned, shape):
+    """As the thresholds of DH-SNN, (B, N), and a mask of sequences."""
+    def model(x, w, limit):
+        v = z = zeros(B, N)
+        keep, made = x[0, :, :1] > 0, []
+        for one in x:
+            v = torch.where(keep, 0.9 * v, v) + one + z @ w - limit * z
+            z = spike(v - limit)
+            made.append(z)
+        return torch.stack(made), v
+
+    plan = compare(model, random(T, B, N), random(N, N),
+                   random(*shape, seed=4).abs().requires_grad_(learned))
+    assert currents(plan) == 1
