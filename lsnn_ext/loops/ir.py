@@ -3,10 +3,10 @@
 A value is a tensor at one time, named by an int. A call that writes to a tensor makes a new value
 of it, so that no value ever changes.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -71,6 +71,29 @@ class Mode(NamedTuple):
                 stack.enter_context(torch.autocast(device, dtype, enabled=dtype is not None))
 
 
+_LEAVES = (Tensor, int, float, str, type(None), slice, type(Ellipsis), torch.dtype, torch.device)
+_specs: dict[str, pytree.TreeSpec] = {}  # one object for each structure
+_names: dict[int, tuple[str, ...]] = {}  # by id: of arguments without lists, those with a name
+
+
+@cache
+def _make_flat_spec(n: int, names: tuple[str, ...]) -> pytree.TreeSpec:
+    spec = pytree.tree_structure(((0,) * n, dict.fromkeys(names, 0)))
+    spec = _specs.setdefault(str(spec), spec)
+    _names[id(spec)] = names
+    return spec
+
+
+def flatten_arguments(args: Sequence[Any], kwargs: Mapping[str, Any],
+                      ) -> tuple[list[Any], pytree.TreeSpec]:
+    """Returns pytree.tree_flatten((args, kwargs)); of equal structures the same object."""
+    leaves = [*args, *kwargs.values()]
+    if all(isinstance(leaf, _LEAVES) for leaf in leaves):
+        return leaves, _make_flat_spec(len(args), tuple(kwargs))
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    return leaves, _specs.setdefault(str(spec), spec)
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """results = function(*args, **kwargs), where (args, kwargs) = unflatten(leaves, spec)."""
@@ -92,7 +115,9 @@ class Call:
     @cached_property
     def outputs(self) -> tuple[int, ...]:
         """The values that the call makes: those of results, and what it has written."""
-        made = [leaf.value for leaf in pytree.tree_leaves(self.results) if isinstance(leaf, Ref)]
+        leaves = [self.results] if isinstance(self.results, Ref) else pytree.tree_leaves(
+            self.results)
+        made = [leaf.value for leaf in leaves if isinstance(leaf, Ref)]
         made += [after for _, after in self.written]
         given = set(self.inputs)  # a result may be an argument
         return tuple(value for value in dict.fromkeys(made) if value not in given)
@@ -109,10 +134,8 @@ class Call:
     @cached_property
     def _names(self) -> tuple[str, ...] | None:
         """The names of the last leaves, if the leaves are the arguments and one tensor results."""
-        args, kwargs = self.spec.children()
-        is_flat = all(one.is_leaf() for one in (*args.children(), *kwargs.children()))
-        is_simple = is_flat and not self.written and isinstance(self.results, Ref) and self.outputs
-        return tuple(kwargs.context) if is_simple else None
+        is_simple = not self.written and isinstance(self.results, Ref) and self.outputs
+        return _names.get(id(self.spec)) if is_simple else None
 
     def run(self, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
         """Returns the outputs for these leaves, with a tensor for each Ref."""
@@ -152,7 +175,7 @@ def split_dropout(call: Call, add_value: Callable[[Kind], int],
     ones, draw = (add_value(kind._replace(requires_grad=False)) for _ in range(2))
 
     def make(function: Any, value: int, is_random: bool, *given: Any, **named: Any) -> Call:
-        leaves, spec = pytree.tree_flatten((given, named))
+        leaves, spec = flatten_arguments(given, named)
         return Call(function, tuple(leaves), spec, Ref(value), (), call.mode, is_random, call.line)
 
     factory = make(torch.ones, ones, False, kind.shape, dtype=kind.dtype, device=kind.device)
@@ -309,8 +332,11 @@ class Loop(NamedTuple):
         names = dict(zip(call.outputs, self.made[t][q], strict=True))
         names.update((old.value, new.value) for old, new in zip(call.leaves, leaves, strict=True)
                      if isinstance(old, Ref))
-        results = pytree.tree_map(
-            lambda ref: Ref(names[ref.value]) if isinstance(ref, Ref) else ref, call.results)
+        def rename(ref: Any) -> Any:
+            return Ref(names[ref.value]) if isinstance(ref, Ref) else ref
+
+        results = rename(call.results) if isinstance(call.results, Ref) else pytree.tree_map(
+            rename, call.results)
         written = tuple((names[before], names[after]) for before, after in call.written)
         return call.replace(leaves=leaves, results=results, written=written)
 

@@ -46,7 +46,7 @@ from torch.utils import _pytree as pytree
 from . import functions as of
 from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import MaskedReads, Writes
-from .ir import Call, Kind, Mode, Recording, Ref, Refused, split_dropout
+from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments, split_dropout
 from .origins import Origins
 from .plain import find_oddity, generator_states, set_generator_states
 from .witness import Witness
@@ -152,9 +152,9 @@ class _Recorder(TorchFunctionMode):
             with self.refusals():
                 before = self._before(function, args, kwargs)
             self.is_random, self.name = False, get_name(function)
-            self.sizes = {id(leaf) for leaf in pytree.tree_leaves([
-                one for one in (*args, *kwargs.values()) if isinstance(one, list | tuple)])
-                if isinstance(leaf, Tensor)}
+            lists = [one for one in (*args, *kwargs.values()) if isinstance(one, list | tuple)]
+            self.sizes = {id(leaf) for leaf in pytree.tree_leaves(lists)
+                          if isinstance(leaf, Tensor)} if lists else set()
             self.unversioned = set()
             try:
                 result = run()
@@ -183,7 +183,7 @@ class _Recorder(TorchFunctionMode):
             raise Refused(f"{get_property_name(function)}: expected an attribute that stays")
         if name in of.REFUSED:
             raise Refused(f"{name}: expected calls that make tensors of tensors")
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+        leaves, spec = flatten_arguments(args, kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         refs = []
         for leaf in leaves:
@@ -211,7 +211,8 @@ class _Recorder(TorchFunctionMode):
             before = self.tensors[id(one)].value
             self._check_write(name, one, before)
             written.append((before, self._new(one)))
-        found, tree = pytree.tree_flatten(result)
+        is_one = isinstance(result, Tensor)
+        found, tree = ([result], None) if is_one else pytree.tree_flatten(result)
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
         if others and not written and name in of.VALUE_READS and len(tensors) == 1:
             self.add_read(tensors[0], f"{name}: expected no number of a tensor in Python")
@@ -225,7 +226,7 @@ class _Recorder(TorchFunctionMode):
         if name in ("__getitem__", "__setitem__") and (value := self.writes.find(
                 pytree.tree_unflatten(leaves, spec)[0], written, result)) is not None:
             function, leaves = Tensor.clone, (Ref(value),)
-            spec = pytree.tree_structure(((0,), {}))
+            _, spec = flatten_arguments((0,), {})
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
         refs: list[Ref | None] = []
@@ -235,8 +236,9 @@ class _Recorder(TorchFunctionMode):
             else:
                 is_known = id(one) in given
                 refs.append(Ref(self.tensors[id(one)].value if is_known else self._new(one)))
-        call = Call(function, leaves, spec, pytree.tree_unflatten(refs, tree), tuple(written),
-                    Mode.now(), self.is_random, find_line())
+        results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
+        call = Call(function, leaves, spec, results, tuple(written), Mode.now(), self.is_random,
+                    find_line())
         self.recording.calls += split_dropout(call, self._add_value, self.recording.kinds)
 
     def _check_write(self, name: str, tensor: Tensor, before: int) -> None:

@@ -90,7 +90,7 @@ class _Search:
 
         found = []
         for call in self.calls:
-            key = (call.function, str(call.spec), tuple(key_of(call, x) for x in call.leaves),
+            key = (call.function, id(call.spec), tuple(key_of(call, x) for x in call.leaves),
                    _form(call), call.mode, call.is_random,
                    tuple(kinds[value][:3] for value in call.outputs))
             found.append(numbers.setdefault(key, len(numbers)))
@@ -228,7 +228,8 @@ def _form(call: Call) -> Any:
     for i, leaf in enumerate(call.leaves):
         if isinstance(leaf, Ref):
             places[leaf.value].append(i)
-    results, tree = pytree.tree_flatten(call.results)
+    is_one = isinstance(call.results, Ref)
+    results, tree = ([call.results], "") if is_one else pytree.tree_flatten(call.results)
     made = {value: -1 - k for k, value in enumerate(call.outputs)}
     return (tuple(tuple(places[before]) for before, _ in call.written), str(tree),
             tuple(made.get(one.value) or tuple(places[one.value]) if isinstance(one, Ref) else one

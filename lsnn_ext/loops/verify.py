@@ -101,7 +101,7 @@ def check_order(plan: Plan) -> None:
     def key_of(call: Call) -> tuple[Any, ...]:
         leaves = tuple(leaf if isinstance(leaf, Ref) else make_constant_key(leaf)
                        for leaf in call.leaves)
-        return (call.function, leaves, str(call.spec), pytree.tree_leaves(call.results),
+        return (call.function, leaves, id(call.spec), pytree.tree_leaves(call.results),
                 call.written, call.mode, call.is_random)
 
     def check(got: Call, step: int | None) -> None:

@@ -21,6 +21,7 @@ from lsnn_ext.loops.ir import (
     Recording,
     Ref,
     Varying,
+    flatten_arguments,
 )
 
 GRAD = Mode(True, (None, None))
@@ -60,7 +61,7 @@ class Recorder:
              writes: Sequence[int] = (), mode: Mode = GRAD, is_random: bool = False,
              line: str = "user.py:1", **kwargs: Any) -> tuple[int, ...]:
         """Notes a call and returns its outputs: results, then what it has written to."""
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+        leaves, spec = flatten_arguments(args, kwargs)
         made = tuple(self.value() for _ in range(outputs))
         results = Ref(made[0]) if outputs == 1 else tuple(map(Ref, made))
         written = tuple((before, self.value()) for before in writes)
