@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 from torch._compile import _disable_dynamo as without_compiler  # noqa: F401
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
@@ -110,6 +110,12 @@ def is_mode_active(functions: bool = True) -> bool:
         modes += [torch._C._get_function_stack_at(k)
                   for k in range(torch._C._len_torch_function_stack())]
     return any(not isinstance(one, ObservingMode | DeviceContext) for one in modes)
+
+
+def without_function_mode(mode: overrides.TorchFunctionMode) -> AbstractContextManager[Any]:
+    """Disables a mode of functions of torch, if it is the innermost one."""
+    is_innermost = overrides._get_current_function_mode() is mode
+    return overrides._pop_mode_temporarily() if is_innermost else nullcontext()
 
 
 def below_autograd() -> AbstractContextManager[Any]:

@@ -43,6 +43,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from .._core import torch_internals as internals
 from . import functions as of
 from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import MaskedReads, Writes
@@ -141,7 +142,8 @@ class _Recorder(TorchFunctionMode):
             with self.refusals():
                 raise Refused(f"{function.name}: expected a function of TorchScript that does "
                               f"nothing but compute with its arguments")
-        return self.note(function, args, kwargs, run)
+        with internals.without_function_mode(self):  # as in calls that it intercepts
+            return self.note(function, args, kwargs, run)
 
     # ----------------------------------------------------------------------------- calls
     def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:

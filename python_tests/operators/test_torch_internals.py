@@ -6,6 +6,7 @@ import tomllib
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,22 @@ def test_modes() -> None:
         assert not internals.is_mode_active(), VERSION
         with Operators():
             assert internals.is_mode_active(), VERSION
+
+
+def test_a_mode_of_functions_is_disabled_if_it_is_the_innermost_one() -> None:
+    class Functions(torch.overrides.TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None,
+                               ) -> Any:
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    with Functions() as outer, Functions() as inner:
+        for mode in (outer, inner):
+            with internals.without_function_mode(mode):
+                torch.ones(2)
+        assert (outer.calls, inner.calls) == (2, 1), VERSION
 
 
 def test_below_autograd() -> None:
