@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _ops
-from .._core.route import pack_sparse_input
+from .._core.route import choose_linear, pack_sparse_input
 from .ir import Now, Numbers, Slot, Varying
 from .products import Operands, linear
 from .reader import Product, Read
@@ -77,8 +76,8 @@ class Currents:
         if x.is_contiguous() and not is_shifted:
             return one._replace(source=x)
         bits = pack_sparse_input(x, x.dtype)
-        if bits is None and not x.is_contiguous() and x.shape[2] > self.found.neurons and not (
-                _ops.is_mostly_zero(x)):
+        if bits is None and not x.is_contiguous() and x.shape[2] > self.found.neurons and (
+                choose_linear(x, one.weight)[0] != "events"):
             return None  # it takes longer to copy than the product
         if bits is None:
             return one._replace(source=_shift(x) if is_shifted else x.contiguous())

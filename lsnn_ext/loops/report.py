@@ -126,8 +126,9 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
             if isinstance(component, Component):
                 one = component.found
                 states = len(one.registers) or 1  # without others its output is its state
+                z = next((place for place, name in one.places.items() if name == "z"), one.z)
                 fused.append(Fused(
-                    one.line(one.z[0]), len(stage.positions), states, len(one.currents),
+                    one.line(z[0]), len(stage.positions), states, len(one.currents),
                     any(current.products for current in one.currents)))
             elif (reason := _reason_of(stage)):
                 line = stage.line or loop.body[stage.positions[0]].call.line
