@@ -1,0 +1,92 @@
+"""Products of inputs, which the operator of a recurrence computes, in all the forms of programs."""
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from lsnn_ext import fuse
+from lsnn_ext.zoo.surrogates import triangle
+
+T, B, I, N = 128, 32, 160, 24  # enough numbers to be read as bits
+
+
+def run_cells(currents: Iterable[Tensor], w: Tensor) -> Tensor:
+    v = z = w.new_zeros(B, N)
+    made = []
+    for current in currents:
+        v = 0.9 * v + current + z @ w - z
+        z = triangle(v - 1.0)
+        made.append(z)
+    return torch.stack(made)
+
+
+def run_ahead(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """The product with spikes at the end of an iteration, as in sinabs."""
+    v = back = w.new_zeros(B, N)
+    made = []
+    for one in x:
+        v = 0.9 * v + F.linear(one, w_in, b) + back
+        z = triangle(v - 1.0)
+        v, back = v - z, z @ w
+        made.append(z)
+    return torch.stack(made), back, v
+
+
+def run_without_gradient(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    with torch.no_grad():
+        current = F.linear(x, w_in, b)
+    return run_cells(current, w)
+
+
+def run_both(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    current = F.linear(x, w_in, b)
+    with torch.no_grad():
+        total = run_cells(current, w).sum()
+    return run_cells(current, w), run_cells(current.flip(0), w) + total, current[3], current
+
+
+RUNS: dict[str, Callable[..., Any]] = {
+    "whole": lambda x, w_in, w, b: run_cells(F.linear(x, w_in, b), w),
+    "steps": lambda x, w_in, w, b: run_cells([F.linear(one, w_in, b) for one in x], w),
+    "@": lambda x, w_in, w, b: run_cells(x @ w_in.t() + b, w),
+    "einsum": lambda x, w_in, w, b: run_cells(torch.einsum("tbi,ni->tbn", x, w_in), w),
+    "addmm": lambda x, w_in, w, b: run_cells([torch.addmm(b, one, w_in.t()) for one in x], w),
+    "a bias for each row": lambda x, w_in, w, b: run_cells(
+        [torch.addmm(b.expand(B, N), one, w_in.t()) for one in x], w),
+    "a number as bias": lambda x, w_in, w, b: run_cells([F.linear(x[t], w_in) + b[0]
+                                                         for t in range(T)], w),
+    "detached": lambda x, w_in, w, b: run_cells(F.linear(x, w_in.detach(), b), w),
+    "some steps": lambda x, w_in, w, b: run_cells(F.linear(x, w_in, b).transpose(0, 1).unbind(1)[
+        3:-2], w),
+    "every second step": lambda x, w_in, w, b: run_cells(F.linear(x, w_in, b)[5:90:2], w),
+    "a matrix for each step": lambda x, w_in, w, b: run_cells(
+        torch.matmul(x, w_in.t().expand(T, I, N)), w),
+    "ahead": run_ahead, "without gradient": run_without_gradient, "both": run_both}
+INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "spikes": lambda x: (x < 0.05).double(), "numbers": lambda x: (x < 0.05) * 3.5 * x,
+    "dense": lambda x: x, "batch in front": lambda x: (
+        x.movedim(0, 1).contiguous().movedim(0, 1) < 0.05).double(),
+    "one step": lambda x: (x[:1] < 0.05).double().expand(x.shape),
+    "with a gradient": lambda x: (x < 0.05).double().requires_grad_()}
+
+
+@pytest.mark.filterwarnings("error")  # a replay that raises runs the original
+@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("run", RUNS)
+def test_projection(run: str, inputs: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = INPUTS[inputs](torch.rand(T, B, I, generator=random, dtype=torch.float64))
+    w_in, w, b = (0.3 * torch.randn(*shape, generator=random, dtype=torch.float64)
+                  for shape in ((N, I), (N, N), (N,)))
+    given = (x, w_in.requires_grad_(), w.requires_grad_(), b.requires_grad_())
+    fused, original = fuse(RUNS[run], given), RUNS[run]
+    made, wanted = fused(*given), original(*given)
+    torch.testing.assert_close(made, wanted, rtol=1e-9, atol=1e-9)
+    leaves = [one for one in given if one.requires_grad]
+    outputs = [one if isinstance(one, tuple) else (one,) for one in (made, wanted)]
+    gradients = [torch.autograd.grad(sum(one.sin().sum() for one in each), leaves,
+                                     allow_unused=True) for each in outputs]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
