@@ -43,6 +43,10 @@ class Operands(NamedTuple):
         with torch.set_grad_enabled(self.has_grad):
             return self._replace(source=get_view(self.source))
 
+    def fits(self) -> bool:
+        """Whether the source has as many inputs as the matrix; einsum repeats a single one."""
+        return bool(self.source.shape[-1] == self.weight.shape[1])
+
     def detach(self) -> "Operands":
         """Returns a product of which no gradient is recorded."""
         return self._replace(has_grad=False)

@@ -251,7 +251,9 @@ class Reader:
         if not is_matrix or not isinstance(source, Read | Fixed | Now | Before | Varying):
             return []
         if not isinstance(source, Read):
-            return [Product(source, matrix, is_transposed, 0, self.kind_of(source).shape[-1])]
+            inputs = self.kind_of(source).shape[-1]
+            fits = inputs == self.kind_of(matrix).shape[1 if is_transposed else 0]
+            return [Product(source, matrix, is_transposed, 0, inputs)] if fits else []
         call, slots = self.loop.body[source.position]
         shape = self.kind(source.position, source.output).shape
         if call.name not in ("cat", "concat", "concatenate") or source.lag:

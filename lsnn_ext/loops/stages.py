@@ -53,8 +53,9 @@ class Invariant:
 class Sliced:
     """x[t] of an x from before the loop."""
 
-    def __init__(self, q: int, slot: Any, dim: int, indices: list[int]) -> None:
-        self.q, self.slot, self.dim, self.indices = q, slot, dim, indices
+    def __init__(self, q: int, has_grad: bool, slot: Any, dim: int, indices: list[int]) -> None:
+        self.q, self.has_grad, self.slot = q, has_grad, slot
+        self.dim, self.indices = dim, indices
 
     @classmethod
     def of(cls, q: int, one: BodyCall) -> "Sliced | None":
@@ -66,10 +67,11 @@ class Sliced:
             found = find_time_index(args[1])
         else:
             found = args[1], _list_numbers(args[2])
-        return None if found is None or not found[1] else cls(q, args[0], *found)
+        return None if found is None or not found[1] else cls(
+            q, one.call.mode.grad, args[0], *found)
 
     def __call__(self, frame: Frame) -> None:
-        frame.take_view((self.q, 0), self.slot, self._take, self.dim)
+        frame.take_view((self.q, 0), self.slot, self._take, self.has_grad, self.dim)
 
     def _take(self, tensor: Tensor) -> Tensor:
         moved = tensor.movedim(self.dim, 0)
@@ -174,7 +176,7 @@ class Batched:
         product = find_operands(self.one.call, leaves) if len(varying) == 1 else None
         if product is not None and not isinstance(product.source, Tensor):
             product = product._replace(source=frame.sequence(product.source))
-            if not product.is_vector or product.source.dim() == 2:
+            if product.fits() and (not product.is_vector or product.source.dim() == 2):
                 frame.products[self.q, 0] = product
                 return
         chunk = None if torch.is_grad_enabled() else CHUNK

@@ -66,19 +66,21 @@ class Values:
             return
         if call.outputs and call.outputs[0] in self.places:
             number, _, place = self.places[call.outputs[0]]
-            dim: Any = call.leaves[1] if len(call.leaves) > 1 else 0
+            dim, = _parse_dims(call, "dim") or [0]
             self.frames[number] = frame = Frame(len(call.outputs), self)
-            frame.take_view(place, Fixed(call.inputs[0]), lambda one: one.movedim(dim, 0), dim)
+            frame.take_view(place, Fixed(call.inputs[0]), lambda one: one.movedim(dim, 0),
+                            call.mode.grad, dim)
             return
         if call.name == "transpose" and (one := self.products.get(call.inputs[0])) is not None:
-            dims: Any = call.leaves[1:]
+            dims = _parse_dims(call, "dim0", "dim1")
             view = one.view(lambda tensor: tensor.transpose(*dims), *dims)
-            if view is not None:
+            if view is not None and call.mode.grad == one.has_grad:
                 self.products[call.outputs[0]] = view
                 return
         leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         product = None if self.exact else find_operands(call, leaves)
-        if product is not None and product.source.dim() > 1 and not product.is_vector:
+        if product is not None and product.source.dim() > 1 and not product.is_vector and (
+                product.fits()):
             self.products[call.outputs[0]] = product
             return
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
@@ -154,19 +156,21 @@ class Frame:
             values.pop(place, None)  # type: ignore[attr-defined]
 
     def take_view(self, place: Place, slot: Any, get_view: Callable[[Tensor], Tensor],
-                  *dims: int) -> None:
+                  has_grad: bool, *dims: int) -> None:
         """Keeps a view of an argument, of a product that of its source.
 
-        dims: which the view moves or takes apart.
+        Args:
+            has_grad: whether gradients pass.
+            dims: which the view moves or takes apart.
         """
         product = self.values.products.get(slot.value) if isinstance(slot, Fixed) else None
-        view = None if product is None else product.view(get_view, *dims)
-        if view is not None:
+        if product is not None and product.has_grad == has_grad and (
+                view := product.view(get_view, *dims)) is not None:
             self.products[place] = view
             return
         tensor = self.fixed(slot)
         assert tensor is not None
-        with torch.set_grad_enabled(tensor.requires_grad):
+        with torch.set_grad_enabled(has_grad):
             self.sequences[place] = get_view(tensor)
         self.values.taken.add(tensor.untyped_storage()._cdata)
 
@@ -256,6 +260,13 @@ class Frame:
         found = self.whole(place)
         found = found if length == len(found) else found[low : low + length]
         return found if step > 0 else found.flip(0)
+
+
+def _parse_dims(call: Call, *names: str) -> list[int]:
+    """Returns the given ones of the dimensions of a view."""
+    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
+    named = dict(zip(("input", *names), args, strict=False)) | kwargs
+    return [named[name] for name in names if name in named]
 
 
 @functools.lru_cache(1024)

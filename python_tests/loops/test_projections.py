@@ -90,3 +90,49 @@ def test_projection(run: str, inputs: str) -> None:
     gradients = [torch.autograd.grad(sum(one.sin().sum() for one in each), leaves,
                                      allow_unused=True) for each in outputs]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def run_views_without_gradient(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    current = F.linear(x, w_in, b)
+    with torch.no_grad():
+        current = current.transpose(0, 1)
+    return run_cells([current[:, t] for t in range(T)], w)
+
+
+def run_slices_without_gradient(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    current, made = F.linear(x, w_in, b), []
+    v = z = w.new_zeros(B, N)
+    for t in range(T):
+        with torch.no_grad():
+            one = current[t]
+        v = 0.9 * v + one + z @ w - z
+        z = triangle(v - 1.0)
+        made.append(z)
+    return torch.stack(made)
+
+
+REPEATED = [
+    lambda x, w_in, w, b: run_cells(torch.einsum("tbi,ni->tbn", x, w_in), w),
+    lambda x, w_in, w, b: run_cells([torch.einsum("bi,ni->bn", one, w_in) for one in x], w)]
+OTHERS = [
+    lambda x, w_in, w, b: run_cells(torch.unbind(dim=0, input=F.linear(x, w_in, b)), w),
+    lambda x, w_in, w, b: run_cells(torch.transpose(dim1=1, dim0=0, input=F.linear(
+        x, w_in, b)).transpose(0, 1), w),
+    run_views_without_gradient, run_slices_without_gradient]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("run", "inputs"), [*((run, I) for run in REPEATED + OTHERS),
+                                             *((run, 1) for run in REPEATED)])
+def test_names_repeated_inputs_and_switches(run: Callable[..., Any], inputs: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    x, w_in, w, b = (torch.rand(*shape, generator=random, dtype=torch.float64).requires_grad_()
+                     for shape in ((T, B, inputs), (N, I), (N, N), (N,)))
+    given = (x, w_in, w, b)
+    made, wanted = fuse(run, given, verify=False)(*given), run(*given)
+    torch.testing.assert_close(made, wanted, rtol=1e-9, atol=1e-9)
+    got, want = (torch.autograd.grad(one.sum(), given, allow_unused=True)
+                 for one in (made, wanted))
+    assert [one is None for one in got] == [one is None for one in want]
+    torch.testing.assert_close([one for one in got if one is not None],
+                               [one for one in want if one is not None], rtol=1e-9, atol=1e-9)
