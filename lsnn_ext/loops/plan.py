@@ -28,7 +28,8 @@ class Plan:
         self.parts: list[Call | tuple[Loop, list[Stage]]] = []
         parts = find_loops(recording)
         self.refused: list[tuple[Loop, Refused]] = []  # loops that stay as they are, and why
-        self.layout = Layout({}, {}, exact)
+        self.layout = Layout({}, {}, exact, not all(
+            is_detached for _, is_detached in recording.shared.values()))
         places = self.layout.places
         loops = unbound = 0
         self.written = {value: leaf for leaf, value in recording.written.items()}

@@ -19,6 +19,7 @@ class Layout(NamedTuple):
     places: dict[int, tuple[int, int, Place]]  # of loops and unbind: frame, iteration, place
     ranges: dict[tuple[int, ...], list[Any]]  # of stacks of earlier runs
     exact: bool  # whether products are those of torch
+    has_views: bool = False  # whether results are views of each other: products have one memory
 
 
 class Values:
@@ -26,7 +27,7 @@ class Values:
 
     def __init__(self, leaves: dict[int, Tensor], layout: Layout) -> None:
         self.leaves, self.tensors = leaves, dict(leaves)
-        self.places, self.ranges, self.exact = layout
+        self.places, self.ranges, self.exact, self.has_views = layout
         self.frames: dict[int, Frame] = {}  # of the loops so far, and below 0 of unbind
         self.products: dict[int, Operands] = {}  # which are computed when they are read
         self.taken: set[int] = set()  # storages of stacks, and of what frames have views of
@@ -82,6 +83,8 @@ class Values:
         if product is not None and product.source.dim() > 1 and not product.is_vector and (
                 product.fits()):
             self.products[call.outputs[0]] = product
+            if self.has_views:
+                self.get(call.outputs[0])
             return
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
 
@@ -108,7 +111,7 @@ class Values:
         """Returns ranges, and lists of values that no frame has."""
         if values in self.ranges:
             return self.ranges[values]
-        found = self.ranges[values] = []
+        found: list[Any] = []
         i = 0
         while i < len(values):
             place = self.places.get(values[i])
@@ -126,6 +129,7 @@ class Values:
                     end += 1
                 found.append(Range(frame, where, t, end - i, step))
             i = end
+        self.ranges[values] = found
         return found
 
 
