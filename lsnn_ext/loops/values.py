@@ -72,12 +72,19 @@ class Values:
             frame.take_view(place, Fixed(call.inputs[0]), lambda one: one.movedim(dim, 0),
                             call.mode.grad, dim)
             return
-        if call.name == "transpose" and (one := self.products.get(call.inputs[0])) is not None:
+        one = self.products.get(call.inputs[0]) if call.inputs else None
+        view = None
+        if one is not None and call.name == "transpose":
             dims = _parse_dims(call, "dim0", "dim1")
             view = one.view(lambda tensor: tensor.transpose(*dims), *dims)
-            if view is not None and call.mode.grad == one.has_grad:
-                self.products[call.outputs[0]] = view
-                return
+        elif one is not None and call.name == "__getitem__":  # a step, for its shape
+            index = pytree.tree_unflatten(call.leaves, call.spec)[0][1]
+            index = index if isinstance(index, tuple) else (index,)
+            if all(type(entry) is int or entry == slice(None) for entry in index):
+                view = one.view(lambda tensor: tensor[index], *range(len(index)))
+        if view is not None and call.mode.grad == view.has_grad:
+            self.products[call.outputs[0]] = view
+            return
         leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         product = None if self.exact else find_operands(call, leaves)
         if product is not None and product.source.dim() > 1 and not product.is_vector and (

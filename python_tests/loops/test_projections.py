@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from lsnn_ext import fuse
+from lsnn_ext.loops import component
 from lsnn_ext.zoo.surrogates import triangle
 
 T, B, I, N = 128, 32, 160, 24  # enough numbers to be read as bits
@@ -62,8 +63,9 @@ RUNS: dict[str, Callable[..., Any]] = {
     "some steps": lambda x, w_in, w, b: run_cells(F.linear(x, w_in, b).transpose(0, 1).unbind(1)[
         3:-2], w),
     "every second step": lambda x, w_in, w, b: run_cells(F.linear(x, w_in, b)[5:90:2], w),
-    "a matrix for each step": lambda x, w_in, w, b: run_cells(
-        torch.matmul(x, w_in.t().expand(T, I, N)), w),
+    "steps by a list": lambda x, w_in, w, b: (lambda current: (
+        run_cells(current, w), current[[0, 1]], current[0, 1], current[[0], [1]]))(
+        F.linear(x, w_in, b)),
     "ahead": run_ahead, "without gradient": run_without_gradient, "both": run_both}
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "spikes": lambda x: (x < 0.05).double(), "numbers": lambda x: (x < 0.05) * 3.5 * x,
@@ -109,6 +111,28 @@ def run_slices_without_gradient(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -
         z = triangle(v - 1.0)
         made.append(z)
     return torch.stack(made)
+
+
+@pytest.mark.parametrize("index", [0, (-1,), (slice(None), 1)])
+def test_a_step_that_gives_a_shape_leaves_the_projection(
+        index: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(x: Tensor, w_in: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        current = F.linear(x, w_in)
+        step = current[index]
+        total = torch.zeros_like(step) + step.sum()
+        return run_cells(current, w), total
+
+    given = tuple(torch.rand(*shape, requires_grad=True) for shape in (
+        (T, B, I), (N, I), (N, N)))
+    fused, seen = fuse(run, given), []
+    original = component.functional.recurrent
+    monkeypatch.setattr(component.functional, "recurrent", lambda *args, **options: (
+        seen.append("w_in" in options), original(*args, **options))[1])
+    made, wanted = fused(*given), run(*given)
+    assert seen == [True]
+    torch.testing.assert_close(made, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(one[0].sum() + one[1].sum(), given)
+                                 for one in (made, wanted)), rtol=1e-4, atol=1e-4)
 
 
 REPEATED = [
