@@ -14,8 +14,8 @@ from lsnn_ext.zoo.surrogates import triangle
 T, B, I, N = 128, 32, 160, 24  # enough numbers to be read as bits
 
 
-def run_cells(currents: Iterable[Tensor], w: Tensor) -> Tensor:
-    v = z = w.new_zeros(B, N)
+def run_cells(currents: Iterable[Tensor], w: Tensor, rows: int = B) -> Tensor:
+    v = z = w.new_zeros(rows, len(w))
     made = []
     for current in currents:
         v = 0.9 * v + current + z @ w - z

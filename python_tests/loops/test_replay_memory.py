@@ -13,6 +13,7 @@ from lsnn_ext.loops import component, products
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.values import Frame, Range, Values
 from lsnn_ext.zoo.surrogates import triangle
+from test_projections import run_cells
 
 T, B, N = 20, 3, 5
 
@@ -228,17 +229,6 @@ def test_a_sparse_buffer_keeps_the_original() -> None:
         report)
 
 
-def _run_cells(parts: Any, w: Tensor) -> list[Tensor]:
-    """Adaptive neurons, with a step for each part."""
-    v = z = torch.zeros(B, N)
-    made = []
-    for part in parts:
-        v = 0.9 * v + part + z @ w - z
-        z = triangle(v - 1.0)
-        made.append(z)
-    return made
-
-
 @pytest.mark.parametrize("take", [
     lambda x: x.unbind(0), iter, lambda x: x.transpose(0, 1).unbind(dim=1),
     lambda x: reversed(x.unbind(0)), lambda x: x.unbind(0)[2:-1],
@@ -250,7 +240,7 @@ def test_what_unbind_takes_apart_is_not_stacked_again(
     x, w = torch.rand(T, B, N, requires_grad=True), torch.rand(N, N, requires_grad=True)
 
     def run(x: Tensor, w: Tensor) -> Tensor:
-        return torch.stack(_run_cells(take(scale * x), w))
+        return run_cells(take(scale * x), w, B)
 
     fused = fuse(run, (x, w))
     seen = _spy(monkeypatch, Values, "stack", lambda *each: each)
@@ -268,7 +258,7 @@ def test_a_stack_of_what_unbind_makes_has_memory_of_its_own() -> None:
         parts = current.unbind(0)
         with torch.no_grad():
             total = parts[-1] + parts[0]
-        return torch.stack(_run_cells(parts, w)), torch.stack(parts), current, total, parts[2].sum()
+        return run_cells(parts, w, B), torch.stack(parts), current, total, parts[2].sum()
 
     x, w = torch.rand(T, B, N, requires_grad=True), torch.rand(N, N)
     fused = fuse(run, (x, w))
@@ -303,7 +293,7 @@ def test_products_outside_of_loops_skip_zeros(
         multiply: Callable[[Tensor, Tensor], Tensor], exact: bool,
         monkeypatch: pytest.MonkeyPatch) -> None:
     def run(x: Tensor, w: Tensor, out: Tensor) -> Tensor:
-        return multiply(torch.stack(_run_cells(multiply(x, w), w)), out)
+        return multiply(run_cells(multiply(x, w), w, B), out)
 
     x, w = (torch.rand(T, B, N) < 0.1).float(), torch.rand(N, N, requires_grad=True)
     out = torch.rand(2, N, requires_grad=True)
