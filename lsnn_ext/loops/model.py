@@ -95,8 +95,8 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
             such as `lambda model: model(x, state)`. The state of the model, gradients and
             generators are restored afterwards.
         verify: compare each recording with the original: outputs, states and gradients.
-        exact: compute products between recurrences step by step, as the original does. Default
-            False: at once, which rounds otherwise.
+        exact: compute products outside of recurrences as the original does, those of a loop step
+            by step. Default False: at once and without zeros, which rounds otherwise.
         speed: time forward and backward passes on x, original and converted in turns, for the
             report.
 

@@ -14,12 +14,13 @@ from lsnn_ext.zoo.surrogates import triangle
 T, B, I, N = 128, 32, 160, 24  # enough numbers to be read as bits
 
 
-def run_cells(currents: Iterable[Tensor], w: Tensor, rows: int = B) -> Tensor:
+def run_cells(currents: Iterable[Tensor], w: Tensor, rows: int = B,
+              threshold: Tensor | float = 1.0) -> Tensor:
     v = z = w.new_zeros(rows, len(w))
     made = []
     for current in currents:
         v = 0.9 * v + current + z @ w - z
-        z = triangle(v - 1.0)
+        z = triangle(v - threshold)
         made.append(z)
     return torch.stack(made)
 
@@ -66,6 +67,11 @@ RUNS: dict[str, Callable[..., Any]] = {
     "steps by a list": lambda x, w_in, w, b: (lambda current: (
         run_cells(current, w), current[[0, 1]], current[0, 1], current[[0], [1]]))(
         F.linear(x, w_in, b)),
+    "other axes": lambda x, w_in, w, b: (lambda current: (
+        run_cells(current, w), current.transpose(1, 2).sin(), current.unbind(2)[0].sin()))(
+        F.linear(x, w_in, b)),
+    "a row that stays": lambda x, w_in, w, b: run_cells(
+        F.linear(x, w_in), w, threshold=b.sin() * torch.ones(B, 1, dtype=b.dtype)),
     "ahead": run_ahead, "without gradient": run_without_gradient, "both": run_both}
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "spikes": lambda x: (x < 0.05).double(), "numbers": lambda x: (x < 0.05) * 3.5 * x,
@@ -170,7 +176,7 @@ def run_shared(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, .
 def run_parts(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
     current = F.linear(x, w_in, b)
     parts = current.unbind(0)
-    return run_cells(parts, w), torch.stack(parts), current, current.transpose(0, 1)[1]
+    return run_cells(parts, w), torch.stack(parts), current, current.transpose(0, 1)[1], parts[2]
 
 
 @pytest.mark.parametrize("run", [run_shared, run_parts])
