@@ -9,7 +9,7 @@ from .component import fuse_component
 from .functions import Apply
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 from .reader import find_invariants
-from .stages import Batched, InOrder, Invariant, Sliced, Stage, Written, find_time_index
+from .stages import Batched, InOrder, Invariant, Last, Sliced, Stage, Written, find_time_index
 from .values import Place
 
 INDEXING = (Tensor.__getitem__, Tensor.select, torch.select)
@@ -40,6 +40,7 @@ class Planner:
         for q in range(len(loop.body)):
             for place in () if q in self.dead else self._places_read(q):
                 self.readers.setdefault(place, set()).add(q)
+        self.final = self._find_final()  # calls of which only the last iteration is read
 
     def stages(self) -> list[Stage]:
         """Returns the stages in the order in which they run."""
@@ -76,6 +77,17 @@ class Planner:
                 for k, stage in enumerate(found)]
 
     # -------------------------------------------------------------------------- structure
+    def _find_final(self) -> set[int]:
+        found: set[int] = set()
+        for q, one in reversed([*enumerate(self.loop.body)]):
+            places = [(q, k) for k in range(len(one.call.outputs))]
+            if q not in self.dead and not one.call.is_random and all(
+                    place in self.last or place not in self.read for place in places) and not any(
+                    isinstance(slot, Before) for slot in one.slots) and all(
+                    self.readers.get(place, set()) <= found for place in places):
+                found.add(q)
+        return found
+
     def _places_read(self, q: int) -> list[Place]:
         return [slot[:2] for slot in self.loop.body[q].slots if isinstance(slot, Now | Before)]
 
@@ -130,7 +142,10 @@ class Planner:
         inside = set(positions)
         outside = {place for place in places if self.readers.get(place, set()) - inside}
         found = (places & self.read) | outside
-        return found, (found & self.last) - outside
+        last = self.last | {place for place in outside - self.read
+                            if self.readers[place] - inside <= self.final}
+        return found, {place for place in found & last
+                       if self.readers.get(place, set()) - inside <= self.final}
 
     def _recurrence(self, component: tuple[int, ...], extra: tuple[int, ...]) -> list[Stage]:
         positions = tuple(sorted(component + extra))
@@ -149,6 +164,8 @@ class Planner:
 
     def _single(self, q: int) -> Stage:
         one = self.loop.body[q]
+        if q in self.final:
+            return Stage("last", (q,), Last(q, one))
         if one.call.function in INDEXING and (sliced := Sliced.of(q, one)) is not None:
             return Stage("sliced", (q,), sliced)
         read, last = self._outputs((q,))

@@ -132,7 +132,7 @@ class Recurrence:
         return frozenset(found)
 
     def _join_sums(self) -> dict[int, Node]:
-        """Merges sums of sums that contain a product."""
+        """Merges sums of sums that contain a product, of one step of the kernels."""
         uses = [one.position for node in self.nodes.values() for one in self.reads(node)]
         uses += [position for position, _ in self.outputs]
 
@@ -142,15 +142,20 @@ class Recurrence:
             return shapes[0] == shapes[1] or len(sizes) == 1
 
         def join(node: Node) -> tuple[Term, ...]:
-            terms: list[Term] = []
-            for term in node.terms or ():
-                inner = self.nodes.get(term.position) if isinstance(term, Read) else None
-                is_inner = (inner is not None and inner.terms is not None and isinstance(term, Read)
-                            and not term.lag and uses.count(term.position) == 1
-                            and has_shape(inner, node)
-                            and (term.position in self.prefix) == (node.position in self.prefix))
-                terms += join(inner) if inner is not None and is_inner else [term]
-            return tuple(terms)
+            return tuple(one for term in node.terms or () for one in expand(node, term))
+
+        def expand(node: Node, term: Term) -> tuple[Term, ...]:
+            inner = self.nodes.get(term.position) if isinstance(term, Read) else None
+            if (inner is None or inner.terms is None or not isinstance(term, Read)
+                    or uses.count(term.position) > 1 or not has_shape(inner, node)):
+                return (term,)
+            if term.lag + (inner.position in self.prefix) != (node.position in self.prefix):
+                return (term,)
+            terms = join(inner)
+            if not term.lag:
+                return terms
+            delayed = [self._delay(one, term.lag) for one in terms]
+            return (term,) if None in delayed else tuple(delayed)
 
         joined = {}
         for position, node in self.nodes.items():
@@ -158,6 +163,13 @@ class Recurrence:
             has_product = any(isinstance(one, Product) for one in terms)
             joined[position] = Node(position, terms if has_product else None)
         return self._find_nodes(joined)
+
+    def _delay(self, term: Term, lag: int) -> Term | None:
+        """Returns what a term was `lag` iterations before; None: no term of this iteration."""
+        source = term.source if isinstance(term, Product) else None
+        if isinstance(term, Product) and isinstance(source, Read) and not source.lag:
+            return term._replace(source=source._replace(lag=lag))
+        return term if isinstance(term, int | float) or self.reader.is_invariant(term) else None
 
     def _find_sizes(self) -> tuple[int, int]:
         """Returns B and N, whose product is the size of each value."""

@@ -16,7 +16,8 @@ CHUNK = 64  # iterations at once under no_grad
 class Stage(NamedTuple):
     """Some calls of a loop's body, and how they run."""
 
-    kind: str  # "invariant", "sliced", "drawn", "batched", "in order", "written", "fused", "loop"
+    # "invariant", "sliced", "drawn", "batched", "last", "in order", "written", "fused", "loop"
+    kind: str
     positions: tuple[int, ...]
     run: Callable[[Frame], None]
     reason: str = ""  # why a component is a loop
@@ -48,6 +49,18 @@ class Invariant:
                   for slot in self.one.slots]
         for k, tensor in enumerate(self.one.call.run(leaves)):
             frame.invariant[self.q, k] = tensor
+
+
+class Last:
+    """A call of which only the last iteration is read."""
+
+    def __init__(self, q: int, one: BodyCall) -> None:
+        self.q, self.one = q, one
+
+    def __call__(self, frame: Frame) -> None:
+        leaves = [frame.at_last(slot) for slot in self.one.slots]
+        for k, tensor in enumerate(self.one.call.run(leaves)):
+            frame.last[self.q, k] = tensor
 
 
 class Sliced:

@@ -261,6 +261,15 @@ class Frame:
             return self.whole(place)[t]
         return self.elements(place)[t]
 
+    def at_last(self, slot: Any) -> Any:
+        """Returns an argument in the last iteration, of this iteration or from before the loop."""
+        if isinstance(slot, Varying | Numbers):
+            last = slot.values[-1]
+            return self.values.get(last) if isinstance(slot, Varying) else last
+        if isinstance(slot, Fixed):
+            return self.values.get(slot.value)
+        return self.element(slot[:2], self.iterations - 1) if isinstance(slot, Now) else slot
+
     def range(self, place: Place, first: int, length: int, step: int) -> Tensor:
         """Returns the results of some iterations, in steps of 1 or -1."""
         if place in self.invariant:

@@ -37,6 +37,20 @@ def run_ahead(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ..
     return torch.stack(made), back, v
 
 
+def run_turned(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """As ahead, but only the next iteration reads the product and its bias, and its first value is
+    not that of a product; one result is read at the end only."""
+    v, back = w.new_zeros(B, N), b.expand(B, N)
+    made = []
+    for one in x:
+        v = 0.9 * v + F.linear(one, w_in) + back
+        z = triangle(v - 1.0)
+        v, back = v - z, F.linear(z, w, b).reshape(B, N)
+        level = (v * b).sin()
+        made.append(z)
+    return torch.stack(made), level
+
+
 def run_without_gradient(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
     with torch.no_grad():
         current = F.linear(x, w_in, b)
@@ -72,7 +86,7 @@ RUNS: dict[str, Callable[..., Any]] = {
         F.linear(x, w_in, b)),
     "a row that stays": lambda x, w_in, w, b: run_cells(
         F.linear(x, w_in), w, threshold=b.sin() * torch.ones(B, 1, dtype=b.dtype)),
-    "ahead": run_ahead, "without gradient": run_without_gradient, "both": run_both}
+    "ahead": run_ahead, "turned": run_turned, "without gradient": run_without_gradient, "both": run_both}
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "spikes": lambda x: (x < 0.05).double(), "numbers": lambda x: (x < 0.05) * 3.5 * x,
     "dense": lambda x: x, "batch in front": lambda x: (
