@@ -31,9 +31,10 @@ class Operands(NamedTuple):
         return matrix
 
     def multiply(self) -> Tensor:
-        """Returns the product of tensors; the source may be a sequence (iterations, B, ...)."""
+        """Returns the product of tensors; the source may be a sequence (iterations, B, ...).
+        It is contiguous as that of torch, since a view may read it."""
         with torch.set_grad_enabled(self.has_grad):
-            return linear(self.source, self.weight, *self.added)
+            return linear(self.source, self.weight, *self.added).contiguous()
 
     def view(self, get_view: Callable[[Tensor], Tensor], *dims: int) -> "Operands | None":
         """Returns the product of a view of the source; None: not all of dims stay outside."""

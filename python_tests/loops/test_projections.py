@@ -84,6 +84,8 @@ RUNS: dict[str, Callable[..., Any]] = {
     "other axes": lambda x, w_in, w, b: (lambda current: (
         run_cells(current, w), current.transpose(1, 2).sin(), current.unbind(2)[0].sin()))(
         F.linear(x, w_in, b)),
+    "a view": lambda x, w_in, w, b: run_cells(
+        F.linear(x, w_in, b).view(-1, N).view(len(x), B, N), w),
     "a row that stays": lambda x, w_in, w, b: run_cells(
         F.linear(x, w_in), w, threshold=b.sin() * torch.ones(B, 1, dtype=b.dtype)),
     "ahead": run_ahead, "turned": run_turned, "without gradient": run_without_gradient, "both": run_both}
