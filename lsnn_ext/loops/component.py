@@ -161,9 +161,10 @@ class Component:
     def _past_z(self, t: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
         if t == 0:
             return self._flatten(first[self.found.z], self.found.z)
-        if t not in self.found.history:
+        value = self.found.history.get(t)
+        if value is None:
             return torch.zeros(self.found.rows, self.found.neurons, **self.options)
-        return self._flatten(given.initial[self.found.history[t]], self.found.z)
+        return self._flatten(given.initial[value], self.found.z)
 
     def _initial(self, register: Register, first: Mapping[Place, Tensor],
                  given: RunInputs) -> Tensor:
@@ -259,7 +260,8 @@ class Component:
                         is_matrix=slot in matrices) if known is None else known
 
         return RunInputs(n, {slot: draw_slot(slot) for slot in self.outside},
-                         {value: draw(reader.kinds[value]) for value in self.initial})
+                         {value: torch.zeros_like(one) if value in self.found.zeros else one
+                          for value in self.initial for one in [draw(reader.kinds[value])]})
 
     def _gradients(self, made: Mapping[Place, Tensor], inputs: Sequence[Tensor],
                    keep: Tensor) -> list[Tensor | None]:

@@ -1,5 +1,5 @@
 """Currents: what enters the neurons of a component from outside."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from .._core.route import choose_linear, pack_sparse_input
 from .ir import Now, Numbers, Slot, Varying
 from .products import Operands, linear
-from .reader import Product, Read
+from .reader import First, Later, Product, Read
 from .recurrence import Current, Recurrence
 
 
@@ -36,6 +36,8 @@ class Currents:
         found, reader = self.found, self.found.reader
         current = next(iter(found.currents))
         if len(found.currents) > 1 or found.width(current.shape) > 1:
+            return None
+        if any(isinstance(one, First) for one in current.others):
             return None
         others = [one for one in current.others
                   if not isinstance(one, int | float) and not (
@@ -98,12 +100,27 @@ class Currents:
     def make_current(self, current: Current, given: RunInputs) -> tuple[Tensor, ...]:
         """Returns a current (n, B, N) for each number of its own axis."""
         width = self.found.width(current.shape)
-        parts = [self._make_term(one, current.shape, given) for one in current.others]
-        x = reduce(torch.add, parts) if parts else torch.zeros((), **self.options)
+        first = [one.values for one in current.others if isinstance(one, First)]
+        later = [one.term for one in current.others if isinstance(one, Later)]
+        parts = [one for one in current.others if not isinstance(one, First | Later)]
+        x = self._add_terms(parts, current.shape, given)
+        if first:
+            n, x = len(first[0]), x.expand(given.iterations, self.found.rows, -1)
+            head = torch.stack([given.initial[one].to(**self.options).reshape(x.shape[1:])
+                                for one in first[0]])
+            x = torch.cat([x[:n] + head[:len(x)],
+                           x[n:] + self._add_terms(later, current.shape, given)])
         if current.shift and x.dim() and len(x) > 1:
             x = _shift(x)
         x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
         return (x,) if width == 1 else x.unflatten(-1, (-1, width)).unbind(-1)
+
+    def _add_terms(self, terms: Sequence[Any], shape: tuple[int, ...],
+                   given: RunInputs) -> Tensor:
+        """Returns a sum of terms, (n, B, N K) or (1, B, N K)."""
+        size = self.found.neurons * self.found.width(shape)
+        zero = torch.zeros((), **self.options).expand(1, self.found.rows, size)
+        return reduce(torch.add, [self._make_term(one, shape, given) for one in terms] or [zero])
 
     def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
         """Returns a term (n, B, N K), or (1, B, N K) if it is the same in each iteration."""

@@ -227,6 +227,12 @@ class Recording:
         self.read[value] = numbers
         return True
 
+    def is_zero(self, value: int) -> bool:
+        """Whether a call of torch makes a value of zeros."""
+        makers = (call.name for call in self.calls if value in call.outputs)
+        return (next(makers, "") in ("zeros", "zeros_like", "new_zeros")
+                and not self.kinds[value].requires_grad)
+
     def attributes_of(self, value: int, most: int, calls: int = 4) -> list[int]:
         """Returns the attributes of at most `most` numbers from which the last calls compute a
         value; empty: it depends on something else."""

@@ -52,7 +52,19 @@ class Product(NamedTuple):
     last: int
 
 
-Term: TypeAlias = Read | Slot | Product | float
+class First(NamedTuple):
+    """Values that are added in the first iterations, one each."""
+
+    values: tuple[int, ...]
+
+
+class Later(NamedTuple):
+    """A term that is added in the iterations after those of First."""
+
+    term: Any
+
+
+Term: TypeAlias = Read | Slot | Product | First | Later | float
 
 
 class Name(NamedTuple):

@@ -2,9 +2,10 @@
 
 One value z is what the products read; a step of the kernels ends with z. Where products read the z
 of their own iteration, the calls that z depends on move to the end of the step before (retiming),
-and run once before the first step. What enters only a sum with a product is added to the current
-outside. Each value that is read outside is z or a state. A value of `width` times as many numbers
-as z, in the order of an axis behind that of the neurons, has this axis in the step.
+and run once before the first step. But a sum with these products that only a sum of a later
+iteration reads becomes a part of that one. What enters only a sum with a product is added to the
+current outside. Each value that is read outside is z or a state. A value of `width` times as many
+numbers as z, in the order of an axis behind that of the neurons, has this axis in the step.
 """
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -15,7 +16,7 @@ import torch
 from ..codegen.form import MAX_AXIS, Form
 from .functions import Apply, is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
-from .reader import SLOTS, Name, Product, Read, Reader, StepCall, Term
+from .reader import SLOTS, First, Later, Name, Product, Read, Reader, StepCall, Term
 from .values import Place
 
 
@@ -56,8 +57,10 @@ class Recurrence:
         self.outputs = sorted(read)
         self.nodes = self._find_nodes()
         self.z = self._find_z()
-        self.prefix = self._find_prefix()
+        self.zeros: set[int] = set()  # values from before the loop that must be 0
+        self.history: dict[int, int | None] = {}  # z by iteration before the loop; None: it is 0
         self.nodes = self._join_sums()
+        self.prefix = self._find_prefix()
         self.device = self.reader.find_device(self.nodes)
         self.dtype = self.reader.find_dtype(self.nodes)
         self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
@@ -67,7 +70,7 @@ class Recurrence:
         self.registers: dict[Register, str] = {}
         # values from outside that differ by row, but not by iteration: states that stay
         self.constants: dict[tuple[Slot, tuple[int, ...]], str] = {}
-        self.history = self._find_history()
+        self._find_history()
         order = self._order()
         self.numbers = {node.position: k for k, node in enumerate(order)}
         self.calls = tuple(map(self._translate, order))
@@ -149,13 +152,8 @@ class Recurrence:
             if (inner is None or inner.terms is None or not isinstance(term, Read)
                     or uses.count(term.position) > 1 or not has_shape(inner, node)):
                 return (term,)
-            if term.lag + (inner.position in self.prefix) != (node.position in self.prefix):
-                return (term,)
             terms = join(inner)
-            if not term.lag:
-                return terms
-            delayed = [self._delay(one, term.lag) for one in terms]
-            return (term,) if None in delayed else tuple(delayed)
+            return self._turn(terms, term) if term.lag else terms
 
         joined = {}
         for position, node in self.nodes.items():
@@ -164,12 +162,22 @@ class Recurrence:
             joined[position] = Node(position, terms if has_product else None)
         return self._find_nodes(joined)
 
-    def _delay(self, term: Term, lag: int) -> Term | None:
-        """Returns what a term was `lag` iterations before; None: no term of this iteration."""
-        source = term.source if isinstance(term, Product) else None
-        if isinstance(term, Product) and isinstance(source, Read) and not source.lag:
-            return term._replace(source=source._replace(lag=lag))
-        return term if isinstance(term, int | float) or self.reader.is_invariant(term) else None
+    def _turn(self, terms: Sequence[Term], read: Read) -> tuple[Term, ...]:
+        """Returns a sum of the end of an iteration as terms of a later one: the products of z of
+        the iterations before, which is 0 before the loop; else how the sum is read."""
+        turned = [one._replace(source=one.source._replace(lag=read.lag)) for one in terms
+                  if isinstance(one, Product) and isinstance(one.source, Read)
+                  and not one.source.lag]
+        others = [one for one in terms if not isinstance(one, Product)]
+        if not turned or len(turned) < len(self._products()) or len(turned) + len(others) < len(
+                terms) or not all(
+                isinstance(one, int | float) or self.reader.is_invariant(one) for one in others):
+            return (read,)
+        self.history[-1] = None
+        if not others and all(map(self.reader.recording.is_zero, read.initial)):
+            self.zeros.update(read.initial)
+            return tuple(turned)
+        return (*turned, First(read.initial), *map(Later, others))
 
     def _find_sizes(self) -> tuple[int, int]:
         """Returns B and N, whose product is the size of each value."""
@@ -246,22 +254,22 @@ class Recurrence:
             else:
                 others.append(term)
         for slot in others:
-            self._check_outside(slot.source if isinstance(slot, Product) else slot, call, True)
+            slot = slot.term if isinstance(slot, Later) else slot
+            if not isinstance(slot, First):
+                self._check_outside(slot.source if isinstance(slot, Product) else slot, call, True)
         varies = any(not self.reader.is_invariant(one) and not isinstance(one, int | float)
                      for one in others)
         current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0)
         return StepCall(call, (*inner, Name(self._name_current(current), self.dtype)), names,
                         is_sum=True, widths=widths)
 
-    def _find_history(self) -> dict[int, int]:
-        """Returns the value of z by iteration before the loop, -1 and so on."""
-        found: dict[int, int] = {}
+    def _find_history(self) -> None:
+        """Finds the value of z by iteration before the loop, -1 and so on."""
         for node, _, source in self._products():
             for t, value in enumerate(source.initial, -source.lag):
-                if found.setdefault(t, value) != value:
+                if self.history.setdefault(t, value) != value:
                     raise Refused("expected one value before the loop for all recurrent products",
                                   self.line(node.position))
-        return found
 
     def _with_steps(self, product: Product, ahead: int) -> Product:
         """Returns the product with the lag of its source in steps of the kernels."""
@@ -366,7 +374,11 @@ class Recurrence:
             return False
         if not register.initial:
             return True
-        return self.history.setdefault(-1, register.initial[0]) == register.initial[0]
+        initial = register.initial[0]
+        if self.history.setdefault(-1, initial) is None and self.reader.recording.is_zero(initial):
+            self.zeros.add(initial)
+            return True
+        return self.history[-1] == initial
 
     def _name_output(self, place: Place) -> str:
         """Returns the state after each step, or z, that equals the value."""

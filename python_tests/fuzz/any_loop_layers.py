@@ -182,7 +182,10 @@ def _written(d: Draw, i: int, inputs: int, size: int, init: list[str], fixed: li
     before, spike, more = draw_surrogate(d, f"H{i}")
     init += more
     total = " + ".join(currents)
-    if len(currents) == 2 and d.chance(0.3):
+    is_turned = len(currents) == 2 and d.chance(0.3)  # the product for the iteration after
+    if is_turned:
+        lines.append(f"c = {currents[0]} + back")
+    elif len(currents) == 2 and d.chance(0.3):
         lines += [f"c = {currents[0]}", f"c = c + {currents[1]}"]
     else:
         lines.append(f"c = {total}")
@@ -194,6 +197,9 @@ def _written(d: Draw, i: int, inputs: int, size: int, init: list[str], fixed: li
     text = text.replace("SPIKE", spike).replace("(N,)", f"({size},)")
     lines += text.split("\n")
     states = [["v"], ["v"], ["v", "i"]][count] if count else []
+    if is_turned:
+        lines.append(f"back = {currents[1]}")
+        states = [*states, "back"]
     return _renamed(Layer(name, before, init, fixed, lines, [*states, "z"], inputs, size), i)
 
 

@@ -51,6 +51,18 @@ def run_turned(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, .
     return torch.stack(made), level
 
 
+def run_turned_from_zeros(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """The first value of the product is 0, as are the spikes that reset the first membrane."""
+    back, v, z = (torch.zeros_like(x[0, :, :N]) for _ in range(3))
+    made = []
+    for one in x:
+        v = 0.9 * v + F.linear(one, w_in, b) + back - z
+        z = triangle(v - 1.0)
+        back = z @ w
+        made.append(z)
+    return torch.stack(made)
+
+
 def run_without_gradient(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
     with torch.no_grad():
         current = F.linear(x, w_in, b)
@@ -88,7 +100,8 @@ RUNS: dict[str, Callable[..., Any]] = {
         F.linear(x, w_in, b).view(-1, N).view(len(x), B, N), w),
     "a row that stays": lambda x, w_in, w, b: run_cells(
         F.linear(x, w_in), w, threshold=b.sin() * torch.ones(B, 1, dtype=b.dtype)),
-    "ahead": run_ahead, "turned": run_turned, "without gradient": run_without_gradient, "both": run_both}
+    "ahead": run_ahead, "turned": run_turned, "turned from zeros": run_turned_from_zeros,
+    "without gradient": run_without_gradient, "both": run_both}
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "spikes": lambda x: (x < 0.05).double(), "numbers": lambda x: (x < 0.05) * 3.5 * x,
     "dense": lambda x: x, "batch in front": lambda x: (
