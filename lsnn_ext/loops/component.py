@@ -101,7 +101,7 @@ class Component:
         fixed = frame.fixed(slot) if reader.is_invariant(slot) else None
         if fixed is not None:
             return fixed
-        if slot == self.currents.projected and not self.reached:
+        if self.currents.may_project(slot) and not self.reached:
             product = frame.find_product(slot)
             if product is not None and product.has_grad == reader.has_grad:
                 return product

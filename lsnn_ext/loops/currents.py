@@ -49,6 +49,11 @@ class Currents:
         is_sequence = isinstance(source, Now | Varying) and not reader.is_invariant(source)
         return others[0] if is_sequence else None
 
+    def may_project(self, slot: Slot) -> bool:
+        """Whether the operator may compute a product in this place."""
+        one = self.projected
+        return slot == (one.source if isinstance(one, Product) else one)
+
     def make(self, given: RunInputs, is_projecting: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns x, w_in and bias of functional.recurrent.
 
@@ -64,8 +69,10 @@ class Currents:
         """Returns the product that the operator computes."""
         one = self.projected
         if isinstance(one, Product):
-            source: Any = one.source
-            one = Operands(given.outside[source], slice_matrix(one, given.outside), True)
+            source: Any = given.outside[one.source]  # type: ignore[index]
+            weight = slice_matrix(one, given.outside)
+            one = source.then(weight) if isinstance(source, Operands) else Operands(
+                source, weight, True)
         else:
             one = given.outside.get(one)
         if not isinstance(one, Operands) or one.source.dim() != 3:

@@ -1,5 +1,6 @@
 """Products of inputs, which the operator of a recurrence computes, in all the forms of programs."""
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -63,6 +64,18 @@ def run_turned_from_zeros(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tens
     return torch.stack(made)
 
 
+def run_series(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor, inputs: int = N) -> Tensor:
+    """Two products one after the other, as in a container of SpikingJelly."""
+    matrix = torch.cat([w.t()[:inputs].t(), w], 1)
+    v = z = w.new_zeros(B, N)
+    made = []
+    for one in F.linear(x, w_in[:inputs], b[:inputs]):
+        v = 0.9 * v + F.linear(torch.cat([one, z], 1), matrix, b) - z
+        z = triangle(v - 1.0)
+        made.append(z)
+    return torch.stack(made)
+
+
 def run_without_gradient(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
     with torch.no_grad():
         current = F.linear(x, w_in, b)
@@ -100,6 +113,7 @@ RUNS: dict[str, Callable[..., Any]] = {
         F.linear(x, w_in, b).view(-1, N).view(len(x), B, N), w),
     "a row that stays": lambda x, w_in, w, b: run_cells(
         F.linear(x, w_in), w, threshold=b.sin() * torch.ones(B, 1, dtype=b.dtype)),
+    "series": run_series, "few numbers in between": partial(run_series, inputs=4),
     "ahead": run_ahead, "turned": run_turned, "turned from zeros": run_turned_from_zeros,
     "without gradient": run_without_gradient, "both": run_both}
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
