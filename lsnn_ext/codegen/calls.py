@@ -1,5 +1,5 @@
 """Calls to repeat: the part of a step that depends on coefficients only, run by torch."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -47,10 +47,13 @@ def as_tensor(value: Tensor | float, device: torch.device = CPU) -> Tensor:
     return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
+def repeat_calls(calls: Sequence[Call], needed: Iterable[int], neurons: int,
                  coefficients: Sequence[Tensor | float],
-                 device: torch.device = CPU) -> list[Any]:
-    """Returns the results of the calls `wanted` for these coefficients, with a batch of 1."""
+                 device: torch.device = CPU) -> dict[int, Any]:
+    """Returns the results of the calls `needed` for these coefficients, with a batch of 1.
+
+    needed: ascending, with all calls that these depend on.
+    """
     results: dict[int, Any] = {}
     sizes = {"B": 1, "N": neurons}
 
@@ -65,7 +68,7 @@ def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
             return [fill(x, is_aten) for x in value]
         return value
 
-    for place in sorted(find_needed(calls, wanted)):
+    for place in needed:
         function, arguments, keywords = calls[place]
         if function is None:
             results[place] = arguments[0]
@@ -76,13 +79,13 @@ def repeat_calls(calls: Sequence[Call], wanted: Sequence[int], neurons: int,
             is_aten = isinstance(function, torch._ops.OpOverload)
             results[place] = function(*(fill(x, is_aten) for x in arguments),
                                       **{key: fill(x, is_aten) for key, x in keywords.items()})
-    return [results[place] for place in wanted]
+    return results
 
 
-def find_needed(calls: Sequence[Call], wanted: Sequence[int]) -> set[int]:
-    """Returns the calls that `wanted` depend on, with them."""
+def find_needed(calls: Sequence[Call], wanted: Sequence[int]) -> list[int]:
+    """Returns the calls that `wanted` depend on, with them, ascending."""
     def arguments_of(place: int) -> list[int]:
         values = tree_leaves((calls[place].arguments, dict(calls[place].keywords)))
         return [int(x) for x in values if isinstance(x, Place)]
 
-    return find_reachable(wanted, arguments_of)
+    return sorted(find_reachable(wanted, arguments_of))

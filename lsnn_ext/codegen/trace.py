@@ -281,7 +281,7 @@ def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[
     graph, calls = joint.graph, joint.tracer.calls
     keys: dict[int, Any] = {place: key for key, place in graph._places.items()}
     wanted = [keys[i][1] for i in graph.reachable(rows) if i in graph.coefficients]
-    needed = sorted(find_needed(calls, wanted))
+    needed = find_needed(calls, wanted)
     new = {old: i for i, old in enumerate(needed)}
 
     def renumber(value: Any) -> Any:

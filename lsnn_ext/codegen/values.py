@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .._core.torch_internals import DispatchMode, without_modes
-from .calls import CPU, Call, Place, Size, as_tensor, make_key, repeat_calls
+from .calls import CPU, Call, Place, Size, as_tensor, find_needed, make_key, repeat_calls
 from .graph import Graph
 
 aten = torch.ops.aten
@@ -167,7 +167,8 @@ class Values(DispatchMode):
     def find_number(self, known: Fixed, dtype: torch.dtype) -> Any:
         """Returns the number of a constant."""
         with without_modes(), torch.no_grad():
-            number = repeat_calls(self.calls, [known.place], 1, [])[0]
+            needed = find_needed(self.calls, [known.place])
+            number = repeat_calls(self.calls, needed, 1, [])[known.place]
             return as_tensor(number).to(dtype).reshape(()).item()
 
     def sizes(self, shape: Sequence[int]) -> Size:
