@@ -122,10 +122,13 @@ def sample_nonzero(x: Tensor) -> float:
     """The share of nonzero elements in a sample of the rows of x (..., I)."""
     with torch.no_grad():
         numbers, least = _SAMPLE
-        if x.dim() > 2 and not x.is_contiguous():  # of which reshape makes a copy
-            x = x[:: max(1, len(x) // least)]
-        rows = x.reshape(-1, x.shape[-1])
-        sample = rows[:: max(1, min(rows.numel() // numbers, rows.shape[0] // least))]
+        rows = x.numel() // max(1, x.shape[-1])
+        step = max(1, min(x.numel() // numbers, rows // least))
+        if x.dim() == 3 and not x.is_contiguous():  # of which reshape makes a copy
+            first = min(len(x), max(1, round(step**0.5)))
+            sample = x[::first, :: max(1, step // first)]
+        else:
+            sample = x.reshape(-1, x.shape[-1])[::step]
         return int(torch.count_nonzero(sample)) / max(1, sample.numel())
 
 
