@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .component import fuse_component
-from .functions import Apply
+from .functions import Apply, is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 from .reader import find_invariants
 from .stages import Batched, InOrder, Invariant, Last, Sliced, Stage, Written, find_time_index
@@ -174,8 +174,10 @@ class Planner:
         if one.call.is_random or (self.exact and is_product) or any(
                 isinstance(slot, Numbers) for slot in one.slots):
             return Stage("in order", (q,), in_order)
-        return Stage("batched", (q,), Batched(q, one, in_order, [
-            self.recording.kinds[value].dtype for value in self.loop.made[0][q]]))
+        kinds = [self.recording.kinds[value] for value in self.loop.made[0][q]]
+        is_direct = (is_pointwise(one.call) and not is_operator(one.call.function)
+                     and one.call.name not in ("max", "min"))  # which may be reductions
+        return Stage("batched", (q,), Batched(q, one, in_order, kinds, is_direct))
 
     def _written(self, component: tuple[int, ...]) -> Stage | None:
         """out[t] = z of which only the last out is read."""
@@ -209,11 +211,13 @@ def find_dead(loop: Loop, live: set[int]) -> set[int]:
 
 def is_elementwise(call: Call) -> bool:
     """Whether a function is elementwise by its name, or an autograd.Function, which may be."""
-    if isinstance(call.function, Apply):
-        return True
+    return isinstance(call.function, Apply) or is_pointwise(call) or _OTHER_NAMES.get(
+        call.name, call.name.strip("_")) in ("_to_copy", "detach", "clone", "contiguous")
+
+
+def is_pointwise(call: Call) -> bool:
+    """Whether a function of torch computes each number from those in its place."""
     name = _OTHER_NAMES.get(call.name, call.name.strip("_"))
     packet = getattr(torch.ops.aten, name, None)
-    if name in ("_to_copy", "detach", "clone", "contiguous"):
-        return True
     return packet is not None and any(torch.Tag.pointwise in getattr(packet, overload).tags
                                       for overload in packet.overloads())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Before, BodyCall, Fixed, Loop, Now, Numbers, Varying
+from .ir import Before, BodyCall, Fixed, Kind, Loop, Now, Numbers, Varying
 from .products import find_operands
 from .values import Frame, Place
 
@@ -166,9 +166,13 @@ def _make_getter(slot: Any, frame: Frame, inside: set[int],
 class Batched:
     """One call for all iterations by torch.vmap, else in order."""
 
-    def __init__(self, q: int, one: BodyCall, in_order: InOrder,
-                 dtypes: Sequence[torch.dtype]) -> None:
-        self.q, self.one, self.in_order, self.dtypes = q, one, in_order, dtypes
+    def __init__(self, q: int, one: BodyCall, in_order: InOrder, kinds: Sequence[Kind],
+                 is_elementwise: bool) -> None:
+        """kinds: of the results."""
+        self.q, self.one, self.in_order = q, one, in_order
+        self.dtypes = [kind.dtype for kind in kinds]
+        # of a call that may run on sequences themselves: the dimensions of its result, else 0
+        self.dims = len(kinds[0].shape) if is_elementwise and not one.call.written else 0
         self.has_rule = not isinstance(one.call.function, torch.jit.ScriptFunction)
 
     def __call__(self, frame: Frame) -> None:
@@ -192,10 +196,12 @@ class Batched:
             if product.fits() and (not product.is_vector or product.source.dim() == 2):
                 frame.products[self.q, 0] = product
                 return
+        given = [frame.sequence(slots[i]) for i in varying]
+        is_direct = self.dims > 0 and all(one.dim() == self.dims + 1 for one in given)
         chunk = None if torch.is_grad_enabled() else CHUNK
         try:
-            found = torch.vmap(run, randomness="error", chunk_size=chunk)(
-                *(frame.sequence(slots[i]) for i in varying))
+            found = run(*given) if is_direct else torch.vmap(
+                run, randomness="error", chunk_size=chunk)(*given)
         except (RuntimeError, ValueError, NotImplementedError):  # such as Functions without a rule
             self.has_rule = False
             self.in_order(frame)

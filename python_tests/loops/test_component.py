@@ -307,3 +307,24 @@ def test_what_differs_by_row_but_not_by_iteration_is_a_state(learned, shape):
     plan = compare(model, random(T, B, N), random(N, N),
                    random(*shape, seed=4).abs().requires_grad_(learned))
     assert currents(plan) == 1
+
+
+@pytest.mark.parametrize("call", [
+    lambda z, v, k: z.max(1, keepdim=True)[0], lambda z, v, k: torch.max(z, v),
+    lambda z, v, k: F.prelu(v, k), lambda z, v, k: v * k, lambda z, v, k: k[0] * v.sum(1),
+    lambda z, v, k: v.sum(1) + k[:B], lambda z, v, k: v.sum() * 0.3, lambda z, v, k: v.sum() * k,
+    lambda z, v, k: v.sum(1, keepdim=True) * v, lambda z, v, k: v.sum(0) * v,
+    lambda z, v, k: v.float() * k,
+    lambda z, v, k: (v.sum().float() * z) * k, lambda z, v, k: torch.where(z > 0, v, k),
+    lambda z, v, k: v.clamp(-0.5, 0.5), lambda z, v, k: torch.softmax(v, 0),
+    lambda z, v, k: torch.frexp(v)[0], lambda z, v, k: v.clone().mul_(k)])
+def test_calls_of_all_iterations(call):
+    """What no state depends on runs on sequences, whose first axis is time, of as many steps as
+    there are rows."""
+    def step(x, w, k, v, z, _):
+        v = 0.8 * v + x + z @ w
+        z = spike(v - 0.3)
+        return v, z, call(z, v, k)
+
+    compare(over(step, 3), random(B, B, N), random(N, N), random(N), random(B, N, seed=1),
+            zeros(B, N), zeros(B, N))
