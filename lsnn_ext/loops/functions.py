@@ -42,6 +42,10 @@ VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
          torch.device, torch.layout, torch.memory_format)
 
+# ATen's names of functions.
+OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",
+               "float": "_to_copy", "double": "_to_copy", "to": "_to_copy", "type": "_to_copy"}
+
 _apply: Any = Function.__dict__["apply"].__func__
 
 
@@ -159,3 +163,11 @@ def intercept_functions(note: Callable[[Any, Any, Any, Callable[[], Any]], Any])
         finally:
             del base.apply
             script.__call__ = run_script
+
+
+def is_pointwise(call: Any) -> bool:
+    """Whether a function of torch computes each number from those in its place."""
+    name = OTHER_NAMES.get(call.name, call.name.strip("_"))
+    packet = getattr(torch.ops.aten, name, None)
+    return packet is not None and any(torch.Tag.pointwise in getattr(packet, overload).tags
+                                      for overload in packet.overloads())

@@ -185,6 +185,28 @@ def split_dropout(call: Call, add_value: Callable[[Kind], int],
     return [factory, drawn, product]
 
 
+_FILLED = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1}
+
+
+def make_constant(call: Call, kinds: dict[int, Kind]) -> Call | None:
+    """Returns a call for the same constant that reads no tensor; None: the result is none."""
+    if len(call.outputs) != 1 or call.name not in _FILLED or call.written:
+        return None
+    kind = kinds[call.outputs[0]]
+    if kind.requires_grad or not kind.is_contiguous:
+        return None
+    leaves, spec = flatten_arguments((list(kind.shape),), {
+        "dtype": kind.dtype, "device": kind.device})
+    function: Any = torch.ones if _FILLED[call.name] else torch.zeros
+    return call.replace(function=function, leaves=tuple(leaves), spec=spec)
+
+
+def can_expand(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether a tensor of a shape is broadcast to the other one."""
+    missing = len(other) - len(shape)
+    return missing >= 0 and all(a in (1, b) for a, b in zip(shape, other[missing:], strict=True))
+
+
 class Leaf(NamedTuple):
     """The origin of a value that no call makes."""
 
@@ -216,6 +238,12 @@ class Recording:
         self.numbers.clear()
         self.tensors.clear()
         self.generators.clear()
+
+    def find_results(self) -> set[int]:
+        """Returns the values that outlive the call."""
+        found = {leaf.value for leaf in pytree.tree_leaves(
+            [self.result, [tree for _, tree in self.changed]]) if isinstance(leaf, Ref)}
+        return found.union(self.written.values())
 
     def is_one(self, value: int) -> bool:
         """Whether a value is the number 1 of an attribute, which each call compares from now on."""

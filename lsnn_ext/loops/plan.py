@@ -70,7 +70,7 @@ class Plan:
         last = {key(value): k for k, part in enumerate(self.parts) for value in (
             part.inputs if isinstance(part, Call) else
             [one for call in part[0].body for slot in call.slots for one in find_initial(slot)])}
-        results = set(map(key, _find_results(self.recording)))
+        results = set(map(key, self.recording.find_results()))
         freed: list[list[Any]] = [[] for _ in self.parts]
         for one, k in last.items():
             if one not in results:
@@ -183,23 +183,16 @@ class Plan:
         return made, values.frames
 
 
-def _find_results(recording: Recording) -> set[int]:
-    """Returns the values that outlive the call."""
-    found = {leaf.value for leaf in pytree.tree_leaves(
-        [recording.result, [tree for _, tree in recording.changed]]) if isinstance(leaf, Ref)}
-    return found.union(recording.written.values())
-
-
 def is_unbind(call: Call, recording: Recording) -> bool:
     """Whether a call takes a tensor apart of which no part is a result."""
     return (call.name == "unbind" and len(call.outputs) > 1
             and (call.mode.grad or not recording.kinds[call.inputs[0]].requires_grad)
-            and _find_results(recording).isdisjoint(call.outputs))
+            and recording.find_results().isdisjoint(call.outputs))
 
 
 def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
     """Returns the values that are read. A call of a loop runs in all iterations or in none."""
-    found = _find_results(recording)
+    found = recording.find_results()
     for part in reversed(parts):
         if isinstance(part, Call):
             if is_live(part, found):
@@ -222,7 +215,7 @@ def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
 
 def _find_read(recording: Recording, parts: Sequence[Part], live: set[int]) -> set[int]:
     """Returns the values that are read outside of the iteration or loop that makes them."""
-    found = _find_results(recording)
+    found = recording.find_results()
     for part in parts:
         if isinstance(part, Call):
             if is_live(part, live):

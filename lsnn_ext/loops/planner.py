@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .component import fuse_component
-from .functions import Apply, is_operator
+from .functions import OTHER_NAMES, Apply, is_operator, is_pointwise
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 from .reader import find_invariants
 from .stages import Batched, InOrder, Invariant, Last, Sliced, Stage, Written, find_time_index
@@ -15,8 +15,6 @@ from .values import Place
 INDEXING = (Tensor.__getitem__, Tensor.select, torch.select)
 PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "__matmul__", "tensordot",
                       "__rmatmul__", "conv1d", "conv2d", "conv3d", "bilinear", "baddbmm", "inner"})
-_OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",
-                "float": "_to_copy", "double": "_to_copy", "to": "_to_copy", "type": "_to_copy"}
 
 
 class Planner:
@@ -211,13 +209,5 @@ def find_dead(loop: Loop, live: set[int]) -> set[int]:
 
 def is_elementwise(call: Call) -> bool:
     """Whether a function is elementwise by its name, or an autograd.Function, which may be."""
-    return isinstance(call.function, Apply) or is_pointwise(call) or _OTHER_NAMES.get(
+    return isinstance(call.function, Apply) or is_pointwise(call) or OTHER_NAMES.get(
         call.name, call.name.strip("_")) in ("_to_copy", "detach", "clone", "contiguous")
-
-
-def is_pointwise(call: Call) -> bool:
-    """Whether a function of torch computes each number from those in its place."""
-    name = _OTHER_NAMES.get(call.name, call.name.strip("_"))
-    packet = getattr(torch.ops.aten, name, None)
-    return packet is not None and any(torch.Tag.pointwise in getattr(packet, overload).tags
-                                      for overload in packet.overloads())

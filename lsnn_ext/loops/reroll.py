@@ -3,6 +3,7 @@
 Calls become tokens, equal where two calls may be the same call of two iterations. Gaps between
 equal tokens give candidates for the number of calls of an iteration. A candidate becomes a loop
 only over iterations in which a Slot describes each argument of each call. The rest stays a call.
+Calls that make the first states may stand within the first iteration: they move before it.
 """
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,28 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Before, BodyCall, Call, Fixed, Loop, Now, Numbers, Part, Recording, Ref, Varying
+from .functions import is_pointwise
+from .ir import (
+    Before,
+    BodyCall,
+    Call,
+    Fixed,
+    Loop,
+    Now,
+    Numbers,
+    Part,
+    Recording,
+    Ref,
+    Varying,
+    can_expand,
+    flatten_arguments,
+    make_constant,
+)
 
 LEAST_ITERATIONS = 3
 LEAST_CALLS = 6  # of all iterations: fewer gain nothing
 MOST_CANDIDATES = 5
+MOST_MOVED = 64  # calls within the first iteration
 MOST_SEARCHES = 70  # for each call: many short loops in turn would take quadratic time
 # Functions whose integers may be the index of time.
 INDEXING = (Tensor.__getitem__, Tensor.__setitem__, Tensor.select, torch.select, Tensor.narrow,
@@ -53,9 +71,11 @@ class _Search:
         self.made = {value: (i, k) for i, call in enumerate(self.calls)
                      for k, value in enumerate(call.outputs)}
         self.inputs = [call.inputs for call in self.calls]
-        uses = Counter(value for inputs in self.inputs for value in inputs)
+        self.uses = Counter(value for inputs in self.inputs for value in inputs)
+        self.uses.update(recording.find_results())
         # such as weights; a state from before the call is used by the first iteration only
-        self.invariant = {value for value in recording.leaves if uses[value] >= LEAST_ITERATIONS}
+        self.invariant = {value for value in recording.leaves
+                          if self.uses[value] >= LEAST_ITERATIONS}
         self.strict, self.loose = self._tokens(True), self._tokens(False)
 
     def parts(self) -> Iterator[Part]:
@@ -71,6 +91,12 @@ class _Search:
             if found is None:
                 yield from self.calls[slice(*region)]
                 continue
+            length = len(self.calls)
+            found = self._extend(found, region[0])
+            if added := len(self.calls) - length:
+                region = region[0], region[1] + added
+                left = [one._replace(first=one.first + added) if isinstance(one, _Found) else
+                        (one[0] + added, one[1] + added) for one in left]
             left += [(found.end, region[1]), found, (region[0], found.first)]
 
     # ---------------------------------------------------------------------------- search
@@ -186,6 +212,100 @@ class _Search:
                 return None
             found.append((t, usual[2], self.made.get(value, (-1, 0))[0]))
         return found
+
+    # ---------------------------------------------------------------------- first iteration
+    def _extend(self, found: _Found, low: int) -> _Found:
+        """Returns the loop with the iteration before it, if other calls stand among those of this
+        one, or its states are broadcast: they move, or are expanded, before the loop."""
+        first, p = found.first, found.period
+        body: list[int] = []
+        moved: list[int] = []
+        i = first - 1
+        while len(body) < p and i >= low and len(moved) < MOST_MOVED:
+            (body if self._is_alike(i, first + p - 1 - len(body)) else moved).append(i)
+            i -= 1
+        if len(body) < p:
+            return found
+        body.reverse()
+        made = {value for j in body for value in self.calls[j].outputs}
+        is_random = any(self.calls[j].is_random for j in body)
+        before: list[Call] = []
+        for j in reversed(moved):
+            call: Call | None = self.calls[j]
+            if not made.isdisjoint(self.inputs[j]):
+                call = make_constant(self.calls[j], self.recording.kinds)
+            if call is None or (call.is_random and is_random):
+                return found
+            before.append(call)
+        rows = self._expand(body, first, before)
+        if rows is None or not before:
+            return found
+        self._replace(i + 1, first, before, rows)
+        longer = self._verify(i + 1 + len(before), p, found.iterations + 1)
+        if longer is not None and longer.first == i + 1 + len(before):
+            return longer
+        return found._replace(first=i + 1 + len(before) + p)
+
+    def _is_alike(self, i: int, j: int) -> bool:
+        """Whether calls are the same, but for arguments that are broadcast."""
+        if self.strict[i] == self.strict[j]:
+            return True
+        one, other = self.calls[i], self.calls[j]
+        if (one.name != other.name or one.function != other.function or one.spec is not other.spec
+                or one.mode != other.mode or _form(one) != _form(other)
+                or not is_pointwise(one)):
+            return False
+        kinds = self.recording.kinds
+
+        def is_alike(leaf: Any, usual: Any) -> bool:
+            if not isinstance(leaf, Ref) or not isinstance(usual, Ref):
+                return make_constant_key(leaf) == make_constant_key(usual)
+            a, b = kinds[leaf.value], kinds[usual.value]
+            return a[1:3] == b[1:3] and can_expand(a.shape, b.shape)
+
+        return len(one.leaves) == len(other.leaves) and all(
+            map(is_alike, one.leaves, other.leaves)) and all(
+            kinds[a][1:3] == kinds[b][1:3] for a, b in zip(one.outputs, other.outputs, strict=True))
+
+    def _expand(self, body: Sequence[int], first: int, before: list[Call]) -> list[Call] | None:
+        """Returns the calls of an iteration with arguments of the usual shapes; None: a value of
+        another shape is read elsewhere. Adds calls to `before` that expand the arguments."""
+        kinds, rows = self.recording.kinds, []
+        made = {value: kinds[usual] for q, j in enumerate(body) for value, usual in zip(
+            self.calls[j].outputs, self.calls[first + q].outputs, strict=True)}
+        changed = [value for value, kind in made.items() if kind.shape != kinds[value].shape]
+        inside = Counter(value for j in body for value in self.inputs[j])
+        if any(self.uses[value] != inside[value] for value in changed):
+            return None
+        for q, j in enumerate(body):
+            call, leaves = self.calls[j], []
+            for leaf, usual in zip(call.leaves, self.calls[first + q].leaves, strict=True):
+                if isinstance(leaf, Ref) and leaf.value not in made and (
+                        shape := kinds[usual.value].shape) != kinds[leaf.value].shape:
+                    value = len(kinds)
+                    kinds[value] = kinds[leaf.value]._replace(shape=shape, is_contiguous=False)
+                    given, spec = flatten_arguments((leaf, list(shape)), {})
+                    before.append(Call(Tensor.expand, tuple(given), spec, Ref(value), (),
+                                       call.mode, False, call.line))
+                    leaf = Ref(value)
+                leaves.append(leaf)
+            rows.append(call.replace(leaves=tuple(leaves)))
+        for value in changed:
+            kinds[value] = made[value]._replace(requires_grad=kinds[value].requires_grad)
+            self.recording.numbers.pop(value, None)  # of the other shape
+        return rows
+
+    def _replace(self, start: int, end: int, before: Sequence[Call],
+                 rows: Sequence[Call]) -> None:
+        """Puts these calls in the place of others, of which rows are an iteration."""
+        for tokens in (self.strict, self.loose):
+            least = min(tokens)
+            tokens[start:end] = [*(least - 1 - k for k in range(len(before))),
+                                 *tokens[end : end + len(rows)]]
+        self.calls[start:end] = [*before, *rows]
+        self.inputs[start:end] = [call.inputs for call in (*before, *rows)]
+        self.made = {value: (i, k) for i, call in enumerate(self.calls)
+                     for k, value in enumerate(call.outputs)}
 
     # ------------------------------------------------------------------------ description
     def _describe(self, found: _Found) -> Loop:
