@@ -243,7 +243,8 @@ class Component:
     def _draw(self, n: int) -> RunInputs:
         random = torch.Generator().manual_seed(0)
         reader = self.found.reader
-        matrices = {product.matrix for one in self.found.currents for product in one.products}
+        matrices = {matrix for one in self.found.currents for product in one.products
+                    for matrix, _ in (product[1:3], *product.then)}
 
         def draw(kind: Kind, *sizes: int, is_matrix: bool = False) -> Tensor:
             one = draw_normal((*sizes, *kind.shape), random, torch.float64)

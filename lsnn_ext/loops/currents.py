@@ -188,7 +188,14 @@ def make_coefficient(found: Recurrence, tensor: Tensor, shape: tuple[int, ...]) 
 
 
 def slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
-    """Returns the part (outputs, inputs) of the matrix."""
-    matrix = outside[product.matrix]
-    matrix = matrix if product.is_transposed else matrix.t()
-    return matrix[:, product.first : product.last]
+    """Returns the part (outputs, inputs) of the matrix, times those of further products."""
+    found = _transpose(product.matrix, product.is_transposed, outside)
+    found = found[:, product.first : product.last]
+    for matrix, is_transposed in product.then:
+        found = _transpose(matrix, is_transposed, outside) @ found
+    return found
+
+
+def _transpose(matrix: Slot, is_transposed: bool, outside: Mapping[Slot, Tensor]) -> Tensor:
+    """Returns a matrix as (outputs, inputs)."""
+    return outside[matrix] if is_transposed else outside[matrix].t()

@@ -50,6 +50,7 @@ class Product(NamedTuple):
     is_transposed: bool  # (outputs, inputs), as of torch.nn.functional.linear
     first: int
     last: int
+    then: tuple[tuple[Slot, bool], ...] = ()  # matrices of products of this product
 
 
 class First(NamedTuple):
@@ -268,6 +269,9 @@ class Reader:
             return [Product(source, matrix, is_transposed, 0, inputs)] if fits else []
         call, slots = self.loop.body[source.position]
         shape = self.kind(source.position, source.output).shape
+        if shape == self.kind(slot.position, slot.output).shape and not source.lag and (
+                series := self._multiply(self.terms(source.position) or (), matrix, is_transposed)):
+            return series
         if call.name not in ("cat", "concat", "concatenate") or source.lag:
             # of another shape, as a view has it, the product is one along another axis
             size = self.kind(slot.position, slot.output).shape[-1]
@@ -285,3 +289,22 @@ class Reader:
             found.append(Product(read, matrix, is_transposed, first, last))
             first = last
         return found
+
+    def _multiply(self, terms: Sequence[Term], matrix: Any, is_transposed: bool) -> list[Term]:
+        """Returns the product of a sum of products, a term each; empty: the sum is another one."""
+        found: list[Term] = []
+        size = self.kind_of(matrix).shape[1 if is_transposed else 0]
+        for one in terms:
+            if isinstance(one, Product):
+                found.append(one._replace(then=(*one.then, (matrix, is_transposed))))
+            elif isinstance(one, Read) and not one.lag and (
+                    self.kind(one.position, one.output).shape[-1:] == (size,)) and (
+                    inner := self._multiply(self.terms(one.position) or (), matrix,
+                                            is_transposed)):
+                found += inner
+            elif isinstance(one, Fixed | Now) and self.is_invariant(one) and (
+                    self.kind_of(one).shape == (size,)):
+                found.append(Product(one, matrix, is_transposed, 0, size))
+            else:
+                return []
+        return found if any(isinstance(one, Product) and one.then for one in found) else []

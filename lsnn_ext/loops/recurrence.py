@@ -203,10 +203,11 @@ class Recurrence:
                 raise Refused("expected results of one shape and dtype in all iterations",
                               self.line(place[0]))
         for node, product, _ in products:
-            shape = self.reader.kind_of(product.matrix).shape
+            matrix, is_transposed = (product[1:3], *product.then)[-1]
+            shape = self.reader.kind_of(matrix).shape
             outputs = prod(self.reader.kind(node.position, 0).shape) // rows
             if product.last - product.first != neurons or (
-                    shape[0 if product.is_transposed else 1] != outputs):
+                    shape[0 if is_transposed else 1] != outputs):
                 raise Refused(f"expected a recurrent matrix of shape {(outputs, neurons)}, got "
                               f"{tuple(shape)}", self.line(node.position))
         return rows, neurons

@@ -188,6 +188,15 @@ def test_without_products_and_inputs():
     compare(model, random(B, N), random(B, N, seed=1))
 
 
+def test_weights_of_low_rank():
+    def model(x, w, v):
+        for t in range(T):
+            v = 0.9 * v + x[t] + (torch.tanh(v) @ w[:, :2]) @ w[:2]
+        return v
+
+    compare(model, random(T, B, N), random(N, N), random(B, N, seed=1))
+
+
 def test_numbers_that_change():
     def model(x, v):
         membranes = []

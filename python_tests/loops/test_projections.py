@@ -76,6 +76,18 @@ def run_series(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor, inputs: int = N) -
     return torch.stack(made)
 
 
+def run_low_rank(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """Recurrent weights of rank 3, with a bias in between."""
+    v = z = w.new_zeros(B, N)
+    made = []
+    for one in x:
+        h = F.linear(z, w[:3], b[:3]) + b[3:6]
+        v = 0.9 * v + F.linear(one, w_in) + h @ w[:, :3].t() - z
+        z = triangle(v - 1.0)
+        made.append(z)
+    return torch.stack(made)
+
+
 def run_without_gradient(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
     with torch.no_grad():
         current = F.linear(x, w_in, b)
@@ -114,8 +126,9 @@ RUNS: dict[str, Callable[..., Any]] = {
     "a row that stays": lambda x, w_in, w, b: run_cells(
         F.linear(x, w_in), w, threshold=b.sin() * torch.ones(B, 1, dtype=b.dtype)),
     "series": run_series, "few numbers in between": partial(run_series, inputs=4),
-    "ahead": run_ahead, "turned": run_turned, "turned from zeros": run_turned_from_zeros,
-    "without gradient": run_without_gradient, "both": run_both}
+    "low rank": run_low_rank, "ahead": run_ahead, "turned": run_turned,
+    "turned from zeros": run_turned_from_zeros, "without gradient": run_without_gradient,
+    "both": run_both}
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "spikes": lambda x: (x < 0.05).double(), "numbers": lambda x: (x < 0.05) * 3.5 * x,
     "dense": lambda x: x, "batch in front": lambda x: (
