@@ -190,14 +190,19 @@ _FILLED = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1}
 
 def make_constant(call: Call, kinds: dict[int, Kind]) -> Call | None:
     """Returns a call for the same constant that reads no tensor; None: the result is none."""
-    if len(call.outputs) != 1 or call.name not in _FILLED or call.written:
+    args, kwargs = pytree.tree_unflatten(list(call.leaves), call.spec)
+    fill = _FILLED.get(call.name)
+    if call.name in ("full_like", "new_full"):
+        fill = dict(enumerate(args)).get(1 + (call.name == "new_full"), kwargs.get("fill_value"))
+    if fill is None or isinstance(fill, Ref) or len(call.outputs) != 1:
         return None
     kind = kinds[call.outputs[0]]
     if kind.requires_grad or not kind.is_contiguous:
         return None
-    leaves, spec = flatten_arguments((list(kind.shape),), {
+    is_zero = repr(fill) in ("0", "0.0")
+    leaves, spec = flatten_arguments((list(kind.shape), *(fill,) * (not is_zero)), {
         "dtype": kind.dtype, "device": kind.device})
-    function: Any = torch.ones if _FILLED[call.name] else torch.zeros
+    function: Any = torch.zeros if is_zero else torch.full
     return call.replace(function=function, leaves=tuple(leaves), spec=spec)
 
 

@@ -61,6 +61,14 @@ def zeros(model: Cells, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(c), c.new_zeros(c.shape)
 
 
+def filled(model: Cells, c: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.full_like(c, fill_value=0.25), c.new_full((B, N), 0.0)
+
+
+def of_a_tensor(model: Cells, c: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.full_like(c, model.start.detach()), torch.full_like(c, 0)
+
+
 def written(model: Cells, c: Tensor) -> tuple[Tensor, Tensor]:
     v = torch.ones_like(c)
     v *= 0.25
@@ -95,7 +103,8 @@ def with_gradient(model: Cells, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("model", "iterations"), [
-    (Cells(zeros), T), (Cells(written), T), (Cells(learned), T), (Cells(of_current), T - 1),
+    (Cells(zeros), T), (Cells(written), T), (Cells(filled), T),
+    (Cells(of_a_tensor), T - 1), (Cells(learned), T), (Cells(of_current), T - 1),
     (Cells(drawn), T), (Cells(drawn, rate=0.3), T - 1), (Cells(zeros, rate=0.3), T),
     (Cells(transposed), T - 1), (Cells(with_gradient), T),
     (Cells(of_neurons), T - 1), (Cells(learned, read=lambda shrunk, c: shrunk), T - 1),
