@@ -118,6 +118,15 @@ def without_function_mode(mode: overrides.TorchFunctionMode) -> AbstractContextM
     return overrides._pop_mode_temporarily() if is_innermost else nullcontext()
 
 
+_MODES = torch._C.DispatchKeySet(torch._C.DispatchKey.Python) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.PythonTLSSnapshot)
+
+
+def without_dispatch_modes() -> AbstractContextManager[Any]:
+    """Hides operators from modes of operators."""
+    return torch._C._ExcludeDispatchKeyGuard(_MODES)
+
+
 def below_autograd() -> AbstractContextManager[Any]:
     """Skips the autograd kernels of operators, whose overhead matters in short calls that are not
     recorded."""

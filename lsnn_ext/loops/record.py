@@ -281,7 +281,8 @@ class _Recorder(TorchFunctionMode):
                                      tensor.requires_grad, tensor.is_contiguous()))
         self.tensors[id(tensor)] = _Live(tensor, value)
         if self.keep_numbers:
-            self.recording.numbers[value] = tensor.detach()
+            with internals.without_dispatch_modes():
+                self.recording.numbers[value] = tensor.detach()
         sharing = self.storages.setdefault(tensor.untyped_storage()._cdata, [])
         sharing[:] = [one for one in sharing if one() is not None and one() is not tensor]
         sharing.append(weakref.ref(tensor))

@@ -12,7 +12,8 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import BuiltinFunctionType, CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -119,7 +120,8 @@ class Replayer:
         if not _recording_lock.acquire(blocking=False):
             return original(*args, **kwargs)
         try:
-            return self._record(root, original, key, inputs, args, kwargs)
+            with _without_full_collections():
+                return self._record(root, original, key, inputs, args, kwargs)
         finally:
             _recording_lock.release()
 
@@ -314,6 +316,18 @@ class Monitor:
             line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
             self.refused = Refused(f"{what}: expected a call that does nothing but compute with "
                                    f"its arguments and the model", line)
+
+
+@contextmanager
+def _without_full_collections() -> Iterator[None]:
+    """Lets Python search young objects only for garbage. A recording makes so many objects that it
+    would search all, those of torch among them, which takes up to 0.3 s."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*thresholds[:2], 1 << 30)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[Any, Any]]:

@@ -76,7 +76,7 @@ class _Search:
         # such as weights; a state from before the call is used by the first iteration only
         self.invariant = {value for value in recording.leaves
                           if self.uses[value] >= LEAST_ITERATIONS}
-        self.strict, self.loose = self._tokens(True), self._tokens(False)
+        self.strict, self.loose = self._tokens()
 
     def parts(self) -> Iterator[Part]:
         left: list[_Found | tuple[int, int]] = [(0, len(self.calls))]
@@ -100,26 +100,29 @@ class _Search:
             left += [(found.end, region[1]), found, (region[0], found.first)]
 
     # ---------------------------------------------------------------------------- search
-    def _tokens(self, is_strict: bool) -> list[int]:
-        """Returns a token for each call. Strict: numbers are equal, except indices."""
-        numbers: dict[Any, int] = {}
+    def _tokens(self) -> tuple[list[int], list[int]]:
+        """Returns two tokens for each call. Strict: numbers are equal, except indices."""
+        strict: dict[Any, int] = {}
+        loose: dict[Any, int] = {}
         kinds = self.recording.kinds
 
-        def key_of(call: Call, leaf: Any) -> Any:
+        def key_of(leaf: Any) -> Any:
             if isinstance(leaf, Ref):
                 same = leaf.value if leaf.value in self.invariant else None
                 return (same, *kinds[leaf.value][:3])
-            may_vary = isinstance(leaf, int | float | slice) and not isinstance(leaf, bool)
-            if may_vary and (call.function in INDEXING or not is_strict):
-                return type(leaf)
             return make_constant_key(leaf)
 
-        found = []
+        def may_vary(leaf: Any) -> bool:
+            return isinstance(leaf, int | float | slice) and not isinstance(leaf, bool)
+
+        found: tuple[list[int], list[int]] = [], []
         for call in self.calls:
-            key = (call.function, id(call.spec), tuple(key_of(call, x) for x in call.leaves),
-                   _form(call), call.mode, call.is_random,
-                   tuple(kinds[value][:3] for value in call.outputs))
-            found.append(numbers.setdefault(key, len(numbers)))
+            rest = (call.function, id(call.spec), _form(call), call.mode, call.is_random,
+                    tuple(kinds[value][:3] for value in call.outputs))
+            types = tuple(type(leaf) if may_vary(leaf) else key_of(leaf) for leaf in call.leaves)
+            keys = types if call.function in INDEXING else tuple(map(key_of, call.leaves))
+            for key, numbers, tokens in ((keys, strict, found[0]), (types, loose, found[1])):
+                tokens.append(numbers.setdefault((key, rest), len(numbers)))
         return found
 
     def _find(self, first: int, end: int) -> _Found | None:
