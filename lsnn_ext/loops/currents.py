@@ -1,6 +1,7 @@
 """Currents: what enters the neurons of a component from outside."""
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -62,8 +63,9 @@ class Currents:
         product = self._find_product(given) if is_projecting else None
         if product is not None:
             return self._project(product, given)
-        currents = [part for one in self.found.currents for part in self.make_current(one, given)]
-        return currents[0] if len(currents) == 1 else torch.stack(currents, 2), {}
+        currents = [self.make_current(one, given) for one in self.found.currents]
+        return currents[0] if len(currents) == 1 else torch.cat(
+            [one if one.dim() == 4 else one.unsqueeze(2) for one in currents], 2), {}
 
     def _find_product(self, given: RunInputs) -> Operands | None:
         """Returns the product that the operator computes."""
@@ -104,49 +106,61 @@ class Currents:
         bias = {"bias": reduce(torch.add, added).expand(self.found.neurons)} if added else {}
         return product.source, {"w_in": w_in, **bias}
 
-    def make_current(self, current: Current, given: RunInputs) -> tuple[Tensor, ...]:
-        """Returns a current (n, B, N) for each number of its own axis."""
-        width = self.found.width(current.shape)
+    def make_current(self, current: Current, given: RunInputs) -> Tensor:
+        """Returns a current (n, B, N), or (n, B, K, N) with an axis of its own."""
+        shape = current.shape
         first = [one.values for one in current.others if isinstance(one, First)]
         later = [one.term for one in current.others if isinstance(one, Later)]
         parts = [one for one in current.others if not isinstance(one, First | Later)]
-        x = self._add_terms(parts, current.shape, given)
+        x = self._add_terms(parts, shape, given)
         if first:
-            n, x = len(first[0]), x.expand(given.iterations, self.found.rows, -1)
-            head = torch.stack([given.initial[one].to(**self.options).reshape(x.shape[1:])
-                                for one in first[0]])
-            x = torch.cat([x[:n] + head[:len(x)],
-                           x[n:] + self._add_terms(later, current.shape, given)])
-        if current.shift and x.dim() and len(x) > 1:
+            n, x = len(first[0]), x.expand(given.iterations, *x.shape[1:])
+            head = torch.cat([self._arrange(given.initial[one], shape) for one in first[0]])
+            x = torch.cat([x[:n] + head[:len(x)], x[n:] + self._add_terms(later, shape, given)])
+        if current.shift and len(x) > 1:
             x = _shift(x)
-        x = x.expand(given.iterations, self.found.rows, self.found.neurons * width)
-        return (x,) if width == 1 else x.unflatten(-1, (-1, width)).unbind(-1)
+        return x.expand(given.iterations, *x.shape[1:])
 
     def _add_terms(self, terms: Sequence[Any], shape: tuple[int, ...],
                    given: RunInputs) -> Tensor:
-        """Returns a sum of terms, (n, B, N K) or (1, B, N K)."""
-        size = self.found.neurons * self.found.width(shape)
-        zero = torch.zeros((), **self.options).expand(1, self.found.rows, size)
-        return reduce(torch.add, [self._make_term(one, shape, given) for one in terms] or [zero])
+        """Returns a sum of terms (n, B, N) or (n, B, K, N); n = 1: the same in each iteration."""
+        zero = torch.zeros((), **self.options)
+        made = reduce(torch.add, [self._make_term(one, shape, given) for one in terms] or [zero])
+        width = self.found.width(shape)
+        return made.expand(made.shape[0] if made.dim() else 1, self.found.rows,
+                           *(width,) * (width > 1), self.found.neurons)
+
+    def _arrange(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Returns values (n, B, N K) as (n, B, N), or (n, B, K, N) with an axis of its own."""
+        found, width = self.found, self.found.width(shape)
+        tensor = tensor.to(**self.options).reshape(-1, found.rows, found.neurons * width)
+        return tensor if width == 1 else tensor.unflatten(2, (-1, width)).transpose(2, 3)
 
     def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
-        """Returns a term (n, B, N K), or (1, B, N K) if it is the same in each iteration."""
-        size = self.found.neurons * self.found.width(shape)
+        """Returns a term as _add_terms, or with dimensions of size 1."""
+        width, size = self.found.width(shape), shape[-1] if shape else 0
         if isinstance(one, int | float):
-            return torch.full((1, 1, 1), one, **self.options)
+            return torch.tensor(one, **self.options)
         if isinstance(one, Numbers):
             values = torch.tensor(one.values[:given.iterations], **self.options)
-            return values.view(-1, 1, 1).expand(-1, self.found.rows, size)
+            return values.view(-1, *(1,) * (2 + (width > 1)))
         slot: Any = one.source if isinstance(one, Product) else one
         tensor = given.outside[slot]
         tensor = tensor.multiply() if isinstance(tensor, Operands) else tensor
         tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
+        is_arranged = False
         if isinstance(one, Product):
-            tensor = linear(tensor, slice_matrix(one, given.outside))
-        tensor = tensor.to(**self.options)
-        missing = (1,) * (len(shape) + 1 - tensor.dim())
-        tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:])
-        return tensor.expand(-1, *shape).reshape(len(tensor), self.found.rows, size)
+            weight = slice_matrix(one, given.outside)
+            is_arranged = width > 1 and len(weight) == size == self.found.neurons * width
+            if is_arranged:  # in the order of the result, which need not be copied then
+                weight = weight.unflatten(0, (-1, width)).transpose(0, 1).flatten(0, 1)
+            tensor = linear(tensor, weight)
+        if tensor.numel() != len(tensor) * prod(shape):
+            missing = (1,) * (len(shape) + 1 - tensor.dim())
+            tensor = tensor.reshape(len(tensor), *missing, *tensor.shape[1:]).expand(-1, *shape)
+        if is_arranged:
+            return tensor.to(**self.options).reshape(len(tensor), self.found.rows, width, -1)
+        return self._arrange(tensor, shape)
 
     def make_weights(self, given: RunInputs) -> tuple[Tensor | None, tuple[int, ...]]:
         """Returns w_rec for each delay, and the delays in steps."""

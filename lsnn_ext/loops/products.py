@@ -11,7 +11,7 @@ from .. import functional
 from .._core.route import pack_sparse_input
 from .ir import Call
 
-COPIED = 1 << 22  # numbers of a sequence that are copied at once
+COPIED = 1 << 24  # numbers of a sequence that are copied at once
 
 
 class Operands(NamedTuple):

@@ -139,10 +139,15 @@ class Recurrence:
         uses = [one.position for node in self.nodes.values() for one in self.reads(node)]
         uses += [position for position, _ in self.outputs]
 
-        def has_shape(inner: Node, node: Node) -> bool:
+        def fits(terms: Sequence[Term], inner: Node, node: Node) -> bool:
             shapes = [self.reader.kind(one.position, 0).shape for one in (inner, node)]
+            if shapes[0] == shapes[1]:
+                return True
             sizes = {prod(shape) for shape in (*shapes, self.reader.kind(*self.z).shape)}
-            return shapes[0] == shapes[1] or len(sizes) == 1
+            slots = [one.term if isinstance(one, Later) else one for one in terms]
+            given = [prod(self.reader.kind_of(one).shape) for one in slots
+                     if isinstance(one, Fixed | Now | Before | Varying)]
+            return len(sizes) == 1 and sizes.issuperset(given)  # nothing is broadcast
 
         def join(node: Node) -> tuple[Term, ...]:
             return tuple(one for term in node.terms or () for one in expand(node, term))
@@ -150,9 +155,11 @@ class Recurrence:
         def expand(node: Node, term: Term) -> tuple[Term, ...]:
             inner = self.nodes.get(term.position) if isinstance(term, Read) else None
             if (inner is None or inner.terms is None or not isinstance(term, Read)
-                    or uses.count(term.position) > 1 or not has_shape(inner, node)):
+                    or uses.count(term.position) > 1):
                 return (term,)
             terms = join(inner)
+            if not fits(terms, inner, node):
+                return (term,)
             return self._turn(terms, term) if term.lag else terms
 
         joined = {}

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from small_loops import compare, over, run
-from test_component import B, I, N, T, ones_and_zeros, random, spike
+from test_component import B, I, N, T, ones_and_zeros, random, spike, zeros
 
 K = 3
 
@@ -300,3 +300,21 @@ def test_operator_over_two_steps_is_refused():
     _, _, plan = run(over(step, 2, last=(0,)), single_step_arguments(B))
     kept, = [stage for stage in plan.stages if stage.kind == "loop"]
     assert "stack" in kept.reason or "shape" in kept.reason, kept.reason
+
+
+@pytest.mark.parametrize("size", [1, K])
+@pytest.mark.parametrize("inputs", ["numbers", "a number"])
+def test_product_of_the_iteration_before(inputs, size):
+    """Other numbers take its place in the first iteration; it has a bias after that."""
+    def step(x, w, bias, beta, d, v, back, z):
+        total = (x if inputs == "numbers" else 0.25) + back
+        d = beta * d + total.view(B, N, size)
+        v = 0.8 * v + d.sum(2)
+        z = spike(v - 0.5)
+        return d, v - z, F.linear(z, w, bias), z
+
+    plan = compare(over(step, 4), random(T, B, N * size), random(N * size, N), random(N * size),
+                   torch.rand(N, size).double(), random(B, N, size), random(B, N),
+                   random(B, N * size, seed=4), zeros(B, N))
+    found = next(stage.run.__self__.found for stage in plan.stages if stage.kind == "fused")
+    assert not found.prefix

@@ -68,7 +68,7 @@ def test_flip_in_a_run():
     current = component.currents.make_current
 
     def moved(*args):
-        return [one * (1 - 1e-15) for one in current(*args)]
+        return current(*args) * (1 - 1e-15)
 
     component.currents.make_current = moved
     found = verify(plan, result)
