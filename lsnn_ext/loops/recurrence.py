@@ -2,29 +2,22 @@
 
 One value z is what the products read; a step of the kernels ends with z. Where products read the z
 of their own iteration, the calls that z depends on move to the end of the step before (retiming),
-and run once before the first step. But a sum with these products that only a sum of a later
-iteration reads becomes a part of that one. What enters only a sum with a product is added to the
-current outside. Each value that is read outside is z or a state. A value of `width` times as many
-numbers as z, in the order of an axis behind that of the neurons, has this axis in the step.
+and run once before the first step. What enters only a sum with a product is added to the current
+outside. Each value that is read outside is z or a state. A value of `width` times as many numbers
+as z, in the order of an axis behind that of the neurons, has this axis in the step.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 
 from ..codegen.form import MAX_AXIS, Form
-from .functions import Apply, is_operator
+from .functions import is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
-from .reader import SLOTS, First, Later, Name, Product, Read, Reader, StepCall, Term
+from .nodes import Node, Nodes
+from .reader import SLOTS, First, Later, Name, Product, Read, Reader, StepCall
 from .values import Place
-
-
-class Node(NamedTuple):
-    """A call of the step: a sum with a product, or any other."""
-
-    position: int
-    terms: tuple[Term, ...] | None
 
 
 class Current(NamedTuple):
@@ -55,12 +48,10 @@ class Recurrence:
                  recording: Recording) -> None:
         self.loop, self.reader = loop, Reader(loop, positions, recording)
         self.outputs = sorted(read)
-        self.nodes = self._find_nodes()
-        self.z = self._find_z()
-        self.zeros: set[int] = set()  # values from before the loop that must be 0
-        self.history: dict[int, int | None] = {}  # z by iteration before the loop; None: it is 0
-        self.nodes = self._join_sums()
-        self.prefix = self._find_prefix()
+        found = Nodes(self.reader, self.outputs)
+        self.nodes, self.z, self.zeros = found.by_position, found.z, found.zeros
+        self.line, self.reads, self.list_products = found.line, found.reads, found.list_products
+        self.prefix, self.history = found.find_prefix(), found.find_history()
         self.device = self.reader.find_device(self.nodes)
         self.dtype = self.reader.find_dtype(self.nodes)
         self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
@@ -70,7 +61,6 @@ class Recurrence:
         self.registers: dict[Register, str] = {}
         # values from outside that differ by row, but not by iteration: states that stay
         self.constants: dict[tuple[Slot, tuple[int, ...]], str] = {}
-        self._find_history()
         order = self._order()
         self.numbers = {node.position: k for k, node in enumerate(order)}
         self.calls = tuple(map(self._translate, order))
@@ -81,115 +71,10 @@ class Recurrence:
                                  for one in self.before(place[0], False)})
 
     # --------------------------------------------------------------------------- analysis
-    def reads(self, node: Node) -> list[Read]:
-        """Returns the results of the component that a call reads."""
-        if node.terms is None:
-            found = map(self.reader.read, self.loop.body[node.position].slots)
-            return [one for one in found if isinstance(one, Read)]
-        terms = [one.source if isinstance(one, Product) else one for one in node.terms]
-        return [one for one in terms if isinstance(one, Read)]
-
-    def _find_nodes(self, joined: Mapping[int, Node] | None = None) -> dict[int, Node]:
-        """Returns the calls on which the outputs depend."""
-        found: dict[int, Node] = {}
-        left = [position for position, _ in self.outputs]
-        while left:
-            position = left.pop()
-            if position not in found:
-                node = (joined or {}).get(position) or Node(position, self.reader.terms(position))
-                found[position] = node
-                left += [one.position for one in self.reads(node)]
-        if not found:
-            raise Refused("expected a component that is read, got none")
-        return found
-
-    def _products(self) -> list[tuple[Node, Product, Read]]:
-        return [(node, term, term.source) for node in self.nodes.values()
-                for term in node.terms or ()
-                if isinstance(term, Product) and isinstance(term.source, Read)]
-
-    def _find_z(self) -> Place:
-        """Returns the place that the products read; without products an output, a spike if any."""
-        found = {(source.position, source.output): node for node, _, source in self._products()}
-        if len(found) > 1:
-            raise Refused("expected recurrent products of one value, got those of "
-                          f"{len(found)}", self.line(max(node.position for node in
-                                                         found.values())))
-        if found:
-            return next(iter(found))
-        spikes = [place for place in self.outputs
-                  if isinstance(self.loop.body[place[0]].call.function, Apply)]
-        return (spikes or self.outputs)[-1]
-
-    def _find_prefix(self) -> frozenset[int]:
-        """Returns the calls that run one iteration ahead: z and its inputs of this iteration."""
-        if all(source.lag for _, _, source in self._products()):
-            return frozenset()
-        found: set[int] = set()
-        left = [self.z[0]]
-        while left:
-            position = left.pop()
-            if position not in found:
-                found.add(position)
-                left += [one.position for one in self.reads(self.nodes[position]) if not one.lag]
-        return frozenset(found)
-
-    def _join_sums(self) -> dict[int, Node]:
-        """Merges sums of sums that contain a product, of one step of the kernels."""
-        uses = [one.position for node in self.nodes.values() for one in self.reads(node)]
-        uses += [position for position, _ in self.outputs]
-
-        def fits(terms: Sequence[Term], inner: Node, node: Node) -> bool:
-            shapes = [self.reader.kind(one.position, 0).shape for one in (inner, node)]
-            if shapes[0] == shapes[1]:
-                return True
-            sizes = {prod(shape) for shape in (*shapes, self.reader.kind(*self.z).shape)}
-            slots = [one.term if isinstance(one, Later) else one for one in terms]
-            given = [prod(self.reader.kind_of(one).shape) for one in slots
-                     if isinstance(one, Fixed | Now | Before | Varying)]
-            return len(sizes) == 1 and sizes.issuperset(given)  # nothing is broadcast
-
-        def join(node: Node) -> tuple[Term, ...]:
-            return tuple(one for term in node.terms or () for one in expand(node, term))
-
-        def expand(node: Node, term: Term) -> tuple[Term, ...]:
-            inner = self.nodes.get(term.position) if isinstance(term, Read) else None
-            if (inner is None or inner.terms is None or not isinstance(term, Read)
-                    or uses.count(term.position) > 1):
-                return (term,)
-            terms = join(inner)
-            if not fits(terms, inner, node):
-                return (term,)
-            return self._turn(terms, term) if term.lag else terms
-
-        joined = {}
-        for position, node in self.nodes.items():
-            terms = join(node)
-            has_product = any(isinstance(one, Product) for one in terms)
-            joined[position] = Node(position, terms if has_product else None)
-        return self._find_nodes(joined)
-
-    def _turn(self, terms: Sequence[Term], read: Read) -> tuple[Term, ...]:
-        """Returns a sum of the end of an iteration as terms of a later one: the products of z of
-        the iterations before, which is 0 before the loop; else how the sum is read."""
-        turned = [one._replace(source=one.source._replace(lag=read.lag)) for one in terms
-                  if isinstance(one, Product) and isinstance(one.source, Read)
-                  and not one.source.lag]
-        others = [one for one in terms if not isinstance(one, Product)]
-        if not turned or len(turned) < len(self._products()) or len(turned) + len(others) < len(
-                terms) or not all(
-                isinstance(one, int | float) or self.reader.is_invariant(one) for one in others):
-            return (read,)
-        self.history[-1] = None
-        if not others and all(map(self.reader.recording.is_zero, read.initial)):
-            self.zeros.update(read.initial)
-            return tuple(turned)
-        return (*turned, First(read.initial), *map(Later, others))
-
     def _find_sizes(self) -> tuple[int, int]:
         """Returns B and N, whose product is the size of each value."""
         shape = self.reader.kind(*self.z).shape
-        products = self._products()
+        products = self.list_products()
         if products:
             neurons = products[0][1].last - products[0][1].first
         else:
@@ -270,14 +155,6 @@ class Recurrence:
         current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0)
         return StepCall(call, (*inner, Name(self._name_current(current), self.dtype)), names,
                         is_sum=True, widths=widths)
-
-    def _find_history(self) -> None:
-        """Finds the value of z by iteration before the loop, -1 and so on."""
-        for node, _, source in self._products():
-            for t, value in enumerate(source.initial, -source.lag):
-                if self.history.setdefault(t, value) != value:
-                    raise Refused("expected one value before the loop for all recurrent products",
-                                  self.line(node.position))
 
     def _with_steps(self, product: Product, ahead: int) -> Product:
         """Returns the product with the lag of its source in steps of the kernels."""
@@ -396,10 +273,6 @@ class Recurrence:
         found = (name for one, name in self.registers.items() if one.place == place
                  and one.lag == 1)
         return next(found, "") or self.name_register(Register(place, 1, ()))
-
-    def line(self, position: int) -> str:
-        """Returns the line of the program."""
-        return self.loop.body[position].call.line
 
     def before(self, position: int, is_now: bool) -> list[int]:
         """Returns the calls that one depends on, with it; is_now: in the same iteration."""
