@@ -169,5 +169,7 @@ def is_pointwise(call: Any) -> bool:
     """Whether a function of torch computes each number from those in its place."""
     name = OTHER_NAMES.get(call.name, call.name.strip("_"))
     packet = getattr(torch.ops.aten, name, None)
+    if name in ("max", "min"):  # which may be reductions
+        return False
     return packet is not None and any(torch.Tag.pointwise in getattr(packet, overload).tags
                                       for overload in packet.overloads())

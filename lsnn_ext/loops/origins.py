@@ -182,7 +182,8 @@ class Origins:
             first.setdefault(one.untyped_storage()._cdata, one)
         pairs = [(first[one.untyped_storage()._cdata], one) for one in tensors]
         return {value_of(other): (value_of(one), not other.requires_grad and (
-            one.shape, one.stride()) == (other.shape, other.stride())) for one, other in pairs
+            one.shape, one.stride(), one.storage_offset()) == (
+                other.shape, other.stride(), other.storage_offset())) for one, other in pairs
             if one is not other and one.untyped_storage()._cdata not in inputs}
 
     def restore(self) -> None:

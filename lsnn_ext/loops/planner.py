@@ -173,8 +173,7 @@ class Planner:
                 isinstance(slot, Numbers) for slot in one.slots):
             return Stage("in order", (q,), in_order)
         kinds = [self.recording.kinds[value] for value in self.loop.made[0][q]]
-        is_direct = (is_pointwise(one.call) and not is_operator(one.call.function)
-                     and one.call.name not in ("max", "min"))  # which may be reductions
+        is_direct = is_pointwise(one.call) and not is_operator(one.call.function)
         return Stage("batched", (q,), Batched(q, one, in_order, kinds, is_direct))
 
     def _written(self, component: tuple[int, ...]) -> Stage | None:

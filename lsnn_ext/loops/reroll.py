@@ -256,7 +256,7 @@ class _Search:
         one, other = self.calls[i], self.calls[j]
         if (one.name != other.name or one.function != other.function or one.spec is not other.spec
                 or one.mode != other.mode or _form(one) != _form(other)
-                or not is_pointwise(one)):
+                or not is_pointwise(one) or one.written or one.is_random or other.is_random):
             return False
         kinds = self.recording.kinds
 

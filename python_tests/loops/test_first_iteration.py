@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils import _pytree as pytree
 
 from loop_programs import spike
+from lsnn_ext import fuse
 from lsnn_ext.loops.ir import Call
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.plan import Plan
@@ -141,3 +142,30 @@ def _gradients(result: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Te
     found = torch.autograd.grad(total, [*parameters.values()], retain_graph=True,
                                 allow_unused=True)
     return dict(zip(parameters, found, strict=True))
+
+
+@pytest.mark.parametrize("call", [
+    lambda a: torch.max(a, 0)[0], lambda a: a.min(dim=0, keepdim=True).values,
+    lambda a: F.rrelu(a, training=True), lambda a: a.mul_(0.5), lambda a: a.cumsum(0)])
+def test_states_of_other_shapes(call: Callable[[Tensor], Tensor]) -> None:
+    """What is expanded before the loop must be read number by number, and draw no more numbers."""
+    w = torch.randn(N, N, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+    def model(x: Tensor) -> tuple[Tensor, Tensor]:
+        v = z = x.new_zeros(B, N)
+        a = torch.linspace(-1, 1, N, dtype=x.dtype)
+        made = []
+        for one in x:
+            v = 0.9 * v + one + z @ w
+            z = torch.sigmoid(v)
+            a = 0.5 * z - call(a)
+            made.append(z)
+        return torch.stack(made), a
+
+    x = torch.randn(T, B, N, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    fused = fuse(model, x, verify=False)
+    states = []
+    for one in (model, fused):
+        torch.manual_seed(0)
+        states.append((*one(x), torch.get_rng_state()))
+    torch.testing.assert_close(*states)

@@ -40,6 +40,19 @@ add(loop, Net, "result",
 
 
 @loop
+class RowsOfTheLastStep(Net):
+    """Parts of one tensor that the loop makes, as attributes and results."""
+
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = self.step(x, v, z)
+        self.first, self.second, *_ = (2 * z.detach()).unbind(0)
+        return v, z
+
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        return spikes, self.first, self.second
+
+
+@loop
 class Nothing(Net):
     """Only an attribute has the result."""
 
