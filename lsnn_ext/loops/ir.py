@@ -158,9 +158,11 @@ class Call:
         with ExitStack() as stack:
             self.mode.enter(stack)
             results = self.function(*args, **kwargs)
-        made = {ref.value: one for ref, one in zip(
-            pytree.tree_leaves(self.results), pytree.tree_leaves(results), strict=True)
-            if isinstance(ref, Ref)}
+        refs, found = pytree.tree_leaves(self.results), pytree.tree_leaves(results)
+        if len(refs) != len(found):
+            raise ValueError(f"{self.name}: expected {len(refs)} results, got {len(found)}")
+        made = {ref.value: one for ref, one in zip(refs, found, strict=True)
+                if isinstance(ref, Ref)}
         made.update((after, copies[before]) for before, after in self.written)
         return tuple(made[value] for value in self.outputs)
 
