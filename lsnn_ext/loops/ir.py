@@ -382,5 +382,4 @@ class Loop(NamedTuple):
         return call.replace(leaves=leaves, results=results, written=written)
 
 
-
 Part: TypeAlias = Call | Loop
