@@ -61,9 +61,9 @@ class Nodes:
         """Returns the place that the products read; without products an output, a spike if any."""
         found = {(source.position, source.output): node for node, _, source in self.list_products()}
         if len(found) > 1:
+            last = max(node.position for node in found.values())
             raise Refused("expected recurrent products of one value, got those of "
-                          f"{len(found)}", self.line(max(node.position for node in
-                                                         found.values())))
+                          f"{len(found)}", self.line(last))
         if found:
             return next(iter(found))
         spikes = [place for place in self.outputs
