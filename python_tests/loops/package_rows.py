@@ -287,8 +287,7 @@ def _rows_of_spikingjelly() -> list[Row]:
             ("by steps", models.JellyByStep, {"step_mode": "s"}),
             ("projected by steps", models.JellyByStep, {"step_mode": "s", "projected": True}),
         ):
-            add(f"{kind} {name}", _container(kind, **more), "recurrent products of one value" if (
-                "projected" in name) else "", model=model)
+            add(f"{kind} {name}", _container(kind, **more), model=model)
     for name in SURROGATES:
         add(name, _container(surrogate=(name, 1.25)))
     add("IFNode", _container(change=_node_of("IFNode")))
