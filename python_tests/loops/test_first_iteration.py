@@ -148,7 +148,7 @@ def _gradients(result: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Te
     lambda a: torch.max(a, 0)[0], lambda a: a.min(dim=0, keepdim=True).values,
     lambda a: F.rrelu(a, training=True), lambda a: a.mul_(0.5), lambda a: a.cumsum(0)])
 def test_states_of_other_shapes(call: Callable[[Tensor], Tensor]) -> None:
-    """What is expanded before the loop must be read number by number, and draw no more numbers."""
+    """Only elementwise calls may read an expanded state: others depend on its shape."""
     w = torch.randn(N, N, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
     def model(x: Tensor) -> tuple[Tensor, Tensor]:
