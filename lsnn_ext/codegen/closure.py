@@ -95,11 +95,7 @@ class Watch:
 
     def is_current(self) -> bool:
         """Whether all places hold the same values as before."""
-        for place in self._places:  # at each call
-            is_object = place.read() is place.value and not isinstance(place.value, Tensor)
-            if not is_object and not place.is_same():
-                return False
-        return True
+        return all(place.is_same() for place in self._places)
 
     def find_changed(self) -> str | None:
         """Returns the name of a place with another value, or None."""

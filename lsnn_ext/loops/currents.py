@@ -36,9 +36,8 @@ class Currents:
         differs by row; None: there is no such term."""
         found, reader = self.found, self.found.reader
         current = next(iter(found.currents))
-        if len(found.currents) > 1 or found.width(current.shape) > 1:
-            return None
-        if any(isinstance(one, First) for one in current.others):
+        if len(found.currents) > 1 or found.width(current.shape) > 1 or any(
+                isinstance(one, First) for one in current.others):
             return None
         others = [one for one in current.others
                   if not isinstance(one, int | float) and not (

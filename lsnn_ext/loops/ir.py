@@ -124,7 +124,10 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The name of its function; of an autograd.Function with ".apply"."""
+        """The name of its function; of an autograd.Function with ".apply", of an operator that is
+        not torch's with its namespace."""
+        if isinstance(self.function, torch._ops.OpOverloadPacket):
+            return str(self.function).removeprefix("aten.")
         return getattr(self.function, "__name__", "")
 
     def replace(self, **changed: Any) -> "Call":
@@ -204,8 +207,8 @@ def make_constant(call: Call, kinds: dict[int, Kind]) -> Call | None:
     is_zero = repr(fill) in ("0", "0.0")
     leaves, spec = flatten_arguments((list(kind.shape), *(fill,) * (not is_zero)), {
         "dtype": kind.dtype, "device": kind.device})
-    function: Any = torch.zeros if is_zero else torch.full
-    return call.replace(function=function, leaves=tuple(leaves), spec=spec)
+    return call.replace(function=torch.zeros if is_zero else torch.full, leaves=tuple(leaves),
+                        spec=spec)
 
 
 def can_expand(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .component import fuse_component
-from .functions import OTHER_NAMES, Apply, is_operator, is_pointwise
+from .functions import OTHER_NAMES, Apply, is_pointwise
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 from .reader import find_invariants
 from .stages import Batched, InOrder, Invariant, Last, Sliced, Stage, Written, find_time_index
@@ -38,7 +38,7 @@ class Planner:
         for q in range(len(loop.body)):
             for place in () if q in self.dead else self._places_read(q):
                 self.readers.setdefault(place, set()).add(q)
-        self.final = self._find_final()  # calls of which only the last iteration is read
+        self.final = self._find_final()
 
     def stages(self) -> list[Stage]:
         """Returns the stages in the order in which they run."""
@@ -76,12 +76,14 @@ class Planner:
 
     # -------------------------------------------------------------------------- structure
     def _find_final(self) -> set[int]:
+        """Returns the calls of which only the last iteration is read."""
         found: set[int] = set()
         for q, one in reversed([*enumerate(self.loop.body)]):
-            places = [(q, k) for k in range(len(one.call.outputs))]
-            if q not in self.dead and not one.call.is_random and all(
-                    place in self.last or place not in self.read for place in places) and not any(
-                    isinstance(slot, Before) for slot in one.slots) and all(
+            if q in self.dead or one.call.is_random or any(
+                    isinstance(slot, Before) for slot in one.slots):
+                continue
+            places = {(q, k) for k in range(len(one.call.outputs))}
+            if places & self.read <= self.last and all(
                     self.readers.get(place, set()) <= found for place in places):
                 found.add(q)
         return found
@@ -173,8 +175,7 @@ class Planner:
                 isinstance(slot, Numbers) for slot in one.slots):
             return Stage("in order", (q,), in_order)
         kinds = [self.recording.kinds[value] for value in self.loop.made[0][q]]
-        is_direct = is_pointwise(one.call) and not is_operator(one.call.function)
-        return Stage("batched", (q,), Batched(q, one, in_order, kinds, is_direct))
+        return Stage("batched", (q,), Batched(q, one, in_order, kinds, is_pointwise(one.call)))
 
     def _written(self, component: tuple[int, ...]) -> Stage | None:
         """out[t] = z of which only the last out is read."""

@@ -49,13 +49,13 @@ class Recurrence:
         self.loop, self.reader = loop, Reader(loop, positions, recording)
         self.outputs = sorted(read)
         found = Nodes(self.reader, self.outputs)
-        self.nodes, self.z, self.zeros = found.by_position, found.z, found.zeros
-        self.line, self.reads, self.list_products = found.line, found.reads, found.list_products
+        self.nodes, self.z, self.zeros, self.line = (
+            found.by_position, found.z, found.zeros, found.line)
         self.prefix, self.history = found.find_prefix(), found.find_history()
         self.device = self.reader.find_device(self.nodes)
         self.dtype = self.reader.find_dtype(self.nodes)
         self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
-        self.rows, self.neurons = self._find_sizes()
+        self.rows, self.neurons = self._find_sizes(found)
         self.currents: dict[Current, str] = {}
         self.coefficients: dict[tuple[Slot, tuple[int, ...]], str] = {}
         self.registers: dict[Register, str] = {}
@@ -71,17 +71,17 @@ class Recurrence:
                                  for one in self.before(place[0], False)})
 
     # --------------------------------------------------------------------------- analysis
-    def _find_sizes(self) -> tuple[int, int]:
+    def _find_sizes(self, nodes: Nodes) -> tuple[int, int]:
         """Returns B and N, whose product is the size of each value."""
         shape = self.reader.kind(*self.z).shape
-        products = self.list_products()
+        products = nodes.list_products()
         if products:
             neurons = products[0][1].last - products[0][1].first
         else:
             neurons = prod(shape[1:]) if len(shape) > 1 else prod(shape)
         rows = prod(shape) // max(neurons, 1)
         places = {(one.position, one.output) for node in self.nodes.values()
-                  for one in self.reads(node)}
+                  for one in nodes.reads(node)}
         for place in places.union(self.outputs):
             kind = self.reader.kind(*place)
             width, rest = divmod(prod(kind.shape), max(rows * neurons, 1))

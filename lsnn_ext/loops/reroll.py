@@ -58,7 +58,8 @@ class _Found(NamedTuple):
 
 
 def find_loops(recording: Recording) -> list[Part]:
-    """Returns the calls of a recording in order, with loops in place of repeated ones."""
+    """Returns the calls of a recording in order, with loops in place of repeated ones. Calls that
+    make first states move before their loop, in recording.calls too."""
     return list(_Search(recording).parts())
 
 

@@ -2,7 +2,7 @@
 
 Each check starts from recorded numbers, so that a difference is found where it arises:
 
-1. the loops, written out again, are the recorded calls;
+1. the loops, written out again, are the recorded calls, of which find_loops moves some;
 2. the recorded calls, each from recorded numbers, give the recorded results;
 3. so do the calls outside of loops, and each stage of a loop, for all iterations; a kernel takes
    one step of each iteration, from the recorded states and spikes of the iteration before;

@@ -1,14 +1,28 @@
 """Recurrent components as fused runs: equal to the loops of their calls, with all gradients."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from loop_programs import spike
+from lsnn_ext import fuse
 from lsnn_ext.loops.plan import Plan
 from small_loops import close, compare, over, run
 
 T, B, N, I = 7, 5, 6, 4
+
+
+_LIBRARY = torch.library.Library("lsnn_names", "FRAGMENT")
+for _name, _run in {"zeros_like(Tensor x)": lambda x: torch.ones_like(x) * 3,
+                    "mul(Tensor x, Tensor y)": lambda x, y: (x * y).cumsum(0),
+                    "linear(Tensor x, Tensor y)": lambda x, y: 3 * x @ y,
+                    "add(Tensor x, Tensor y)": lambda x, y: x - 2 * y}.items():
+    _LIBRARY.define(f"{_name} -> Tensor")
+    _LIBRARY.impl(_name.partition("(")[0], _run, "CompositeImplicitAutograd")
+PACKAGE = SimpleNamespace(**{name: getattr(torch.ops.lsnn_names, name)
+                             for name in ("zeros_like", "mul", "linear", "add")})
 
 
 def random(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
@@ -197,6 +211,17 @@ def test_weights_of_low_rank():
     compare(model, random(T, B, N), random(N, N), random(B, N, seed=1))
 
 
+def test_values_before_the_last():
+    """The end reads a function of the state before the last step."""
+    def step(x, w, v, z, _):
+        before = (v * w[0]).sin()
+        v = 0.8 * v + x + z @ w
+        return v, spike(v - 0.3), before.cos()
+
+    compare(over(step, 3, keep=(1,), last=(2,)), random(T, B, N), random(N, N),
+            random(B, N, seed=1), zeros(B, N), zeros(B, N))
+
+
 def test_numbers_that_change():
     def model(x, v):
         membranes = []
@@ -316,6 +341,29 @@ def test_what_differs_by_row_but_not_by_iteration_is_a_state(learned, shape):
     plan = compare(model, random(T, B, N), random(N, N),
                    random(*shape, seed=4).abs().requires_grad_(learned))
     assert currents(plan) == 1
+
+
+@pytest.mark.parametrize("name", ["zeros_like", "mul", "linear", "add"])
+def test_operators_with_names_of_torch(name):
+    """Those of a package do something else."""
+    def step(x, w, v, z):
+        v = 0.9 * v + x + z @ w
+        v = PACKAGE.add(v, z) if name == "add" else v
+        return v, spike(v - 0.3)
+
+    def model(x, w):
+        v, made = None, []
+        for one in x * 0.5:
+            one = PACKAGE.linear(one, w) if name == "linear" else one * 2
+            if v is None:
+                v = PACKAGE.zeros_like(one) if name == "zeros_like" else torch.zeros_like(one)
+                z = torch.zeros_like(one)
+            v, z = step(one, w, v, z)
+            made.append(PACKAGE.mul(z, v) if name == "mul" else z)
+        return torch.stack(made)
+
+    x, w = random(T, T, N), random(N, N)
+    torch.testing.assert_close(fuse(model, (x, w), verify=False)(x, w), model(x, w))
 
 
 @pytest.mark.parametrize("call", [

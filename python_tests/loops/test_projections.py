@@ -52,14 +52,16 @@ def run_turned(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, .
     return torch.stack(made), level
 
 
-def run_turned_from_zeros(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """The first value of the product is 0, as are the spikes that reset the first membrane."""
+def run_turned_from_zeros(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor,
+                          bias: float = 0.0) -> Tensor:
+    """The first value of the product is 0, as are the spikes that reset the first membrane; a bias
+    follows."""
     back, v, z = (torch.zeros_like(x[0, :, :N]) for _ in range(3))
     made = []
     for one in x:
         v = 0.9 * v + F.linear(one, w_in, b) + back - z
         z = triangle(v - 1.0)
-        back = z @ w
+        back = F.linear(z, w, bias * b) if bias else z @ w
         made.append(z)
     return torch.stack(made)
 
@@ -127,7 +129,9 @@ RUNS: dict[str, Callable[..., Any]] = {
         F.linear(x, w_in), w, threshold=b.sin() * torch.ones(B, 1, dtype=b.dtype)),
     "series": run_series, "few numbers in between": partial(run_series, inputs=4),
     "low rank": run_low_rank, "ahead": run_ahead, "turned": run_turned,
-    "turned from zeros": run_turned_from_zeros, "without gradient": run_without_gradient,
+    "turned from zeros": run_turned_from_zeros,
+    "turned from zeros to a bias": partial(run_turned_from_zeros, bias=0.5),
+    "without gradient": run_without_gradient,
     "both": run_both}
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "spikes": lambda x: (x < 0.05).double(), "numbers": lambda x: (x < 0.05) * 3.5 * x,
