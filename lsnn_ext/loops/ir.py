@@ -170,47 +170,6 @@ class Call:
         return tuple(made[value] for value in self.outputs)
 
 
-def split_dropout(call: Call, add_value: Callable[[Kind], int],
-                  kinds: dict[int, Kind]) -> list[Call]:
-    """Of dropout a draw, which depends on no number, and a product; else the call itself."""
-    is_dropout = call.function in (torch.nn.functional.dropout, torch.dropout)
-    if not (is_dropout and call.is_random) or call.written or len(call.inputs) != 1:
-        return [call]
-    kind = kinds[call.inputs[0]]
-    ones, draw = (add_value(kind._replace(requires_grad=False)) for _ in range(2))
-
-    def make(function: Any, value: int, is_random: bool, *given: Any, **named: Any) -> Call:
-        leaves, spec = flatten_arguments(given, named)
-        return Call(function, tuple(leaves), spec, Ref(value), (), call.mode, is_random, call.line)
-
-    factory = make(torch.ones, ones, False, kind.shape, dtype=kind.dtype, device=kind.device)
-    replaced = [Ref(ones) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-    drawn = call.replace(leaves=tuple(replaced), results=Ref(draw))
-    product = make(torch.mul, call.outputs[0], False, Ref(call.inputs[0]), Ref(draw))
-    return [factory, drawn, product]
-
-
-_FILLED = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1}
-
-
-def make_constant(call: Call, kinds: dict[int, Kind]) -> Call | None:
-    """Returns a call for the same constant that reads no tensor; None: the result is none."""
-    args, kwargs = pytree.tree_unflatten(list(call.leaves), call.spec)
-    fill = _FILLED.get(call.name)
-    if call.name in ("full_like", "new_full"):
-        fill = dict(enumerate(args)).get(1 + (call.name == "new_full"), kwargs.get("fill_value"))
-    if fill is None or isinstance(fill, Ref) or len(call.outputs) != 1:
-        return None
-    kind = kinds[call.outputs[0]]
-    if kind.requires_grad or not kind.is_contiguous:
-        return None
-    is_zero = repr(fill) in ("0", "0.0")
-    leaves, spec = flatten_arguments((list(kind.shape), *(fill,) * (not is_zero)), {
-        "dtype": kind.dtype, "device": kind.device})
-    return call.replace(function=torch.zeros if is_zero else torch.full, leaves=tuple(leaves),
-                        spec=spec)
-
-
 def can_expand(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether a tensor of a shape is broadcast to the other one."""
     missing = len(other) - len(shape)

@@ -221,7 +221,8 @@ class Reader:
         calls = [self.loop.body[position].call for position in positions]
         for call in calls:
             if call.is_random:
-                raise Refused("expected no random numbers in a recurrent component", call.line)
+                raise Refused("expected random numbers that depend on no number of the recurrence",
+                              call.line)
             if any(call.mode.autocast):
                 raise Refused("expected no autocast", call.line)
             if call.name in ("__set__", "requires_grad_"):

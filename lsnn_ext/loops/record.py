@@ -47,9 +47,10 @@ from .._core import torch_internals as internals
 from . import functions as of
 from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import MaskedReads, Writes
-from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments, split_dropout
+from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
 from .origins import Origins
 from .plain import find_oddity, generator_states, set_generator_states
+from .rewrite import rewrite
 from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
@@ -241,7 +242,7 @@ class _Recorder(TorchFunctionMode):
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
         call = Call(function, leaves, spec, results, tuple(written), Mode.now(), self.is_random,
                     find_line())
-        self.recording.calls += split_dropout(call, self._add_value, self.recording.kinds)
+        self.recording.calls += rewrite(call, self._add_value, self.recording.kinds)
 
     def _check_write(self, name: str, tensor: Tensor, before: int) -> None:
         leaf = self.recording.leaves.get(before)

@@ -29,7 +29,6 @@ from .ir import (
     Varying,
     can_expand,
     flatten_arguments,
-    make_constant,
 )
 
 LEAST_ITERATIONS = 3
@@ -235,10 +234,8 @@ class _Search:
         is_random = any(self.calls[j].is_random for j in body)
         before: list[Call] = []
         for j in reversed(moved):
-            call: Call | None = self.calls[j]
-            if not made.isdisjoint(self.inputs[j]):
-                call = make_constant(self.calls[j], self.recording.kinds)
-            if call is None or (call.is_random and is_random):
+            call = self.calls[j]
+            if not made.isdisjoint(self.inputs[j]) or (call.is_random and is_random):
                 return found
             before.append(call)
         rows = self._expand(body, first, before)

@@ -71,17 +71,6 @@ def test_what_no_kernel_can_run_is_refused(model):
         pytree.tree_leaves(want), pytree.tree_leaves(got), strict=True))
 
 
-def test_random_numbers_of_a_component_are_refused():
-    def model(x, v):
-        for t in range(T):
-            v = 0.9 * v + x[t] * torch.rand_like(v)
-        return v
-
-    _, _, plan = run(model, (random(T, B, N), random(B, N)))
-    assert [stage.reason for stage in plan.stages if stage.kind == "loop"] == [
-        "expected no random numbers in a recurrent component"]
-
-
 def test_autocast_is_refused():
     def model(x, w, v):
         with torch.autocast("cpu", torch.bfloat16):

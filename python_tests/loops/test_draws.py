@@ -1,0 +1,101 @@
+"""Random numbers within a recurrence."""
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from loop_programs import spike
+from lsnn_ext import fuse
+from lsnn_ext.loops.origins import Origins
+from lsnn_ext.loops.record import record
+from small_loops import run
+
+T, B, N = 12, 3, 5
+
+
+# Draws for a state v that depend on its shape alone.
+DRAWS = dict(
+    rand_like=torch.rand_like,
+    randn_like=torch.randn_like,
+    randn=lambda v: torch.randn(v.shape, dtype=v.dtype),
+    of_a_dtype=lambda v: torch.rand_like(v, dtype=torch.float32).to(v.dtype),
+    filled=lambda v: torch.empty_like(v).normal_(0, 0.5),
+    of_another_size=lambda v: v.new_empty(1, N).uniform_(),
+    around_zeros=lambda v: torch.normal(torch.zeros_like(v), 0.5),
+    bernoulli=lambda v: torch.bernoulli(torch.full_like(v, fill_value=0.25)),
+    bernoulli_of_new=lambda v: torch.bernoulli(v.new_full((B, N), 0.25)),
+    dropout=lambda v: F.dropout(torch.ones_like(v), 0.5),
+    poisson=lambda v: torch.poisson(v.new_ones(B, N)),
+    two=lambda v: torch.rand_like(v) - torch.rand_like(v),
+    threshold=lambda v: (torch.rand_like(v) < v.detach().sigmoid()).to(v.dtype),
+)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_drawn_for_a_shape_runs_before_the_recurrence(name):
+    """Spikes, states and gradients are those of the loop, with other draws in each call."""
+    def model(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        v = z = torch.zeros(B, N, dtype=x.dtype)
+        made = []
+        for one in x:
+            v = 0.9 * v + one + z @ w + 0.5 * DRAWS[name](v)
+            z = spike(v - 0.5)
+            made.append(z)
+        return torch.stack(made), v
+
+    random = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(shape, generator=random, dtype=torch.float64, requires_grad=True)
+            for shape in ((T, B, N), (N, N)))
+    fused = fuse(model, (x, w))
+    kinds = [stage.kind for stage in fused.replayer.all()[0].plan.stages]
+    assert kinds.count("fused") == 1
+    assert "loop" not in kinds
+    for seed in (1, 2):
+        found = []
+        for function in (model, fused):
+            torch.manual_seed(seed)
+            z, v = function(x, w)
+            found.append((z, v, *torch.autograd.grad((z.sum() + v.square().sum()), (x, w)),
+                          torch.rand(1)))
+        assert all(torch.allclose(one, other, 1e-9, 1e-12)
+                   for one, other in zip(*found, strict=True))
+        assert torch.equal(found[0][0], found[1][0])
+
+
+def test_draws_from_numbers_of_a_component_are_refused():
+    def model(x, v):
+        for t in range(T):
+            v = 0.9 * v + x[t] * torch.bernoulli(v.sigmoid())
+        return v
+
+    _, _, plan = run(model, (torch.rand(T, B, N), torch.rand(B, N)))
+    assert [stage.reason for stage in plan.stages if stage.kind == "loop"] == [
+        "expected random numbers that depend on no number of the recurrence"]
+
+
+@pytest.mark.parametrize("make", [
+    torch.zeros_like, torch.ones_like, lambda v: torch.full_like(v, 2), lambda v: v.new_zeros(4, 2),
+    lambda v: torch.full_like(v, fill_value=2), lambda v: v.new_full(fill_value=2.5, size=(3,)),
+    lambda v: v.new_full((3,), 2, dtype=torch.int32), lambda v: v.new_ones(3, dtype=torch.bool),
+    lambda v: torch.zeros_like(v, dtype=torch.float64), lambda v: v.new_full([], True),
+    lambda v: v.new_full((2,), 1j, dtype=torch.complex64)])
+def test_constants_read_no_tensor(make):
+    x = torch.rand(2, 3)
+    want, got, plan = run(make, (x,))
+    assert not plan.recording.calls[0].inputs
+    assert torch.equal(got, want)
+    assert got.dtype == want.dtype
+
+
+@pytest.mark.parametrize("make", [
+    lambda x: torch.zeros_like(x.t()), lambda x: torch.full_like(x, x[0, 0].detach()),
+    lambda x: torch.zeros_like(x, requires_grad=True),
+    lambda x: x.new_full((3,), torch.tensor(2.0))])
+def test_constants_of_more_than_a_shape_stay(make):
+    """A layout, the number of a tensor, and requires_grad."""
+    x = torch.rand(2, 3)
+    want, recording = record(make, (x,), {}, Origins(make, (x,), {}))
+    assert recording.calls[-1].inputs
+    _, got, _ = run(make, (x,))
+    assert torch.equal(got, want)
+    assert (got.stride(), got.requires_grad) == (want.stride(), want.requires_grad)
