@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -40,7 +41,7 @@ MOST_READ = 16  # numbers of an attribute that each call compares
 FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})
 VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
-         torch.device, torch.layout, torch.memory_format)
+         torch.device, torch.layout, torch.memory_format, np.generic)
 
 # ATen's names of functions.
 OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",

@@ -1,5 +1,6 @@
 """Origins: the tensors that exist before a call, and the attributes that the call changes."""
 import random
+import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -142,7 +143,9 @@ class Origins:
         if isinstance(value, Tensor):
             return reference(value)
         name = format_path(path)
-        if make_key(value) is not None and not is_mutable(value) and path[-1][0] in SETTABLE:
+        is_known = isinstance(value, weakref.ref) and id(value()) in self.snapshot.numbers
+        is_plain = make_key(value) is not None and not is_mutable(value)
+        if (is_plain or is_known) and path[-1][0] in SETTABLE:
             return value
         is_tree = type(value) in TREES or (isinstance(value, tuple) and hasattr(value, "_fields"))
         if not is_tree or id(value) in self.snapshot.numbers:

@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -192,6 +193,8 @@ class _Recorder(TorchFunctionMode):
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 leaf = Ref(self.value_of(leaf))
+            elif isinstance(leaf, np.integer | np.floating):
+                leaf = leaf.item()  # which torch takes it for
             elif not (isinstance(leaf, of.PLAIN) or is_static(leaf)
                       or self.origins.is_constant(leaf)):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "

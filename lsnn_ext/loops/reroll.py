@@ -30,6 +30,7 @@ from .ir import (
     can_expand,
     flatten_arguments,
 )
+from .plain import make_key
 
 LEAST_ITERATIONS = 3
 LEAST_CALLS = 6  # of all iterations: fewer gain nothing
@@ -334,13 +335,9 @@ def make_constant_key(leaf: Any) -> Any:
     """Returns a key that is equal for equal constants: 1, 1.0 and True differ, as 0.0 and -0.0."""
     if isinstance(leaf, slice):
         return slice, *map(make_constant_key, (leaf.start, leaf.stop, leaf.step))
-    if isinstance(leaf, bool | int | str | bytes | type(None) | torch.dtype | torch.device):
-        return type(leaf), leaf
-    if isinstance(leaf, float | complex):
-        return type(leaf), repr(leaf)
     if isinstance(leaf, Tensor):
         raise TypeError("a tensor is no constant")
-    return type(leaf), id(leaf)
+    return make_key(leaf) or (type(leaf), id(leaf))
 
 
 def _form(call: Call) -> Any:

@@ -1,7 +1,7 @@
 """Snapshot: all that a function can reach, at one time."""
 import types
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -63,6 +63,9 @@ class Snapshot:
             for node in self.nodes:
                 if isinstance(node.value, (type, types.ModuleType)):
                     self._read(node)
+        for node in self.nodes:  # in an order that no round of reading decides
+            node.held.update({step: node.held.pop(step)
+                              for step, _ in self._entries(node.value) if step in node.held})
         self._describe()
         self._before = None
 
@@ -81,12 +84,7 @@ class Snapshot:
             self.names |= find_names(value.__code__)
         number = self.numbers[id(value)]
         is_made = id(value) in self._made
-        held: Any = (list_entries(value) if self._before is None
-                     else self._before.node(value).held.items())
-        if isinstance(value, types.ModuleType) and not is_user(value.__name__):  # a large one
-            held = [(("global", key), vars(value)[key])
-                    for key in sorted(self.names & vars(value).keys())]
-        for step, one in held:
+        for step, one in self._entries(value):
             if step in node.held or not is_read(value, step, one, self.names, is_made):
                 continue
             node.held[step] = one
@@ -109,6 +107,13 @@ class Snapshot:
                 raise Refused(f"{format_path((*node.path, step))}: expected no iterator or other "
                               f"object whose state cannot be looked at, got a "
                               f"{type(one).__name__}")
+
+    def _entries(self, value: Any) -> Iterable[tuple[Step, Any]]:
+        if isinstance(value, types.ModuleType) and not is_user(value.__name__):  # a large one
+            return [(("global", key), vars(value)[key])
+                    for key in sorted(self.names & vars(value).keys())]
+        return (list_entries(value) if self._before is None
+                else self._before.node(value).held.items())
 
     def _describe(self) -> None:
         """Sets a description, equal if the function does the same: structure and plain values,

@@ -2,6 +2,7 @@
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,9 @@ add(fused, Net, "order",
     EverySecondInput=lambda self, x: (x[2 * t] for t in range(len(x) // 2)),
     EverySecondFromOne=lambda self, x: (x[t] for t in range(1, len(x), 2)),
     FirstInput=lambda self, x: (x[0] for _ in range(len(x))),
+    OverArangeOfNumPy=lambda self, x: (x[t] for t in np.arange(len(x))),
+    RowsByNumPy=lambda self, x: (x[t, : np.int64(2)].repeat(np.int32(2), 1)[: x.shape[1]]
+                                 for t in range(len(x))),
     LastInput=lambda self, x: (x[-1] for _ in range(len(x))),
     FixedSteps=lambda self, x: (x[t] for t in range(6)),
     AllButLast=lambda self, x: (x[t] for t in range(len(x) - 1)),
