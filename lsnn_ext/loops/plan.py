@@ -6,6 +6,7 @@ in the kernels, or as a loop over its own calls. What is in none runs for all it
 import itertools
 from collections.abc import Sequence
 from functools import cached_property
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,13 @@ from .reroll import find_loops
 from .stages import Stage
 from .values import Frame, Layout, Values
 
-LEAST_GAIN = 1.1  # by how much fewer calls of torch a plan must run
+LEAST_GAIN = 1.1  # how much faster a plan must be by estimate
+# In times of a call of torch with a few numbers, forward and backward, about 7 us:
+CALL_SIZE = 5000  # numbers that take as long
+GUARD_COST = 30  # to find that a recording holds
+FUSED_COST = 45  # of a component, beside its numbers, which take a part of their time alone
+FUSED_SIZE = 0.1
+BATCHED_COST = 8
 
 
 class Plan:
@@ -95,26 +102,41 @@ class Plan:
             kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
             return "no recurrence that runs in a kernel" + (
                 "" if kept is None else f"; {kept.line}: {kept.reason}")
-        gain = len(self.recording.calls) / self._count_calls()
+        gain = sum(map(self._cost, self.recording.calls)) / self._estimate()
         return "" if gain > LEAST_GAIN else (
-            f"{1 / gain:.0%} of all calls of torch would stay in their order")
+            f"expected a faster model, got an estimate of {1 / gain:.0%} of its time: too few steps "
+            f"or numbers, or too much that stays as it is")
 
     @property
     def is_useful(self) -> bool:
         """Whether the plan is faster."""
         return not self.reason
 
-    def _count_calls(self) -> int:
-        """Estimates the calls of torch in a run."""
-        found = 0
+    def _cost(self, call: Call) -> float:
+        """Estimates the time of a call, in times of a call with a few numbers."""
+        return 1 + self._size(call)
+
+    def _size(self, call: Call) -> float:
+        return sum(prod(self.recording.kinds[value].shape) for value in call.outputs) / CALL_SIZE
+
+    def _estimate(self) -> float:
+        """Estimates the time of a run."""
+        found = GUARD_COST
         for part in self.parts:
             if isinstance(part, Call):
-                found += is_live(part, self.live)
+                found += self._cost(part) * is_live(part, self.live)
                 continue
             loop, stages = part
             for stage in stages:
-                each = loop.iterations if stage.kind in ("loop", "drawn", "in order") else 1
-                found += each * len(stage.positions)
+                calls = [loop.body[q].call for q in stage.positions]
+                if stage.kind in ("loop", "drawn", "in order"):
+                    found += loop.iterations * sum(map(self._cost, calls))
+                elif stage.kind == "fused":
+                    found += FUSED_COST + loop.iterations * sum(map(self._size, calls)) * FUSED_SIZE
+                elif stage.kind == "batched":
+                    found += BATCHED_COST + loop.iterations * sum(map(self._size, calls))
+                else:
+                    found += 1
         return found
 
     def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:

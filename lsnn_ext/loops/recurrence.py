@@ -19,6 +19,8 @@ from .nodes import Node, Nodes
 from .reader import SLOTS, First, Later, Name, Product, Read, Reader, StepCall
 from .values import Place
 
+MULTIPLICATIONS = 70_000  # forward and backward, in the time of a call of torch with a few numbers
+
 
 class Current(NamedTuple):
     """A current of the step."""
@@ -94,6 +96,7 @@ class Recurrence:
             if len(kinds) > 1:
                 raise Refused("expected results of one shape and dtype in all iterations",
                               self.line(place[0]))
+        work = 0  # multiplications of a step beyond those of its matrices in series
         for node, product, _ in products:
             matrix, is_transposed = (product[1:3], *product.then)[-1]
             shape = self.reader.kind_of(matrix).shape
@@ -102,6 +105,12 @@ class Recurrence:
                     shape[0 if is_transposed else 1] != outputs):
                 raise Refused(f"expected a recurrent matrix of shape {(outputs, neurons)}, got "
                               f"{tuple(shape)}", self.line(node.position))
+            series = [self.reader.kind_of(one[0]).shape for one in (product[1:3], *product.then)]
+            work += rows * (outputs * neurons - sum(map(prod, series)))
+            if work > MULTIPLICATIONS * len(self.reader.inside):
+                raise Refused(f"expected matrices in series that are faster as one product, got "
+                              f"shapes {', '.join(str(tuple(one)) for one in series)}",
+                              self.line(node.position))
         return rows, neurons
 
     def width(self, shape: tuple[int, ...]) -> int:

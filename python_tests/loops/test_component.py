@@ -211,6 +211,19 @@ def test_weights_of_low_rank():
     compare(model, random(T, B, N), random(N, N), random(B, N, seed=1))
 
 
+def test_weights_of_low_rank_and_many_neurons_stay():
+    """One product by their product would take longer than the loop."""
+    def model(x, w, v):
+        for t in range(T):
+            v = 0.9 * v + x[t] + (torch.tanh(v) @ w) @ w.t()
+        return v
+
+    _, _, plan = run(model, (random(T, 32, 256), random(256, 2), random(32, 256)))
+    assert [(stage.kind, stage.reason) for stage in plan.stages if stage.reason] == [
+        ("loop", "expected matrices in series that are faster as one product, got shapes (256, 2), "
+                 "(2, 256)")]
+
+
 def test_values_before_the_last():
     """The end reads a function of the state before the last step."""
     def step(x, w, v, z, _):

@@ -117,6 +117,27 @@ def test_report_of_what_is_refused():
     assert find_line("# line of the branch") in str(report)
 
 
+@pytest.mark.parametrize(("T", "N", "converted"), [(4, 8, False), (4, 200_000, True),
+                                                   (100, 8, True)])
+def test_what_would_not_be_faster_stays(monkeypatch, T, N, converted):
+    """A kernel takes longer than a few calls of torch with a few numbers."""
+    monkeypatch.undo()  # conftest.py
+
+    class Leaky(nn.Module):
+        def forward(self, x):
+            v = z = x.new_zeros(x.shape[1:])
+            out = []
+            for one in x:
+                v = 0.9 * v + one - z
+                z = spike(v - 1)
+                out.append(z)
+            return torch.stack(out)
+
+    model, report = convert(Leaky(), torch.rand(T, N))
+    assert report.converted is converted
+    assert converted or "too few steps or numbers" in report.reason
+
+
 def test_without_verification():
     _, report = convert(Net(), torch.rand(T, B, 4), verify=False)
     assert report.comparison is None
