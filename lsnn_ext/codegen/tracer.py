@@ -2,13 +2,14 @@
 program, those on coefficients only calls to repeat."""
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from itertools import dropwhile
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import decomposition_table
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .._core.torch_internals import bind_arguments, find_tensors, without_modes
@@ -31,6 +32,8 @@ LINEAR = {"add": ("self", "other"), "sub": ("self", "other"), "neg": ("self",), 
     f"{name}_backward": ("grad_output",)
     for name in ("sigmoid", "tanh", "threshold", "hardtanh", "leaky_relu", "silu")} | {
     name: ("grad_output",) for name in PRODUCTS}
+# Elementwise operators that PyTorch does not tag as such.
+UNTAGGED = {"hardswish", "log_sigmoid", "log_sigmoid_forward", "_prelu_kernel"}
 # Operators in place whose result has the dtype of the tensor that they write to.
 WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}
 
@@ -53,6 +56,13 @@ class Tracer(Values):
         if name == "_local_scalar_dense" and isinstance(
                 one := self.value(args[0]), Fixed) and one.is_constant:
             return self.find_number(one, args[0].dtype)
+        if (decomposition := self._find_decomposition(func, name, is_in_place, args)) is not None:
+            try:
+                with self:
+                    made = decomposition(*args, **kwargs)
+                    return args[0].copy_(made) if is_in_place else made
+            except StepError:  # which names a part of it
+                raise self.error("elementwise operators", f"aten.{name}") from None
         self._check_operator(func, name, args)
         if factory := self._find_factory(name):
             return self._make(func, factory, args, kwargs)
@@ -82,7 +92,7 @@ class Tracer(Values):
             result: Fixed | Row = self._repeat(func, name, is_in_place, args, kwargs, fixed, out)
         elif name in COPIES or (name == "sum" and out.numel() == tensors[0].numel()):
             result = self._copy(name, known[0], tensors[0], out)
-        elif name in PRODUCTS:
+        elif name in PRODUCTS and self._is_sum(args[0]):
             result = self._multiply(func, name, args, kwargs, out)
         elif name == "sum":
             if not self.is_backward:
@@ -105,16 +115,41 @@ class Tracer(Values):
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise self.error("no random numbers", f"aten.{name}")
 
+    def _is_known(self, name: str, args: Any) -> bool:
+        return (name in OPERATIONS or name in COPIES or name == "sum" or name in WRITES
+                or self._find_factory(name) is not None
+                or (name in PRODUCTS and self._is_sum(args[0])))
+
+    def _are_fixed(self, args: Any) -> bool:
+        tensors = find_tensors(args)
+        return bool(tensors) and all(isinstance(self.value(x), Fixed) for x in tensors)
+
+    def _find_decomposition(self, func: Any, name: str, is_in_place: bool,
+                            args: Any) -> Callable[..., Any] | None:
+        """Returns PyTorch's definition of an elementwise operator, or of the gradient of one, by
+        others."""
+        if self._is_known(name, args) or self._are_fixed(args):
+            return None
+        if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+            composed: Callable[..., Any] = func.decompose
+            return composed  # within the definition of another one
+        base = name.removesuffix("_backward")
+        packet = getattr(aten, base, None)
+        if packet is None or base not in UNTAGGED and not any(
+                torch.Tag.pointwise in getattr(packet, one).tags for one in packet.overloads()):
+            return None
+        self.check_kind(func, name)
+        if is_in_place:
+            func = getattr(getattr(aten, name), func._overloadname, None)
+        found: Callable[..., Any] | None = decomposition_table.get(func)
+        return found
+
     def _check_operator(self, func: Any, name: str, args: Any) -> None:
         self.check_kind(func, name)
-        is_known = name in OPERATIONS or name in COPIES or name == "sum" or name in WRITES
-        is_known = is_known or self._find_factory(name) is not None or (
-            name in PRODUCTS and self._is_sum(args[0]))
-        tensors = find_tensors(args)
-        are_fixed = tensors and all(isinstance(self.value(x), Fixed) for x in tensors)
-        is_known = is_known or bool(are_fixed and (torch.Tag.pointwise in func.tags or (
-            name == "select" and args[0].numel() == 1)))
-        if not is_known:
+        are_fixed = self._are_fixed(args)
+        if not self._is_known(name, args) and not (are_fixed and (
+                torch.Tag.pointwise in func.tags or (
+                    name == "select" and args[0].numel() == 1))):
             raise self.error("elementwise operators", f"aten.{name}")
         if func._overloadname == "decimals" or "out" in func._overloadname or len(
                 func._schema.returns) != 1:

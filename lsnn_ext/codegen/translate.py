@@ -61,6 +61,27 @@ def _pow(g: Graph, self: int, exponent: int, is_number: bool = False) -> int:
     return g.add("pow", self, exponent)
 
 
+def _log1p(g: Graph, self: int) -> int:
+    """log(1 + x): the rounding of 1 + x cancels in the ratio (Kahan)."""
+    one = g.constant(1)
+    whole = g.add("add", one, self)
+    rest = g.add("sub", whole, one)
+    ratio = g.add("mul", g.add("log", whole), g.add("div", self, rest))
+    is_whole = g.add("or", g.add("eq", rest, g.constant(0)), g.add(
+        "eq", whole, g.constant(math.inf)))
+    return g.add("select", is_whole, self, ratio)
+
+
+def _expm1(g: Graph, self: int) -> int:
+    """exp(x) - 1 in the same way."""
+    one, power = g.constant(1), g.add("exp", self)
+    rest = g.add("sub", power, one)
+    ratio = g.add("mul", rest, g.add("div", self, g.add("log", power)))
+    is_far = g.add("gt", g.add("abs", self), g.constant(0.5))
+    near = g.add("select", g.add("eq", power, one), self, ratio)
+    return g.add("select", is_far, rest, near)
+
+
 # --------------------------------------------------------------------------------------- rounding
 def _nearest(g: Graph, size: int) -> int:
     """The integer next to a number >= 0, the even one of two: a sum with a number whose last place
@@ -132,6 +153,17 @@ def _leaky_relu_backward(g: Graph, grad_output: int, self: int, negative_slope: 
     return _leaky(g, self, grad_output, negative_slope)
 
 
+def _hardsigmoid_backward(g: Graph, grad_output: int, self: int) -> int:
+    """torch's kernel has 1 / 6 in float32, in float64 too."""
+    inside = g.add("lt", g.add("abs", self), g.constant(3))
+    sixth = torch.tensor(1 / 6, dtype=torch.float32, device="cpu").item()
+    return g.add("select", inside, g.add("mul", grad_output, g.constant(sixth)), g.constant(0))
+
+
+def _shrink_backward(g: Graph, grad_out: int, self: int, lambd: int) -> int:
+    return g.add("select", g.add("le", g.add("abs", self), lambd), g.constant(0), grad_out)
+
+
 def _silu_backward(g: Graph, grad_output: int, self: int) -> int:
     one, y = g.constant(1), g.add("sigmoid", self)
     slope = g.add("add", one, g.add("mul", self, g.add("sub", one, y)))
@@ -162,6 +194,8 @@ OPERATIONS: dict[str, Callable[..., int]] = {
     "div": _divide,
     "lerp": _lerp,
     "reciprocal": _reciprocal,
+    "log1p": _log1p,
+    "expm1": _expm1,
     "rsqrt": lambda g, self: _reciprocal(g, g.add("sqrt", self)),
     "pow": _pow,
     "round": lambda g, self: _with_sign(g, _nearest(g, g.add("abs", self)), self),
@@ -189,4 +223,8 @@ OPERATIONS: dict[str, Callable[..., int]] = {
     "hardtanh_backward": _hardtanh_backward,
     "leaky_relu_backward": _leaky_relu_backward,
     "silu_backward": _silu_backward,
+    "hardsigmoid_backward": _hardsigmoid_backward,
+    "hardshrink_backward": _shrink_backward,
+    "softshrink_backward": lambda g, grad_output, self, lambd: _shrink_backward(
+        g, grad_output, self, lambd),
 }

@@ -104,8 +104,8 @@ class Plan:
                 "" if kept is None else f"; {kept.line}: {kept.reason}")
         gain = sum(map(self._cost, self.recording.calls)) / self._estimate()
         return "" if gain > LEAST_GAIN else (
-            f"expected a faster model, got an estimate of {1 / gain:.0%} of its time: too few steps "
-            f"or numbers, or too much that stays as it is")
+            f"expected a faster model, got an estimate of {1 / gain:.0%} of its time: too few "
+            f"steps or numbers, or too much that stays as it is")
 
     @property
     def is_useful(self) -> bool:
@@ -121,7 +121,7 @@ class Plan:
 
     def _estimate(self) -> float:
         """Estimates the time of a run."""
-        found = GUARD_COST
+        found: float = GUARD_COST
         for part in self.parts:
             if isinstance(part, Call):
                 found += self._cost(part) * is_live(part, self.live)
