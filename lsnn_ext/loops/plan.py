@@ -5,6 +5,7 @@ in the kernels, or as a loop over its own calls. What is in none runs for all it
 """
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -30,10 +31,12 @@ BATCHED_COST = 8
 class Plan:
     """A recording that runs on new numbers of its leaves."""
 
-    def __init__(self, recording: Recording, exact: bool = False) -> None:
+    def __init__(self, recording: Recording, exact: bool = False,
+                 parts: Sequence[Part] | None = None) -> None:
+        """parts: calls and loops of the recording. Default: as find_loops."""
         self.recording = recording
         self.parts: list[Call | tuple[Loop, list[Stage]]] = []
-        parts = find_loops(recording)
+        parts = find_loops(recording) if parts is None else parts
         self.refused: list[tuple[Loop, Refused]] = []  # loops that stay as they are, and why
         self.layout = Layout({}, {}, exact, not all(
             is_detached for _, is_detached in recording.shared.values()))
@@ -102,7 +105,7 @@ class Plan:
             kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
             return "no recurrence that runs in a kernel" + (
                 "" if kept is None else f"; {kept.line}: {kept.reason}")
-        gain = sum(map(self._cost, self.recording.calls)) / self._estimate()
+        gain = sum(map(self._cost, self.recording.calls)) / self.estimate()
         return "" if gain > LEAST_GAIN else (
             f"expected a faster model, got an estimate of {1 / gain:.0%} of its time: too few "
             f"steps or numbers, or too much that stays as it is")
@@ -119,7 +122,7 @@ class Plan:
     def _size(self, call: Call) -> float:
         return sum(prod(self.recording.kinds[value].shape) for value in call.outputs) / CALL_SIZE
 
-    def _estimate(self) -> float:
+    def estimate(self) -> float:
         """Estimates the time of a run."""
         found: float = GUARD_COST
         for part in self.parts:
@@ -203,6 +206,26 @@ class Plan:
         made = (fill(recording.result), [fill(tree) for _, tree in recording.changed],
                 {leaf: values.get(value) for leaf, value in recording.written.items()})
         return made, values.frames
+
+
+def make_plan(recording: Recording, exact: bool) -> Plan:
+    """Returns the plan of the longest loops; where one of them is no kernel and contains loops,
+    that of these if it is faster. Raises Refused."""
+    plan = Plan(recording, exact)
+    kinds = {stage.kind for stage in plan.stages}
+    if "fused" in kinds and "loop" not in kinds:
+        return plan
+    other = replace(recording, calls=[*recording.calls], kinds={**recording.kinds},
+                    numbers={**recording.numbers}, tensors={**recording.tensors},
+                    generators=[*recording.generators])
+    parts = find_loops(other, True)
+    if len(parts) == len(plan.parts):
+        return plan
+    inner = Plan(other, exact, parts)
+    if inner.estimate() >= plan.estimate():
+        return plan
+    recording.release()
+    return inner
 
 
 def is_unbind(call: Call, recording: Recording) -> bool:

@@ -27,7 +27,7 @@ from .ir import Recording, Refused
 from .origins import Origins
 from .paths import MISSING, Path, find_names, format_path, is_user
 from .plain import generator_states, make_key, set_generator_states
-from .plan import Plan
+from .plan import Plan, make_plan
 from .record import record
 from .rounding import VerificationError
 from .verify import Comparison, verify
@@ -184,7 +184,8 @@ class Replayer:
             plain = _plain_changes(origins, recording)
             try:
                 self._check(key, recording, plain)
-                plan = Plan(recording, self.options.exact)
+                plan = make_plan(recording, self.options.exact)
+                recording = plan.recording
                 if not plan.is_useful:
                     reason = plan.reason
                     plan = None

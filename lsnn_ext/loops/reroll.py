@@ -57,17 +57,21 @@ class _Found(NamedTuple):
         return self.first + self.period * self.iterations
 
 
-def find_loops(recording: Recording) -> list[Part]:
+def find_loops(recording: Recording, prefers_inner: bool = False) -> list[Part]:
     """Returns the calls of a recording in order, with loops in place of repeated ones. Calls that
-    make first states move before their loop, in recording.calls too."""
-    return list(_Search(recording).parts())
+    make first states move before their loop, in recording.calls too.
+
+    prefers_inner: where an iteration is mostly a loop, take that one, such as the loop over time
+    of one of several equal layers.
+    """
+    return list(_Search(recording, prefers_inner).parts())
 
 
 class _Search:
     """The calls, their tokens, and the call that makes each value."""
 
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
+    def __init__(self, recording: Recording, prefers_inner: bool) -> None:
+        self.recording, self.prefers_inner = recording, prefers_inner
         self.calls = recording.calls
         self.made = {value: (i, k) for i, call in enumerate(self.calls)
                      for k, value in enumerate(call.outputs)}
@@ -89,6 +93,11 @@ class _Search:
                 continue
             work -= region[1] - region[0]
             found = self._find(*region) if work >= 0 else None
+            while self.prefers_inner and found is not None:
+                inner = self._find(found.first, found.first + found.period)
+                if inner is None or 2 * _size(inner) < found.period:
+                    break
+                found = inner
             if found is None:
                 yield from self.calls[slice(*region)]
                 continue

@@ -1,0 +1,108 @@
+"""Loops within the iterations of other loops: that over time is the one to find."""
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from loop_programs import spike
+from lsnn_ext import fuse
+from small_loops import close
+
+B, N = 3, 8
+
+
+def run_layer(current: Tensor) -> Tensor:
+    v = z = current.new_zeros(current.shape[1:])
+    out = []
+    for one in current:
+        v = 0.9 * v * (1 - z.detach()) + one
+        z = spike(v - 0.5)
+        out.append(z)
+    return torch.stack(out)
+
+
+class Layers(nn.Module):
+    """Equal layers, each with a loop of its own: they repeat, too."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(N, N) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = run_layer(2 * layer(x))
+        return x
+
+
+class Branches(Layers):
+    """The same side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([run_layer(2 * layer(x)) for layer in self.layers]).sum(0)
+
+
+class Chunks(nn.Module):
+    """The spikes of each few steps are stacked."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.w, self.r, self.every = nn.Linear(N, N), nn.Linear(N, N), every
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = z = x.new_zeros(x.shape[1:])
+        steps: list[Tensor] = []
+        chunks = []
+        for t in range(len(x)):
+            v = 0.9 * v * (1 - z.detach()) + self.w(x[t]) + self.r(z)
+            z = spike(v - 0.5)
+            steps.append(z)
+            if (t + 1) % self.every == 0:
+                chunks.append(torch.stack(steps))
+                steps = []
+        return torch.stack(chunks)
+
+
+class Nested(nn.Module):
+    """Some steps of the neurons for each input."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.w, self.steps = nn.Linear(N, N), steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = x.new_zeros(x.shape[1:])
+        out = []
+        for one in x:
+            current = self.w(one)
+            for k in range(self.steps):
+                v = 0.9 * v + current * current.new_full((B, N), 1 + k)
+                z = spike(v - 0.5)
+                v = v - z.detach() + 0.1 * one
+                out.append(z)
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize(("model", "T", "iterations"), [
+    (Layers(3), 20, [20, 20, 20]), (Layers(4), 20, [20] * 4), (Branches(3), 20, [20, 20, 20]),
+    (Chunks(10), 40, [10] * 4), (Nested(4), 40, [40])], ids=lambda one: type(one).__name__)
+def test_the_loop_that_is_a_kernel_is_found(model: Any, T: int, iterations: list[int]) -> None:
+    model = model.double()
+    x = torch.randn(T, B, N, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x.requires_grad_()
+
+    def run() -> list[Tensor]:
+        made = model(x)
+        leaves = [x, *model.parameters()]
+        return [made.detach(), *torch.autograd.grad(made.square().sum(), leaves)]
+
+    want = run()
+    fuse(model, x)
+    plan = next(one.plan for one in model._lsnn_replayer.all())
+    loops = [part[0] for part in plan.parts if type(part) is tuple]
+    assert [stage.kind for stage in plan.stages if stage.kind in ("fused", "loop")] == (
+        ["fused"] * len(iterations))
+    # a first iteration may stay outside
+    assert all(n - loop.iterations in (0, 1) for loop, n in zip(loops, iterations, strict=True))
+    for got, one in zip(run(), want, strict=True):
+        close(got, one, 1e-9, "result or gradient")
