@@ -33,7 +33,11 @@ REFUSED = frozenset({
     "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
     "register_hook", "apply_", "map_", "set_", "resize_", "share_memory_", "rename_",
     "_make_subclass", "as_subclass"})
-FLAGS = frozenset({"__set__", "requires_grad_", "detach_"})  # write no numbers
+# Views of a tensor that take its place.
+IN_PLACE_VIEWS = {getattr(Tensor, f"{name}_"): getattr(Tensor, name) for name in (
+    "detach", "unsqueeze", "squeeze", "transpose", "swapaxes", "swapdims", "t")}
+# These write no numbers.
+FLAGS = frozenset({"__set__", "requires_grad_", *(one.__name__ for one in IN_PLACE_VIEWS)})
 # Operators that read numbers, or whose results have shapes that depend on them.
 VALUE_READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "__index__"})
 MOST_READ = 16  # numbers of an attribute that each call compares
@@ -41,7 +45,7 @@ MOST_READ = 16  # numbers of an attribute that each call compares
 FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})
 VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
-         torch.device, torch.layout, torch.memory_format, np.generic)
+         torch.device, torch.layout, torch.memory_format, np.generic, range)
 
 # ATen's names of functions.
 OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",

@@ -2,6 +2,7 @@
 
     x[mask] = 2 * y[mask]             where_(x, mask, 2 * y)
     x[:, t] = z; y = x[:, t]          y = z.clone()
+    v, z = torch.stack([v, z])        v, z = v.clone(), z.clone()
 """
 import math
 import weakref
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from .ir import Kind, Ref, Refused
 
+PARTS = frozenset({"__getitem__", "__setitem__", "stack", "unbind"})  # of interest to Writes
+MOST_PARTS = 8  # of a stack; a sequence has more
 # Functions of a part and a number: where the gradient of the result is 0, so is that of the part.
 _LINEAR = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "neg"})
 
@@ -79,14 +82,36 @@ class MaskedReads:
 
 
 class Writes:
-    """Values that x[:, t] = z has written."""
+    """Values that x[:, t] = z has written, or torch.stack."""
 
     def __init__(self, kinds: dict[int, Kind]) -> None:
         self.kinds = kinds
         # by the value of x: axes that are indexed, and the value of each part
         self.parts: dict[int, tuple[tuple[int, ...], dict[tuple[int, ...], int]]] = {}
 
-    def find(self, args: Any, written: Any, result: Any) -> int | None:
+    def note_stack(self, args: Any, kwargs: Any, value: int) -> None:
+        """Notes the parts of a stack of a few values, as states are kept."""
+        named = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs
+        tensors, dim, kind = named["tensors"], named.get("dim", 0), self.kinds[value]
+        if len(tensors) <= MOST_PARTS and all(isinstance(one, Ref) and self.kinds[
+                one.value].dtype == kind.dtype for one in tensors):
+            self.parts[value] = (dim % len(kind.shape),), {
+                (k,): one.value for k, one in enumerate(tensors)}
+
+    def find(self, name: str, args: Any, kwargs: Any, written: Any,
+             results: Any) -> list[int] | None:
+        """Returns the values that a call reads, one for each result; None: not all of them are
+        known, or it is another call. Notes what it writes."""
+        if name == "unbind":
+            named = dict(zip(("input", "dim"), args, strict=False)) | kwargs
+            x, dim = named["input"], named.get("dim", 0)
+            before = (slice(None),) * (dim % len(self.kinds[x.value].shape))
+            found = [self._find((x, (*before, k)), written, one) for k, one in enumerate(results)]
+        else:
+            found = [] if name == "stack" else [self._find(args, written, results[0])]
+        return None if None in found else found  # type: ignore[return-value]
+
+    def _find(self, args: Any, written: Any, result: Any) -> int | None:
         """Returns the value of x[index], None if it is not known; notes x[index] = given."""
         x, index, *given = args
         if not isinstance(x, Ref) or (given and not written):

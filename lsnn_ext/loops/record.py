@@ -47,11 +47,11 @@ from torch.utils import _pytree as pytree
 from .._core import torch_internals as internals
 from . import functions as of
 from .functions import find_line, get_name, get_property_name, is_static
-from .indexing import MaskedReads, Writes
+from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
 from .origins import Origins
 from .plain import find_oddity, generator_states, set_generator_states
-from .rewrite import rewrite
+from .rewrite import make_copy, rewrite
 from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
@@ -126,6 +126,11 @@ class _Recorder(TorchFunctionMode):
             return made[0]
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
+        if name == "__deepcopy__" and not args[0].requires_grad:
+            return self.note(Tensor.clone, args[:1], {}, lambda: func(*args, **kwargs))
+        if name == "__setitem__" and isinstance(args[2], Tensor) and (
+                args[2].dtype != (dtype := args[0].dtype)):
+            args = (*args[:2], self.note(Tensor.to, (args[2], dtype), {}, lambda: args[2].to(dtype)))
         profile = sys.getprofile()  # not of the functions of torch
         if not callable(profile):  # cProfile cannot be set again
             return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
@@ -229,10 +234,11 @@ class _Recorder(TorchFunctionMode):
                           f"{what}; what depends on numbers of a tensor in Python cannot be "
                           f"repeated")
         given = {id(one) for one in tensors}
-        if name in ("__getitem__", "__setitem__") and (value := self.writes.find(
-                pytree.tree_unflatten(leaves, spec)[0], written, result)) is not None:
-            function, leaves = Tensor.clone, (Ref(value),)
-            _, spec = flatten_arguments((0,), {})
+        args, kwargs = pytree.tree_unflatten(leaves, spec) if name in PARTS else ((), {})
+        if name in PARTS and (values := self.writes.find(name, args, kwargs, written, found)):
+            for value, one in zip(values, found, strict=True):
+                self.recording.calls.append(make_copy(value, self._new(one), find_line()))
+            return
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
         refs: list[Ref | None] = []
@@ -245,6 +251,8 @@ class _Recorder(TorchFunctionMode):
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
         call = Call(function, leaves, spec, results, tuple(written), Mode.now(), self.is_random,
                     find_line())
+        if name == "stack" and isinstance(results, Ref):
+            self.writes.note_stack(args, kwargs, results.value)
         self.recording.calls += rewrite(call, self._add_value, self.recording.kinds)
 
     def _check_write(self, name: str, tensor: Tensor, before: int) -> None:
@@ -262,7 +270,8 @@ class _Recorder(TorchFunctionMode):
                     one.untyped_storage()._cdata == storage):
                 raise Refused(f"{name}: expected no write to a tensor that shares its memory with "
                               f"another one, as a view does")
-        self.outdated[storage] = weakref.ref(tensor)
+        if not is_flag:
+            self.outdated[storage] = weakref.ref(tensor)
         original = self.recording.written
         for start, now in original.items():
             if now == before:

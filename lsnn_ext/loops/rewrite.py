@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from .ir import Call, Kind, Ref, flatten_arguments
+from .functions import IN_PLACE_VIEWS
+from .ir import Call, Kind, Mode, Ref, flatten_arguments
 
 _FACTORIES: dict[Any, Callable[..., Tensor]] = {
     torch.zeros_like: torch.zeros, Tensor.new_zeros: torch.zeros, torch.ones_like: torch.ones,
@@ -20,13 +21,31 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     """Returns the calls that stand for a call.
 
     zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on.
-    Dropout becomes a draw, which depends on no number, and a product.
+    Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
+    becomes torch.where, which takes other numbers in each iteration; detach_ becomes detach, of
+    which the tensor is the result.
     """
     if call.function in _FACTORIES:
         return [_make_factory(call, kinds)]
     if call.function in (functional.dropout, torch.dropout):
         return _split_dropout(call, add_value, kinds)
+    if call.function in IN_PLACE_VIEWS and call.written:
+        (_, after), = call.written
+        return [call.replace(function=IN_PLACE_VIEWS[call.function], results=Ref(after),
+                             written=())]
+    if call.function in (torch.masked_fill, Tensor.masked_fill) and len(call.leaves) == 3:
+        x, mask, value = call.leaves
+        kind = kinds[call.outputs[0]]
+        if isinstance(value, float | int) and kind.dtype.is_floating_point and kind.is_contiguous:
+            leaves, spec = flatten_arguments((mask, value, x), {})
+            return [call.replace(function=torch.where, leaves=tuple(leaves), spec=spec)]
     return [call]
+
+
+def make_copy(value: int, copy: int, line: str) -> Call:
+    """Returns the call that copies a value."""
+    leaves, spec = flatten_arguments((Ref(value),), {})
+    return Call(Tensor.clone, tuple(leaves), spec, Ref(copy), (), Mode.now(), False, line)
 
 
 def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:

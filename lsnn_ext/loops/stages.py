@@ -26,16 +26,16 @@ class Stage(NamedTuple):
 
 
 def find_time_index(index: Any) -> tuple[int, list[int]] | None:
-    """Returns the dimension and the numbers of an index such as t, or (:, t)."""
+    """Returns the dimension and the numbers of an index such as t, (:, t) or (..., t)."""
     entries = index if isinstance(index, tuple) and not isinstance(index, Numbers) else (index,)
     at = [d for d, one in enumerate(entries) if isinstance(one, Numbers)]
     if len(at) != 1 or any(type(i) is not int for i in entries[at[0]].values):
         return None
-    before, after = entries[: at[0]], entries[at[0] + 1 :]
-    if any(one != slice(None) for one in before) or any(
-            one != slice(None) and one is not Ellipsis for one in after):
+    others = [one for one in entries if not isinstance(one, Numbers)]
+    if any(one is not Ellipsis and one != slice(None) for one in others):
         return None
-    return at[0], list(entries[at[0]].values)
+    is_from_end = Ellipsis in entries[: at[0]]
+    return at[0] - len(entries) * is_from_end, list(entries[at[0]].values)
 
 
 class Invariant:

@@ -1,0 +1,130 @@
+"""Calls that are recorded as others: parts of stacks, views in place, fills of masks, copies."""
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from loop_programs import spike
+from lsnn_ext.loops.ir import Refused
+from small_loops import compare
+from small_loops import run as record_and_run
+
+T, B, N = 9, 3, 5
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+STACKED: dict[str, tuple[Callable[[Tensor], Any], Callable[..., Tensor], int]] = {
+    "unpacked": (lambda s: tuple(s), lambda *parts: torch.stack(parts), 0),
+    "unbind": (lambda s: s.unbind(), lambda *parts: torch.stack([*parts]), 0),
+    "by name": (lambda s: torch.unbind(input=s, dim=-1),
+                lambda *parts: torch.stack(tensors=parts, dim=2), 2),
+    "index": (lambda s: (s[0], s[-1]), lambda *parts: torch.stack(parts, 0), 0),
+    "last axis": (lambda s: (s[..., 0], s[:, :, 1]), lambda *parts: torch.stack(parts, -1), 2)}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_states_in_one_tensor(name: str) -> None:
+    take, stack, dim = STACKED[name]
+
+    def model(x: Tensor, w: Tensor, v: Tensor) -> Any:
+        state = torch.stack((v, torch.zeros_like(v)), dim)
+        made = []
+        for one in x:
+            v, z = take(state)
+            v = 0.9 * v + one + z @ w - z
+            z = spike(v - 0.5)
+            state = stack(v, z)
+            made.append(z)
+        return torch.stack(made), state
+
+    compare(model, random(T, B, N), random(N, N, seed=1), random(B, N, seed=2))
+
+
+def test_a_stack_that_is_written_to_has_other_parts() -> None:
+    def model(x: Tensor, v: Tensor) -> Tensor:
+        state = torch.stack((v, v))
+        for one in x:
+            state = torch.stack([state[0] * 0.9 + one, state[1] * 0.5 - one])
+            state *= 0.5
+        return state
+
+    want, got, plan = record_and_run(model, (random(T, B, N), random(B, N, seed=1)))
+    assert "fused" not in [stage.kind for stage in plan.stages]
+    assert torch.equal(got, want)
+
+
+def run(step: Callable[..., Any]) -> Callable[..., Any]:
+    def model(x: Tensor, w: Tensor, v: Tensor) -> Any:
+        z, made = torch.zeros_like(v), []
+        for t, one in enumerate(x):
+            v, z = step(t, one, w, v, z)
+            made.append(z)
+        return torch.stack(made), v
+
+    return model
+
+
+def detached(t: int, x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    reset = z * 0.5
+    reset.detach_()
+    v = 0.9 * v + x @ w - reset
+    return v, spike(v - 0.5)
+
+
+def turned(t: int, x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    current = (x @ w).t().contiguous()
+    current.t_()
+    other = (0.1 * x).unsqueeze_(0).squeeze_(0).view(B, N, 1).transpose_(1, 2).squeeze(1)
+    v = 0.9 * v + current + other - z
+    return v, spike(v - 0.5)
+
+
+def filled(t: int, x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    v = (0.9 * v + x @ w).masked_fill(z > 0, t)
+    return v, spike(torch.masked_fill(v, v > t, -0.25) - 0.5)
+
+
+def copied(t: int, x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    before = copy.deepcopy({"z": z.detach(), "v": v.detach(), "again": z.detach()})
+    v = 0.9 * v + x @ w - before["z"] - 0.1 * before["v"]
+    return v, spike(v - 0.5)
+
+
+@pytest.mark.parametrize("step", [detached, turned, filled, copied], ids=lambda one: one.__name__)
+def test_equivalent_calls(step: Callable[..., Any]) -> None:
+    compare(run(step), random(T, B, N), random(N, N, seed=1), random(B, N, seed=2))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_time_on_any_axis_and_numbers_of_another_dtype(axis: int) -> None:
+    """Read and written as x[..., t]."""
+    def at(t: int) -> tuple[Any, ...]:
+        return (slice(None),) * axis + (t, ...) if axis < 2 else (..., t)
+
+    def model(x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        v = torch.zeros_like(x[at(0)])
+        for t in range(x.shape[axis]):
+            v = 0.5 * v * (1 - out[at(max(t - 1, 0))].detach()) + x[at(t)]
+            out[at(t)] = spike(v - 0.5).float()
+        return out
+
+    plan = compare(model, random(*(B, N)[:axis], T, *(B, N)[axis:]))
+    assert [stage.kind for stage in plan.stages].count("sliced") == 1
+
+
+def test_a_write_to_a_view_in_place_is_refused() -> None:
+    """A parameter or an input keeps its shape."""
+    def model(x: Tensor) -> Tensor:
+        x.unsqueeze_(0)
+        return x * 2
+
+    with pytest.raises(Refused, match="unsqueeze_: expected no write to an input"):
+        record_and_run(model, (random(T, B, N),))
