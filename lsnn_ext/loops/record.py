@@ -130,7 +130,8 @@ class _Recorder(TorchFunctionMode):
             return self.note(Tensor.clone, args[:1], {}, lambda: func(*args, **kwargs))
         if name == "__setitem__" and isinstance(args[2], Tensor) and (
                 args[2].dtype != (dtype := args[0].dtype)):
-            args = (*args[:2], self.note(Tensor.to, (args[2], dtype), {}, lambda: args[2].to(dtype)))
+            given = args[2]
+            args = (*args[:2], self.note(Tensor.to, (given, dtype), {}, lambda: given.to(dtype)))
         profile = sys.getprofile()  # not of the functions of torch
         if not callable(profile):  # cProfile cannot be set again
             return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
