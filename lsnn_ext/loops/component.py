@@ -139,6 +139,7 @@ class Component:
             kind = self.found.reader.kind(*place)
             one = spikes if name == "z" else (
                 traces[0][name] if place in traced else after.states[name][None])
+            one = self.found.put_axis_back(one) if one.dim() == 4 else one
             one = one.reshape(len(one), *kind.shape).to(kind.dtype)
             if place[0] in prefix:
                 one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
@@ -180,7 +181,9 @@ class Component:
         if tensor.numel() != prod(shape):
             tensor = tensor.expand(self.found.reader.kind(*place).shape)
         # the caller may write to it before the backward pass, which reads it
-        return tensor.to(**self.options, copy=True).reshape(shape)
+        tensor = tensor.to(**self.options, copy=True)
+        return tensor.reshape(shape) if len(shape) == 2 else self.found.put_axis_last(
+            tensor.reshape(self.found.rows, -1), shape[2])
 
     # --------------------------------------------------------------------------- check
     def _check(self) -> None:

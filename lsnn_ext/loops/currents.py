@@ -133,7 +133,7 @@ class Currents:
         """Returns values (n, B, N K) as (n, B, N), or (n, B, K, N) with an axis of its own."""
         found, width = self.found, self.found.width(shape)
         tensor = tensor.to(**self.options).reshape(-1, found.rows, found.neurons * width)
-        return tensor if width == 1 else tensor.unflatten(2, (-1, width)).transpose(2, 3)
+        return tensor if width == 1 else found.put_axis_last(tensor, width).transpose(2, 3)
 
     def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
         """Returns a term as _add_terms, or with dimensions of size 1."""
@@ -152,7 +152,7 @@ class Currents:
             weight = slice_matrix(one, given.outside)
             is_arranged = width > 1 and len(weight) == size == self.found.neurons * width
             if is_arranged:  # in the order of the result, which need not be copied then
-                weight = weight.unflatten(0, (-1, width)).transpose(0, 1).flatten(0, 1)
+                weight = self.found.put_axis_last(weight.t(), width).transpose(1, 2).flatten(1).t()
             tensor = linear(tensor, weight)
         if tensor.numel() != len(tensor) * prod(shape):
             missing = (1,) * (len(shape) + 1 - tensor.dim())
@@ -169,9 +169,9 @@ class Currents:
             width = self.found.width(current.shape)
             for product in current.products:
                 assert isinstance(product.source, Read)
-                matrix = slice_matrix(product, given.outside)
+                matrix = self.found.put_axis_last(slice_matrix(product, given.outside).t(), width)
                 for k in range(width):
-                    key, one = (product.source.lag - 1, count + k), matrix[k::width].t()
+                    key, one = (product.source.lag - 1, count + k), matrix[..., k]
                     blocks[key] = blocks[key] + one if key in blocks else one
             count += width
         if not blocks:
@@ -196,8 +196,9 @@ def make_coefficient(found: Recurrence, tensor: Tensor, shape: tuple[int, ...]) 
         return tensor.reshape(())
     behind = shape[found.split(shape, ""):]
     tensor = tensor.reshape(tensor.shape[max(tensor.dim() - len(behind), 0):])
-    tensor = tensor.expand(behind).reshape(found.neurons, -1)
-    return tensor.squeeze(-1) if found.width(shape) == 1 else tensor
+    width = found.width(shape)
+    tensor = tensor.expand(behind).reshape(-1)
+    return tensor if width == 1 else found.put_axis_last(tensor, width)
 
 
 def slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:

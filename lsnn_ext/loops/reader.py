@@ -1,5 +1,6 @@
 """Reader: what the calls of a recurrent component read, and which are products or sums."""
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -31,6 +32,8 @@ COPIES = frozenset({
     "expand", "expand_as", "view_as", "reshape_as", "to", "type_as", "float", "double",
     "__getitem__", "select", "unbind", "stack", "chunk", "split",
     "sum", "mean", "amax", "amin"})  # over axes of size 1
+
+PARTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "__getitem__"})
 
 
 class Read(NamedTuple):
@@ -86,6 +89,7 @@ class StepCall(NamedTuple):
     is_copy: bool = False
     is_sum: bool = False  # of the leaves
     widths: tuple[int, ...] = ()  # of the results
+    parts: tuple[slice, ...] = ()  # results that are parts of an argument, along its own axis
 
 
 def find_invariants(loop: Loop) -> frozenset[int]:
@@ -204,6 +208,31 @@ class Reader:
             is_copy &= all(isinstance(x, slice | int | type(None) | type(Ellipsis))
                            and not isinstance(x, bool) for x in slots[1:])
         return source if is_copy else None
+
+    def find_parts(self, position: int) -> list[slice] | None:
+        """Returns the numbers of the last axis of its argument that each result of a call has, as
+        of chunk, split and x[:, :n]; None: it is another call."""
+        call, slots = self.loop.body[position]
+        if call.name not in PARTS or call.written or not isinstance(slots[0], Now | Before) or (
+                slots[0].position not in self.inside):
+            return None
+        *batch, size = self.kind_of(slots[0]).shape or (1,)
+        kinds = [self.kind(position, k).shape for k in range(len(call.outputs))]
+        if size == 1 or any(list(one[:-1]) != batch for one in kinds):
+            return None
+        if call.name == "__getitem__":
+            index = pytree.tree_unflatten(slots, call.spec)[0][1]
+            entries = index if isinstance(index, tuple) else (index,)
+            last = entries[-1]
+            is_last = len(entries) == len(batch) + 1 or Ellipsis in entries[:-1]
+            if not isinstance(last, slice) or not is_last or not all(
+                    one is Ellipsis or one == slice(None) for one in entries[:-1]):
+                return None
+            first, end, step = last.indices(size)
+            return [slice(first, end)] if step == 1 and end - first < size else None
+        ends = [*accumulate(one[-1] for one in kinds)]
+        is_split = len(ends) > 1 and ends[-1] == size
+        return [*map(slice, [0, *ends[:-1]], ends)] if is_split else None
 
     def find_device(self, positions: Collection[int]) -> torch.device:
         """Returns the device of the results of calls."""

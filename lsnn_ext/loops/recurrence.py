@@ -4,13 +4,15 @@ One value z is what the products read; a step of the kernels ends with z. Where 
 of their own iteration, the calls that z depends on move to the end of the step before (retiming),
 and run once before the first step. What enters only a sum with a product is added to the current
 outside. Each value that is read outside is z or a state. A value of `width` times as many numbers
-as z, in the order of an axis behind that of the neurons, has this axis in the step.
+as z has an axis of this size in the step, behind that of the neurons. In the loop it is behind, too,
+or in front of them where calls such as chunk take it apart, as the gates of an LSTM.
 """
 from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..codegen.form import MAX_AXIS, Form
 from .functions import is_operator
@@ -58,6 +60,7 @@ class Recurrence:
         self.dtype = self.reader.find_dtype(self.nodes)
         self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         self.rows, self.neurons = self._find_sizes(found)
+        self.has_axis_first = any(map(self._find_parts, self.nodes))
         self.currents: dict[Current, str] = {}
         self.coefficients: dict[tuple[Slot, tuple[int, ...]], str] = {}
         self.registers: dict[Register, str] = {}
@@ -122,6 +125,16 @@ class Recurrence:
         width = self.width(self.reader.kind(*place).shape)
         return Form(width if width > 1 else 0).shape(self.rows, self.neurons)
 
+    def put_axis_last(self, tensor: Tensor, width: int) -> Tensor:
+        """Returns values (..., N K) in the order of the loop as (..., N, K)."""
+        if not self.has_axis_first:
+            return tensor.unflatten(-1, (self.neurons, width))
+        return tensor.unflatten(-1, (width, self.neurons)).transpose(-1, -2)
+
+    def put_axis_back(self, tensor: Tensor) -> Tensor:
+        """Returns values (..., N, K) as (..., N K) in the order of the loop."""
+        return (tensor.transpose(-1, -2) if self.has_axis_first else tensor).flatten(-2)
+
     def _order(self) -> list[Node]:
         """Returns the calls in their order in the step: those that run ahead last."""
         return sorted(self.nodes.values(), key=lambda one: (one.position in self.prefix,
@@ -136,6 +149,10 @@ class Recurrence:
         places = [(position, k) for k in range(len(call.outputs))]
         names = tuple(map(self.name_result, places))
         widths = tuple(self.width(self.reader.kind(*place).shape) for place in places)
+        if parts := self._find_parts(position):
+            read = self.reader.read(self.loop.body[position].slots[0])
+            return StepCall(call, (self._name_read(read, ahead),), names, widths=widths,
+                            parts=parts)
         if node.terms is None:
             is_copy = self.reader.source(position) is not None
             leaves = tuple(
@@ -164,6 +181,18 @@ class Recurrence:
         current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0)
         return StepCall(call, (*inner, Name(self._name_current(current), self.dtype)), names,
                         is_sum=True, widths=widths)
+
+    def _find_parts(self, position: int) -> tuple[slice, ...]:
+        """Returns which numbers of an axis in front of the neurons each result of a call has;
+        empty: it is another call."""
+        found = self.reader.find_parts(position) or []
+        if not found:
+            return ()
+        N, shape = self.neurons, self.reader.kind_of(self.loop.body[position].slots[0]).shape
+        if shape[-1] != N * self.width(shape) or any(one.start % N or one.stop % N
+                                                     for one in found):
+            return ()
+        return tuple(slice(one.start // N, one.stop // N) for one in found)
 
     def _with_steps(self, product: Product, ahead: int) -> Product:
         """Returns the product with the lag of its source in steps of the kernels."""

@@ -63,11 +63,15 @@ class Step:
             return one != 0 if leaf.dtype == torch.bool else one.to(leaf.dtype)
 
         assert len(self.functions) == len(self.calls)  # named here, and so watched
-        for call, leaves, names, is_copy, is_sum, widths in self.calls:
+        for call, leaves, names, is_copy, is_sum, widths, parts in self.calls:
             self.line = call.line
             given = [read(leaf) for leaf in leaves]
-            if is_sum:
-                results: Sequence[Tensor] = [reduce(torch.add, given)]
+            if parts:
+                results: Sequence[Tensor] = [
+                    given[0][..., one.start] if one.stop - one.start == 1 else given[0][..., one]
+                    for one in parts]
+            elif is_sum:
+                results = [reduce(torch.add, given)]
             elif is_copy:
                 with torch.set_grad_enabled(call.mode.grad):
                     results = [next(one for one in given if isinstance(one, Tensor)).clone()]
@@ -98,4 +102,4 @@ def _make_key(one: StepCall) -> tuple[Any, ...]:
                    for leaf in one.leaves)
     written = tuple(call.leaves.index(Ref(before)) for before, _ in call.written)
     return (call.function, leaves, str(call.spec), results, written, call.mode, one.results,
-            one.is_copy, one.is_sum, one.widths)
+            one.is_copy, one.is_sum, one.widths, str(one.parts))
