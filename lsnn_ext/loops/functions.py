@@ -47,6 +47,8 @@ VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, type(Ellipsis), torch.dtype,
          torch.device, torch.layout, torch.memory_format, np.generic, range)
 
+PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "__matmul__", "tensordot",
+                      "__rmatmul__", "conv1d", "conv2d", "conv3d", "bilinear", "baddbmm", "inner"})
 # ATen's names of functions.
 OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",
                "float": "_to_copy", "double": "_to_copy", "to": "_to_copy", "type": "_to_copy"}

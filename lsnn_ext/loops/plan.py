@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from math import prod
 from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .costs import GUARD, estimate_call, estimate_stage
 from .ir import Before, Call, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
@@ -20,12 +20,6 @@ from .stages import Stage
 from .values import Frame, Layout, Values
 
 LEAST_GAIN = 1.1  # how much faster a plan must be by estimate
-# In times of a call of torch with a few numbers, forward and backward, about 7 us:
-CALL_SIZE = 5000  # numbers that take as long
-GUARD_COST = 30  # to find that a recording holds
-FUSED_COST = 45  # of a component, beside its numbers, which take a part of their time alone
-FUSED_SIZE = 0.1
-BATCHED_COST = 8
 
 
 class Plan:
@@ -105,7 +99,9 @@ class Plan:
             kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
             return "no recurrence that runs in a kernel" + (
                 "" if kept is None else f"; {kept.line}: {kept.reason}")
-        gain = sum(map(self._cost, self.recording.calls)) / self.estimate()
+        kinds = self.recording.kinds
+        original = sum(estimate_call(call, kinds) for call in self.recording.calls)
+        gain = original / self.estimate()
         return "" if gain > LEAST_GAIN else (
             f"expected a faster model, got an estimate of {1 / gain:.0%} of its time: too few "
             f"steps or numbers, or too much that stays as it is")
@@ -115,32 +111,14 @@ class Plan:
         """Whether the plan is faster."""
         return not self.reason
 
-    def _cost(self, call: Call) -> float:
-        """Estimates the time of a call, in times of a call with a few numbers."""
-        return 1 + self._size(call)
-
-    def _size(self, call: Call) -> float:
-        return sum(prod(self.recording.kinds[value].shape) for value in call.outputs) / CALL_SIZE
-
     def estimate(self) -> float:
-        """Estimates the time of a run."""
-        found: float = GUARD_COST
-        for part in self.parts:
-            if isinstance(part, Call):
-                found += self._cost(part) * is_live(part, self.live)
-                continue
-            loop, stages = part
-            for stage in stages:
-                calls = [loop.body[q].call for q in stage.positions]
-                if stage.kind in ("loop", "drawn", "in order"):
-                    found += loop.iterations * sum(map(self._cost, calls))
-                elif stage.kind == "fused":
-                    found += FUSED_COST + loop.iterations * sum(map(self._size, calls)) * FUSED_SIZE
-                elif stage.kind == "batched":
-                    found += BATCHED_COST + loop.iterations * sum(map(self._size, calls))
-                else:
-                    found += 1
-        return found
+        """Estimates the time of a run, as costs.py."""
+        kinds = self.recording.kinds
+        calls = (estimate_call(part, kinds, 1, True) for part in self.parts
+                 if isinstance(part, Call) and is_live(part, self.live))
+        return GUARD + sum(calls) + sum(
+            estimate_stage(part[0], stage, kinds) for part in self.parts
+            if not isinstance(part, Call) for stage in part[1])
 
     def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:
         """Runs on the tensors of Recording.leaves.

@@ -6,15 +6,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .component import fuse_component
-from .functions import OTHER_NAMES, Apply, is_pointwise
+from .functions import OTHER_NAMES, PRODUCTS, Apply, is_pointwise
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 from .reader import find_invariants
 from .stages import Batched, InOrder, Invariant, Last, Sliced, Stage, Written, find_time_index
 from .values import Place
 
 INDEXING = (Tensor.__getitem__, Tensor.select, torch.select)
-PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "__matmul__", "tensordot",
-                      "__rmatmul__", "conv1d", "conv2d", "conv3d", "bilinear", "baddbmm", "inner"})
+
 
 
 class Planner:

@@ -4,8 +4,8 @@ One value z is what the products read; a step of the kernels ends with z. Where 
 of their own iteration, the calls that z depends on move to the end of the step before (retiming),
 and run once before the first step. What enters only a sum with a product is added to the current
 outside. Each value that is read outside is z or a state. A value of `width` times as many numbers
-as z has an axis of this size in the step, behind that of the neurons. In the loop it is behind, too,
-or in front of them where calls such as chunk take it apart, as the gates of an LSTM.
+as z has an axis of this size in the step, behind that of the neurons. In the loop it is behind,
+too, or in front of them where calls such as chunk take it apart, as the gates of an LSTM.
 """
 from collections.abc import Sequence
 from math import prod
@@ -21,6 +21,7 @@ from .nodes import Node, Nodes
 from .reader import SLOTS, First, Later, Name, Product, Read, Reader, StepCall
 from .values import Place
 
+LEAST_NEURONS = 64  # of a feature map
 MULTIPLICATIONS = 70_000  # forward and backward, in the time of a call of torch with a few numbers
 
 
@@ -83,7 +84,7 @@ class Recurrence:
         if products:
             neurons = products[0][1].last - products[0][1].first
         else:
-            neurons = prod(shape[1:]) if len(shape) > 1 else prod(shape)
+            neurons = self._choose_neurons(shape)
         rows = prod(shape) // max(neurons, 1)
         places = {(one.position, one.output) for node in self.nodes.values()
                   for one in nodes.reads(node)}
@@ -115,6 +116,17 @@ class Recurrence:
                               f"shapes {', '.join(str(tuple(one)) for one in series)}",
                               self.line(node.position))
         return rows, neurons
+
+    def _choose_neurons(self, shape: tuple[int, ...]) -> int:
+        """Returns N of a component without products. Of feature maps each one is an item, so that
+        the states of a tile stay in the cache, unless coefficients differ by map."""
+        loop = self.loop.body
+        coefficients = [slot for position in self.nodes for slot in loop[position].slots
+                        if isinstance(slot, SLOTS) and self.reader.is_invariant(slot)]
+        sizes = [prod(shape[axes:]) for axes in range(1, len(shape))]
+        if all(prod(self.reader.kind_of(slot).shape) == 1 for slot in coefficients):
+            return ([N for N in sizes if N >= LEAST_NEURONS] or sizes[:1] or [prod(shape)])[-1]
+        return (sizes or [prod(shape)])[0]
 
     def width(self, shape: tuple[int, ...]) -> int:
         """Returns the size of the own axis of a value in the step; 1: it has none."""

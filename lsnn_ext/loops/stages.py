@@ -88,11 +88,15 @@ class Sliced:
 
     def _take(self, tensor: Tensor) -> Tensor:
         moved = tensor.movedim(self.dim, 0)
-        indices = [i % len(moved) for i in self.indices]
-        first, step = indices[0], indices[1] - indices[0]
-        if step > 0 and indices == list(range(first, first + step * len(indices), step)):
-            return moved[first : indices[-1] + 1 : step]
-        return moved[indices]
+        return moved[find_slice([i % len(moved) for i in self.indices])]
+
+
+def find_slice(indices: list[int]) -> slice | list[int]:
+    """Returns equidistant, ascending indices as a slice, which takes no copy."""
+    first, step = indices[0], indices[1] - indices[0] if len(indices) > 1 else 1
+    if step > 0 and indices == list(range(first, first + step * len(indices), step)):
+        return slice(first, indices[-1] + 1, step)
+    return indices
 
 
 def _list_numbers(slot: Any) -> list[int]:
@@ -115,7 +119,7 @@ class Written:
         if missing > 0:
             values = values.reshape(len(values), *[1] * missing, *values.shape[1:])
         with torch.set_grad_enabled(self.one.call.mode.grad):
-            moved[self.indices] = values.to(out.dtype)
+            moved[find_slice(self.indices)] = values.to(out.dtype)
         frame.last[self.q, 0] = out
 
 

@@ -47,8 +47,8 @@ class Step:
 
     def __call__(self, *values: Tensor, **coefficients: Tensor) -> tuple[Tensor, ...]:
         made: dict[str, Tensor] = dict(zip(self.inputs, values, strict=True)) | coefficients
-        for name, parts in self.parts.items():
-            made[name] = torch.stack([made[part] for part in parts], -1)
+        for name, rows in self.parts.items():
+            made[name] = torch.stack([made[row] for row in rows], -1)
 
         def read(leaf: Any) -> Any:
             if not isinstance(leaf, Name):

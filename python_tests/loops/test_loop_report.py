@@ -117,7 +117,7 @@ def test_report_of_what_is_refused():
     assert find_line("# line of the branch") in str(report)
 
 
-@pytest.mark.parametrize(("T", "N", "converted"), [(4, 8, False), (4, 200_000, True),
+@pytest.mark.parametrize(("T", "N", "converted"), [(4, 8, False), (8, 400_000, True),
                                                    (100, 8, True)])
 def test_what_would_not_be_faster_stays(monkeypatch, T, N, converted):
     """A kernel takes longer than a few calls of torch with a few numbers."""
