@@ -54,17 +54,17 @@ def recurrent(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
     if not isinstance(neuron, Neuron):
         raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
                         f"lsnn_ext.Neuron(step) makes one")
-    call = _check_call(x, w_rec, neuron, options, coefficients, w_in, bias)
+    call = check_call(x, w_rec, neuron, options, coefficients, w_in, bias)
     dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
     out, why = None, ""
-    if call.projection or not _explain_loop(call.x):
+    if call.projection or not explain_loop(call.x):
         try:
             out = _run_kernels(neuron, call, options)
         except NoKernelsError as error:
             why = str(error)
     if out is None:
         _warn_of_loop(call.x.device, why)
-        report("loop", neuron, call.x, call.w_rec, why or _explain_loop(call.x))
+        report("loop", neuron, call.x, call.w_rec, why or explain_loop(call.x))
         T, B, _, N = call.x.shape
         arguments.resolve_checkpoint(options.checkpoint_every, T, B, N, 4)
         out = _run_loop(neuron, call, options)
@@ -76,9 +76,10 @@ def recurrent(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
     return spikes, state, dict(zip(names, out.traces, strict=True))
 
 
-def _check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
-                options: CallArguments, coefficients: Mapping[str, Coefficient],
-                w_in: Tensor | None, bias: Tensor | None) -> Call:
+def check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
+               options: CallArguments, coefficients: Mapping[str, Coefficient],
+               w_in: Tensor | None, bias: Tensor | None) -> Call:
+    """Returns the arguments of functional.recurrent as the kernels take them."""
     like = _get_like(x, w_in)
     N = _count_neurons(like, w_in)
     dtype = torch.promote_types(like.dtype, torch.float32)
@@ -97,7 +98,7 @@ def _check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
         arguments.check_sequence("x", current, w_rec, N, K)
     else:
         arguments.check_sequence("x", like, None, N)
-        current, projection = _project(x, like, w_in, bias, w_rec, K, N, lengths)
+        current, projection = project(x, like, w_in, bias, w_rec, K, N, lengths)
         arguments.check_sequence("x", like.new_empty(0, 0, *(K,) * (K > 1), N), w_rec, N, K)
     kernel = options.delay_kernel
     check_sources(kernel, options.recurrent_mask, w_rec, like, "x", B, N, K)
@@ -159,9 +160,9 @@ def _check_coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device
     return found
 
 
-def _project(x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor | None,
-             w_rec: Tensor | None, K: int, N: int,
-             lengths: Lengths | None) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def project(x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor | None,
+            w_rec: Tensor | None, K: int, N: int,
+            lengths: Lengths | None) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Returns currents (T, B, N) or (T, B, K, N) of inputs (T, B, I); or, dispatched as
     functional.layer, the inputs and the tensors with which the operator projects them."""
     T, B, I = like.shape
@@ -170,7 +171,7 @@ def _project(x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor 
         arguments.check_operand("bias", bias, (N,) if K == 1 else (K, N), like, "x")
         bias = bias.flatten()
     keeps_order = lengths is None or lengths.order is None
-    if K == 1 and not _explain_loop(like) and choose_route(
+    if K == 1 and not explain_loop(like) and choose_route(
             x, w_in, (w_rec, bias), None, True, keeps_order, False).is_fused:
         if isinstance(x, PackedSpikes):
             return x.carrier, (w_in, bias, x.bits.contiguous())
@@ -182,7 +183,7 @@ def _project(x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor 
     return current if K == 1 else current.view(T, B, K, N), ()
 
 
-def _explain_loop(x: Tensor) -> str:
+def explain_loop(x: Tensor) -> str:
     """Why a loop computes the call; empty if the kernels do. Transforms of torch.func and forward
     mode differentiate the loop itself."""
     if not _ops.is_compiled_active():
@@ -200,41 +201,63 @@ def _explain_loop(x: Tensor) -> str:
 
 
 def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
-    (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
-    w_rec, kernel, sparse_grad = call.w_rec, call.delay_kernel, options.sparse_grad
+    sparse_grad = options.sparse_grad
     if not _ops.has_cpu_kernels(call.x):
         if options.recurrent_mask is not None:
             raise NoKernelsError("a recurrent_mask")
-        w_rec, kernel, sparse_grad = expand_kernel(w_rec, kernel, sparse_grad)
+        w_rec, kernel, sparse_grad = expand_kernel(call.w_rec, call.delay_kernel, sparse_grad)
+        call = call._replace(w_rec=w_rec, delay_kernel=kernel)
     key, rows = find_key_and_rows(neuron, call.parts, call.like, call.coefficients)
-    forms = call.parts.forms
-    saved = arguments.Saved(K, sum(form.rows() for form in forms), _ops.CHUNK,
+    report("step", neuron)
+    operator = make_operator(key, call, options, sparse_grad == "existing")
+    return run_operator(operator, call, rows, options)
+
+
+def make_operator(key: int, call: Call, options: CallArguments,
+                  is_existing: bool = False) -> _ops.NeuronCall:
+    """Returns the arguments of the operator that are no tensors. They depend on the kinds of those
+    that are.
+
+    key: of the kernels.
+    """
+    (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
+    saved = arguments.Saved(K, sum(form.rows() for form in call.parts.forms), _ops.CHUNK,
                             int(_ops.find_sizes(key).has_number_spikes))
     checkpoint = arguments.resolve_checkpoint(options.checkpoint_every, T, B, N,
                                               call.x.dtype.itemsize, saved)
     if checkpoint and not _ops.has_cpu_kernels(call.x):
         if torch.is_grad_enabled():
             warn_if_cpu_only("checkpoint_every", f"a state every {checkpoint} steps", call.x,
-                             "the currents of every step are saved", 5)
+                             "the currents of every step are saved", 6)
         checkpoint = 0
-    tensors: list[Tensor | None] = []
-    for one in call.coefficients.values():
-        tensors += split_coefficient(one) if isinstance(one, Tensor) else [None]
-    wanted = sum(1 << k for k, one in enumerate(tensors) if one is not None and one.requires_grad)
+    wanted = sum(1 << k for k, one in enumerate(_split_coefficients(call))
+                 if one is not None and one.requires_grad)
     constants = _ops.make_constants(
         ["spikes", "traces"] if options.trace else ["spikes"], checkpoint=checkpoint,
-        coefficient_gradients=wanted, autapses=options.autapses,
-        is_existing=sparse_grad == "existing")
-    report("step", neuron)
+        coefficient_gradients=wanted, autapses=options.autapses, is_existing=is_existing)
+    return _ops.NeuronCall(key, call.delays, constants, _ops.forced_options())
+
+
+def _split_coefficients(call: Call) -> list[Tensor | None]:
+    found: list[Tensor | None] = []
+    for one in call.coefficients.values():
+        found += split_coefficient(one) if isinstance(one, Tensor) else [None]
+    return found
+
+
+def run_operator(operator: _ops.NeuronCall, call: Call, rows: Tensor,
+                 options: CallArguments) -> Result:
+    """Runs the kernels; rows: the coefficients as they read them."""
+    forms = call.parts.forms
     states, z = call.state or ([], None)
     rows_of_states = [row for one, form in zip(states, forms, strict=False)
                       for row in form.split(one)]
     weight, bias, bits = call.projection or (None, None, None)
     made = _ops.run_neuron(
-        _ops.NeuronCall(key, call.delays, constants, _ops.forced_options()),
-        _ops.NeuronTensors(call.x.flatten(2), w_rec, z, rows, call.delay, None, None,
-                           weight, bias, bits, kernel, options.recurrent_mask),
-        rows_of_states, tensors, call.lengths)
+        operator, _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None,
+                                     weight, bias, bits, call.delay_kernel,
+                                     options.recurrent_mask),
+        rows_of_states, _split_coefficients(call), call.lengths)
     return Result(made.spikes, join_states(made.states, forms), made.z,
                   join_states(made.traces, forms) if options.trace else [])
 

@@ -97,6 +97,10 @@ class Watch:
         """Whether all places hold the same values as before."""
         return all(place.is_same() for place in self._places)
 
+    def has_same_numbers(self) -> bool:
+        """Whether the tensors among them do; for callers that watch all else themselves."""
+        return all(place.is_same() for place in self._places if place.numbers is not None)
+
     def find_changed(self) -> str | None:
         """Returns the name of a place with another value, or None."""
         return next((place.name for place in self._places if not place.is_same()), None)

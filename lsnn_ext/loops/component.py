@@ -9,9 +9,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from .. import functional
 from .._core.decisions import listening
 from ..codegen.neuron import Neuron
+from ..codegen.repeated import RepeatedCall
 from ..codegen.state import NeuronState
 from .currents import Currents, RunInputs, make_coefficient
 from .ir import Before, Fixed, Kind, Loop, Now, Numbers, Recording, Refused, Slot
@@ -48,6 +48,7 @@ class Component:
         self.options = found.options
         step = Step(found)
         self.neuron = _neurons.setdefault(step.key, Neuron(step, step.axes))
+        self.call = RepeatedCall(self.neuron)
         inside = found.reader.inside
         slots = dict.fromkeys(slot for position in found.positions
                               for slot in found.loop.body[position].slots
@@ -131,14 +132,13 @@ class Component:
         prefix, places = self.found.prefix, self.found.places
         traced = {place for place, name in places.items()
                   if name != "z" and (place not in last or place[0] in prefix)}
-        spikes, after, *traces = functional.recurrent(  # a trace has all states of all steps
-            x, weights, self.neuron, delay=delay, state=state, trace=bool(traced),
-            **projection, **coefficients)  # type: ignore[arg-type]
+        spikes, after, traces = self.call(  # a trace has all states of all steps
+            x, weights, delay, state, coefficients, bool(traced), **projection)
         found = {}
         for place, name in places.items():
             kind = self.found.reader.kind(*place)
             one = spikes if name == "z" else (
-                traces[0][name] if place in traced else after.states[name][None])
+                traces[name] if place in traced else after.states[name][None])
             one = self.found.put_axis_back(one) if one.dim() == 4 else one
             one = one.reshape(len(one), *kind.shape).to(kind.dtype)
             if place[0] in prefix:

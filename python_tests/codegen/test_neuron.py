@@ -98,7 +98,7 @@ def test_refuses_other_results(step: Any, message: str) -> None:
 
 
 def test_refuses_results_of_another_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codegen_call, "_explain_loop", lambda x: "kernels are off")
+    monkeypatch.setattr(codegen_call, "explain_loop", lambda x: "kernels are off")
     with pytest.raises(ValueError, match=r"expected results of shape \(B, N\) = \(1, 3\)"):
         recurrent(torch.zeros(2, 1, 3), None, Neuron(lambda c, v, z: (v[:, :2], z)))
     counts = iter((1, 2, 1))

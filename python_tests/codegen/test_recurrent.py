@@ -46,7 +46,7 @@ def route(request: pytest.FixtureRequest, cache_folder: str,
           monkeypatch: pytest.MonkeyPatch) -> str:
     """How functional.recurrent computes."""
     if request.param == "loop":
-        monkeypatch.setattr(codegen_call, "_explain_loop", lambda x: "kernels are off")
+        monkeypatch.setattr(codegen_call, "explain_loop", lambda x: "kernels are off")
     monkeypatch.setenv("LSNN_CACHE_DIR", cache_folder)
     if request.param == "interpreted":
         monkeypatch.setenv("LSNN_COMPILE", "0")

@@ -21,7 +21,7 @@ I, N, T, B = 4, 6, 9, 3
 
 @pytest.fixture(autouse=True)
 def loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codegen_call, "_explain_loop", lambda x: "kernels are off")
+    monkeypatch.setattr(codegen_call, "explain_loop", lambda x: "kernels are off")
 
 
 def layer_of(neuron: Neuron = ADAPTIVE, **given: Any) -> Recurrent:
