@@ -13,6 +13,7 @@ from .._core.decisions import listening
 from ..codegen.neuron import Neuron
 from ..codegen.repeated import RepeatedCall
 from ..codegen.state import NeuronState
+from ..codegen.trace import StepError
 from .currents import Currents, RunInputs, make_coefficient
 from .ir import Before, Fixed, Kind, Loop, Now, Numbers, Recording, Refused, Slot
 from .plain import draw_normal
@@ -218,6 +219,8 @@ class Component:
             got, want = (self._gradients(each, inputs, keep) for each in (made, wanted))
         except Exception as error:  # of any operator on random numbers
             text = re.sub(r" in (step|ir)\.py line .*", "", str(error))
+            if not isinstance(error, StepError):
+                text = f"expected calls that act on each neuron by itself, got {text}"
             line: str = self.neuron.step.line  # type: ignore[attr-defined]
             raise Refused(text, line) from error
         if reasons:

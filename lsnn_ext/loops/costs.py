@@ -12,7 +12,7 @@ from .ir import Call, Kind, Loop
 from .stages import Stage
 
 CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, of a matrix
-GUARD, FUSED, BATCHED = 150.0, 350.0, 70.0  # beside the numbers
+GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
 CACHED = 1 << 15  # numbers of a result that take no more time
 NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
 MULTIPLICATION = 0.09e-3

@@ -95,16 +95,18 @@ class Plan:
     @property
     def reason(self) -> str:
         """Why the plan is not faster than the original; empty: it is."""
+        if all(isinstance(part, Call) for part in self.parts):
+            return "no loop: expected calls of torch that repeat step by step"
+        kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
+        why = "" if kept is None else f"; {kept.line}: {kept.reason}"
         if not any(stage.kind == "fused" for stage in self.stages):
-            kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
-            return "no recurrence that runs in a kernel" + (
-                "" if kept is None else f"; {kept.line}: {kept.reason}")
+            return f"no recurrence that runs in a kernel{why}"
         kinds = self.recording.kinds
         original = sum(estimate_call(call, kinds) for call in self.recording.calls)
         gain = original / self.estimate()
         return "" if gain > LEAST_GAIN else (
             f"expected a faster model, got an estimate of {1 / gain:.0%} of its time: too few "
-            f"steps or numbers, or too much that stays as it is")
+            f"steps or numbers, or too much that stays as it is{why}")
 
     @property
     def is_useful(self) -> bool:

@@ -256,11 +256,14 @@ class Reader:
                 raise Refused("expected no autocast", call.line)
             if call.name in ("__set__", "requires_grad_"):
                 raise Refused("expected no change of requires_grad", call.line)
-        dtypes = {self.kind(position, k).dtype for position in positions
-                  for k in range(len(self.loop.body[position].call.outputs))}
-        if not dtypes <= {torch.float32, torch.float64, torch.bool} or dtypes == {torch.bool}:
-            raise Refused("expected float32 or float64, got "
-                          f"{', '.join(sorted(map(str, dtypes)))}", calls[0].line)
+        dtypes = set()
+        for position, call in zip(positions, calls, strict=True):
+            dtypes |= (made := {self.kind(position, k).dtype for k in range(len(call.outputs))})
+            if not made <= {torch.float32, torch.float64, torch.bool}:
+                raise Refused(f"expected float32 or float64, got {call.name} of "
+                              f"{', '.join(sorted(map(str, made)))}", call.line)
+        if dtypes == {torch.bool}:
+            raise Refused("expected float32 or float64, got torch.bool", calls[0].line)
         return torch.float64 if torch.float64 in dtypes else torch.float32
 
     # ------------------------------------------------------------------------------- sums

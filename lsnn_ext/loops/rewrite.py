@@ -23,12 +23,14 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on.
     Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
     becomes torch.where, which takes other numbers in each iteration; detach_ becomes detach, of
-    which the tensor is the result.
+    which the tensor is the result. nn.LSTMCell and nn.GRUCell become their products and gates.
     """
     if call.function in _FACTORIES:
         return [_make_factory(call, kinds)]
     if call.function in (functional.dropout, torch.dropout):
         return _split_dropout(call, add_value, kinds)
+    if call.name in _CELLS and not any(call.mode.autocast):
+        return _expand_cell(call, add_value, kinds)
     if call.function in IN_PLACE_VIEWS and call.written:
         (_, after), = call.written
         return [call.replace(function=IN_PLACE_VIEWS[call.function], results=Ref(after),
@@ -80,3 +82,83 @@ def _split_dropout(call: Call, add_value: Callable[[Kind], int],
     drawn = call.replace(leaves=tuple(replaced), results=Ref(draw))
     product = make(torch.mul, call.outputs[0], False, Ref(call.inputs[0]), Ref(draw))
     return [factory, drawn, product]
+
+
+class _Writer:
+    """Writes calls of the same line and mode as another one, for values of its first result."""
+
+    def __init__(self, call: Call, add_value: Callable[[Kind], int],
+                 kinds: dict[int, Kind]) -> None:
+        self.call, self.add_value, self.kinds = call, add_value, kinds
+        self.calls: list[Call] = []
+
+    def run(self, function: Any, *given: Any, width: int = 1, to: int | None = None) -> Ref:
+        """Returns the result of a call; width: how many times as many numbers it has in a row;
+        to: the value that it is."""
+        *batch, size = self.kinds[self.call.outputs[0]].shape
+        kind = self.kinds[self.call.outputs[0]]._replace(
+            shape=(*batch, size * width), is_contiguous=True, requires_grad=self._has_grad(given))
+        ref = Ref(self.add_value(kind) if to is None else to)
+        self._add(function, given, ref)
+        return ref
+
+    def chunk(self, gates: Ref, count: int) -> list[Ref]:
+        kind = self.kinds[self.call.outputs[0]]._replace(
+            is_contiguous=False, requires_grad=self._has_grad([gates]))
+        refs = [Ref(self.add_value(kind)) for _ in range(count)]
+        self._add(torch.chunk, (gates, count, 1), tuple(refs))
+        return refs
+
+    def _has_grad(self, given: Any) -> bool:
+        return self.call.mode.grad and any(
+            isinstance(one, Ref) and self.kinds[one.value].requires_grad for one in given)
+
+    def _add(self, function: Any, given: Any, results: Any) -> None:
+        leaves, spec = flatten_arguments(given, {})
+        self.calls.append(self.call.replace(function=function, leaves=tuple(leaves), spec=spec,
+                                            results=results))
+
+
+def _write_lstm(w: _Writer, x: Any, state: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
+    b_ih, b_hh = biases or (None, None)
+    h, c = state
+    gates = w.run(torch.add, w.run(functional.linear, h, w_hh, b_hh, width=4),
+                  w.run(functional.linear, x, w_ih, b_ih, width=4), width=4)
+    i, f, g, o = w.chunk(gates, 4)
+    kept = w.run(torch.mul, w.run(torch.sigmoid, f), c)
+    new = w.run(torch.mul, w.run(torch.sigmoid, i), w.run(torch.tanh, g))
+    h_value, c_value = w.call.outputs
+    c = w.run(torch.add, kept, new, to=c_value)
+    w.run(torch.mul, w.run(torch.sigmoid, o), w.run(torch.tanh, c), to=h_value)
+
+
+def _write_gru(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
+    b_ih, b_hh = biases or (None, None)
+    r_x, u_x, n_x = w.chunk(w.run(functional.linear, x, w_ih, b_ih, width=3), 3)
+    r_h, u_h, n_h = w.chunk(w.run(functional.linear, h, w_hh, b_hh, width=3), 3)
+    r, u = (w.run(torch.sigmoid, w.run(torch.add, *pair)) for pair in ((r_h, r_x), (u_h, u_x)))
+    n = w.run(torch.tanh, w.run(torch.add, n_x, w.run(torch.mul, n_h, r)))
+    change = w.run(torch.mul, w.run(torch.sub, h, n), u)
+    w.run(torch.add, change, n, to=w.call.outputs[0])
+
+
+def _write_rnn(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
+    b_ih, b_hh = biases or (None, None)
+    total = w.run(torch.add, w.run(functional.linear, h, w_hh, b_hh),
+                  w.run(functional.linear, x, w_ih, b_ih))
+    function = torch.tanh if w.call.name == "rnn_tanh_cell" else torch.relu
+    w.run(function, total, to=w.call.outputs[0])
+
+
+_CELLS = {"lstm_cell": _write_lstm, "gru_cell": _write_gru, "rnn_tanh_cell": _write_rnn,
+          "rnn_relu_cell": _write_rnn}
+
+
+def _expand_cell(call: Call, add_value: Callable[[Kind], int],
+                 kinds: dict[int, Kind]) -> list[Call]:
+    args, kwargs = pytree.tree_unflatten(list(call.leaves), call.spec)
+    if kwargs:
+        return [call]
+    writer = _Writer(call, add_value, kinds)
+    _CELLS[call.name](writer, *args)
+    return writer.calls

@@ -68,7 +68,8 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
                       others: Sequence[Tensor], names: Sequence[str],
                       run_perturbed: Run | None = None, keep: Tensor | None = None,
                       tolerance: Tolerance = RUN) -> float:
-    """Returns the largest difference of a gradient, as a share of its largest magnitude.
+    """Returns the largest difference of a gradient, as a share of its largest magnitude; of those
+    that are more than rounding errors of others.
 
     Args:
         got, want: outputs, functions of leaves and of others, whose graphs stay usable.
@@ -129,9 +130,9 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
                           f"original is, got others; check its surrogate")
         one, other = one.where(is_finite, 0), other.where(is_finite, 0)
         largest, apart = float(other.abs().max()), float(find_distance(one, other).max())
-        if apart <= max(largest * tolerance.share(other.dtype), least):
-            worst = max(worst, apart / max(largest, least) if apart else 0.0)
-        else:
+        if apart <= largest * tolerance.share(other.dtype):
+            worst = max(worst, apart / largest if apart else 0.0)
+        elif apart > least:  # else the rounding of other gradients, as of a bias before a norm
             suspects[k] = apart, other
     spread = dict.fromkeys(suspects, 0.0)
     for _ in range(DRAWS):

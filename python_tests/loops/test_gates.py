@@ -76,6 +76,26 @@ def test_gates(cell: Callable[..., Any], gates: int) -> None:
             random(gates * N, seed=3), random(B, N, seed=4))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("cell", "gates"), [
+    (torch.lstm_cell, 4), (torch.gru_cell, 3), (torch.rnn_tanh_cell, 1),
+    (torch.rnn_relu_cell, 1)], ids=lambda one: getattr(one, "__name__", ""))
+def test_cells_of_torch(cell: Any, gates: int, bias: bool) -> None:
+    def model(x: Tensor, h: Tensor, *weights: Tensor) -> Any:
+        c, made = torch.zeros_like(h), []
+        for one in x:
+            if gates == 4:
+                h, c = cell(one, (h, c), *weights)
+            else:
+                h = cell(one, h, *weights)
+            made.append(spike(h))
+        return torch.stack(made), h, c
+
+    weights = [random(gates * N, I, seed=1), random(gates * N, N, seed=2)]
+    biases = [random(gates * N, seed=3), random(gates * N, seed=5)]
+    compare(model, random(T, B, I), random(B, N, seed=4), *weights, *biases[:2 * bias])
+
+
 def test_a_state_of_all_gates() -> None:
     """The gates of the step before are read, and those of the last step are a result."""
     def model(x: Tensor, w: Tensor, v: Tensor, gates: Tensor) -> Any:
