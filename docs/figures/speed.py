@@ -10,7 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-STORED = HERE.parents[1] / "bench/results/like_for_like/amd-epyc-2-cores/like_for_like.csv"
+STORED = HERE.parents[1] / (
+    "bench/results/like_for_like/amd-epyc-2-cores-converted/like_for_like.csv")
 OURS, FAINT, TEXT = "#d1495b", "#bcccdc", "#243b53"
 YARDSTICK = "P"
 
@@ -57,7 +58,7 @@ def draw(path: Path) -> None:
     figure.supxlabel(
         f"{first['T']} steps, batch {first['B']}, {first['I']} inputs, {first['N']} neurons, "
         f"float32; {head['processor']}, {first['threads']} threads, torch {head['torch']}, "
-        f"{head['date']}. Same equations, weights and surrogates on both sides.\n"
+        f"{head['date']}. Models of the packages, as they are and converted.\n"
         f"{head['command']}", size=8, color=TEXT, x=0.01, ha="left")
     figure.savefig(HERE / "speed.png", dpi=130, facecolor="white")
 

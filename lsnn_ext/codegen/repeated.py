@@ -4,11 +4,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _ops, functional
+from .. import _ops
 from .._core.bits import PackedSpikes
 from .._core.decisions import is_listening
 from .._core.options import CallArguments
-from .call import Call, check_call, explain_loop, make_operator, project, run_operator
+from .call import (
+    Call,
+    check_call,
+    explain_loop,
+    make_operator,
+    project,
+    recurrent,
+    run_operator,
+)
 from .closure import Watch
 from .kernels import Kernel, NoKernelsError, find_kernel
 from .neuron import Neuron, without_autocast
@@ -38,9 +46,8 @@ class RepeatedCall:
                 torch.get_default_dtype(), *(one.requires_grad for one in coefficients.values()))
         known = None if is_listening() or explain_loop(like) else self._known.get(kind)
         if known is None or not known[1].has_same_numbers():
-            found, after, *traces = functional.recurrent(
-                x, w_rec, self.neuron, delay=delay, state=state, trace=trace, w_in=w_in, bias=bias,
-                **coefficients)  # type: ignore[arg-type]
+            found, after, *traces = recurrent(x, w_rec, self.neuron, given, coefficients, w_in,
+                                              bias)
             self._prepare(kind, x, w_rec, given, coefficients, w_in, bias)
             return found, after, traces[0] if traces else {}
         call, _, kernel, operator = known
