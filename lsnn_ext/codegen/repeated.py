@@ -45,7 +45,7 @@ class RepeatedCall:
                 _ops.forced_options(), torch.get_float32_matmul_precision(),
                 torch.get_default_dtype(), *(one.requires_grad for one in coefficients.values()))
         known = None if is_listening() or explain_loop(like) else self._known.get(kind)
-        if known is None or not known[1].has_same_numbers():
+        if known is None or not known[1].has_same_numbers():  # the step reads other numbers
             found, after, *traces = recurrent(x, w_rec, self.neuron, given, coefficients, w_in,
                                               bias)
             self._prepare(kind, x, w_rec, given, coefficients, w_in, bias)
@@ -75,4 +75,8 @@ class RepeatedCall:
                 watch, kernel = find_kernel(self.neuron, call.parts, call.like, call.coefficients)
         except NoKernelsError:
             return
-        self._known[kind] = call, watch, kernel, make_operator(kernel.key, call, options)
+        operator = make_operator(kernel.key, call, options)
+        K, N = call.like.shape[-2:]
+        self._known[kind] = call._replace(  # without tensors of this call
+            x=call.like.new_empty(0, 0, K, N), w_rec=None, coefficients=dict.fromkeys(
+                call.coefficients, 0.0), state=None, projection=()), watch, kernel, operator

@@ -195,6 +195,8 @@ class Recording:
     written: dict[int, int]  # buffers (values of leaves) and their values after the call
     # attributes (values of leaves) whose numbers Python reads, such as a size, and these
     read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
+    # bools that Python reads, as for a branch or an assertion; a replay with others does not count
+    checked: dict[int, bool] = field(default_factory=dict, kw_only=True)
     # results in the memory of other ones: these, and whether detach() makes the ones of the others
     shared: dict[int, tuple[int, bool]] = field(default_factory=dict, kw_only=True)
     # the rest is for verify
@@ -212,7 +214,7 @@ class Recording:
         """Returns the values that outlive the call."""
         found = {leaf.value for leaf in pytree.tree_leaves(
             [self.result, [tree for _, tree in self.changed]]) if isinstance(leaf, Ref)}
-        return found.union(self.written.values())
+        return found.union(self.written.values(), self.checked)
 
     def is_one(self, value: int) -> bool:
         """Whether a value is the number 1 of an attribute, which each call compares from now on."""

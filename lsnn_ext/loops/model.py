@@ -131,7 +131,7 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
     if reason or entry is None or entry.plan is None:
         return model, Report(type(model).__name__, False, reason)
     return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison,
-                         measured)
+                         measured, len(entry.plan.recording.checked))
 
 
 def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True,

@@ -22,6 +22,10 @@ from .values import Frame, Layout, Values
 LEAST_GAIN = 1.1  # how much faster a plan must be by estimate
 
 
+class OtherBranchError(Exception):
+    """Python would have read another bool than in the recorded call."""
+
+
 class Plan:
     """A recording that runs on new numbers of its leaves."""
 
@@ -155,6 +159,9 @@ class Plan:
             for one in () if keep_values else freed:
                 values.free(one)
 
+        if not keep_values and any(bool(values.get(value)) != read
+                                   for value, read in self.recording.checked.items()):
+            raise OtherBranchError
         own: dict[int, Tensor] = {}
 
         def result(one: Any) -> Any:

@@ -227,7 +227,7 @@ class _Recorder(TorchFunctionMode):
         found, tree = ([result], None) if is_one else pytree.tree_flatten(result)
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
         if others and not written and name in of.VALUE_READS and len(tensors) == 1:
-            self.add_read(tensors[0], f"{name}: expected no number of a tensor in Python")
+            self.add_read(tensors[0], f"{name}: expected no number of a tensor in Python", result)
             return
         if others or (not written and not any(isinstance(one, Tensor) for one in found)):
             what = type(others[0]).__name__ if others else "None"
@@ -327,18 +327,22 @@ class _Recorder(TorchFunctionMode):
             self.recording.numbers[value] = tensor.detach().clone()
         return value
 
-    def add_read(self, tensor: Any, reason: str) -> None:
-        """Notes that Python reads numbers, which only small attributes may determine."""
+    def add_read(self, tensor: Any, reason: str, result: Any = None) -> None:
+        """Notes that Python reads numbers: of small attributes, or a bool, the result."""
         is_known = id(tensor) in self.tensors or self.origins.find(tensor) is not None
         if not is_known:  # such as one inside of a function of TorchScript
             raise Refused(reason)
-        found = self.recording.attributes_of(self.value_of(tensor), of.MOST_READ)
+        value = self.value_of(tensor)
+        found = self.recording.attributes_of(value, of.MOST_READ)
         new = set(found) - self.recording.read.keys()
-        live = {known.value: known.tensor() for known in self.tensors.values()} if new else {}
-        for value in new if found else (-1,):
-            if (one := live.get(value)) is None:
-                raise Refused(reason)
-            self.recording.read[value] = one.detach().clone()
+        live = {known.value: one for known in self.tensors.values()
+                if known.value in new and (one := known.tensor()) is not None}
+        if found and new == live.keys():
+            self.recording.read.update((key, one.detach().clone()) for key, one in live.items())
+        elif isinstance(result, bool):
+            self.recording.checked[value] = result
+        else:
+            raise Refused(reason)
 
     # ------------------------------------------------------------------------------- end
     def finish(self, result: Any) -> Recording:

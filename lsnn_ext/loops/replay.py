@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import BuiltinFunctionType, CodeType, FrameType
@@ -27,7 +28,7 @@ from .ir import Recording, Refused
 from .origins import Origins
 from .paths import MISSING, Path, find_names, format_path, is_user
 from .plain import generator_states, make_key, set_generator_states
-from .plan import Plan, make_plan
+from .plan import OtherBranchError, Plan, make_plan
 from .record import record
 from .rounding import VerificationError
 from .verify import Comparison, verify
@@ -70,6 +71,7 @@ class Replayer:
         self.owner: weakref.ref[Any] | None = None
         self.entries: dict[Any, list[Entry]] = {}
         self.stopped: dict[Any, str] = {}  # by key, the reason why recording has stopped
+        self.branches: Counter[Plan] = Counter()  # calls with others than those of a plan
         self.is_paused = False  # whether the original runs
         self.is_strict = False  # whether a difference that verify finds raises
         self._warned: set[str] = set()
@@ -231,6 +233,9 @@ class Replayer:
         states = generator_states() if entry.plan.is_random else []
         try:
             result, changed, values = entry.plan(leaves)
+        except OtherBranchError:
+            set_generator_states(states)
+            return self._run_branch(root, entry, original, args, kwargs)
         except Exception as error:  # the original may catch it, as that of a singular matrix
             if _has_saved_tensor_hooks():  # which raise themselves, as to end a recomputation
                 raise
@@ -247,6 +252,21 @@ class Replayer:
         self._warn("replay", f"{name}: expected a replay without errors, got {reason}; the "
                              f"original ran instead, as in each such call", RuntimeWarning)
         return result
+
+    def _run_branch(self, root: Any, entry: Entry, original: Callable[..., Any],
+                    args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs the original, whose branches are others than those recorded."""
+        assert entry.plan is not None
+        self.branches[entry.plan] += 1
+        if self.branches[entry.plan] == CHANGES:
+            name = getattr(root, "__name__", type(root).__name__)
+            reason = (f"{name}: expected the branches of the recorded call, got others in "
+                      f"{CHANGES} calls; the original runs from now on")
+            for entries in self.entries.values():
+                entries[:] = [one._replace(plan=None, reason=reason) if one is entry else one
+                              for one in entries]
+            self._warn(reason, reason, UserWarning)
+        return original(*args, **kwargs)
 
     def _stop(self, key: Any, reason: str) -> None:
         self.stopped[key] = reason

@@ -96,6 +96,7 @@ class Report:
     loops: tuple[LoopReport, ...] = ()
     comparison: Comparison | None = None  # None: not verified
     speed: Speed | None = None  # None: not measured
+    branches: int = 0  # bools of tensors that Python reads
 
     @property
     def fused(self) -> tuple[Fused, ...]:
@@ -108,6 +109,9 @@ class Report:
                               *(line for loop in self.loops for line in loop.lines())])
         text = [f"{self.model}: converted", *(line for loop in self.loops
                                               for line in loop.lines())]
+        if self.branches:
+            text.append(f"  {_count(self.branches, 'bool')} of tensors that Python reads: a call "
+                        f"with others runs the original")
         text.append("  not verified" if self.comparison is None else f"  {self.comparison}")
         return "\n".join(text if self.speed is None else [*text, f"  {self.speed}"])
 

@@ -107,7 +107,7 @@ def test_report_of_convert():
 class Branching(Net):
     def forward(self, x: Tensor) -> Tensor:
         found = super().forward(x)
-        return found if found.sum() > 0 else -found  # line of the branch
+        return found if float(found.sum()) > 0 else -found  # line of the branch
 
 
 def test_report_of_what_is_refused():

@@ -1,0 +1,118 @@
+"""Branches on numbers of tensors: a call with others than the recorded ones runs the original."""
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from loop_programs import spike
+from lsnn_ext import convert
+
+T, B, N = 12, 3, 5
+
+
+class Checked(nn.Module):
+    """Checks, and branches that are seldom taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = nn.Linear(N, N)
+
+    def forward(self, x: Tensor) -> Any:
+        if torch.isnan(x).any():
+            raise ValueError("NaN")
+        v = z = torch.zeros(B, N, dtype=x.dtype)
+        made = []
+        for one in x:
+            v = 0.9 * v + one + self.back(z) + 0.1 * torch.rand_like(v)
+            if v.abs().max() > 50:
+                v = v / 2
+            z = spike(v - 0.5)
+            made.append(z)
+        if torch.stack(made).mean() > 2:
+            raise RuntimeError("too many spikes")
+        return torch.stack(made), v
+
+
+def draw(scale: float = 1.0, seed: int = 0) -> Tensor:
+    return scale * torch.randn(T, B, N, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model: nn.Module, x: Tensor) -> Any:
+    torch.manual_seed(3)
+    try:
+        made, v = model(x)
+    except ValueError as error:
+        return str(error)
+    gradients = torch.autograd.grad(made.sum() + v.sum(), [*model.parameters()])
+    return [made, v, *gradients, torch.get_rng_state()]
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    model = Checked()
+    converted, report = convert(copy.deepcopy(model), draw())
+    assert report.converted
+    assert f"{T + 2} bools of tensors that Python reads" in str(report)
+    return model, converted
+
+
+def count_runs(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Notes each run of the original."""
+    runs: list[int] = []
+    replayer = model._lsnn_replayer
+    call = replayer.call
+
+    def note(root: Any, function: Any, *rest: Any) -> Any:
+        return call(root, lambda *args, **kwargs: (runs.append(1), function(*args, **kwargs))[1],
+                    *rest)
+
+    monkeypatch.setattr(replayer, "call", note)
+    return runs
+
+
+def test_the_same_branches_are_replayed(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, converted = pair
+    runs = count_runs(converted, monkeypatch)
+    for seed in range(1, 4):
+        got, want = run(converted, draw(seed=seed)), run(model, draw(seed=seed))
+        torch.testing.assert_close(got, want)
+    assert not runs
+
+
+def test_other_branches_run_the_original(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, converted = pair
+    runs = count_runs(converted, monkeypatch)
+    for x in (draw(40.0, 1), draw().fill_(torch.nan), draw(seed=2)):
+        got, want = run(converted, x), run(model, x)
+        assert got == want if isinstance(want, str) else all(map(torch.equal, got[:1], want[:1]))
+        if not isinstance(want, str):
+            torch.testing.assert_close(got, want)
+    assert len(runs) == 2
+
+
+def test_branches_that_differ_again_and_again_end_the_replay(
+        pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, converted = pair
+    runs = count_runs(converted, monkeypatch)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for seed in range(10):
+            x = draw(40.0, seed)
+            torch.testing.assert_close(run(converted, x), run(model, x))
+    assert ["got others in 8 calls" in str(one.message) for one in found] == [True]
+    run(converted, draw())
+    assert len(runs) == 11
+
+
+def test_a_number_is_still_refused() -> None:
+    class Reads(Checked):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x * float(x.abs().max()))
+
+    _, report = convert(Reads(), draw())
+    assert not report.converted
+    assert "expected no number of a tensor in Python" in report.reason
