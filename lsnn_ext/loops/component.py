@@ -121,8 +121,9 @@ class Component:
         past = [self._past_z(int(bool(self.found.prefix)) - 1 - d, first, given) for d in steps]
         states = {name: self._initial(one, first, given)
                   for one, name in self.found.registers.items()}
-        states |= {name: given.outside[slot].expand(shape).reshape(self.found.rows, -1).to(
-            **self.options, copy=True) for (slot, shape), name in self.found.constants.items()}
+        states |= {name: self.found.turn(given.outside[slot].expand(1, *shape)).reshape(
+            self.found.rows, -1).to(**self.options, copy=True)
+            for (slot, shape), name in self.found.constants.items()}
         coefficients = {name: make_coefficient(self.found, given.outside[slot], shape)
                         for (slot, shape), name in self.found.coefficients.items()}
         return Arguments(x, weights, delays[0] if len(delays) == 1 else delays or 0,
@@ -140,8 +141,7 @@ class Component:
             kind = self.found.reader.kind(*place)
             one = spikes if name == "z" else (
                 traces[name] if place in traced else after.states[name][None])
-            one = self.found.put_axis_back(one) if one.dim() == 4 else one
-            one = one.reshape(len(one), *kind.shape).to(kind.dtype)
+            one = self.restore(one, place)
             if place[0] in prefix:
                 one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
             found[place] = one if kind.requires_grad else one.detach()
@@ -162,27 +162,36 @@ class Component:
 
     def _past_z(self, t: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
         if t == 0:
-            return self._flatten(first[self.found.z], self.found.z)
+            return self.flatten(first[self.found.z], self.found.z)
         value = self.found.history.get(t)
         if value is None:
             return torch.zeros(self.found.rows, self.found.neurons, **self.options)
-        return self._flatten(given.initial[value], self.found.z)
+        return self.flatten(given.initial[value], self.found.z)
 
     def _initial(self, register: Register, first: Mapping[Place, Tensor],
                  given: RunInputs) -> Tensor:
         if register.initial:
-            return self._flatten(given.initial[register.initial[0]], register.place)
+            return self.flatten(given.initial[register.initial[0]], register.place)
         if register.place[0] in self.found.prefix:
-            return self._flatten(first[register.place], register.place)
+            return self.flatten(first[register.place], register.place)
         return torch.zeros(self.found.step_shape(register.place), **self.options)
 
-    def _flatten(self, tensor: Tensor, place: Place) -> Tensor:
-        """Returns a value from before the loop as (B, N) or (B, N, K)."""
+    def restore(self, values: Tensor, place: Place) -> Tensor:
+        """Returns values (n, B, N) or (n, B, N, K) of the step as those of the loop."""
+        kind = self.found.reader.kind(*place)
+        if values.dim() == 4:
+            values = self.found.put_axis_back(values)
+        elif self.found.is_turned(kind.shape):
+            values = values.transpose(1, 2)
+        return values.reshape(len(values), *kind.shape).to(kind.dtype)
+
+    def flatten(self, tensor: Tensor, place: Place) -> Tensor:
+        """Returns a value of the loop as one of the step, (B, N) or (B, N, K)."""
         shape = self.found.step_shape(place)
         if tensor.numel() != prod(shape):
             tensor = tensor.expand(self.found.reader.kind(*place).shape)
         # the caller may write to it before the backward pass, which reads it
-        tensor = tensor.to(**self.options, copy=True)
+        tensor = self.found.turn(tensor[None])[0].to(**self.options, copy=True)
         return tensor.reshape(shape) if len(shape) == 2 else self.found.put_axis_last(
             tensor.reshape(self.found.rows, -1), shape[2])
 
@@ -214,7 +223,8 @@ class Component:
             # each row up to a flip of a spike
             keep = torch.ones(n, found.rows, dtype=torch.bool, device=found.device)
             for place, result in made.items():
-                keep &= _find_close(result, wanted[place]).reshape(n, found.rows, -1).all(-1)
+                close = found.turn(_find_close(result, wanted[place]))
+                keep &= close.reshape(n, found.rows, -1).all(-1)
             keep = keep.cumprod(0).bool()
             got, want = (self._gradients(each, inputs, keep) for each in (made, wanted))
         except Exception as error:  # of any operator on random numbers
@@ -274,7 +284,7 @@ class Component:
                    keep: Tensor) -> list[Tensor | None]:
         """Returns the gradients of a sum with random factors, of iterations and rows to keep."""
         random = torch.Generator().manual_seed(1)
-        terms = [((one * draw_normal(one.shape, random).to(one)).reshape(
+        terms = [(self.found.turn(one * draw_normal(one.shape, random).to(one)).reshape(
             *keep.shape, -1) * keep[..., None]).sum()
             for _, one in sorted(made.items()) if one.requires_grad]
         wanted = [one for one in inputs if one.requires_grad]

@@ -40,8 +40,7 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     def flat(value: int | None, place: Place) -> Tensor:
         if value is None:
             return torch.zeros(found.step_shape(place), **component.options)
-        one = expected.numbers[value].expand(found.reader.kind(*place).shape)
-        return one.to(**component.options).reshape(found.step_shape(place))
+        return component.flatten(expected.numbers[value], place)
 
     def past(register: Register, t: int) -> int | None:
         q, k = register.place
@@ -74,15 +73,14 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
             inner, weights, component.neuron, delay=delay, state=NeuronState(states, z),
             trace=True, **coefficients)  # type: ignore[arg-type]
         for (q, k), name in places.items():
-            kind = found.reader.kind(q, k)
-            one = (spikes if name == "z" else traces[name]).to(kind.dtype)
+            one = spikes if name == "z" else traces[name]
+            one = one.reshape(len(steps), found.rows, *one.shape[2:])
             back = int(q in found.prefix)
 
             def calls_of(t: int, back: int = back) -> list[Call]:
                 return calls(t - back)
 
-            expected.compare(loop, (q, k), one.reshape(len(steps), *kind.shape), start + back,
-                             calls_of)
+            expected.compare(loop, (q, k), component.restore(one, (q, k)), start + back, calls_of)
 
 
 def _check_gradients(expected: Expected, loop: Loop, component: Component) -> float:
@@ -123,7 +121,7 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
         again = dict(start)
         for call in calls:
             run_perturbed_call(call, again, expected.numbers, random)
-        return outputs_of(again), leaves
+        return [found.turn(one) for one in outputs_of(again)], leaves
 
     for call in calls:
         given = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
@@ -132,6 +130,7 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
     wrong = torch.zeros(loop.iterations, found.rows, dtype=torch.bool, device=found.device)
     for one, other in zip(got, want, strict=True):
         differ = find_differences(one.detach(), other.detach(), RUN.of(other.detach()))
-        wrong |= differ.reshape(*wrong.shape, -1).any(-1)
+        wrong |= found.turn(differ).reshape(*wrong.shape, -1).any(-1)
+    got, want = ([found.turn(one) for one in each] for each in (got, want))
     return compare_gradients(got, want, leaves, leaves, [found.line(found.z[0])] * len(leaves),
                              run_perturbed, wrong.int().cumsum(0) == 0)

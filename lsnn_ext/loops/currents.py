@@ -130,9 +130,10 @@ class Currents:
                            *(width,) * (width > 1), self.found.neurons)
 
     def _arrange(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Returns values (n, B, N K) as (n, B, N), or (n, B, K, N) with an axis of its own."""
+        """Returns values of the loop as (n, B, N), or with an axis of its own (n, B, K, N)."""
         found, width = self.found, self.found.width(shape)
-        tensor = tensor.to(**self.options).reshape(-1, found.rows, found.neurons * width)
+        tensor = found.turn(tensor).to(**self.options)
+        tensor = tensor.reshape(-1, found.rows, found.neurons * width)
         return tensor if width == 1 else found.put_axis_last(tensor, width).transpose(2, 3)
 
     def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
@@ -194,6 +195,8 @@ def make_coefficient(found: Recurrence, tensor: Tensor, shape: tuple[int, ...]) 
     tensor = tensor.to(**found.options)
     if tensor.numel() == 1:
         return tensor.reshape(())
+    if found.is_turned(shape):
+        return tensor.reshape(-1)
     behind = shape[found.split(shape, ""):]
     tensor = tensor.reshape(tensor.shape[max(tensor.dim() - len(behind), 0):])
     width = found.width(shape)

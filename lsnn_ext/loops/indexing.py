@@ -93,8 +93,9 @@ class Writes:
         """Notes the parts of a stack of a few values, as states are kept."""
         named = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs
         tensors, dim, kind = named["tensors"], named.get("dim", 0), self.kinds[value]
-        if len(tensors) <= MOST_PARTS and all(isinstance(one, Ref) and self.kinds[
-                one.value].dtype == kind.dtype for one in tensors):
+        if isinstance(dim, int) and len(tensors) <= MOST_PARTS and all(
+                isinstance(one, Ref) and self.kinds[one.value].dtype == kind.dtype
+                for one in tensors):
             self.parts[value] = (dim % len(kind.shape),), {
                 (k,): one.value for k, one in enumerate(tensors)}
 
@@ -105,6 +106,8 @@ class Writes:
         if name == "unbind":
             named = dict(zip(("input", "dim"), args, strict=False)) | kwargs
             x, dim = named["input"], named.get("dim", 0)
+            if not isinstance(dim, int):
+                return None
             before = (slice(None),) * (dim % len(self.kinds[x.value].shape))
             found = [self._find((x, (*before, k)), written, one) for k, one in enumerate(results)]
         else:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .functions import get_name
 from .ir import (
     DEVICES,
     Before,
@@ -33,6 +34,7 @@ COPIES = frozenset({
     "__getitem__", "select", "unbind", "stack", "chunk", "split",
     "sum", "mean", "amax", "amin"})  # over axes of size 1
 
+TURNS = frozenset({"t", "T", "transpose", "swapaxes", "permute"})
 PARTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "__getitem__"})
 
 
@@ -194,16 +196,19 @@ class Reader:
         if len(call.outputs) != 1 or call.written:
             return None
         tensors = [slot for slot in slots if isinstance(slot, SLOTS)]
+        is_turn = get_name(call.function) in TURNS
         if call.name in ("mul", "__mul__", "__rmul__"):  # a product with 1
             others = [slot for slot in tensors
                       if not (isinstance(slot, Fixed) and self.recording.is_one(slot.value))]
             source = others[0] if (len(others), len(tensors), len(slots)) == (1, 2, 2) else None
         else:
-            source = tensors[0] if tensors and call.name in COPIES else None
+            source = tensors[0] if tensors and (is_turn or call.name in COPIES) else None
         if not isinstance(source, Now | Before) or source.position not in self.inside:
             return None
         before, after = self.kind(source.position, source.output), self.kind(position, 0)
         is_copy = before.dtype == after.dtype and prod(before.shape) == prod(after.shape)
+        if is_turn:  # (B, N) and (N, B) have the same numbers for the kernels
+            is_copy &= len(before.shape) == 2 and before.shape[0] != before.shape[1]
         if call.name == "__getitem__":
             is_copy &= all(isinstance(x, slice | int | type(None) | type(Ellipsis))
                            and not isinstance(x, bool) for x in slots[1:])
@@ -281,6 +286,8 @@ class Reader:
             return tuple(map(self.read, given)) if given is not None and are_terms else None
         for one in list_operands(call, slots):
             if one.is_vector and not self._is_vector(one.source):
+                if columns := self._find_columns(one.source, one.matrix):
+                    return (columns,)
                 continue
             if found := self._products(one.source, one.matrix, one.is_transposed):
                 return (*found, *map(self.read, one.added))
@@ -289,6 +296,15 @@ class Reader:
     def _is_vector(self, slot: Any) -> bool:
         is_read = isinstance(self.read(slot), Read)
         return is_read and len(self.kind(slot.position, slot.output).shape) == 1
+
+    def _find_columns(self, slot: Any, matrix: Any) -> Product | None:
+        """Returns the product of a matrix and values of shape (inputs, B)."""
+        source = self.read(slot)
+        if not isinstance(source, Read) or not self.is_invariant(matrix):
+            return None
+        shapes = self.kind_of(matrix).shape, self.kind_of(slot).shape
+        is_product = [len(one) for one in shapes] == [2, 2] and shapes[1][0] != shapes[1][1]
+        return Product(source, matrix, True, 0, shapes[1][0]) if is_product else None
 
     def _products(self, slot: Any, matrix: Any, is_transposed: bool = False) -> list[Term]:
         """Returns the product of a value, or one of each part of a concatenation."""

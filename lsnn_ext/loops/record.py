@@ -126,7 +126,8 @@ class _Recorder(TorchFunctionMode):
             return made[0]
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
-        if name == "__deepcopy__" and not args[0].requires_grad:
+        if name == "__deepcopy__" and type(args[0]) is Tensor and (
+                not args[0].requires_grad):
             return self.note(Tensor.clone, args[:1], {}, lambda: func(*args, **kwargs))
         if name == "__setitem__" and isinstance(args[2], Tensor) and (
                 args[2].dtype != (dtype := args[0].dtype)):

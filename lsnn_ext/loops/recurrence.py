@@ -132,6 +132,14 @@ class Recurrence:
         """Returns the size of the own axis of a value in the step; 1: it has none."""
         return prod(shape) // (self.rows * self.neurons) or 1
 
+    def is_turned(self, shape: Sequence[int]) -> bool:
+        """Whether values of the loop are (N, B)."""
+        return tuple(shape) == (self.neurons, self.rows) != (self.rows, self.neurons)
+
+    def turn(self, values: Tensor) -> Tensor:
+        """Returns values (n, N, B) as (n, B, N), and others as they are."""
+        return values.transpose(1, 2) if self.is_turned(values.shape[1:]) else values
+
     def step_shape(self, place: Place) -> tuple[int, ...]:
         """Returns (B, N) or (B, N, K)."""
         width = self.width(self.reader.kind(*place).shape)
@@ -281,8 +289,10 @@ class Recurrence:
 
     def is_per_neuron(self, shape: tuple[int, ...], result: tuple[int, ...], line: str) -> bool:
         """Returns whether an argument of a result has the same numbers in each row."""
-        batch = self.split(result, line)
         aligned = (1,) * (len(result) - len(shape)) + tuple(shape)
+        if self.is_turned(result):
+            return prod(shape) == 1 or aligned[1] == 1
+        batch = self.split(result, line)
         return prod(shape) == 1 or all(size == 1 for size in aligned[:batch])
 
     def _name_read(self, read: Read, ahead: int) -> "Name":

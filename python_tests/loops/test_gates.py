@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from loop_programs import spike
+from lsnn_ext import fuse
 from small_loops import compare
 
 T, B, I, N = 9, 3, 4, 6
@@ -108,8 +109,10 @@ def test_a_state_of_all_gates() -> None:
             made.append(gates)
         return torch.stack(made), v
 
-    compare(model, random(T, B, 2 * N), random(2 * N, N, seed=1), random(B, N, seed=2),
-            random(B, 2 * N, seed=3))
+    given = (random(T, B, 2 * N), random(2 * N, N, seed=1), random(B, N, seed=2),
+             random(B, 2 * N, seed=3))
+    compare(model, *given)
+    fuse(model, tuple(one.requires_grad_() for one in given))  # which compares each step
 
 
 def test_an_axis_behind_the_neurons_is_sliced() -> None:

@@ -155,7 +155,8 @@ def run(function: Any, x: Tensor) -> Any:
     (traced, "TorchScript that does nothing but compute"),
     (calls_python, "TorchScript that does nothing but compute"),
     (prints, "TorchScript that does nothing but compute"),
-    (branches, "no branch that depends on numbers"), (random, "random numbers that depend on no number")],
+    (branches, "no branch that depends on numbers"),
+    (random, "random numbers that depend on no number")],
     ids=["traced", "calls_python", "prints", "branches", "random"])
 def test_refused(function: Any, text: str) -> None:
     x = (torch.rand(9, 3, 8) < 0.4).double()
