@@ -37,6 +37,7 @@ class Expected:
         self.run = tolerance_of(kind.dtype for kind in recording.kinds.values())
         self.ulps, self.values, self.flips = 0.0, 0, 0
         outdated = _find_outdated(recording)
+        self.uninitialized = _find_uninitialized(recording)
         self.numbers = {value: recording.numbers[value] for value in recording.leaves}
         for call in recording.calls:
             leaves = [self.numbers[leaf.value] if isinstance(leaf, Ref) else leaf
@@ -45,9 +46,13 @@ class Expected:
                 old = recording.numbers.get(value)
                 if old is None or value in outdated:
                     old = new.detach()
-                elif not is_uninitialized(call) and not is_close(new, old):
+                elif not self.is_uninitialized(call) and not is_close(new, old):
                     raise VerificationError("the recorded call gives another result", call.line)
                 self.numbers[value] = old
+
+    def is_uninitialized(self, call: Call) -> bool:
+        """Whether a call returns uninitialized memory, or writes to a part of such."""
+        return not self.uninitialized.isdisjoint(call.outputs)
 
     def frame(self, loop: Loop, without: Collection[int]) -> Frame:
         """Returns a frame with the recorded numbers of all calls but some."""
@@ -70,7 +75,7 @@ class Expected:
             calls: the recorded ones that make the value, by iteration.
         """
         q, k = place
-        if is_uninitialized(loop.body[q].call):
+        if self.is_uninitialized(loop.body[q].call):
             return
         values = [made[q][k] for made in loop.made[start : start + len(got)]]
         want, line = torch.stack([self.numbers[value] for value in values]), loop.body[q].call.line
@@ -132,11 +137,6 @@ class _Sequences(dict[Place, Tensor]):
         return torch.stack([self.numbers[made[place[0]][place[1]]] for made in self.loop.made])
 
 
-def is_uninitialized(call: Call) -> bool:
-    """Whether a call returns uninitialized memory."""
-    return "empty" in call.name
-
-
 def list_results(loop: Loop, frame: Frame,
                  stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
     """Yields the results of a stage: place, first iteration, (iterations, ...)."""
@@ -152,6 +152,17 @@ def list_results(loop: Loop, frame: Frame,
                 yield place, 0, frame.sequences[place]
             elif place in frame.last:
                 yield place, n - 1, frame.last[place][None]
+
+
+def _find_uninitialized(recording: Recording) -> set[int]:
+    """Returns values with uninitialized numbers."""
+    found: set[int] = set()
+    for call in recording.calls:
+        if "empty" in call.name:
+            found.update(call.outputs)
+        elif call.name in ("__setitem__", "index_put_", "index_copy_", "scatter_", "masked_fill_"):
+            found.update(after for before, after in call.written if before in found)
+    return found
 
 
 def _find_outdated(recording: Recording) -> set[int]:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .costs import GUARD, estimate_call, estimate_stage
 from .ir import Before, Call, Loop, Now, Part, Recording, Ref, Refused, find_initial
-from .planner import Planner, find_dead, is_live
+from .planner import Planner, find_dead, is_live, reads_layout
 from .reroll import find_loops
 from .stages import Stage
 from .values import Frame, Layout, Values
@@ -45,6 +45,11 @@ class Plan:
         read = _find_read(recording, parts, self.live)
         for part in parts:
             if isinstance(part, Call):
+                if loops and reads_layout(part) and not all(
+                        recording.kinds[value].is_contiguous or value in recording.leaves
+                        for value in part.inputs):
+                    raise Refused("expected contiguous arguments of a random draw or as_strided, "
+                                  "which depend on the order in memory", part.line)
                 self.parts.append(part)
                 if is_unbind(part, recording):
                     unbound -= 1

@@ -1,5 +1,6 @@
 """Planner: cuts the body of a loop into stages, each of which runs for all iterations."""
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -7,7 +8,18 @@ from torch.utils import _pytree as pytree
 
 from .component import fuse_component
 from .functions import OTHER_NAMES, PRODUCTS, Apply, is_pointwise
-from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
+from .ir import (
+    Before,
+    Call,
+    Fixed,
+    Loop,
+    Now,
+    Numbers,
+    Recording,
+    Refused,
+    Varying,
+    find_initial,
+)
 from .reader import find_invariants
 from .stages import Batched, InOrder, Invariant, Last, Sliced, Stage, Written, find_time_index
 from .values import Place
@@ -49,6 +61,10 @@ class Planner:
                                                    and slot.position not in invariant)
             for slot in one.slots)]
         others = [q for q, one in enumerate(body) if one.call.is_random and q not in drawn]
+        for one in body:
+            if reads_layout(one.call) and not all(map(self._is_contiguous, one.slots)):
+                raise Refused("expected contiguous arguments of a random draw or as_strided, which "
+                              "depend on the order in memory", one.call.line)
         if len(others) > 1 or (others and drawn):
             raise Refused("random draws that depend on numbers of the loop stay in their order",
                           body[others[0]].call.line)
@@ -74,6 +90,14 @@ class Planner:
                 for k, stage in enumerate(found)]
 
     # -------------------------------------------------------------------------- structure
+    def _is_contiguous(self, slot: Any) -> bool:
+        kinds = self.recording.kinds
+        if isinstance(slot, Now | Before):
+            return all(kinds[made[slot.position][slot.output]].is_contiguous
+                       for made in self.loop.made)
+        return all(kinds[value].is_contiguous or value in self.recording.leaves
+                   for value in find_initial(slot))
+
     def _find_final(self) -> set[int]:
         """Returns the calls of which only the last iteration is read."""
         found: set[int] = set()
@@ -193,6 +217,11 @@ class Planner:
                 or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):
             return None
         return Stage("written", (q,), Written(q, one, target, given, *where))
+
+
+def reads_layout(call: Call) -> bool:
+    """Whether a result depends on the order of numbers in memory."""
+    return call.is_random or "as_strided" in call.name
 
 
 def is_live(call: Call, live: set[int]) -> bool:

@@ -68,7 +68,8 @@ def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
 
 def _split_dropout(call: Call, add_value: Callable[[Kind], int],
                    kinds: dict[int, Kind]) -> list[Call]:
-    if not call.is_random or call.written or len(call.inputs) != 1:
+    if not call.is_random or call.written or len(call.inputs) != 1 or not (
+            kinds[call.inputs[0]].is_contiguous):  # else the draw is in the order of its memory
         return [call]
     kind = kinds[call.inputs[0]]
     ones, draw = (add_value(kind._replace(requires_grad=False)) for _ in range(2))
@@ -120,7 +121,7 @@ class _Writer:
 
 
 def _write_lstm(w: _Writer, x: Any, state: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
-    b_ih, b_hh = biases or (None, None)
+    b_ih, b_hh = (*biases, None, None)[:2]
     h, c = state
     gates = w.run(torch.add, w.run(functional.linear, h, w_hh, b_hh, width=4),
                   w.run(functional.linear, x, w_ih, b_ih, width=4), width=4)
@@ -133,7 +134,7 @@ def _write_lstm(w: _Writer, x: Any, state: Any, w_ih: Any, w_hh: Any, *biases: A
 
 
 def _write_gru(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
-    b_ih, b_hh = biases or (None, None)
+    b_ih, b_hh = (*biases, None, None)[:2]
     r_x, u_x, n_x = w.chunk(w.run(functional.linear, x, w_ih, b_ih, width=3), 3)
     r_h, u_h, n_h = w.chunk(w.run(functional.linear, h, w_hh, b_hh, width=3), 3)
     r, u = (w.run(torch.sigmoid, w.run(torch.add, *pair)) for pair in ((r_h, r_x), (u_h, u_x)))
@@ -143,7 +144,7 @@ def _write_gru(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, *biases: Any) -
 
 
 def _write_rnn(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
-    b_ih, b_hh = biases or (None, None)
+    b_ih, b_hh = (*biases, None, None)[:2]
     total = w.run(torch.add, w.run(functional.linear, h, w_hh, b_hh),
                   w.run(functional.linear, x, w_ih, b_ih))
     function = torch.tanh if w.call.name == "rnn_tanh_cell" else torch.relu

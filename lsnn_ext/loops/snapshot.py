@@ -48,6 +48,7 @@ class Snapshot:
         self.nodes: list[Node] = []
         self.numbers: dict[int, int] = {}  # of nodes, by id of their object
         self.tensors: dict[int, tuple[Tensor, list[tuple[int, Step]]]] = {}  # and their places
+        self.kinds: dict[int, tuple[Any, ...]] = {}  # of the tensors, by id
         self.names = {"forward"}  # what torch calls
         self._waiting: deque[tuple[Path, Any]] = deque([((), function)])
         self._made: set[int] = set()
@@ -119,6 +120,9 @@ class Snapshot:
         """Sets a description, equal if the function does the same: structure and plain values,
         kinds of tensors, and which places hold the same object."""
         order = {key: number for number, key in enumerate(self.tensors)}
+        known = {} if self._before is None else self._before.kinds  # detach_() changes them
+        self.kinds = {key: known.get(key) or describe_tensor(one)
+                      for key, (one, _) in self.tensors.items()}
         self.description: list[Any] = []
         for node in self.nodes:
             value = node.value
@@ -130,7 +134,7 @@ class Snapshot:
             parts: list[Any] = []
             for step, one in node.held.items():
                 if isinstance(one, Tensor):
-                    parts.append((step, "tensor", order[id(one)], describe_tensor(one)))
+                    parts.append((step, "tensor", order[id(one)], self.kinds[id(one)]))
                 elif step in node.plain:
                     parts.append((step, "plain", node.plain[step]))
                 else:
@@ -160,7 +164,8 @@ def describe(value: Any, before: Snapshot | None = None) -> Any:
     before: with what its containers held then.
     """
     if isinstance(value, Tensor):
-        return "tensor", describe_tensor(value)
+        kind = None if before is None else before.kinds.get(id(value))
+        return "tensor", kind or describe_tensor(value)
     plain = make_key(value)
     if plain is not None:
         return plain

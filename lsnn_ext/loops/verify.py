@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from .component import Component
 from .component_check import check_component
-from .expected import Expected, is_uninitialized, list_results
+from .expected import Expected, list_results
 from .ir import Call, Leaf, Loop, Ref
 from .plain import generator_states, set_generator_states
 from .plan import Plan
@@ -136,7 +136,7 @@ def _check_calls(plan: Plan, expected: Expected) -> None:
     for part in plan.parts:
         if isinstance(part, Call) and not part.is_random and is_live(part, plan.live):
             values.run(part)
-            if not is_uninitialized(part) and not all(
+            if not expected.is_uninitialized(part) and not all(
                     is_close(values.get(value).detach(), expected.numbers[value])
                     for value in part.outputs):
                 raise VerificationError("a call outside of loops gives another result", part.line)
@@ -196,6 +196,7 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         pytree.tree_leaves, (recording.result, made, result)), strict=True)
         if isinstance(ref, Ref) and other.requires_grad]
     wanted = [value for value, leaf in leaves.items() if leaf.requires_grad
+              and recording.tensors[value].requires_grad  # it may have been detached in the call
               and not recording.tensors[value]._backward_hooks]
     if not pairs or not wanted:
         return 0, 0.0, 0, "nothing asks for them"
@@ -228,7 +229,7 @@ def _has_flips(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: F
             if get_kind(got) != get_kind(want):
                 raise VerificationError(f"expected {get_kind(want)}, got {get_kind(got)}",
                                         loop.body[q].call.line)
-            if torch.equal(got, want) or is_uninitialized(loop.body[q].call):
+            if torch.equal(got, want) or expected.is_uninitialized(loop.body[q].call):
                 continue
             wrong = find_differences(got, want, expected.run.of(want)).reshape(len(got), -1).any(1)
             if bool(wrong.any()):

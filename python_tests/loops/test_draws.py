@@ -1,4 +1,7 @@
 """Random numbers within a recurrence."""
+import contextlib
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -6,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from loop_programs import spike
 from lsnn_ext import fuse
+from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
 from small_loops import run
@@ -99,3 +103,37 @@ def test_constants_of_more_than_a_shape_stay(make):
     _, got, _ = run(make, (x,))
     assert torch.equal(got, want)
     assert (got.stride(), got.requires_grad) == (want.stride(), want.requires_grad)
+
+
+def turned(x: Tensor) -> Tensor:
+    return F.dropout(x.t(), 0.5).t()
+
+
+def like_turned(x: Tensor) -> Tensor:
+    return torch.rand_like(x.t()).t()
+
+
+def strided(x: Tensor) -> Tensor:
+    return x.t().as_strided((N, B), (B, 1)).t()
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("read", [turned, like_turned, strided])
+def test_what_reads_the_order_in_memory_is_exact(read: Any, is_late: bool) -> None:
+    """Within the loop, and behind it; a plan keeps no strides."""
+    def model(x: Tensor, v: Tensor) -> Tensor:
+        made = []
+        for one in x:
+            v = 0.9 * v + one
+            made.append(v.t() if is_late else read(v) + v)
+        return torch.stack([read(2 * one.t()) for one in made[-2:]]) if is_late else (
+            torch.stack(made))
+
+    x, v = torch.rand(T, B, N), torch.rand(B, N)
+    torch.manual_seed(2)
+    want = model(x, v)
+    for exact in (False, True):
+        with contextlib.suppress(Refused):
+            fused = fuse(model, (x, v), verify=False, exact=exact)
+            torch.manual_seed(2)
+            assert torch.equal(fused(x, v), want)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loop_programs import spike
+from lsnn_ext import convert, fuse
 from lsnn_ext.loops.ir import Refused
 from small_loops import compare
 from small_loops import run as record_and_run
@@ -128,3 +129,53 @@ def test_a_write_to_a_view_in_place_is_refused() -> None:
 
     with pytest.raises(Refused, match="unsqueeze_: expected no write to an input"):
         record_and_run(model, (random(T, B, N),))
+
+
+@pytest.mark.parametrize("make", [torch.empty_like, lambda v: v.new_empty(v.shape),
+                                  lambda v: torch.empty(B, N, dtype=v.dtype)])
+def test_uninitialized_memory_that_is_written_in_parts(make: Callable[..., Tensor]) -> None:
+    """What is not yet written has any numbers, which verify does not compare."""
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = torch.zeros(B, N, dtype=x.dtype)
+        for one in x:
+            other = make(v)
+            other[:, 0], other[:, 1:] = one[:, 0], one[:, 1:] * 2
+            v = torch.tanh(v @ w) + other
+        return v
+
+    given = random(T, B, N), random(N, N, seed=1)
+    for _ in range(3):
+        junk = torch.full((1000,), torch.nan, dtype=torch.float64)
+        del junk
+        torch.testing.assert_close(fuse(model, given)(*given), model(*given))
+
+
+class Truncated(nn.Module):
+    """Detaches the state of the last call in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = nn.Linear(N, N, dtype=torch.float64)
+        self.v = torch.zeros(B, N, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.v.detach_()
+        v = self.v
+        for one in x:
+            v = torch.tanh(self.back(v)) + one
+        self.v = v
+        return v * 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_state_that_is_detached_in_place() -> None:
+    model = Truncated()
+    converted, report = convert(copy.deepcopy(model), random(T, B, N))
+    assert report.converted
+    for seed in range(4):
+        for one in (model, converted):
+            one.zero_grad()
+            one(random(T, B, N, seed=seed)).sum().backward()
+        torch.testing.assert_close(converted.v, model.v)
+        torch.testing.assert_close(converted.back.weight.grad, model.back.weight.grad)
+    assert len(converted._lsnn_replayer.all()) == 2

@@ -77,11 +77,11 @@ def test_gates(cell: Callable[..., Any], gates: int) -> None:
             random(gates * N, seed=3), random(B, N, seed=4))
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("biases", [0, 1, 2])
 @pytest.mark.parametrize(("cell", "gates"), [
     (torch.lstm_cell, 4), (torch.gru_cell, 3), (torch.rnn_tanh_cell, 1),
     (torch.rnn_relu_cell, 1)], ids=lambda one: getattr(one, "__name__", ""))
-def test_cells_of_torch(cell: Any, gates: int, bias: bool) -> None:
+def test_cells_of_torch(cell: Any, gates: int, biases: int) -> None:
     def model(x: Tensor, h: Tensor, *weights: Tensor) -> Any:
         c, made = torch.zeros_like(h), []
         for one in x:
@@ -93,8 +93,8 @@ def test_cells_of_torch(cell: Any, gates: int, bias: bool) -> None:
         return torch.stack(made), h, c
 
     weights = [random(gates * N, I, seed=1), random(gates * N, N, seed=2)]
-    biases = [random(gates * N, seed=3), random(gates * N, seed=5)]
-    compare(model, random(T, B, I), random(B, N, seed=4), *weights, *biases[:2 * bias])
+    added = [random(gates * N, seed=3), random(gates * N, seed=5)][:biases]
+    compare(model, random(T, B, I), random(B, N, seed=4), *weights, *added)
 
 
 def test_a_state_of_all_gates() -> None:
