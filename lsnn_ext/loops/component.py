@@ -183,6 +183,7 @@ class Component:
             values = self.found.put_axis_back(values)
         elif self.found.is_turned(kind.shape):
             values = values.transpose(1, 2)
+            values = values.contiguous() if kind.is_contiguous else values
         return values.reshape(len(values), *kind.shape).to(kind.dtype)
 
     def flatten(self, tensor: Tensor, place: Place) -> Tensor:

@@ -32,7 +32,8 @@ SWITCHES = frozenset({
 REFUSED = frozenset({
     "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
     "register_hook", "apply_", "map_", "set_", "resize_", "share_memory_", "rename_",
-    "_make_subclass", "as_subclass"})
+    "_make_subclass", "as_subclass", "as_strided", "as_strided_", "as_strided_copy",
+    "as_strided_scatter"})
 # Views of a tensor that take its place.
 IN_PLACE_VIEWS = {getattr(Tensor, f"{name}_"): getattr(Tensor, name) for name in (
     "detach", "unsqueeze", "squeeze", "transpose", "swapaxes", "swapdims", "t")}

@@ -197,6 +197,7 @@ class Recording:
     read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
     # bools that Python reads, as for a branch or an assertion; a replay with others does not count
     checked: dict[int, bool] = field(default_factory=dict, kw_only=True)
+    strides: dict[int, tuple[int, ...]] = field(default_factory=dict, kw_only=True)  # of results
     # results in the memory of other ones: these, and whether detach() makes the ones of the others
     shared: dict[int, tuple[int, bool]] = field(default_factory=dict, kw_only=True)
     # the rest is for verify

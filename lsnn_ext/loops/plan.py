@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .costs import GUARD, estimate_call, estimate_stage
 from .ir import Before, Call, Loop, Now, Part, Recording, Ref, Refused, find_initial
-from .planner import Planner, find_dead, is_live, reads_layout
+from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
 from .stages import Stage
 from .values import Frame, Layout, Values
@@ -45,11 +45,11 @@ class Plan:
         read = _find_read(recording, parts, self.live)
         for part in parts:
             if isinstance(part, Call):
-                if loops and reads_layout(part) and not all(
+                if loops and part.is_random and not all(
                         recording.kinds[value].is_contiguous or value in recording.leaves
                         for value in part.inputs):
-                    raise Refused("expected contiguous arguments of a random draw or as_strided, "
-                                  "which depend on the order in memory", part.line)
+                    raise Refused("expected contiguous arguments of a random draw, which depends "
+                                  "on the order in memory", part.line)
                 self.parts.append(part)
                 if is_unbind(part, recording):
                     unbound -= 1
@@ -168,6 +168,7 @@ class Plan:
                                    for value, read in self.recording.checked.items()):
             raise OtherBranchError
         own: dict[int, Tensor] = {}
+        recording = self.recording
 
         def result(one: Any) -> Any:
             if not isinstance(one, Ref):
@@ -183,10 +184,10 @@ class Plan:
                 # argument stays one
                 if values.is_shared(value) and not values.is_part_of_leaf(tensor):
                     tensor = tensor.clone()
-                kind = self.recording.kinds[value]
+                kind = recording.kinds[value]
                 # a sequence requires a gradient where one of its iterations does
                 tensor = tensor if kind.requires_grad else tensor.detach()
-                own[value] = tensor.contiguous() if kind.is_contiguous else tensor
+                own[value] = match_strides(tensor, recording.strides.get(value))
             if one.value not in own:
                 own[one.value] = own[value].detach()
             return own[one.value]
@@ -194,10 +195,18 @@ class Plan:
         def fill(tree: Any) -> Any:
             return pytree.tree_map(result, tree)
 
-        recording = self.recording
         made = (fill(recording.result), [fill(tree) for _, tree in recording.changed],
                 {leaf: values.get(value) for leaf, value in recording.written.items()})
         return made, values.frames
+
+
+def match_strides(tensor: Tensor, strides: tuple[int, ...] | None) -> Tensor:
+    """Returns the tensor with the dimensions in memory in the order of these strides; None:
+    contiguous. What draws random numbers of its kind, or views it, may depend on it."""
+    if strides is None or tensor.stride() == strides:
+        return tensor.contiguous() if strides is None else tensor
+    order = sorted(range(tensor.dim()), key=lambda d: -strides[d])
+    return tensor.permute(order).contiguous().permute([*map(order.index, range(tensor.dim()))])
 
 
 def make_plan(recording: Recording, exact: bool) -> Plan:

@@ -62,9 +62,9 @@ class Planner:
             for slot in one.slots)]
         others = [q for q, one in enumerate(body) if one.call.is_random and q not in drawn]
         for one in body:
-            if reads_layout(one.call) and not all(map(self._is_contiguous, one.slots)):
-                raise Refused("expected contiguous arguments of a random draw or as_strided, which "
-                              "depend on the order in memory", one.call.line)
+            if one.call.is_random and not all(map(self._is_contiguous, one.slots)):
+                raise Refused("expected contiguous arguments of a random draw, which depends on "
+                              "the order in memory", one.call.line)
         if len(others) > 1 or (others and drawn):
             raise Refused("random draws that depend on numbers of the loop stay in their order",
                           body[others[0]].call.line)
@@ -217,11 +217,6 @@ class Planner:
                 or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):
             return None
         return Stage("written", (q,), Written(q, one, target, given, *where))
-
-
-def reads_layout(call: Call) -> bool:
-    """Whether a result depends on the order of numbers in memory."""
-    return call.is_random or "as_strided" in call.name
 
 
 def is_live(call: Call, live: set[int]) -> bool:

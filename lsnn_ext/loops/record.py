@@ -356,7 +356,10 @@ class _Recorder(TorchFunctionMode):
         def reference(one: Any) -> Any:
             if isinstance(one, Tensor):
                 outputs.append(one)
-                return Ref(self.value_of(one))
+                ref = Ref(self.value_of(one))
+                if not one.is_contiguous():
+                    recording.strides[ref.value] = one.stride()
+                return ref
             if not isinstance(one, of.PLAIN):
                 raise Refused(f"result: expected tensors in tuples, lists and dicts, got "
                               f"{type(one).__name__}")

@@ -141,7 +141,11 @@ class InOrder:
             made.update(((q, k), []) for k in range(len(one.call.outputs)))
         for t in range(self.loop.iterations):
             for q, run, arguments in calls:
-                for k, tensor in enumerate(run([one(t) for one in arguments])):
+                given = [one(t) for one in arguments]
+                if self.loop.body[q].call.is_random:  # which draws in the order of memory
+                    given = [one.contiguous() if isinstance(slot, Now | Before | Varying) else one
+                             for one, slot in zip(given, self.loop.body[q].slots, strict=True)]
+                for k, tensor in enumerate(run(given)):
                     made[q, k].append(tensor)
         for place in self.read:
             if place in self.last:

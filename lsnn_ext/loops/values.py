@@ -86,6 +86,9 @@ class Values:
             self.products[call.outputs[0]] = view
             return
         leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+        if call.is_random:  # which draws in the order of memory
+            leaves = [one.contiguous() if isinstance(leaf, Ref) and leaf.value not in self.leaves
+                      else one for one, leaf in zip(leaves, call.leaves, strict=True)]
         product = None if self.exact else find_operands(call, leaves)
         if product is not None and product.source.dim() > 1 and not product.is_vector and (
                 product.fits()):
