@@ -1,13 +1,15 @@
 """Values of shape (neurons, items), and products with the matrix on the left."""
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from loop_programs import spike
-from lsnn_ext import fuse
+from lsnn_ext import convert, fuse
 from small_loops import compare, run
 
 T, B, I, N = 9, 3, 4, 6
@@ -78,3 +80,54 @@ def test_as_many_items_as_neurons_stay_a_loop(program: Callable[..., Any]) -> No
                                     random(N, N, seed=3)))
     assert "fused" not in [stage.kind for stage in plan.stages]
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("draw", [
+    lambda h: F.alpha_dropout(h, 0.4, True), lambda h: h.clone().bernoulli_(0.3),
+    lambda h: torch.multinomial(h.detach().sigmoid(), 2).to(h.dtype),
+    lambda h: torch.randint_like(h, 9)])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_draws_are_in_the_order_of_memory(draw: Callable[..., Tensor], is_late: bool) -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        h, made = torch.zeros(N, B, dtype=x.dtype), []
+        for one in x:
+            h = torch.tanh(w @ h + one)
+            made.append(h if is_late else draw(h))
+        return draw(made[-2]) if is_late else torch.stack(made)
+
+    given = random(T, N, B), random(N, N, seed=1)
+    torch.manual_seed(1)
+    want = model(*given)
+    for verify in (False, True):
+        fused = fuse(model, given, verify=verify)
+        torch.manual_seed(1)
+        torch.testing.assert_close(fused(*given), want)
+
+
+class KeepsColumns(nn.Module):
+    """Draws for its state, whose dimensions are in another order in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h = torch.zeros(B, N, dtype=torch.float64).t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.dropout(self.h, 0.5) + torch.rand_like(self.h)
+        for t in range(T):
+            h = torch.tanh(0.5 * h + x[..., t].t())
+        self.h = h.detach()
+        return h
+
+
+def test_results_and_states_keep_the_order_of_their_dimensions() -> None:
+    model = KeepsColumns()
+    converted, report = convert(copy.deepcopy(model), random(B, N, T))
+    assert report.converted
+    for seed in range(4):
+        found = []
+        for one in (model, converted):
+            torch.manual_seed(seed)
+            made = one(random(B, N, T, seed=seed))
+            found.append((made, one.h, F.dropout(made), made.t().view(-1)))
+        torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+        assert all(one.stride() == other.stride() for one, other in zip(*found, strict=True))
