@@ -169,7 +169,7 @@ print(f"the converted training is {ratio:.1f} times as fast ({torch.get_num_thre
 # %% [markdown]
 # ## What keeps a line a loop
 #
-# A Python decision about a tensor cannot be recorded: the next input may decide otherwise. Such a
+# A number of a tensor in Python cannot be recorded: the next input may have another one. Such a
 # model is not converted, and the reason names the line.
 
 
@@ -179,7 +179,7 @@ class Decides(Classifier):
 
     def membrane(self, v: Tensor, x_t: Tensor, z: Tensor) -> Tensor:
         v = v + self.w_in(x_t)
-        return v + self.w_rec(z) if z.any() else v
+        return v + self.w_rec(z) if z.sum().item() else v
 
 
 x, label = draw(BATCH)

@@ -122,17 +122,16 @@ class _Recorder(TorchFunctionMode):
         if self.depth or self.refused:
             return func(*args, **kwargs)
         name = get_name(func)
-        if (made := self.masked.run(func, name, args, kwargs)) is not None:
+        if made := self.masked.run(func, name, args, kwargs):
             return made[0]
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
-        if name == "__deepcopy__" and type(args[0]) is Tensor and (
-                not args[0].requires_grad):
+        if name == "__deepcopy__" and type(args[0]) is Tensor and not args[0].requires_grad:
             return self.note(Tensor.clone, args[:1], {}, lambda: func(*args, **kwargs))
         if name == "__setitem__" and isinstance(args[2], Tensor) and (
-                args[2].dtype != (dtype := args[0].dtype)):
-            given = args[2]
-            args = (*args[:2], self.note(Tensor.to, (given, dtype), {}, lambda: given.to(dtype)))
+                args[2].dtype != args[0].dtype):
+            one = args[2], args[0].dtype
+            args = *args[:2], self.note(Tensor.to, one, {}, lambda: Tensor.to(*one))
         profile = sys.getprofile()  # not of the functions of torch
         if not callable(profile):  # cProfile cannot be set again
             return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
@@ -283,8 +282,7 @@ class _Recorder(TorchFunctionMode):
 
     # ----------------------------------------------------------------------------- values
     def _add_value(self, kind: Kind) -> int:
-        value = len(self.recording.kinds)
-        self.recording.kinds[value] = kind
+        self.recording.kinds[value := len(self.recording.kinds)] = kind
         return value
 
     def _new(self, tensor: Tensor) -> int:
@@ -330,9 +328,8 @@ class _Recorder(TorchFunctionMode):
 
     def add_read(self, tensor: Any, reason: str, result: Any = None) -> None:
         """Notes that Python reads numbers: of small attributes, or a bool, the result."""
-        is_known = id(tensor) in self.tensors or self.origins.find(tensor) is not None
-        if not is_known:  # such as one inside of a function of TorchScript
-            raise Refused(reason)
+        if id(tensor) not in self.tensors and self.origins.find(tensor) is None:
+            raise Refused(reason)  # such as one inside of a function of TorchScript
         value = self.value_of(tensor)
         found = self.recording.attributes_of(value, of.MOST_READ)
         new = set(found) - self.recording.read.keys()
