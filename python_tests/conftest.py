@@ -51,6 +51,14 @@ def cases_left_out(names: list[str], k: int, n: int) -> set[int]:
             for place, i in enumerate(table) if place % n != k}
 
 
+@pytest.fixture(autouse=True)
+def _convert_what_is_small(request: pytest.FixtureRequest,
+                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small programs of loops/ are converted, although it makes few of them faster."""
+    if request.path.parent.name == "loops":
+        monkeypatch.setattr("lsnn_ext.loops.plan.LEAST_GAIN", 0.0)
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     k, n = _read_part()
     part = [] if n == 1 else [f"LSNN_CASES={k}/{n}: a part of each test with {LARGE_TABLE} cases "

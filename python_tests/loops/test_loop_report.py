@@ -121,7 +121,7 @@ def test_report_of_what_is_refused():
                                                    (100, 8, True)])
 def test_what_would_not_be_faster_stays(monkeypatch, T, N, converted):
     """A kernel takes longer than a few calls of torch with a few numbers."""
-    monkeypatch.undo()  # conftest.py
+    monkeypatch.undo()  # of conftest.py
 
     class Leaky(nn.Module):
         def forward(self, x):
