@@ -45,10 +45,10 @@ class RepeatedCall:
                 _ops.forced_options(), torch.get_float32_matmul_precision(),
                 torch.get_default_dtype(), *(one.requires_grad for one in coefficients.values()))
         known = None if is_listening() or explain_loop(like) else self._known.get(kind)
-        if known is None or not known[1].has_same_numbers():  # the step reads other numbers
-            found, after, *traces = recurrent(x, w_rec, self.neuron, given, coefficients, w_in,
-                                              bias)
-            self._prepare(kind, x, w_rec, given, coefficients, w_in, bias)
+        if known is None or not known[1].has_same_numbers():
+            arguments = x, w_rec, self.neuron, given, coefficients, w_in, bias
+            found, after, *traces = recurrent(*arguments)
+            self._prepare(kind, check_call(*arguments), given)
             return found, after, traces[0] if traces else {}
         call, _, kernel, operator = known
         parts, (K, N) = call.parts, call.like.shape[-2:]
@@ -64,10 +64,8 @@ class RepeatedCall:
         return out.spikes, NeuronState(dict(zip(parts.states, out.states, strict=True)), out.z), (
             dict(zip(parts.states, out.traces, strict=True)) if trace else {})
 
-    def _prepare(self, kind: Any, *arguments: Any) -> None:
+    def _prepare(self, kind: Any, call: Call, options: CallArguments) -> None:
         """Stores how the kernels run a call; a no-op where a loop over time does."""
-        x, w_rec, options, coefficients, w_in, bias = arguments
-        call = check_call(x, w_rec, self.neuron, options, coefficients, w_in, bias)
         if explain_loop(call.x):
             return
         try:

@@ -5,20 +5,20 @@ and up to a million numbers. Only ratios matter.
 """
 from collections.abc import Mapping, Sequence
 from math import prod, sqrt
+from typing import Any
 
-from .component import Component
 from .functions import PRODUCTS, Apply
 from .ir import Call, Kind, Loop
 from .stages import Stage
 
 CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, of a matrix
 GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
-CACHED = 1 << 15  # numbers of a result that take no more time
+CACHED = 1 << 15  # a result of at most so many numbers stays in the cache and costs nothing more
 NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
 MULTIPLICATION = 0.09e-3
 PLANNED = 0.4  # of a product of sequences, which skips zeros
 IN_ORDER = 1.5  # of calls in their order, whose arguments are taken apart and results stacked
-COPIES = 2  # of what is written to a tensor
+WRITTEN = 2  # copies of the parts that a loop writes to a tensor
 SPIKES, DENSE = 0.45, 1.25  # times as long is a recurrent product of spikes, or of other numbers
 
 
@@ -46,24 +46,23 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
 def estimate_stage(loop: Loop, stage: Stage, kinds: Mapping[int, Kind]) -> float:
     """Returns the time of a stage of a loop."""
     calls, n = [loop.body[q].call for q in stage.positions], loop.iterations
-    component = getattr(stage.run, "__self__", None)
-    if isinstance(component, Component):
-        return FUSED + n * _estimate_step(component, calls, kinds)
+    if stage.kind == "fused":
+        found = stage.run.__self__.found  # type: ignore[attr-defined]
+        return FUSED + n * _estimate_step(found, calls, kinds)
     if stage.kind in ("loop", "drawn", "in order"):
         return IN_ORDER * n * sum(estimate_call(call, kinds) for call in calls)
     if stage.kind == "written":
-        return CALL + COPIES * NUMBER * n * prod(kinds[calls[0].inputs[-1]].shape)
+        return CALL + WRITTEN * NUMBER * n * prod(kinds[calls[0].inputs[-1]].shape)
     if stage.kind == "batched":
         return BATCHED + sum(estimate_call(call, kinds, n, True) for call in calls)
     return CALL
 
 
-def _estimate_step(component: Component, calls: Sequence[Call],
-                   kinds: Mapping[int, Kind]) -> float:
-    found = component.found
+def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind]) -> float:
+    """found: the Recurrence. If one current has a product, all take part in it."""
     numbers = sum(_count_numbers(call, kinds) for call in calls)
-    products = [one for one in found.currents if one.products]
     is_spike = isinstance(found.loop.body[found.z[0]].call.function, Apply)
-    width = sum(found.width(one.shape) for one in found.currents) if products else 0
+    width = sum(found.width(one.shape) for one in found.currents) * any(
+        one.products for one in found.currents)
     return FUSED_NUMBER * numbers + MULTIPLICATION * (SPIKES if is_spike else DENSE) * (
         found.rows * found.neurons**2 * width)

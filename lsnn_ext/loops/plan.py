@@ -104,6 +104,8 @@ class Plan:
     @property
     def reason(self) -> str:
         """Why the plan is not faster than the original; empty: it is."""
+        if self.refused and not self.stages:
+            return f"no recurrence that runs in a kernel; {self.refused[0][1]}"
         if all(isinstance(part, Call) for part in self.parts):
             return "no loop: expected calls of torch that repeat step by step"
         kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
@@ -203,8 +205,10 @@ class Plan:
 def match_strides(tensor: Tensor, strides: tuple[int, ...] | None) -> Tensor:
     """Returns the tensor with the dimensions in memory in the order of these strides; None:
     contiguous. What draws random numbers of its kind, or views it, may depend on it."""
-    if strides is None or tensor.stride() == strides:
-        return tensor.contiguous() if strides is None else tensor
+    if strides is None:
+        return tensor.contiguous()
+    if tensor.stride() == strides:
+        return tensor
     order = sorted(range(tensor.dim()), key=lambda d: -strides[d])
     return tensor.permute(order).contiguous().permute([*map(order.index, range(tensor.dim()))])
 

@@ -35,7 +35,7 @@ COPIES = frozenset({
     "sum", "mean", "amax", "amin"})  # over axes of size 1
 
 TURNS = frozenset({"t", "T", "transpose", "swapaxes", "permute"})
-PARTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "__getitem__"})
+SPLITS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "__getitem__"})
 
 
 class Read(NamedTuple):
@@ -218,7 +218,7 @@ class Reader:
         """Returns the numbers of the last axis of its argument that each result of a call has, as
         of chunk, split and x[:, :n]; None: it is another call."""
         call, slots = self.loop.body[position]
-        if call.name not in PARTS or call.written or not isinstance(slots[0], Now | Before) or (
+        if call.name not in SPLITS or call.written or not isinstance(slots[0], Now | Before) or (
                 slots[0].position not in self.inside):
             return None
         *batch, size = self.kind_of(slots[0]).shape or (1,)

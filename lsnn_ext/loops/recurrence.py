@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..codegen.form import MAX_AXIS, Form
+from .costs import DENSE, MULTIPLICATION, estimate_call
 from .functions import is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .nodes import Node, Nodes
@@ -22,7 +23,6 @@ from .reader import SLOTS, First, Later, Name, Product, Read, Reader, StepCall
 from .values import Place
 
 LEAST_NEURONS = 64  # of a feature map
-MULTIPLICATIONS = 70_000  # forward and backward, in the time of a call of torch with a few numbers
 
 
 class Current(NamedTuple):
@@ -100,6 +100,8 @@ class Recurrence:
             if len(kinds) > 1:
                 raise Refused("expected results of one shape and dtype in all iterations",
                               self.line(place[0]))
+        calls = [self.loop.body[q].call for q in self.reader.inside]
+        original = sum(estimate_call(call, self.reader.kinds) for call in calls)
         work = 0  # multiplications of a step beyond those of its matrices in series
         for node, product, _ in products:
             matrix, is_transposed = (product[1:3], *product.then)[-1]
@@ -111,7 +113,7 @@ class Recurrence:
                               f"{tuple(shape)}", self.line(node.position))
             series = [self.reader.kind_of(one[0]).shape for one in (product[1:3], *product.then)]
             work += rows * (outputs * neurons - sum(map(prod, series)))
-            if work > MULTIPLICATIONS * len(self.reader.inside):
+            if DENSE * MULTIPLICATION * work > original:
                 raise Refused(f"expected matrices in series that are faster as one product, got "
                               f"shapes {', '.join(str(tuple(one)) for one in series)}",
                               self.line(node.position))

@@ -1,4 +1,4 @@
-"""rewrite: recorded calls as calls that read no more than their results depend on."""
+"""rewrite: replaces a recorded call by equal ones that read less, so that more can be fused."""
 from collections.abc import Callable
 from typing import Any
 

@@ -80,10 +80,3 @@ def test_others_are_refused_by_name(function: Callable[..., Tensor]) -> None:
     with pytest.raises(StepError, match=f"aten._?{function.__name__}"):
         trace(lambda c, v, z: (function(v, *args), z), currents=1, states=1, dtype=torch.float32,
               coefficients={})
-
-
-def test_a_slope_that_is_learned_is_refused() -> None:
-    """Its gradient is a sum of what no operator of a program makes."""
-    with pytest.raises(StepError, match="expected"):
-        trace(lambda c, v, z, *, k: (F.prelu(v, k.expand(23)), z), currents=1, states=1,
-              dtype=torch.float32, coefficients={"k": torch.tensor(1.0, requires_grad=True)})

@@ -13,6 +13,12 @@ from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
 
 
+def random(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
+    """Normal numbers, others for each shape."""
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
 def run(function: Callable[..., Any], args: Sequence[Tensor]) -> tuple[Any, Any, Plan]:
     """The result of the function, that of its plan, and the plan."""
     result, recording = record(function, tuple(args), {}, Origins(function, tuple(args), {}))

@@ -10,14 +10,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from loop_programs import spike
 from lsnn_ext import convert, fuse
-from small_loops import compare, run
+from small_loops import compare, random, run
 
 T, B, I, N = 9, 3, 4, 6
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 0.5 * torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
 def columns(x: Tensor, w_in: Tensor, w: Tensor, v: Tensor) -> Any:
@@ -25,7 +20,7 @@ def columns(x: Tensor, w_in: Tensor, w: Tensor, v: Tensor) -> Any:
     for one in x:
         v = v + 0.1 * (torch.tanh(w @ v + w_in @ one.T) - v)
         made.append(v)
-    return torch.stack(made, 1), v
+    return torch.stack(made, 1), v.view(-1)  # which needs the layout of the loop
 
 
 def with_coefficients(x: Tensor, w_in: Tensor, w: Tensor, v: Tensor) -> Any:

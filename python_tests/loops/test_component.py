@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from loop_programs import spike
 from lsnn_ext import fuse
 from lsnn_ext.loops.plan import Plan
-from small_loops import close, compare, over, run
+from small_loops import close, compare, over, random, run
 
 T, B, N, I = 7, 5, 6, 4
 
@@ -23,11 +23,6 @@ for _name, _run in {"zeros_like(Tensor x)": lambda x: torch.ones_like(x) * 3,
     _LIBRARY.impl(_name.partition("(")[0], _run, "CompositeImplicitAutograd")
 PACKAGE = SimpleNamespace(**{name: getattr(torch.ops.lsnn_names, name)
                              for name in ("zeros_like", "mul", "linear", "add")})
-
-
-def random(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def zeros(*shape: int) -> Tensor:
@@ -200,15 +195,6 @@ def test_without_products_and_inputs():
         return v
 
     compare(model, random(B, N), random(B, N, seed=1))
-
-
-def test_weights_of_low_rank():
-    def model(x, w, v):
-        for t in range(T):
-            v = 0.9 * v + x[t] + (torch.tanh(v) @ w[:, :2]) @ w[:2]
-        return v
-
-    compare(model, random(T, B, N), random(N, N), random(B, N, seed=1))
 
 
 def test_weights_of_low_rank_and_many_neurons_stay():

@@ -10,15 +10,10 @@ from torch import Tensor, nn
 from loop_programs import spike
 from lsnn_ext import convert, fuse
 from lsnn_ext.loops.ir import Refused
-from small_loops import compare
+from small_loops import compare, random
 from small_loops import run as record_and_run
 
 T, B, N = 9, 3, 5
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
 STACKED: dict[str, tuple[Callable[[Tensor], Any], Callable[..., Tensor], int]] = {
@@ -58,6 +53,19 @@ def test_a_stack_that_is_written_to_has_other_parts() -> None:
 
     want, got, plan = record_and_run(model, (random(T, B, N), random(B, N, seed=1)))
     assert "fused" not in [stage.kind for stage in plan.stages]
+    assert torch.equal(got, want)
+
+
+def test_parts_of_a_stack_of_several_dtypes_are_converted() -> None:
+    def model(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
+        z = torch.zeros_like(v)
+        for one in x:
+            v = 0.9 * v + one + z @ w
+            z = torch.stack([torch.sigmoid(v).float(), v])[0]
+        return z
+
+    want, got, _ = record_and_run(model, (random(T, B, N), random(N, N).double(), random(B, N)))
+    assert got.dtype == want.dtype == torch.float64
     assert torch.equal(got, want)
 
 
@@ -178,4 +186,6 @@ def test_a_state_that_is_detached_in_place() -> None:
             one(random(T, B, N, seed=seed)).sum().backward()
         torch.testing.assert_close(converted.v, model.v)
         torch.testing.assert_close(converted.back.weight.grad, model.back.weight.grad)
-    assert len(converted._lsnn_replayer.all()) == 2
+    entries = converted._lsnn_replayer.all()
+    assert len(entries) == 2
+    assert entries[1].guard.settle([random(T, B, N)])  # by all that there is, not by objects alone

@@ -3,7 +3,6 @@ import copy
 import enum
 import math
 import types
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -126,59 +125,6 @@ def test_a_recording_holds_while_nothing_changes() -> None:
     assert watched.holds() == (True, True)
     watched.model(watched.x)  # sets state and log
     assert watched.holds() == (True, True)
-
-
-def a_unused(x: Tensor) -> Tensor:
-    return b_class.second(x)
-
-
-class b_class:  # noqa: N801
-    first = staticmethod(lambda x: x + 1)
-    second = staticmethod(lambda x: x * 2)
-
-
-def c_used(x: Tensor) -> Tensor:
-    return b_class.first(b_class.second(x))
-
-
-class Switched(nn.Module):
-    """Names of attributes are met in another order where functions that did not run are left out.
-    Globals are visited by name."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return c_used(x) if isinstance(self, b_class) or not self.training else a_unused(x)
-
-
-def test_the_order_in_which_names_are_met_does_not_matter() -> None:
-    assert Watched(Switched().eval()).holds() == (True, True)
-
-
-WEAK_CACHE: Any = weakref.WeakKeyDictionary()
-
-
-class CachesParts(nn.Module):
-    """Keeps references to its parts at the first call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.part = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self not in WEAK_CACHE:
-            WEAK_CACHE[self] = tuple(map(weakref.ref, self.modules()))
-        return WEAK_CACHE[self][1]()(x)
-
-
-def test_weak_references_to_parts_are_set_again() -> None:
-    watched = Watched(CachesParts(), calls=1)
-    (_, made), = watched.recording.changed
-    assert [one() for one in made] == [watched.model, watched.model.part]
-    assert watched.holds() == (False, False)
-    WEAK_CACHE.data.clear()
-    assert watched.holds() == (True, True)
-    watched.guard.set_changed([made])
-    assert WEAK_CACHE[watched.model] == made
-    assert Watched(watched.model).holds() == (True, True)
 
 
 CHANGES: dict[str, Any] = {

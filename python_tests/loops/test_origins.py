@@ -1,6 +1,7 @@
 """Where the tensors of a call come from, and what a call leaves behind."""
 import functools
 import random
+import weakref
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
 from lsnn_ext.loops.paths import MISSING, format_path
 from lsnn_ext.loops.plain import make_key
+from lsnn_ext.loops.record import record
 from lsnn_ext.loops.snapshot import Snapshot
+from test_guards import Watched
 
 GLOBAL = torch.tensor(0.5)
 OTHER = torch.tensor(0.5)  # no function names it
@@ -291,3 +294,69 @@ def test_a_state_that_changes_with_a_parameter_is_refused() -> None:
     assert convert(Viewed(False), x)[1].converted
     report = convert(Viewed(True), x)[1]
     assert report.reason.startswith("start: expected results and states in other memory")
+
+
+def a_unused(x: Tensor) -> Tensor:
+    return b_class.second(x)
+
+
+class b_class:  # noqa: N801
+    first = staticmethod(lambda x: x + 1)
+    second = staticmethod(lambda x: x * 2)
+
+
+def c_used(x: Tensor) -> Tensor:
+    return b_class.first(b_class.second(x))
+
+
+class Switched(nn.Module):
+    """Names of attributes are met in another order where functions that did not run are left out.
+    Globals are visited by name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return c_used(x) if isinstance(self, b_class) or not self.training else a_unused(x)
+
+
+def test_the_order_in_which_names_are_met_does_not_matter() -> None:
+    assert Watched(Switched().eval()).holds() == (True, True)
+
+
+WEAK_CACHE: Any = weakref.WeakKeyDictionary()
+
+
+class CachesParts(nn.Module):
+    """Keeps references to its parts at the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self not in WEAK_CACHE:
+            WEAK_CACHE[self] = tuple(map(weakref.ref, self.modules()))
+        return WEAK_CACHE[self][1]()(x)
+
+
+def test_weak_references_to_parts_are_set_again() -> None:
+    watched = Watched(CachesParts(), calls=1)
+    (_, made), = watched.recording.changed
+    assert [one() for one in made] == [watched.model, watched.model.part]
+    assert watched.holds() == (False, False)
+    WEAK_CACHE.data.clear()
+    assert watched.holds() == (True, True)
+    watched.guard.set_changed([made])
+    assert WEAK_CACHE[watched.model] == made
+    assert Watched(watched.model).holds() == (True, True)
+
+
+class ReferencesOther(CachesParts):
+    def forward(self, x: Tensor) -> Tensor:
+        self.reference = weakref.ref(type(x))
+        return self.part(x)
+
+
+def test_weak_references_to_what_is_out_of_reach_are_refused() -> None:
+    model, x = ReferencesOther(), torch.rand(4, 2, 3)
+    _, recording = record(model, (x,), {}, Origins(model, (x,), {}))
+    assert isinstance(recording, Refused)
+    assert "reference: expected" in str(recording)

@@ -1,0 +1,31 @@
+"""The estimate of the time of calls."""
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from lsnn_ext.loops import costs
+from lsnn_ext.loops.costs import estimate_call
+from small_loops import run
+
+M, K, N = 64, 512, 256
+
+
+@pytest.mark.parametrize("multiply", [
+    lambda x, w, b: F.linear(x, w, b), lambda x, w, b: x @ w.t() + b,
+    lambda x, w, b: torch.addmm(b, x, w.t())], ids=["linear", "matmul", "addmm"])
+def test_multiplications_are_counted(multiply):
+    """Whatever comes beside the two matrices."""
+    _, _, plan = run(multiply, (torch.rand(M, K), torch.rand(N, K), torch.rand(N)))
+    call = next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
+    assert estimate_call(call, plan.recording.kinds) == pytest.approx(
+        costs.PRODUCT + costs.MULTIPLICATION * M * K * N)
+
+
+def test_small_results_cost_no_more():
+    kinds = {}
+    for size in (1, costs.CACHED, 3 * costs.CACHED):
+        _, _, plan = run(lambda x: x * 2, (torch.rand(size),))
+        kinds[size] = estimate_call(plan.recording.calls[-1], plan.recording.kinds)
+    small, cached, large = kinds.values()
+    assert small == cached == costs.CALL
+    assert large == pytest.approx(costs.CALL + 2 * costs.CACHED * costs.NUMBER)
