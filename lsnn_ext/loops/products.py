@@ -45,8 +45,10 @@ class Operands(NamedTuple):
             return self._replace(source=get_view(self.source))
 
     def fits(self) -> bool:
-        """Whether the source has as many inputs as the matrix; einsum repeats a single one."""
-        return bool(self.source.shape[-1] == self.weight.shape[1])
+        """Whether the source has the inputs and the dtype of the matrix; where one axis is of 1,
+        einsum multiplies others too."""
+        return (self.source.dtype, self.source.shape[-1]) == (
+            self.matrix.dtype, self.weight.shape[1])
 
     def then(self, weight: Tensor) -> "Operands":
         """Returns the product of this product and weight (outputs, inputs): by the product of both
