@@ -155,7 +155,7 @@ class Component:
                 return given.initial[slot.initial[t]]
             one = given.outside[slot]
             if isinstance(one, Operands):
-                return one._replace(source=one.source[t : t + 1]).multiply()[0]
+                return one._replace(source=one.source[t : t + 1]).compute()[0]
             return one if self.found.reader.is_invariant(slot) else one[t]
 
         return find

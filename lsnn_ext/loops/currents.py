@@ -146,7 +146,7 @@ class Currents:
             return values.view(-1, *(1,) * (2 + (width > 1)))
         slot: Any = one.source if isinstance(one, Product) else one
         tensor = given.outside[slot]
-        tensor = tensor.multiply() if isinstance(tensor, Operands) else tensor
+        tensor = tensor.compute() if isinstance(tensor, Operands) else tensor
         tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
         is_arranged = False
         if isinstance(one, Product):

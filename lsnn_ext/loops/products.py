@@ -30,7 +30,7 @@ class Operands(NamedTuple):
         matrix: Tensor = self.matrix if self.is_transposed else self.matrix.t()
         return matrix
 
-    def multiply(self) -> Tensor:
+    def compute(self) -> Tensor:
         """Returns the product of tensors; the source may be a sequence (iterations, B, ...).
         It is contiguous as that of torch, since a view may read it."""
         with torch.set_grad_enabled(self.has_grad):
@@ -57,13 +57,30 @@ class Operands(NamedTuple):
         n, m, k = len(weight), *inner.shape
         rows = self.source.numel() // max(k, 1)
         if n * k * (rows + m) > rows * m * (k + n):
-            return Operands(self.multiply(), weight, True)
+            return Operands(self.compute(), weight, True)
         added = tuple(weight @ one.expand(m) for one in self.added)
         return Operands(self.source, weight @ inner, True, added)
 
     def detach(self) -> "Operands":
         """Returns a product of which no gradient is recorded."""
         return self._replace(has_grad=False)
+
+
+class Stacked(NamedTuple):
+    """Values of several iterations along any dimension, which a view may put in front again."""
+
+    source: Tensor  # in the order of the kernels in memory
+    has_grad: bool = True
+
+    def compute(self) -> Tensor:
+        """Returns the tensor, contiguous as that of torch."""
+        with torch.set_grad_enabled(self.has_grad):
+            return self.source.contiguous()
+
+    def view(self, get_view: Callable[[Tensor], Tensor], *dims: int) -> "Stacked":
+        """Returns a view of it."""
+        with torch.set_grad_enabled(self.has_grad):
+            return self._replace(source=get_view(self.source))
 
 
 def list_operands(call: Call, leaves: Sequence[Any]) -> list[Operands]:

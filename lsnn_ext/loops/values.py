@@ -8,7 +8,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .ir import Before, Call, Fixed, Mode, Now, Numbers, Ref, Varying
-from .products import Operands, find_operands
+from .products import Operands, Stacked, find_operands
+
+SUMS = frozenset({"sum", "mean"})  # whose order is that of memory
+TURNS = frozenset({"transpose", "swapaxes", "movedim", "permute"})
 
 Place = tuple[int, int]  # position in the body and output
 
@@ -29,14 +32,14 @@ class Values:
         self.leaves, self.tensors = leaves, dict(leaves)
         self.places, self.ranges, self.exact, self.has_views = layout
         self.frames: dict[int, Frame] = {}  # of the loops so far, and below 0 of unbind
-        self.products: dict[int, Operands] = {}  # which are computed when they are read
+        self.products: dict[int, Operands | Stacked] = {}  # which are computed when they are read
         self.taken: set[int] = set()  # storages of stacks, and of what frames have views of
         self._leaves: set[int] | None = None
 
     def get(self, value: int) -> Tensor:
         """Returns a value."""
         if value in self.products:
-            self.tensors[value] = self.products.pop(value).multiply()
+            self.tensors[value] = self._own(self.products.pop(value).compute())
         found = self.tensors.get(value)
         if found is None:
             frame, t, place = self.places[value]
@@ -62,8 +65,8 @@ class Values:
         """Runs a plain call."""
         if call.function is torch.stack and call.mode == Mode.now() and (
                 args := _parse_stack(call)) is not None:
-            self.tensors[call.outputs[0]] = self._own(self.stack(args[0]).movedim(
-                0, args[1]).contiguous())
+            stack = Stacked(self.stack(args[0]).movedim(0, args[1]), call.mode.grad)
+            self._keep(call, stack)
             return
         if call.outputs and call.outputs[0] in self.places:
             number, _, place = self.places[call.outputs[0]]
@@ -73,17 +76,12 @@ class Values:
                             call.mode.grad, dim)
             return
         one = self.products.get(call.inputs[0]) if call.inputs else None
-        view = None
-        if one is not None and call.name == "transpose":
-            dims = _parse_dims(call, "dim0", "dim1")
-            view = one.view(lambda tensor: tensor.transpose(*dims), *dims)
-        elif one is not None and call.name == "__getitem__":  # a step, for its shape
-            index = pytree.tree_unflatten(call.leaves, call.spec)[0][1]
-            index = index if isinstance(index, tuple) else (index,)
-            if all(type(entry) is int or entry == slice(None) for entry in index):
-                view = one.view(lambda tensor: tensor[index], *range(len(index)))
-        if view is not None and call.mode.grad == view.has_grad:
-            self.products[call.outputs[0]] = view
+        if one is not None and one.has_grad == call.mode.grad and (
+                view := _view(one, call)) is not None:
+            self._keep(call, view)
+            return
+        if isinstance(one, Stacked) and call.name in SUMS and not self.exact:
+            self.tensors[call.outputs[0]] = _run_on(one.source, call).contiguous()
             return
         leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         if call.is_random:  # which draws in the order of memory
@@ -92,11 +90,15 @@ class Values:
         product = None if self.exact else find_operands(call, leaves)
         if product is not None and product.source.dim() > 1 and not product.is_vector and (
                 product.fits()):
-            self.products[call.outputs[0]] = product
-            if self.has_views:
-                self.get(call.outputs[0])
+            self._keep(call, product)
             return
         self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
+
+    def _keep(self, call: Call, product: Operands | Stacked) -> None:
+        """Keeps a result that is computed when it is read."""
+        self.products[call.outputs[0]] = product
+        if self.has_views:
+            self.get(call.outputs[0])
 
     def _own(self, tensor: Tensor) -> Tensor:
         """Returns the tensor, or a copy if it shares its memory with a leaf or another stack."""
@@ -180,7 +182,10 @@ class Frame:
         product = self.values.products.get(slot.value) if isinstance(slot, Fixed) else None
         if product is not None and product.has_grad == has_grad and (
                 view := product.view(get_view, *dims)) is not None:
-            self.products[place] = view
+            if isinstance(view, Operands):
+                self.products[place] = view
+            else:
+                self.sequences[place] = view.source
             return
         tensor = self.fixed(slot)
         assert tensor is not None
@@ -191,7 +196,7 @@ class Frame:
     def whole(self, place: Place) -> Tensor:
         """Returns a result in all iterations, (iterations, ...)."""
         if place in self.products:
-            self.sequences[place] = self.products.pop(place).multiply()
+            self.sequences[place] = self.products.pop(place).compute()
         return self.sequences[place]
 
     def find_product(self, slot: Any) -> Operands | None:
@@ -283,6 +288,27 @@ class Frame:
         found = self.whole(place)
         found = found if length == len(found) else found[low : low + length]
         return found if step > 0 else found.flip(0)
+
+
+def _view(one: Operands | Stacked, call: Call) -> Operands | Stacked | None:
+    """Returns a view of what is computed later; None: the call is no view, or one that reads the
+    order of numbers."""
+    if isinstance(one, Stacked):
+        return one.view(lambda tensor: _run_on(tensor, call)) if call.name in TURNS else None
+    if call.name == "transpose":
+        dims = _parse_dims(call, "dim0", "dim1")
+        return one.view(lambda tensor: tensor.transpose(*dims), *dims)
+    if call.name == "__getitem__":  # a step, for its shape
+        index = pytree.tree_unflatten(call.leaves, call.spec)[0][1]
+        index = index if isinstance(index, tuple) else (index,)
+        if all(type(entry) is int or entry == slice(None) for entry in index):
+            return one.view(lambda tensor: tensor[index], *range(len(index)))
+    return None
+
+
+def _run_on(tensor: Tensor, call: Call) -> Tensor:
+    """Returns the result of a call of one tensor for another tensor."""
+    return call.run([tensor if isinstance(leaf, Ref) else leaf for leaf in call.leaves])[0]
 
 
 def _parse_dims(call: Call, *names: str) -> list[int]:

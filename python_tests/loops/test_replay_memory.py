@@ -107,6 +107,26 @@ def test_inputs_with_the_batch_in_front_are_not_copied(
     assert seen == [True, True]
 
 
+@pytest.mark.filterwarnings("error")  # a replay that raises runs the original
+@pytest.mark.parametrize("turn", [
+    lambda z: z.transpose(0, 1), lambda z: torch.permute(dims=(1, 0, 2), input=z),
+    lambda z: torch.stack(run_cells(z.unbind(1), torch.eye(N), B).unbind(0))])
+def test_a_stack_with_the_batch_in_front_is_not_copied(
+        turn: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        z = torch.stack(run_cells(x, w, B).unbind(0), 1)
+        return turn(z) @ w, z.sum(2).view(-1), torch.mean(dim=(0, 1), input=z)
+
+    given = torch.rand(T, B, N), torch.rand(N, N, requires_grad=True)
+    fused = fuse(run, given)
+    seen = _spy(monkeypatch, products.Stacked, "compute", lambda one: one.source.is_contiguous())
+    made, wanted = fused(*given), run(*given)
+    assert seen and all(seen)
+    torch.testing.assert_close(made, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(sum(one.cos().sum() for one in results),
+                                                     given[1]) for results in (made, wanted)))
+
+
 def test_a_part_of_the_steps_is_copied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "COPIED", 100)
     x, w = torch.rand(7, 30, 10), torch.rand(4, 10, requires_grad=True)
