@@ -14,6 +14,7 @@ _BITS = "its inputs are bits"
 _MOSTLY_ZERO = f"less than {_ops.SPARSE:.0%} of a sample of its inputs is nonzero"
 _DENSE = f"{_ops.SPARSE:.0%} or more of a sample of its inputs is nonzero"
 _SCARCE = f"it has fewer than {_ops.SCARCE_OUTPUTS} outputs"
+_MANY_MULTIPLICATIONS = 1 << 21  # from which on adding rows is faster than a small product
 _OTHER_DTYPES = "w_rec or bias has another dtype"
 
 
@@ -32,8 +33,9 @@ class Route(NamedTuple):
                  same inputs as fused, where w_rec or bias has another dtype; on CUDA for spikes as
                  bits in float32, from compute capability 8.0 on
     ``product``  in front of it, a matrix product in reused memory. On the CPU, for dense inputs
-    ``torch``    in front of it, torch.nn.functional.linear: short calls, other devices, autocast,
-                 torch.compile, tensor subclasses; and all other bits, unpacked
+    ``torch``    in front of it, torch.nn.functional.linear: short calls, dense ones up to a larger
+                 size, other devices, autocast, torch.compile, tensor subclasses; and all other
+                 bits, unpacked
 
     The readout is fused too where its decay is a number, on CUDA only where its weights fit and all
     sequences have T steps. Otherwise it is a separate operator that reads the spikes as numbers.
@@ -70,8 +72,8 @@ def choose_route(x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | 
             projection, why = "events", _BITS
         else:
             why = why or _OTHER_DTYPES
-    elif not (why := _ops.why_not_reused(x, w_in)):
-        projection, why = _choose_product(x)
+    else:
+        projection, why = _choose_product(x, w_in, _ops.why_not_reused(x, w_in))
         if projection == "events" and alike:
             projection = "fused"
     why_readout = why_apart = ""
@@ -104,8 +106,15 @@ def _why_apart(x: Tensor, w_out: Tensor, projection: ProjectionKind, has_no_leng
     return "" if w_out.dtype == x.dtype else "its weights have another dtype"
 
 
-def _choose_product(x: Tensor) -> tuple[Literal["events", "product"], str]:
-    return ("events", _MOSTLY_ZERO) if _ops.is_mostly_zero(x) else ("product", _DENSE)
+def _choose_product(x: Tensor, weight: Tensor,
+                    why: str) -> tuple[Literal["events", "product", "torch"], str]:
+    """why: the product is not computed in reused memory."""
+    is_short = x.numel() * weight.shape[0] < _MANY_MULTIPLICATIONS
+    if why and (is_short or _ops.why_not_cpu(x, weight)):
+        return "torch", why
+    if _ops.is_mostly_zero(x):
+        return "events", _MOSTLY_ZERO
+    return ("torch", why) if why else ("product", _DENSE)
 
 
 def choose_linear(x: Tensor | PackedSpikes,
@@ -116,10 +125,11 @@ def choose_linear(x: Tensor | PackedSpikes,
         why = _ops.why_not_cpu(x.carrier, weight)
         takes = not why or _ops.can_multiply_bits(x.carrier, weight)
         return ("events", _BITS) if takes else ("torch", why)
-    why = _ops.why_not_reused(x, weight)
-    if why and (x.numel() < _ops.MANY or _ops.why_not_cpu(x, weight)):
-        return "torch", why
-    return ("product", _SCARCE) if weight.shape[0] < _ops.SCARCE_OUTPUTS else _choose_product(x)
+    is_large = x.numel() >= _ops.MANY
+    why = _ops.why_not_cpu(x, weight) if is_large else _ops.why_not_reused(x, weight)
+    if weight.shape[0] < _ops.SCARCE_OUTPUTS:
+        return ("torch", why) if why else ("product", _SCARCE)
+    return _choose_product(x, weight, why)
 
 
 def linear(x: Tensor | PackedSpikes, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 from typing import Any
 
+from torch import Tensor
+
+from .. import _ops
 from .functions import PRODUCTS, Apply
-from .ir import Call, Kind, Loop
+from .ir import Call, Kind, Loop, Recording, Ref
+from .products import list_operands
 from .stages import Stage
 
 CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, of a matrix
@@ -16,7 +20,7 @@ GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
 CACHED = 1 << 15  # a result of at most so many numbers stays in the cache and costs nothing more
 NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
 MULTIPLICATION = 0.09e-3
-PLANNED = 0.4  # of a product of sequences, which skips zeros
+PLANNED = 0.4  # of a product of a sequence that is mostly zero
 IN_ORDER = 1.5  # of calls in their order, whose arguments are taken apart and results stacked
 WRITTEN = 2  # copies of the parts that a loop writes to a tensor
 SPIKES, DENSE = 0.45, 1.25  # times as long is a recurrent product of spikes, or of other numbers
@@ -28,9 +32,17 @@ def _count_numbers(call: Call, kinds: Mapping[int, Kind]) -> int:
     return sum(prod(kinds[value].shape) for value in call.outputs if value not in written)
 
 
+def skips_zeros(call: Call, numbers: Mapping[int, Tensor]) -> bool:
+    """Whether a plan multiplies by what is mostly zero, as spikes are; numbers: recorded ones."""
+    source = next((one.source for one in list_operands(call, call.leaves)), None)
+    x = numbers.get(source.value) if isinstance(source, Ref) else None
+    return x is None or _ops.is_mostly_zero(x)
+
+
 def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
-                  is_planned: bool = False) -> float:
-    """Returns the time of a call, or of one call for several iterations; is_planned: in a plan."""
+                  is_sparse: bool = False) -> float:
+    """Returns the time of a call, or of one call for several iterations; is_sparse: see
+    skips_zeros."""
     size = times * _count_numbers(call, kinds)
     found = NUMBER * max(size - CACHED, 0)
     if isinstance(call.function, Apply):
@@ -39,12 +51,13 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
         return CALL + found
     # the sizes of both arguments and of the result: m k, k n, m n
     sizes = sorted(prod(kinds[value].shape) for value in call.inputs)[-2:]
-    multiplication = MULTIPLICATION * (PLANNED if is_planned else 1)
+    multiplication = MULTIPLICATION * (PLANNED if is_sparse else 1)
     return PRODUCT + found + multiplication * times * sqrt(prod(sizes) * size / times)
 
 
-def estimate_stage(loop: Loop, stage: Stage, kinds: Mapping[int, Kind]) -> float:
+def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
     """Returns the time of a stage of a loop."""
+    kinds = recording.kinds
     calls, n = [loop.body[q].call for q in stage.positions], loop.iterations
     if stage.kind == "fused":
         found = stage.run.__self__.found  # type: ignore[attr-defined]
@@ -54,7 +67,9 @@ def estimate_stage(loop: Loop, stage: Stage, kinds: Mapping[int, Kind]) -> float
     if stage.kind == "written":
         return CALL + WRITTEN * NUMBER * n * prod(kinds[calls[0].inputs[-1]].shape)
     if stage.kind == "batched":
-        return BATCHED + sum(estimate_call(call, kinds, n, True) for call in calls)
+        q, = stage.positions
+        is_sparse = skips_zeros(loop.expand(n // 2, q), recording.numbers)
+        return BATCHED + estimate_call(calls[0], kinds, n, is_sparse)
     return CALL
 
 

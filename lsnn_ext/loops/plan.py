@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .costs import GUARD, estimate_call, estimate_stage
+from .costs import GUARD, estimate_call, estimate_stage, skips_zeros
 from .ir import Before, Call, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
@@ -126,11 +126,11 @@ class Plan:
 
     def estimate(self) -> float:
         """Estimates the time of a run, as costs.py."""
-        kinds = self.recording.kinds
-        calls = (estimate_call(part, kinds, 1, True) for part in self.parts
+        kinds, numbers = self.recording.kinds, self.recording.numbers
+        calls = (estimate_call(part, kinds, 1, skips_zeros(part, numbers)) for part in self.parts
                  if isinstance(part, Call) and is_live(part, self.live))
         return GUARD + sum(calls) + sum(
-            estimate_stage(part[0], stage, kinds) for part in self.parts
+            estimate_stage(part[0], stage, self.recording) for part in self.parts
             if not isinstance(part, Call) for stage in part[1])
 
     def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:

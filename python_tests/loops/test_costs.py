@@ -29,3 +29,13 @@ def test_small_results_cost_no_more():
     small, cached, large = kinds.values()
     assert small == cached == costs.CALL
     assert large == pytest.approx(costs.CALL + 2 * costs.CACHED * costs.NUMBER)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.5])
+def test_a_product_of_spikes_costs_less(density):
+    x, w = (torch.rand(M, K) < density).float(), torch.rand(N, K)
+    _, _, plan = run(lambda x, w: x @ w.t(), (x, w))
+    call = next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
+    values = dict(zip(call.inputs, (x, w.t()), strict=True))
+    assert costs.skips_zeros(call, values) == (density < 0.2)
+    assert costs.skips_zeros(call, {})  # unknown

@@ -44,6 +44,8 @@ def _spiking(current: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     ("dense", "in reused memory", "100.0% here", "buffer addmm", "linear_events"),
     ("bits", "inside the operator", "its inputs are bits", "", "linear_events addmm mm"),
     ("short", "a product of torch", "fewer than 262,144 elements", "addmm", "linear_events buffer"),
+    ("few", "inside the operator", "of its inputs is nonzero", "", "linear_events addmm mm"),
+    ("few dense", "a product of torch", "fewer than 262,144", "addmm", "linear_events buffer"),
     ("autocast", "a product of torch", "autocast is enabled", "addmm", "linear_events buffer"),
     ("double weights", "an operator in front, event by event", "of its inputs is nonzero",
      "linear_events", "mm")])
@@ -51,7 +53,8 @@ def test_the_projection_is_the_one_that_runs(name: str, chosen: str, why: str, r
                                              did_not: str) -> None:
     torch.manual_seed(0)
     layer, x = ALIF(40, 128), _spikes(100, 32, 40)
-    x = torch.randn(100, 32, 40) if name == "dense" else x[:10] if name == "short" else x
+    x = torch.randn(100, 32, 40) if "dense" in name else x
+    x = x[:10] if name == "short" else x[:20] if "few" in name else x
     given: Any = functional.pack_spikes(x) if name == "bits" else x
     call: Any = layer
     if name == "double weights":
