@@ -2,19 +2,23 @@
 
     x[mask] = 2 * y[mask]             where_(x, mask, 2 * y)
     x[:, t] = z; y = x[:, t]          y = z.clone()
+    x[:, t + d] = z; y = x[:, t]      y = the z of d iterations before
     v, z = torch.stack([v, z])        v, z = v.clone(), z.clone()
 """
+import itertools
 import math
 import weakref
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .ir import Kind, Ref, Refused
+from .ir import Call, Mode, Recording, Ref, Refused, flatten_arguments
 
 PARTS = frozenset({"__getitem__", "__setitem__", "stack", "unbind"})  # of interest to Writes
 MOST_PARTS = 8  # of a stack; a sequence has more
+MOST_INDICES = 64  # of a range of delays
 # Functions of a part and a number: where the gradient of the result is 0, so is that of the part.
 _LINEAR = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "neg"})
 
@@ -81,13 +85,63 @@ class MaskedReads:
         return part if part is not None and part.tensor() is one else None
 
 
+class Index(NamedTuple):
+    """An index by integers along some axes."""
+
+    numbers: dict[int, list[int]]  # by axis
+    dim: int | None  # along which the parts are stacked, if there are several
+
+    @classmethod
+    def of(cls, index: Any, shape: Sequence[int]) -> "Index | None":
+        """Returns None for an index of another kind."""
+        entries = [*index] if isinstance(index, tuple) else [index]
+        if Ellipsis in entries:
+            k = entries.index(Ellipsis)
+            entries[k : k + 1] = [slice(None)] * (len(shape) - len(entries) + 1)
+        found: dict[int, list[int]] = {}
+        dim = None
+        others = [one for one in entries if one != slice(None)]
+        for d, one in enumerate(entries):
+            if one == slice(None):
+                continue
+            numbers = range(*one.indices(shape[d])) if isinstance(one, slice) else one
+            if type(one) is int:
+                numbers = [one]
+            elif dim is None and (isinstance(one, slice) or len(others) == 1):
+                dim = d - len(found)  # a list and an integer would be one index
+            else:
+                return None
+            if not isinstance(numbers, range | list) or not 0 < len(numbers) <= MOST_INDICES or any(
+                    type(i) is not int for i in numbers):
+                return None
+            found[d] = [i % shape[d] for i in numbers]
+        return cls(found, dim) if found else None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        return tuple(self.numbers)
+
+    @property
+    def places(self) -> list[tuple[int, ...]]:
+        """The indices of all parts, in their order."""
+        return [*itertools.product(*self.numbers.values())]
+
+
+class _Parts(NamedTuple):
+    """What is known of the parts of a tensor, each at one index of some axes."""
+
+    axes: tuple[int, ...]
+    values: dict[tuple[int, ...], int | None]  # written; None: the value is unknown
+    first: int | None  # the value of the tensor before them; None: all parts are written
+
+
 class Writes:
     """Values that x[:, t] = z has written, or torch.stack."""
 
-    def __init__(self, kinds: dict[int, Kind]) -> None:
-        self.kinds = kinds
-        # by the value of x: axes that are indexed, and the value of each part
-        self.parts: dict[int, tuple[tuple[int, ...], dict[tuple[int, ...], int]]] = {}
+    def __init__(self, recording: Recording) -> None:
+        self.recording, self.kinds = recording, recording.kinds
+        self.parts: dict[int, _Parts] = {}  # by the value of x
+        self.starts: dict[Any, int] = {}  # parts of tensors before all writes
 
     def note_stack(self, args: Any, kwargs: Any, value: int) -> None:
         """Notes the parts of a stack of a few values, as states are kept."""
@@ -96,13 +150,14 @@ class Writes:
         if isinstance(dim, int) and len(tensors) <= MOST_PARTS and all(
                 isinstance(one, Ref) and self.kinds[one.value].dtype == kind.dtype
                 for one in tensors):
-            self.parts[value] = (dim % len(kind.shape),), {
-                (k,): one.value for k, one in enumerate(tensors)}
+            self.parts[value] = _Parts((dim % len(kind.shape),), {
+                (k,): one.value for k, one in enumerate(tensors)}, None)
 
     def find(self, name: str, args: Any, kwargs: Any, written: Any,
-             results: Any) -> list[int] | None:
-        """Returns the values that a call reads, one for each result; None: not all of them are
-        known, or it is another call. Notes what it writes."""
+             results: Any) -> list[int | tuple[list[int], int]] | None:
+        """Returns the values that a call reads, one for each result, or several and the dimension
+        along which they are stacked; None: not all of them are known, or it is another call. Notes
+        what it writes."""
         if name == "unbind":
             named = dict(zip(("input", "dim"), args, strict=False)) | kwargs
             x, dim = named["input"], named.get("dim", 0)
@@ -114,35 +169,52 @@ class Writes:
             found = [] if name == "stack" else [self._find(args, written, results[0])]
         return None if None in found else found  # type: ignore[return-value]
 
-    def _find(self, args: Any, written: Any, result: Any) -> int | None:
-        """Returns the value of x[index], None if it is not known; notes x[index] = given."""
+    def _find(self, args: Any, written: Any, result: Any) -> int | tuple[list[int], int] | None:
+        """Returns what x[index] reads, None if it is not known; notes x[index] = given."""
         x, index, *given = args
         if not isinstance(x, Ref) or (given and not written):
             return None
         (shape, *others), has_grad = self.kinds[x.value][:3], torch.is_grad_enabled()
-        axes, indices = _split(index, shape)
-        known, parts = self.parts.get(x.value, (axes, {}))
+        at = Index.of(index, shape)
+        parts = self.parts.get(x.value)
         if not given:
-            value = parts.get(indices) if axes == known else None
-            is_same = value is not None and self.kinds[value].requires_grad == result.requires_grad
-            return value if is_same and (has_grad or not result.requires_grad) else None
-        parts = self.parts.pop(x.value, (axes, {}))[1] if axes == known else {}
-        parts.pop(indices, None)
+            if parts is None or at is None or parts.axes != at.axes or (
+                    result.requires_grad and not has_grad):
+                return None
+            values = [self._find_part(parts, one) for one in at.places]
+            if None in values or (not result.requires_grad and any(
+                    self.kinds[one].requires_grad for one in values)):  # type: ignore[index]
+                return None
+            return values[0] if at.dim is None else (values, at.dim)  # type: ignore[return-value]
+        self.parts.pop(x.value, None)
+        if at is None or at.dim is not None:
+            return None
+        if parts is None or parts.axes != at.axes:
+            parts = _Parts(at.axes, {}, x.value)
         kind = self.kinds[given[0].value] if isinstance(given[0], Ref) else None
-        part = tuple(size for d, size in enumerate(shape) if d not in axes)
-        if axes and kind is not None and kind[:3] == (part, *others) and (
-                has_grad or not kind.requires_grad):
-            parts[indices] = given[0].value
-        self.parts[written[0][1]] = axes, parts
+        part = tuple(size for d, size in enumerate(shape) if d not in at.axes)
+        is_whole = kind is not None and kind[:3] == (part, *others) and (
+            has_grad or not kind.requires_grad)
+        parts.values[at.places[0]] = given[0].value if is_whole else None
+        self.parts[written[0][1]] = parts
         return None
 
-
-def _split(index: Any, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the axes of an index by integers, and these; empty: it is of another kind."""
-    entries = [*index] if isinstance(index, tuple) else [index]
-    if Ellipsis in entries:
-        k = entries.index(Ellipsis)
-        entries[k : k + 1] = [slice(None)] * (len(shape) - len(entries) + 1)
-    found = {d: one % shape[d] for d, one in enumerate(entries) if type(one) is int}
-    are_known = all(type(one) is int or one == slice(None) for one in entries)
-    return (tuple(found), tuple(found.values())) if are_known else ((), ())
+    def _find_part(self, parts: _Parts, index: tuple[int, ...]) -> int | None:
+        """Returns the value of a part; one from before all writes is read before them all, so that
+        each iteration reads a value of an earlier one."""
+        if index in parts.values or parts.first is None:
+            return parts.values.get(index)
+        kind = self.kinds[parts.first]
+        key = parts.first, parts.axes, index
+        if key not in self.starts and not kind.requires_grad:
+            at = dict(zip(parts.axes, index, strict=True))
+            entries = tuple(at.get(d, slice(None)) for d in range(len(kind.shape)))
+            shape = tuple(size for d, size in enumerate(kind.shape) if d not in at)
+            value = self.recording.add_value(kind._replace(shape=shape, is_contiguous=False))
+            calls = self.recording.calls
+            where = next((i + 1 for i, one in enumerate(calls) if parts.first in one.outputs), 0)
+            leaves, spec = flatten_arguments((Ref(parts.first), entries), {})
+            calls.insert(where, Call(Tensor.__getitem__, tuple(leaves), spec, Ref(value), (),
+                                     Mode.now(), False, calls[-1].line))
+            self.starts[key] = value
+        return self.starts.get(key)

@@ -205,6 +205,11 @@ class Recording:
     tensors: dict[int, Tensor] = field(default_factory=dict)  # of the leaves, themselves
     generators: list[Tensor] = field(default_factory=list)  # states before the call
 
+    def add_value(self, kind: Kind) -> int:
+        """Returns a new value."""
+        self.kinds[value := len(self.kinds)] = kind
+        return value
+
     def release(self) -> None:
         """Frees what only verify reads."""
         self.numbers.clear()

@@ -20,9 +20,9 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
     Every operator is seen: it runs in a call that _Recorder or intercept_functions notes, or
     outside of all of them, where Witness refuses it.
     I1. A call that writes to its arguments changes their _version, or writes statistics that
-    Witness adds to `unversioned`; _after gives these tensors new values. _check_write refuses a
-    write to memory that another live tensor has, as x.data or a view; `outdated` does so for a
-    tensor that is met later. A write that no call reports changes _version: value_of refuses the
+    Witness adds to `unversioned`; _after gives these tensors new values. Memory refuses a write to
+    memory that another live tensor has, as x.data or a view of the same part; is_outdated does so
+    for a tensor that is met later. A write that no call reports changes _version: value_of refuses the
     next use, and finish the tensors that are left. x.data = y and functions of REFUSED are refused.
     I2. An argument has a value of `tensors`, or is found by its origin; others are refused.
     I3. Arguments without a tensor are plain, static or constants of the fingerprint. Python cannot
@@ -33,7 +33,6 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
 """
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -49,6 +48,7 @@ from . import functions as of
 from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
+from .memory import Memory
 from .origins import Origins
 from .plain import find_oddity, generator_states, set_generator_states
 from .rewrite import make_copy, rewrite
@@ -85,16 +85,6 @@ class _Begun(NamedTuple):
     versions: list[tuple[int, bool]]
 
 
-class _Live:
-    """A live tensor, its value, and its version then."""
-
-    __slots__ = ("tensor", "value", "version")
-
-    def __init__(self, tensor: Tensor, value: int) -> None:
-        self.tensor = weakref.ref(tensor)
-        self.value, self.version = value, tensor._version
-
-
 class _Recorder(TorchFunctionMode):
     """Records calls until something is refused; from then on passes them through."""
 
@@ -112,10 +102,9 @@ class _Recorder(TorchFunctionMode):
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = generator_states()
         self.recording.generators = list(self.generators)
-        self.tensors: dict[int, _Live] = {}  # by id
-        self.storages: dict[int, list[weakref.ref[Tensor]]] = {}  # tensors that share a storage
-        self.outdated: dict[int, weakref.ref[Tensor]] = {}  # storages that a call has written to
-        self.masked, self.writes = MaskedReads(self), Writes(self.recording.kinds)
+        self.memory = Memory()
+        self.tensors = self.memory.tensors
+        self.masked, self.writes = MaskedReads(self), Writes(self.recording)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -219,9 +208,10 @@ class _Recorder(TorchFunctionMode):
                    or one.untyped_storage()._cdata in self.unversioned}
         if not changed and name in of.FLAGS:
             return
+        args, kwargs = pytree.tree_unflatten(leaves, spec) if name in PARTS else ((), {})
         for one in changed.values():
             before = self.tensors[id(one)].value
-            self._check_write(name, one, before)
+            self._check_write(name, one, before, args)
             written.append((before, self._new(one)))
         is_one = isinstance(result, Tensor)
         found, tree = ([result], None) if is_one else pytree.tree_flatten(result)
@@ -235,28 +225,24 @@ class _Recorder(TorchFunctionMode):
                           f"{what}; what depends on numbers of a tensor in Python cannot be "
                           f"repeated")
         given = {id(one) for one in tensors}
-        args, kwargs = pytree.tree_unflatten(leaves, spec) if name in PARTS else ((), {})
         if name in PARTS and (values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
                 self.recording.calls.append(make_copy(value, self._new(one), find_line()))
+            self.memory.note_parts(name, args, tensors, found)
             return
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
-        refs: list[Ref | None] = []
-        for one in found:
-            if one is None:
-                refs.append(None)
-            else:
-                is_known = id(one) in given
-                refs.append(Ref(self.tensors[id(one)].value if is_known else self._new(one)))
+        refs = [None if one is None else Ref(
+            self.tensors[id(one)].value if id(one) in given else self._new(one)) for one in found]
+        self.memory.note_parts(name, args, tensors, [one for one in found if id(one) not in given])
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
         call = Call(function, leaves, spec, results, tuple(written), Mode.now(), self.is_random,
                     find_line())
         if name == "stack" and isinstance(results, Ref):
             self.writes.note_stack(args, kwargs, results.value)
-        self.recording.calls += rewrite(call, self._add_value, self.recording.kinds)
+        self.recording.calls += rewrite(call, self.recording.add_value, self.recording.kinds)
 
-    def _check_write(self, name: str, tensor: Tensor, before: int) -> None:
+    def _check_write(self, name: str, tensor: Tensor, before: int, args: Any) -> None:
         leaf = self.recording.leaves.get(before)
         is_flag = name in of.FLAGS
         if leaf is not None and leaf.kind != "input" and name == "detach_":
@@ -264,15 +250,8 @@ class _Recorder(TorchFunctionMode):
         if leaf is not None and (leaf.kind == "input" or tensor.requires_grad or is_flag):
             what = "an input" if leaf.kind == "input" else "a parameter"
             raise Refused(f"{name}: expected no write to {what}")
-        storage = tensor.untyped_storage()._cdata
-        for other in self.storages.get(storage, ()):
-            one = other()
-            if one is not None and one is not tensor and not is_flag and (
-                    one.untyped_storage()._cdata == storage):
-                raise Refused(f"{name}: expected no write to a tensor that shares its memory with "
-                              f"another one, as a view does")
         if not is_flag:
-            self.outdated[storage] = weakref.ref(tensor)
+            self.memory.check_write(name, tensor, args)
         original = self.recording.written
         for start, now in original.items():
             if now == before:
@@ -281,24 +260,17 @@ class _Recorder(TorchFunctionMode):
             original[before] = len(self.recording.kinds)  # the value that _new makes
 
     # ----------------------------------------------------------------------------- values
-    def _add_value(self, kind: Kind) -> int:
-        self.recording.kinds[value := len(self.recording.kinds)] = kind
-        return value
-
     def _new(self, tensor: Tensor) -> int:
         """Returns a new value for the tensor as it is now."""
         odd = find_oddity(tensor)
         if odd or type(tensor) not in (Tensor, torch.nn.Parameter):
             raise Refused(f"expected dense tensors, got {odd or type(tensor).__name__}")
-        value = self._add_value(Kind(tuple(tensor.shape), tensor.dtype, tensor.device,
+        value = self.recording.add_value(Kind(tuple(tensor.shape), tensor.dtype, tensor.device,
                                      tensor.requires_grad, tensor.is_contiguous()))
-        self.tensors[id(tensor)] = _Live(tensor, value)
+        self.memory.add(tensor, value)
         if self.keep_numbers:
             with internals.without_dispatch_modes():
                 self.recording.numbers[value] = tensor.detach()
-        sharing = self.storages.setdefault(tensor.untyped_storage()._cdata, [])
-        sharing[:] = [one for one in sharing if one() is not None and one() is not tensor]
-        sharing.append(weakref.ref(tensor))
         return value
 
     def value_of(self, tensor: Tensor) -> int:
@@ -312,10 +284,7 @@ class _Recorder(TorchFunctionMode):
         if leaf is None:
             raise Refused("a tensor of unknown origin: expected inputs, attributes, closures, "
                           "globals, and what calls of torch make of them")
-        storage = tensor.untyped_storage()._cdata
-        writer = self.outdated.get(storage)
-        if writer is not None and (one := writer()) is not None and (
-                one.untyped_storage()._cdata == storage):
+        if self.memory.is_outdated(tensor):
             raise Refused("a tensor was written to through another one that shares its memory")
         value = self._new(tensor)
         self.recording.leaves[value] = leaf

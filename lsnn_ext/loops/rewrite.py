@@ -44,10 +44,13 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     return [call]
 
 
-def make_copy(value: int, copy: int, line: str) -> Call:
-    """Returns the call that copies a value."""
-    leaves, spec = flatten_arguments((Ref(value),), {})
-    return Call(Tensor.clone, tuple(leaves), spec, Ref(copy), (), Mode.now(), False, line)
+def make_copy(value: int | tuple[list[int], int], copy: int, line: str) -> Call:
+    """Returns the call that copies a value, or stacks several along a dimension."""
+    is_one = isinstance(value, int)
+    given = (Ref(value),) if is_one else ([*map(Ref, value[0])], value[1])
+    leaves, spec = flatten_arguments(given, {})
+    function = Tensor.clone if is_one else torch.stack
+    return Call(function, tuple(leaves), spec, Ref(copy), (), Mode.now(), False, line)
 
 
 def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:

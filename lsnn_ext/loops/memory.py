@@ -1,0 +1,91 @@
+"""Memory: which live tensors share memory, and which parts of it they are."""
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .indexing import Index
+from .ir import Refused
+
+
+class Part(NamedTuple):
+    """What an index takes of a tensor."""
+
+    index: Index
+    layout: tuple[Any, ...]  # of the whole tensor in memory
+
+    @classmethod
+    def of(cls, tensor: Tensor, index: Any) -> "Part | None":
+        """Returns None for an index of another kind."""
+        found = Index.of(index, tensor.shape)
+        layout = tensor.shape, tensor.stride(), tensor.storage_offset()
+        return None if found is None else cls(found, layout)
+
+    def is_apart(self, other: "Part | None") -> bool:
+        """Whether no number belongs to both."""
+        return other is not None and self.layout == other.layout and any(
+            set(numbers).isdisjoint(other.index.numbers.get(axis, numbers))
+            for axis, numbers in self.index.numbers.items())
+
+
+class Live:
+    """A live tensor, its value, and its version then."""
+
+    __slots__ = ("part", "tensor", "value", "version")
+
+    def __init__(self, tensor: Tensor, value: int) -> None:
+        self.tensor = weakref.ref(tensor)
+        self.value, self.version = value, tensor._version
+        self.part: Part | None = None  # a view of this part of another tensor
+
+
+class Memory:
+    """The live tensors of a recording."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[int, Live] = {}  # by id
+        self._sharing: dict[int, list[weakref.ref[Tensor]]] = {}  # by storage
+        self._writers: dict[int, weakref.ref[Tensor]] = {}  # by storage
+
+    def add(self, tensor: Tensor, value: int) -> None:
+        """Adds a tensor, or gives it a new value."""
+        self.tensors[id(tensor)] = Live(tensor, value)
+        sharing = self._sharing.setdefault(_find_storage(tensor), [])
+        sharing[:] = [one for one in sharing if one() is not None and one() is not tensor]
+        sharing.append(weakref.ref(tensor))
+
+    def note_parts(self, name: str, args: Any, given: Sequence[Tensor],
+                   results: Sequence[Any]) -> None:
+        """Notes that x[index] is a part of x; a view of a part belongs to it."""
+        if not given or (name != "__getitem__" and self.tensors[id(given[0])].part is None):
+            return
+        part = self.tensors[id(given[0])].part or Part.of(given[0], args[1])
+        for one in results:
+            if one is not None and _find_storage(one) == _find_storage(given[0]):
+                self.tensors[id(one)].part = part
+
+    def check_write(self, name: str, tensor: Tensor, args: Any) -> None:
+        """Raises Refused where a write changes another live tensor."""
+        storage = _find_storage(tensor)
+        part = Part.of(tensor, args[1]) if name == "__setitem__" else None
+        for other in self._sharing.get(storage, ()):
+            one = other()
+            if one is None or one is tensor or _find_storage(one) != storage:
+                continue
+            live = self.tensors[id(one)]
+            if part is None or not part.is_apart(live.part):
+                raise Refused(f"{name}: expected no write to a tensor that shares its memory with "
+                              f"another one, as a view does")
+            live.version = tensor._version
+        self._writers[storage] = weakref.ref(tensor)
+
+    def is_outdated(self, tensor: Tensor) -> bool:
+        """Whether another tensor in the memory of this one was written to."""
+        writer = self._writers.get(_find_storage(tensor))
+        one = None if writer is None else writer()
+        return one is not None and _find_storage(one) == _find_storage(tensor)
+
+
+def _find_storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
