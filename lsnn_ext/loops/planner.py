@@ -50,11 +50,12 @@ class Planner:
             for place in () if q in self.dead else self._places_read(q):
                 self.readers.setdefault(place, set()).add(q)
         self.final = self._find_final()
+        self.invariant = find_invariants(loop) - self.dead
 
     def stages(self) -> list[Stage]:
         """Returns the stages in the order in which they run."""
         body = self.loop.body
-        invariant = set(find_invariants(self.loop)) - self.dead
+        invariant = self.invariant
         found = [Stage("invariant", (q,), Invariant(q, body[q])) for q in sorted(invariant)]
         drawn = [q for q, one in enumerate(body) if one.call.is_random and not any(
             isinstance(slot, Before | Varying) or (isinstance(slot, Now)
@@ -189,7 +190,8 @@ class Planner:
         one = self.loop.body[q]
         if q in self.final:
             return Stage("last", (q,), Last(q, one))
-        if one.call.function in INDEXING and (sliced := Sliced.of(q, one)) is not None:
+        if one.call.function in INDEXING and (sliced := Sliced.of(
+                q, one, self.invariant)) is not None:
             return Stage("sliced", (q,), sliced)
         read, last = self._outputs((q,))
         in_order = InOrder(self.loop, (q,), read, last)

@@ -123,7 +123,7 @@ class _Search:
             return make_constant_key(leaf)
 
         def may_vary(leaf: Any) -> bool:
-            return isinstance(leaf, int | float | slice) and not isinstance(leaf, bool)
+            return isinstance(leaf, int | float | slice | range) and not isinstance(leaf, bool)
 
         found: tuple[list[int], list[int]] = [], []
         for call in self.calls:

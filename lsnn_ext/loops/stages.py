@@ -1,5 +1,5 @@
 """Stages: calls of a loop, and how they run for all iterations."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +25,12 @@ class Stage(NamedTuple):
     freed: tuple[Place, ...] = ()  # results that nothing reads afterwards
 
 
-def find_time_index(index: Any) -> tuple[int, list[int]] | None:
-    """Returns the dimension and the numbers of an index such as t, (:, t) or (..., t)."""
+def find_time_index(index: Any, kinds: tuple[type, ...] = (int,)) -> tuple[int, list[Any]] | None:
+    """Returns the dimension and the entries of an index such as t, (:, t) or (..., t); kinds: of
+    the entries, also slice and range."""
     entries = index if isinstance(index, tuple) and not isinstance(index, Numbers) else (index,)
     at = [d for d, one in enumerate(entries) if isinstance(one, Numbers)]
-    if len(at) != 1 or any(type(i) is not int for i in entries[at[0]].values):
+    if len(at) != 1 or any(type(i) not in kinds for i in entries[at[0]].values):
         return None
     others = [one for one in entries if not isinstance(one, Numbers)]
     if any(one is not Ellipsis and one != slice(None) for one in others):
@@ -64,20 +65,25 @@ class Last:
 
 
 class Sliced:
-    """x[t] of an x from before the loop."""
+    """x[t] of an x from before the loop, or x[t:t + n]."""
 
-    def __init__(self, q: int, has_grad: bool, slot: Any, dim: int, indices: list[int]) -> None:
+    def __init__(self, q: int, has_grad: bool, slot: Any, dim: int, indices: list[Any]) -> None:
         self.q, self.has_grad, self.slot = q, has_grad, slot
         self.dim, self.indices = dim, indices
 
     @classmethod
-    def of(cls, q: int, one: BodyCall) -> "Sliced | None":
-        """Returns the slices of a call; None: an index of another kind."""
+    def of(cls, q: int, one: BodyCall, invariant: Set[int]) -> "Sliced | None":
+        """Returns the slices of a call; None: an index of another kind.
+
+        invariant: positions of calls that are the same in each iteration.
+        """
         args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
-        if kwargs or not isinstance(args[0], Fixed):
+        is_fixed = isinstance(args[0], Fixed) or (
+            isinstance(args[0], Now) and args[0].position in invariant)
+        if kwargs or not is_fixed:
             return None
         if one.call.function is Tensor.__getitem__:
-            found = find_time_index(args[1])
+            found = find_time_index(args[1], (int, slice, range))
         else:
             found = args[1], _list_numbers(args[2])
         return None if found is None or not found[1] else cls(
@@ -88,7 +94,12 @@ class Sliced:
 
     def _take(self, tensor: Tensor) -> Tensor:
         moved = tensor.movedim(self.dim, 0)
-        return moved[find_slice([i % len(moved) for i in self.indices])]
+        if isinstance(self.indices[0], int):
+            return moved[find_slice([i % len(moved) for i in self.indices])]
+        steps = range(len(moved))
+        rows = [[*(steps[one] if isinstance(one, slice) else one)] for one in self.indices]
+        found = moved[torch.tensor(rows, device=tensor.device)]  # (n, steps, ...)
+        return found.movedim(1, self.dim + (self.dim >= 0)).contiguous()
 
 
 def find_slice(indices: list[int]) -> slice | list[int]:

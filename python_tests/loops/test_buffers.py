@@ -50,6 +50,24 @@ def test_delays_between_layers(name: str, start: Callable[..., Tensor]) -> None:
     compare(_delay(READS[name], start), random(T, B, N).abs(), random(4 * N, N), fused=2)
 
 
+@pytest.mark.parametrize("take", [
+    lambda x, t: x[t:t + 3].sum(0), lambda x, t: x[range(t, t + 5, 2)].reshape(-1, N)[:B],
+    lambda x, t: x.transpose(0, 1)[:, t:t + 2].reshape(B, -1)[:, :N],
+    lambda x, t: x.movedim(0, -1)[..., t:t + 2].mean(-1), lambda x, t: x[-t - 3:-t - 1].mean(0)])
+def test_windows_of_the_input(take: Callable[[Tensor, int], Tensor]) -> None:
+    def run(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        v = z = torch.zeros(B, N, dtype=x.dtype)
+        made = []
+        for t in range(T):
+            v = 0.9 * v + take(x, t) + z @ w - z
+            z = triangle(v - 0.5)
+            made.append(z)
+        return torch.stack(made), v
+
+    plan = compare(run, random(T + 4, B, N).abs(), random(N, N))
+    assert not any(stage.kind in ("loop", "in order") for stage in plan.stages)
+
+
 @pytest.mark.parametrize("lags", [(2,), (1, 4), (3, D)])
 def test_recurrent_delays(lags: tuple[int, ...]) -> None:
     def run(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
