@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import _SingleLevelFunction
 
+from .plain import find_storage
+
 # What Python may read of a tensor: it does not depend on its numbers.
 READS = frozenset({
     "shape", "dtype", "device", "layout", "ndim", "requires_grad", "itemsize", "nbytes", "is_cpu",
@@ -119,14 +121,14 @@ def written_statistics(func: Any, args: Any) -> set[int]:
     """Returns the storages of running statistics that batch normalization writes to, or of lists,
     which increments no version."""
     if func._schema.name.startswith("aten::_foreach") and func._schema.name.endswith("_"):
-        return {one.untyped_storage()._cdata for one in args[0]}
+        return {find_storage(one) for one in args[0]}
     names = _argument_names(func)
     if "running_mean" not in names:
         return set()
     named = dict(zip(names, args, strict=False))
     if not (named.get("training", True) and named.get("train", True)):
         return set()
-    return {one.untyped_storage()._cdata for one in (
+    return {find_storage(one) for one in (
         named.get("running_mean"), named.get("running_var")) if isinstance(one, Tensor)}
 
 

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from .indexing import Index
 from .ir import Refused
+from .plain import find_storage
 
 
 class Part(NamedTuple):
     """What an index takes of a tensor."""
 
-    index: Index
+    taken: Index
     layout: tuple[Any, ...]  # of the whole tensor in memory
 
     @classmethod
@@ -25,8 +26,8 @@ class Part(NamedTuple):
     def is_apart(self, other: "Part | None") -> bool:
         """Whether no number belongs to both."""
         return other is not None and self.layout == other.layout and any(
-            set(numbers).isdisjoint(other.index.numbers.get(axis, numbers))
-            for axis, numbers in self.index.numbers.items())
+            set(numbers).isdisjoint(other.taken.numbers.get(axis, numbers))
+            for axis, numbers in self.taken.numbers.items())
 
 
 class Live:
@@ -51,7 +52,7 @@ class Memory:
     def add(self, tensor: Tensor, value: int) -> None:
         """Adds a tensor, or gives it a new value."""
         self.tensors[id(tensor)] = Live(tensor, value)
-        sharing = self._sharing.setdefault(_find_storage(tensor), [])
+        sharing = self._sharing.setdefault(find_storage(tensor), [])
         sharing[:] = [one for one in sharing if one() is not None and one() is not tensor]
         sharing.append(weakref.ref(tensor))
 
@@ -62,16 +63,16 @@ class Memory:
             return
         part = self.tensors[id(given[0])].part or Part.of(given[0], args[1])
         for one in results:
-            if one is not None and _find_storage(one) == _find_storage(given[0]):
+            if one is not None and find_storage(one) == find_storage(given[0]):
                 self.tensors[id(one)].part = part
 
     def check_write(self, name: str, tensor: Tensor, args: Any) -> None:
         """Raises Refused where a write changes another live tensor."""
-        storage = _find_storage(tensor)
+        storage = find_storage(tensor)
         part = Part.of(tensor, args[1]) if name == "__setitem__" else None
         for other in self._sharing.get(storage, ()):
             one = other()
-            if one is None or one is tensor or _find_storage(one) != storage:
+            if one is None or one is tensor or find_storage(one) != storage:
                 continue
             live = self.tensors[id(one)]
             if part is None or not part.is_apart(live.part):
@@ -82,10 +83,6 @@ class Memory:
 
     def is_outdated(self, tensor: Tensor) -> bool:
         """Whether another tensor in the memory of this one was written to."""
-        writer = self._writers.get(_find_storage(tensor))
+        writer = self._writers.get(find_storage(tensor))
         one = None if writer is None else writer()
-        return one is not None and _find_storage(one) == _find_storage(tensor)
-
-
-def _find_storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
+        return one is not None and find_storage(one) == find_storage(tensor)

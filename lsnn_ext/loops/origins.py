@@ -24,7 +24,7 @@ from .paths import (
     set_step,
     step_into,
 )
-from .plain import find_oddity, is_mutable, is_same, make_key, make_restore
+from .plain import find_oddity, find_storage, is_mutable, is_same, make_key, make_restore
 from .snapshot import Node, Snapshot
 
 SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
@@ -157,37 +157,36 @@ class Origins:
         children, spec = pytree.tree_flatten(value, is_leaf=lambda one: one is not value)
         return pytree.tree_unflatten([self._tree(one, path, reference) for one in children], spec)
 
-    def _check_views(self, tensors: Sequence[Tensor], changed: Sequence[tuple[Path, Any]]) -> None:
-        """Refuses results and states that a later write to another tensor would change, such as the
-        step of an optimizer: a replay may return copies, and drops attributes of Python."""
+    def find_shared(self, results: Sequence[Tensor], states: Sequence[Tensor],
+                    changed: Sequence[tuple[Path, Any]],
+                    value_of: Callable[[Tensor], int]) -> dict[int, tuple[int, bool]]:
+        """Returns values of results and states in the memory of another one or of an attribute, but
+        of no input: the value of that, and whether detach() makes the one of the other.
+
+        Refuses states that a later write to an attribute would change, such as the step of an
+        optimizer: the next call may read a copy. A replay drops attributes of Python.
+        """
         paths = {path for path, _ in changed}
-        storages = {one.untyped_storage()._cdata: path
-                    for one, places in self.snapshot.tensors.values()
-                    for path in map(self.snapshot.path_of, places) if path not in paths}
-        for one in tensors:
-            path = storages.get(one.untyped_storage()._cdata)
-            if id(one) in self.snapshot.tensors:
-                continue
+        held = {find_storage(one): (one, path) for one, places in self.snapshot.tensors.values()
+                for path in map(self.snapshot.path_of, places) if path not in paths}
+        made = [one for one in (*results, *states) if id(one) not in self.snapshot.tensors]
+        for one in made:
             if vars(one):
                 raise Refused(f"result: expected tensors without attributes, got {[*vars(one)]}")
-            if path is not None:
-                raise Refused(f"{format_path(path)}: expected results and states in other memory, "
-                              f"got a view; clone it")
-
-    def find_shared(self, tensors: Sequence[Tensor], changed: Sequence[tuple[Path, Any]],
-                    value_of: Callable[[Tensor], int]) -> dict[int, tuple[int, bool]]:
-        """Returns values of results and states in the memory of another one, but of no input: that
-        value, and whether detach() makes the one of the other."""
-        self._check_views(tensors, changed)
-        inputs = {one.untyped_storage()._cdata for one, _ in self._inputs.values()}
-        first: dict[int, Tensor] = {}
-        for one in sorted(tensors, key=lambda one: not one.requires_grad):
-            first.setdefault(one.untyped_storage()._cdata, one)
-        pairs = [(first[one.untyped_storage()._cdata], one) for one in tensors]
+        for one in states:
+            if id(one) not in self.snapshot.tensors and find_storage(one) in held:
+                path = held[find_storage(one)][1]
+                raise Refused(f"{format_path(path)}: expected states in other memory, got a view; "
+                              f"clone it")
+        inputs = {find_storage(one) for one, _ in self._inputs.values()}
+        first = {storage: one for storage, (one, _) in held.items()}
+        for one in sorted((*results, *states), key=lambda one: not one.requires_grad):
+            first.setdefault(find_storage(one), one)
+        pairs = [(first[find_storage(one)], one) for one in (*results, *states)]
         return {value_of(other): (value_of(one), not other.requires_grad and (
             one.shape, one.stride(), one.storage_offset()) == (
                 other.shape, other.stride(), other.storage_offset())) for one, other in pairs
-            if one is not other and one.untyped_storage()._cdata not in inputs}
+            if one is not other and find_storage(one) not in inputs}
 
     def restore(self) -> None:
         """Restores attributes, tensors and generators to their state before the call."""

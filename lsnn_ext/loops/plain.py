@@ -41,6 +41,11 @@ def find_oddity(tensor: Tensor) -> str:
     return "a quantized or nested one" if tensor.is_quantized or tensor.is_nested else ""
 
 
+def find_storage(tensor: Tensor) -> int:
+    """Returns a number of the memory of a tensor, which its views have, too."""
+    return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
+
+
 def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
     return (type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad,
             tensor.stride())

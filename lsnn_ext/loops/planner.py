@@ -50,7 +50,7 @@ class Planner:
             for place in () if q in self.dead else self._places_read(q):
                 self.readers.setdefault(place, set()).add(q)
         self.final = self._find_final()
-        self.invariant = find_invariants(loop) - self.dead
+        self.invariant = set(find_invariants(loop)) - self.dead
 
     def stages(self) -> list[Stage]:
         """Returns the stages in the order in which they run."""

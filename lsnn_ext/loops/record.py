@@ -22,8 +22,9 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
     I1. A call that writes to its arguments changes their _version, or writes statistics that
     Witness adds to `unversioned`; _after gives these tensors new values. Memory refuses a write to
     memory that another live tensor has, as x.data or a view of the same part; is_outdated does so
-    for a tensor that is met later. A write that no call reports changes _version: value_of refuses the
-    next use, and finish the tensors that are left. x.data = y and functions of REFUSED are refused.
+    for a tensor that is met later. A write that no call reports changes _version: value_of refuses
+    the next use, and finish the tensors that are left. x.data = y and functions of REFUSED are
+    refused.
     I2. An argument has a value of `tensors`, or is found by its origin; others are refused.
     I3. Arguments without a tensor are plain, static or constants of the fingerprint. Python cannot
     branch on numbers: results that are no tensors are refused, unless they are functions of small
@@ -50,7 +51,7 @@ from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import Memory
 from .origins import Origins
-from .plain import find_oddity, generator_states, set_generator_states
+from .plain import find_oddity, find_storage, generator_states, set_generator_states
 from .rewrite import make_copy, rewrite
 from .witness import Witness
 
@@ -205,7 +206,7 @@ class _Recorder(TorchFunctionMode):
         written = []
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if _version(one) != version
-                   or one.untyped_storage()._cdata in self.unversioned}
+                   or find_storage(one) in self.unversioned}
         if not changed and name in of.FLAGS:
             return
         args, kwargs = pytree.tree_unflatten(leaves, spec) if name in PARTS else ((), {})
@@ -332,8 +333,10 @@ class _Recorder(TorchFunctionMode):
             return one
 
         recording.result = pytree.tree_map(reference, result)
+        n = len(outputs)
         recording.changed = self.origins.changed(reference)
-        recording.shared = self.origins.find_shared(outputs, recording.changed, self.value_of)
+        recording.shared = self.origins.find_shared(outputs[:n], outputs[n:], recording.changed,
+                                                    self.value_of)
         for known in self.tensors.values():
             one = known.tensor()
             if one is not None and one._version != known.version:

@@ -46,10 +46,13 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
 
 def make_copy(value: int | tuple[list[int], int], copy: int, line: str) -> Call:
     """Returns the call that copies a value, or stacks several along a dimension."""
-    is_one = isinstance(value, int)
-    given = (Ref(value),) if is_one else ([*map(Ref, value[0])], value[1])
+    function: Any = torch.stack
+    given: tuple[Any, ...]
+    if isinstance(value, int):
+        function, given = Tensor.clone, (Ref(value),)
+    else:
+        given = [*map(Ref, value[0])], value[1]
     leaves, spec = flatten_arguments(given, {})
-    function = Tensor.clone if is_one else torch.stack
     return Call(function, tuple(leaves), spec, Ref(copy), (), Mode.now(), False, line)
 
 

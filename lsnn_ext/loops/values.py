@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .ir import Before, Call, Fixed, Mode, Now, Numbers, Ref, Varying
+from .plain import find_storage
 from .products import Operands, Stacked, find_operands
 
 SUMS = frozenset({"sum", "mean"})  # whose order is that of memory
@@ -102,16 +103,16 @@ class Values:
 
     def _own(self, tensor: Tensor) -> Tensor:
         """Returns the tensor, or a copy if it shares its memory with a leaf or another stack."""
-        if self.is_part_of_leaf(tensor) or tensor.untyped_storage()._cdata in self.taken:
+        if self.is_part_of_leaf(tensor) or find_storage(tensor) in self.taken:
             tensor = tensor.clone()
-        self.taken.add(tensor.untyped_storage()._cdata)
+        self.taken.add(find_storage(tensor))
         return tensor
 
     def is_part_of_leaf(self, tensor: Tensor) -> bool:
         """Whether a tensor shares its memory with a leaf."""
         if self._leaves is None:
-            self._leaves = {one.untyped_storage()._cdata for one in self.leaves.values()}
-        return tensor.untyped_storage()._cdata in self._leaves
+            self._leaves = {find_storage(one) for one in self.leaves.values()}
+        return find_storage(tensor) in self._leaves
 
     def stack(self, values: tuple[int, ...]) -> Tensor:
         """Stacks values of one shape along a new first dimension, without a copy of a range."""
@@ -191,7 +192,7 @@ class Frame:
         assert tensor is not None
         with torch.set_grad_enabled(has_grad):
             self.sequences[place] = get_view(tensor)
-        self.values.taken.add(tensor.untyped_storage()._cdata)
+        self.values.taken.add(find_storage(tensor))
 
     def whole(self, place: Place) -> Tensor:
         """Returns a result in all iterations, (iterations, ...)."""
