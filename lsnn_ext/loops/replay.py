@@ -71,6 +71,7 @@ class Replayer:
         self.owner: weakref.ref[Any] | None = None
         self.entries: dict[Any, list[Entry]] = {}
         self.stopped: dict[Any, str] = {}  # by key, the reason why recording has stopped
+        self.others: list[str] = []  # types of arguments of a call that was not recorded
         self.branches: Counter[Plan] = Counter()  # calls with others than those of a plan
         self.is_paused = False  # whether the original runs
         self.is_strict = False  # whether a difference that verify finds raises
@@ -105,6 +106,8 @@ class Replayer:
             inputs, spec = pytree.tree_flatten((args, kwargs))
         kinds = describe_inputs(inputs)
         if kinds is None:
+            self.others = sorted({type(one).__name__ for one in inputs
+                                  if not isinstance(one, Tensor) and make_key(one) is None})
             return original(*args, **kwargs)
         key = (spec, kinds, read_flags())
         try:
@@ -145,6 +148,8 @@ class Replayer:
         entries = self.all()
         if any(entry.plan is not None for entry in entries):
             return ""
+        if not entries and self.others:
+            return f"x: expected dense tensors and plain values, got {', '.join(self.others)}"
         return entries[0].reason if entries else "x: expected a call of the model, got none"
 
     def _record(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
