@@ -3,6 +3,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .indexing import Index
@@ -66,13 +67,23 @@ class Memory:
             if one is not None and find_storage(one) == find_storage(given[0]):
                 self.tensors[id(one)].part = part
 
-    def check_write(self, name: str, tensor: Tensor, args: Any) -> None:
-        """Raises Refused where a write changes another live tensor."""
+    def find_parameter(self, tensor: Tensor) -> Tensor | None:
+        """Returns the leaf of autograd whose data a tensor without gradient is."""
+        layout = tensor.shape, tensor.stride(), tensor.storage_offset()
+        found = (one() for one in self._sharing.get(find_storage(tensor), ()))
+        return next((one for one in found if one is not None and one.requires_grad and one.is_leaf
+                     and find_storage(one) == find_storage(tensor)
+                     and (one.shape, one.stride(), one.storage_offset()) == layout), None)
+
+    def check_write(self, name: str, tensor: Tensor, args: Any,
+                    parameter: Tensor | None = None) -> None:
+        """Raises Refused where a write changes another live tensor than this one and the parameter
+        whose data it is."""
         storage = find_storage(tensor)
         part = Part.of(tensor, args[1]) if name == "__setitem__" else None
         for other in self._sharing.get(storage, ()):
             one = other()
-            if one is None or one is tensor or find_storage(one) != storage:
+            if one is None or one is tensor or one is parameter or find_storage(one) != storage:
                 continue
             live = self.tensors[id(one)]
             if part is None or not part.is_apart(live.part):
@@ -86,3 +97,27 @@ class Memory:
         writer = self._writers.get(find_storage(tensor))
         one = None if writer is None else writer()
         return one is not None and find_storage(one) == find_storage(tensor)
+
+
+def find_version(tensor: Tensor) -> tuple[int, bool]:
+    """Returns the state of a tensor that each write changes."""
+    return tensor._version, tensor.requires_grad
+
+
+def check_backward(outputs: Sequence[Tensor], live: Sequence[Tensor]) -> None:
+    """Refuses a write to a tensor that the backward pass needs: a replay copies what it writes to,
+    and would return a gradient.
+
+    Args:
+        outputs: with gradient.
+        live: leaves of the recording.
+    """
+    leaves = [one for one in live if one.requires_grad and not one._backward_hooks]
+    if not outputs or not leaves:
+        return
+    try:
+        torch.autograd.grad(outputs, leaves, list(map(torch.ones_like, outputs)),
+                            retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise Refused(f"expected a backward pass without errors, got "
+                      f"{str(error).partition(', which is')[0]}") from error

@@ -49,10 +49,10 @@ from . import functions as of
 from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
-from .memory import Memory
+from .memory import Memory, check_backward, find_version
 from .origins import Origins
 from .plain import find_oddity, find_storage, generator_states, set_generator_states
-from .rewrite import make_copy, rewrite
+from .rewrite import make_assignment, make_copy, rewrite
 from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
@@ -179,8 +179,9 @@ class _Recorder(TorchFunctionMode):
 
     def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
         name = get_name(function)
-        if name == "__set__" and get_property_name(function) != "requires_grad":
-            raise Refused(f"{get_property_name(function)}: expected an attribute that stays")
+        if name == "__set__" and (changed := get_property_name(function)) != "requires_grad" and (
+                changed != "data" or self._find_parameter(args[0]) is not args[0]):
+            raise Refused(f"{changed}: expected an attribute that stays")
         if name in of.REFUSED:
             raise Refused(f"{name}: expected calls that make tensors of tensors")
         leaves, spec = flatten_arguments(args, kwargs)
@@ -196,7 +197,13 @@ class _Recorder(TorchFunctionMode):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "
                               f"{type(leaf).__name__}")
             refs.append(leaf)
-        return _Begun(function, tuple(refs), spec, tensors, list(map(_version, tensors)))
+        if self.keep_numbers and tensors and name.endswith("_"):  # which may write to it
+            parameter = self._find_parameter(tensors[0])
+            if parameter is not None and not (parameter is tensors[0] and torch.is_grad_enabled()):
+                value = self.tensors[id(parameter)].value
+                with internals.without_dispatch_modes():
+                    self.recording.numbers[value] = parameter.detach().clone()
+        return _Begun(function, tuple(refs), spec, tensors, list(map(find_version, tensors)))
 
     def _after(self, begun: "_Begun", result: Any) -> None:
         if result is NotImplemented:  # such as tensor == None
@@ -204,16 +211,24 @@ class _Recorder(TorchFunctionMode):
         function, leaves, spec, tensors, versions = begun
         name = get_name(function)
         written = []
+        if name == "__set__" and get_property_name(function) == "data":
+            self._set_data(*tensors)
+            return
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
-                   if _version(one) != version
+                   if find_version(one) != version
                    or find_storage(one) in self.unversioned}
         if not changed and name in of.FLAGS:
             return
         args, kwargs = pytree.tree_unflatten(leaves, spec) if name in PARTS else ((), {})
+        parameters = []
         for one in changed.values():
             before = self.tensors[id(one)].value
-            self._check_write(name, one, before, args)
+            parameter = None if name in of.FLAGS else self._find_parameter(one)
+            self._check_write(name, one, before, args, parameter)
             written.append((before, self._new(one)))
+            if parameter is not None:
+                parameters.append((parameter, before if parameter is one else
+                                   self.tensors[id(parameter)].value, written[-1][1]))
         is_one = isinstance(result, Tensor)
         found, tree = ([result], None) if is_one else pytree.tree_flatten(result)
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
@@ -242,23 +257,53 @@ class _Recorder(TorchFunctionMode):
         if name == "stack" and isinstance(results, Ref):
             self.writes.note_stack(args, kwargs, results.value)
         self.recording.calls += rewrite(call, self.recording.add_value, self.recording.kinds)
+        for parameter, old, numbers in parameters:
+            self._assign(parameter, old, numbers)
 
-    def _check_write(self, name: str, tensor: Tensor, before: int, args: Any) -> None:
+    def _find_leaf(self, value: int) -> int:
+        """Returns the leaf whose later value this one is, else the value itself."""
+        written = self.recording.written
+        return next((leaf for leaf, now in written.items() if now == value), value)
+
+    def _find_parameter(self, tensor: Tensor) -> Tensor | None:
+        """Returns the attribute whose data a tensor is, and that takes a gradient."""
+        found = self.memory.find_parameter(tensor)
+        leaf = None if found is None else self.recording.leaves.get(
+            self._find_leaf(self.tensors[id(found)].value))
+        return found if leaf is not None and leaf.kind == "attribute" else None
+
+    def _assign(self, parameter: Tensor, old: int, numbers: int) -> None:
+        """Notes that a parameter has other numbers."""
+        kinds = self.recording.kinds
+        kinds[numbers] = kinds[numbers]._replace(requires_grad=False)
+        new = self._new(parameter)
+        self.recording.calls.append(make_assignment(old, numbers, new, find_line()))
+        self.recording.written[self._find_leaf(old)] = new
+
+    def _set_data(self, parameter: Tensor, numbers: Tensor) -> None:
+        """Notes parameter.data = numbers."""
+        old, value = self.tensors[id(parameter)].value, self.tensors[id(numbers)].value
+        if self.recording.kinds[old][:3] != self.recording.kinds[value][:3] or (
+                value in self.recording.leaves):
+            raise Refused("data: expected a new tensor of the same shape, dtype and device")
+        self.memory.check_write("data", numbers, (), parameter)
+        self._assign(parameter, old, value)
+
+    def _check_write(self, name: str, tensor: Tensor, before: int, args: Any,
+                     parameter: Tensor | None) -> None:
         leaf = self.recording.leaves.get(before)
         is_flag = name in of.FLAGS
         if leaf is not None and leaf.kind != "input" and name == "detach_":
             return  # such as of the state of the call before
-        if leaf is not None and (leaf.kind == "input" or tensor.requires_grad or is_flag):
+        if leaf is not None and parameter is None and (
+                leaf.kind == "input" or tensor.requires_grad or is_flag):
             what = "an input" if leaf.kind == "input" else "a parameter"
             raise Refused(f"{name}: expected no write to {what}")
         if not is_flag:
-            self.memory.check_write(name, tensor, args)
-        original = self.recording.written
-        for start, now in original.items():
-            if now == before:
-                before = start
-        if before in self.recording.leaves:
-            original[before] = len(self.recording.kinds)  # the value that _new makes
+            self.memory.check_write(name, tensor, args, parameter)
+        start = self._find_leaf(before)
+        if start in self.recording.leaves and parameter is None:
+            self.recording.written[start] = len(self.recording.kinds)  # the value that _new makes
 
     # ----------------------------------------------------------------------------- values
     def _new(self, tensor: Tensor) -> int:
@@ -343,25 +388,12 @@ class _Recorder(TorchFunctionMode):
                 raise Refused(UNSEEN_WRITE)
         self.check_generators()
         if any(call.written for call in recording.calls):
-            self._check_backward([one for one in outputs if one.requires_grad])
-        return recording
-
-    def _check_backward(self, outputs: list[Tensor]) -> None:
-        """Refuses a write to a tensor that the backward pass needs: a replay copies what it writes
-        to, and would return a gradient."""
-        live = [one for known in self.tensors.values()
-                if known.value in self.recording.leaves and (one := known.tensor()) is not None]
-        leaves = [one for one in live if one.requires_grad and not one._backward_hooks]
-        if not outputs or not leaves:
-            return
-        try:
-            torch.autograd.grad(outputs, leaves, list(map(torch.ones_like, outputs)),
-                                retain_graph=True, allow_unused=True)
-        except RuntimeError as error:
-            raise Refused(f"expected a backward pass without errors, got "
-                          f"{str(error).partition(', which is')[0]}") from error
-        finally:
+            live = [one for known in self.tensors.values()
+                    if self._find_leaf(known.value) in recording.leaves
+                    and (one := known.tensor()) is not None]
+            check_backward([one for one in outputs if one.requires_grad], live)
             set_generator_states(self.generators)
+        return recording
 
     def check_generators(self) -> None:
         """Refuses where Python has set the state of a generator."""
@@ -369,8 +401,3 @@ class _Recorder(TorchFunctionMode):
                 self.generators, generator_states(), strict=True)):
             raise Refused("the state of a generator of torch was set during the call, as by "
                           "torch.manual_seed")
-
-
-def _version(tensor: Tensor) -> tuple[int, bool]:
-    """Returns the state of a tensor that each write changes."""
-    return tensor._version, tensor.requires_grad

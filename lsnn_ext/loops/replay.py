@@ -215,7 +215,7 @@ class Replayer:
     def _check(self, key: Any, recording: Recording, plain: dict[Path, tuple[Any, Any]]) -> None:
         """Raises Refused for effects that a replay would not have."""
         for leaf, value in recording.written.items():
-            if recording.kinds[value].requires_grad:
+            if recording.kinds[value].requires_grad and not recording.kinds[leaf].requires_grad:
                 name = format_path(recording.leaves[leaf].path)
                 raise Refused(f"{name}: expected a write without gradient")
         for entry in self.entries.get(key, ()):
@@ -248,7 +248,7 @@ class Replayer:
         else:
             with torch.no_grad():
                 for leaf, value in values.items():
-                    leaves[leaf].copy_(value)
+                    (leaves[leaf].data if leaves[leaf].requires_grad else leaves[leaf]).copy_(value)
             entry.guard.set_changed(changed)
             return result
         set_generator_states(states)

@@ -56,6 +56,30 @@ def make_copy(value: int | tuple[list[int], int], copy: int, line: str) -> Call:
     return Call(function, tuple(leaves), spec, Ref(copy), (), Mode.now(), False, line)
 
 
+class _Assign(torch.autograd.Function):
+    """Numbers of a parameter that were written to its data: its gradient is that of the result."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, numbers: Tensor) -> Tensor:
+        return numbers.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return g, None
+
+
+def assign(parameter: Tensor, numbers: Tensor) -> Tensor:
+    """Returns the parameter with other numbers."""
+    return _Assign.apply(parameter, numbers)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def make_assignment(old: int, numbers: int, new: int, line: str) -> Call:
+    """Returns the call that gives a parameter other numbers."""
+    leaves, spec = flatten_arguments((Ref(old), Ref(numbers)), {})
+    mode = Mode.now()._replace(grad=True)
+    return Call(assign, tuple(leaves), spec, Ref(new), (), mode, False, line)
+
+
 def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
     """Returns the call of a factory; the call itself, where it reads or makes more."""
     kind = kinds[call.outputs[0]]

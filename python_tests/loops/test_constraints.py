@@ -1,0 +1,122 @@
+"""Constraints that forward enforces on parameters, as a clamp of decays or a mask of weights."""
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lsnn_ext import convert
+
+T, B, N = 30, 3, 6
+
+
+class Net(nn.Module):
+    def __init__(self, constrain: Callable[["Net"], object], is_late: bool = False) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(N, N))
+        self.decay = nn.Parameter(torch.rand(N) + 0.3)
+        self.register_buffer("mask", torch.rand(N, N) < 0.5)
+        self.constrain, self.is_late = constrain, is_late
+        self.mask: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self.is_late:
+            self.constrain(self)
+        r = torch.zeros(B, N)
+        out = []
+        for t in range(T):
+            r = self.decay * r + 0.1 * torch.tanh(r @ self.w + x[t])
+            out.append(r)
+        if self.is_late:
+            self.constrain(self)
+        return torch.stack(out)
+
+
+def _clamp(net: Net) -> None:
+    with torch.no_grad():
+        net.decay.clamp_(0, 0.9)
+        net.w.mul_(net.mask)
+
+
+def _set(net: Net) -> None:
+    net.w.data = net.w.data * net.mask
+    net.decay.data = net.decay.clamp(0, 0.8)
+
+
+def _write_parts(net: Net) -> None:
+    net.w.data[net.mask] = 0.5
+    net.w.data[0] = 0
+    net.w.detach().fill_diagonal_(0.0)
+
+
+CONSTRAINTS: list[Callable[[Net], Any]] = [
+    _clamp, _set, _write_parts, lambda net: net.w.data.mul_(0.9),
+    lambda net: net.w.data.copy_(net.w.data * net.mask + net.decay.data)]
+
+
+@pytest.mark.filterwarnings("error")  # a replay that raises runs the original
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("constrain", CONSTRAINTS)
+def test_constraints_hold(constrain: Callable[[Net], Any], is_late: bool) -> None:
+    """In training, with steps of an optimizer between, and not at all in evaluation."""
+    torch.manual_seed(0)
+    original = Net(constrain, is_late)
+    before = copy.deepcopy(original.state_dict())
+    model, report = convert(copy.deepcopy(original), torch.rand(T, B, N))
+    if is_late and constrain in (_clamp, _write_parts):  # the backward pass of the original raises
+        assert "modified by an inplace operation" in report.reason
+        return
+    assert len(report.fused) == 1
+    for name, one in model.state_dict().items():
+        assert torch.equal(one, before[name])
+    models = (model, original)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=1e-4) for one in models]
+    for is_training in (True, True, False, True):
+        x = torch.rand(T, B, N)
+        for one, optimizer in zip(models, optimizers, strict=True):
+            one.train(is_training)
+            optimizer.zero_grad()
+            one.result = one(x).detach()
+            if not is_late:  # else the backward pass reads what was written
+                one(x).square().mean().backward()
+                optimizer.step()
+        torch.testing.assert_close(model.result, original.result)
+        for one, other in zip(model.parameters(), original.parameters(), strict=True):
+            torch.testing.assert_close(one, other)
+            torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("make", ["input", "in the loop", "shared", "held"])
+def test_other_writes_stay_as_they_are(make: str) -> None:
+    """Refused, or equal."""
+    class Other(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if make == "input":
+                x.data.clamp_(0, 0.5)
+            if make == "shared":
+                self.w.data = self.start
+            held = self.w.data
+            r = torch.zeros(B, N)
+            for t in range(T):
+                r = self.decay * r + 0.1 * torch.tanh(r @ self.w + x[t])
+                if make == "in the loop":
+                    self.w.data.mul_(0.9)
+                if make == "held" and t == 3:
+                    self.w.data.mul_(0.5)
+            return r + held.sum()
+
+    torch.manual_seed(0)
+    original = Other(_clamp)
+    original.register_buffer("start", torch.rand(N, N))
+    x = torch.rand(T, B, N, requires_grad=make == "input")
+    model, _ = convert(copy.deepcopy(original), x)
+    for _ in range(3):
+        given = x.detach().clone().requires_grad_(x.requires_grad), x.detach().clone(
+            ).requires_grad_(x.requires_grad)
+        torch.testing.assert_close(*(one(x) for one, x in zip((model, original), given,
+                                                              strict=True)))
+        torch.testing.assert_close(*given)
+        for one, other in zip(model.parameters(), original.parameters(), strict=True):
+            torch.testing.assert_close(one, other)
