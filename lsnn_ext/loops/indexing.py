@@ -19,6 +19,7 @@ from .ir import Call, Mode, Recording, Ref, Refused, flatten_arguments
 PARTS = frozenset({"__getitem__", "__setitem__", "stack", "unbind"})  # of interest to Writes
 MOST_PARTS = 8  # of a stack; a sequence has more
 MOST_INDICES = 64  # of a range of delays
+MOST_CALLS = 16  # among which a mask is looked for
 # Functions of a part and a number: where the gradient of the result is 0, so is that of the part.
 _LINEAR = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "neg"})
 
@@ -58,8 +59,8 @@ class MaskedReads:
             numbers = [one for one in args if isinstance(one, int | float) and math.isfinite(one)]
             if part is None:
                 whole = note(Tensor.clone, args[:1], {}, args[0].clone)
-            elif is_by_mask and parts[-1] and (mask, args[0].dtype) == (
-                    part.mask, part.whole.dtype):
+            elif is_by_mask and parts[-1] and args[0].dtype == part.whole.dtype and (
+                    self._are_equal(mask, part.mask)):
                 return (note(where_, (*args[:2], part.whole), {}, lambda: function(*args)),)
             elif name.strip("_") in _LINEAR and not kwargs and len(numbers) == len(args) - 1:
                 given = [part.whole if one else x for one, x in zip(parts, args, strict=True)]
@@ -79,6 +80,14 @@ class MaskedReads:
                                     mask)
             return (made,)
         return (function(*args, **kwargs),)
+
+    def _are_equal(self, one: int, other: int) -> bool:
+        """Whether two masks are one value, or the results of equal calls."""
+        calls = self.recorder.recording.calls[-MOST_CALLS:]
+        makers = [call for value in {one, other} for call in calls if value in call.outputs]
+        keys = [(call.function, call.leaves, id(call.spec)) for call in makers]
+        return one == other or (len(makers) == 2 and keys[0] == keys[1] and not any(
+            call.is_random or call.written for call in makers))
 
     def _find(self, one: Any) -> _Part | None:
         part = self.parts.get(id(one))

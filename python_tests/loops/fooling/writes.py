@@ -116,7 +116,7 @@ def write_parts(self: Net, v: Tensor, z: Tensor) -> Tensor:
     """A reset as in copies of SpyTorch, and a refractory time that is counted down."""
     mask, count = z > 0, torch.zeros_like(v)
     reset = torch.zeros_like(v)
-    reset[mask] = torch.ones_like(v)[mask]
+    reset[z > 0] = torch.ones_like(v)[z > 0]
     count[mask] = 2 * torch.ones_like(v)[mask]
     count[count > 0] -= 1.5
     return v - 0.25 * (reset + count) - 0.5 * torch.where(mask, v, 0.0)
@@ -196,6 +196,13 @@ def change_mask(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
     return out
 
 
+def write_other_mask(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    """The second mask is true where the first one is, by other numbers."""
+    out = spikes + 1
+    out[spikes > 0.5] = 2 * spikes[spikes > 0]
+    return out
+
+
 def write_root(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
     """The gradient of the root of 0 is infinite, where the mask is false."""
     out, mask = torch.zeros_like(spikes), spikes > 0
@@ -212,7 +219,7 @@ def join_parts(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
 
 
 add(refused("shape depends"), Net, "result", MaskChanged=change_mask, PartRoot=write_root,
-    PartCounted=count_part)
+    PartCounted=count_part, MaskOther=write_other_mask)
 add(refused("origin"), Net, "result", PartsJoined=join_parts,
     PartReturned=lambda self, x, spikes: (spikes * torch.arange(1, N + 1))[spikes > 0] * 2)
 
