@@ -52,7 +52,7 @@ class Origins:
                 self._inputs.setdefault(id(one), (one, []))[1].append(number)
         self._generators = _get_random_states()
         held = [one for one, _ in (*self._inputs.values(), *self.snapshot.tensors.values())]
-        self._copies = [(one, one.detach().clone(), one.requires_grad)
+        self._copies = [(one, one.data, one.detach().clone(), one.requires_grad)
                         for one in held] if has_copies else []
         self._restores = [back for node in self.snapshot.nodes for one in node.held.values()
                           if (back := make_restore(one)) is not None] if has_copies else []
@@ -199,10 +199,10 @@ class Origins:
                     set_step(node.value, step, node.held.get(step, MISSING))
         for back in self._restores:
             back()
-        for tensor, numbers, requires_grad in self._copies:
-            if tensor.shape != numbers.shape or tensor.dtype != numbers.dtype:
-                tensor.data = numbers
-            elif not torch.equal(tensor.detach(), numbers):  # not each write increments the version
+        for tensor, data, numbers, requires_grad in self._copies:
+            if find_storage(tensor) != find_storage(data) or tensor.shape != data.shape:
+                tensor.data = data
+            if not torch.equal(tensor.detach(), numbers):  # not each write increments the version
                 tensor.data.copy_(numbers)
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)

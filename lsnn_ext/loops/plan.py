@@ -69,9 +69,10 @@ class Plan:
             loops += 1
         self.detached = {one: other for one, (other, _) in recording.shared.items()
                          if one in places or other in places}
-        if not all(recording.shared[one][1] for one in self.detached):
+        if not all(recording.shared[one][1] for one in self.detached) or any(
+                one in self.written for one, _ in recording.shared.values()):
             raise Refused("result: expected tensors with memory of their own, got some that share "
-                          "it, as a view in a loop does; clone them")
+                          "it, as a view in a loop or of what is written to does; clone them")
         self.freed = self._find_freed()
 
     def _find_freed(self) -> list[list[Any]]:

@@ -259,6 +259,9 @@ class Reader:
                               call.line)
             if any(call.mode.autocast):
                 raise Refused("expected no autocast", call.line)
+            if call.name == "batch_norm":
+                raise Refused("expected calls that act on each neuron by itself, got batch_norm",
+                              call.line)
             if call.name in ("__set__", "requires_grad_"):
                 raise Refused("expected no change of requires_grad", call.line)
         dtypes = set()

@@ -151,11 +151,10 @@ class _Recorder(TorchFunctionMode):
             before = None
             with self.refusals():
                 before = self._before(function, args, kwargs)
-            self.is_random, self.name = False, get_name(function)
+            self.is_random, self.name, self.unversioned = False, get_name(function), set()
             lists = [one for one in (*args, *kwargs.values()) if isinstance(one, list | tuple)]
             self.sizes = {id(leaf) for leaf in pytree.tree_leaves(lists)
                           if isinstance(leaf, Tensor)} if lists else set()
-            self.unversioned = set()
             try:
                 result = run()
             except Exception:
@@ -209,14 +208,14 @@ class _Recorder(TorchFunctionMode):
         if result is NotImplemented:  # such as tensor == None
             return
         function, leaves, spec, tensors, versions = begun
+        kinds = self.recording.kinds
         name = get_name(function)
         written = []
         if name == "__set__" and get_property_name(function) == "data":
             self._set_data(*tensors)
             return
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
-                   if find_version(one) != version
-                   or find_storage(one) in self.unversioned}
+                   if find_version(one) != version or find_storage(one) in self.unversioned}
         if not changed and name in of.FLAGS:
             return
         args, kwargs = pytree.tree_unflatten(leaves, spec) if name in PARTS else ((), {})
@@ -225,10 +224,9 @@ class _Recorder(TorchFunctionMode):
             before = self.tensors[id(one)].value
             parameter = None if name in of.FLAGS else self._find_parameter(one)
             self._check_write(name, one, before, args, parameter)
-            written.append((before, self._new(one)))
             if parameter is not None:
-                parameters.append((parameter, before if parameter is one else
-                                   self.tensors[id(parameter)].value, written[-1][1]))
+                parameters.append((parameter, self.tensors[id(parameter)].value, len(kinds)))
+            written.append((before, self._new(one)))  # the value len(kinds)
         is_one = isinstance(result, Tensor)
         found, tree = ([result], None) if is_one else pytree.tree_flatten(result)
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
@@ -256,7 +254,7 @@ class _Recorder(TorchFunctionMode):
                     find_line())
         if name == "stack" and isinstance(results, Ref):
             self.writes.note_stack(args, kwargs, results.value)
-        self.recording.calls += rewrite(call, self.recording.add_value, self.recording.kinds)
+        self.recording.calls += rewrite(call, self.recording.add_value, kinds)
         for parameter, old, numbers in parameters:
             self._assign(parameter, old, numbers)
 
@@ -275,6 +273,10 @@ class _Recorder(TorchFunctionMode):
     def _assign(self, parameter: Tensor, old: int, numbers: int) -> None:
         """Notes that a parameter has other numbers."""
         kinds = self.recording.kinds
+        if any(old in call.inputs and call.mode.grad and get_name(call.function) not in (
+                "data", "detach") for call in self.recording.calls):
+            raise Refused("expected no write to a parameter after calls that read it, whose "
+                          "backward pass may read what was written")
         kinds[numbers] = kinds[numbers]._replace(requires_grad=False)
         new = self._new(parameter)
         self.recording.calls.append(make_assignment(old, numbers, new, find_line()))
