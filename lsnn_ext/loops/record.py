@@ -260,8 +260,7 @@ class _Recorder(TorchFunctionMode):
 
     def _find_leaf(self, value: int) -> int:
         """Returns the leaf whose later value this one is, else the value itself."""
-        written = self.recording.written
-        return next((leaf for leaf, now in written.items() if now == value), value)
+        return next((leaf for leaf, now in self.recording.written.items() if now == value), value)
 
     def _find_parameter(self, tensor: Tensor) -> Tensor | None:
         """Returns the attribute whose data a tensor is, and that takes a gradient."""
