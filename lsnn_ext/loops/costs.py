@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from .. import _ops
-from .functions import PRODUCTS, Apply
+from .functions import PRODUCTS, Apply, is_operator
 from .ir import Call, Kind, Loop, Recording, Ref
 from .products import list_operands
 from .stages import Stage
 
 CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, of a matrix
+OPERATOR, OPERATIONS = 70.0, 8  # of a package: a step of a neuron, and calls of torch in it
 GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
 CACHED = 1 << 15  # a result of at most so many numbers stays in the cache and costs nothing more
 NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
@@ -29,7 +30,8 @@ SPIKES, DENSE = 0.45, 1.25  # times as long is a recurrent product of spikes, or
 def _count_numbers(call: Call, kinds: Mapping[int, Kind]) -> int:
     """Returns the size of the results, without that of what is written to in part."""
     written = {after for _, after in call.written}
-    return sum(prod(kinds[value].shape) for value in call.outputs if value not in written)
+    size = sum(prod(kinds[value].shape) for value in call.outputs if value not in written)
+    return size * (OPERATIONS if is_operator(call.function) else 1)
 
 
 def skips_zeros(call: Call, numbers: Mapping[int, Tensor]) -> bool:
@@ -47,6 +49,8 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
     found = NUMBER * max(size - CACHED, 0)
     if isinstance(call.function, Apply):
         return FUNCTION + found
+    if is_operator(call.function):
+        return OPERATOR + found
     if call.name not in PRODUCTS or call.name.startswith("conv"):  # of which plans keep the time
         return CALL + found
     # the sizes of both arguments and of the result: m k, k n, m n

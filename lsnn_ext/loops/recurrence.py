@@ -238,7 +238,7 @@ class Recurrence:
         is_one = (is_wide and not is_stack and given[-1:] == (1,)
                   and shape[-1] == self.width(shape))
         # an operator of a package may run over this axis as over time
-        has_first = len(given) == 3 and given[0] == 1 and is_operator(call.function)
+        has_first = len(given) > 2 and given[0] == 1 and is_operator(call.function)
         if isinstance(read, Read):
             return self._name_read(read, ahead)._replace(has_new_axis=is_one,
                                                          has_first_axis=has_first)

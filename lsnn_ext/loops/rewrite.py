@@ -1,5 +1,6 @@
 """rewrite: replaces a recorded call by equal ones that read less, so that more can be fused."""
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from .functions import IN_PLACE_VIEWS
+from .functions import IN_PLACE_VIEWS, is_operator
 from .ir import Call, Kind, Mode, Ref, flatten_arguments
 
 _FACTORIES: dict[Any, Callable[..., Tensor]] = {
@@ -23,12 +24,15 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on.
     Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
     becomes torch.where, which takes other numbers in each iteration; detach_ becomes detach, of
-    which the tensor is the result. nn.LSTMCell and nn.GRUCell become their products and gates.
+    which the tensor is the result. nn.LSTMCell and nn.GRUCell become their products and gates. An
+    operator of SpikingJelly that loops over time becomes one for each step.
     """
     if call.function in _FACTORIES:
         return [_make_factory(call, kinds)]
     if call.function in (functional.dropout, torch.dropout):
         return _split_dropout(call, add_value, kinds)
+    if is_operator(call.function) and str(call.function).startswith("sj_"):
+        return _unroll(call, add_value, kinds)
     if call.name in _CELLS and not any(call.mode.autocast):
         return _expand_cell(call, add_value, kinds)
     if call.function in IN_PLACE_VIEWS and call.written:
@@ -193,3 +197,46 @@ def _expand_cell(call: Call, add_value: Callable[[Kind], int],
     writer = _Writer(call, add_value, kinds)
     _CELLS[call.name](writer, *args)
     return writer.calls
+
+
+def _unroll(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]) -> list[Call]:
+    """Returns the calls of an operator of SpikingJelly for each step: its first arguments are a
+    sequence (T, ...) and states (...), its first results the spikes and the states of all steps or
+    of the last one."""
+    x, refs = next(iter(call.leaves), None), call.results
+    if call.written or not isinstance(x, Ref) or not isinstance(refs, tuple) or None in refs:
+        return [call]
+    T, *size = kinds[x.value].shape
+    states: list[Any] = [*itertools.takewhile(
+        lambda leaf: isinstance(leaf, Ref) and kinds[leaf.value].shape == tuple(size),
+        call.leaves[1:])]
+    outputs = [kinds[ref.value] for ref in refs]
+    if T < 2 or not size or not states or len(outputs) <= len(states) or any(
+            one.shape not in ((T, *size), tuple(size)) for one in outputs):
+        return [call]
+    made: list[Call] = []
+    steps: list[list[Ref]] = [[] for _ in outputs]
+
+    def add(function: Any, given: Any, result: Any) -> Any:
+        leaves, spec = flatten_arguments(given, {})
+        made.append(call.replace(function=function, leaves=tuple(leaves), spec=spec,
+                                 results=result))
+        return result
+
+    def index(source: Ref, index: Any, kind: Kind, shape: Sequence[int]) -> Ref:
+        ref = Ref(add_value(kind._replace(shape=tuple(shape), is_contiguous=True)))
+        add(Tensor.__getitem__, (source, index), ref)
+        return ref
+
+    for t in range(T):
+        x_t = index(x, slice(t, t + 1), kinds[x.value], (1, *size))
+        found = add(call.function, (x_t, *states, *call.leaves[1 + len(states):]), tuple(
+            Ref(add_value(one if len(one.shape) == len(size) else one._replace(shape=(1, *size))))
+            for one in outputs))
+        for k, (ref, one) in enumerate(zip(found, outputs, strict=True)):
+            steps[k].append(ref if len(one.shape) == len(size) else index(ref, 0, one, size))
+        states = [steps[1 + k][-1] for k in range(len(states))]
+    for ref, one, parts in zip(refs, outputs, steps, strict=True):
+        is_last = len(one.shape) == len(size)
+        add(Tensor.clone if is_last else torch.stack, (parts[-1] if is_last else parts,), ref)
+    return made

@@ -98,8 +98,7 @@ class Sliced:
             return moved[find_slice([i % len(moved) for i in self.indices])]
         steps = range(len(moved))
         rows = [[*(steps[one] if isinstance(one, slice) else one)] for one in self.indices]
-        found = moved[torch.tensor(rows, device=tensor.device)]  # (n, steps, ...)
-        return found.movedim(1, self.dim + (self.dim >= 0)).contiguous()
+        return _take_rows(moved, rows).movedim(1, self.dim + (self.dim >= 0)).contiguous()
 
 
 def find_slice(indices: list[int]) -> slice | list[int]:
@@ -108,6 +107,18 @@ def find_slice(indices: list[int]) -> slice | list[int]:
     if step > 0 and indices == list(range(first, first + step * len(indices), step)):
         return slice(first, indices[-1] + 1, step)
     return indices
+
+
+def _take_rows(values: Tensor, rows: list[list[int]]) -> Tensor:
+    """Returns values[rows], (n, steps, ...); a view where the distances of the rows are one number,
+    and those in a row are."""
+    (first, *others), n, k = rows[0], len(rows), len(rows[0])
+    step, between = others[0] - first if others else 1, rows[1][0] - first if n > 1 else 1
+    if step < 1 or between < 1 or rows != [
+            [first + i * between + j * step for j in range(k)] for i in range(n)]:
+        return values[torch.tensor(rows, device=values.device)]
+    windows = values[first:].unfold(0, (k - 1) * step + 1, between)  # (n or more, ..., length)
+    return windows[:n, ..., ::step].movedim(-1, 1)
 
 
 def _list_numbers(slot: Any) -> list[int]:

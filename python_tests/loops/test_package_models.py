@@ -290,3 +290,41 @@ def test_chunks_of_sinabs() -> None:
         sides.append(found)
     for got, want in zip(*sides, strict=True):
         assert_same("chunk", got.detach(), want.detach(), tolerance=tolerance(torch.float32))
+
+
+@pytest.mark.parametrize("stores", [False, True])
+@pytest.mark.parametrize("kind", ["LIFNode", "IFNode", "ParametricLIFNode", "EIFNode", "QIFNode",
+                                  "IzhikevichNode"])
+def test_multi_step_nodes_of_spikingjelly(kind: str, stores: bool) -> None:
+    """An operator in C++ or Python runs all steps; the states stay in the node."""
+    package("spikingjelly")
+    from spikingjelly.activation_based import functional, layer, neuron, surrogate
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layer.Conv2d(2, 3, 3, step_mode="m")
+            self.node = getattr(neuron, kind)(
+                step_mode="m", surrogate_function=surrogate.ATan(), store_v_seq=stores)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            z = self.node(self.conv(x))
+            return (z, self.node.v_seq) if stores else (z,)
+
+    torch.manual_seed(0)
+    x = 4 * torch.rand(20, 2, 2, 6, 6)
+    original = Net()
+    model, report = lsnn_ext.convert(copy.deepcopy(original), x)
+    assert len(report.fused) == 1, str(report)
+    for call in range(3):
+        for one in (model, original):
+            if call == 2:
+                functional.reset_net(one)
+        made, wanted = model(x), original(x)
+        torch.testing.assert_close(made, wanted)
+        torch.testing.assert_close(model.node.v, original.node.v)
+        torch.testing.assert_close(*(torch.autograd.grad(
+            sum(one.cos().sum() for one in results), list(model_.parameters()))
+            for results, model_ in ((made, model), (wanted, original))), rtol=1e-4, atol=1e-4)
+        for one in (model, original):
+            functional.detach_net(one)
