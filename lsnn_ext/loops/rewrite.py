@@ -1,6 +1,6 @@
 """rewrite: replaces a recorded call by equal ones that read less, so that more can be fused."""
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -223,18 +223,20 @@ def _unroll(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
                                  results=result))
         return result
 
-    def index(source: Ref, index: Any, kind: Kind, shape: Sequence[int]) -> Ref:
-        ref = Ref(add_value(kind._replace(shape=tuple(shape), is_contiguous=True)))
-        add(Tensor.__getitem__, (source, index), ref)
+    def view(function: Any, source: Ref, index: int, kind: Kind, *shape: int) -> Ref:
+        ref = Ref(add_value(kind._replace(shape=shape, is_contiguous=True)))
+        add(function, (source, index), ref)
         return ref
 
     for t in range(T):
-        x_t = index(x, slice(t, t + 1), kinds[x.value], (1, *size))
+        x_t = view(Tensor.__getitem__, x, t, kinds[x.value], *size)
+        x_t = view(Tensor.unsqueeze, x_t, 0, kinds[x.value], 1, *size)
         found = add(call.function, (x_t, *states, *call.leaves[1 + len(states):]), tuple(
             Ref(add_value(one if len(one.shape) == len(size) else one._replace(shape=(1, *size))))
             for one in outputs))
-        for k, (ref, one) in enumerate(zip(found, outputs, strict=True)):
-            steps[k].append(ref if len(one.shape) == len(size) else index(ref, 0, one, size))
+        for part, ref, one in zip(steps, found, outputs, strict=True):
+            is_last = len(one.shape) == len(size)
+            part.append(ref if is_last else view(Tensor.squeeze, ref, 0, one, *size))
         states = [steps[1 + k][-1] for k in range(len(states))]
     for ref, one, parts in zip(refs, outputs, steps, strict=True):
         is_last = len(one.shape) == len(size)

@@ -95,7 +95,9 @@ class Sliced:
     def _take(self, tensor: Tensor) -> Tensor:
         moved = tensor.movedim(self.dim, 0)
         if isinstance(self.indices[0], int):
-            return moved[find_slice([i % len(moved) for i in self.indices])]
+            taken = find_slice([i % len(moved) for i in self.indices])
+            # a slice of all steps would copy the gradient
+            return moved if taken == slice(0, len(moved), 1) else moved[taken]
         steps = range(len(moved))
         rows = [[*(steps[one] if isinstance(one, slice) else one)] for one in self.indices]
         return _take_rows(moved, rows).movedim(1, self.dim + (self.dim >= 0)).contiguous()
