@@ -106,7 +106,10 @@ class Index(NamedTuple):
         entries = [*index] if isinstance(index, tuple) else [index]
         if Ellipsis in entries:
             k = entries.index(Ellipsis)
-            entries[k : k + 1] = [slice(None)] * (len(shape) - len(entries) + 1)
+            missing = len(shape) - len(entries) + entries.count(None) + 1
+            entries[k : k + 1] = [slice(None)] * missing
+        has_new_axes = None in entries
+        entries = [one for one in entries if one is not None]
         found: dict[int, list[int]] = {}
         dim = None
         others = [one for one in entries if one != slice(None)]
@@ -116,7 +119,8 @@ class Index(NamedTuple):
             numbers = range(*one.indices(shape[d])) if isinstance(one, slice) else one
             if type(one) is int:
                 numbers = [one]
-            elif dim is None and (isinstance(one, slice) or len(others) == 1):
+            elif dim is None and not has_new_axes and (
+                    isinstance(one, slice) or len(others) == 1):
                 dim = d - len(found)  # a list and an integer would be one index
             else:
                 return None

@@ -241,7 +241,7 @@ class _Recorder(TorchFunctionMode):
         given = {id(one) for one in tensors}
         if name in PARTS and (values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
-                self.recording.calls.append(make_copy(value, self._new(one), find_line()))
+                self.recording.calls.append(make_copy(value, self._new(one), find_line(), kinds))
             self.memory.note_parts(name, args, tensors, found)
             return
         if not written and all(id(one) in given for one in found):

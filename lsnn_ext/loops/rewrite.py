@@ -48,12 +48,15 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     return [call]
 
 
-def make_copy(value: int | tuple[list[int], int], copy: int, line: str) -> Call:
+def make_copy(value: int | tuple[list[int], int], copy: int, line: str,
+              kinds: dict[int, Kind]) -> Call:
     """Returns the call that copies a value, or stacks several along a dimension."""
     function: Any = torch.stack
     given: tuple[Any, ...]
-    if isinstance(value, int):
+    if isinstance(value, int) and kinds[value].shape == kinds[copy].shape:
         function, given = Tensor.clone, (Ref(value),)
+    elif isinstance(value, int):  # with new axes
+        function, given = Tensor.reshape, (Ref(value), list(kinds[copy].shape))
     else:
         given = [*map(Ref, value[0])], value[1]
     leaves, spec = flatten_arguments(given, {})

@@ -20,6 +20,7 @@ READS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "ellipsis": lambda x, t: x[..., t:t + 3, :],
     "the step itself": lambda x, t: x[:, t + 4:t + D + 1],
     "one": lambda x, t: x[:, t + 1],
+    "new axes": lambda x, t: torch.cat([x[:, t + k, None] for k in (0, 4)], 1),
     "stacked": lambda x, t: torch.stack([x[:, t + k] for k in (0, 4)], 1),
 }
 
