@@ -3,6 +3,7 @@
 Each function takes m, the distance of the membrane from its threshold.
 """
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,84 +18,23 @@ def _normal(m: Tensor, mean: float, sigma: float) -> Tensor:
     return torch.exp(-((m - mean) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
 
 
-class _Above(torch.autograd.Function):
-    """1 where m > 0; subclasses have the slope."""
+class _Spike(torch.autograd.Function):
+    """1 where m > 0, with also_at_0 where m >= 0. The gradient is slope(gradient, m)."""
 
     @staticmethod
-    def forward(ctx: Any, m: Tensor) -> Tensor:
+    def forward(ctx: Any, m: Tensor, slope: Callable[[Tensor, Tensor], Tensor],
+                also_at_0: bool = False) -> Tensor:
         ctx.save_for_backward(m)
-        return (m > 0).to(m.dtype)
-
-
-class _AtLeast(torch.autograd.Function):
-    """1 where m >= 0; subclasses have the slope."""
-
-    @staticmethod
-    def forward(ctx: Any, m: Tensor) -> Tensor:
-        ctx.save_for_backward(m)
-        return (m >= 0).to(m.dtype)
-
-
-class _DoubleGaussian(_Above):
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (m,) = ctx.saved_tensors
-        return gradient * (0.5 * (1.15 * _normal(m, 0.0, 0.5) - 0.3 * _normal(m, 0.0, 3.0)))
-
-
-class _MultiGaussian(_Above):
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (m,) = ctx.saved_tensors
-        sides = _normal(m, 0.5, 3.0) + _normal(m, -0.5, 3.0)
-        return gradient * (0.5 * (1.15 * _normal(m, 0.0, 0.5) - 0.15 * sides))
-
-
-class _Triangle(_AtLeast):
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (m,) = ctx.saved_tensors
-        return gradient * torch.relu(1 - m.abs())
-
-
-class _Boxcar(_Above):
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (m,) = ctx.saved_tensors
-        return gradient * ((m > -0.5) & (m <= 0.5)).to(m.dtype)
-
-
-class _Ramp(_AtLeast):
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (m,) = ctx.saved_tensors
-        return gradient * (m >= -0.5).to(m.dtype)
-
-
-class _Slayer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, alpha: float, c: float) -> Tensor:
-        ctx.save_for_backward(m)
-        ctx.alpha, ctx.height = alpha, c * alpha / 2
-        return (m > 0).to(m.dtype)
+        ctx.slope = slope
+        return (m >= 0 if also_at_0 else m > 0).to(m.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (m,) = ctx.saved_tensors
-        return gradient * (ctx.height * torch.exp(-ctx.alpha * m.abs())), None, None
+        return ctx.slope(gradient, m), None, None
 
 
-class _SuperSpike(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, alpha: float) -> Tensor:
-        ctx.save_for_backward(m)
-        ctx.alpha = alpha
-        return (m > 0).to(m.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (m,) = ctx.saved_tensors
-        return gradient / (ctx.alpha * m.abs() + 1) ** 2, None
+_spike: Callable[..., Tensor] = _Spike.apply
 
 
 def double_gaussian(m: Tensor) -> Tensor:
@@ -102,7 +42,10 @@ def double_gaussian(m: Tensor) -> Tensor:
 
     Source: Higuchi et al., ICML 2024, after Yin, Corradi and Bohte (2021).
     """
-    return _DoubleGaussian.apply(m)  # type: ignore[no-any-return]
+    def slope(gradient: Tensor, m: Tensor) -> Tensor:
+        return gradient * (0.5 * (1.15 * _normal(m, 0.0, 0.5) - 0.3 * _normal(m, 0.0, 3.0)))
+
+    return _spike(m, slope)
 
 
 def multi_gaussian(m: Tensor) -> Tensor:
@@ -110,7 +53,11 @@ def multi_gaussian(m: Tensor) -> Tensor:
 
     Source: Yin, Corradi and Bohte, Nature Machine Intelligence 3, 905 (2021).
     """
-    return _MultiGaussian.apply(m)  # type: ignore[no-any-return]
+    def slope(gradient: Tensor, m: Tensor) -> Tensor:
+        sides = _normal(m, 0.5, 3.0) + _normal(m, -0.5, 3.0)
+        return gradient * (0.5 * (1.15 * _normal(m, 0.0, 0.5) - 0.15 * sides))
+
+    return _spike(m, slope)
 
 
 def triangle(m: Tensor) -> Tensor:
@@ -118,7 +65,7 @@ def triangle(m: Tensor) -> Tensor:
 
     Source: Deng et al., Temporal efficient training, ICLR 2022.
     """
-    return _Triangle.apply(m)  # type: ignore[no-any-return]
+    return _spike(m, lambda gradient, m: gradient * torch.relu(1 - m.abs()), True)
 
 
 def boxcar(m: Tensor) -> Tensor:
@@ -126,7 +73,7 @@ def boxcar(m: Tensor) -> Tensor:
 
     Source: Kaiser, Mostafa and Neftci, Frontiers in Neuroscience 14, 424 (2020).
     """
-    return _Boxcar.apply(m)  # type: ignore[no-any-return]
+    return _spike(m, lambda gradient, m: gradient * ((m > -0.5) & (m <= 0.5)).to(m.dtype))
 
 
 def ramp(m: Tensor) -> Tensor:
@@ -134,7 +81,7 @@ def ramp(m: Tensor) -> Tensor:
 
     Source: StepPWL of Rockpool, with at most one spike a step.
     """
-    return _Ramp.apply(m)  # type: ignore[no-any-return]
+    return _spike(m, lambda gradient, m: gradient * (m >= -0.5).to(m.dtype), True)
 
 
 def slayer(m: Tensor, alpha: float = 5.0, c: float = 0.4) -> Tensor:
@@ -142,7 +89,8 @@ def slayer(m: Tensor, alpha: float = 5.0, c: float = 0.4) -> Tensor:
 
     Source: Shrestha and Orchard, NeurIPS 2018; defaults of Baronig et al. (2025).
     """
-    return _Slayer.apply(m, alpha, c)  # type: ignore[no-any-return]
+    height = c * alpha / 2
+    return _spike(m, lambda gradient, m: gradient * (height * torch.exp(-alpha * m.abs())))
 
 
 def super_spike(m: Tensor, alpha: float = 100.0) -> Tensor:
@@ -150,4 +98,4 @@ def super_spike(m: Tensor, alpha: float = 100.0) -> Tensor:
 
     Source: Zenke and Ganguli, Neural Computation 30, 1514 (2018); default of Norse.
     """
-    return _SuperSpike.apply(m, alpha)  # type: ignore[no-any-return]
+    return _spike(m, lambda gradient, m: gradient / (alpha * m.abs() + 1) ** 2)
