@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models import check_surrogate
+from .torch_internals import mark_constant
 
 # A share of the height. A larger one would be another surrogate.
 LARGEST_CUTOFF = 0.01
@@ -82,9 +83,11 @@ def find_cutoff(surrogate: str, share: float, smooth: bool) -> float:
     return _find_end(surrogate, share)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _find_end(surrogate: str, share: float) -> float:
     return _search_end(surrogate, share)
+
+
+mark_constant(_find_end)
 
 
 @functools.lru_cache
