@@ -34,6 +34,7 @@ from bench import (
     sweep,
 )
 from bench.problem import YARDSTICKS, Shape, Yardstick, custom
+from lsnn_ext.tools.memory import available_bytes
 
 
 def shape_of(text: str) -> Shape:
@@ -166,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
                             seconds=given.seconds, say=say)
         return
 
-    free = memory.free_bytes() - memory.SPARE_BYTES
+    free = available_bytes(torch.device("cpu")) - memory.SPARE_BYTES
     limits = measure.Limits(given.seconds, free if given.memory_limit is None
                             else given.memory_limit * memory.GB)
     say(f"limits: {limits.seconds:g} s per contestant and yardstick, "
@@ -216,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _described(yardstick: Yardstick) -> str:
-    T, B, I, N = yardstick.shape  # noqa: E741
+    T, B, I, N = yardstick.shape
     return (f"{yardstick.name}: T={T} B={B} I={I} N={N}, {100 * yardstick.input_rate:g} % input "
             "spikes")
 

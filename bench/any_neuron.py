@@ -16,14 +16,12 @@ What a compiler computes in another order may differ at the very threshold, and 
 others; the number that differs is shown. All contestants take part in every round, in changing
 order. A ratio is the median over the rounds of theirs by ours in the same round.
 """
-import gc
 import inspect
-import math
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,14 +31,15 @@ from bench.contestants import Contestant, spike
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, RATE, NotAlikeError
 from bench.measure import (
     LONG_ENOUGH,
-    STEADY,
     Say,
     Skip,
     bisect_scale,
+    difference,
     firing_rate,
-    milliseconds,
     quartiles,
     reason_of,
+    steadily,
+    turns,
 )
 from bench.pairs import GRID, STRENGTH
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem, Yardstick
@@ -195,23 +194,16 @@ def _compiled(kind: Kind, problem: Problem, scale: float) -> Layer:
 
 
 def _scan(kind: Kind, problem: Problem, scale: float) -> Contestant:
-    from bench.any_neuron_jax import Scan
-    return Scan("jax.lax.scan", Layer("", kind, problem, scale))
-
-
-def _eager(kind: Kind, problem: Problem, scale: float) -> Layer:
-    return Loop("eager loop", kind, problem, scale)
-
-
-def _row(kind: Kind, problem: Problem, scale: float) -> Layer:
-    return Row("functional.alif", kind, problem, scale)
+    from bench.any_neuron_jax import scan
+    return scan("jax.lax.scan", Layer("", kind, problem, scale))
 
 
 def makers_of(kind: Kind) -> dict[str, Callable[..., Contestant]]:
     """The peers of a neuron by name, the one first that the others are compared with."""
     if kind.model:
-        return {"functional.alif": _row}
-    return {"eager loop": _eager, "torch.compile of the step": _compiled, "jax.lax.scan": _scan}
+        return {"functional.alif": partial(Row, "functional.alif")}
+    return {"eager loop": partial(Loop, "eager loop"), "torch.compile of the step": _compiled,
+            "jax.lax.scan": _scan}
 
 
 @dataclass
@@ -221,7 +213,7 @@ class Line:
     yardstick: str
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     N: int
     neuron: str
     contestant: str
@@ -248,7 +240,8 @@ def measure(name: str, yardstick: Yardstick, *, repeats: int, seconds: float,
     contestants: list[Contestant] = [ours, *peers]
     found = {one.name: (one.forward(), one.forward_backward()) for one in contestants}
     wanted = found[peers[0].name]
-    differences = {one: _difference(wanted, got) for one, got in found.items()}
+    differences = {one: (int((wanted[0] != spikes).sum()), difference(wanted[1], gradients))
+                   for one, (spikes, gradients) in found.items()}
     entries = problem.cotangent.numel()
     _check(name, yardstick, *differences[OURS], entries)
     times = rounds_of(contestants, repeats, seconds)
@@ -292,16 +285,6 @@ def _scale_of(kind: Kind, problem: Problem) -> float:
     return bisect_scale(rate_of, RATE / 100, tolerance=0.05, most=20)[0]
 
 
-def _difference(wanted: tuple[Tensor, list[Tensor]],
-                got: tuple[Tensor, list[Tensor]]) -> tuple[int, float]:
-    """How many spikes differ, and the largest difference of gradients, each by the largest value
-    of its own."""
-    gradients = [float((a - b).abs().max() / a.abs().max()) for a, b in zip(wanted[1], got[1],
-                                                                            strict=True)]
-    return (int((wanted[0] != got[0]).sum()),
-            max(gradients, key=lambda value: (math.isnan(value), value)))
-
-
 def _check(name: str, yardstick: Yardstick, differing: int, gradient: float, entries: int) -> None:
     """Raises NotAlikeError where ours computes something else."""
     if differing > MOST_DIFFERING * entries:
@@ -324,26 +307,13 @@ def rounds_of(contestants: Sequence[Contestant], repeats: int,
     def turn(contestant: Contestant) -> float:
         time.sleep(0.02)
         contestant.forward()
-        found = [milliseconds(contestant.forward_backward)]
-        while sum(found) < STEADY:
-            found.append(milliseconds(contestant.forward_backward))
-        return statistics.median(found)
+        return steadily(contestant.forward_backward)
 
     first = sum(turn(contestant) for contestant in contestants) / 1e3
     rounds = max(min(3, repeats), min(repeats, int(seconds // first)))
     times: list[list[float]] = [[] for _ in contestants]
-    order = list(range(len(contestants)))
-    shuffle = random.Random(0).shuffle
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            shuffle(order)
-            for c in order:
-                times[c].append(turn(contestants[c]))
-                gc.collect()
-    finally:
-        gc.enable()
+    for _, c in turns(len(contestants), rounds):
+        times[c].append(turn(contestants[c]))
     return times
 
 

@@ -4,30 +4,22 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-from torch.utils.dlpack import from_dlpack
-
 from bench.any_neuron import Layer
-from bench.contestants import Contestant
+from bench.contestants import JaxContestant, jax_spike
 
 
 def _steps(jax: Any) -> dict[str, Callable[..., tuple[Any, ...]]]:
     """By the name of the zoo, the equations in jax.numpy."""
     jnp = jax.numpy
 
-    def spike(test: Callable[[Any], Any], slope: Callable[[Any], Any]) -> Any:
-        fire = jax.custom_vjp(lambda m: test(m).astype(m.dtype))
-        fire.defvjp(lambda m: (fire(m), m), lambda m, g: (g * slope(m),))
-        return fire
-
     def normal(m: Any, mean: float, sigma: float) -> Any:
         return jnp.exp(-((m - mean) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
 
-    double = spike(lambda m: m > 0,
-                   lambda m: 0.5 * (1.15 * normal(m, 0.0, 0.5) - 0.3 * normal(m, 0.0, 3.0)))
-    multi = spike(lambda m: m > 0, lambda m: 0.5 * (
+    double = jax_spike(
+        lambda m: m > 0, lambda m: 0.5 * (1.15 * normal(m, 0.0, 0.5) - 0.3 * normal(m, 0.0, 3.0)))
+    multi = jax_spike(lambda m: m > 0, lambda m: 0.5 * (
         1.15 * normal(m, 0.0, 0.5) - 0.15 * (normal(m, 0.5, 3.0) + normal(m, -0.5, 3.0))))
-    triangle = spike(lambda m: m >= 0, lambda m: jnp.maximum(1 - abs(m), 0))
+    triangle = jax_spike(lambda m: m >= 0, lambda m: jnp.maximum(1 - abs(m), 0))
 
     def rf(c: Any, u: Any, v: Any, z: Any, *, omega: Any, b_offset: Any, theta: Any,
            dt: float) -> tuple[Any, ...]:
@@ -51,47 +43,26 @@ def _steps(jax: Any) -> dict[str, Callable[..., tuple[Any, ...]]]:
     return {"rf": rf, "tc_lif": tc_lif, "dh_srnn": dh_srnn}
 
 
-class Scan(Contestant):
-    """A layer of bench.any_neuron with the numbers of its parameters, compiled before the first
-    run for this very shape."""
+def scan(name: str, layer: Layer) -> JaxContestant:
+    """A layer of bench.any_neuron with the numbers of its parameters."""
+    jax = importlib.import_module("jax")
+    kind = layer.kind
+    step = _steps(jax)[kind.neuron.step.__module__.rpartition(".")[2]]
+    K, S, fixed = kind.currents, kind.states, layer.fixed
 
-    def __init__(self, name: str, layer: Layer) -> None:
-        jax = importlib.import_module("jax")
-        self.name, self.jax = name, jax
-        jnp, kind = jax.numpy, layer.kind
-        step = _steps(jax)[kind.neuron.step.__module__.rpartition(".")[2]]
-        K, S, fixed = kind.currents, kind.states, layer.fixed
+    def spikes(parameters: Any, x: Any) -> Any:
+        learned = {**parameters}
+        w_in, w_rec = learned.pop("w_in"), learned.pop("w_rec")
+        N = w_rec.shape[-1]
+        flat = w_rec.transpose(1, 0, 2).reshape(N, K * N)
 
-        def spikes(parameters: Any, x: Any) -> Any:
-            w_in, w_rec = parameters["w_in"], parameters["w_rec"]
-            N = w_rec.shape[-1]
-            flat = w_rec.transpose(1, 0, 2).reshape(N, K * N)
-            learned = {key: value for key, value in parameters.items()
-                       if key not in ("w_in", "w_rec")}
+        def one(carry: Any, c: Any) -> Any:
+            *states, z = carry
+            currents = jax.numpy.split(c + z @ flat, K, axis=1)
+            now = step(*currents, *states, z, **learned, **fixed)
+            return now, now[-1]
 
-            def one(carry: Any, c: Any) -> Any:
-                *states, z = carry
-                currents = jnp.split(c + z @ flat, K, axis=1)
-                now = step(*currents, *states, z, **learned, **fixed)
-                return now, now[-1]
+        zero = jax.numpy.zeros((x.shape[1], N), x.dtype)
+        return jax.lax.scan(one, (zero,) * (S + 1), x @ w_in.reshape(K * N, -1).T)[1]
 
-            zero = jnp.zeros((x.shape[1], N), x.dtype)
-            return jax.lax.scan(one, (zero,) * (S + 1), x @ w_in.reshape(K * N, -1).T)[1]
-
-        def both(parameters: Any, x: Any, cotangent: Any) -> Any:
-            out, pull = jax.vjp(lambda these: spikes(these, x), parameters)
-            return out, pull(cotangent)[0]
-
-        self.x, self.cotangent = jnp.asarray(layer.x.numpy()), jnp.asarray(layer.cotangent.numpy())
-        self.parameters = {key: jnp.asarray(value.detach().numpy())
-                           for key, value in layer.parameters.items()}
-        self._forward = jax.jit(spikes).lower(self.parameters, self.x).compile()
-        self._both = jax.jit(both).lower(self.parameters, self.x, self.cotangent).compile()
-
-    def forward(self) -> Tensor:
-        return from_dlpack(self._forward(self.parameters, self.x).block_until_ready())
-
-    def forward_backward(self) -> list[Tensor]:
-        _, gradients = self.jax.block_until_ready(
-            self._both(self.parameters, self.x, self.cotangent))
-        return [from_dlpack(gradients[key]) for key in self.parameters]
+    return JaxContestant(name, spikes, layer.parameters, layer.x, layer.cotangent)

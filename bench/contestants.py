@@ -5,7 +5,8 @@ weights (no bias). The layers of other packages and nn.LSTM compute their own wi
 weights: what they cost is what is compared.
 """
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,20 +14,7 @@ from torch import Tensor, nn
 from torch.utils.dlpack import from_dlpack
 
 from bench.peers import LAYERS
-from bench.problem import (
-    ALPHA,
-    BETA,
-    DAMPENING,
-    RHO,
-    TAU_ADAPT,
-    TAU_MEM,
-    THETA,
-    Problem,
-    Shape,
-)
-
-__all__ = ["MAKERS", "OURS", "Contestant", "JaxContestant", "Problem", "Shape", "TorchContestant",
-           "make", "warm_up"]
+from bench.problem import ALPHA, BETA, DAMPENING, RHO, TAU_ADAPT, TAU_MEM, THETA, Problem
 
 OURS = "lsnn_ext"
 
@@ -44,6 +32,22 @@ class Contestant:
     def forward_backward(self) -> list[Tensor]:
         """The gradients of all weights for the fixed cotangent of the outputs."""
         raise NotImplementedError
+
+
+class Within(Contestant):
+    """Another contestant, whose passes run inside of a context."""
+
+    def __init__(self, inner: Contestant,
+                 context: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.name, self.inner, self.context = inner.name, inner, context
+
+    def forward(self) -> Tensor:
+        with self.context():
+            return self.inner.forward()
+
+    def forward_backward(self) -> list[Tensor]:
+        with self.context():
+            return self.inner.forward_backward()
 
 
 class TorchContestant(Contestant):
@@ -113,7 +117,7 @@ class _Ours(nn.Module):
         super().__init__()
         from lsnn_ext import ALIF
 
-        N, I = problem.w_in.shape  # noqa: E741
+        N, I = problem.w_in.shape
         self.layer = ALIF(I, N, bias=False, tau_mem=TAU_MEM, tau_adapt=TAU_ADAPT, beta=BETA,
                           threshold=THETA, dampening=DAMPENING, autapses=True)
         with torch.no_grad():
@@ -126,66 +130,60 @@ class _Ours(nn.Module):
 
 
 class _LSTM(nn.Module):
+    kind: type[nn.Module] = nn.LSTM
+
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        N, I = problem.w_in.shape  # noqa: E741
-        self.layer = nn.LSTM(I, N, bias=False)
+        N, I = problem.w_in.shape
+        self.layer = self.kind(I, N, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)[0]  # type: ignore[no-any-return]
 
 
+def jax_spike(test: Callable[[Any], Any], slope: Callable[[Any], Any]) -> Any:
+    """1 where the test of m holds, with a slope of its own."""
+    fire = importlib.import_module("jax").custom_vjp(lambda m: test(m).astype(m.dtype))
+    fire.defvjp(lambda m: (fire(m), m), lambda m, g: (g * slope(m),))
+    return fire
+
+
 class JaxContestant(Contestant):
-    """The same equations under jax.lax.scan, compiled before the first run for this very shape."""
+    """A layer of jax, compiled before the first run for this very shape.
 
-    def __init__(self, name: str, problem: Problem) -> None:
+    layer: a function of the parameters by name and the inputs.
+    """
+
+    def __init__(self, name: str, layer: Callable[[Any, Any], Any],
+                 parameters: Mapping[str, Tensor], x: Tensor, cotangent: Tensor) -> None:
         jax = importlib.import_module("jax")
-        self.name, self.jax = name, jax
-        jnp = jax.numpy
+        self.name, self.jax, self.layer = name, jax, layer
 
-        spike = jax.custom_vjp(lambda m: (m > 0).astype(m.dtype))
-        spike.defvjp(lambda m: (spike(m), m), lambda m, g: (g * (DAMPENING * jnp.maximum(1 - abs(m),
-                                                                                         0)),))
-
-        def layer(weights: Any, x: Any) -> Any:
-            w_in, w_rec = weights
-
-            def step(state: Any, c: Any) -> Any:
-                v, a, z = state
-                a = RHO * a + (1 - RHO) * z
-                A = THETA + BETA * a
-                u = ALPHA * v + (1 - ALPHA) * (c + z @ w_rec) - z * A
-                z = spike((v - A) / A)
-                return (u, a, z), z
-
-            zero = jnp.zeros((x.shape[1], w_rec.shape[0]), x.dtype)
-            return jax.lax.scan(step, (zero, zero, zero), x @ w_in.T)[1]
-
-        def both(weights: Any, x: Any, cotangent: Any) -> Any:
-            out, pull = jax.vjp(lambda w: layer(w, x), weights)
+        def both(parameters: Any, x: Any, cotangent: Any) -> Any:
+            out, pull = jax.vjp(lambda these: layer(these, x), parameters)
             return out, pull(cotangent)[0]
 
-        self.layer = layer
-        self.x, self.cotangent = jnp.asarray(problem.x.numpy()), jnp.asarray(
-            problem.cotangent.numpy())
-        self.weights = jnp.asarray(problem.w_in.numpy()), jnp.asarray(problem.w_rec.numpy())
-        self._forward = jax.jit(layer).lower(self.weights, self.x).compile()
-        self._both = jax.jit(both).lower(self.weights, self.x, self.cotangent).compile()
+        self.x, self.cotangent = (jax.numpy.asarray(one.numpy()) for one in (x, cotangent))
+        self.parameters = {key: jax.numpy.asarray(value.detach().numpy())
+                           for key, value in parameters.items()}
+        self._forward = jax.jit(layer).lower(self.parameters, self.x).compile()
+        self._both = jax.jit(both).lower(self.parameters, self.x, self.cotangent).compile()
 
     def forward(self) -> Tensor:
-        return from_dlpack(self._forward(self.weights, self.x).block_until_ready())
+        return from_dlpack(self._forward(self.parameters, self.x).block_until_ready())
 
     def forward_backward(self) -> list[Tensor]:
-        _, gradients = self.jax.block_until_ready(self._both(self.weights, self.x, self.cotangent))
-        return [from_dlpack(g) for g in gradients]
+        _, gradients = self.jax.block_until_ready(
+            self._both(self.parameters, self.x, self.cotangent))
+        return [from_dlpack(gradients[key]) for key in self.parameters]
 
     def residuals(self) -> list[tuple[int, int]]:
         """(address, bytes) of what jax.vjp keeps for the backward pass, weights and inputs left
         out."""
         pull = self.jax.jit(lambda w: self.jax.vjp(lambda w: self.layer(w, self.x),
-                                                   w)[1])(self.weights)
+                                                   w)[1])(self.parameters)
         # jit copies them, so addresses do not tell
-        given = [(w.shape, w.dtype) for w in (*self.weights, self.x)]
+        given = [(w.shape, w.dtype) for w in (*self.parameters.values(), self.x)]
         kept = []
         for leaf in self.jax.tree_util.tree_leaves(pull):
             same = (leaf.shape, leaf.dtype)
@@ -196,9 +194,32 @@ class JaxContestant(Contestant):
         return kept
 
 
+def _jax_scan(name: str, problem: Problem) -> JaxContestant:
+    """The same equations under jax.lax.scan."""
+    jax = importlib.import_module("jax")
+    spike = jax_spike(lambda m: m > 0, lambda m: DAMPENING * jax.numpy.maximum(1 - abs(m), 0))
+
+    def layer(weights: Any, x: Any) -> Any:
+        w_in, w_rec = weights["w_in"], weights["w_rec"]
+
+        def step(state: Any, c: Any) -> Any:
+            v, a, z = state
+            a = RHO * a + (1 - RHO) * z
+            A = THETA + BETA * a
+            u = ALPHA * v + (1 - ALPHA) * (c + z @ w_rec) - z * A
+            z = spike((v - A) / A)
+            return (u, a, z), z
+
+        zero = jax.numpy.zeros((x.shape[1], w_rec.shape[0]), x.dtype)
+        return jax.lax.scan(step, (zero, zero, zero), x @ w_in.T)[1]
+
+    weights = {"w_in": problem.w_in, "w_rec": problem.w_rec}
+    return JaxContestant(name, layer, weights, problem.x, problem.cotangent)
+
+
 MAKERS: dict[str, Callable[[str, Problem], Contestant]] = {
     OURS: lambda name, problem: TorchContestant(name, _Ours(problem), problem),
-    "jax scan, jit": JaxContestant,
+    "jax scan, jit": _jax_scan,
     "compiled step": lambda name, problem: TorchContestant(name, _Loop(problem, _compiled_step),
                                                            problem),
     "eager loop": lambda name, problem: TorchContestant(name, _Loop(problem, lsnn_step), problem),

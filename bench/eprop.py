@@ -29,7 +29,7 @@ from bench.__main__ import at_least_one, positive
 from bench.contestants import Contestant
 from bench.eligibility import Found, sum_traces
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, NotAlikeError
-from bench.measure import alternate, bisect_scale, firing_rate
+from bench.measure import alternate, bisect_scale, difference, firing_rate
 from bench.page import markdown, number, write_csv
 from bench.pairs import GRID
 from bench.problem import ALPHA, DAMPENING, RHO, YARDSTICKS, Problem, Shape
@@ -185,9 +185,12 @@ def measure(name: str, shape: Shape, repeats: int, seconds: float,
     if folder:
         ways.append(Way(PUBLISHED, published(net, folder)))
     found = [way.run(True) for way in ways]
-    differences = [_difference(found[judge], one) for one in found]
-    rate = 100 * firing_rate(found[judge][0])
-    del found
+    spikes, gradients = found[judge]
+    differences = [(int((spikes != one).sum()),
+                    difference([gradients[name] for name in these], these.values()))
+                   for one, these in found]
+    rate = 100 * firing_rate(spikes)
+    del found, spikes, gradients
     for way, (differing, gradient) in zip(ways, differences, strict=True):
         if differing > MOST_DIFFERING * T * B * N or not (
                 "backpropagation" in way.name or differing or gradient < MOST_OF_A_GRADIENT):
@@ -198,13 +201,6 @@ def measure(name: str, shape: Shape, repeats: int, seconds: float,
     return [Line(name, *shape, way.name, statistics.median(forward), statistics.median(both),
                  min(both), statistics.median(both) / ours, rate, *difference, len(both))
             for way, (forward, both), difference in zip(ways, times, differences, strict=True)]
-
-
-def _difference(judge: Found, got: Found) -> tuple[int, float]:
-    """Spikes that differ, and the largest difference of gradients, each by its own largest."""
-    return int((judge[0] != got[0]).sum()), max(
-        float((judge[1][name] - one).abs().max() / judge[1][name].abs().max())
-        for name, one in got[1].items())
 
 
 def table(lines: Sequence[Line]) -> str:

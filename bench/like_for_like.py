@@ -24,6 +24,7 @@ from bench.measure import (
     Skip,
     alternate,
     bisect_scale,
+    difference,
     firing_rate,
     reason_of,
 )
@@ -57,7 +58,7 @@ class Alike:
     yardstick: str
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     N: int
     pair: str
     row: str
@@ -102,18 +103,15 @@ class Step(TorchContestant):
         random = torch.Generator().manual_seed(4)
         self.labels = torch.randint(CLASSES, (problem.x.shape[1],), generator=random)
 
-    def spikes(self) -> Tensor:
-        """(T, B, N)"""
+    def forward(self, return_spikes: bool = False) -> Tensor:
         self.module.pair.reset()  # type: ignore[union-attr,operator]
         with torch.no_grad():
-            found: Tensor = self.module(self.problem.x, return_spikes=True)
+            found: Tensor = self.module(self.problem.x, return_spikes)
         return found
 
-    def forward(self) -> Tensor:
-        self.module.pair.reset()  # type: ignore[union-attr,operator]
-        with torch.no_grad():
-            found: Tensor = self.module(self.problem.x)
-        return found
+    def spikes(self) -> Tensor:
+        """(T, B, N)"""
+        return self.forward(return_spikes=True)
 
     def forward_backward(self) -> list[Tensor]:
         self.module.pair.reset()  # type: ignore[union-attr,operator]
@@ -153,12 +151,6 @@ def converted(name: str, problem: Problem, scale: float) -> Step:
     return step
 
 
-def difference(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> float:
-    """The largest difference of gradients, each by the largest value of its own gradient."""
-    each = [(theirs[name] - ours[name]).abs().max() / theirs[name].abs().max() for name in theirs]
-    return float(torch.stack(each).max())  # NaN where there is one, and where all values are 0
-
-
 def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
              ) -> tuple[tuple[Step, Step], int, float, float, int]:
     """Theirs and ours, differing spikes, difference of gradients, firing rate in percent, seed."""
@@ -182,7 +174,8 @@ def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
         if differing > MOST_DIFFERING * entries:
             say(f"    weights of seed {seed}: {differing} of {entries:,} spikes differ")
             continue
-        gradient = difference(*(step.gradients() for step in steps))
+        theirs, ours = (step.gradients() for step in steps)
+        gradient = difference(theirs.values(), (ours[key] for key in theirs))
         if gradient < MOST_OF_A_GRADIENT:
             return steps, differing, gradient, 100 * rate, seed
         if not differing:  # then nothing excuses it

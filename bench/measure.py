@@ -5,7 +5,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -192,6 +192,13 @@ def firing_rate(spikes: Tensor) -> float:
     return float((spikes != 0).float().mean())
 
 
+def difference(wanted: Iterable[Tensor], got: Iterable[Tensor]) -> float:
+    """The largest difference of gradients, each by the largest value of its own; NaN where there is
+    one, and where all values are 0."""
+    each = [(a - b).abs().max() / a.abs().max() for a, b in zip(wanted, got, strict=True)]
+    return float(torch.stack(each).max())
+
+
 def find_scale(problem: Problem, rate: float, tolerance: float = 0.01, most: int = 40,
                name: str = OURS) -> tuple[float, float]:
     """The scale of the input weights at which it fires at this rate, and the rate it gives."""
@@ -226,6 +233,33 @@ def milliseconds(run: Callable[[], object]) -> float:
     return 1e3 * (end - start)
 
 
+def steadily(run: Callable[[], object],
+             timer: Callable[[Callable[[], object]], float] = milliseconds,
+             steady: float = STEADY) -> float:
+    """The median of as many calls as fill `steady` milliseconds."""
+    found = [timer(run)]
+    while sum(found) < steady:
+        found.append(timer(run))
+    return statistics.median(found)
+
+
+def turns(contestants: int, rounds: int) -> Iterator[tuple[int, int]]:
+    """Round and contestant of each turn, in another order each round; garbage is collected between
+    turns only."""
+    order = list(range(contestants))
+    shuffle = random.Random(0).shuffle
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            shuffle(order)
+            for contestant in order:
+                yield turn, contestant
+                gc.collect()
+    finally:
+        gc.enable()
+
+
 def alternate(contestants: list[Contestant], repeats: int, seconds: float = math.inf,
               least: int = 1, timer: Callable[[Callable[[], object]], float] = milliseconds,
               steady: float = STEADY) -> list[tuple[list[float], list[float]]]:
@@ -238,31 +272,16 @@ def alternate(contestants: list[Contestant], repeats: int, seconds: float = math
     its own. A pass is repeated within its turn until `steady` milliseconds are full, and its median
     counts: so a small model is timed as it runs in a training, not as it begins.
     """
-    def steadily(run: Callable[[], object]) -> float:
-        found = [timer(run)]
-        while sum(found) < steady:
-            found.append(timer(run))
-        return statistics.median(found)
-
     times: list[tuple[list[float], list[float]]] = [([], []) for _ in contestants]
     first = [timer(contestant.forward_backward) / 1e3 for contestant in contestants]
     rounds = [repeats if one * repeats <= seconds else max(least, int(seconds // one))
               for one in first]
-    order = list(range(len(contestants)))
-    shuffle = random.Random(0).shuffle
-    gc.collect()
-    gc.disable()
-    try:
-        for turn in range(repeats):
-            shuffle(order)
-            for c in (c for c in order if turn * rounds[c] % repeats < rounds[c]):
-                time.sleep(0.02)
-                contestants[c].forward()
-                times[c][0].append(steadily(contestants[c].forward))
-                times[c][1].append(steadily(contestants[c].forward_backward))
-                gc.collect()
-    finally:
-        gc.enable()
+    for turn, c in turns(len(contestants), repeats):
+        if turn * rounds[c] % repeats < rounds[c]:
+            time.sleep(0.02)
+            contestants[c].forward()
+            times[c][0].append(steadily(contestants[c].forward, timer, steady))
+            times[c][1].append(steadily(contestants[c].forward_backward, timer, steady))
     return times
 
 

@@ -22,15 +22,6 @@ SPARE_BYTES = 2 * GB  # what the rest of the machine is left with
 BYTES_BEYOND_SAVED = 20
 
 
-def free_bytes() -> float:
-    """Memory that a new process may use without pushing out others; infinite where the system does
-    not tell."""
-    try:
-        return 1024.0 * _kib(Path("/proc/meminfo"), "MemAvailable")
-    except OSError:
-        return float("inf")
-
-
 def _kib(path: Path, field: str) -> int:
     return next(int(line.split()[1]) for line in path.read_text().splitlines()
                 if line.startswith(f"{field}:"))

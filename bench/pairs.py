@@ -72,12 +72,12 @@ class _Norse(Pair):
     """Their rates are not parameters of the module and do not learn."""
 
     unit = 16.0  # threshold 1, gain 1 / 16
-    names: tuple[str, str, str]
+    names: tuple[str, str]
     more: dict[str, float] = {}
 
     def build(self, w_in: Tensor, w_rec: Tensor) -> None:
         norse = importlib.import_module("norse.torch")
-        layer, parameters = (getattr(norse, name) for name in self.names[:2])
+        layer, parameters = (getattr(norse, name) for name in self.names)
         values = {"tau_syn_inv": 250.0, "tau_mem_inv": 62.5, **self.more}
         numbers = {name: torch.tensor(value) for name, value in values.items()}
         N, I = w_in.shape
@@ -94,7 +94,7 @@ class NorseLSNN(_Norse):
     """Norse LSNNRecurrent: a step's current acts in the next one."""
 
     row = "norse_lsnn"
-    names = "LSNNRecurrent", "LSNNParameters", "LSNNState"
+    names = "LSNNRecurrent", "LSNNParameters"
     more = {"tau_adapt_inv": 10.0, "beta": 1.8}
 
 
@@ -102,7 +102,7 @@ class NorseLIF(_Norse):
     """Norse LIFRecurrent."""
 
     row = "norse_lif"
-    names = "LIFRecurrent", "LIFParameters", "LIFState"
+    names = "LIFRecurrent", "LIFParameters"
 
 
 # ----------------------------------------------------------------------------------------- snnTorch
@@ -110,7 +110,7 @@ class RLeaky(_Projected):
     """snnTorch RLeaky, beta of each neuron and the threshold learned."""
 
     row, learned = "snntorch_sub", ("beta of each neuron", "threshold")
-    named = "RLeaky"
+    named, states = "RLeaky", 2  # spikes among them
 
     def make(self, recurrent: nn.Linear) -> nn.Module:
         package = importlib.import_module("snntorch")
@@ -128,11 +128,11 @@ class RLeaky(_Projected):
         return {}
 
     def theirs(self, x: Tensor) -> Tensor:
-        spikes = membrane = torch.zeros(self.items, self.size)
+        state = (torch.zeros(self.items, self.size),) * self.states
         out = []
         for current in self.project(x):
-            spikes, membrane = self.layer(current, spikes, membrane)
-            out.append(spikes)
+            state = self.layer(current, *state)
+            out.append(state[0])
         return torch.stack(out)
 
 
@@ -140,18 +140,10 @@ class RSynaptic(RLeaky):
     """snnTorch RSynaptic, alpha and beta of each neuron and the threshold learned."""
 
     learned = "alpha of each neuron", "beta of each neuron", "threshold"
-    named = "RSynaptic"
+    named, states = "RSynaptic", 3
 
     def synapse(self, N: int) -> dict[str, Any]:
         return {"alpha": torch.full((N,), 0.75), "learn_alpha": True}
-
-    def theirs(self, x: Tensor) -> Tensor:
-        spikes = synapse = membrane = torch.zeros(self.items, self.size)
-        out = []
-        for current in self.project(x):
-            spikes, synapse, membrane = self.layer(current, spikes, synapse, membrane)
-            out.append(spikes)
-        return torch.stack(out)
 
 
 # ------------------------------------------------------------------------------------------- sinabs

@@ -32,7 +32,7 @@ class Norse(nn.Module):
     def __init__(self, problem: "Problem") -> None:
         super().__init__()
         norse = importlib.import_module("norse.torch")
-        N, I = problem.w_in.shape  # noqa: E741
+        N, I = problem.w_in.shape
         self.layer = norse.LSNNRecurrent(I, N)
         with torch.no_grad():
             self.layer.input_weights.copy_(problem.w_in)

@@ -17,7 +17,7 @@ class Shape(NamedTuple):
 
     T: int
     B: int
-    I: int  # noqa: E741  the letter that every shape of this project has
+    I: int
     N: int
 
 
@@ -77,7 +77,7 @@ class Problem:
     def of(cls, shape: Shape, device: torch.device | str = "cpu",
            input_rate: float = INPUT_RATE, seed: int = 1) -> "Problem":
         """Weights N(0, 1 / fan-in)."""
-        T, B, I, N = shape  # noqa: E741
+        T, B, I, N = shape
         random = torch.Generator(device).manual_seed(seed)
         x = (torch.rand(T, B, I, generator=random, device=device) < input_rate).float()
         w_in = torch.randn(N, I, generator=random, device=device) / math.sqrt(I)

@@ -19,7 +19,7 @@ import torch
 from bench import machine
 from bench.page import write_csv
 from lsnn_ext import _ops, functional
-from lsnn_ext.tools.profiler import counting
+from lsnn_ext.tools.passes import counting
 
 SIZES = 32, 64, 128, 220, 512, 1024
 TILES = {1: 1, 2: 4, 4: 8, 16: 32}  # items of a tile, and a batch that has such tiles

@@ -31,6 +31,7 @@ from bench.measure import LONG_ENOUGH, alternate, bisect_scale, firing_rate
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem
 from lsnn_ext import _ops, functional
 from lsnn_ext.models import MODELS
+from lsnn_ext.tools.passes import counting
 
 FIRST = "lsnn"  # what the others are compared with
 WITH_AN_END = ("triangle", "boxcar")
@@ -126,13 +127,9 @@ class Line:
 
 def _product(layer: Row) -> tuple[float, float]:
     """Percent of active neuron-steps, and ms of the backward product, in one pass."""
-    counting = _ops._C.profile(True)
-    try:
-        _ops._C.counters()
+    with counting():
         layer.forward_backward()
         counted = _ops._C.counters()
-    finally:
-        _ops._C.profile(counting)
     product = sum(counted[f"ns_product_{kind}"] for kind in ("dense", "active", "sparse"))
     active = 100 * counted["active"] / max(1, counted["replayed"])
     return active, product * 1e-6 / torch.get_num_threads()
@@ -200,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = list(dict.fromkeys([FIRST, *given.rows]))
     ways = {"fixed": [False], "learned": [True], "both": [False, True]}[given.coefficients]
     for name in given.yardsticks:
-        T, B, I, N = YARDSTICKS[name].shape  # noqa: E741
+        T, B, I, N = YARDSTICKS[name].shape
         problem = YARDSTICKS[name].problem()
         # measured beside the tables: the machine may have another mood by then
         fma = next(r.value for r in roofline.rates() if r.what == "fma")

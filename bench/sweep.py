@@ -1,14 +1,16 @@
 """Ours while one thing changes and all else stays: what the cost grows with, and how fast."""
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bench.contestants import OURS, Contestant, TorchContestant, make, warm_up
+from bench.contestants import OURS, Contestant, TorchContestant, Within, make, warm_up
 from bench.measure import (
     BASE_RATE,
     LONG_ENOUGH,
@@ -87,19 +89,10 @@ class _Widened(nn.Module):
                                dampening=DAMPENING, width=self.width)[0]
 
 
-class _WithThreads(Contestant):
-    """Another contestant on a number of threads of its own."""
-
-    def __init__(self, inner: Contestant, threads: int) -> None:
-        self.name, self.inner, self.threads = inner.name, inner, threads
-
-    def forward(self) -> Tensor:
-        torch.set_num_threads(self.threads)
-        return self.inner.forward()
-
-    def forward_backward(self) -> list[Tensor]:
-        torch.set_num_threads(self.threads)
-        return self.inner.forward_backward()
+@contextmanager
+def _on_threads(threads: int) -> Iterator[None]:
+    torch.set_num_threads(threads)
+    yield
 
 
 def thread_counts(most: int) -> tuple[float, ...]:
@@ -154,7 +147,7 @@ def _make(name: str, value: float, shape: Shape) -> tuple[Contestant, Point]:
         contestant = TorchContestant(OURS, _Widened(problem, width), problem)
     elif name == "threads":
         threads = int(value)
-        contestant = _WithThreads(contestant, threads)
+        contestant = Within(contestant, partial(_on_threads, threads))
     x = {"rate": 100 * rate, "active": 100 * share}.get(name, value)
     return contestant, Point(name, value, x, *shape, 100 * rate, 100 * share, threads=threads)
 

@@ -123,7 +123,7 @@ def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list
     """(variant, median ms forward, median ms forward+backward) of a comparison, whose variants
     alternate."""
     of = COMPARISONS[name]
-    T, B, I, N = of.shape  # noqa: E741
+    T, B, I, N = of.shape
     problem = Problem.of(of.shape)
     scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100, tolerance=0.02, most=25)
     problem = problem.scaled(scale)
@@ -148,7 +148,7 @@ def long_sequence(checkpoint_every: int | None, shape: Shape = LONG) -> float:
 def _network_pass(checkpoint_every: int | None, shape: Shape) -> Callable[[], object]:
     from lsnn_ext import LSNN
 
-    T, B, I, N = shape  # noqa: E741
+    T, B, I, N = shape
     net = LSNN(I, N // 2, N - N // 2, 10, checkpoint_every=checkpoint_every)
     # what the first call loads is none of the sequence's
     net(torch.zeros(64, B, I))[0].sum().backward()
@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
         if name != "memory":
             compare(name, given.repeats)
             continue
-        T, B, I, N = LONG  # noqa: E741
+        T, B, I, N = LONG
         print(f"memory: LSNN, T={T} B={B} I={I} N={N}, peak beyond the input of one "
               "forward+backward")
         for every in (None, 256):

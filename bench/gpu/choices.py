@@ -16,18 +16,19 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench.contestants import OURS, Contestant, Problem, Shape
+from bench.contestants import OURS, Contestant, Within
 from bench.gpu.contestants import make
 from bench.gpu.kernels import COLUMNS
 from bench.gpu.layers import Bench, forced
 from bench.gpu.suite import PRECISIONS
 from bench.measure import BASE_RATE, alternate
+from bench.problem import Problem, Shape
 from lsnn_ext import _ops
 
 STEPS, INPUTS = 200, 80
@@ -78,21 +79,6 @@ def find_regrets(timings: Sequence[Timing],
     return found
 
 
-class _Route(Contestant):
-    """A contestant with forced options."""
-
-    def __init__(self, inner: Contestant, options: dict[str, str]) -> None:
-        self.name, self.inner, self.options = inner.name, inner, options
-
-    def forward(self) -> Tensor:
-        with _ops.forced(**self.options):
-            return self.inner.forward()
-
-    def forward_backward(self) -> list[Tensor]:
-        with _ops.forced(**self.options):
-            return self.inner.forward_backward()
-
-
 def _plan(B: int, N: int, options: dict[str, str], device: str | None = None) -> dict[str, Any]:
     with _ops.forced(**options):
         found: dict[str, Any] = _ops._C.plan(STEPS, B, N, options=list(_ops.forced_options()),
@@ -131,8 +117,9 @@ def time_layer(bench: Bench, problem: Problem, B: int, N: int, precision: str,
     """All routes of a layer, which alternate."""
     routes, layer = find_routes(B, N), f"N={N} B={B} {precision}"
     costs = {of: _costs(_plan(B, N, routes[0][0])[of]) for of in DIRECTIONS}
-    contestants: list[Contestant] = [_Route(make(OURS, "float32", problem), options)
-                                     for options, _ in routes]
+    contestants: list[Contestant] = [
+        Within(make(OURS, "float32", problem), partial(_ops.forced, **options))
+        for options, _ in routes]
     times = alternate(contestants, ROUNDS, seconds / len(routes), 2, bench._ms, steady=0.0)
     found: dict[tuple[str, str], Timing] = {}
     for k, ((_, names), (forward, both)) in enumerate(zip(routes, times, strict=True)):

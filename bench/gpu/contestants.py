@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import contestants as cpu
-from bench.contestants import OURS, Contestant, Problem, TorchContestant
+from bench.contestants import OURS, Contestant, TorchContestant
+from bench.problem import Problem
 from lsnn_ext.functional import pack_spikes
 
 OURS_GRAPHED = f"{OURS}, CUDA graph"  # what is left of our own call when the host costs nothing
@@ -18,10 +19,7 @@ GRAPHED, COMPILED, EAGER = "eager loop, CUDA graph", "compiled step", "eager loo
 class _RNN(cpu._LSTM):
     """cuDNN's fastest recurrent layer: one matrix product and a tanh in each step."""
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
-        N, I = problem.w_in.shape  # noqa: E741
-        self.layer = nn.RNN(I, N, bias=False)  # type: ignore[assignment]
+    kind = nn.RNN
 
 
 class _OursOfBits(cpu._Ours):

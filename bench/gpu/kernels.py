@@ -70,9 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print(f"bench.gpu.kernels: torch {torch.__version__} sees no CUDA device")
         return 2
-    from bench.contestants import OURS, Problem, Shape
+    from bench.contestants import OURS
     from bench.gpu.contestants import make
     from bench.gpu.suite import PRECISIONS
+    from bench.problem import Problem, Shape
     from lsnn_ext import _ops
 
     with given.csv.open("w", newline="") as file:

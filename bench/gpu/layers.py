@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.contestants import OURS, Contestant, Problem, Shape, TorchContestant
+from bench.contestants import OURS, Contestant, TorchContestant, Within
 from bench.gpu.card import Sample
 from bench.gpu.contestants import (
     COMPILED,
@@ -43,6 +44,7 @@ from bench.measure import (
     quartiles,
     saved_bytes,
 )
+from bench.problem import Problem, Shape
 from lsnn_ext import _ops
 
 # As many inputs as cuDNN's fastest kernels ask for (a multiple of 128), except on P, which is the
@@ -146,21 +148,6 @@ def _rounding(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-class _Forced(Contestant):
-    """Another contestant in a design."""
-
-    def __init__(self, inner: Contestant, design: str) -> None:
-        self.name, self.inner, self.design = inner.name, inner, design
-
-    def forward(self) -> torch.Tensor:
-        with forced(self.design):
-            return self.inner.forward()
-
-    def forward_backward(self) -> list[torch.Tensor]:
-        with forced(self.design):
-            return self.inner.forward_backward()
-
-
 def plan(T: int, B: int, N: int) -> str:
     """What the library says it will run for a shape, in one line without commas; '' where it does
     not say."""
@@ -231,8 +218,8 @@ class Bench:
         uuid = str(getattr(torch.cuda.get_device_properties(0), "uuid", "")) if cuda else ""
         sample = Sample(uuid, "clocks.sm", "power.draw")
         seconds = min(group.seconds, self.deadline - time.monotonic()) / len(ready)
-        times = alternate([_Forced(one.contestant, one.entry.design) for one in ready], MOST,
-                          seconds, FEWEST, self._ms, steady=0.0)
+        inside = [Within(one.contestant, partial(forced, one.entry.design)) for one in ready]
+        times = alternate(list(inside), MOST, seconds, FEWEST, self._ms, steady=0.0)
         clock, power = (float(text) if text.replace(".", "").isdigit() else NAN
                         for text in sample.read())
         for k, timed in enumerate(PASSES):

@@ -18,23 +18,34 @@ def _normal(m: Tensor, mean: float, sigma: float) -> Tensor:
     return torch.exp(-((m - mean) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
 
 
-class _Spike(torch.autograd.Function):
-    """1 where m > 0, with also_at_0 where m >= 0. The gradient is slope(gradient, m)."""
+def _make_spike(slope: Callable[..., Tensor], also_at_0: bool = False) -> Callable[..., Tensor]:
+    """A function of m and constants, 1 where m > 0, with also_at_0 where m >= 0; its gradient is
+    slope(gradient, m, *constants)."""
+    class Spike(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, m: Tensor, *constants: float) -> Tensor:
+            ctx.save_for_backward(m)
+            ctx.constants = constants
+            return (m >= 0 if also_at_0 else m > 0).to(m.dtype)
 
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, slope: Callable[[Tensor, Tensor], Tensor],
-                also_at_0: bool = False) -> Tensor:
-        ctx.save_for_backward(m)
-        ctx.slope = slope
-        return (m >= 0 if also_at_0 else m > 0).to(m.dtype)
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+            (m,) = ctx.saved_tensors
+            return slope(gradient, m, *ctx.constants), *[None] * len(ctx.constants)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (m,) = ctx.saved_tensors
-        return ctx.slope(gradient, m), None, None
+    return Spike.apply
 
 
-_spike: Callable[..., Tensor] = _Spike.apply
+_double_gaussian = _make_spike(lambda gradient, m: gradient * (
+    0.5 * (1.15 * _normal(m, 0.0, 0.5) - 0.3 * _normal(m, 0.0, 3.0))))
+_multi_gaussian = _make_spike(lambda gradient, m: gradient * (
+    0.5 * (1.15 * _normal(m, 0.0, 0.5) - 0.15 * (_normal(m, 0.5, 3.0) + _normal(m, -0.5, 3.0)))))
+_triangle = _make_spike(lambda gradient, m: gradient * torch.relu(1 - m.abs()), also_at_0=True)
+_boxcar = _make_spike(lambda gradient, m: gradient * ((m > -0.5) & (m <= 0.5)).to(m.dtype))
+_ramp = _make_spike(lambda gradient, m: gradient * (m >= -0.5).to(m.dtype), also_at_0=True)
+_slayer = _make_spike(lambda gradient, m, alpha, c: gradient * (
+    c * alpha / 2 * torch.exp(-alpha * m.abs())))
+_super_spike = _make_spike(lambda gradient, m, alpha: gradient / (alpha * m.abs() + 1) ** 2)
 
 
 def double_gaussian(m: Tensor) -> Tensor:
@@ -42,10 +53,7 @@ def double_gaussian(m: Tensor) -> Tensor:
 
     Source: Higuchi et al., ICML 2024, after Yin, Corradi and Bohte (2021).
     """
-    def slope(gradient: Tensor, m: Tensor) -> Tensor:
-        return gradient * (0.5 * (1.15 * _normal(m, 0.0, 0.5) - 0.3 * _normal(m, 0.0, 3.0)))
-
-    return _spike(m, slope)
+    return _double_gaussian(m)
 
 
 def multi_gaussian(m: Tensor) -> Tensor:
@@ -53,11 +61,7 @@ def multi_gaussian(m: Tensor) -> Tensor:
 
     Source: Yin, Corradi and Bohte, Nature Machine Intelligence 3, 905 (2021).
     """
-    def slope(gradient: Tensor, m: Tensor) -> Tensor:
-        sides = _normal(m, 0.5, 3.0) + _normal(m, -0.5, 3.0)
-        return gradient * (0.5 * (1.15 * _normal(m, 0.0, 0.5) - 0.15 * sides))
-
-    return _spike(m, slope)
+    return _multi_gaussian(m)
 
 
 def triangle(m: Tensor) -> Tensor:
@@ -65,7 +69,7 @@ def triangle(m: Tensor) -> Tensor:
 
     Source: Deng et al., Temporal efficient training, ICLR 2022.
     """
-    return _spike(m, lambda gradient, m: gradient * torch.relu(1 - m.abs()), True)
+    return _triangle(m)
 
 
 def boxcar(m: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ def boxcar(m: Tensor) -> Tensor:
 
     Source: Kaiser, Mostafa and Neftci, Frontiers in Neuroscience 14, 424 (2020).
     """
-    return _spike(m, lambda gradient, m: gradient * ((m > -0.5) & (m <= 0.5)).to(m.dtype))
+    return _boxcar(m)
 
 
 def ramp(m: Tensor) -> Tensor:
@@ -81,7 +85,7 @@ def ramp(m: Tensor) -> Tensor:
 
     Source: StepPWL of Rockpool, with at most one spike a step.
     """
-    return _spike(m, lambda gradient, m: gradient * (m >= -0.5).to(m.dtype), True)
+    return _ramp(m)
 
 
 def slayer(m: Tensor, alpha: float = 5.0, c: float = 0.4) -> Tensor:
@@ -89,8 +93,7 @@ def slayer(m: Tensor, alpha: float = 5.0, c: float = 0.4) -> Tensor:
 
     Source: Shrestha and Orchard, NeurIPS 2018; defaults of Baronig et al. (2025).
     """
-    height = c * alpha / 2
-    return _spike(m, lambda gradient, m: gradient * (height * torch.exp(-alpha * m.abs())))
+    return _slayer(m, alpha, c)
 
 
 def super_spike(m: Tensor, alpha: float = 100.0) -> Tensor:
@@ -98,4 +101,4 @@ def super_spike(m: Tensor, alpha: float = 100.0) -> Tensor:
 
     Source: Zenke and Ganguli, Neural Computation 30, 1514 (2018); default of Norse.
     """
-    return _spike(m, lambda gradient, m: gradient / (alpha * m.abs() + 1) ** 2)
+    return _super_spike(m, alpha)

@@ -20,13 +20,14 @@ import pytest
 import torch
 
 from bench import page
-from bench.contestants import OURS, Shape
+from bench.contestants import OURS
 from bench.gpu import card as cards
 from bench.gpu import suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import Card, find_tool
 from bench.gpu.layers import GENERAL, Bench, Entry, Group, Row, groups
 from bench.gpu.steps import Outcome, Processes, Step, last_line, run_stages
+from bench.problem import Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = Card("NVIDIA H100 80GB HBM3", (9, 0), 132, "", "2.11.0+cu130", "13.0", "580.1")
