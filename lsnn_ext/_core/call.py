@@ -129,25 +129,26 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
     """
     check_readout(x, w_out, p)
     check_decay("k", k, w_out, x, "x")
-    if not isinstance(k, Tensor):
-        return run_readout(x, w_out, k, p, lengths)
     each = resolve_lengths(lengths, x.shape[0], x.shape[1], x.device)
     if each is not None:
         x = each.mask(x)
     product = project_to_outputs(x, w_out)
-    decay = k.to(product.dtype)
-    # Spikes do not change this membrane: R = 0, no recurrence, no adaptation.
-    neuron = NeuronArguments(alpha=decay, theta=1.0, kappa=1.0, R=0.0, dynamics="eprop_elig_stop")
-    state = None
-    if p is not None:  # the membrane; all else is 0
-        zero = torch.zeros_like(p)
-        state = State(p, zero, zero, zero, zero[None])
-    result = run_neurons((1 - decay) * product, None, neuron,
-                         CallArguments(state=state, trace=True))
-    assert result.traces is not None
-    if each is not None:
-        return mask_readout(result.traces.v, p, each)
-    return result.traces.v, result.state.v
+    if isinstance(k, Tensor):
+        decay = k.to(product.dtype)
+        # Spikes do not change this membrane: R = 0, no recurrence, no adaptation.
+        neuron = NeuronArguments(alpha=decay, theta=1.0, kappa=1.0, R=0.0,
+                                 dynamics="eprop_elig_stop")
+        state = None
+        if p is not None:  # the membrane; all else is 0
+            zero = torch.zeros_like(p)
+            state = State(p, zero, zero, zero, zero[None])
+        result = run_neurons((1 - decay) * product, None, neuron,
+                             CallArguments(state=state, trace=True))
+        assert result.traces is not None
+        every, last = result.traces.v, result.state.v
+    else:
+        every, last = run_readout(product, k, p)
+    return (every, last) if each is None else mask_readout(every, p, each)
 
 
 def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias: Tensor | None,

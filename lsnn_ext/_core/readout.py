@@ -8,7 +8,6 @@ from .. import _ops, reference
 from .arguments import check_carried, check_operand, is_readable
 from .coefficients import Coefficient
 from .device_checks import check_kernels, warn_of_slow_reference
-from .lengths import Lengths, LengthsArgument, mask_readout, resolve_lengths
 from .route import linear
 
 
@@ -50,15 +49,10 @@ def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: 
                          f"{high if 0 <= low else low:.6g}")
 
 
-def run_readout(x: Tensor, w_out: Tensor, k: float, p: Tensor | None = None,
-                lengths: LengthsArgument | Lengths | None = None) -> tuple[Tensor, Tensor]:
-    """functional.leaky_readout with a number k; the arguments are checked already."""
-    each = resolve_lengths(lengths, x.shape[0], x.shape[1], x.device)
-    if each is not None:
-        return mask_readout(run_readout(each.mask(x), w_out, k, p)[0], p, each)
-    product = project_to_outputs(x, w_out)
+def run_readout(product: Tensor, k: float, p: Tensor | None) -> tuple[Tensor, Tensor]:
+    """functional.leaky_readout of a product (T, B, O), with a number k."""
     if not _ops.is_compiled_active():
-        warn_of_slow_reference(3)
+        warn_of_slow_reference(4)
         return reference.leaky_readout(product, p, k)
-    check_kernels("x", x)
+    check_kernels("x", product)
     return _ops.leaky_readout(product, p, float(k))
