@@ -21,18 +21,10 @@ from pathlib import Path
 
 import torch
 
-from bench import (
-    any_neuron,
-    like_for_like,
-    machine,
-    measure,
-    memory,
-    page,
-    page_alike,
-    page_any_neuron,
-    roofline,
-    sweep,
-)
+from bench import any_neuron, like_for_like, machine, measure, page, roofline, sweep
+from bench.memory import GB, SPARE_BYTES
+from bench.page_alike import summary
+from bench.page_any_neuron import run as run_any_neuron
 from bench.problem import YARDSTICKS, Shape, Yardstick, custom
 from lsnn_ext.tools.memory import available_bytes
 
@@ -162,16 +154,16 @@ def main(arguments: list[str] | None = None) -> None:
 
     command = _command(sys.argv[1:] if arguments is None else arguments)
     if given.any_neuron:
-        page_any_neuron.run(out, [] if everything else yardsticks, command,
-                            given.neurons or list(any_neuron.KINDS), repeats=given.repeats,
-                            seconds=given.seconds, say=say)
+        run_any_neuron(out, [] if everything else yardsticks, command,
+                       given.neurons or list(any_neuron.KINDS), repeats=given.repeats,
+                       seconds=given.seconds, say=say)
         return
 
-    free = available_bytes(torch.device("cpu")) - memory.SPARE_BYTES
+    free = available_bytes(torch.device("cpu")) - SPARE_BYTES
     limits = measure.Limits(given.seconds, free if given.memory_limit is None
-                            else given.memory_limit * memory.GB)
+                            else given.memory_limit * GB)
     say(f"limits: {limits.seconds:g} s per contestant and yardstick, "
-        f"{limits.bytes / memory.GB:.1f} GB of memory")
+        f"{limits.bytes / GB:.1f} GB of memory")
     results: list[measure.Result] = []
     skipped: list[measure.Skip] = []
     points: list[sweep.Point] = []
@@ -209,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
                 say(f"  {timed}: {medians}: {sweep.slope_text(line, timed)}")
     finally:  # what was measured before something stopped the run is kept
         if alike:
-            say(page_alike.summary(alike))
+            say(summary(alike))
         if results or points or alike:
             for path in page.write(out, machine.facts(command), results, skipped, rates, points,
                                    alike, alike_skipped):

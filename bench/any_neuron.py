@@ -29,20 +29,11 @@ from torch import Tensor, nn
 
 from bench.contestants import Contestant, spike
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, RATE, NotAlikeError
-from bench.measure import (
-    LONG_ENOUGH,
-    Say,
-    Skip,
-    bisect_scale,
-    difference,
-    firing_rate,
-    quartiles,
-    reason_of,
-    steadily,
-    turns,
-)
+from bench.limits import Skip, reason_of
+from bench.measure import Say, difference, quartiles, steadily, turns
 from bench.pairs import GRID, STRENGTH
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem, Yardstick
+from bench.rates import LONG_ENOUGH, bisect_scale, firing_rate
 from lsnn_ext import Neuron, functional, zoo
 
 OURS = "functional.recurrent"

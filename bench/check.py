@@ -16,8 +16,9 @@ import torch
 
 from bench.__main__ import at_least_one
 from bench.contestants import OURS, make, warm_up
-from bench.measure import PASSES, alternate, find_scale
+from bench.measure import PASSES, alternate
 from bench.problem import Problem, Shape
+from bench.rates import find_scale
 
 SHAPE = Shape(200, 16, 40, 128)
 LOOP = "eager loop"

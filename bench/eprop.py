@@ -29,12 +29,13 @@ from bench.__main__ import at_least_one, positive
 from bench.contestants import Contestant
 from bench.eligibility import Found, sum_traces
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, NotAlikeError
-from bench.measure import alternate, bisect_scale, difference, firing_rate
+from bench.measure import alternate, difference
 from bench.page import markdown, number, write_csv
 from bench.pairs import GRID
 from bench.problem import ALPHA, DAMPENING, RHO, YARDSTICKS, Problem, Shape
 from bench.programs.load import load, programs
 from bench.programs.measure import processor_ms
+from bench.rates import bisect_scale, firing_rate
 from lsnn_ext import functional, use_reference
 
 RATE = 2.0  # percent of neuron-steps with a spike

@@ -15,23 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.contestants import TorchContestant
-from bench.measure import (
-    NO_LIMITS,
-    PASSES,
-    Limits,
-    OverLimitError,
-    Say,
-    Skip,
-    alternate,
-    bisect_scale,
-    difference,
-    firing_rate,
-    reason_of,
-)
+from bench.limits import NO_LIMITS, Limits, OverLimitError, Skip, reason_of
+from bench.measure import PASSES, Say, alternate, difference
 from bench.memory import BYTES_BEYOND_SAVED, GB, saved_bytes
 from bench.pairs import PAIRS, Pair
 from bench.peers import INDEXED
 from bench.problem import Problem, Yardstick
+from bench.rates import bisect_scale, firing_rate
 from lsnn_ext.loops import convert
 
 WAY = "converted"

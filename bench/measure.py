@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from bench.contestants import MAKERS, OURS, Contestant, make, warm_up
+from bench.limits import NO_LIMITS, Limits, OverLimitError, Skip, reason_of
 from bench.memory import GB, needed_bytes, peak_mib, saved_bytes
 from bench.peers import INDEXED, LAYERS, WITH_INDEX
-from bench.problem import ALPHA, BETA, RHO, THETA, Problem, Yardstick
-from lsnn_ext import functional
+from bench.problem import Problem, Yardstick
+from bench.rates import BASE_RATE, LONG_ENOUGH, active_share, find_scale, firing_rate
 
 PASSES = ("forward", "forward+backward")
-BASE_RATE = 2.0  # percent: the firing rate of ours that ratios refer to
 STEADY = 100.0  # ms
-LONG_ENOUGH = 2000  # steps after which a longer sequence would not tell another firing rate
 Say = Callable[[str], None]
 
 
@@ -52,26 +51,6 @@ class Result:
     input_rate: float = math.nan  # percent
     # percent of neuron-steps with a surrogate that is not 0; ours alone
     active_share: float = math.nan
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a contestant may take, so that neither the machine nor the patience runs out."""
-
-    seconds: float = math.inf  # of forward+backward on one yardstick, all rounds together
-    bytes: float = math.inf  # of memory beyond inputs and weights
-
-
-NO_LIMITS = Limits()
-
-
-@dataclass
-class Skip:
-    """A contestant that did not run on a yardstick, and why."""
-
-    yardstick: str
-    contestant: str
-    reason: str
 
 
 @dataclass
@@ -125,18 +104,6 @@ def measure(yardstick: Yardstick, rates: list[float], *, peers: bool, repeats: i
     return results, skipped
 
 
-class OverLimitError(Exception):
-    """A contestant would take more than it may."""
-
-
-def reason_of(error: Exception) -> str:
-    """Why a contestant did not run."""
-    first = (str(error).strip().splitlines() or ["no message"])[0]
-    if isinstance(error, OverLimitError):
-        return f"not run: {first}"
-    return f"skipped: {type(error).__name__}: {first}"
-
-
 def _peak(name: str, yardstick: Yardstick, scale: float, say: Say) -> float:
     say(f"  peak memory of {name}")
     try:
@@ -172,56 +139,6 @@ def _peer(name: str, problem: Problem, ours: Entry, limits: Limits) -> Entry:
     contestant = make(name, problem)
     return Entry(contestant, scale, measured=100 * firing_rate(contestant.forward())
                  if contestant.spiking else math.nan)
-
-
-def active_share(problem: Problem, width: float = 1.0) -> float:
-    """Share of the neuron-steps whose surrogate is not 0: only there the backward product is of
-    use."""
-    with torch.no_grad():
-        current = functional.linear(problem.x, problem.w_in)
-        out = functional.alif(current, problem.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA,
-                              width=width, trace=True)
-    traces = out[2]  # type: ignore[misc]  # trace=True
-    # `lsnn` tests the old membrane
-    before = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]])
-    return float(((before - traces.threshold).abs() < width * traces.threshold).float().mean())
-
-
-def firing_rate(spikes: Tensor) -> float:
-    """Spikes per neuron-step."""
-    return float((spikes != 0).float().mean())
-
-
-def difference(wanted: Iterable[Tensor], got: Iterable[Tensor]) -> float:
-    """The largest difference of gradients, each by the largest value of its own; NaN where there is
-    one, and where all values are 0."""
-    each = [(a - b).abs().max() / a.abs().max() for a, b in zip(wanted, got, strict=True)]
-    return float(torch.stack(each).max())
-
-
-def find_scale(problem: Problem, rate: float, tolerance: float = 0.01, most: int = 40,
-               name: str = OURS) -> tuple[float, float]:
-    """The scale of the input weights at which it fires at this rate, and the rate it gives."""
-    return bisect_scale(lambda scale: firing_rate(make(name, problem.scaled(scale)).forward()),
-                        rate, tolerance, most)
-
-
-def bisect_scale(rate_of: Callable[[float], float], rate: float, tolerance: float = 0.01,
-                 most: int = 40) -> tuple[float, float]:
-    """The scale whose firing rate is nearest to this one, and the rate it gives: bisection of the
-    log."""
-    best = (1.0, 0.0)
-    low, high = 0.0, math.inf
-    scale = 1.0
-    for _ in range(most):
-        got = rate_of(scale)
-        if abs(got - rate) <= abs(best[1] - rate):
-            best = (scale, got)
-        if abs(got / rate - 1) <= tolerance:
-            break
-        low, high = (scale, high) if got < rate else (low, scale)
-        scale = 4 * low if high == math.inf else high / 4 if low == 0 else math.sqrt(low * high)
-    return best
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -283,6 +200,13 @@ def alternate(contestants: list[Contestant], repeats: int, seconds: float = math
             times[c][0].append(steadily(contestants[c].forward, timer, steady))
             times[c][1].append(steadily(contestants[c].forward_backward, timer, steady))
     return times
+
+
+def difference(wanted: Iterable[Tensor], got: Iterable[Tensor]) -> float:
+    """The largest difference of gradients, each by the largest value of its own; NaN where there is
+    one, and where all values are 0."""
+    each = [(a - b).abs().max() / a.abs().max() for a, b in zip(wanted, got, strict=True)]
+    return float(torch.stack(each).max())
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from bench import page_alike, peers, roofline
 from bench.contestants import OURS
 from bench.like_for_like import Alike
-from bench.measure import PASSES, Result, Skip
+from bench.limits import Skip
+from bench.measure import PASSES, Result
 from bench.plots import label, plot_rates, plot_sweep, plot_times, rated_yardsticks
 from bench.roofline import Rate
 from bench.sweep import KINDS, Point, slope_text

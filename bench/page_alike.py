@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bench import like_for_like
 from bench.like_for_like import WAY, Alike
-from bench.measure import PASSES, Skip
+from bench.limits import Skip
+from bench.measure import PASSES
 from bench.pairs import PAIRS
 from bench.peers import INDEXED
 

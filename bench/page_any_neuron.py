@@ -5,7 +5,8 @@ from pathlib import Path
 
 from bench import any_neuron, machine
 from bench.any_neuron import KINDS, OURS, Line
-from bench.measure import Say, Skip
+from bench.limits import Skip
+from bench.measure import Say
 from bench.page import machine_table, markdown, number, write_csv
 from bench.problem import Yardstick
 

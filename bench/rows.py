@@ -27,8 +27,9 @@ from torch import Tensor
 from bench import roofline
 from bench.__main__ import at_least_one, names_among, positive
 from bench.contestants import Contestant
-from bench.measure import LONG_ENOUGH, alternate, bisect_scale, firing_rate
+from bench.measure import alternate
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem
+from bench.rates import LONG_ENOUGH, bisect_scale, firing_rate
 from lsnn_ext import _ops, functional
 from lsnn_ext.models import MODELS
 from lsnn_ext.tools.passes import counting

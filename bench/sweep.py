@@ -11,19 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.contestants import OURS, Contestant, TorchContestant, Within, make, warm_up
-from bench.measure import (
-    BASE_RATE,
-    LONG_ENOUGH,
-    NO_LIMITS,
-    PASSES,
-    Limits,
-    Say,
-    active_share,
-    alternate,
-    find_scale,
-    quartiles,
-)
+from bench.limits import NO_LIMITS, Limits
+from bench.measure import PASSES, Say, alternate, quartiles
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, Problem, Shape
+from bench.rates import BASE_RATE, LONG_ENOUGH, active_share, find_scale
 from lsnn_ext import functional
 
 BASE = Shape(250, 32, 80, 256)

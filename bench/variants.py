@@ -20,8 +20,9 @@ from torch import Tensor
 from bench import memory
 from bench.__main__ import at_least_one
 from bench.contestants import OURS, Contestant
-from bench.measure import BASE_RATE, LONG_ENOUGH, alternate, find_scale
+from bench.measure import alternate
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, YARDSTICKS, Problem, Shape
+from bench.rates import BASE_RATE, LONG_ENOUGH, find_scale
 from lsnn_ext import _ops, functional
 
 

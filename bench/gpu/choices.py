@@ -27,8 +27,9 @@ from bench.gpu.contestants import make
 from bench.gpu.kernels import COLUMNS
 from bench.gpu.layers import Bench, forced
 from bench.gpu.suite import PRECISIONS
-from bench.measure import BASE_RATE, alternate
+from bench.measure import alternate
 from bench.problem import Problem, Shape
+from bench.rates import BASE_RATE
 from lsnn_ext import _ops
 
 STEPS, INPUTS = 200, 80

@@ -22,29 +22,12 @@ import torch
 
 from bench.contestants import OURS, Contestant, TorchContestant, Within
 from bench.gpu.card import Sample
-from bench.gpu.contestants import (
-    COMPILED,
-    EAGER,
-    GRAPHED,
-    OURS_BITS,
-    OURS_GRAPHED,
-    make,
-    precision,
-)
+from bench.gpu.contestants import COMPILED, EAGER, GRAPHED, OURS_BITS, OURS_GRAPHED, make, precision
 from bench.gpu.suite import DESIGNS, PRECISIONS
-from bench.measure import (
-    BASE_RATE,
-    PASSES,
-    Result,
-    Say,
-    alternate,
-    find_scale,
-    firing_rate,
-    milliseconds,
-    quartiles,
-    saved_bytes,
-)
+from bench.measure import PASSES, Result, Say, alternate, milliseconds, quartiles
+from bench.memory import saved_bytes
 from bench.problem import Problem, Shape
+from bench.rates import BASE_RATE, find_scale, firing_rate
 from lsnn_ext import _ops
 
 # As many inputs as cuDNN's fastest kernels ask for (a multiple of 128), except on P, which is the

@@ -142,8 +142,7 @@ def recorded(program: Loaded) -> tuple[Line, list[str]]:
     if isinstance(recording, Refused):
         line.reason = str(recording)
         return line, [f"refused: {recording}"]
-    parts = find_loops(recording)
-    found = [part for part in parts if not isinstance(part, Call)]
+    found = [part for part in find_loops(recording) if not isinstance(part, Call)]
     line.calls = len(recording.calls)
     line.iterations = ", ".join(f"{loop.iterations} x {len(loop.body)}" for loop in found)
     stages = Plan(recording).stages
