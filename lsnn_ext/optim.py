@@ -9,13 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .modules.checks import check_number
-from .modules.weights import (
-    broadcast_to_weight,
-    check_signs,
-    find_synapses,
-    keep_signs,
-    parameter_groups,
-)
+from .modules.weights import broadcast_to, check_signs, find_synapses, keep_signs, parameter_groups
 
 __all__ = ["DeepR", "keep_signs", "parameter_groups", "find_synapses"]
 
@@ -321,7 +315,7 @@ class DeepR(Optimizer):
                 raise TypeError(f"weight: expected {', '.join(map(str, _DTYPES))}, got "
                                 f"{weight.dtype}")
             mask = masks.get(weight, weight.new_ones((), dtype=torch.bool))
-            allowed = broadcast_to_weight("masks", mask, weight).clone()
+            allowed = broadcast_to("masks", mask, weight).clone()
             weight.masked_fill_(~allowed, 0.0)
             if weight in signs:
                 sign = check_signs(signs[weight], weight)

@@ -1,10 +1,12 @@
 """Forms of states and coefficients: complex numbers and an own axis become several real rows of
 the kernels."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .._core.coefficients import Coefficient
 
 MAX_AXIS = 16
 
@@ -71,3 +73,34 @@ def join_states(rows: Sequence[Tensor], forms: Sequence[Form]) -> list[Tensor]:
         joined.append(form.join(rows[first : first + form.rows()]))
         first += form.rows()
     return joined
+
+
+def describe_forms(coefficients: Mapping[str, Coefficient]) -> str:
+    """Returns names and kinds of coefficients, on which a trace depends."""
+    return " ".join(f"{name}:{_describe_kind(value)}" for name, value in coefficients.items())
+
+
+def _describe_kind(value: Coefficient) -> str:
+    """Returns a kind such as N, or 1,4c for complex numbers with an axis, equal for all neurons."""
+    if not isinstance(value, Tensor):
+        return "number"
+    sizes = ["N"] * value.dim()
+    if value.dim() == 2:
+        sizes = ["1" if value.shape[0] == 1 else "N", str(value.shape[1])]
+    return ",".join(sizes) + "c" * value.is_complex()
+
+
+def _make_example(kind: str, N: int, dtype: torch.dtype,
+                  device: torch.device | None) -> Coefficient:
+    if kind == "number":
+        return 1.0
+    sizes = [N if size == "N" else int(size) for size in kind.rstrip("c").split(",") if size]
+    dtype = dtype.to_complex() if kind.endswith("c") else dtype
+    return torch.ones(sizes, dtype=dtype, device=device)
+
+
+def make_examples(forms: str, N: int, dtype: torch.dtype,
+                  device: torch.device | None = None) -> dict[str, Coefficient]:
+    """Returns coefficients of these forms, for code that reads no numbers."""
+    kinds = dict(one.split(":") for one in forms.split())
+    return {name: _make_example(kind, N, dtype, device) for name, kind in kinds.items()}

@@ -13,16 +13,8 @@ from .. import _ops
 from .._core.coefficients import Coefficient
 from .._core.torch_internals import mark_constant, without_modes, without_saved_tensor_hooks
 from .closure import Watch
-from .form import join_states, split_coefficient
-from .neuron import (
-    Neuron,
-    Parts,
-    by_name,
-    check_results,
-    describe_forms,
-    make_examples,
-    without_autocast,
-)
+from .form import describe_forms, join_states, make_examples, split_coefficient
+from .neuron import Neuron, Parts, by_name, check_results, without_autocast
 from .program import Program, Prologue
 
 _lock = threading.RLock()

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._core.coefficients import Coefficient
 from .._core.torch_internals import mark_constant, without_modes
-from .form import MAX_AXIS, Form, parse_form
+from .form import MAX_AXIS, Form, describe_forms, make_examples, parse_form
 
 Step: TypeAlias = Callable[..., Any]
 _numbers = count()
@@ -222,37 +222,6 @@ def _check_axes(axes: Any, inputs: tuple[str, ...]) -> dict[str, int]:
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_AXIS:
             raise ValueError(f"axes[{name!r}]: expected a size from 1 to {MAX_AXIS}, got {size!r}")
     return dict(axes)
-
-
-def describe_forms(coefficients: Mapping[str, Coefficient]) -> str:
-    """Returns names and kinds of coefficients, on which a trace depends."""
-    return " ".join(f"{name}:{_describe_kind(value)}" for name, value in coefficients.items())
-
-
-def _describe_kind(value: Coefficient) -> str:
-    """Returns a kind such as N, or 1,4c for complex numbers with an axis, equal for all neurons."""
-    if not isinstance(value, Tensor):
-        return "number"
-    sizes = ["N"] * value.dim()
-    if value.dim() == 2:
-        sizes = ["1" if value.shape[0] == 1 else "N", str(value.shape[1])]
-    return ",".join(sizes) + "c" * value.is_complex()
-
-
-def _make_example(kind: str, N: int, dtype: torch.dtype,
-                  device: torch.device | None) -> Coefficient:
-    if kind == "number":
-        return 1.0
-    sizes = [N if size == "N" else int(size) for size in kind.rstrip("c").split(",") if size]
-    dtype = dtype.to_complex() if kind.endswith("c") else dtype
-    return torch.ones(sizes, dtype=dtype, device=device)
-
-
-def make_examples(forms: str, N: int, dtype: torch.dtype,
-                  device: torch.device | None = None) -> dict[str, Coefficient]:
-    """Returns coefficients of these forms, for code that reads no numbers."""
-    kinds = dict(one.split(":") for one in forms.split())
-    return {name: _make_example(kind, N, dtype, device) for name, kind in kinds.items()}
 
 
 def _find_parts_for_graph(name: str, dtype: str, device: str, N: int, forms: str) -> str:

@@ -8,15 +8,7 @@ from .. import _ops
 from .._core.bits import PackedSpikes
 from .._core.decisions import is_listening
 from .._core.options import CallArguments
-from .call import (
-    Call,
-    check_call,
-    explain_loop,
-    make_operator,
-    project,
-    recurrent,
-    run_operator,
-)
+from .call import Call, check_call, explain_loop, make_operator, project, recurrent, run_operator
 from .closure import Watch
 from .kernels import Kernel, NoKernelsError, find_kernel
 from .neuron import Neuron, without_autocast

@@ -315,8 +315,7 @@ class Tracer(Values):
         if name in ("fill", "zero"):
             return self.read(named.get("value", 0), dtype)
         if name == "copy":
-            source = named["src"]
-            return self._cast(self.read(source, dtype), dtype)
+            return self._cast(self.read(named["src"], dtype), dtype)
         if name == "index_put":
             masks = named["indices"]
             if (len(masks) != 1 or masks[0] is None or masks[0].dtype != torch.bool
@@ -332,7 +331,7 @@ class Tracer(Values):
                 if isinstance(value, Tensor):
                     raise self.error("elementwise operators", f"aten.{name} with {key}={value!r}")
                 read |= {} if value is None else {key: value}
-            elif key == "value" and name in ("addcmul", "addcdiv"):
+            elif key == "value" and name == "addcmul":
                 read[key] = value
             elif isinstance(value, Tensor | float | int):
                 read[key] = self.read(value, dtype)

@@ -131,11 +131,6 @@ def _clamp(g: Graph, self: int, min: int | None = None, max: int | None = None) 
     return low if max is None else g.add("minimum", low, max)
 
 
-def _leaky(g: Graph, self: int, value: int, slope: int) -> int:
-    """The value where self > 0, else slope times it."""
-    return g.add("select", g.add("gt", self, g.constant(0)), value, g.add("mul", value, slope))
-
-
 # -------------------------------------------------------------------------------------- gradients
 def _sigmoid_backward(g: Graph, grad_output: int, output: int) -> int:
     rest = g.add("sub", g.constant(1), output)
@@ -150,7 +145,8 @@ def _hardtanh_backward(g: Graph, grad_output: int, self: int, min_val: int, max_
 def _leaky_relu_backward(g: Graph, grad_output: int, self: int, negative_slope: int,
                          self_is_result: int) -> int:
     assert g.value(self_is_result) == 0  # only in place, which has been replaced
-    return _leaky(g, self, grad_output, negative_slope)
+    is_above = g.add("gt", self, g.constant(0))
+    return g.add("select", is_above, grad_output, g.add("mul", grad_output, negative_slope))
 
 
 def _hardsigmoid_backward(g: Graph, grad_output: int, self: int) -> int:
@@ -181,16 +177,11 @@ OPERATIONS: dict[str, Callable[..., int]] = {
        for name, operator in (("and", "and"), ("or", "or"), ("xor", "ne"))},
     **{f"{kind}_not": lambda g, self: g.add("not", g.is_true(self))
        for kind in ("logical", "bitwise")},
-    "sgn": lambda g, self: g.add("sign", self),
     "isnan": lambda g, self: g.add("ne", self, self),
-    "square": lambda g, self: g.add("mul", self, self),
     "add": lambda g, self, other, alpha=1: _scaled_sum(g, self, other, alpha),
     "sub": lambda g, self, other, alpha=1: _scaled_sum(g, self, other, -alpha),
-    "rsub": lambda g, self, other, alpha=1: _scaled_sum(g, other, self, -alpha),
     "addcmul": lambda g, self, tensor1, tensor2, value=1: g.multiply_add(
         g.add("mul", g.constant(value), tensor1), tensor2, self),
-    "addcdiv": lambda g, self, tensor1, tensor2, value=1: g.add(
-        "add", self, g.add("div", g.add("mul", g.constant(value), tensor1), tensor2)),
     "div": _divide,
     "lerp": _lerp,
     "reciprocal": _reciprocal,
@@ -203,16 +194,11 @@ OPERATIONS: dict[str, Callable[..., int]] = {
     "floor": _floor,
     "ceil": lambda g, self: g.add("neg", _floor(g, g.add("neg", self))),
     "floor_divide": _floor_divide,
-    "frac": lambda g, self: g.add("sub", self, _trunc(g, self)),
     "where": lambda g, condition, self, other: g.add("select", g.is_true(condition), self, other),
     "masked_fill": lambda g, self, mask, value: g.add("select", g.is_true(mask), value, self),
     "heaviside": _heaviside,
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clamp),
     "relu": lambda g, self: g.add("maximum", self, g.constant(0)),
-    "hardtanh": lambda g, self, min_val, max_val: _clamp(g, self, min_val, max_val),
-    "threshold": lambda g, self, threshold, value: g.add(
-        "select", g.add("le", self, threshold), value, self),
-    "leaky_relu": lambda g, self, negative_slope: _leaky(g, self, self, negative_slope),
     "silu": lambda g, self: g.add(
         "div", self, g.add("add", g.constant(1), g.add("exp", g.add("neg", self)))),
     "sigmoid_backward": _sigmoid_backward,

@@ -159,8 +159,7 @@ class Values(DispatchMode):
     def read_fixed(self, known: Fixed, dtype: torch.dtype, is_mask: bool = False) -> int:
         if known.is_constant:
             return self.graph.constant(self.find_number(known, dtype))
-        is_float = dtype.is_floating_point
-        key = ("coefficient", known.place, dtype if is_float else None)
+        key = ("coefficient", known.place, dtype if dtype.is_floating_point else None)
         is_single = dtype in (torch.float32, torch.bool)
         return self.graph.coefficient(key, is_single, is_mask)
 

@@ -124,7 +124,7 @@ def keep_signs(optimizer: Optimizer, signs: Mapping[Tensor, Tensor]) -> Removabl
     return optimizer.register_step_post_hook(set_to_zero)
 
 
-def broadcast_to_weight(name: str, value: Tensor, weight: Tensor) -> Tensor:
+def broadcast_to(name: str, value: Tensor, weight: Tensor) -> Tensor:
     """Signs or a mask in the shape of a weight. Raises TypeError or ValueError."""
     if name == "masks" and value.dtype != torch.bool:
         raise TypeError(f"{name}: expected bool tensors, got {value.dtype}")
@@ -138,7 +138,7 @@ def broadcast_to_weight(name: str, value: Tensor, weight: Tensor) -> Tensor:
 def check_signs(value: Tensor, weight: Tensor) -> Tensor:
     """A copy of signs in the shape and dtype of a weight. Raises ValueError if the weight has other
     signs."""
-    sign = broadcast_to_weight("signs", value, weight).to(weight.dtype, copy=True)
+    sign = broadcast_to("signs", value, weight).to(weight.dtype, copy=True)
     if not bool((sign.abs() == 1).all()):
         raise ValueError("signs: expected 1 and -1, got other numbers")
     other = int((weight.detach() * sign < 0).sum())
