@@ -192,8 +192,7 @@ def check_state(state: State | None, B: int, N: int, D: int, dtype: torch.dtype,
     for name, value in iterate_leaves(state):
         check_state_leaf(name, value, (D, B, N) if name == "z" else (B, N), dtype, device,
                          "current")
-    v, a, i, r, z = state
-    return v, a, i, r, z[:D]
+    return *state[:4], state[4][:D]
 
 
 def check_state_leaf(name: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype,

@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd_rules import loop_over_batch
-
 WORD = 32
 
 
@@ -95,6 +93,8 @@ def pack_bits(spikes: Tensor) -> Tensor:
 
 
 class _Pack(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(spikes: Tensor) -> tuple[Tensor, Tensor]:
         return pack_bits(spikes != 0), make_carrier(spikes, *spikes.shape)
@@ -104,15 +104,13 @@ class _Pack(torch.autograd.Function):
         ctx.mark_non_differentiable(output[0])
 
     @staticmethod
-    def vmap(*args: Any) -> tuple[Any, Any]:
-        return loop_over_batch(_Pack.apply)(*args)
-
-    @staticmethod
     def backward(ctx: Any, _: Any, g: Tensor) -> Tensor:
         return g
 
 
 class _Unpack(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(bits: Tensor, carrier: Tensor) -> Tensor:
         # A table row for each byte takes 1/8 of the memory traffic of a shift for each bit.
@@ -126,10 +124,6 @@ class _Unpack(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         pass
-
-    @staticmethod
-    def vmap(*args: Any) -> tuple[Any, Any]:
-        return loop_over_batch(_Unpack.apply)(*args)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor]:

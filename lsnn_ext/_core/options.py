@@ -246,17 +246,11 @@ def document(options: type, defaults: Mapping[str, Any]) -> Callable[[Documented
     def decorate(target: Documented) -> Documented:
         function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
         signature = inspect.signature(function)
-        parameters = []
-        for parameter in signature.parameters.values():
-            if parameter.kind is not parameter.VAR_KEYWORD:
-                parameters.append(parameter)
-                continue
-            parameters += [
-                inspect.Parameter(name, parameter.KEYWORD_ONLY, annotation=kind,
-                                  default=parameter.empty if required else defaults[name])
-                for name, (kind, _, required) in entries.items()
-                if name not in signature.parameters]
-        function.__signature__ = signature.replace(parameters=parameters)
+        named = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        function.__signature__ = signature.replace(parameters=named + [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind,
+                              default=inspect.Parameter.empty if required else defaults[name])
+            for name, (kind, _, required) in entries.items() if name not in signature.parameters])
         if target.__doc__:  # python -OO strips docstrings
             target.__doc__ = re.sub(
                 r"^( *)\*\*options$", lambda found: "\n".join(

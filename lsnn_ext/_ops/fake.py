@@ -36,7 +36,7 @@ def _forward(args: Any) -> tuple[Any, ...]:
     # On a GPU, which projects no inputs, the kernels may make k.
     N = k.shape[1] if k is not None else inputs if w_rec is None else w_rec.shape[-1]
     w_out = args.readout[0] if args.readout else None
-    O = 0 if w_out is None else w_out.shape[0]  # noqa: E741
+    O = 0 if w_out is None else w_out.shape[0]
 
     def when(is_returned: Any, *shape: Any) -> Tensor:
         return new(shape if is_returned else (0,))

@@ -94,7 +94,6 @@ class Recurrent(ParametrizedModule):
         self.positive = _check_names("positive", positive, neuron)
         self.learn = tuple(dict.fromkeys((*_check_names("learn", learn, neuron), *self.positive)))
         self._make_coefficients(coefficients, dtype, device)
-        self._first_delay, self._distinct = None, ()
         set_delay(self, delay, device, len(self._currents))
         several = (len(self._currents),) if len(self._currents) > 1 else ()
         shapes = {"weight_ih_l0": (*several, hidden_size, input_size)}

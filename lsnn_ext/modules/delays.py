@@ -13,7 +13,7 @@ def set_delay(layer: Any, delay: int | Tensor, device: torch.device | str | None
               currents: int = 1) -> None:
     """Sets the delay of a new layer: an int, or a buffer for integers (N, N), which reset_delay
     fills; with K > 1 currents also (K, N, N)."""
-    N = layer.hidden_size
+    N, layer._first_delay, layer._distinct = layer.hidden_size, None, ()
     if isinstance(delay, bool) or not isinstance(delay, int | Tensor):
         raise TypeError(f"delay: expected an int or an integer tensor ({N}, {N}), got "
                         f"{type(delay).__name__}")

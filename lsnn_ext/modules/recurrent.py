@@ -45,7 +45,6 @@ class Recurrent(Constants):
                      *PASSED_TO_CALLS):
             setattr(self, name, getattr(checked, name))
         self.refractory, self.autapses = arguments.refractory, arguments.autapses
-        self._first_delay, self._distinct = None, ()
         set_delay(self, arguments.delay, checked.device)
         directions = ("", "_reverse") if self.bidirectional else ("",)
         self._suffixes = [f"_l{layer}{direction}" for layer in range(self.num_layers)

@@ -233,27 +233,26 @@ class Reader:
                                  f"through a {type(self.nodes[name]).__name__}")
             seen.add(name)
             node, rest = self.nodes[name], self.after[name]
-            if isinstance(node, self.nir.LIF) and pending is not None:
-                made, rest = self.make_layer(name, *pending)
+            unit, pending = pending, None
+            if unit is not None and isinstance(node, self.nir.LIF):
+                made, rest = self.make_layer(name, *unit)
                 found.append(made)
-                pending = None
-            elif isinstance(node, self.nir.LI) and pending is not None:
-                if pending[1] is not None:
+                continue
+            if unit is not None and isinstance(node, self.nir.LI):
+                if unit[1] is not None:
                     raise ValueError(f"node {name}: expected a map without a bias before a "
                                      f"nir.LI, got one")
-                found.append(self.make_readout(name, pending[0]))
-                pending = None
+                found.append(self.make_readout(name, unit[0]))
+                continue
+            if unit is not None:
+                found.append(self.make_linear(*unit))
+            if isinstance(node, self.nir.Affine | self.nir.Linear):
+                pending = self.read_affine(name)
+            elif isinstance(node, self.nir.Output):
+                for source, target in self.unread:
+                    raise ValueError(f"node {target}: expected one chain from the input to the "
+                                     f"output, got an edge from {source} outside of it")
+                return found
             else:
-                if pending is not None:
-                    found.append(self.make_linear(*pending))
-                    pending = None
-                if isinstance(node, self.nir.Affine | self.nir.Linear):
-                    pending = self.read_affine(name)
-                elif isinstance(node, self.nir.Output):
-                    for source, target in self.unread:
-                        raise ValueError(f"node {target}: expected one chain from the input to the "
-                                         f"output, got an edge from {source} outside of it")
-                    return found
-                else:
-                    raise ValueError(f"node {name}: expected Affine or Linear, or LIF or LI after "
-                                     f"one, got {type(node).__name__}")
+                raise ValueError(f"node {name}: expected Affine or Linear, or LIF or LI after one, "
+                                 f"got {type(node).__name__}")
