@@ -70,14 +70,12 @@ def names_among(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def at_least_one(text: str) -> int:
-    """A type of argparse."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
     return int(text)
 
 
 def positive(text: str) -> float:
-    """A type of argparse."""
     try:
         value = float(text)
     except ValueError:

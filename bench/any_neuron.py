@@ -59,8 +59,6 @@ def srnn(c: Tensor, v: Tensor, a: Tensor, z: Tensor, *, alpha: Any = ALPHA, rho:
 
 @dataclass(frozen=True)
 class Kind:
-    """A neuron of the comparison."""
-
     neuron: Neuron
     unit: float  # a power of two near the current at which it fires
     currents: int = 1
@@ -69,7 +67,6 @@ class Kind:
 
     @property
     def states(self) -> int:
-        """How many there are."""
         return len(self.neuron.inputs) - self.currents - 1
 
 
@@ -109,7 +106,6 @@ class Layer(Contestant):
 
     @property
     def coefficients(self) -> dict[str, Any]:
-        """Of the step."""
         return self.fixed | {name: value for name, value in self.parameters.items()
                              if name not in ("w_in", "w_rec")}
 
@@ -309,7 +305,6 @@ def rounds_of(contestants: Sequence[Contestant], repeats: int,
 
 
 def told(line: Line) -> str:
-    """A line as it is printed."""
     return (f"{line.contestant:26} {line.median_ms:9.2f} ms, {line.ratio:6.2f} of ours "
             f"({line.ratio_q1:.2f} to {line.ratio_q3:.2f}), {line.rate_measured:.1f} % spikes, "
             f"{line.differing:,} of {line.entries:,} differ, gradients by "
@@ -317,6 +312,5 @@ def told(line: Line) -> str:
 
 
 def about(name: str) -> str:
-    """What a neuron is, in a line."""
     text = inspect.getdoc(KINDS[name].neuron.step) or ""
     return " ".join(text.split("\n\n")[0].split())

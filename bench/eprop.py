@@ -205,7 +205,6 @@ def measure(name: str, shape: Shape, repeats: int, seconds: float,
 
 
 def table(lines: Sequence[Line]) -> str:
-    """The lines as Markdown."""
     head = ["shape: T, B, I, N", "gradients by", "forward ms", "with gradients ms",
             "by ours", "spikes %", "spikes differ", "gradients differ", "rounds"]
     return markdown(head, [[
@@ -215,7 +214,6 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
     parser = argparse.ArgumentParser("python -m bench.eprop", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shapes", nargs="*", metavar="|".join(SHAPES), default=list(SHAPES))

@@ -96,7 +96,6 @@ def measure(inputs: int, neurons: int, ticks: int) -> dict[str, list[float]]:
 
 
 def main(given: list[str] | None = None) -> None:
-    """Prints a table for each number of neurons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--neurons", type=at_least_one, nargs="+", default=list(INPUTS))
     parser.add_argument("--ticks", type=at_least_one, default=3000)

@@ -72,8 +72,6 @@ class Alike:
 
 
 class Model(nn.Module):
-    """A whole model."""
-
     def __init__(self, pair: Pair, readout: nn.Linear) -> None:
         super().__init__()
         self.pair, self.readout = pair, readout
@@ -219,7 +217,6 @@ def measure(yardstick: Yardstick, names: Sequence[str], *, repeats: int,
 
 
 def told(lines: Sequence[Alike]) -> str:
-    """A pair on a yardstick, as it is printed."""
     first = lines[0]
     text = [f"    {first.rate_measured:.1f} % spikes, {first.differing} of {first.entries:,} "
             f"differ, gradients differ by {first.gradient_difference:.1e}, seed {first.seed}, "

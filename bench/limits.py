@@ -28,7 +28,6 @@ class OverLimitError(Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """Why a contestant did not run."""
     first = (str(error).strip().splitlines() or ["no message"])[0]
     if isinstance(error, OverLimitError):
         return f"not run: {first}"

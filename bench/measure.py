@@ -142,7 +142,6 @@ def _peer(name: str, problem: Problem, ours: Entry, limits: Limits) -> Entry:
 
 
 def milliseconds(run: Callable[[], object]) -> float:
-    """What a call takes."""
     start = time.perf_counter()
     kept = run()  # so that what it takes to free the result is not timed
     end = time.perf_counter()

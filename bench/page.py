@@ -264,7 +264,6 @@ def _other_run(about: dict[str, str], facts: dict[str, str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Make the page of a folder again."""
     parser = argparse.ArgumentParser("python -m bench.page",
                                      description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="with the CSVs of a run")

@@ -44,7 +44,6 @@ def write(out: Path, facts: dict[str, str], lines: Sequence[Line],
 
 
 def text(facts: dict[str, str], lines: Sequence[Line], skipped: Sequence[Skip]) -> str:
-    """The page."""
     parts = [f"# Neurons written as a step on {facts['processor']}, {facts['cores']} cores",
              machine_table(facts), inspect.cleandoc(any_neuron.__doc__ or "").split("\n\n", 2)[2],
              f"Times are medians of forward and backward in ms, in brackets minima. \"By ours\" is "

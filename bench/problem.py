@@ -36,7 +36,6 @@ class Yardstick:
     like_for_like: bool = True  # whether whole models are compared where nobody names it for that
 
     def problem(self, seed: int = 1) -> "Problem":
-        """Inputs and weights of this yardstick."""
         return Problem.of(self.shape, input_rate=self.input_rate, seed=seed)
 
 

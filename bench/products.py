@@ -126,7 +126,6 @@ def fit(points: Sequence[Point], lanes: int, overhead: float) -> dict[str, float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures the grid and prints it."""
     parser = argparse.ArgumentParser("python -m bench.products", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit", action="store_true", help="fit the constants")

@@ -182,7 +182,6 @@ def table(lines: Sequence[Line], dense_ms: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the tables."""
     parser = argparse.ArgumentParser("python -m bench.rows", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=names_among(list(MODELS)), default=list(MODELS),

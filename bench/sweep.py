@@ -161,7 +161,6 @@ def slope(points: Sequence[Point], timed: str) -> float:
 
 
 def slope_text(points: Sequence[Point], timed: str) -> str:
-    """The slope in words."""
     value = slope(points, timed)
     kind = KINDS[points[0].sweep]
     if math.isnan(value):

@@ -43,8 +43,6 @@ class Variant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways to do one thing."""
-
     shape: Shape
     variants: tuple[Variant, ...]
 
@@ -158,7 +156,6 @@ def _network_pass(checkpoint_every: int | None, shape: Shape) -> Callable[[], ob
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the comparisons that were asked for."""
     parser = argparse.ArgumentParser("python -m bench.variants", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*",

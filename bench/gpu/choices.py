@@ -133,7 +133,6 @@ def time_layer(bench: Bench, problem: Problem, B: int, N: int, precision: str,
 
 
 def rows_of(timings: Sequence[Timing]) -> Iterable[tuple[str, str, float, str]]:
-    """The lines of the CSV."""
     for one in timings:
         yield ("route", f"{one.layer} {one.direction} {one.route}" + " (chosen)" * one.is_chosen,
                one.ms, "ms")

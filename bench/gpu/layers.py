@@ -42,8 +42,6 @@ NAN = float("nan")
 
 @dataclass
 class Row(Result):
-    """A line of the table of a card."""
-
     group: str = ""
     design: str = ""  # forced on ours, GENERAL or a precision; '': its own choice
     plan: str = ""  # what that was
@@ -54,8 +52,6 @@ class Row(Result):
 
 @dataclass(frozen=True)
 class Entry:
-    """One contestant of a group."""
-
     name: str
     dtype: str = "float32"
     rate: float = BASE_RATE  # percent, of ours

@@ -63,7 +63,6 @@ class Outcome:
 
     @property
     def name(self) -> str:
-        """That of the step."""
         return self.step.name
 
     @property

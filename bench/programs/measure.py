@@ -34,8 +34,6 @@ FUSED, LEFT = ("fused",), ("loop", "in order")  # kinds of stages
 
 @dataclass
 class Line:
-    """A program in the table."""
-
     program: str
     converted: bool = False
     reason: str = ""

@@ -17,7 +17,6 @@ def report(kind: str, *facts: Any) -> None:
 
 
 def is_listening() -> bool:
-    """Whether somebody hears of decisions."""
     return _listener is not None
 
 

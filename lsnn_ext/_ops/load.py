@@ -103,7 +103,6 @@ def make_mask(kind: str, names: Iterable[str]) -> int:
 
 
 def has_bit(kind: str, value: int, name: str) -> bool:
-    """Whether the bit of this name is set in a mask."""
     return bool(value & _BITS[kind][name])
 
 

@@ -164,7 +164,6 @@ class Values(DispatchMode):
         return self.graph.coefficient(key, is_single, is_mask)
 
     def find_number(self, known: Fixed, dtype: torch.dtype) -> Any:
-        """Returns the number of a constant."""
         with without_modes(), torch.no_grad():
             needed = find_needed(self.calls, [known.place])
             number = repeat_calls(self.calls, needed, 1, [])[known.place]

@@ -75,8 +75,6 @@ def _check_equal(name: str, what: str, values: Tensor, expected: float) -> None:
 
 
 class Reader:
-    """Converts a graph from its input to its output."""
-
     def __init__(self, nir: Any, graph: Any, dt: float, second: float, dynamics: str,
                  dtype: torch.dtype) -> None:
         self.nir, self.nodes, self.dt, self.second = nir, dict(graph.nodes), dt, second

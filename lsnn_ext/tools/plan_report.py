@@ -6,8 +6,6 @@ MARGIN = 0.2  # share by which the peak of a step may differ from the estimate
 
 @dataclass(frozen=True)
 class Choice:
-    """A decision of a call."""
-
     what: str  # what was decided: "call", "projection", "readout", "product", ...
     chosen: str
     why: str  # the condition, with its numbers

@@ -73,7 +73,6 @@ def draw(name: str) -> "Figure":
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the plots and prints their paths."""
     parser = argparse.ArgumentParser("python -m lsnn_ext.zoo", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("neurons", nargs="*", help="default: all", metavar="|".join(NEURONS))
