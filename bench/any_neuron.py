@@ -16,7 +16,9 @@ What a compiler computes in another order may differ at the very threshold, and 
 others; the number that differs is shown. All contestants take part in every round, in changing
 order. A ratio is the median over the rounds of theirs by ours in the same round.
 """
+import importlib
 import inspect
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contestants import Contestant, spike
+from bench.contestants import Contestant, Differentiated, JaxContestant, in_jax, jax_spike, spike
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, RATE, NotAlikeError
 from bench.limits import Skip, reason_of
 from bench.measure import Say, difference, quartiles, steadily, turns
@@ -84,7 +86,7 @@ def yardsticks_of(kind: Kind) -> list[Yardstick]:
     return [YARDSTICKS[name] for name in (("P", "M", "small") if kind.model else ("P",))]
 
 
-class Layer(Contestant):
+class Layer(Differentiated):
     """A layer of a kind, with parameters that every contestant on a problem has the same of."""
 
     def __init__(self, name: str, kind: Kind, problem: Problem, scale: float) -> None:
@@ -103,23 +105,12 @@ class Layer(Contestant):
         self.fixed = {name: kind.neuron.coefficients[name] for name in kind.fixed}
         self.parameters |= {name: nn.Parameter(value * spread) for name, value in
                             kind.neuron.coefficients.items() if name not in self.fixed}
+        self.leaves = list(self.parameters.values())
 
     @property
     def coefficients(self) -> dict[str, Any]:
         return self.fixed | {name: value for name, value in self.parameters.items()
                              if name not in ("w_in", "w_rec")}
-
-    def spikes(self) -> Tensor:
-        """(T, B, N), with a graph where one is asked for."""
-        raise NotImplementedError
-
-    def forward(self) -> Tensor:
-        with torch.no_grad():
-            return self.spikes()
-
-    def forward_backward(self) -> list[Tensor]:
-        return list(torch.autograd.grad(self.spikes(), list(self.parameters.values()),
-                                        self.cotangent))
 
 
 class Ours(Layer):
@@ -180,9 +171,42 @@ def _compiled(kind: Kind, problem: Problem, scale: float) -> Layer:
                 lambda step: torch.compile(step, fullgraph=True, dynamic=False))
 
 
-def _scan(kind: Kind, problem: Problem, scale: float) -> Contestant:
-    from bench.any_neuron_jax import scan
-    return scan("jax.lax.scan", Layer("", kind, problem, scale))
+def _jax_spikes(jnp: Any) -> dict[str, Any]:
+    """The spikes of the zoo in jax.numpy, by name."""
+    def normal(m: Any, mean: float, sigma: float) -> Any:
+        return jnp.exp(-((m - mean) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
+
+    return {
+        "double_gaussian": jax_spike(lambda m: m > 0, lambda m: 0.5 * (
+            1.15 * normal(m, 0.0, 0.5) - 0.3 * normal(m, 0.0, 3.0))),
+        "multi_gaussian": jax_spike(lambda m: m > 0, lambda m: 0.5 * (
+            1.15 * normal(m, 0.0, 0.5) - 0.15 * (normal(m, 0.5, 3.0) + normal(m, -0.5, 3.0)))),
+        "triangle": jax_spike(lambda m: m >= 0, lambda m: jnp.maximum(1 - abs(m), 0))}
+
+
+def _scan(kind: Kind, problem: Problem, scale: float) -> JaxContestant:
+    """The step under jax.lax.scan, jitted with its gradients."""
+    jax = importlib.import_module("jax")
+    layer = Layer("jax.lax.scan", kind, problem, scale)
+    step = in_jax(kind.neuron.step, **_jax_spikes(jax.numpy))
+    K, S, fixed = kind.currents, kind.states, layer.fixed
+
+    def spikes(parameters: Any, x: Any) -> Any:
+        learned = {**parameters}
+        w_in, w_rec = learned.pop("w_in"), learned.pop("w_rec")
+        N = w_rec.shape[-1]
+        flat = w_rec.transpose(1, 0, 2).reshape(N, K * N)
+
+        def one(carry: Any, c: Any) -> Any:
+            *states, z = carry
+            currents = jax.numpy.split(c + z @ flat, K, axis=1)
+            now = step(*currents, *states, z, **learned, **fixed)
+            return now, now[-1]
+
+        zero = jax.numpy.zeros((x.shape[1], N), x.dtype)
+        return jax.lax.scan(one, (zero,) * (S + 1), x @ w_in.reshape(K * N, -1).T)[1]
+
+    return JaxContestant(layer.name, spikes, layer.parameters, layer.x, layer.cotangent)
 
 
 def makers_of(kind: Kind) -> dict[str, Callable[..., Contestant]]:

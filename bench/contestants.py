@@ -5,8 +5,9 @@ weights (no bias). The layers of other packages and nn.LSTM compute their own wi
 weights: what they cost is what is compared.
 """
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -32,6 +33,24 @@ class Contestant:
     def forward_backward(self) -> list[Tensor]:
         """The gradients of all weights for the fixed cotangent of the outputs."""
         raise NotImplementedError
+
+
+class Differentiated(Contestant):
+    """A layer of functions, whose gradients are those of leaves."""
+
+    leaves: Sequence[Tensor]
+    cotangent: Tensor
+
+    def spikes(self) -> Tensor:
+        """(T, B, N), with a graph where one is asked for."""
+        raise NotImplementedError
+
+    def forward(self) -> Tensor:
+        with torch.no_grad():
+            return self.spikes()
+
+    def forward_backward(self) -> list[Tensor]:
+        return list(torch.autograd.grad(self.spikes(), self.leaves, self.cotangent))
 
 
 class Within(Contestant):
@@ -141,6 +160,11 @@ class _LSTM(nn.Module):
         return self.layer(x)[0]  # type: ignore[no-any-return]
 
 
+def in_jax(step: Any, **spikes: Any) -> Callable[..., Any]:
+    """A step of arithmetic for arrays of jax, with these spikes in place of torch's, by name."""
+    return FunctionType(step.__code__, {**step.__globals__, **spikes})
+
+
 def jax_spike(test: Callable[[Any], Any], slope: Callable[[Any], Any]) -> Any:
     """1 where the test of m holds, with a slope of its own."""
     fire = importlib.import_module("jax").custom_vjp(lambda m: test(m).astype(m.dtype))
@@ -197,21 +221,18 @@ class JaxContestant(Contestant):
 def _jax_scan(name: str, problem: Problem) -> JaxContestant:
     """The same equations under jax.lax.scan."""
     jax = importlib.import_module("jax")
-    spike = jax_spike(lambda m: m > 0, lambda m: DAMPENING * jax.numpy.maximum(1 - abs(m), 0))
+    step = in_jax(lsnn_step, spike=jax_spike(
+        lambda m: m > 0, lambda m: DAMPENING * jax.numpy.maximum(1 - abs(m), 0)))
 
     def layer(weights: Any, x: Any) -> Any:
         w_in, w_rec = weights["w_in"], weights["w_rec"]
 
-        def step(state: Any, c: Any) -> Any:
-            v, a, z = state
-            a = RHO * a + (1 - RHO) * z
-            A = THETA + BETA * a
-            u = ALPHA * v + (1 - ALPHA) * (c + z @ w_rec) - z * A
-            z = spike((v - A) / A)
-            return (u, a, z), z
+        def one(state: Any, c: Any) -> Any:
+            after = step(c, w_rec, *state)
+            return after, after[-1]
 
         zero = jax.numpy.zeros((x.shape[1], w_rec.shape[0]), x.dtype)
-        return jax.lax.scan(step, (zero, zero, zero), x @ w_in.T)[1]
+        return jax.lax.scan(one, (zero, zero, zero), x @ w_in.T)[1]
 
     weights = {"w_in": problem.w_in, "w_rec": problem.w_rec}
     return JaxContestant(name, layer, weights, problem.x, problem.cotangent)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench import roofline
 from bench.__main__ import at_least_one, names_among, positive
-from bench.contestants import Contestant
+from bench.contestants import Differentiated
 from bench.measure import alternate
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem
 from bench.rates import LONG_ENOUGH, bisect_scale, firing_rate
@@ -72,7 +72,7 @@ def neuron_of(row: str) -> Neuron:
     return next((made for prefix, made in _BY_PREFIX.items() if row.startswith(prefix)), _LIF)
 
 
-class Row(Contestant):
+class Row(Differentiated):
     """A layer of one model with the weights of the problem.
 
     Recurrent weights are so scaled that a spike lifts a membrane by the same share of the threshold
@@ -94,21 +94,13 @@ class Row(Contestant):
             self.coefficients = {name: torch.full((N,), value).requires_grad_()
                                  for name, value in values.items()}
         self.others: dict[str, Any] = {**made.fixed, "delay": made.delay}
+        self.leaves = [self.w_in, self.w_rec, *(self.coefficients.values() if learned else ())]
 
-    def _spikes(self) -> Tensor:
+    def spikes(self) -> Tensor:
         spikes = functional.layer(self.x, self.w_in, self.w_rec, dynamics=self.name,
                                   **self.coefficients, **self.others).spikes
         assert spikes is not None
         return spikes
-
-    def forward(self) -> Tensor:
-        with torch.no_grad():
-            return self._spikes()
-
-    def forward_backward(self) -> list[Tensor]:
-        leaves = [self.w_in, self.w_rec, *(value for value in self.coefficients.values()
-                                           if isinstance(value, Tensor))]
-        return list(torch.autograd.grad(self._spikes(), leaves, self.cotangent))
 
 
 @dataclass(frozen=True)

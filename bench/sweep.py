@@ -8,9 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.contestants import OURS, Contestant, TorchContestant, Within, make, warm_up
+from bench.contestants import OURS, Contestant, Differentiated, Within, make, warm_up
 from bench.limits import NO_LIMITS, Limits
 from bench.measure import PASSES, Say, alternate, quartiles
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, Problem, Shape
@@ -64,20 +64,18 @@ class Point:
     threads: int = 0
 
 
-class _Widened(nn.Module):
+class _Widened(Differentiated):
     """Ours with a surrogate of another width: the spikes are the same, the share of active rows is
     not."""
 
     def __init__(self, problem: Problem, width: float) -> None:
-        super().__init__()
-        self.w_in, self.w_rec = nn.Parameter(problem.w_in.clone()), nn.Parameter(
-            problem.w_rec.clone())
-        self.width = width
+        self.name, self.x, self.cotangent, self.width = OURS, problem.x, problem.cotangent, width
+        self.leaves = [w.clone().requires_grad_() for w in (problem.w_in, problem.w_rec)]
 
-    def forward(self, x: Tensor) -> Tensor:
-        current = functional.linear(x, self.w_in)
-        return functional.alif(current, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA,
-                               dampening=DAMPENING, width=self.width)[0]
+    def spikes(self) -> Tensor:
+        w_in, w_rec = self.leaves
+        return functional.alif(functional.linear(self.x, w_in), w_rec, alpha=ALPHA, theta=THETA,
+                               rho=RHO, beta=BETA, dampening=DAMPENING, width=self.width)[0]
 
 
 @contextmanager
@@ -135,7 +133,7 @@ def _make(name: str, value: float, shape: Shape) -> tuple[Contestant, Point]:
     contestant: Contestant = make(OURS, problem)
     threads = torch.get_num_threads()
     if name == "active":
-        contestant = TorchContestant(OURS, _Widened(problem, width), problem)
+        contestant = _Widened(problem, width)
     elif name == "threads":
         threads = int(value)
         contestant = Within(contestant, partial(_on_threads, threads))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench import memory
 from bench.__main__ import at_least_one
-from bench.contestants import OURS, Contestant
+from bench.contestants import OURS, Differentiated
 from bench.measure import alternate
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, YARDSTICKS, Problem, Shape
 from bench.rates import BASE_RATE, LONG_ENOUGH, find_scale
@@ -79,7 +79,7 @@ COMPARISONS = {
 LONG = Shape(20000, 16, 40, 1024)
 
 
-class Layers(Contestant):
+class Layers(Differentiated):
     """Layers of one size on top of each other, each with the weights of the problem."""
 
     def __init__(self, problem: Problem, variant: Variant) -> None:
@@ -89,11 +89,12 @@ class Layers(Contestant):
         self.weights = [(problem.w_in if k == 0 else problem.w_rec).clone().requires_grad_()
                         for k in range(variant.layers)]
         self.w_rec = (problem.w_rec * kept / variant.density**0.5).requires_grad_()
+        self.leaves, self.cotangent = [*self.weights, self.w_rec], problem.cotangent
         self.delay: int | Tensor = 0
         if variant.delays > 1:
             self.delay = torch.randint(variant.delays, problem.w_rec.shape, generator=random)
 
-    def _outputs(self) -> Tensor:
+    def spikes(self) -> Tensor:
         torch.set_float32_matmul_precision(self.variant.precision)
         x: Any = self.problem.x
         for k, w_in in enumerate(self.weights):
@@ -108,13 +109,12 @@ class Layers(Contestant):
         return x
 
     def forward(self) -> Tensor:
-        with torch.no_grad(), _ops.forced(**self.variant.forced):
-            return self._outputs()
+        with _ops.forced(**self.variant.forced):
+            return super().forward()
 
     def forward_backward(self) -> list[Tensor]:
         with _ops.forced(**self.variant.forced):
-            weights = [*self.weights, self.w_rec]
-            return list(torch.autograd.grad(self._outputs(), weights, self.problem.cotangent))
+            return super().forward_backward()
 
 
 def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list[tuple[str, float,
@@ -127,8 +127,7 @@ def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list
     scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100, tolerance=0.02, most=25)
     problem = problem.scaled(scale)
     say(f"{name}: T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes in the dense layer")
-    times = alternate([Layers(problem, variant) for variant in of.variants],
-                      repeats)
+    times = alternate([Layers(problem, variant) for variant in of.variants], repeats)
     torch.set_float32_matmul_precision("highest")
     found = [(variant.name, statistics.median(forward), statistics.median(both))
              for variant, (forward, both) in zip(of.variants, times, strict=True)]
