@@ -67,10 +67,10 @@ def test_resonate_and_fire(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     check(Neuron(rf), rf, zeros(dtype)[:1], coefficients(dtype, shape), dtype=dtype)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("more", [{}, {"seed": 1}, {"checkpoint_every": 7}], ids=str)
 @pytest.mark.parametrize("shape", [(N,), ()])
-def test_every_operator(shape: tuple[int, ...], seed: int) -> None:
-    check(Neuron(turned), turned, zeros(), complex_coefficients(shape), seed=seed, drive=1.0)
+def test_every_operator(shape: tuple[int, ...], more: dict[str, int]) -> None:
+    check(Neuron(turned), turned, zeros(), complex_coefficients(shape), drive=1.0, **more)
 
 
 @pytest.mark.parametrize("shape", [(N,), ()])
@@ -83,10 +83,6 @@ def test_operators_of_coefficients(shape: tuple[int, ...]) -> None:
         return u, v, triangle(u.real + v.imag - theta)
 
     check(Neuron(step), step, [zeros()[0]] * 2, coefficients(shape=shape))
-
-
-def test_checkpoints() -> None:
-    check(Neuron(turned), turned, zeros(), complex_coefficients(), drive=1.0, checkpoint_every=7)
 
 
 def test_equals_a_pair_of_real_states() -> None:

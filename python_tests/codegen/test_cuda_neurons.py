@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from any_neurons import ADAPTIVE, ANALOG, BRANCHES
+from any_neurons import ADAPTIVE, ANALOG, NEURONS
 from lsnn_ext import Neuron, NeuronState, _ops, zoo
 from lsnn_ext.codegen import cache, cuda, kernels
 from lsnn_ext.codegen.compile import CompileError, Compiler, make_key
@@ -32,8 +32,6 @@ DEVICE = "cuda" if CUDA else "cpu"
 needs_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
                                    reason="no CUDA kernels run here, not even emulated")
 KERNELS = re.findall(r"X\((\w+)\)", (cuda.cxx.HEADERS / "cuda_job.h").read_text())
-NEURONS = {"adaptive": (ADAPTIVE, 1, ("v", "w")), "branches": (BRANCHES, 2, ("u", "v")),
-           "analog": (ANALOG, 1, ("v",))}
 
 
 @contextmanager

@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 
 import lsnn_ext
-from any_neurons import ADAPTIVE, ANALOG, BRANCHES, one_by_one
+from any_neurons import ADAPTIVE, ANALOG, NEURONS, one_by_one
 from lsnn_ext import Neuron, NeuronState, _ops, use_reference
 from lsnn_ext.codegen import cache
 from lsnn_ext.codegen import call as codegen_call
 from lsnn_ext.functional import pack_spikes, recurrent
 
 T, B, N, I = 11, 3, 5, 4
-NEURONS: dict[str, tuple[Neuron, int, tuple[str, ...]]] = {
-    "adaptive": (ADAPTIVE, 1, ("v", "w")), "branches": (BRANCHES, 2, ("u", "v")),
-    "analog": (ANALOG, 1, ("v",))}
 INTERPRETED: dict[str, dict[Any, Any]] = {name: {} for name in NEURONS}  # kernels that are kept
 
 

@@ -1,6 +1,5 @@
 """lsnn_ext.Recurrent: parameters, forms of input and state, state dicts, copies and pickles."""
 import copy
-import io
 import math
 import pickle
 from typing import Any
@@ -12,9 +11,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 import lsnn_ext
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES, adaptive
+from compare import through_file
 from lsnn_ext import Neuron, NeuronState, Recurrent
 from lsnn_ext.codegen import call as codegen_call
 from lsnn_ext.functional import pack_spikes, recurrent
+from module_kinds import run_steps
 
 I, N, T, B = 4, 6, 9, 3
 
@@ -139,20 +140,15 @@ def test_copies_pickles_and_state_dicts() -> None:
                      delay=torch.randint(0, 3, (N, N)))
     x = inputs(T, B)
     wanted, _ = layer(x)
-    buffer = io.BytesIO()
-    torch.save(layer, buffer)
-    buffer.seek(0)
-    saved = torch.load(buffer, weights_only=False)
+    saved = through_file(layer, weights_only=False)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), saved):
         assert torch.equal(other(x)[0], wanted) and other.neuron == ADAPTIVE
         assert repr(other) == repr(layer)
         assert {id(p) for p in other.parameters()}.isdisjoint(map(id, layer.parameters()))
     other = layer_of(learn="theta", positive="tau", tau=torch.ones(N), bias=True,
                      delay=torch.zeros(N, N, dtype=torch.int64))
-    buffer = io.BytesIO()
-    torch.save(layer.state_dict(), buffer)
-    buffer.seek(0)
-    assert not other.load_state_dict(torch.load(buffer, weights_only=True)).missing_keys
+    loaded = through_file(layer.state_dict(), weights_only=True)
+    assert not other.load_state_dict(loaded).missing_keys
     assert torch.equal(other(x)[0], wanted)
 
 
@@ -267,16 +263,12 @@ def test_is_made_on_meta() -> None:
 def test_steps_equal_a_sequence(batch: tuple[int, ...], batch_first: bool) -> None:
     layer = layer_of(ADAPTIVE, batch_first=batch_first).double()
     x = inputs(T, *batch).double()
-    state, steps = None, []
-    for x_t in x:
-        spikes, state = layer.step(x_t, state)
-        assert spikes.shape == (*batch, N)
-        steps.append(spikes)
+    steps, state = run_steps(layer, x)
     swapped = batch_first and bool(batch)
     expected, after = layer(x.transpose(0, 1) if swapped else x)
     expected = expected.transpose(0, 1) if swapped else expected
     assert expected.any()
-    torch.testing.assert_close(torch.stack(steps), expected)
+    torch.testing.assert_close(steps, expected)
     torch.testing.assert_close(state.z, after.z)
     with pytest.raises(TypeError, match="x_t: expected a tensor"):
         layer.step([1.0])  # type: ignore[arg-type]

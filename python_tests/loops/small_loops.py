@@ -1,5 +1,6 @@
 """Small functions with a loop, recorded and run as a plan."""
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from lsnn_ext.loops.component import Component, RunInputs
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
+from surrogates import Triangle
+
+spike = Triangle.apply
 
 
 def random(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
@@ -27,6 +31,21 @@ def run(function: Callable[..., Any], args: Sequence[Tensor]) -> tuple[Any, Any,
     plan = Plan(recording)
     leaves = {value: args[leaf.path[0]] for value, leaf in recording.leaves.items()}
     return result, plan(leaves)[0], plan
+
+
+def prepare(function: Callable[..., Any], args: list[Tensor]) -> tuple[Plan, Any]:
+    """A plan that verify can check, and the result of the function."""
+    args = [one.requires_grad_(one.is_floating_point()) for one in args]
+    result, recording = record(function, tuple(args), {}, Origins(function, tuple(args), {}),
+                               keep_numbers=True)
+    assert not isinstance(recording, Exception), recording
+    return Plan(recording), result
+
+
+def line_of(path: str, text: str) -> str:
+    """FILE:NUMBER of the first line with this text."""
+    lines = Path(path).read_text().splitlines()
+    return f"{Path(path).name}:{next(i for i, line in enumerate(lines, 1) if text in line)}"
 
 
 def over(step: Callable[..., tuple[Tensor, ...]], states: int, keep: tuple[int, ...] = (-1,),
@@ -95,6 +114,15 @@ def check_device(component: Component) -> None:
                *coefficients.values(), *first.values(), *rows]
     tensors += [] if weights is None else [weights]
     assert all(one.device == meta for one in tensors)
+
+
+def check_loop(function: Callable[..., Any], file: str, *args: Tensor) -> None:
+    """Fails unless the plan has one loop, with a reason and a line of the file, and is exact."""
+    want, got, plan = run(function, args)
+    loop, = [stage for stage in plan.stages if stage.kind == "loop"]
+    assert loop.reason
+    assert loop.line.startswith(f"{file}:")
+    assert all(map(torch.equal, pytree.tree_leaves(got), pytree.tree_leaves(want)))
 
 
 def close(got: Tensor, want: Tensor, tolerance: float, what: str) -> None:

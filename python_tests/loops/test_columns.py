@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from loop_programs import spike
 from lsnn_ext import convert, fuse
-from small_loops import compare, random, run
+from small_loops import compare, random, run, spike
 
 T, B, I, N = 9, 3, 4, 6
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from loop_programs import spike
 from lsnn_ext import fuse
 from lsnn_ext.loops.plan import Plan
-from small_loops import close, compare, over, random, run
+from small_loops import close, compare, over, random, run, spike
 
 T, B, N, I = 7, 5, 6, 4
 
@@ -37,16 +36,6 @@ def currents(plan: Plan) -> int:
     """Of the first component in a kernel."""
     run = next(stage.run for stage in plan.stages if stage.kind == "fused")
     return len(run.__self__.found.currents)
-
-
-def test_lif():
-    def step(x, w, beta, v, z):
-        v = beta * v + x + F.linear(z, w) - z.detach()
-        return v, spike(v - 1.0)
-
-    plan = compare(over(step, 2), random(T, B, N), random(N, N), torch.rand(N).double(),
-                   random(B, N, seed=1), ones_and_zeros(B, N))
-    assert currents(plan) == 1
 
 
 def test_alif():
@@ -143,16 +132,6 @@ def test_membrane_of_four_axes():
 
     compare(over(step, 2, keep=(1, 0), is_stacked=True), random(T, B, 3, 2, 4),
             torch.rand(3, 1, 1).double(), torch.rand(4).double(), zeros(1), zeros(1))
-
-
-def test_concatenation():
-    def step(x, w, bias, v, z):
-        v = 0.9 * v + F.linear(torch.cat((x, z), dim=1), w, bias)
-        return v, spike(v)
-
-    plan = compare(over(step, 2), random(T, B, I), random(N, I + N), random(N), random(B, N),
-                   zeros(B, N))
-    assert currents(plan) == 1
 
 
 def test_delays():

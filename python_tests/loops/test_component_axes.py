@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from small_loops import compare, over, run
+from small_loops import check_loop, compare, over, run
 from test_component import B, I, N, T, ones_and_zeros, random, spike, zeros
 
 K = 3
@@ -225,22 +225,13 @@ def of_branches(name):
     "sum_over_neurons", "two_axes_of_one_state", *REFUSED])
 def test_what_no_kernel_can_run_is_refused(step):
     """It stays a loop, with a reason, and is equal."""
-    _check_loop(over(step, 3, is_stacked=True), random(T, B, N), random(N * K, N),
-                random(B, N, K), random(B, N), ones_and_zeros(B, N))
+    check_loop(over(step, 3, is_stacked=True), "test_component_axes.py", random(T, B, N),
+               random(N * K, N), random(B, N, K), random(B, N), ones_and_zeros(B, N))
 
 
 @pytest.mark.parametrize("size", [9, 17])
 def test_more_branches_than_currents_are_refused(size):
-    _check_loop(over(branch, 3, is_stacked=True), *arguments(size))
-
-
-def _check_loop(model, *args):
-    want, got, plan = run(model, args)
-    loops = [stage for stage in plan.stages if stage.kind == "loop"]
-    assert len(loops) == 1
-    assert loops[0].reason
-    assert loops[0].line.startswith("test_component_axes.py:")
-    assert torch.equal(want[0], got[0])
+    check_loop(over(branch, 3, is_stacked=True), "test_component_axes.py", *arguments(size))
 
 
 # ---------------------------------------------------------- operators of packages over an axis of 1

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from loop_programs import spike
 from lsnn_ext import fuse
 from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
-from small_loops import run
+from small_loops import run, spike
 
 T, B, N = 12, 3, 5
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loop_programs import spike
 from lsnn_ext import convert, fuse
 from lsnn_ext.loops.ir import Refused
-from small_loops import compare, random
+from small_loops import compare, random, spike
 from small_loops import run as record_and_run
 
 T, B, N = 9, 3, 5

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils import _pytree as pytree
 
-from loop_programs import spike
 from lsnn_ext import fuse
 from lsnn_ext.loops.ir import Call
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
 from lsnn_ext.loops.verify import verify
-from small_loops import close
+from small_loops import close, spike
 
 T, B, I, N = 9, 5, 4, 6
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fooling import judge
@@ -14,7 +14,6 @@ from fooling.around import AllStates, LastOnly, Readout
 from fooling.base import B, I, Net, Spike, T, build, numbers
 from fooling.bodies import DetachedInBetween
 from fooling.delays import DelayByDeque
-from fooling.functions import SetUpContext
 from fooling.indices import Plain
 from fooling.layers import LayersInside, TwoLoops
 from fooling.parts import Shared
@@ -168,18 +167,6 @@ def test_weights_written_before_backward(kind: type[Net]) -> None:
             run(model)
 
 
-def test_of_samples_by_vmap() -> None:
-    """Transforms of functorch see the original."""
-    def loss(parameters: dict[str, Tensor], x: Tensor, host: nn.Module) -> Tensor:
-        return torch.func.functional_call(host, parameters, (x[:, None],)).sum()
-
-    found = [torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1, None))(
-        {name: one.detach() for name, one in host.named_parameters()}, x_of(1, False), host)
-        for host in (build(SetUpContext), converted(SetUpContext))]
-    for name, one in found[0].items():
-        assert judge.differ_gradients(one, found[1][name]) == ""
-
-
 # ----------------------------------------------------------------------------------------- copies
 @each_model
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],
@@ -197,16 +184,6 @@ def test_copy_has_parameters_of_its_own(kind: type[Net], how: Callable[[Net], Ne
         expected = build(kind)(x_of(seed))
         assert judge.differ(reference(x_of(seed)), other(x_of(seed))) == ""
         assert judge.differ(expected, model(x_of(seed))) == ""
-
-
-def test_copy_that_shares_its_dict() -> None:
-    """copy.copy makes a second owner of the same parameters."""
-    model, reference = converted(Plain), build(Plain)
-    other = copy.copy(model)
-    other.beta = 0.5
-    reference.beta = 0.5
-    assert torch.equal(other(x_of(1)), reference(x_of(1)))
-    assert torch.equal(model(x_of(1)), build(Plain)(x_of(1)))
 
 
 class SavedByFunction(Writer):

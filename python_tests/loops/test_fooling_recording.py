@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _len_torch_dispatch_stack  # type: igno
 from fooling import judge
 from fooling.base import B, I, N, Net, Spike, T, build, numbers
 from fooling.counters import CountsAndReads, History
-from fooling.draws import OwnGenerator, Uniform
+from fooling.draws import Uniform
 from fooling.indices import Plain
 from fooling.layers import LayersInside
 from fooling.memory import StatesCarried
@@ -71,13 +71,6 @@ def test_convert_leaves_all_as_it_was(kind: type[Net]) -> None:
     if not isinstance(model, BatchNorm):
         assert [one._version for one in tensors] == versions
     assert isinstance(model, kind) and model.training
-
-
-def test_convert_restores_a_generator_of_the_model() -> None:
-    model = build(OwnGenerator)
-    before = model.generator.get_state()
-    judge.convert(model, x_of(0))
-    assert torch.equal(model.generator.get_state(), before)
 
 
 @contextmanager

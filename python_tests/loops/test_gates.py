@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from loop_programs import spike
 from lsnn_ext import fuse
-from small_loops import compare, random
+from small_loops import compare, random, spike
 from small_loops import run as run_plan
 
 T, B, I, N = 9, 3, 4, 6
@@ -115,14 +114,3 @@ def test_a_state_of_all_gates() -> None:
              random(B, 2 * N, seed=3))
     compare(model, *given)
     fuse(model, tuple(one.requires_grad_() for one in given))  # which compares each step
-
-
-def test_an_axis_behind_the_neurons_is_sliced() -> None:
-    def model(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
-        d = torch.zeros(B, N, 3, dtype=x.dtype)
-        for one in x:
-            d = 0.9 * d + F.linear(v, w).view(B, N, 3) + one
-            v = torch.tanh(d[..., :2].sum(2) - d[..., 2:].sum(2))
-        return v
-
-    compare(model, random(T, B, N, 3), random(3 * N, N, seed=1), random(B, N, seed=2))

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loop_programs import spike
 from lsnn_ext import fuse
-from small_loops import close
+from small_loops import close, spike
 
 B, N = 3, 8
 

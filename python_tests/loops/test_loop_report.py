@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loop_programs import draw, prepare, spike
+from converted_nets import Net, draw_x
 from lsnn_ext.loops import convert
 from lsnn_ext.loops.report import Report, describe, measure_speed
 from lsnn_ext.loops.verify import verify
 from lsnn_ext.zoo.surrogates import super_spike
+from small_loops import line_of, prepare, random, spike
 
 T, B, N = 12, 3, 5
 
@@ -28,25 +29,19 @@ def mixed(x, w, w_out, slope):
     return torch.stack(out), v
 
 
-def find_line(text: str) -> str:
-    with open(__file__) as file:
-        number = next(i for i, line in enumerate(file, 1) if text in line)
-    return f"test_loop_report.py:{number}"
-
-
 def test_loops_are_described():
-    plan, result = prepare(mixed, [draw(T, B, N), draw(N, N), draw(N, N),
+    plan, result = prepare(mixed, [random(T, B, N), random(N, N), random(N, N),
                                    torch.tensor(0.9, dtype=torch.float64)])
     comparison = verify(plan, result)
     (loop,) = describe(plan)
     assert loop.iterations == T
     (fused,) = loop.fused
-    assert fused.line == find_line("z = spike(v - 1.0)")
+    assert fused.line == line_of(__file__, "z = spike(v - 1.0)")
     assert (fused.states, fused.currents, fused.has_product) == (1, 1, True)
     kept = {one.line: one for one in loop.unfused}
-    softmax = kept[find_line("# line of the softmax")]
+    softmax = kept[line_of(__file__, "# line of the softmax")]
     assert "elementwise" in softmax.reason or "softmax" in softmax.reason
-    assert "random" in kept[find_line("# line of the neuron")].reason
+    assert "random" in kept[line_of(__file__, "# line of the neuron")].reason
     assert loop.calls == fused.calls + loop.batched + sum(one.calls for one in loop.unfused)
     assert loop.batched >= 1  # z @ w_out
     text = str(Report("Net", True, "", (loop,), comparison))
@@ -58,7 +53,8 @@ def test_loops_are_described():
 
 
 def test_an_output_that_is_its_own_state_counts():
-    plan, _ = prepare(lambda x, y: [y := 0.9 * y + x_t for x_t in x], [draw(T, B, N), draw(B, N)])
+    plan, _ = prepare(lambda x, y: [y := 0.9 * y + x_t for x_t in x],
+                      [random(T, B, N), random(B, N)])
     assert [one.states for one in describe(plan)[0].fused] == [1]
 
 
@@ -71,50 +67,32 @@ def test_line_of_a_surrogate_of_the_zoo():
             z = super_spike(v - 1.0)  # line of the zoo's spike
         return z
 
-    plan, _ = prepare(model, [draw(T, B, N), draw(N, N)])
+    plan, _ = prepare(model, [random(T, B, N), random(N, N)])
     (fused,) = describe(plan)[0].fused
-    assert fused.line == find_line("# line of the zoo's spike")
-
-
-class Net(nn.Module):
-    """One recurrent layer in a loop over time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.inner, self.back = nn.Linear(4, N), nn.Linear(N, N)
-
-    def forward(self, x: Tensor) -> Tensor:
-        v, z = x.new_zeros(x.shape[1], N), x.new_zeros(x.shape[1], N)
-        out = []
-        for t in range(x.shape[0]):
-            v = 0.9 * v + self.inner(x[t]) + self.back(z) - z.detach()
-            z = spike(v - 0.5)
-            out.append(z)
-        return torch.stack(out)
+    assert fused.line == line_of(__file__, "# line of the zoo's spike")
 
 
 def test_report_of_convert():
-    _, report = convert(Net(), torch.rand(T, B, 4))
+    _, report = convert(Net(), draw_x(T))
     assert report.converted
     assert len(report.fused) == 1
     assert report.comparison is not None
-    assert report.comparison.gradients == 4
+    assert report.comparison.gradients == 3
     assert not report.comparison.flips
-    assert "4 gradients within" in str(report)
+    assert "3 gradients within" in str(report)
 
 
 class Branching(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        found = super().forward(x)
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        found = super().forward(x, gain)
         return found if float(found.sum()) > 0 else -found  # line of the branch
 
 
 def test_report_of_what_is_refused():
-    _, report = convert(Branching(), torch.rand(T, B, 4))
+    _, report = convert(Branching(), draw_x(T))
     assert not report.converted
     assert str(report).startswith("Branching: not converted: ")
-    assert find_line("# line of the branch") in str(report)
+    assert line_of(__file__, "# line of the branch") in str(report)
 
 
 @pytest.mark.parametrize(("T", "N", "converted"), [(4, 8, False), (8, 400_000, True),
@@ -139,7 +117,7 @@ def test_what_would_not_be_faster_stays(monkeypatch, T, N, converted):
 
 
 def test_without_verification():
-    _, report = convert(Net(), torch.rand(T, B, 4), verify=False)
+    _, report = convert(Net(), draw_x(T), verify=False)
     assert report.comparison is None
     assert "not verified" in str(report)
 
@@ -191,7 +169,7 @@ def test_bytes_kept_for_the_backward_pass(n):
 
 def test_speed_of_a_converted_model():
     model = Net()
-    x = torch.rand(T, B, 4)
+    x = draw_x(T)
     converted, _ = convert(Net(), x)
     speed = measure_speed(lambda: model(x), lambda: converted(x), list(model.parameters())
                           + list(converted.parameters()), seconds=0.1)

@@ -198,19 +198,11 @@ def test_an_iteration_that_nothing_reads_has_its_inputs(
     x = torch.randn(12, 3, 4, dtype=torch.float64)
     model, report = convert(Peeled(), x, verify=verify)
     assert report.converted
-    replayed = []
-    run = Plan.__call__
-
-    def call(plan: Plan, leaves: dict[int, Tensor]) -> object:
-        result = run(plan, leaves)
-        replayed.append(plan)
-        return result
-
-    monkeypatch.setattr(Plan, "__call__", call)
+    replays = _spy(monkeypatch, Plan, "__call__", lambda plan, leaves: plan)
     model(x)
     y = torch.randn_like(x)
     torch.testing.assert_close(model(y), Peeled()(y), rtol=1e-12, atol=0)
-    assert replayed
+    assert replays
 
 
 def test_what_nothing_reads_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:

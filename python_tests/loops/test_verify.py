@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from loop_programs import Triangle, draw, prepare, spike
 from lsnn_ext.loops.functions import Apply
 from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.planner import Planner
 from lsnn_ext.loops.rounding import VerificationError, compare_gradients
 from lsnn_ext.loops.verify import check_order, verify
+from small_loops import line_of, prepare, random, spike
+from surrogates import Triangle
 
 T, B, N, I = 9, 3, 5, 4
 
@@ -45,10 +46,10 @@ def arguments() -> list[Tensor]:
     beta = torch.full((N,), 0.9, dtype=torch.float64)
     other = beta.clone()
     other[3] += 1e-9  # neuron 3 only
-    start = draw(B, N)
+    start = random(B, N)
     before = start.clone()
     before[2, 1] += 1e-9
-    return [draw(T, B, I), draw(I, N), draw(N, N), beta, other, start, before]
+    return [random(T, B, I), random(I, N), random(N, N), beta, other, start, before]
 
 
 def prepare_model() -> tuple[Plan, Any]:
@@ -82,13 +83,6 @@ def change_slots(loop: Loop, change: Callable[[Call, Any], Any]) -> Loop:
 def leaf(plan: Plan, argument: int) -> int:
     """The value of an argument of the model."""
     return next(value for value, one in plan.recording.leaves.items() if one.path == (argument,))
-
-
-def line_of(text: str) -> str:
-    """The line of this file that has this text first."""
-    with open(__file__) as file:
-        number = next(i for i, line in enumerate(file, 1) if text in line)
-    return f"test_verify.py:{number}"
 
 
 def find_fault(run: Callable[..., Any], *args: Any, match: str | None = None) -> VerificationError:
@@ -166,7 +160,7 @@ def in_place(x, w):
 
 
 def test_written_values():
-    plan, result = prepare(in_place, [draw(T, B, N), draw(N, N)])
+    plan, result = prepare(in_place, [random(T, B, N), random(N, N)])
     found = verify(plan, result)
     assert (found.flips, found.replayed, found.gradients) == (0, 0, 2)
 
@@ -185,7 +179,7 @@ def uninitialized(x, w):
 def test_uninitialized_memory():
     for _ in range(3):
         junk = [torch.full((B, N), 7.0).double() for _ in range(50)]
-        plan, result = prepare(uninitialized, [draw(T, B, N), draw(N, N)])
+        plan, result = prepare(uninitialized, [random(T, B, N), random(N, N)])
         del junk
         assert verify(plan, result).replayed == 0
 
@@ -202,7 +196,7 @@ def drawn(x, w):
 
 
 def test_random_draws_are_repeated():
-    plan, result = prepare(drawn, [draw(T, B, N), draw(N, N)])
+    plan, result = prepare(drawn, [random(T, B, N), random(N, N)])
     torch.manual_seed(7)  # whatever was drawn since
     state = torch.get_rng_state()
     found = verify(plan, result)
@@ -211,7 +205,7 @@ def test_random_draws_are_repeated():
 
 
 def test_other_random_draws():
-    plan, result = prepare(drawn, [draw(T, B, N), draw(N, N)])
+    plan, result = prepare(drawn, [random(T, B, N), random(N, N)])
     run_otherwise(plan, "drawn", lambda stage, frame: torch.rand(()))
     find_fault(verify, plan, result, match="random draws")
 
@@ -237,7 +231,7 @@ def projected(x, w, bias, w_rec):
 
 @pytest.mark.parametrize("has_grad", [False, True])
 def test_autocast(has_grad):
-    args = [draw(*shape).float() for shape in ((T, B, I), (N, I), (N,), (N, N))]
+    args = [random(*shape).float() for shape in ((T, B, I), (N, I), (N,), (N, N))]
     with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(has_grad):
         plan, result = prepare(projected, args)
         found = verify(plan, result)
@@ -285,7 +279,7 @@ def test_another_loop(change, step):
     plan, _ = prepare_model()
     tamper(plan, change, has_order=False)
     error = find_fault(check_order, plan)
-    assert (error.component, error.step) == (line_of(READOUT), step)
+    assert (error.component, error.step) == (line_of(__file__, READOUT), step)
 
 
 @pytest.mark.parametrize(("change", "step"), LOOPS)
@@ -294,7 +288,7 @@ def test_another_kernel(change, step):
     plan, result = prepare_model()
     tamper(plan, change)
     error = find_fault(verify, plan, result)
-    assert (error.component, error.step, error.neuron) == (line_of(READOUT), step, (0, 0))
+    assert (error.component, error.step, error.neuron) == (line_of(__file__, READOUT), step, (0, 0))
 
 
 def test_another_call():
@@ -313,7 +307,7 @@ def test_another_order_of_results():
     places = plan.layout.places
     places[one], places[other] = places[other], places[one]
     error = find_fault(verify, plan, result, match="outside of loops")
-    assert error.component == line_of("return torch.stack(out), v, other")
+    assert error.component == line_of(__file__, "return torch.stack(out), v, other")
 
 
 # ---------------------------------------------------------------------------- wrong kernels
@@ -332,7 +326,7 @@ def test_another_number_of_one_neuron(change, neuron):
     plan, result = prepare_model()
     tamper(plan, lambda loop: change_slots(loop, functools.partial(change, plan)))
     error = find_fault(verify, plan, result)
-    assert (error.component, error.step, error.neuron) == (line_of(NEURON), 0, neuron)
+    assert (error.component, error.step, error.neuron) == (line_of(__file__, NEURON), 0, neuron)
 
 
 def test_another_surrogate_gradient():
@@ -341,7 +335,7 @@ def test_another_surrogate_gradient():
         one._replace(call=one.call.replace(function=Apply(Higher)))
         if isinstance(one.call.function, Apply) else one for one in loop.body)))
     error = find_fault(verify, plan, result, match="a gradient differs")
-    assert error.component == line_of("z = spike(v - 1.0)")
+    assert error.component == line_of(__file__, "z = spike(v - 1.0)")
 
 
 def test_another_reset_gradient():

@@ -4,20 +4,20 @@ from typing import Any
 import pytest
 import torch
 
-from loop_programs import draw, prepare, spike
 from lsnn_ext.loops.expected import Expected
 from lsnn_ext.loops.functions import Apply
 from lsnn_ext.loops.ir import Call, Loop
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.rounding import VerificationError
 from lsnn_ext.loops.verify import verify
+from small_loops import prepare, random, spike
 
 T, B, N = 9, 3, 5
 
 
 def near_threshold() -> tuple[Plan, Any, Loop, int]:
     """A plan in whose step 4 the argument of neuron (1, 2) is an ulp above the threshold."""
-    x, w = draw(T, B, N), torch.zeros(N, N).double()
+    x, w = random(T, B, N), torch.zeros(N, N).double()
 
     def leaky(x, w):
         v, z = torch.full((B, N), 0.1).double(), torch.zeros(B, N).double()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import gradcheck
 
 import lsnn_ext
 from compare import assert_same, through_file
@@ -61,13 +60,6 @@ def test_values_and_gradients_are_those_of_the_loop(dtype: torch.dtype, each: bo
     for name, got, want in zip(("y", "last", "dx", "dw", "dk", "dp"), *found, strict=False):
         assert want.any()
         assert_same(name, got.detach(), want.detach(), tolerance=tolerance)
-
-
-def test_finite_differences() -> None:
-    leaves = [leaf.requires_grad_() for leaf in (
-        drawn(6, 2, 3), drawn(2, 3, seed=1), torch.tensor([0.4, 0.9], dtype=torch.float64),
-        drawn(2, 2, seed=2))]
-    assert gradcheck(functional.leaky_readout, leaves)
 
 
 @pytest.mark.parametrize("per_neuron", [False, True])

@@ -102,17 +102,10 @@ def test_steps_are_bitwise_those_of_the_sequence() -> None:
         assert torch.equal(steps, y) and torch.equal(after.i, end.i)
 
 
-def test_where_a_constant_bias_ends() -> None:
-    made = make(tau=5.0, tau_syn=2.0)
-    y, _ = made(torch.zeros(400, 1, N, dtype=torch.float64))
-    assert_same("bias", y[-1, 0].detach(), made.bias.detach() / (1 - math.exp(-1 / 2.0)),
-                tolerance=1e-12)
-
-
 # -------------------------------------------------------------------------------------------- forms
 @pytest.mark.parametrize("options", [
-    KINDS["fixed"], KINDS["each"], {"tau_syn": None, "learn": "tau", "per_neuron": True}],
-    ids=["fixed", "each", "no synapse"])
+    KINDS["fixed"], KINDS["each"], {"tau_syn": None},
+    {"tau_syn": None, "learn": "tau", "per_neuron": True}], ids=str)
 def test_every_form_of_input(options: dict[str, Any]) -> None:
     made, x = make(**options), spikes(T, B, N)
     state: Any = start() if made.tau_syn is not None else start().p

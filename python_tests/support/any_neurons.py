@@ -44,6 +44,9 @@ def analog(c, v, z, *, tau=4.0):
 
 
 ADAPTIVE, BRANCHES, ANALOG = Neuron(adaptive), Neuron(branches), Neuron(analog)
+NEURONS: dict[str, tuple[Neuron, int, tuple[str, ...]]] = {  # with K, and the names of the states
+    "adaptive": (ADAPTIVE, 1, ("v", "w")), "branches": (BRANCHES, 2, ("u", "v")),
+    "analog": (ANALOG, 1, ("v",))}
 
 
 def one_by_one(step: Callable[..., Any], K: int, x: Tensor, w_rec: Tensor | None,

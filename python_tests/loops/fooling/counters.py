@@ -44,14 +44,6 @@ class CountsAndReads(Counts):
 
 
 @loop
-class CountsModulo(Counts):
-    """Every fifth step is another one, across calls."""
-
-    def before(self) -> Any:
-        return 0.25 if self.count % 5 == 0 else 0.0
-
-
-@loop
 class CountsCalls(Net):
     """The first two calls warm up."""
 

@@ -21,7 +21,6 @@ class Plain(Net):
 
 
 add(fused, Net, "order",
-    Iterated=lambda self, x: x,
     Reversed=lambda self, x: (x[t] for t in reversed(range(len(x)))),
     Flipped=lambda self, x: x.flip(0),
     Negative=lambda self, x: (x[-1 - t] for t in range(len(x))),
@@ -59,15 +58,6 @@ add(loop, Net, "order",
     GrowingWindow=lambda self, x: (x[:t + 1].sum(0) for t in range(len(x))),
     TwoAxes=lambda self, x: (x[t] + x[t, :, t % I, None] for t in range(len(x))),
     DiagonalIndex=lambda self, x: (x[t] + x[t, 0, t] for t in range(min(x.shape))))
-
-
-@fused
-class ReversedOutput(Net):
-    def order(self, x: Tensor) -> Any:
-        return (x[len(x) - 1 - t] for t in range(len(x)))
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return torch.stack(list(spikes.unbind(0))[::-1])
 
 
 @fused

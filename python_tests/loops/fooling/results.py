@@ -201,19 +201,6 @@ add(loop, Net, "forward given",
 
 
 @loop
-class Raises(Net):
-    """Some calls raise, in the middle of the loop."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        for t, x_t in enumerate(x):
-            if t == 5 and x.shape[1] == 4:
-                raise ValueError("four sequences")
-            v, z = self.step(x_t, v, z)
-        return z
-
-
-@loop
 class RaisesWithState(Net):
     """An attribute is half written when a call raises."""
 
@@ -224,16 +211,6 @@ class RaisesWithState(Net):
                 raise ValueError("four sequences")
             self.v, z = self.step(x_t, self.v, z)
         return z
-
-
-@loop
-class CallsItself(Net):
-    """forward runs the model on halves of the batch."""
-
-    def forward(self, x: Tensor) -> Any:
-        if x.shape[1] > 2:
-            return torch.cat([self(x[:, :2]), self(x[:, 2:])], 1)
-        return self.over(x, x)
 
 
 @loop
