@@ -281,18 +281,6 @@ def test_closed_over_tensors_are_read_again(dtype: torch.dtype) -> None:
               dtype=dtype, coefficients={"tau": gain}).prologue([torch.rand(7, dtype=dtype)], CPU)
 
 
-class Unit(torch.nn.Module):
-    """A step with a buffer, as a module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("decay", torch.rand(NEURONS))
-
-    def forward(self, c, v, z, *, theta):
-        v = self.decay * v + c
-        return v, Triangle.apply(v - theta)
-
-
 def test_checkpoints_are_traced() -> None:
     def step(c, v, z):
         v = v - torch.utils.checkpoint.checkpoint(lambda x: Triangle.apply(x * x) * x, c,
@@ -300,10 +288,6 @@ def test_checkpoints_are_traced() -> None:
         return v, Triangle.apply(v - 1)
 
     check_step(step)
-
-
-def test_modules_are_steps() -> None:
-    check_step(Unit(), {"theta": 1.0}, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -90,9 +90,9 @@ def recurrent(surrogate: str, share: float, dtype: torch.dtype, of: object) -> l
 @pytest.mark.parametrize("share", [1e-8, 1e-2])
 @pytest.mark.parametrize("surrogate", ENDLESS)
 def test_cutoff_as_in_the_reference(surrogate: str, share: float) -> None:
-    for got, wanted in zip(recurrent(surrogate, share, torch.float64, functional),
-                           recurrent(surrogate, share, torch.float64, reference), strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+    got, wanted = (recurrent(surrogate, share, torch.float64, module)
+                   for module in (functional, reference))
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_cutoff_of_what_rounding_loses_changes_nothing_that_counts() -> None:

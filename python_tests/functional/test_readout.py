@@ -36,8 +36,7 @@ def test_same_bits_as_the_loop(size: tuple[int, ...], dtype: torch.dtype, from_z
         all_p, last = readout(*leaves, *[None] * from_zero, K)
         loss = (all_p * weights).sum() + (last * of_last).sum()
         found.append([all_p, last, *torch.autograd.grad(loss, leaves, materialize_grads=True)])
-    for name, got, want in zip(("all", "last", "dx", "dp"), *found, strict=False):
-        assert_same(name, got, want)
+    assert_same("all, last, dx, dp", *found)
 
 
 @pytest.mark.skipif(not (torch.cuda.is_available() and _ops.available and _ops._C.cuda),
@@ -59,8 +58,7 @@ def test_threads_change_nothing() -> None:
         torch.set_num_threads(threads)
         results = torch.ops.lsnn.leaky_readout(x, p, K)
         found.append((*results, *torch.ops.lsnn.leaky_readout_backward(*results, K)))
-    for one, other in zip(*found, strict=True):
-        assert_same("threads", other, one)
+    assert_same("threads", *found)
 
 
 @pytest.mark.parametrize("layout", ["swapped", "strided", "expanded"])
@@ -136,9 +134,7 @@ def test_a_bias_is_added_to_the_readout(spikes: bool, outputs: int, lengths: Ten
         if spikes:
             loss = loss + (z * drawn(*z.shape, seed=9)).sum()
         found.append([y, last, *torch.autograd.grad(loss, (w_in, w_rec, w_out, b_out, p))])
-    for name, got, want in zip(("y", "last", "w_in", "w_rec", "w_out", "b_out", "p"), *found,
-                               strict=True):
-        assert_same(name, got, want, tolerance=1e-12)
+    assert_same("y, last, w_in, w_rec, w_out, b_out, p", *found, tolerance=1e-12)
 
 
 @pytest.mark.parametrize(("more", "message"), [

@@ -262,7 +262,8 @@ def _element_wise() -> Any:
     return layer.ElementWiseRecurrentContainer(neuron.LIFNode(), lambda x, y: x + y)
 
 
-SURROGATES = ("Sigmoid", "ATan", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Erf", "Rect")
+SURROGATES = ("Sigmoid", "ATan", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Erf", "Rect",
+              "LeakyKReLU", "PiecewiseLeakyReLU")
 
 
 def _rows_of_spikingjelly() -> list[Row]:

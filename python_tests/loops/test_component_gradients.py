@@ -91,8 +91,7 @@ def test_gradients_pass_on_to_the_call_before():
     calls = [[one(x[1:]) for _ in range(3)] for one in (model, original)]
     for made in calls:
         sum(each.square().sum() for each in made).backward()
-    for got, want in zip(*calls, strict=True):
-        torch.testing.assert_close(got, want)
+    torch.testing.assert_close(*calls)
     torch.testing.assert_close(model.w.grad, original.w.grad)
 
 

@@ -2,7 +2,6 @@
 import copy
 import gc
 import inspect
-import io
 import logging
 import os
 import pickle
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compare import through_file
 from converted_nets import (
     Meta,
     Net,
@@ -76,15 +76,10 @@ def test_convert_leaves_no_trace() -> None:
 @pytest.mark.parametrize("name", ["copy", "deepcopy", "pickle", "save"])
 def test_copies_and_pickles_are_converted_and_record_anew(name: str) -> None:
     model, original = make_pair()
-    if name == "save":
-        file = io.BytesIO()
-        torch.save(model, file)
-        file.seek(0)
-        other = torch.load(file, weights_only=False)
-    else:
-        make = {"copy": copy.copy, "deepcopy": copy.deepcopy,
-                "pickle": lambda one: pickle.loads(pickle.dumps(one))}[name]
-        other = make(model)
+    make = {"copy": copy.copy, "deepcopy": copy.deepcopy,
+            "pickle": lambda one: pickle.loads(pickle.dumps(one)),
+            "save": lambda one: through_file(one, weights_only=False)}[name]
+    other = make(model)
     assert type(other) is type(model)
     assert_same(other, original, draw_x(), replays=False)
     assert_same(other, original, draw_x(), replays=True)

@@ -137,8 +137,7 @@ def test_a_layer_learns_the_decay_of_its_readout(name: str, shape: tuple[int, ..
     got, want = (torch.autograd.grad(all_p.square().sum() + end.sum(), [k, *leaves.values()])
                  for all_p, end in ((out.readout, out.readout_state), (y, last)))
     assert bool(got[0].all())
-    for key, one, other in zip(("k", *leaves), got, want, strict=True):
-        assert_same(key, one, other, tolerance=1e-6)
+    assert_same(f"k, {', '.join(leaves)}", got, want, tolerance=1e-6)
 
 
 def test_a_network() -> None:
@@ -246,9 +245,8 @@ def test_what_is_refused(make: Any, error: type[Exception], words: str) -> None:
 
 def test_a_number_of_numpy_is_a_decay() -> None:
     x, w = torch.ones(3, 2, 4), torch.ones(5, 4)
-    for one, other in zip(functional.leaky_readout(x, w, np.float32(0.5)),  # type: ignore[arg-type]
-                          functional.leaky_readout(x, w, 0.5), strict=True):
-        assert torch.equal(one, other)
+    assert_same("readout", functional.leaky_readout(x, w, np.float32(0.5)),  # type: ignore[arg-type]
+                functional.leaky_readout(x, w, 0.5))
 
 
 @pytest.mark.parametrize(("k", "error", "words"), [

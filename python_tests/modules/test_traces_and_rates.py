@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
+from compare import assert_same
 from lsnn_ext import ALIF, LSNN, LSNNState, State
 from module_kinds import make_kinds
 from steps import flat
@@ -45,10 +46,8 @@ def test_recorded_neurons(kind: str, form: dict[str, Any], record: Any) -> None:
         neurons = torch.arange(N)[record.tolist() if isinstance(record, Tensor) else
                                   list(record) if isinstance(record, range) else record]
         columns = torch.cat([neurons + N * k for k in range(1 + ("bidirectional" in form))])
-        for one, whole in zip(chosen, traces, strict=True):
-            assert torch.equal(one, whole[..., columns])
-        for one, other in zip(flat([got, end]), flat([out, state]), strict=True):
-            assert torch.equal(one, other)
+        assert_same("traces", chosen, [whole[..., columns] for whole in traces])
+        assert_same("results", flat([got, end]), flat([out, state]))
 
 
 @every
@@ -212,5 +211,4 @@ def test_states_stay_what_they_were() -> None:
         return state.detach().reset(mask)
 
     mask = torch.tensor([True, False, False])
-    for one, other in zip(compiled(state, mask), state.reset(mask), strict=True):
-        assert torch.equal(one, other)
+    assert_same("state", compiled(state, mask), state.reset(mask))

@@ -96,20 +96,6 @@ def test_bare_operator_learns_where_it_saves() -> None:
         assert_same("gradient", got, wanted)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODULES)
-def test_compiled_with_everything_dynamic(name: str) -> None:
-    torch.manual_seed(0)
-    module = MODULES[name]()
-    compiled = torch.compile(module, dynamic=True, fullgraph=True, backend="aot_eager")
-    for steps, batch in ((40, 3), (24, 5)):
-        x = torch.randn(steps, batch, 5)
-        assert_same(name, flat(compiled(x)), flat(module(x)), tolerance=1e-6)
-        got, want = (
-            outputs_and_gradients(call, module.parameters(), x) for call in (compiled, module))
-        assert_same(name, got, want, tolerance=1e-5)
-
-
 def test_compiled_with_dynamic_numbers() -> None:
     """Floats of the caller become symbols: each call may have another one."""
     x, w = torch.rand(20, 3, 5) * 3, torch.rand(5, 5) - 0.5

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compare import assert_same
 from lsnn_ext import ALIF, LIF, LSNN, State
 from lsnn_ext.models import MODELS, find_defaults
 from module_kinds import round_weights, run_steps
@@ -151,14 +152,12 @@ def test_backward_twice() -> None:
     loss = _outputs(layer).sum()
     first = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
     second = torch.autograd.grad(loss, list(layer.parameters()))
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one, other)
+    assert_same("second", second, first)
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
     # the layer's own node is not freed with the graph of one pass
     again = torch.autograd.grad(_outputs(layer).sum(), list(layer.parameters()))
-    for one, other in zip(first, again, strict=True):
-        assert torch.equal(one, other)
+    assert_same("again", again, first)
 
 
 def test_gradients_of_some() -> None:
@@ -208,8 +207,7 @@ def test_parameter_changed_before_the_backward_pass(name: str, through_data: boo
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
         return
-    for one, other in zip(torch.autograd.grad(loss, list(layer.parameters())), want, strict=True):
-        assert torch.equal(one, other)
+    assert_same("gradients", torch.autograd.grad(loss, list(layer.parameters())), want)
 
 
 def test_parameter_changed_between_steps() -> None:

@@ -92,8 +92,7 @@ def check_with_the_reference(neuron: Neuron, tensors: dict[str, Tensor],
         outputs = [spikes, *end.states.values(), *traces.values()]
         found.append([*outputs, *torch.autograd.grad(total(outputs), list(leaves.values()))])
     assert torch.equal(found[0][0], found[1][0]) and bool(found[0][0].any())
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
 def check_parts(neuron: Neuron, x: Tensor, w_rec: Tensor | None, name: str,

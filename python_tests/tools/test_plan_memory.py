@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))  # also of a spawned process, for bench
 
 import lsnn_ext  # noqa: E402
 from bench.memory import peak_of  # noqa: E402
+from layers import First  # noqa: E402
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, _ops  # noqa: E402
 from lsnn_ext.tools.plan_report import MARGIN  # noqa: E402
 
@@ -21,13 +22,6 @@ pytestmark = pytest.mark.skipif(
     _ops._C is None or "LSNN_EMULATE" in os.environ or not sys.platform.startswith("linux"),
     reason="needs CPU kernels and /proc")
 INPUTS = 80
-
-
-class First(nn.Module):
-    """The first of a module's results."""
-
-    def forward(self, results: tuple[Tensor, ...]) -> Tensor:
-        return results[0]
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
