@@ -27,8 +27,7 @@ FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_mod
 SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
     "aoti", "fooling_gradients", "fooling_judge", "fooling_programs", "fooling_recording",
     "interrupts", "package_models", "packages", "plan", "plan_memory", "scripted_surrogate",
-    "six_loops",
-    "bytecode", "generate", "operators", "random", "reroll", "trace_random"))}
+    "six_loops", "bytecode", "generate", "operators", "random", "reroll"))}
 # LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
 LARGE_TABLE = 30
 
@@ -99,6 +98,12 @@ def _precision_of_products() -> Iterator[None]:
     switch is put back."""
     with rounding_after_medium():
         yield
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of neurons are not compiled."""
+    monkeypatch.setenv("LSNN_COMPILE", "0")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,12 +87,8 @@ def test_threads_compile_once(fake: Fake, monkeypatch: pytest.MonkeyPatch, has_l
     if not has_locks:  # as on some network file systems
         monkeypatch.setattr(fcntl, "flock", fail)
     count = fake('sleep 0.2; exec "$real" "$@"')
-    paths: list[Path | None] = []
-    threads = [threading.Thread(target=lambda: paths.append(shared())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        paths = [made.result() for made in [pool.submit(shared) for _ in range(4)]]
     assert len(set(paths)) == 1 and None not in paths and count() == 1
 
 

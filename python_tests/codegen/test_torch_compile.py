@@ -1,5 +1,4 @@
 """torch.compile of functional.recurrent and Recurrent: one operator, no stale kernels."""
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,17 +9,9 @@ from any_neurons import ADAPTIVE, BRANCHES, adaptive
 from lsnn_ext import Neuron, NeuronState, Recurrent
 from lsnn_ext.functional import recurrent
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 T, B, I, N = 9, 3, 5, 6
 GAIN = 1.0
-
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path_factory: pytest.TempPathFactory,
-          monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("LSNN_COMPILE", "0")
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def gained(c, v, z, *, tau=3.0):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import lsnn_ext
+from compare import weighted_gradients
 from lsnn_ext import functional, zoo
 from zoo_loops import DEFAULTS, DRIVE, LOOPS, B, N, T, count_currents, draw_call, zoo_coefficients
 
@@ -18,15 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _leaves(*tensors: Tensor) -> list[Tensor]:
     return [tensor.detach().clone().requires_grad_() for tensor in tensors]
-
-
-def _gradients(spikes: Tensor, states: list[Tensor], leaves: list[Tensor],
-               seed: int) -> list[Tensor]:
-    """Of a random sum of the spikes and the last states."""
-    random = torch.Generator().manual_seed(seed + 100)
-    total = sum((out * torch.randn(out.shape, generator=random, dtype=out.dtype)).sum()
-                for out in (spikes, *states))
-    return list(torch.autograd.grad(total, leaves))
 
 
 def _real(states: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -48,12 +40,12 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
     spikes, state = functional.recurrent(current, weights, module.neuron, **named)
     assert tuple(state.states) == module.STATES
     labels, states = zip(*_real(state.states).items(), strict=True)
-    got = _gradients(spikes, list(states), mine, seed)
+    got = weighted_gradients((spikes, *states), mine)
 
     theirs = _leaves(x, w, *values.values())
     wanted_spikes, wanted_states = LOOPS[name](theirs[0].transpose(1, 2), theirs[1],
                                                **dict(zip(values, theirs[2:], strict=True)))
-    wanted = _gradients(wanted_spikes, wanted_states, theirs, seed)
+    wanted = weighted_gradients((wanted_spikes, *wanted_states), theirs)
 
     rate = float(spikes.detach().mean())
     assert 0.02 < rate < 0.6, rate

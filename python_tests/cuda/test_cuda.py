@@ -18,7 +18,7 @@ from torch import Tensor
 
 import vectors
 from cases import TABLE, Case, Problem, build
-from compare import assert_all_same, assert_same
+from compare import assert_all_same, assert_same_runs
 from lsnn_ext import _ops, functional, reference
 from lsnn_ext.models import MODELS
 
@@ -91,42 +91,29 @@ def wanted(case: Case, dtype: torch.dtype,
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 def test_design_is_the_reference(case: Case, dtype: torch.dtype, design: str) -> None:
     """Dyadic sums are exact in any order: outputs are bitwise identical."""
-    outputs, gradients = run(build(case, dtype, "cuda", dyadic=True), design)
-    want, want_gradients = wanted(case, dtype)
-    assert_all_same(outputs, want)
-    assert_all_same(gradients, want_gradients, tolerance=TOLERANCE[dtype])
+    assert_same_runs(run(build(case, dtype, "cuda", dyadic=True), design), wanted(case, dtype),
+                     tolerance=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dynamics", MODELS)
 def test_design_with_smooth_spikes(dynamics: str, design: str) -> None:
     case = Case("smooth", dynamics, T=40, delay="each", refractory=2, state="real", unit_width=True)
-    outputs, gradients = run(build(case, torch.float64, "cuda"), design, smooth=True)
-    want, want_gradients = wanted(case, torch.float64, smooth=True)
-    assert_all_same(outputs, want, tolerance=1e-12)
-    assert_all_same(gradients, want_gradients, tolerance=1e-10)
+    assert_same_runs(run(build(case, torch.float64, "cuda"), design, smooth=True),
+                     wanted(case, torch.float64, smooth=True), tolerance=1e-10, values=1e-12)
 
 
 @pytest.mark.parametrize("N", [220, 512, 1024])
 def test_design_at_the_sizes_of_the_benchmark(N: int, design: str) -> None:
     case = replace(PAPER, name=f"N={N}", T=64, B=140, N=N)  # more batch items than SMs
-    outputs, gradients = run(build(case, torch.float32, "cuda", dyadic=True), design)
-    want, want_gradients = wanted(case, torch.float32)
-    assert outputs["spikes"].any()
-    assert_all_same(outputs, want)
-    assert_all_same(gradients, want_gradients, tolerance=TOLERANCE[torch.float32])
+    found = run(build(case, torch.float32, "cuda", dyadic=True), design)
+    assert found[0]["spikes"].any()
+    assert_same_runs(found, wanted(case, torch.float32), tolerance=TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("name", vectors.NAMES)
 def test_design_on_an_official_vector(name: str, design: str) -> None:
-    values, slopes = {torch.float64: (1e-12, 1e-11),
-                      torch.float32: (5e-6, 3e-5)}[vectors.load(name).dtype]
-    vector = vectors.load(name, "cuda")
     with skipping_what_it_cannot(design):
-        outputs, gradients = vector.run(functional.alif)
-    assert_same("spikes", outputs.pop("spikes"), vector.outputs.pop("spikes"))
-    assert_all_same(outputs, vector.outputs, tolerance=values)
-    for loss, want in vector.gradients.items():
-        assert_all_same(gradients[loss], want, tolerance=slopes)
+        vectors.check(name, functional.alif, "cuda")
 
 
 @pytest.mark.parametrize("case",
@@ -134,9 +121,7 @@ def test_design_on_an_official_vector(name: str, design: str) -> None:
                          ids=lambda case: case.name)
 def test_design_gives_the_same_bits_every_run(case: Case, design: str) -> None:
     problem = build(case, torch.float32, "cuda")
-    first, second = run(problem, design), run(problem, design)
-    for got, want in zip(second, first, strict=True):
-        assert_all_same(got, want)
+    assert_same_runs(run(problem, design), run(problem, design))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -5,7 +5,6 @@ The CUDA kernels are a GPU's, or emulated: LSNN_EMULATE=1 in a build with the em
 """
 import os
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,19 +20,16 @@ from lsnn_ext.functional import PackedSpikes
 EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
 CUDA = _ops.available and bool(_ops._C.cuda) and torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-pytestmark = [
-    pytest.mark.skipif(not (EMULATED or CUDA),
-                       reason="no CUDA kernels run here, not even emulated"),
-    pytest.mark.filterwarnings("error"),
-]
+needs_cuda_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
+                                        reason="no CUDA kernels run here, not even emulated")
+pytestmark = [needs_cuda_kernels, pytest.mark.filterwarnings("error")]
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.05, "rho": 0.95, "beta": 0.5}
 
 
 @pytest.fixture(autouse=True)
-def unsaid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nothing had been said before."""
     monkeypatch.setattr(device_checks, "_warned", set())
-    yield
 
 
 def _random(*shape: int, step: int = 9) -> Tensor:

@@ -2,32 +2,18 @@
 
 The CUDA kernels are a GPU's, or emulated: LSNN_EMULATE=1 in a build with the emulator.
 """
-import os
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from test_cuda_bits import DEVICE, EMULATED, needs_cuda_kernels, unsaid  # noqa: F401
 from torch import Tensor
 
 from compare import assert_same
 from lsnn_ext import ALIF, _ops, functional
-from lsnn_ext._core import device_checks
 
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
-EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
-CUDA = _ops.available and bool(_ops._C.cuda) and torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
-needs_cuda_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
-                                        reason="no CUDA kernels run here, not even emulated")
-
-
-@pytest.fixture(autouse=True)
-def unsaid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if nothing had been said before."""
-    monkeypatch.setattr(device_checks, "_warned", set())
-    yield
 
 
 def _tensors(T: int = 40, B: int = 3, I: int = 8, N: int = 33) -> tuple[Tensor, Tensor, Tensor]:

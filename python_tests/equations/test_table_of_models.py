@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cases import TABLE, Case, build
-from compare import assert_all_same, assert_same
+from compare import assert_all_same, assert_same, assert_same_runs
 from lsnn_ext import _ops, functional, reference
 from lsnn_ext.models import MODELS
 
@@ -45,12 +45,10 @@ def _assert_alive(case: Case, outputs: dict[str, torch.Tensor],
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
 def test_same_as_reference(case: Case, dtype: torch.dtype) -> None:
     problem = build(case, dtype, dyadic=True)
-    outputs, gradients = problem.run(functional.alif)
-    want_outputs, want_gradients = problem.run(reference.alif)
+    want = problem.run(reference.alif)
     if dtype == torch.float64 and case.T >= 12 and case.B:
-        _assert_alive(case, want_outputs, want_gradients)
-    assert_all_same(outputs, want_outputs)
-    assert_all_same(gradients, want_gradients, tolerance=TOLERANCE[dtype])
+        _assert_alive(case, *want)
+    assert_same_runs(problem.run(functional.alif), want, tolerance=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -67,10 +65,8 @@ def test_gradient_from_one_output(dynamics: str, output: str) -> None:
 def test_smooth_spikes(dynamics: str) -> None:
     """Real-valued spikes are summed in another order, so values agree to rounding here."""
     problem = build(replace(BUSY, dynamics=dynamics, unit_width=True))
-    outputs, gradients = problem.run(functional.alif, smooth=True)
-    want_outputs, want_gradients = problem.run(reference.alif, smooth=True)
-    assert_all_same(outputs, want_outputs, tolerance=1e-12)
-    assert_all_same(gradients, want_gradients, tolerance=1e-10)
+    assert_same_runs(problem.run(functional.alif, smooth=True),
+                     problem.run(reference.alif, smooth=True), tolerance=1e-10, values=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -92,17 +88,7 @@ def test_half_precision(dynamics: str, dtype: torch.dtype) -> None:
 def test_dampening(dampening: float) -> None:
     problem = build(BUSY, dyadic=True)
     problem.fixed["dampening"] = dampening
-    outputs, gradients = problem.run(functional.alif)
-    want_outputs, want_gradients = problem.run(reference.alif)
-    assert_all_same(outputs, want_outputs)
-    assert_all_same(gradients, want_gradients, tolerance=1e-11)
-
-
-def test_same_bits_every_run() -> None:
-    problem = build(replace(BUSY, N=220, B=9), torch.float32)
-    first, second = problem.run(functional.alif), problem.run(functional.alif)
-    for got, want in zip(second, first, strict=True):
-        assert_all_same(got, want)
+    assert_same_runs(problem.run(functional.alif), problem.run(reference.alif), tolerance=1e-11)
 
 
 @needs_compiled
@@ -119,12 +105,10 @@ def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> 
     problem = build(case, dtype)
     if case.mask and not _ops.has_cpu_kernels(problem.leaves["x"]):
         pytest.skip("the reference computes a mask on a GPU, by products of torch")
-    want, want_gradients = problem.run(functional.alif)
+    want = problem.run(functional.alif)
     for threads in (2, 3):
         torch.set_num_threads(threads)
-        got, got_gradients = problem.run(functional.alif)
-        assert_all_same(got, want)
-        assert_all_same(got_gradients, want_gradients)
+        assert_same_runs(problem.run(functional.alif), want)
 
 
 @pytest.mark.parametrize("dynamics", MODELS)
@@ -200,9 +184,8 @@ def test_ties(dynamics: str, dtype: torch.dtype) -> None:
         gradients = torch.autograd.grad(loss, list(leaves.values()))
         results.append(({"spikes": spikes, **traces._asdict()},
                         dict(zip(learn, gradients, strict=True))))
-    (want, want_gradients), (got, got_gradients) = results
-    assert_all_same(got, want)
-    assert_all_same(got_gradients, want_gradients, tolerance=TOLERANCE[dtype])
+    want, got = results
+    assert_same_runs(got, want, tolerance=TOLERANCE[dtype])
 
 
 def test_same_without_gradient() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_all_same, assert_same
+from compare import assert_all_same, assert_same, weighted_gradients
 from layers import grid
 from lsnn_ext import ALIF, LIF, _ops, functional, reference
 from operator_calls import needs_compiled
@@ -31,10 +31,7 @@ def _run(alif: Any, x: Tensor, w: Tensor | None, **more: Any) -> dict[str, Tenso
         {} if w is None else {"w": w.clone().requires_grad_()})
     spikes, state, traces = alif(leaves["x"], leaves.get("w"), **K, trace=True, **more)
     outputs = {"spikes": spikes, "trace v": traces.v, "v": state.v, "a": state.a, "z": state.z}
-    learned = [out for out in outputs.values() if out.requires_grad]
-    weights = [torch.linspace(-1, 1.5, out.numel(), dtype=out.dtype).view_as(out)
-               for out in learned]
-    gradients = torch.autograd.grad(learned, list(leaves.values()), weights)
+    gradients = weighted_gradients(outputs.values(), leaves.values())
     found = {name: out.detach() for name, out in outputs.items()}
     return found | {f"d {name}": g for name, g in zip(leaves, gradients, strict=True)}
 

@@ -18,7 +18,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cases import Case, build
-from compare import assert_all_same, assert_same, cast, changed, flat, named
+from compare import assert_same, assert_same_runs, cast, changed, flat, named, weighted_gradients
 from lsnn_ext import ALIF, LIF, LSNN, functional
 from operator_calls import NAMES, REFUSING, call_all_operators, needs_compiled
 
@@ -111,9 +111,7 @@ def _step(call: Callable[[Tensor], Any], module: nn.Module, x: Tensor,
     for axis in dynamic:
         torch._dynamo.mark_dynamic(leaves["x"], axis)
     outputs = flat(call(leaves["x"]))
-    learned = [out for out in outputs if out.requires_grad]
-    weights = [torch.linspace(-1, 1.5, out.numel()).view_as(out) for out in learned]
-    gradients = torch.autograd.grad(learned, list(leaves.values()), weights)
+    gradients = weighted_gradients(outputs, leaves.values())
     named = {f"{k} {out.requires_grad}": out.detach() for k, out in enumerate(outputs)}
     return named, dict(zip(leaves, gradients, strict=True))
 
@@ -130,11 +128,9 @@ def test_compiled(name: str, fresh: None) -> None:
     module, graphs, x = MODULES[name][0](), Graphs(), torch.randn(40, 3, 5)
     compiled = torch.compile(module, fullgraph=True, backend=graphs.backend)
     for sequence in (x, 2 * x):
-        outputs, gradients = _step(compiled, module, sequence)
-        want, want_gradients = _step(module, module, sequence)
-        assert any(value.any() for value in want_gradients.values())
-        assert_all_same(outputs, want)
-        assert_all_same(gradients, want_gradients)
+        want = _step(module, module, sequence)
+        assert any(value.any() for value in want[1].values())
+        assert_same_runs(_step(compiled, module, sequence), want)
     assert len(graphs.forward) == len(graphs.backward) == 1
     assert graphs.nodes() == [MODULES[name][1], 0, MODULES[name][1]]
 
@@ -145,11 +141,9 @@ def test_compiled_for_any_length_and_batch(name: str, fresh: None) -> None:
     compiled = torch.compile(module, fullgraph=True, backend=graphs.backend)
     for steps, batch in ((40, 3), (100, 9), (7, 2), (130, 3), (300, 4)):
         x = torch.randn(steps, batch, 5)
-        outputs, gradients = _step(compiled, module, x, (0, 1))
-        want, want_gradients = _step(module, module, x)
-        assert_all_same(outputs, want)
         # products of matrices, in another order
-        assert_all_same(gradients, want_gradients, tolerance=1e-6)
+        assert_same_runs(_step(compiled, module, x, (0, 1)), _step(module, module, x),
+                         tolerance=1e-6)
         assert len(graphs.forward) == len(graphs.backward) == 1
 
 
@@ -158,27 +152,25 @@ def test_compiled_for_any_length_and_batch(name: str, fresh: None) -> None:
 @pytest.mark.parametrize("name", ["functional", "LSNN"])
 def test_inductor(name: str, fresh: None) -> None:
     module, x = MODULES[name][0](), torch.randn(40, 3, 5)
-    results = _step(torch.compile(module, fullgraph=True), module, x)
-    for got, want in zip(results, _step(module, module, x), strict=True):
-        assert_all_same(got, want, tolerance=1e-5)
+    assert_same_runs(_step(torch.compile(module, fullgraph=True), module, x),
+                     _step(module, module, x), tolerance=1e-5, values=1e-5)
 
 
 # --------------------------------------------------------------------------- autocast, fake tensors
 def test_autocast() -> None:
     """Both passes run in float32, those of float64 in float64."""
     problem = build(BUSY, torch.bfloat16, dyadic=True)
-    want, want_gradients = problem.run(functional.alif)
+    want = problem.run(functional.alif)
     operator, args, _ = call_all_operators(BUSY)["alif_forward"]
     low = cast(args, torch.bfloat16)
     high = cast(low, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        got, gradients = problem.run(functional.alif)
+        got = problem.run(functional.alif)
         assert_same("raw", flat(operator(*low)), flat(operator(*high)))
         assert build(BUSY, torch.float64).run(functional.alif)[0]["state.v"].dtype == torch.float64
         layer = LSNN(5, 4, 3, 2)
         y, state = layer(torch.randn(40, 3, 5))
-    assert_all_same(got, want)
-    assert_all_same(gradients, want_gradients)
+    assert_same_runs(got, want)
     assert state.neurons.v.dtype == torch.float32
     y.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 and p.grad.dtype == p.dtype

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cases import Case, build
-from compare import assert_all_same, assert_same, cast, changed, flat, mapped, named
+from compare import assert_same, assert_same_runs, cast, changed, flat, mapped, named
 from layers import B, I, N, T, inside, problem
 from lsnn_ext import ALIF, State, _ops, functional
 from operator_calls import NAMES, Call, call_all_operators, needs_compiled
@@ -241,10 +241,8 @@ def test_the_largest_delay_is_counted_in_rows_as_they_are(dtype: torch.dtype) ->
 @pytest.mark.parametrize("every", [2**63 - 17, 2**62, 41])
 def test_more_steps_between_states_than_there_are(every: int) -> None:
     case = Case("busy", T=40, delay="each", refractory=2, state="real")
-    want = build(replace(case, checkpoint_every=40)).run(functional.alif)
-    got = build(replace(case, checkpoint_every=every)).run(functional.alif)
-    for one, other in zip(got, want, strict=True):
-        assert_all_same(one, other)
+    assert_same_runs(*(build(replace(case, checkpoint_every=one)).run(functional.alif)
+                       for one in (every, 40)))
 
 
 # ------------------------------------------------------------------------- what memory does not say

@@ -1,7 +1,7 @@
 """Few sequences and many neurons on several threads: bitwise identical."""
 import io
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -72,19 +72,11 @@ def test_teams_of_several_callers() -> None:
     net, x = _network(2)
     with _threads(1):
         wanted = _results(net, x)[0]
-    wrong = []
 
-    def call() -> None:
+    def call(_: int) -> bool:
         torch.set_num_threads(3)
         with torch.no_grad(), _ops.forced(team_size=3):  # each thread for itself
-            for _ in range(5):
-                if not torch.equal(net(x)[0], wanted):
-                    wrong.append(1)
+            return all(torch.equal(net(x)[0], wanted) for _ in range(5))
 
-    with _threads(3):
-        callers = [threading.Thread(target=call) for _ in range(4)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        assert not wrong
+    with _threads(3), ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(4)))

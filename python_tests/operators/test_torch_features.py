@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from compare import assert_same, flat, through_exported_file
+from compare import assert_same, flat, outputs_and_gradients, through_exported_file
 from lsnn_ext import ALIF, LSNN, LeakyReadout, LSNNState, State, _ops, functional
 from operator_calls import needs_compiled
 from synaptic_readouts import BOTH, B, N, T, make, spikes, start
@@ -43,8 +43,7 @@ def _results(call: Callable[..., Any], parameters: Any, *args: Any) -> list[Tens
 
 def _assert_alike(got: list[Tensor], want: list[Tensor], tolerance: float = 0.0) -> None:
     assert any(gradient.any() for gradient in want[1:])
-    for k, (one, other) in enumerate(zip(got, want, strict=True)):
-        assert_same(str(k), one, other, tolerance=tolerance)
+    assert_same("results", got, want, tolerance=tolerance)
 
 
 # ---------------------------------------------------------------------------------- torch.compile
@@ -95,13 +94,9 @@ def test_compiled_calls_are_bitwise_identical(name: str) -> None:
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         assert_same(name, flat(compiled(*args)), flat(call(*args)))
-    found = []
-    for run in (compiled, call):
-        outputs = [out for out in flat(run(*args)) if out.requires_grad]
-        loss = sum(out.square().sum() for out in outputs)
-        found.append([*outputs, *torch.autograd.grad(loss, leaves, materialize_grads=True)])
-    assert found[1][0].any() and all(gradient.any() for gradient in found[1][-len(leaves):])
-    assert_same(name, *found)
+    got, want = (outputs_and_gradients(run, leaves, *args) for run in (compiled, call))
+    assert want[0].any() and all(gradient.any() for gradient in want[-len(leaves):])
+    assert_same(name, got, want)
 
 
 # ----------------------------------------------------------------------------------- torch.export

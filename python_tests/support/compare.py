@@ -49,6 +49,15 @@ def assert_all_same(got: dict[str, Tensor], want: dict[str, Tensor], *, toleranc
         assert_same(name, got[name], value, tolerance=tolerance, scale=scale)
 
 
+Run = tuple[dict[str, Tensor], dict[str, Tensor]]  # outputs and gradients
+
+
+def assert_same_runs(got: Run, want: Run, *, tolerance: float = 0.0, values: float = 0.0) -> None:
+    """Gradients within this tolerance, and outputs within that of values."""
+    assert_all_same(got[0], want[0], tolerance=values)
+    assert_all_same(got[1], want[1], tolerance=tolerance)
+
+
 def flat(result: Any) -> list[Tensor]:
     """All tensors of a result, in their order."""
     return [result] if isinstance(result, Tensor) else [leaf for part in result
@@ -86,14 +95,19 @@ def through_exported_file(program: Any) -> Any:
     return through_file(program, torch.export.save, torch.export.load)
 
 
+def weighted_gradients(outputs: Iterable[Tensor], leaves: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The gradients of a weighted sum of all outputs that have one."""
+    learned = [out for out in outputs if out.requires_grad]
+    weights = [torch.linspace(-1, 1.5, out.numel(), dtype=out.dtype).view_as(out)
+               for out in learned]
+    return torch.autograd.grad(learned, list(leaves), weights)
+
+
 def outputs_and_gradients(call: Callable[..., Any], parameters: Iterable[Tensor], *args: Any,
                           ) -> list[Tensor]:
     """All outputs, then the gradients of a weighted sum of them."""
     outputs = flat(call(*args))
-    learned = [out for out in outputs if out.requires_grad]
-    weights = [torch.linspace(-1, 1.5, out.numel()).view_as(out) for out in learned]
-    return [*(out.detach() for out in outputs),
-            *torch.autograd.grad(learned, list(parameters), weights)]
+    return [*(out.detach() for out in outputs), *weighted_gradients(outputs, parameters)]
 
 
 def _parts() -> dict[str, tuple[str, ...]]:

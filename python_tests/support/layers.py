@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compare import weighted_gradients
 from lsnn_ext import functional
 
 T, B, I, N, O = 60, 17, 23, 300, 7
@@ -44,14 +45,12 @@ def run(call: Any, given: dict[str, Tensor],
     learn = list(given) if learn is None else learn
     leaves = {name: value.clone().requires_grad_(name in learn) for name, value in given.items()}
     out = call(**leaves)
-    found = {"spikes": out.spikes, "readout": out.readout, "readout_state": out.readout_state,
-             "v": out.state.v}
-    random = torch.Generator().manual_seed(5)
-    loss = sum((value * torch.randn(value.shape, generator=random, dtype=value.dtype)).sum()
-               for value in found.values() if value is not None)
-    gradients = torch.autograd.grad(loss, [leaves[name] for name in learn])
+    results = {"spikes": out.spikes, "readout": out.readout, "readout_state": out.readout_state,
+               "v": out.state.v}
+    found = {name: value for name, value in results.items() if value is not None}
+    gradients = weighted_gradients(found.values(), [leaves[name] for name in learn])
     found |= {f"d {name}": g for name, g in zip(learn, gradients, strict=True)}
-    return {name: value.detach() for name, value in found.items() if value is not None}
+    return {name: value.detach() for name, value in found.items()}
 
 
 def inside(x: Tensor | functional.PackedSpikes, w_in: Tensor, w_rec: Tensor, bias: Tensor,

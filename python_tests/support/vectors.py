@@ -170,9 +170,9 @@ def _refractory_steps(ring: Tensor) -> Tensor:
     return left.amax(-1) if n else torch.zeros(ring.shape[:-1]).to(ring)
 
 
-def check(name: str, alif: Callable[..., Any]) -> None:
+def check(name: str, alif: Callable[..., Any], device: str = "cpu") -> None:
     """Compares outputs and gradients of alif with those of the official code."""
-    vector = load(name)
+    vector = load(name, device)
     outputs, gradients = vector.run(alif)
     values, slopes = TOLERANCE[vector.dtype]
     assert_same("spikes", outputs.pop("spikes"), vector.outputs.pop("spikes"))

@@ -3,7 +3,7 @@ import io
 import os
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -291,23 +291,15 @@ def test_threads_at_once() -> None:
     _ops._C.profile(True)
     try:
         _ops._C.counters()
-        threads = [threading.Thread(target=lambda: [layer(x) for _ in range(20)]) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(layer, [x] * 80))
     finally:
         _ops._C.profile(False)
     counted = _ops._C.counters()
     assert counted["forward_calls"] == 80 and counted["neuron_steps"] == 80 * 40 * 3 * 30
 
-    reports: list[Profile] = []
-    threads = [threading.Thread(target=lambda: reports.append(_profile(layer, x)))
-               for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        reports = list(pool.map(lambda x: _profile(layer, x), [x] * 3))
     assert [report.neuron_steps for report in reports] == [40 * 3 * 30] * 3
 
 

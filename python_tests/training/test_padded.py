@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from compare import assert_all_same, assert_same
+from compare import assert_all_same, assert_same, weighted_gradients
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
 from module_kinds import round_weights
 from operator_calls import needs_compiled
@@ -49,12 +49,8 @@ def _compare(module: Any, ours: dict[str, Tensor], theirs: dict[str, Tensor],
              leaves: tuple[Tensor, Tensor]) -> None:
     """Values, and gradients of all of them; leaves: the inputs of ours and theirs."""
     assert_all_same(ours, theirs, tolerance=1e-13)
-    found = []
-    for values, x in ((ours, leaves[0]), (theirs, leaves[1])):
-        loss = sum((value * torch.linspace(-1, 1.5, value.numel()).double().view_as(value)).sum()
-                   for value in values.values())
-        assert isinstance(loss, Tensor)
-        found.append(torch.autograd.grad(loss, [x, *module.parameters()]))
+    found = (weighted_gradients(values.values(), [x, *module.parameters()])
+             for values, x in zip((ours, theirs), leaves, strict=True))
     names = ["x", *(name for name, _ in module.named_parameters())]
     for name, got, want in zip(names, *found, strict=True):
         assert_same(f"gradient of {name}", got, want, tolerance=WITHIN)
