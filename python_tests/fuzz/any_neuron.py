@@ -99,6 +99,12 @@ def _fixed_point(d: Draw, low: float, high: float, *shape: int, dtype: torch.dty
     return (d.real(low, high, *shape, dtype=torch.float64) * 64).round().div(64).to(dtype)
 
 
+def function_of(source: str, name: str) -> Callable[..., Any]:
+    space: dict[str, Any] = {"__name__": "drawn"}
+    exec(compile(source, f"<step of {name}>", "exec"), space)
+    return space["step"]  # type: ignore[no-any-return]
+
+
 def draw_case(seed: int, attempt: int) -> Case:
     d = Draw(seed, attempt)
     is_single = d.chance(0.25)
@@ -173,9 +179,8 @@ def draw_case(seed: int, attempt: int) -> Case:
         if name in learned or name[0] != "k" and d.chance(0.8):
             x.requires_grad_()
     shown = tuple(d.chance(0.7) for _ in range(2 + 2 * S))
-    globals_: dict[str, Any] = {"__name__": "drawn"}
-    exec(compile(step.source, f"<step of case {seed}, attempt {attempt}>", "exec"), globals_)
-    return Case(step, globals_["step"], leaves, numbers, keywords, shown, d.chance(0.7), T, B, N)
+    function = function_of(step.source, f"case {seed}, attempt {attempt}")
+    return Case(step, function, leaves, numbers, keywords, shown, d.chance(0.7), T, B, N)
 
 
 # ----------------------------------------------------------------------------------- the plain loop
