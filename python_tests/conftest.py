@@ -51,8 +51,7 @@ def cases_left_out(names: list[str], k: int, n: int) -> set[int]:
 
 
 @pytest.fixture(autouse=True)
-def _convert_what_is_small(request: pytest.FixtureRequest,
-                           monkeypatch: pytest.MonkeyPatch) -> None:
+def _convert_what_is_small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small programs of these tests are converted, although it makes few of them faster."""
     if request.path.parent.name in ("loops", "fuzz"):
         monkeypatch.setattr("lsnn_ext.loops.plan.LEAST_GAIN", 0.0)

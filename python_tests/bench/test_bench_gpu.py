@@ -198,8 +198,8 @@ class Fake:
     """A clock, and a runner under which each step takes the seconds that it is given here."""
 
     def __init__(self, seconds: dict[str, float], status: dict[str, int] | None = None) -> None:
-        self.now, self.seconds, self.status, self.ran = 0.0, seconds, status or {}, dict[str,
-                                                                                         float]()
+        self.now, self.seconds, self.status = 0.0, seconds, status or {}
+        self.ran: dict[str, float] = {}
 
     def __call__(self, step: Step, allowed: float) -> tuple[int | None, str]:
         self.ran[step.name] = allowed
@@ -231,9 +231,8 @@ def test_a_failure_hides_no_other_step() -> None:
 
 def test_what_takes_too_long_is_stopped_and_what_matters_less_is_dropped() -> None:
     found = Fake({"a": 1000, "b": 1000}).run([[_step("a", required=False)], [_step("b")]], 500)
-    assert [found[name].state for name in "ab"] == ["late",
-                                                    "late"] and not found["a"].bad and found[
-        "b"].bad
+    assert [found[name].state for name in "ab"] == ["late", "late"]
+    assert not found["a"].bad and found["b"].bad
     assert found["a"].seconds == 100 and "half way" in found["a"].note
     fake = Fake({"a": 90, "b": 15, "d": 9})
     found = fake.run([[_step("a")], [_step("b")], [_step("c", required=False)], [_step("d")]], 120)
@@ -309,13 +308,12 @@ def said() -> list[dict[str, Any]]:
 
 
 def test_rows_of_the_benchmark(said: list[dict[str, Any]]) -> None:
-    rows, notes = [Row(**row) for row in said if "note" not in row], [row["note"] for row in said
-                                                                      if "note" in row]
+    rows = [Row(**row) for row in said if "note" not in row]
+    notes = [row["note"] for row in said if "note" in row]
     assert any("left out no such layer float32 on P256" in note for note in notes)
     assert re.match(r"dropped loops on P256: \d+ s are left", notes[-1])
-    assert (rows[0].contestant, rows[0].dtype, rows[0].base, rows[0].ratio_to_ours) == (OURS,
-                                                                                        "float32",
-                                                                                        True, 1)
+    assert (rows[0].contestant, rows[0].dtype) == (OURS, "float32")
+    assert (rows[0].base, rows[0].ratio_to_ours) == (True, 1)
     assert {(OURS, "float32"), ("nn.LSTM", "float32"), ("nn.RNN", "float32")} <= {
         (row.contestant, row.dtype.split()[0]) for row in rows if row.group == "layers"}
     assert {row.group for row in rows} == {"layers", "designs", "precisions", "rates"}

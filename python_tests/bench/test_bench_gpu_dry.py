@@ -27,9 +27,8 @@ class _Cards:
     NoCard, find_tool = cards.NoCard, staticmethod(_tool)
 
 
-SAYS = {
-    f"dry/tests/{suite.TESTS}": "echo 'test_kernels: no GPU, so nothing was run: none'; exit 2",
-    "dry/primitives": "echo 'primitives: no CUDA device: none'; exit 2"}
+SAYS = {f"dry/tests/{suite.TESTS}": "echo 'test_kernels: no GPU, so nothing was run: none'; exit 2",
+        "dry/primitives": "echo 'primitives: no CUDA device: none'; exit 2"}
 
 
 @pytest.fixture

@@ -39,12 +39,6 @@ COSTS = Path(__file__).parents[2] / "csrc" / "cpu" / "costs.h"
 CONSTANTS = [name for names in products.NAMES.values() for name in names if name]
 
 
-def _constants() -> dict[str, float]:
-    """The constants of ProductCosts."""
-    found = re.findall(r"\b(\w+) = ([\d.]+)[,;]", COSTS.read_text())
-    return {name: float(number) for name, number in found if name in CONSTANTS}
-
-
 def _costs(point: products.Point, constants: dict[str, float]) -> dict[str, float]:
     """Of each algorithm, by the terms of bench.products."""
     vector = products.find_vector(torch.float32)
@@ -55,7 +49,9 @@ def _costs(point: products.Point, constants: dict[str, float]) -> dict[str, floa
 
 @pytest.mark.skipif(not COSTS.exists(), reason="csrc/ is not beside these tests")
 def test_kernels_choose_by_these_costs() -> None:
-    constants, chosen = _constants(), set()
+    found = re.findall(r"\b(\w+) = ([\d.]+)[,;]", COSTS.read_text())
+    constants = {name: float(number) for name, number in found if name in CONSTANTS}
+    chosen = set()
     assert constants.keys() == {*CONSTANTS}
     for N in (64, 512):
         for items in (1, 4):

@@ -23,7 +23,6 @@ folder, fake = compiling.folder, compiling.fake  # fixtures
 def test_damaged_file_is_compiled_anew(folder: Path, fake: Fake, damage: str) -> None:
     count = fake('exec "$real" "$@"')
     path = shared()
-    assert path is not None
     intact = path.read_bytes()
     damaged = {"truncate": intact[:len(intact) // 2], "empty": b"",
                "flip": intact[:-1] + bytes([intact[-1] ^ 1])}.get(damage)
@@ -42,7 +41,6 @@ def test_least_recently_used_files_are_removed(folder: Path, fake: Fake,
     monkeypatch.setattr(cache, "MAX_BYTES", 2500)
     paths = [shared(number) for number in range(2)]
     for number, path in enumerate(paths):
-        assert path is not None
         os.utime(path, (number, number))
     assert shared(0) == paths[0]  # now the one used last
     new = shared(2)
@@ -115,18 +113,6 @@ def _group_writable(folder: Path, other: Path) -> None:
     folder.chmod(0o770)
 
 
-def _in_a_folder_of_all(folder: Path, other: Path) -> None:
-    folder.parent.chmod(0o777)
-
-
-def _file(folder: Path, other: Path) -> None:
-    folder.touch()
-
-
-def _dangling(folder: Path, other: Path) -> None:
-    folder.symlink_to(other / "missing")
-
-
 def _link_to_foreign(folder: Path, other: Path) -> None:
     other.mkdir(mode=0o755)
     os.chown(other, 65534, -1)
@@ -135,9 +121,11 @@ def _link_to_foreign(folder: Path, other: Path) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize(("spoil", "message"), [
-    (_group_writable, "expected mode 0700, got 0770"), (_in_a_folder_of_all, "got mode 0777"),
-    (_file, "File exists"), (_dangling, "File exists"), (_link_to_foreign, "got one of user 65534"),
-])
+    (_group_writable, "expected mode 0700, got 0770"),
+    (lambda folder, other: folder.parent.chmod(0o777), "got mode 0777"),
+    (lambda folder, other: folder.touch(), "File exists"),
+    (lambda folder, other: folder.symlink_to(other / "missing"), "File exists"),
+    (_link_to_foreign, "got one of user 65534")])
 def test_folder_is_not_trusted(folder: Path, tmp_path: Path, spoil: Callable[[Path, Path], None],
                                message: str) -> None:
     if spoil is _link_to_foreign and os.geteuid() != 0:

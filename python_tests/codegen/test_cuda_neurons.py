@@ -159,8 +159,7 @@ def test_every_kind_of_call(name: str, how: str, design: str,
     if how == "lengths":
         given |= {"lengths": torch.tensor([0, T, 2])}
     if how == "existing":
-        given |= {"sparse_grad": "existing",
-                  "w_rec": given["w_rec"] * (given["w_rec"].abs() > 0.5)}
+        given |= {"sparse_grad": "existing", "w_rec": given["w_rec"] * (given["w_rec"].abs() > 0.5)}
     if how == "none":
         given |= {"w_rec": None}
     if how == "torch" and EMULATED:

@@ -54,9 +54,8 @@ def _used_targets() -> list:
 
 
 # currents, states, coefficients, float64, is_spike, has_slopes
-SHAPES = ((1, 2, 3, False, True, True), (2, 0, 0, False, True, False),
-          (3, 5, 4, True, False, True), (2, 3, 1, False, False, False),
-          (1, 1, 2, True, True, True))
+SHAPES = ((1, 2, 3, False, True, True), (2, 0, 0, False, True, False), (3, 5, 4, True, False, True),
+          (2, 3, 1, False, False, False), (1, 1, 2, True, True, True))
 
 
 @pytest.fixture(scope="module", params=[(shape, target) for i, shape in enumerate(SHAPES)

@@ -13,23 +13,16 @@ from traced_steps import check_step
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
 ULPS = 8  # of the larger one of argument and result
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "softplus": F.softplus,
+    **{name: getattr(F, name) for name in (
+        "softplus", "elu", "selu", "gelu", "mish", "logsigmoid", "hardsigmoid", "hardswish",
+        "tanhshrink", "softsign")},
     "softplus of a slope": lambda v: F.softplus(v, 3.0, 10.0),
-    "elu": F.elu,
     "elu of a scale": lambda v: F.elu(v, 0.7),
     "elu in place": lambda v: F.elu(v * 1, inplace=True),
     "celu": lambda v: F.celu(v, 0.7),
-    "selu": F.selu,
-    "gelu": F.gelu,
     "gelu tanh": lambda v: F.gelu(v, approximate="tanh"),
-    "mish": F.mish,
-    "logsigmoid": F.logsigmoid,
-    "hardsigmoid": F.hardsigmoid,
-    "hardswish": F.hardswish,
     "hardshrink": lambda v: F.hardshrink(v, 0.3),
     "softshrink": lambda v: F.softshrink(v, 0.3),
-    "tanhshrink": F.tanhshrink,
-    "softsign": F.softsign,
     "log1p": lambda v: torch.log1p(v.abs()),
     "log1p below 0": lambda v: torch.log1p(-v.sigmoid()),
     "expm1": torch.expm1,

@@ -47,11 +47,9 @@ def _spikes(T: int, B: int, I: int) -> Tensor:
 def _run(x: Tensor | PackedSpikes, N: int, **given: Any) -> dict[str, Tensor]:
     """A step of the training of a layer with inputs x: spikes, and gradients of the weights."""
     T, B, I = x.shape
-    w_in, w_rec, bias = (w.requires_grad_() for w in (_random(N, I), _random(N, N) / 8,
-                                                      _random(N)))
+    w_in, w_rec, bias = (w.requires_grad_() for w in (_random(N, I), _random(N, N) / 8, _random(N)))
     out = functional.layer(x, w_in, w_rec, bias=bias, **K, **given)
     spikes = out.spikes if out.packed is None else out.packed.numbers()
-    assert spikes is not None
     (spikes * _random(T, B, N, step=3)).sum().backward()
     grads = {name: w.grad for name, w in
              (("w_in", w_in), ("w_rec", w_rec), ("bias", bias)) if w.grad is not None}
@@ -113,9 +111,7 @@ def test_layers_on_top_of_each_other() -> None:
         if below.packed is not None:
             assert below.packed.carrier.untyped_storage().nbytes() == 4
         x = below.spikes if below.packed is None else below.packed
-        assert x is not None
         above = functional.layer(x, *weights[2:], **K)
-        assert above.spikes is not None
         (above.spikes * _random(30, 3, 20, step=3)).sum().backward()
         found.append({"spikes": above.spikes.detach(),
                       **{str(k): w.grad for k, w in enumerate(weights) if w.grad is not None}})
@@ -144,8 +140,6 @@ def test_a_readout_and_bits() -> None:
     bits = functional.layer(functional.pack_spikes(x), _random(33, 8), _random(33, 33), **given,
                             spikes="bits")
     numbers = functional.layer(x, _random(33, 8), _random(33, 33), **given)
-    assert bits.packed is not None and numbers.spikes is not None
-    assert bits.readout is not None and numbers.readout is not None
     assert_same("bits", bits.packed.numbers(), numbers.spikes)
     assert_same("readout", bits.readout, numbers.readout)
 
@@ -160,7 +154,6 @@ def test_a_readout_behind_inputs_as_bits(lengths: list[int] | None, outputs: int
         given["lengths"] = torch.tensor(lengths)
     bits = functional.layer(functional.pack_spikes(x), _random(33, 8), _random(33, 33), **given)
     numbers = functional.layer(x, _random(33, 8), _random(33, 33), **given)
-    assert bits.readout is not None and numbers.readout is not None
     assert_same("readout", bits.readout, numbers.readout)
 
 
@@ -192,7 +185,6 @@ def test_float64_is_said_to_become_numbers() -> None:
         warnings.simplefilter("error")  # once
         functional.layer(functional.pack_spikes(x), w_in, w_rec, **K)
     plain = functional.layer(x, w_in, w_rec, **K)
-    assert out.spikes is not None and plain.spikes is not None
     assert_same("spikes", out.spikes, plain.spikes)
 
 

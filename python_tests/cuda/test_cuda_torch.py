@@ -67,9 +67,8 @@ def test_modules_move_to_the_card(make: Callable[[], torch.nn.Module]) -> None:
 
 def test_memory_kept_for_the_backward_pass() -> None:
     T, B, N = 784, 8, 220
-    x, w = (
-        torch.rand(T, B, N, device="cuda").requires_grad_(),
-        torch.randn(N, N, device="cuda").requires_grad_())
+    x, w = (torch.rand(T, B, N, device="cuda").requires_grad_(),
+            torch.randn(N, N, device="cuda").requires_grad_())
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -149,9 +148,8 @@ def test_another_device_than_the_current_one() -> None:
     for current in (0, 1):
         with torch.cuda.device(current):
             outputs, gradients = build(PAPER, torch.float32, "cuda:1").run(functional.alif)
-            assert (
-                outputs["spikes"].device == torch.device("cuda", 1)
-                and torch.cuda.current_device() == current)
+            assert (outputs["spikes"].device == torch.device("cuda", 1)
+                    and torch.cuda.current_device() == current)
             assert_all_same({name: value.cpu() for name, value in outputs.items()}, want)
             assert_all_same({name: value.cpu() for name, value in gradients.items()},
                             want_gradients, tolerance=1e-5)

@@ -159,7 +159,6 @@ def test_packed_weights_take_little_memory() -> None:
     def is_kept(T: int) -> bool:
         x, w = torch.zeros(T, 4, N), _weights(N, N)
         z, _ = functional.alif(x, w, **ADAPTIVE)
-        assert z.grad_fn is not None
         return z.grad_fn.saved_tensors[-1] is not None
 
     assert is_kept(1000) and not is_kept(1)

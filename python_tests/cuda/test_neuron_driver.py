@@ -15,11 +15,10 @@ from lsnn_ext.codegen.trace import trace
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (SOURCES / "tests" / "cuda").is_dir(),
-                       reason="these tests stand apart from the sources"),
-    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")]
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(not (SOURCES / "tests" / "cuda").is_dir(),
+                                 reason="these tests stand apart from the sources"),
+              pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")]
 
 
 class Fire(torch.autograd.Function):

@@ -21,8 +21,7 @@ def plan(*sizes: int, design: str = "automatic", kernels: str = "automatic",
     """_C.plan, whatever the environment names."""
     options = _ops.Options(design=_ops._C.designs.index(design),
                            kernels=_ops._C.kernels.index(kernels))
-    found: dict[str, Any] = _ops._C.plan(*sizes, **given, options=list(options))
-    return found
+    return _ops._C.plan(*sizes, **given, options=list(options))
 
 
 def designs(*sizes: int, **options: Any) -> tuple[str, str]:

@@ -34,8 +34,7 @@ def _step(form: str, dynamics: str, state: State, **more: Any) -> tuple[Tensor, 
         "alpha": 0.5, "kappa": 1.0, "theta": 0.5, "rho": 0.5, "beta": 0.5, "q": 0.25, "width": 2.0,
         "R": 0.5, "refractory": 3, "dampening": HEIGHT, "trace": True, "dynamics": dynamics,
         "state": state}
-    result: tuple[Tensor, State, Any] = FORMS[form](_one(0.0)[None], _one(0.0), **arguments | more)
-    return result
+    return FORMS[form](_one(0.0)[None], _one(0.0), **arguments | more)
 
 
 # ------------------------------------------------------------------------------------ state, traces

@@ -168,9 +168,8 @@ def test_the_page_has_the_table(equations: str) -> None:
 
 @needs_docs
 def test_the_page_has_the_sources(equations: str) -> None:
-    papers = {
-        tuple(re.findall(r"`([\w*]+)`", names)): paper
-        for names, _, paper in _rows(equations, "| models | neuron | paper")}
+    papers = {tuple(re.findall(r"`([\w*]+)`", names)): paper
+              for names, _, paper in _rows(equations, "| models | neuron | paper")}
     for name, model in MODELS.items():
         found = [paper for names, paper in papers.items()
                  if any(fnmatch(name, pattern) for pattern in names[:1])]
@@ -180,9 +179,8 @@ def test_the_page_has_the_sources(equations: str) -> None:
 @needs_docs
 def test_the_page_has_the_choices(equations: str) -> None:
     kinds = get_type_hints(Model)
-    table = {
-        choice: re.findall(r"\*\*(\w+)\*\*", text)
-        for choice, text in _rows(equations, "| choice | values")}
+    table = {choice: re.findall(r"\*\*(\w+)\*\*", text)
+             for choice, text in _rows(equations, "| choice | values")}
     assert set(table) == {*CHOICES, "ge"}
     for choice in set(CHOICES) - {"detach"}:
         assert table[choice] == list(get_args(kinds[choice])), choice
@@ -194,18 +192,16 @@ def test_the_page_has_the_choices(equations: str) -> None:
 def test_the_page_has_surrogates_and_coefficients(equations: str) -> None:
     names = [row[0].strip("`") for row in _rows(equations, "| name | $\\psi(m)$")]
     assert names == list(SURROGATE_NAMES)
-    given = [
-        re.findall(r"`(\w+)`", row[0])[0]
-        for row in _rows(equations, "| coefficient | what it does")]
+    given = [re.findall(r"`(\w+)`", row[0])[0]
+             for row in _rows(equations, "| coefficient | what it does")]
     assert sorted(given) == sorted(COEFFICIENTS)
 
 
 @needs_docs
 def test_the_readme_names_the_models() -> None:
     readme = (ROOT / "README.md").read_text()
-    named = [
-        name
-        for cells in _rows(readme, "| models | neuron")
-        for name in re.findall(r"`(\w+)`", cells[0])]
+    named = [name
+             for cells in _rows(readme, "| models | neuron")
+             for name in re.findall(r"`(\w+)`", cells[0])]
     assert sorted(named) == sorted(MODELS)
     assert f"One recurrence with {len(MODELS)} models" in readme

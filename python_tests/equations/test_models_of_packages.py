@@ -88,8 +88,7 @@ def _sinabs(kind: str, reset: str, dynamics: str) -> Case:
 
     def theirs(x: Tensor) -> Tensor:
         layer.reset_states()
-        spikes: Tensor = layer(x.transpose(0, 1)).transpose(0, 1)
-        return spikes
+        return layer(x.transpose(0, 1)).transpose(0, 1)
 
     leaves = {name: value for name, value in layer.named_parameters() if "threshold" not in name}
     return Case(theirs, ours, peers.values(-4.8, 9.6, T, B, N, seed=3), leaves)
@@ -102,8 +101,7 @@ def _spikingjelly(v_reset: float | None, is_detached: bool, dynamics: str) -> Ca
 
     def theirs(x: Tensor) -> Tensor:
         reset_net(layer)
-        spikes: Tensor = layer(x)
-        return spikes
+        return layer(x)
 
     def ours(x: Tensor) -> Tensor:
         w_in, w_rec = layer.rc.weight.split(N, dim=1)
@@ -127,11 +125,10 @@ def _srnn() -> Case:
         return torch.stack([layer(x_t)[1] for x_t in x])
 
     def ours(x: Tensor) -> Tensor:
-        return functional.alif(
-            layer.dense(x) + layer.recurrent.bias, layer.recurrent.weight.t(), dynamics="srnn",
-            alpha=torch.exp(-1 / layer.tau_m), rho=torch.exp(-1 / layer.tau_adp),
-            theta=papers.b_j0_value, beta=papers.beta_value,
-            state=_state(x, a=papers.b_j0_value))[0]
+        return functional.alif(layer.dense(x) + layer.recurrent.bias, layer.recurrent.weight.t(),
+                               dynamics="srnn", alpha=torch.exp(-1 / layer.tau_m),
+                               rho=torch.exp(-1 / layer.tau_adp), theta=papers.b_j0_value,
+                               beta=papers.beta_value, state=_state(x, a=papers.b_j0_value))[0]
 
     return Case(theirs, ours, uniform(-1, 2, T, B, I, seed=3), dict(layer.named_parameters()))
 
@@ -143,8 +140,7 @@ def _adlif() -> Case:
 
     def theirs(x: Tensor) -> Tensor:
         torch.manual_seed(7)
-        spikes: Tensor = layer(x.transpose(0, 1)).transpose(0, 1)
-        return spikes
+        return layer(x.transpose(0, 1)).transpose(0, 1)
 
     def ours(x: Tensor) -> Tensor:
         torch.manual_seed(7)
@@ -163,8 +159,7 @@ def _se_adlif() -> Case:
     layer = _made(papers.SEAdLIF(I, N), 12.0)
 
     def theirs(x: Tensor) -> Tensor:
-        spikes: Tensor = layer(x.transpose(0, 1))[0].transpose(0, 1)
-        return spikes
+        return layer(x.transpose(0, 1))[0].transpose(0, 1)
 
     def ours(x: Tensor) -> Tensor:
         rho = layer.tau_w_trainer.get_decay()

@@ -73,9 +73,8 @@ def cases(draw: st.DrawFn) -> Case:
 
 @settings(max_examples=int(os.environ.get("LSNN_RANDOM_CASES", "200")), deadline=None,
           derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    case=cases(),
-    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
+@given(case=cases(),
+       dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
 def test_same_as_reference(case: Case, dtype: torch.dtype) -> None:
     problem = build(case, dtype, dyadic=True)
     outputs, gradients = problem.run(functional.alif)

@@ -72,7 +72,6 @@ def test_one_step_by_hand() -> None:
 def _snippet(function: Any) -> str:
     """What stands under "Equivalent to" in the docstring."""
     text = inspect.getdoc(function)
-    assert text is not None
     lines = (line.strip() for line in text[text.index("Equivalent to"):].splitlines())
     return "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ")))
 

@@ -19,8 +19,7 @@ def needs(*packages: str) -> None:
 
 
 def load_checkpoint(folder: Path, name: str = "checkpoint.pt") -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(folder / name, weights_only=True)
-    return checkpoint
+    return torch.load(folder / name, weights_only=True)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -51,11 +51,10 @@ def _touch(path: str) -> None:
 def test_a_pickle_that_runs_code_is_refused(kind: str, inside: bool, legacy: bool,
                                             tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    call: tuple[Any, ...] = {
-        "os.system": (os.system, (f"touch {trace}",)),
-        "eval": (eval, (f"open({str(trace)!r}, 'w')",)),
-        "a function": (_touch, (str(trace),)),
-        "builtins.getattr": (getattr, (trace, "name"))}[kind]
+    call: tuple[Any, ...] = {"os.system": (os.system, (f"touch {trace}",)),
+                             "eval": (eval, (f"open({str(trace)!r}, 'w')",)),
+                             "a function": (_touch, (str(trace),)),
+                             "builtins.getattr": (getattr, (trace, "name"))}[kind]
     bad: Any = _Runs(call)
     if inside:
         module = RNN_custom()

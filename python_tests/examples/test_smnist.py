@@ -77,12 +77,7 @@ def test_a_run_from_begin_to_end(data: Path, out: Path, capsys: pytest.CaptureFi
     _run(out, "--iterations", "3")
     assert "on the 5 test digits" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
-        "checkpoint.pt",
-        "smnist.json",
-        "smnist_curve.csv",
-        "smnist_curve.png",
-        "smnist_digit.png",
-    }
+        "checkpoint.pt", "smnist.json", "smnist_curve.csv", "smnist_curve.png", "smnist_digit.png"}
     assert len(load_checkpoint(out)["history"]) == 3
 
 
@@ -267,9 +262,8 @@ def test_srnn_shows_a_pixel_once(data: Path, out: Path) -> None:
     assert said == "--hold: expected 1 with the model srnn, got 2"
 
 
-def test_an_unfinished_run_is_not_written_over(
-    data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_run_is_not_written_over(data: Path, out: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         _stops_after(1, signal.SIGINT, patch)
         _run(out, "--iterations", "2")
@@ -280,8 +274,7 @@ def test_an_unfinished_run_is_not_written_over(
     assert "--resume" in said and "--overwrite" in said
     assert (out / "checkpoint.pt").read_bytes() == before
     _run(out, "--iterations", "3", "--overwrite")
-    assert len(load_checkpoint(out)["history"]) == 3 and not (
-        out / "checkpoint_1.pt").exists()
+    assert len(load_checkpoint(out)["history"]) == 3 and not (out / "checkpoint_1.pt").exists()
 
 
 def test_a_finished_run_is_kept(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,8 +286,7 @@ def test_a_finished_run_is_kept(data: Path, out: Path, capsys: pytest.CaptureFix
     assert f"is kept as {out / 'checkpoint_2.pt'}" in capsys.readouterr().out
     (data / mnist.FILES[0]).unlink()  # what cannot begin moves nothing
     assert mnist.FILES[0] in _refused(out, "--iterations", "1")
-    assert len(load_checkpoint(out)["history"]) == 3 and not (
-        out / "checkpoint_3.pt").exists()
+    assert len(load_checkpoint(out)["history"]) == 3 and not (out / "checkpoint_3.pt").exists()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nothing of ours"],
@@ -312,9 +304,8 @@ def test_a_damaged_checkpoint_is_named(content: bytes | None, data: Path, out: P
     _run(out, "--iterations", "1", "--overwrite")
 
 
-def test_the_folder_is_tried_before_training(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_is_tried_before_training(data: Path, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "train", lambda *_: pytest.fail("it trains"))
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
@@ -367,9 +358,8 @@ def test_bad_data_are_named(name: str, content: bytes, wanted: str, data: Path, 
     assert not (out / "checkpoint.pt").exists()
 
 
-def test_a_data_folder_that_cannot_be_made(
-    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_folder_that_cannot_be_made(out: Path, tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LSNN_DATA", raising=False)
     (tmp_path / "file").write_text("")
     said = _refused(out, "--iterations", "1", "--data", str(tmp_path / "file"))

@@ -95,9 +95,8 @@ def test_the_label_is_learned_at_every_step(digits: mnist.Digits,
     assert run.recognised(net, run.digits) == 9 / 12
 
 
-def test_the_rate_falls_linearly_and_a_run_is_resumed(
-    digits: mnist.Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rate_falls_linearly_and_a_run_is_resumed(digits: mnist.Digits, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     set_rate = training.set_rate
 

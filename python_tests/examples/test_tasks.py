@@ -35,9 +35,8 @@ NAVIGATION = ["--ms", "800", "--hold", "20", "--gap", "40", "--radius", "0.6", "
               "--threads", "1"]
 TIMIT = ["--batch", "2", "--every", "2", "--regular", "5", "--adaptive", "4", "--units", "3",
          "--threads", "1"]
-TASKS: list[tuple[ModuleType, list[str]]] = [
-    (store_recall, RECALL), (learning_to_learn, LEARNER), (ecg, ECG), (navigation, NAVIGATION),
-    (timit, TIMIT)]
+TASKS: list[tuple[ModuleType, list[str]]] = [(store_recall, RECALL), (learning_to_learn, LEARNER),
+                                             (ecg, ECG), (navigation, NAVIGATION), (timit, TIMIT)]
 NAMES = ["store_recall", "learning_to_learn", "ecg", "navigation", "timit"]
 
 
@@ -176,8 +175,7 @@ train.main({options!r})
     (navigation, [*NAVIGATION, "--iterations", "20"]),
     (timit, [*TIMIT, "--deepr", "0.3", "--iterations", "20"]),
     (learning_to_learn, [*TEACHERS, "--iterations", "20"])], ids=[*NAMES, "teachers"])
-def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str],
-                                              tmp_path: Path,
+def test_a_run_that_is_killed_is_the_same_run(task: ModuleType, options: list[str], tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed at any moment and resumed, without pictures, which take most of the time."""
     monkeypatch.setattr(task, "picture", lambda *_: None)

@@ -176,8 +176,7 @@ def test_export() -> None:
     class Model(torch.nn.Module):
         def forward(self, *given: Tensor) -> Tensor:
             names = "current", "delay_kernel", "recurrent_mask"
-            spikes: Tensor = functional.alif(**arguments | dict(zip(names, given, strict=True)))[0]
-            return spikes
+            return functional.alif(**arguments | dict(zip(names, given, strict=True)))[0]
 
     given = arguments["current"], arguments["delay_kernel"], arguments["recurrent_mask"]
     exported = torch.export.export(Model(), given).module()(*given)
@@ -187,8 +186,8 @@ def test_export() -> None:
 def test_vmap_over_kernels() -> None:
     problem = _case(mask=True)
     arguments = problem.arguments()
-    kernels = torch.stack([arguments.pop("delay_kernel")] * 2) * torch.tensor([1.0, 0.5])[:, None,
-                                                                                         None]
+    kernel = arguments.pop("delay_kernel")
+    kernels = torch.stack([kernel, 0.5 * kernel])
 
     def run(kernel: Tensor) -> Tensor:
         v: Tensor = functional.alif(**arguments, delay_kernel=kernel, trace=True)[2].v

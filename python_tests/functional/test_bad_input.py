@@ -28,8 +28,7 @@ CURRENT, W, STATE, DELAY = GOOD["current"], GOOD["w_rec"], GOOD["state"], GOOD["
 
 
 def _state(**changed: Any) -> functional.State:
-    state: functional.State = STATE._replace(**changed)
-    return state
+    return STATE._replace(**changed)
 
 
 def _with(tensor: Tensor, value: float, *index: int) -> Tensor:
@@ -91,12 +90,9 @@ BAD = [
     Bad("theta-infinite", {"theta": inf}, "theta", "inf", "finite"),
     Bad("theta-too-short", {"theta": torch.full((4,), 0.5)}, "theta", r"\(4,\)", r"\(N,\)|\(5,\)"),
     Bad("theta-none", {"theta": None}, "theta", "None", "number|float|[Tt]ensor"),
-    Bad("beta-nan", {"beta": nan}, "beta", "nan", "finite"),
     Bad("kappa-infinite", {"kappa": _with(GOOD["kappa"], -inf, 1)}, "kappa", "-inf", "finite"),
-    Bad("q-nan", {"q": nan}, "q", "nan", "finite"),
-    Bad("p-nan", {"p": nan}, "p", "nan", "finite"),
+    *(Bad(f"{name}-nan", {name: nan}, name, "nan", "finite") for name in ("beta", "q", "p", "R")),
     Bad("eta-infinite", {"eta": inf}, "eta", "inf", "finite"),
-    Bad("R-nan", {"R": nan}, "R", "nan", "finite"),
     Bad("width-zero", {"width": 0.0}, "width", r"0\.0|0\b", "> ?0|positive"),
     Bad("width-negative", {"width": _with(GOOD["width"], -1.0, 3)}, "width", r"-1",
         "> ?0|positive"),

@@ -217,9 +217,7 @@ def test_vmap_over_bits() -> None:
     batch = PackedSpikes(x.bits.unflatten(1, (3, 2)), x.carrier.unflatten(1, (3, 2)))
 
     def bits(x: PackedSpikes, w: Tensor) -> PackedSpikes:
-        made = functional.layer(x, w, None, spikes="bits", alpha=0.9, theta=0.3).packed
-        assert made is not None
-        return made
+        return functional.layer(x, w, None, spikes="bits", alpha=0.9, theta=0.3).packed
 
     found = torch.vmap(bits, (1, None), 1)(batch, w)
     assert torch.equal(found.bits.flatten(1, 2), bits(x, w).bits) and bool(found.bits.any())

@@ -135,10 +135,9 @@ def test_biases_of_modules_in_half_precision(kind: str, dtype: torch.dtype) -> N
     """Without inputs and spikes, only biases drive the membranes and the readout."""
     torch.manual_seed(0)
     silent: dict[str, Any] = {"threshold": 100.0}  # a spike more or less would hide a bias
-    net: Any = {
-        "ALIF": lambda: ALIF(5, 40, **silent),
-        "LSNN": lambda: LSNN(5, 20, 20, 3, bias=True, **silent),
-        "LeakyReadout": lambda: LeakyReadout(5, 3)}[kind]()
+    net: Any = {"ALIF": lambda: ALIF(5, 40, **silent),
+                "LSNN": lambda: LSNN(5, 20, 20, 3, bias=True, **silent),
+                "LeakyReadout": lambda: LeakyReadout(5, 3)}[kind]()
     with torch.no_grad():
         for name, value in net.named_parameters():
             if "bias" in name:

@@ -17,10 +17,6 @@ K = {"alpha": 0.9, "theta": 0.4, "rho": 0.95, "beta": 0.5}
 ORDERS = {"falling": (40, 40, 25, 7, 1, 0), "any": (7, 40, 0, 25, 40, 1)}
 
 
-def _loss_weights(value: Tensor) -> Tensor:
-    return torch.linspace(-1, 1.5, value.numel(), dtype=value.dtype).view_as(value)
-
-
 # --------------------------------------------------------------------------------------- functional
 @needs_compiled
 @pytest.mark.parametrize("route", ["inside", "bits", "outside"])
@@ -53,7 +49,8 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
     x.requires_grad_(route != "bits")
     given = functional.pack_spikes(x) if route == "bits" else x
     together = outputs(call(given, own, own["p"], torch.tensor(lengths)))
-    weights = [_loss_weights(value) for value in together]
+    weights = [torch.linspace(-1, 1.5, value.numel(), dtype=value.dtype).view_as(value)
+               for value in together]
     for place in (0, 1, 2):  # gradients given after the end are not read
         for b, steps in enumerate(lengths):
             weights[place][steps:, b] = torch.nan

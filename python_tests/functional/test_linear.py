@@ -34,10 +34,9 @@ def test_same_as_torch(size: tuple[int, ...], rate: float, dtype: torch.dtype, b
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random, dtype=dtype)
 
-    x = (
-        drawn(T, B, inputs)
-        if rate == 1
-        else (torch.rand(T, B, inputs, generator=random) < rate).to(dtype))
+    x = (drawn(T, B, inputs)
+         if rate == 1
+         else (torch.rand(T, B, inputs, generator=random) < rate).to(dtype))
     leaves = [x, drawn(outputs, inputs), *([drawn(outputs)] if bias else [])]
     weights = drawn(T, B, outputs)
     got, want = (

@@ -198,9 +198,8 @@ def test_vmap(in_dims: tuple[int | None, ...]) -> None:
     gradients = torch.vmap(torch.func.grad(lambda x, p: _alone(x, p)[0].square().sum(), (0, 1)),
                            in_dims)(x, p)
     for i in range(3):
-        a, b = (
-            element(t, axis, i).clone().requires_grad_()
-            for t, axis in zip((x, p), in_dims, strict=True))
+        a, b = (element(t, axis, i).clone().requires_grad_()
+                for t, axis in zip((x, p), in_dims, strict=True))
         want = _alone(a, b)
         wanted = torch.autograd.grad(want[0].square().sum(), (a, b))
         for one, other in zip((*got, *gradients), (*want, *wanted), strict=True):

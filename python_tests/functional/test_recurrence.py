@@ -42,9 +42,8 @@ def _run(alif: Any, x: Tensor, w: Tensor | None, **more: Any) -> dict[str, Tenso
 def test_none_is_a_matrix_of_zeros(dynamics: str, smooth: bool) -> None:
     x = _problem()["x"]
     more: dict[str, Any] = {"dynamics": dynamics, "refractory": 2, "smooth": smooth}
-    got, zeros = (
-        _run(functional.alif, x, None, **more),
-        _run(functional.alif, x, torch.zeros(N, N).double(), **more))
+    got, zeros = (_run(functional.alif, x, None, **more),
+                  _run(functional.alif, x, torch.zeros(N, N).double(), **more))
     want = _run(reference.alif, x, None, **more)
     zeros.pop("d w")
     assert bool(got["spikes"].any()) and bool(got["d x"].any())

@@ -228,11 +228,10 @@ class Writer:
         backward = SURROGATES[self.random.choice(fits)]
         form = CONTEXT if self.chance(0.3) else CLASSIC
         once = "    @torch.autograd.function.once_differentiable\n" if self.chance(0.3) else ""
-        self.surrogates.append(
-            f"class {name}(torch.autograd.Function):\n"
-            f"{form.format(forward=self.random.choice(SPIKES))}\n"
-            f"    @staticmethod\n{once}    def backward(ctx, g):\n"
-            f"        (m,) = ctx.saved_tensors\n        return {backward}\n")
+        self.surrogates.append(f"class {name}(torch.autograd.Function):\n"
+                               f"{form.format(forward=self.random.choice(SPIKES))}\n"
+                               f"    @staticmethod\n{once}    def backward(ctx, g):\n"
+                               f"        (m,) = ctx.saved_tensors\n        return {backward}\n")
         return f"{name}.apply({self.value()[0]} - {self.one_of(0.1, 0.3, 0.5)})"
 
     # ------------------------------------------------------------------------------- coefficients

@@ -19,10 +19,8 @@ from lsnn_ext.functional import State
 from lsnn_ext.models import COEFFICIENTS, MODELS
 
 MOST = 1 << 21  # numbers of a tensor that are drawn; a larger one has the memory of a single number
-HUGE = (
-    1 << 16, 1 << 28, 1 << 31, (1 << 31) + 33, 1 << 32, 1 << 40, 1 << 56, 1 << 57, 1 << 61, 1 << 62,
-    1 << 62, (1 << 63) - 1, (1 << 63) - 1,
-)
+HUGE = (1 << 16, 1 << 28, 1 << 31, (1 << 31) + 33, 1 << 32, 1 << 40, 1 << 56, 1 << 57, 1 << 61,
+        1 << 62, 1 << 62, (1 << 63) - 1, (1 << 63) - 1)
 RANGES = {
     "alpha": (0.5, 1.0), "kappa": (0.2, 1.0), "rho": (0.5, 1.0), "q": (0.1, 1.0), "p": (-0.2, 0.2),
     "beta": (0.0, 1.5), "eta": (-0.5, 0.5), "theta": (0.3, 0.9), "sigma": (0.0, 0.8),
@@ -246,12 +244,11 @@ def alif_backward(d: Draw) -> Call:
         return real(*shape) if d.chance(share) else None
 
     D = 1 + max([0, *given["delays"]])
-    args = dict(
-        g_spikes=gradient(T, B, N, share=0.8), g_trace_v=gradient(T, B, N, share=0.3),
-        g_trace_a=gradient(T, B, N, share=0.3), g_threshold=gradient(T, B, N, share=0.3),
-        g_v=gradient(B, N), g_a=gradient(B, N), g_i=gradient(B, N), g_z=gradient(D, B, N),
-        g_p=gradient(T, B, O) if reads else None, g_p_last=gradient(B, O) if reads else None,
-    )
+    args = dict(g_spikes=gradient(T, B, N, share=0.8), g_trace_v=gradient(T, B, N, share=0.3),
+                g_trace_a=gradient(T, B, N, share=0.3), g_threshold=gradient(T, B, N, share=0.3),
+                g_v=gradient(B, N), g_a=gradient(B, N), g_i=gradient(B, N), g_z=gradient(D, B, N),
+                g_p=gradient(T, B, O) if reads else None,
+                g_p_last=gradient(B, O) if reads else None)
     args |= given
     if given["w_in"] is None and not checkpoint and d.chance(0.7):
         args["x"] = None

@@ -27,10 +27,8 @@ KINDS: dict[str, Callable[[Draw], Call]] = {
         fuzz_modules.module, fuzz_modules.plan, fuzz_modules.prepared_layer,
     )
 }
-SHARES = {
-    "alif_forward": 6, "alif_backward": 7, "alif": 5, "layer": 6, "module": 6, "linear_events": 2,
-    "linear_events_backward": 2, "linear": 2, "leaky_readout": 2,
-}
+SHARES = {"alif_forward": 6, "alif_backward": 7, "alif": 5, "layer": 6, "module": 6,
+          "linear_events": 2, "linear_events_backward": 2, "linear": 2, "leaky_readout": 2}
 REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, MemoryError,
             OverflowError)
 UNCLEAR = ("values to unpack", "local variable", "INTERNAL ASSERT", "object is not iterable")

@@ -14,14 +14,10 @@ from lsnn_ext.functional import State
 
 Path = tuple[Any, ...]
 Change = Callable[[Draw, Tensor], Any]
-DTYPES = (
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int32,
-    torch.int64, torch.bool, torch.complex64,
-)
-NUMBERS = (
-    -1, 0, 1, 2, 7, 33, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 62, (1 << 63) - 1,
-    (1 << 63) - 17, 1 << 64, -(1 << 63), -(1 << 40),
-)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int32,
+          torch.int64, torch.bool, torch.complex64)
+NUMBERS = (-1, 0, 1, 2, 7, 33, 1 << 24, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, 1 << 62,
+           (1 << 63) - 1, (1 << 63) - 17, 1 << 64, -(1 << 63), -(1 << 40))
 REALS = (float("nan"), float("inf"), -float("inf"), -1.0, -0.0, 0.0, 1.0, 20.0, 1e-320, 1e-39, 1e38,
          1e300)
 
@@ -175,10 +171,9 @@ def _sliced(d: Draw, t: Tensor) -> Tensor:
     return t.narrow(axis, 0, d.random.randint(0, t.shape[axis]))
 
 
-SHARES: dict[Change, int] = {
-    _meta: 4, _dtype: 4, _expanded: 3, _enormous: 2, _one_off: 4, _shape: 3, _number: 4,
-    _garbage: 3, _unusual: 2, _kind: 2, _sliced: 4, **dict.fromkeys(LAYOUTS, 3),
-}
+SHARES: dict[Change, int] = {_meta: 4, _dtype: 4, _expanded: 3, _enormous: 2, _one_off: 4,
+                             _shape: 3, _number: 4, _garbage: 3, _unusual: 2, _kind: 2, _sliced: 4,
+                             **dict.fromkeys(LAYOUTS, 3)}
 
 
 # ------------------------------------------------------------------------- changes of whatever else
@@ -217,10 +212,8 @@ def _all_at_once(d: Draw, call: Call) -> str:
 
 
 # What the operators trust most is changed more often.
-TRUSTED = {
-    "y", "bits", "smooth_z", "carry", "x_bits", "delay", "delays", "checkpoint", "outputs",
-    "gradients", "coefficient_gradients", "coefficients",
-}
+TRUSTED = {"y", "bits", "smooth_z", "carry", "x_bits", "delay", "delays", "checkpoint", "outputs",
+           "gradients", "coefficient_gradients", "coefficients"}
 # What says which call it is, and sizes for which modules hold memory.
 KEPT = {"kind", "method", "grad", "times", "parameters", "memory", "wide", "cut"}
 KEPT_OPTIONS = {"n", "input_size", "hidden_size", "output_size", "n_regular", "n_adaptive",

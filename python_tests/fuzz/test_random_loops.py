@@ -21,7 +21,7 @@ REORDERED = 9000  # of the first one whose recording runs in another order, with
 
 
 @pytest.fixture(autouse=True)
-def _alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("LSNN_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("LSNN_COMPILE", raising=False)
     before = torch.get_rng_state(), torch.get_default_dtype()

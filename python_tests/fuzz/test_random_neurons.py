@@ -4,8 +4,6 @@ a plain loop does.
 LSNN_NEURON_CASES sets the number of interpreted steps (150); a twentieth as many are compiled.
 """
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,20 +12,12 @@ from any_neuron import Case, difference, draw_case, function_of, fused, judge, l
 from any_neuron_steps import draw_step
 from fuzz_calls import Draw
 from operator_calls import needs_compiled
+from test_random_loops import alike  # noqa: F401
 from traced_steps import NEURONS, check_step
 
 pytestmark = needs_compiled
 CASES = int(os.environ.get("LSNN_NEURON_CASES", "150"))
 COMPILED = 5000  # the number of the first compiled case
-
-
-@pytest.fixture(autouse=True)
-def _alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setenv("LSNN_CACHE_DIR", str(tmp_path))
-    monkeypatch.delenv("LSNN_COMPILE", raising=False)
-    before = torch.get_default_dtype()
-    yield
-    torch.set_default_dtype(before)
 
 
 def _check(seed: int) -> None:
@@ -57,11 +47,10 @@ def test_programs_of_steps(first: int) -> None:
         d = Draw(seed, 0)
         dtype, is_exact = d.one_of(torch.float32, torch.float64), d.chance(0.6)
         step = draw_step(f"program {seed}", is_exact)
-        coefficients = {
-            one.name: d.real(one.low, one.high, *shapes[one.kind], dtype=dtype)
-            if one.kind in shapes else d.random.randrange(2, 9) if one.kind == "int"
-            else d.random.uniform(one.low, one.high)
-            for one in step.coefficients if one.kind != "default"}
+        coefficients = {one.name: d.real(one.low, one.high, *shapes[one.kind], dtype=dtype)
+                        if one.kind in shapes else d.random.randrange(2, 9) if one.kind == "int"
+                        else d.random.uniform(one.low, one.high)
+                        for one in step.coefficients if one.kind != "default"}
         tolerance = None if is_exact else {torch.float32: 3e-4, torch.float64: 1e-12}[dtype]
         try:
             check_step(function_of(step.source, f"program {seed}"), coefficients,

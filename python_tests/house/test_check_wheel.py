@@ -13,9 +13,8 @@ from lsnn_ext import _ops
 SCRIPT = Path(__file__).resolve().parents[2] / ".ci" / "check_wheel.py"
 
 
-def _loaded(name: str) -> ModuleType:
+def loaded(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
-    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -29,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture
 def script() -> ModuleType:
-    return _loaded("check_wheel")
+    return loaded("check_wheel")
 
 
 def _wheel(folder: Path, *left_out: str, **more: bytes) -> Path:
@@ -80,7 +79,7 @@ def test_what_is_wrong_with_a_module(script: ModuleType, tmp_path: Path,
 
 def test_the_wheel_for_a_python(tmp_path: Path) -> None:
     """.ci/wheels.py finds a wheel by the tag of the Python, and ends where a command fails."""
-    script = _loaded("wheels")
+    script = loaded("wheels")
     here = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     wheels = [tmp_path / f"lsnn_ext-1-{tag}-{tag}-linux_x86_64.whl" for tag in (here, "cp38")]
     assert script.given_for(sys.executable, wheels) == wheels[0].resolve()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_check_wheel import loaded
 from torch import Tensor
 
 from lsnn_ext import _ops, functional
@@ -187,11 +188,7 @@ RENDERED = '<span class="arithmatex"><mjx-container><mjx-c class="mjx-c1D465"></
     (RENDERED.replace("<mjx-c ", '<mjx-merror data-mjx-error="Missing }"></mjx-merror><mjx-c '),
      ["a formula has an error: Missing }"])])
 def test_formulas_that_are_not_rendered_are_found(html: str, wrong: list[str]) -> None:
-    spec = importlib.util.spec_from_file_location("check_site", ROOT / ".ci" / "check_site.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.problems(html) == wrong
+    assert loaded("check_site").problems(html) == wrong
 
 
 def test_workflows_call_scripts_that_are_there() -> None:

@@ -127,9 +127,8 @@ def package_imports_go_down(root: Path) -> list[str]:
     bad = []
     for path, text in _files(root, "lsnn_ext/**/*.py"):
         part = PurePosixPath(path.parts[1]).stem
-        submodules = {PurePosixPath(p.parts[1]).stem for p, _ in _files(root,
-                                                                        "lsnn_ext/**/*.py")} | {
-            "_C"}
+        paths = (other for other, _ in _files(root, "lsnn_ext/**/*.py"))
+        submodules = {"_C", *(PurePosixPath(other.parts[1]).stem for other in paths)}
         for name in _imports(path, text):
             package, *inside = name.split(".")
             known = package == "lsnn_ext" and inside and inside[0] in submodules

@@ -146,18 +146,16 @@ def test_pip_says_it_when_quiet(tree: Path) -> None:
     # What pip keeps to itself when all went well is said on the terminal.
     terminal = f"import pty, sys; sys.exit(pty.spawn([sys.executable, *{pip!r}]) >> 8)"
     ran = _python(tree, "-c", terminal, CXX="/bin/false", LSNN_BUILD="auto")
-    assert (
-        ran.returncode == 0
-        and "lsnn_ext: NO COMPILED PART (cmake ended with status 1)" in ran.stdout), ran.stdout
+    assert (ran.returncode == 0
+            and "lsnn_ext: NO COMPILED PART (cmake ended with status 1)" in ran.stdout), ran.stdout
     assert (tree / "site" / "lsnn_ext" / "functional.py").is_file()
     assert not list((tree / "site" / "lsnn_ext").glob("_C*"))
 
 
 def test_unknown_wishes_are_refused(tree: Path) -> None:
     ran = _build(tree, LSNN_BUILD="Off", CXX="/bin/false")
-    assert (
-        ran.returncode != 0
-        and ran.stderr == "LSNN_BUILD: expected require, auto or off, got 'Off'\n")
+    assert (ran.returncode != 0
+            and ran.stderr == "LSNN_BUILD: expected require, auto or off, got 'Off'\n")
 
 
 def test_an_older_setuptools_is_refused(tree: Path) -> None:

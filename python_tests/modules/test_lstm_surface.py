@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from compare import through_file
 from lsnn_ext import ALIF, LIF, LSNN
-from module_kinds import make_kinds, round_weights, run_steps
+from module_kinds import make_kinds, neurons_of, round_weights, run_steps
 from steps import flat
 
 T, B, I, N, O = 12, 3, 5, 8, 2
@@ -39,11 +39,6 @@ def _x(*shape: int, seed: int = 0) -> Tensor:
 def _made(kind: str, **options: Any) -> Any:
     torch.manual_seed(0)
     return round_weights(KINDS[kind](**options), 64)
-
-
-def _part(module: Any) -> Any:
-    """What has the weights of nn.LSTM."""
-    return module.neurons if isinstance(module, LSNN) else module
 
 
 def _layers(state: Any) -> list[Tensor]:
@@ -78,7 +73,7 @@ def test_arguments_in_the_same_order() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_parameters(kind: str, form: str, bias: bool) -> None:
     """Shapes of weight_ih_l[k], weight_hh_l[k] and `_reverse`; a bias on request."""
-    part = _part(KINDS[kind](**FORMS[form], bias=bias))
+    part = neurons_of(KINDS[kind](**FORMS[form], bias=bias))
     gates = 4 if kind == "LSTM" else 1
     directions, layers = 1 + part.bidirectional, part.num_layers
     suffixes = [f"_l{k}{end}" for k in range(layers) for end in ("", "_reverse")[:directions]]
@@ -108,7 +103,7 @@ def test_device_and_dtype(kind: str) -> None:
 def test_shapes(kind: str, form: str) -> None:
     """Batched, batch first, unbatched; batch_first does not apply to the state."""
     module = _made(kind, **FORMS[form])
-    part, first = _part(module), FORMS[form].get("batch_first", False)
+    part, first = neurons_of(module), FORMS[form].get("batch_first", False)
     directions = 1 + part.bidirectional
     x = _x(T, B, I)
     out, state = module(x.transpose(0, 1) if first else x)
@@ -127,7 +122,7 @@ def test_shapes(kind: str, form: str) -> None:
 @of_every_form
 def test_no_steps_or_no_items(form: str, kind: str, steps: int, items: int) -> None:
     module = KINDS[kind](**FORMS[form])
-    part = _part(module)
+    part = neurons_of(module)
     directions, shape = 1 + part.bidirectional, (steps, items)
     shape = shape[::-1] if part.batch_first else shape
     out, state = module(torch.rand(*shape, I))
@@ -166,7 +161,7 @@ def test_two_calls_equal_one(kind: str, form: str) -> None:
 def test_both_directions(kind: str, layers: int) -> None:
     """Side by side; the last state of the backward direction is that at the first step."""
     module = _made(kind, num_layers=layers, bidirectional=True)
-    part, x = _part(module), _x(T, B, I)
+    part, x = neurons_of(module), _x(T, B, I)
     seen: Any = x
     for layer in range(layers):
         ends, outs = [], []
@@ -321,7 +316,7 @@ def test_readout_of_the_network(form: str) -> None:
 def test_attributes_and_moves(kind: str) -> None:
     """What it was made with can be read; .double() and .to() take parameters and constants."""
     module = _made(kind, num_layers=2, bidirectional=True, batch_first=True, dropout=0.25)
-    part = _part(module)
+    part = neurons_of(module)
     assert (part.input_size, part.hidden_size, part.num_layers) == (I, N, 2)
     assert (part.bias, part.batch_first, part.dropout, part.bidirectional) == (
         kind not in ("LSNN",), True, 0.25, True)

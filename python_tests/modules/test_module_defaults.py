@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import papers
 from compare import assert_same
-from lsnn_ext import ALIF, LIF, LSNN, State, functional
+from lsnn_ext import ALIF, LIF, State, functional
 from lsnn_ext.models import MODELS, Rate, find_defaults
-from module_kinds import make_kinds, round_weights
+from module_kinds import make_kinds, neurons_of, round_weights
 
 I, N, T, B = 4, 8, 60, 3
 KINDS = make_kinds(I, N)
@@ -30,10 +30,6 @@ def _missing(dynamics: str, kind: Any) -> dict[str, float]:
             if isinstance(value, str)}
 
 
-def _neurons(layer: Any) -> ALIF | LIF:
-    return layer.neurons if isinstance(layer, LSNN) else layer
-
-
 @pytest.mark.filterwarnings("ignore:beta. ")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dynamics", MODELS)
@@ -42,7 +38,7 @@ def test_own_or_demanded(dynamics: str, kind: Any) -> None:
     own, given = find_defaults(dynamics, kind), _missing(dynamics, kind)
     if kind == "LSNN" and own["beta"] is None:
         given["beta"] = 0.5
-    layer = _neurons(KINDS[kind](dynamics=dynamics, **given))
+    layer = neurons_of(KINDS[kind](dynamics=dynamics, **given))
     for name, value in own.items():
         wanted = value.decay(1.0) if isinstance(value, Rate) else value
         if isinstance(wanted, bool) or name in ("refractory", "delay"):
@@ -86,9 +82,8 @@ def test_all_coefficients(dynamics: str, each: bool) -> None:
     x = _x(T, B, I)
     spikes, state = layer(x)
     theta = given.pop("threshold")
-    want, end = functional.alif(
-        x @ layer.weight_ih_l0.T + layer.bias_ih_l0, layer.weight_hh_l0.T, theta=theta,
-        dynamics=dynamics, refractory=1, delay=1, **given)
+    want, end = functional.alif(x @ layer.weight_ih_l0.T + layer.bias_ih_l0, layer.weight_hh_l0.T,
+                                theta=theta, dynamics=dynamics, refractory=1, delay=1, **given)
     assert 0.005 < spikes.mean() < 0.9
     assert torch.equal(spikes, want)
     torch.testing.assert_close(state.v[0], end.v, rtol=0, atol=0)

@@ -13,9 +13,8 @@ from module_kinds import run_steps
 from steps import assert_equal, flat, needs_prepared_layers, prepared
 
 I, N = 4, 9
-FIRST = {
-    "alike": torch.full((N, N), 1),
-    "several": torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(1))}
+FIRST = {"alike": torch.full((N, N), 1),
+         "several": torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(1))}
 
 
 def _layer(delay: Tensor, num_layers: int = 2) -> ALIF:
@@ -70,9 +69,8 @@ def test_change_is_seen(first: str, change: str, how: str, gradients: bool) -> N
             assert_equal([leaf.detach() for leaf in got], want)
         assert got[0].sum() > 0
         if change != "one-of-those-there":
-            assert any(
-                a.shape != b.shape or not torch.equal(a, b)
-                for a, b in zip(got, flat(before), strict=True))
+            assert any(a.shape != b.shape or not torch.equal(a, b)
+                       for a, b in zip(got, flat(before), strict=True))
 
 
 @needs_prepared_layers
@@ -135,8 +133,7 @@ def test_delays_that_were_changed(first: str, gradients: bool) -> None:
     x = torch.rand(5, 2, N)
     _called(delays, x, gradients)
     delays.each[4, 4] = 5
-    errors = {"alike": (ValueError, "delay: expected only the values .* make "
-                                    "functional.Delays"),
+    errors = {"alike": (ValueError, "delay: expected only the values .* make functional.Delays"),
               "several": (RuntimeError, "delay: expected only numbers in delays, got 5")}
     error, message = errors[first]
     with pytest.raises(error, match=message):

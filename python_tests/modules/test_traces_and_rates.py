@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from compare import assert_same
 from lsnn_ext import ALIF, LSNN, LSNNState, State
-from module_kinds import make_kinds
+from module_kinds import make_kinds, neurons_of
 from steps import flat
 
 T, B, I, N, O = 14, 3, 5, 8, 2
@@ -25,10 +25,6 @@ def _x(*shape: int, seed: int = 0) -> Tensor:
 def _made(kind: str, **options: Any) -> Any:
     torch.manual_seed(0)
     return KINDS[kind](**options)
-
-
-def _neurons(module: Any) -> Any:
-    return module.neurons if isinstance(module, LSNN) else module
 
 
 # ------------------------------------------------------------------------------------------- traces
@@ -86,7 +82,7 @@ def test_rates(kind: str, form: dict[str, Any]) -> None:
     module, x = _made(kind, **form), _x(B, T, I)
     x = x if form.get("batch_first") else x.transpose(0, 1)
     *_, rates = module(x, return_rates=True)
-    neurons = _neurons(module)
+    neurons = neurons_of(module)
     layers, directions = neurons.num_layers, 1 + neurons.bidirectional
     assert rates.shape == (layers * directions, B, N)
     spikes, _ = neurons(x)
@@ -143,7 +139,7 @@ def test_rates_of_long_sequences_need_no_spikes(network: bool) -> None:
     net: Any = LSNN(100, 100, 120, 4, num_layers=2) if network else ALIF(100, 220, 2)
     x = (torch.rand(100, 40, 100, generator=torch.Generator().manual_seed(1)) < 0.1).float()
     *_, rates = net(x, return_rates=True)
-    first = _neurons(net)
+    first = neurons_of(net)
     alone = ALIF(100, 220, bias=not network, tau_adapt=float(first.tau_adapt_l0),
                  beta=first.beta_l0, refractory=first.refractory)
     with torch.no_grad():

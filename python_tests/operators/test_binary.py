@@ -39,9 +39,8 @@ def _run(*command: str | Path) -> str:
 def _symbols(path: Path, *options: str) -> list[tuple[str, str]]:
     """(name, type) as nm tells them."""
     lines = _run(_tool("nm"), "--format=posix", *options, path).splitlines()
-    return [
-        (name, kind)
-        for name, kind, *_ in (line.split() for line in lines if len(line.split()) >= 2)]
+    return [(name, kind)
+            for name, kind, *_ in (line.split() for line in lines if len(line.split()) >= 2)]
 
 
 def shared(symbols: Iterable[tuple[str, str]], defined: set[str]) -> list[str]:

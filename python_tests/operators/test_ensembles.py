@@ -84,8 +84,8 @@ def test_gradients_inside_of_vmap(name: str) -> None:
     members, parameters, buffers, output = _ensemble(name)
     x = _x(name)
     leaves = {key: value.detach() for key, value in parameters.items()}
-    found = vmap(grad(lambda *given: output(*given).square().sum()), (0, 0, None))(leaves, buffers,
-                                                                                  x)
+    slopes = grad(lambda *given: output(*given).square().sum())
+    found = vmap(slopes, (0, 0, None))(leaves, buffers, x)
     want = _stacked(lambda m: torch.autograd.grad(m(x)[0].square().sum(), list(m.parameters())),
                     members)
     for (key, one), other in zip(found.items(), want, strict=True):

@@ -53,9 +53,8 @@ def test_raw_operators_take_no_mixed_devices(name: str, lengths: str) -> None:
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("name", ["x", "w_in", "w_rec", "bias", "w_out", "readout_state"])
 def test_layer_takes_no_mixed_devices(name: str, grad: bool) -> None:
-    with (
-        torch.set_grad_enabled(grad),
-        pytest.raises(ERRORS, match=f"^{name if name != 'x' else 'w_in'}: expected")):
+    with (torch.set_grad_enabled(grad),
+          pytest.raises(ERRORS, match=f"^{name if name != 'x' else 'w_in'}: expected")):
         inside(**{**_leaves(), name: _leaves()[name].to("meta")})
 
 
@@ -189,8 +188,7 @@ def _forward(N: int, I: int = 0, delays: int = 1) -> Any:
     """alif_forward of one step and item, whose large arguments have the memory of one number."""
     delay = torch.zeros((), dtype=torch.int64).expand(N, N) if delays > 1 else None
     state = [_huge(1, N)] * 4 + [_huge(delays, 1, N)]
-    constants = _ops.Constants(
-        outputs=_ops.make_mask("outputs", ["spikes"]))
+    constants = _ops.Constants(outputs=_ops.make_mask("outputs", ["spikes"]))
     return torch.ops.lsnn.alif_forward(
         _huge(1, 1, I or N), state, torch.tensor(0.5).expand(11, N), [_huge(N, N), delay],
         list(range(delays)), [_huge(N, I)] if I else [], [], list(constants), [0.3, 0.0, 1.0], [])

@@ -71,9 +71,8 @@ def test_membranes_are_rounded_to_nearest_even() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        functional.alif(
-            x.requires_grad_(), torch.zeros(x.shape[2], x.shape[2]), alpha=0.0, kappa=1.0,
-            theta=1.0, dynamics="srnn", saved_dtype=torch.bfloat16)
+        functional.alif(x.requires_grad_(), torch.zeros(x.shape[2], x.shape[2]), alpha=0.0,
+                        kappa=1.0, theta=1.0, dynamics="srnn", saved_dtype=torch.bfloat16)
     (y,) = saved
     want = x.detach().bfloat16()
     halfway = (want.float() - x.detach()).abs() == (

@@ -151,8 +151,7 @@ def test_a_scaled_loss_under_autocast(dtype: torch.dtype) -> None:
         return y.float().square().mean()
 
     scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
-    learns, plain = torch.optim.SGD(module.parameters(), 0.1), torch.optim.SGD(other.parameters(),
-                                                                              0.1)
+    learns, plain = (torch.optim.SGD(one.parameters(), 0.1) for one in (module, other))
     before = [p.detach().clone() for p in module.parameters()]
     for _ in range(3):
         learns.zero_grad()

@@ -17,19 +17,13 @@ def _set(name: str, value: float) -> Callable[[ALIF], Any]:
     return lambda layer: setattr(layer, name, value)
 
 
-def _tensor(layer: ALIF, name: str) -> Tensor:
-    value = getattr(layer, name)
-    assert isinstance(value, Tensor)
-    return value
-
-
 CHANGES: dict[str, Callable[[ALIF], Any]] = {
     "nothing": lambda layer: None,
-    "in place": lambda layer: _tensor(layer, "tau_mem_l0").mul_(0.5),
-    "data": lambda layer: _tensor(layer, "threshold_l0").data.mul_(2.0),
+    "in place": lambda layer: layer.tau_mem_l0.mul_(0.5),
+    "data": lambda layer: layer.threshold_l0.data.mul_(2.0),
     "data of another dtype": lambda layer: setattr(
-        _tensor(layer, "tau_mem_l0"), "data", _tensor(layer, "tau_mem_l0").double()),
-    "numpy": lambda layer: _tensor(layer, "beta_l0").numpy().fill(0.3),
+        layer.tau_mem_l0, "data", layer.tau_mem_l0.double()),
+    "numpy": lambda layer: layer.beta_l0.numpy().fill(0.3),
     "another": lambda layer: setattr(layer, "tau_adapt_l0", torch.full((N,), 50.0)),
     "loaded": lambda layer: layer.load_state_dict(
         {name: value * 0.9 if value.is_floating_point() else value
@@ -37,7 +31,7 @@ CHANGES: dict[str, Callable[[ALIF], Any]] = {
     "dt": _set("dt", 2.0), "refractory": _set("refractory", 3), "dampening": _set("dampening", 0.7),
     "dynamics": lambda layer: setattr(layer, "dynamics", "srnn"),
     "double": lambda layer: layer.double(),
-    "learns": lambda layer: _tensor(layer, "tau_mem_l0").requires_grad_(),
+    "learns": lambda layer: layer.tau_mem_l0.requires_grad_(),
     "delay": _set("delay", 2), "autapses": _set("autapses", True)}
 
 

@@ -55,18 +55,12 @@ def _start(layer: Any, dtype: torch.dtype) -> State:
 def _loss(spikes: Tensor, end: State) -> Tensor:
     torch.manual_seed(2)
     weights = torch.randn(spikes.shape, dtype=spikes.dtype)
-    return (spikes * weights).sum() + sum(
-        (leaf * torch.randn(leaf.shape, dtype=leaf.dtype)).sum()
-        for leaf in end._replace(r=end.v))
+    return (spikes * weights).sum() + sum((leaf * torch.randn(leaf.shape, dtype=leaf.dtype)).sum()
+                                          for leaf in end._replace(r=end.v))
 
 
 def _in_steps(layer: Any, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-    found: tuple[Tensor, State] = without_operators(run_steps, layer, x, state)
-    return found
-
-
-def _leaves(layer: Any, x: Tensor, start: State) -> list[Tensor]:
-    return [x, start.v, start.a, start.i, start.z, *layer.parameters()]
+    return without_operators(run_steps, layer, x, state)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -80,7 +74,7 @@ def test_equals_the_sequence(name: str) -> None:
     assert bool(want.any()) and not bool(want.all())
     for one, other in zip(flat([got, after]), flat([want, end]), strict=True):
         assert torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
-    leaves = _leaves(layer, x, start)
+    leaves = [x, start.v, start.a, start.i, start.z, *layer.parameters()]
     expected = torch.autograd.grad(_loss(want, end), leaves, allow_unused=True)
     found = torch.autograd.grad(_loss(got, after), leaves, allow_unused=True)
     for leaf, one, other in zip(leaves, found, expected, strict=True):

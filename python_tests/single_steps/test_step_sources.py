@@ -60,11 +60,8 @@ def test_each_weight(autapses: bool, others: bool, target: int, source: int) -> 
     """Corners of the weights, where one neuron has spiked and where all have."""
     layer, past = _layer(autapses=autapses), torch.full((1, 1, N), float(others))
     past[0, 0, source] = 1
-    _check(
-        layer.step,
-        (inputs(1, I), _state(past)),
-        lambda: layer.weight_hh_l0[target, source].add_(9),
-        seen=autapses or target != source)
+    _check(layer.step, (inputs(1, I), _state(past)),
+           lambda: layer.weight_hh_l0[target, source].add_(9), seen=autapses or target != source)
 
 
 @pytest.mark.parametrize("item", [0, 1])
@@ -162,9 +159,8 @@ def test_a_counter_in_a_layer_without_refractory_steps(kind: type[ALIF]) -> None
     torch.manual_seed(0)
     layer = kind(I, N, refractory=0)
     state = _state(torch.zeros(1, 1, N))
-    state, over = (
-        state._replace(r=torch.arange(N).remainder(4).view(1, 1, N).float()),
-        torch.full((1, 1, N), 99.0))
+    state, over = (state._replace(r=torch.arange(N).remainder(4).view(1, 1, N).float()),
+                   torch.full((1, 1, N), 99.0))
     for left in [state.r - step for step in range(4)]:
         spikes, state = prepared(layer.step, torch.zeros(1, I), state._replace(v=over))
         assert_equal(spikes, (left[0] <= 0).float())

@@ -186,17 +186,15 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device |
     outputs = {"spikes": (T, B, N), "trace.v": (T, B, N), "trace.a": (T, B, N),
                "trace.threshold": (T, B, N), "state.v": (B, N), "state.a": (B, N),
                "state.i": (B, N), "state.z": (D, B, N)}
-    weights = {
-        name: uniform(-1.0, 1.0, *_storage(case.gradients, shape)).to(
-            dtype if name == "spikes" else working)
-        for name, shape in outputs.items()}
+    weights = {name: uniform(-1.0, 1.0, *_storage(case.gradients, shape)).to(
+                   dtype if name == "spikes" else working)
+               for name, shape in outputs.items()}
     weights = {name: _lay_out(weights[name].to(device), case.gradients,
                               shape) for name, shape in outputs.items()}
     leaves = {name: leaf.to(device) for name, leaf in leaves.items()}
-    learn = (
-        tuple(leaves)
-        if case.learn is None
-        else tuple(name for name in leaves if name in case.learn))
+    learn = (tuple(leaves)
+             if case.learn is None
+             else tuple(name for name in leaves if name in case.learn))
     fixed = {"dynamics": case.dynamics, "refractory": case.refractory, "surrogate": case.surrogate,
              "delay": delay, "checkpoint_every": case.checkpoint_every,
              "lengths": _lengths(case, generator)}
@@ -223,8 +221,7 @@ def _table() -> list[Case]:
     # have the segments of 128 steps and chunks of 16 that a long sequence is replayed in.
     sizes = [(40, 1, 1), (40, 3, 31), (2, 8, 32), (40, 9, 33), (40, 3, 220), (1, 1, 220), (2, 9, 1),
              (1, 3, 33), (0, 3, 33), (40, 0, 33), (0, 0, 1), (40, 17, 32), (150, 3, 31), (15, 2, 7),
-             (16, 2, 7), (17, 2, 7), (127, 2, 5), (128, 2, 5), (129, 2, 5),
-             (300, 1, 33)]
+             (16, 2, 7), (17, 2, 7), (127, 2, 5), (128, 2, 5), (129, 2, 5), (300, 1, 33)]
     shapes = [replace(busy, name=f"shape-T{T}-B{B}-N{N}", T=T, B=B, N=N) for T, B, N in sizes]
     surrogates = [Case(f"surrogate-{name}-{model}", model, surrogate=name, refractory=1)
                   for name in SURROGATES for model in ("lsnn", "srnn")]

@@ -115,8 +115,8 @@ def _parts() -> dict[str, tuple[str, ...]]:
     tensors = {"state": ("v", "a", "i", "r", "z"),
                "recurrence": ("w_rec", "delay", "delay_kernel", "recurrent_mask"),
                "projection": ("w_in", "bias", "x_bits"), "readout": ("w_out", "p", "b_out"),
-               "saved": ("y", "bits", "smooth_z", "carry"), "g_traces": ("g_trace_v", "g_trace_a",
-                                                                         "g_threshold"),
+               "saved": ("y", "bits", "smooth_z", "carry"),
+               "g_traces": ("g_trace_v", "g_trace_a", "g_threshold"),
                "g_state": ("g_v", "g_a", "g_i", "g_z"), "g_readout": ("g_p", "g_p_last")}
     return tensors | {"constants": _ops.Constants._fields, "numbers": _ops.Numbers._fields}
 

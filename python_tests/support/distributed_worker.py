@@ -121,8 +121,8 @@ def main(how: str) -> None:
         dist.init_process_group("gloo")
     rank = int(os.environ["RANK"])
     mine = x[:, HALF * rank : HALF * (rank + 1)]
-    together = {f.__name__: f for f in (ddp, fsdp, fsdp_steps, accelerate, lightning)}[how](net,
-                                                                                         mine)
+    ways = {f.__name__: f for f in (ddp, fsdp, fsdp_steps, accelerate, lightning)}
+    together = ways[how](net, mine)
     if how == "fsdp_steps":
         alone.first(x)[0].square().mean().backward()
         pairs = [(name, p.grad.full_tensor(), q.grad, torch.zeros_like(q))

@@ -15,6 +15,11 @@ def make_kinds(I: int, N: int, O: int = 2) -> dict[str, Callable[..., Any]]:
             "LSNN": lambda **options: LSNN(I, 3, N - 3, O, **options)}
 
 
+def neurons_of(module: Any) -> Any:
+    """What has the weights of nn.LSTM."""
+    return module.neurons if isinstance(module, LSNN) else module
+
+
 def round_weights(module: nn.Module, steps: int = 256, matrices_only: bool = True) -> Any:
     """The module with weights that are multiples of 1 / steps: sums are exact in any order."""
     with torch.no_grad():

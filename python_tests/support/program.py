@@ -115,8 +115,7 @@ def evaluate(program: Program, currents: Sequence[Tensor], states: Sequence[Tens
     def read(places: Sequence[int | None]) -> list[Tensor | None]:
         return [None if i is None else values[i] for i in places]
 
-    return Evaluated(
-        [values[i] for i in program.new_states], values[program.z],
-        None if program.slopes is None else [values[i] for i in program.slopes],
-        read(program.d_currents), read(program.d_states), *read([program.d_z]),
-        read(program.gradients))
+    return Evaluated([values[i] for i in program.new_states], values[program.z],
+                     None if program.slopes is None else [values[i] for i in program.slopes],
+                     read(program.d_currents), read(program.d_states), *read([program.d_z]),
+                     read(program.gradients))

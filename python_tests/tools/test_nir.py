@@ -68,10 +68,6 @@ def _run(network: nn.Module, x: Tensor) -> list[Tensor]:
     return found
 
 
-def _dt(network: nn.Module) -> float:
-    return float(getattr(network[0], "dt", 1.0))
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
     network, x = _network(name), 5 * torch.randn(60, 4, 5)
@@ -139,7 +135,7 @@ def _by_the_graph(graph: Any, x: np.ndarray, dt: float) -> np.ndarray:
 def test_the_graph_computes_the_same_by_its_own_equations(name: str) -> None:
     network, x = _network(name).double(), 5 * torch.randn(60, 4, 5, dtype=torch.float64)
     want = _run(network, x)[-1].detach()
-    got = _by_the_graph(to_nir(network), x.numpy(), _dt(network) * 1e-3)
+    got = _by_the_graph(to_nir(network), x.numpy(), getattr(network[0], "dt", 1.0) * 1e-3)
     assert want.any()
     assert_same("output", torch.as_tensor(got), want, tolerance=1e-9)
 

@@ -44,29 +44,12 @@ def _steps(module: nn.Module, x: Tensor) -> Tensor:
     return torch.stack(found).detach()
 
 
-def _norse(graph: Any) -> nn.Module:
-    made: nn.Module = package("norse.torch").from_nir(graph, dt=DT * 1e-3)
-    return made
-
-
-def _snntorch(graph: Any) -> nn.Module:
-    made: nn.Module = package("snntorch.import_nir").import_from_nir(graph)
-    return made
-
-
-def _spikingjelly(graph: Any) -> nn.Module:
-    exchange = package("spikingjelly.activation_based.nir_exchange")
-    made: nn.Module = exchange.import_from_nir(graph, dt=DT * 1e-3)
-    return made
-
-
-def _sinabs(graph: Any) -> nn.Module:
-    made: nn.Module = package("sinabs.nir").from_nir(graph, batch_size=4)
-    return made
-
-
 READERS: dict[str, Callable[[Any], nn.Module]] = {
-    "norse": _norse, "SpikingJelly": _spikingjelly, "snnTorch": _snntorch, "sinabs": _sinabs}
+    "norse": lambda graph: package("norse.torch").from_nir(graph, dt=DT * 1e-3),
+    "SpikingJelly": lambda graph: package("spikingjelly.activation_based.nir_exchange")
+    .import_from_nir(graph, dt=DT * 1e-3),
+    "snnTorch": lambda graph: package("snntorch.import_nir").import_from_nir(graph),
+    "sinabs": lambda graph: package("sinabs.nir").from_nir(graph, batch_size=4)}
 
 
 def _table() -> list[tuple[str, str, str]]:

@@ -144,9 +144,8 @@ def test_separate_readout_has_no_neurons() -> None:
     alif, x = ALIF(80, 100), _spikes(200, 20, 80)
     report = _profile(nn.Sequential(alif, First(), LeakyReadout(100, 50), First()), x)
     assert report.neuron_steps == 200 * 20 * 100 and report.calls == 1
-    assert (
-        report.rate == pytest.approx(float(alif(x)[0].detach().mean()))
-        and 0.05 < (report.active or 0) < 0.9)
+    assert (report.rate == pytest.approx(float(alif(x)[0].detach().mean()))
+            and 0.05 < (report.active or 0) < 0.9)
     assert report.phases["products"] > 0 and report.phases["products_backward"] > 0
     assert report.input_density == pytest.approx(float(x.mean()))
 
@@ -212,10 +211,9 @@ def test_forms_of_input() -> None:
     assert _profile(layer, _spikes(10, 20)).batch == 1
     _profile(layer, (2 * _spikes(10, 4, 20)).requires_grad_())
     frozen = _profile(ALIF(20, 30).requires_grad_(False), _spikes(10, 4, 20))
-    assert (
-        frozen.active is None
-        and frozen.phases["adjoint"] == 0
-        and frozen.counters["backward_calls"] == 0)
+    assert (frozen.active is None
+            and frozen.phases["adjoint"] == 0
+            and frozen.counters["backward_calls"] == 0)
 
 
 def _everything(layer: nn.Module, x: Tensor) -> list[Tensor]:

@@ -175,7 +175,6 @@ def test_changed_descriptions(tmp_path: Path) -> None:
 
 
 def test_every_argument(tmp_path: Path) -> None:
-    """Every value in the place of every argument."""
     for module in (ALIF(2, 3, learn="tau_mem"), LeakyReadout(2, 2)):
         told, tensors = _file(tmp_path / "m", module)
         for name in [*told["module"]["arguments"], "device", "dtype", "per_neuron", "unknown"]:
@@ -300,10 +299,6 @@ def _inside() -> nn.Module:
     return net
 
 
-def _buffer_as_parameter(net: Any) -> None:
-    net.second.beta_l0 = nn.Parameter(net.second.beta_l0.clone())
-
-
 REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
     "another class": (lambda: nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), TypeError,
                       r"module\.1: expected one of .* LSTM"),
@@ -352,8 +347,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
                        TypeError, r"Unexpected key.*second\.mask"),
     "another module": (_with(_set("second", extra=nn.Dropout())), TypeError,
                        r"module\.second\.extra: expected the modules that"),
-    "a Parameter in place of a constant": (_with(_buffer_as_parameter), TypeError,
-                                           r"module\.second\.beta_l0: expected the Parameters"),
+    "a Parameter in place of a constant": (
+        _with(lambda net: setattr(net.second, "beta_l0", nn.Parameter(net.second.beta_l0.clone()))),
+        TypeError, r"module\.second\.beta_l0: expected the Parameters"),
     "a tensor as tau": (_with(_set("last.fixed", tau=torch.tensor(3.0))), TypeError,
                         r"module\.last\.fixed: tau: expected a number"),
     "a constant of another shape": (_with(_set("second", beta_l0=torch.ones(4))), TypeError,

@@ -11,11 +11,10 @@ import torch
 from operator_calls import needs_compiled
 
 SUPPORT = Path(__file__).parents[1] / "support"
-pytestmark = [
-    needs_compiled,
-    pytest.mark.skipif(not torch.distributed.is_available()
-                       or not torch.distributed.is_gloo_available(),
-                       reason="this torch was built without gloo")]
+pytestmark = [needs_compiled,
+              pytest.mark.skipif(not torch.distributed.is_available()
+                                 or not torch.distributed.is_gloo_available(),
+                                 reason="this torch was built without gloo")]
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "fsdp_steps", "accelerate", "lightning"])
