@@ -137,8 +137,7 @@ class Sinabs(Small):
     def inputs(self, seed: int) -> Tensor:
         synapse = getattr(self.layer, "alpha_syn" if self.layer.train_alphas else "tau_syn")
         gain = (6.0 if self.layer.norm_input else 1.0) * (1.0 if synapse is None else 1.5)
-        return uniform(-0.4 * gain, 0.8 * gain, B, T, *self.batched[1:], N, dtype=SINGLE,
-                       seed=seed)
+        return uniform(-0.4 * gain, 0.8 * gain, B, T, *self.batched[1:], N, dtype=SINGLE, seed=seed)
 
     def kept(self) -> Values:
         """What the layer keeps."""

@@ -204,8 +204,7 @@ def _rows_of_sinabs() -> list[Row]:
         add(f"{kind} without bias", _sinabs(kind, bias=False))
         add(f"{kind} alphas", _sinabs(kind, train_alphas=True))
         add(f"{kind} alphas synapse", _sinabs(kind, train_alphas=True, synapse=True))
-        add(f"{kind} two axes", _sinabs(kind),
-            model=lambda layer: models.Sinabs(layer, (B, 2)))
+        add(f"{kind} two axes", _sinabs(kind), model=lambda layer: models.Sinabs(layer, (B, 2)))
         for function, values in (("SingleExponential", {"grad_width": 0.75, "grad_scale": 0.5}),
                                  ("Gaussian", {"sigma": 0.25, "grad_scale": 0.5}),
                                  ("MultiGaussian", {"grad_scale": 0.5}),
@@ -296,8 +295,7 @@ def _rows_of_spikingjelly() -> list[Row]:
     add("store_v_seq", _container(
         change=lambda layer: setattr(layer.sub_module, "store_v_seq", True)), "no loop")
     add("smooth", _container(change=_smooth), is_smooth=True)
-    add("ElementWiseRecurrentContainer", _element_wise, model=models.JellyElementWise,
-        dtype=SINGLE)
+    add("ElementWiseRecurrentContainer", _element_wise, model=models.JellyElementWise, dtype=SINGLE)
     return rows
 
 

@@ -200,8 +200,7 @@ class Argument:
             position = r.randrange(len(body))
             self.place = position, r.randrange(body[position])
             shared = recorder.leaf()
-            self.values = [shared if r.random() < 0.5 else recorder.leaf()
-                           for _ in range(self.lag)]
+            self.values = [shared if r.random() < 0.5 else recorder.leaf() for _ in range(self.lag)]
         elif self.kind == "fixed":
             shared = list(recorder.leaves) if is_mixed else []
             self.values = [r.choice([*shared, recorder.leaf()])] * T

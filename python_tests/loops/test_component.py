@@ -74,8 +74,7 @@ def test_spike_at_the_beginning():
             v, i = v_new, i_new
         return spikes, membranes
 
-    plan = compare(model, random(T, B, N), random(N, N), random(B, N, seed=1),
-                   random(B, N, seed=2))
+    plan = compare(model, random(T, B, N), random(N, N), random(B, N, seed=1), random(B, N, seed=2))
     assert currents(plan) == 1
 
 
@@ -162,8 +161,7 @@ def test_unbatched():
         v = theta * v + x + w @ z
         return v, spike(v)
 
-    compare(over(step, 2), random(T, N), random(N, N), torch.rand(N).double(), random(N),
-            zeros(N))
+    compare(over(step, 2), random(T, N), random(N, N), torch.rand(N).double(), random(N), zeros(N))
 
 
 def test_without_products_and_inputs():

@@ -46,9 +46,8 @@ def test_mask_within_the_loop():
         v = 0.9 * v + d.mean(-1)
         return d, v, spike(v - 0.5)
 
-    compare(over(step, 3), random(T, B, N * K), random(N * K, N),
-            ones_and_zeros(N * K, N, seed=1), random(N, K).sigmoid(), random(B, N, K),
-            random(B, N), ones_and_zeros(B, N))
+    compare(over(step, 3), random(T, B, N * K), random(N * K, N), ones_and_zeros(N * K, N, seed=1),
+            random(N, K).sigmoid(), random(B, N, K), random(B, N), ones_and_zeros(B, N))
 
 
 def two_linears(x_t, z, w_in, w_rec, bias):
@@ -273,8 +272,7 @@ def single_steps(x, w, v, z):
 
 
 def single_step_arguments(batch):
-    return (random(T, batch, N, scale=3), random(N, N), random(batch, N),
-            ones_and_zeros(batch, N))
+    return (random(T, batch, N, scale=3), random(N, N), random(batch, N), ones_and_zeros(batch, N))
 
 
 @pytest.mark.parametrize("batch", [B, 1])

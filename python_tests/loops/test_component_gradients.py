@@ -33,7 +33,6 @@ def test_no_grad_and_in_place():
 
 
 def test_gradient_of_the_first_iteration_only():
-    """What is read requires a gradient in the first iteration only."""
     def model(x, v):
         membranes = []
         for _ in range(T):

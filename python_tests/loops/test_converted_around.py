@@ -6,6 +6,7 @@ import pstats
 import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,8 @@ def test_other_threads_run_the_original_during_a_recording() -> None:
     class Waits(Net):
         def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
             if len(x) == 4 and threading.current_thread() is threading.main_thread():
-                thread = threading.Thread(target=lambda: found.append(self(draw_x(5))))
-                thread.start()
-                thread.join()
+                with ThreadPoolExecutor(1) as pool:
+                    found.append(pool.submit(self, draw_x(5)).result())
             return super().forward(x)
 
     found: list[Tensor] = []

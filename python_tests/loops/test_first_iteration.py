@@ -138,8 +138,7 @@ def test_first_iteration(model: Cells, iterations: int) -> None:
 
 def _gradients(result: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor | None]:
     total = sum((one * one.detach().cos()).sum() for one in pytree.tree_leaves(result))
-    found = torch.autograd.grad(total, [*parameters.values()], retain_graph=True,
-                                allow_unused=True)
+    found = torch.autograd.grad(total, [*parameters.values()], retain_graph=True, allow_unused=True)
     return dict(zip(parameters, found, strict=True))
 
 

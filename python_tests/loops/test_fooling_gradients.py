@@ -20,15 +20,11 @@ from fooling.parts import Shared
 from fooling.writes import Writer
 from lsnn_ext import loops
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 MODELS = [Plain, LayersInside, AllStates, LastOnly, Readout, TwoLoops, DelayByDeque, Shared,
           DetachedInBetween]
 each_model = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
 Run = Callable[[Net], Any]
-
-
-@pytest.fixture(autouse=True)
-def _by_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSNN_COMPILE", "0")
 
 
 def x_of(seed: int, requires_grad: bool = True) -> Tensor:
@@ -109,8 +105,7 @@ def under_checkpoint(model: Net) -> Any:
 
 def with_other_parameters(model: Net) -> Any:
     """functional_call puts other tensors in the place of parameters."""
-    others = {name: (2 * one.detach()).requires_grad_()
-              for name, one in model.named_parameters()}
+    others = {name: (2 * one.detach()).requires_grad_() for name, one in model.named_parameters()}
     result = torch.func.functional_call(model, others, (x_of(1),))
     return torch.autograd.grad(losses(result), list(others.values()), allow_unused=True)
 

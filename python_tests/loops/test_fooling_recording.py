@@ -5,6 +5,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,13 +27,9 @@ from fooling.memory import StatesCarried
 from fooling.parts import BatchNorm
 from fooling.values import Item
 
+pytestmark = pytest.mark.usefixtures("interpreted")
 MODELS = [Plain, LayersInside, BatchNorm, StatesCarried, CountsAndReads, History, Uniform, Item]
 each_model = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
-
-
-@pytest.fixture(autouse=True)
-def _by_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSNN_COMPILE", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -162,18 +159,16 @@ def test_other_threads_pass_through() -> None:
                 if not torch.equal(other(x_of(k)), one) or y.grad is None:
                     wrong.append(k)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for one in threads:
-        one.start()
-    try:
-        _, verdict = judge.convert(model, x_of(0))
-        for steps in range(2, 12):
-            x = numbers(steps, steps, B, I)
-            assert torch.equal(model(x), reference(x))
-    finally:
-        is_done.set()
-        for one in threads:
-            one.join()
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(work)
+        try:
+            _, verdict = judge.convert(model, x_of(0))
+            for steps in range(2, 12):
+                x = numbers(steps, steps, B, I)
+                assert torch.equal(model(x), reference(x))
+        finally:
+            is_done.set()
     assert verdict.how == "fused" and wrong == []
 
 
@@ -183,18 +178,9 @@ def test_threads_call_one_model(same_shape: bool) -> None:
     judge.convert(model, x_of(0))
     inputs = [numbers(seed, T if same_shape else T - seed % 4, B, I) for seed in range(16)]
     expected = [reference(x).detach() for x in inputs]
-    found: dict[int, Tensor] = {}
-
-    def work(first: int) -> None:
-        for k in range(first, len(inputs), 4):
-            found[k] = model(inputs[k]).detach()
-
-    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    assert len(found) == 16 and all(torch.equal(found[k], expected[k]) for k in range(16))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(model, inputs))
+    assert len(found) == 16 and all(map(torch.equal, found, expected))
 
 
 def count(work: Callable[[], Any], code: Any) -> int:

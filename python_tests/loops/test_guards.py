@@ -116,8 +116,7 @@ class Watched:
 
     def holds(self) -> tuple[bool, bool]:
         """By objects, and by all that there is."""
-        return (self.guard.holds([self.x]),
-                copy.copy(self.guard).settle([self.x]))
+        return (self.guard.holds([self.x]), copy.copy(self.guard).settle([self.x]))
 
 
 def test_a_recording_holds_while_nothing_changes() -> None:
@@ -239,8 +238,7 @@ def test_what_leaves_are_looked_up_for_may_change(name: str) -> None:
     found = watched.guard.look_up([watched.x])
     tensors = [one for one, _ in Snapshot(watched.model).tensors.values()]
     assert len(found) == len(watched.recording.leaves)
-    assert all(one is watched.x or any(one is other for other in tensors)
-               for one in found.values())
+    assert all(one is watched.x or any(one is other for other in tensors) for one in found.values())
 
 
 def test_globals_that_no_function_names_may_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,6 @@ def test_report_of_convert():
     _, report = convert(Net(), draw_x(T))
     assert report.converted
     assert len(report.fused) == 1
-    assert report.comparison is not None
     assert report.comparison.gradients == 3
     assert not report.comparison.flips
     assert "3 gradients within" in str(report)

@@ -19,13 +19,9 @@ from package_rows import PACKAGES
 from test_packages import was_fused
 from whole_models import MAKERS, Case, made
 
+# Compiled are some rows of test_packages.py.
+pytestmark = pytest.mark.usefixtures("interpreted")
 WHOLE = pytest.mark.parametrize("name", MAKERS)
-
-
-@pytest.fixture(autouse=True)
-def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled are some rows of test_packages.py."""
-    monkeypatch.setenv("LSNN_COMPILE", "0")
 
 
 def _reset(model: nn.Module) -> None:
@@ -194,7 +190,6 @@ def test_given_states(name: str) -> None:
         found = pytree.tree_leaves(model(*pytree.tree_unflatten(values[:count], spec)))
         loss = sum((one * uniform(-1, 1, *one.shape, dtype=one.dtype, seed=90 + k)).sum()
                    for k, one in enumerate(found))
-        assert isinstance(loss, Tensor)
         leaves = [*values, *model.parameters()]
         sides.append([*found, *torch.autograd.grad(loss, leaves, allow_unused=True)])
     limit = tolerance(x.dtype)
@@ -206,10 +201,9 @@ def test_given_states(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------- constants of files
-SURROGATES = {
-    "G": lambda u: 0.25 * torch.exp(-(u / 0.75) ** 2 / 2) / (2 * torch.pi) ** 0.5 / 0.75,
-    "linear": lambda u: 0.25 * torch.relu(1 - u.abs()),
-    "slayer": lambda u: 0.25 * torch.exp(-5 * u.abs())}
+SURROGATES = {"G": lambda u: 0.25 * torch.exp(-(u / 0.75) ** 2 / 2) / (2 * torch.pi) ** 0.5 / 0.75,
+              "linear": lambda u: 0.25 * torch.relu(1 - u.abs()),
+              "slayer": lambda u: 0.25 * torch.exp(-5 * u.abs())}
 CONSTANTS: dict[str, dict[str, Any]] = {
     **{name: {"act_fun_adp": lambda u, derivative=derivative: papers._spike(u, derivative)}
        for name, derivative in SURROGATES.items()},

@@ -18,10 +18,6 @@ COMPILED = {"norse LSNNRecurrent", "snnTorch RLeaky subtract late", "SEAdLIF", "
             "SpikingJelly LIFNode v_reset=0.0"}  # the interpreter runs the others
 
 
-def _name(row: Row) -> str:
-    return row.name
-
-
 def learned(model: Small, row: Row) -> dict[str, Tensor]:
     """Parameters, and what norse keeps beside them."""
     found: dict[str, Tensor] = dict(model.named_parameters())
@@ -78,7 +74,7 @@ def was_fused(report: Any) -> bool:
                                       for loop in report.loops for kept in loop.unfused)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=_name)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_equal(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each side has a layer of its own, which is made the same way."""
     monkeypatch.setenv("LSNN_COMPILE", str(int(row.name in COMPILED)))

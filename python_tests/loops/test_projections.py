@@ -188,8 +188,7 @@ def test_a_step_that_gives_a_shape_leaves_the_projection(
         total = torch.zeros_like(step) + step.sum()
         return run_cells(current, w), total
 
-    given = tuple(torch.rand(*shape, requires_grad=True) for shape in (
-        (T, B, I), (N, I), (N, N)))
+    given = tuple(torch.rand(*shape, requires_grad=True) for shape in ((T, B, I), (N, I), (N, N)))
     fused, seen = fuse(run, given), []
     original = component.RepeatedCall.__call__
     monkeypatch.setattr(component.RepeatedCall, "__call__", lambda *args, **options: (
@@ -201,14 +200,12 @@ def test_a_step_that_gives_a_shape_leaves_the_projection(
                                  for one in (made, wanted)), rtol=1e-4, atol=1e-4)
 
 
-REPEATED = [
-    lambda x, w_in, w, b: run_cells(torch.einsum("tbi,ni->tbn", x, w_in), w),
-    lambda x, w_in, w, b: run_cells([torch.einsum("bi,ni->bn", one, w_in) for one in x], w)]
-OTHERS = [
-    lambda x, w_in, w, b: run_cells(torch.unbind(dim=0, input=F.linear(x, w_in, b)), w),
-    lambda x, w_in, w, b: run_cells(torch.transpose(dim1=1, dim0=0, input=F.linear(
-        x, w_in, b)).transpose(0, 1), w),
-    run_views_without_gradient, run_slices_without_gradient]
+REPEATED = [lambda x, w_in, w, b: run_cells(torch.einsum("tbi,ni->tbn", x, w_in), w),
+            lambda x, w_in, w, b: run_cells([torch.einsum("bi,ni->bn", one, w_in) for one in x], w)]
+OTHERS = [lambda x, w_in, w, b: run_cells(torch.unbind(dim=0, input=F.linear(x, w_in, b)), w),
+          lambda x, w_in, w, b: run_cells(torch.transpose(dim1=1, dim0=0, input=F.linear(
+              x, w_in, b)).transpose(0, 1), w),
+          run_views_without_gradient, run_slices_without_gradient]
 
 
 @pytest.mark.filterwarnings("error")
@@ -221,8 +218,7 @@ def test_names_repeated_inputs_and_switches(run: Callable[..., Any], inputs: int
     given = (x, w_in, w, b)
     made, wanted = fuse(run, given, verify=False)(*given), run(*given)
     torch.testing.assert_close(made, wanted, rtol=1e-9, atol=1e-9)
-    got, want = (torch.autograd.grad(one.sum(), given, allow_unused=True)
-                 for one in (made, wanted))
+    got, want = (torch.autograd.grad(one.sum(), given, allow_unused=True) for one in (made, wanted))
     assert [one is None for one in got] == [one is None for one in want]
     torch.testing.assert_close([one for one in got if one is not None],
                                [one for one in want if one is not None], rtol=1e-9, atol=1e-9)

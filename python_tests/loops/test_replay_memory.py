@@ -101,8 +101,7 @@ def test_a_state_that_only_the_next_call_reads_needs_no_trace(
 def test_inputs_with_the_batch_in_front_are_not_copied(
         pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     converted, model, x = pair
-    seen = _spy(monkeypatch, products.functional, "linear",
-                lambda one, *args: one.is_contiguous())
+    seen = _spy(monkeypatch, products.functional, "linear", lambda one, *args: one.is_contiguous())
     assert torch.allclose(converted(x), model(x), atol=1e-6)
     assert seen == [True, True]
 
@@ -301,9 +300,8 @@ def test_parts_that_nothing_reads() -> None:
     lambda x, w: torch.einsum("abc,dc->abd", x, w),
     lambda x, w: torch.einsum("cd,abc->abd", (w.t(), x))])
 @pytest.mark.parametrize("exact", [False, True])
-def test_products_outside_of_loops_skip_zeros(
-        multiply: Callable[[Tensor, Tensor], Tensor], exact: bool,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_outside_of_loops_skip_zeros(multiply: Callable[[Tensor, Tensor], Tensor],
+                                              exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(x: Tensor, w: Tensor, out: Tensor) -> Tensor:
         return multiply(run_cells(multiply(x, w), w, B), out)
 

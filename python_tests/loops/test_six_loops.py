@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from compare import weighted_gradients
 from lsnn_ext.loops import convert
 from surrogates import ArcTan, MultiGaussian, SpyTorch
 
@@ -279,9 +280,7 @@ def step(model: nn.Module, args: tuple[Tensor, ...]) -> list[Tensor]:
     args = tuple(arg.detach().clone().requires_grad_() for arg in args)
     found = model(*args)
     results = [found] if isinstance(found, Tensor) else list(found)
-    random = torch.Generator().manual_seed(1)
-    loss = sum((one * torch.randn(one.shape, generator=random).to(one)).sum() for one in results)
-    gradients = torch.autograd.grad(loss, [*model.parameters(), *args])
+    gradients = weighted_gradients(results, [*model.parameters(), *args])
     return [*(one.detach() for one in results), *gradients]
 
 

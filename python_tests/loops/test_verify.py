@@ -106,8 +106,7 @@ def run_otherwise(plan: Plan, kind: str, change: Callable[[Any, Any], None]) -> 
         stages[k].run(frame)
         change(stages[k], frame)
 
-    plan.parts[i] = (loop, [one._replace(run=run) if one is stages[k] else one
-                            for one in stages])
+    plan.parts[i] = (loop, [one._replace(run=run) if one is stages[k] else one for one in stages])
 
 
 NEURON = "v = beta * v + x_t"  # the lines of the model

@@ -135,12 +135,8 @@ class Readout(Net):
         return torch.stack(out)
 
 
-@loop
-class FedBack(Readout):
-    """The readout is an input of the next step."""
-
-    def input(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y.sum(1, keepdim=True) / 8
+# The readout is an input of the next step.
+add(loop, Readout, "input", FedBack=lambda self, x, y: x + y.sum(1, keepdim=True) / 8)
 
 
 @loop

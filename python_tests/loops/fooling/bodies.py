@@ -20,6 +20,7 @@ add(loop, Net, "step_at",
     OtherNumberOnce=lambda self, t, x, v, z: self.step(x, v * (0.5 if t == 10 else 1.0), z),
     DecayByTime=lambda self, t, x, v, z: self.step(x, v * (1 - t / 16), z),
     ListOfDecays=lambda self, t, x, v, z: self.step(x, [0.5, 0.75, 0.75, 0.875][t % 4] * v, z),
+    Skipping=lambda self, t, x, v, z: (v, z) if t % 3 == 1 else self.step(x, v, z),
     TwoFirstDiffer=lambda self, t, x, v, z: self.step(x if t > 1 else 2 * x, v, z),
     GradientInEveryThird=step_without_gradient)
 
@@ -53,10 +54,8 @@ class AlternatingWeights(Net):
         return v, Spike.apply(v - self.threshold)
 
 
-@loop
-class OtherWeightsOnce(AlternatingWeights):
-    def choose(self, t: int) -> nn.Module:
-        return self.other if t == 7 else self.back
+add(loop, AlternatingWeights, "choose",
+    OtherWeightsOnce=lambda self, t: self.other if t == 7 else self.back)
 
 
 @loop
@@ -121,12 +120,6 @@ class EarlyExit(Net):
                 break
             out.append(z)
         return torch.stack(out), z
-
-
-@loop
-class Skipping(Net):
-    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        return (v, z) if t % 3 == 1 else self.step(x, v, z)
 
 
 @fused

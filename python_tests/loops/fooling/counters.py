@@ -29,8 +29,6 @@ class Memory(Net):
 
 @loop
 class Counts(Memory):
-    """A counter that only counts."""
-
     count = 0
 
     def after(self, z: Tensor) -> None:

@@ -112,11 +112,8 @@ add(refused("random|from_numpy|lift_fresh"), Net, "order",
     NumpyRandomBefore=lambda self, x: x * torch.from_numpy(
         np.random.rand(x.shape[2])))  # noqa: NPY002
 
-
-@loop
-class FirstState(Net):
-    def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.rand(x.shape[1], N, dtype=x.dtype), x.new_zeros(x.shape[1], N)
+add(loop, Net, "zeros", FirstState=lambda self, x: (
+    torch.rand(x.shape[1], N, dtype=x.dtype), x.new_zeros(x.shape[1], N)))
 
 
 @loop

@@ -116,12 +116,9 @@ class SeveralGradients(torch.autograd.Function):
         return 0.5 * g, g
 
 
-@loop
-class StepAsFunction(Net):
-    """The whole neuron is one function."""
-
-    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        return SeveralGradients.apply(v, self.feed(x) + self.back(z))
+# The whole neuron is one function.
+add(loop, Net, "step", StepAsFunction=lambda self, x, v, z: SeveralGradients.apply(
+    v, self.feed(x) + self.back(z)))
 
 
 class Once(Spike):
@@ -171,7 +168,4 @@ class SetUp(torch.autograd.Function):
         return g / (ctx.slope * x.abs() + 1) ** 2, None
 
 
-@loop
-class SetUpContext(Net):
-    def spike(self, v: Tensor) -> Tensor:
-        return SetUp.apply(v, 2.0)
+add(loop, Net, "spike", SetUpContext=lambda self, v: SetUp.apply(v, 2.0))

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fooling.base import N, Net, Spike, fused, loop
+from fooling.base import N, Net, Spike, add, fused, loop
 
 
 @loop
@@ -17,8 +17,6 @@ class Substeps(Net):
 
 @loop
 class AsManySubsteps(Net):
-    """As many substeps as steps."""
-
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
         out = []
@@ -51,10 +49,8 @@ class TwoLoops(Net):
         return torch.stack(out)
 
 
-@loop
-class LoopsOfOtherLengths(Net):
-    def forward(self, x: Tensor) -> Any:
-        return torch.cat([self.over(x, x[:5]), self.over(x, x[5:]), self.over(x, x[2:7])])
+add(loop, Net, "forward", LoopsOfOtherLengths=lambda self, x: torch.cat(
+    [self.over(x, x[:5]), self.over(x, x[5:]), self.over(x, x[2:7])]))
 
 
 @fused

@@ -121,8 +121,6 @@ class StatesInTuple(Net):
 
 @loop
 class StatesInObject(Net):
-    """The state is in an object that is no module."""
-
     def prepare(self) -> None:
         self.kept = SimpleNamespace(v=None, z=None)
 

@@ -72,8 +72,6 @@ class BeforeNeurons(Between):
 
 @loop
 class BatchNormPerStep(BeforeNeurons):
-    """Another batch norm for each step."""
-
     def make(self) -> nn.Module:
         return nn.ModuleList([nn.BatchNorm1d(N) for _ in range(T)])
 
@@ -150,8 +148,7 @@ class ParametrizedCached(Net):
             return self.over(x, x)
 
 
-add(loop, Net, "prepare",
-    Pruned=lambda self: prune.random_unstructured(self.back, "weight", 0.5))
+add(loop, Net, "prepare", Pruned=lambda self: prune.random_unstructured(self.back, "weight", 0.5))
 
 
 @fused

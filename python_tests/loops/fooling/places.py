@@ -347,8 +347,6 @@ class Spoiled(Net):
 
 @loop
 class BufferAsResult(Spoiled):
-    """A result is the buffer itself."""
-
     def prepare(self) -> None:
         self.register_buffer("trace", torch.zeros(N, dtype=self.dtype))
 
@@ -382,8 +380,6 @@ class ViewsInLoop(Spoiled):
 
 @fused
 class PartsOfInput(Spoiled):
-    """Results are parts of the input."""
-
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
         parts = []

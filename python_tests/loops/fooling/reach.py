@@ -165,8 +165,7 @@ class OfArray(Far):
 
 
 # The array shares its memory with a tensor.
-add(loop, OfArray, "order",
-    OfArrayShared=lambda self, x: torch.from_numpy(self.gains)[1] * x)
+add(loop, OfArray, "order", OfArrayShared=lambda self, x: torch.from_numpy(self.gains)[1] * x)
 
 
 @fused

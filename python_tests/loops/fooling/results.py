@@ -1,6 +1,6 @@
 """Kinds of results and arguments, dtypes, errors, and threads."""
-import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -218,17 +218,14 @@ class InThread(Net):
     """A part of the loop runs in another thread, which sees no mode of this one."""
 
     def forward(self, x: Tensor) -> Any:
-        found: list[Tensor] = []
         is_on = torch.is_grad_enabled()
 
-        def work() -> None:
+        def work() -> Tensor:
             with torch.set_grad_enabled(is_on):
-                found.append(self.over(x, x))
+                return self.over(x, x)
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        return found[0] * 2
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(work).result() * 2
 
 
 @loop
@@ -236,11 +233,9 @@ class StepInThread(Net):
     """One operator of each step runs in another thread."""
 
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        found: list[Tensor] = []
-        thread = threading.Thread(target=lambda: found.append(self.back(z)))
-        thread.start()
-        thread.join()
-        v = 0.75 * v + self.feed(x) + found[0] - z.detach()
+        with ThreadPoolExecutor(1) as pool:
+            fed_back = pool.submit(self.back, z).result()
+        v = 0.75 * v + self.feed(x) + fed_back - z.detach()
         return v, Spike.apply(v - 1)
 
 

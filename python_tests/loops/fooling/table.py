@@ -1,27 +1,10 @@
 """All fooling programs, by name: FILE-CLASS."""
-from fooling import (  # noqa: F401
-    around,
-    bodies,
-    changes,
-    counters,
-    delays,
-    draws,
-    functions,
-    hooks,
-    indices,
-    layers,
-    memory,
-    modes,
-    outputs,
-    parts,
-    places,
-    reach,
-    results,
-    scopes,
-    sizes,
-    traps,
-    unusual,
-    values,
-    writes,
-)
+from importlib import import_module
+
 from fooling.base import PROGRAMS  # noqa: F401
+
+FILES = ("around", "bodies", "changes", "counters", "delays", "draws", "functions", "hooks",
+         "indices", "layers", "memory", "modes", "outputs", "parts", "places", "reach", "results",
+         "scopes", "sizes", "traps", "unusual", "values", "writes")
+for name in FILES:
+    import_module(f"fooling.{name}")

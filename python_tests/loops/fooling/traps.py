@@ -52,7 +52,6 @@ def detach_once(self: Net, t: int, x: Tensor) -> Tensor:
 
 
 def draw_unused(self: Net, t: int, x: Tensor) -> Tensor:
-    """A draw that nothing reads."""
     torch.rand(3)
     return x + torch.rand(1, dtype=x.dtype)
 

@@ -210,17 +210,11 @@ def write_root(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
     return out
 
 
-def count_part(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
-    return spikes + spikes[spikes > 0].numel() / 16
-
-
-def join_parts(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
-    return torch.cat([spikes[spikes > 0], spikes[spikes == 0]])
-
-
 add(refused("shape depends"), Net, "result", MaskChanged=change_mask, PartRoot=write_root,
-    PartCounted=count_part, MaskOther=write_other_mask)
-add(refused("origin"), Net, "result", PartsJoined=join_parts,
+    PartCounted=lambda self, x, spikes: spikes + spikes[spikes > 0].numel() / 16,
+    MaskOther=write_other_mask)
+add(refused("origin"), Net, "result",
+    PartsJoined=lambda self, x, spikes: torch.cat([spikes[spikes > 0], spikes[spikes == 0]]),
     PartReturned=lambda self, x, spikes: (spikes * torch.arange(1, N + 1))[spikes > 0] * 2)
 
 
@@ -313,8 +307,7 @@ add(refused("input|argument"), Net, "order", InputWritten=write_to_input,
     InputScaled=lambda self, x: x.mul_(0.5))
 add(refused("parameter|weight"), Net, "order", ParameterWritten=write_to_parameter)
 add(refused("parameter|shares"), Net, "order", ParameterClamped=clamp_parameter)
-add(refused("parameter|weight|data"), Net, "order",
-    ParameterThroughData=replace_data_of_parameter)
+add(refused("parameter|weight|data"), Net, "order", ParameterThroughData=replace_data_of_parameter)
 
 
 @refused("input|argument|shares")
