@@ -198,7 +198,12 @@ class Writes:
             if None in values or (not result.requires_grad and any(
                     self.kinds[one].requires_grad for one in values)):  # type: ignore[index]
                 return None
-            return values[0] if at.dim is None else (values, at.dim)  # type: ignore[return-value]
+            if at.dim is not None:
+                return values, at.dim  # type: ignore[return-value]
+            is_written = at.places[0] in parts.values  # its gradient, if any, is that of the value
+            if is_written and result.requires_grad != self.kinds[values[0]].requires_grad:  # type: ignore[index]
+                return None
+            return values[0]
         self.parts.pop(x.value, None)
         if at is None or at.dim is not None:
             return None

@@ -281,12 +281,6 @@ add(fused, Net, "result", PutThenRow=put_then_row, PutThenScaled=put_then_scale,
     PutWithoutGradient=put_without_gradient, PutOtherNumbers=put_other_numbers)
 
 
-# ----------------------------------------------------------------------------------------- refused
-def write_to_input(self: Net, x: Tensor) -> Tensor:
-    x[0] = 0.5
-    return x
-
-
 def write_to_parameter(self: Net, x: Tensor) -> Tensor:
     with torch.no_grad():
         self.back.weight.fill_diagonal_(0)
@@ -303,11 +297,18 @@ def replace_data_of_parameter(self: Net, x: Tensor) -> Tensor:
     return x
 
 
+add(fused, Net, "order", ParameterWritten=write_to_parameter, ParameterClamped=clamp_parameter,
+    ParameterThroughData=replace_data_of_parameter)
+
+
+# ----------------------------------------------------------------------------------------- refused
+def write_to_input(self: Net, x: Tensor) -> Tensor:
+    x[0] = 0.5
+    return x
+
+
 add(refused("input|argument"), Net, "order", InputWritten=write_to_input,
     InputScaled=lambda self, x: x.mul_(0.5))
-add(refused("parameter|weight"), Net, "order", ParameterWritten=write_to_parameter)
-add(refused("parameter|shares"), Net, "order", ParameterClamped=clamp_parameter)
-add(refused("parameter|weight|data"), Net, "order", ParameterThroughData=replace_data_of_parameter)
 
 
 @refused("input|argument|shares")
