@@ -16,7 +16,9 @@ from .products import list_operands
 from .stages import Stage
 
 CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, of a matrix
-OPERATOR, OPERATIONS = 70.0, 8  # of a package: a step of a neuron, and calls of torch in it
+OPERATOR = 70.0  # of a package: a step of a neuron
+# times as long as other numbers take those of such a step, and those that a kernel computes for it
+OPERATIONS, FUSED_OPERATIONS = 7.5, 11.0
 GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
 CACHED = 1 << 15  # a result of at most so many numbers stays in the cache and costs nothing more
 NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
@@ -27,11 +29,12 @@ WRITTEN = 2  # copies of the parts that a loop writes to a tensor
 SPIKES, DENSE = 0.45, 1.25  # times as long is a recurrent product of spikes, or of other numbers
 
 
-def _count_numbers(call: Call, kinds: Mapping[int, Kind]) -> int:
+def _count_numbers(call: Call, kinds: Mapping[int, Kind],
+                   operations: float = OPERATIONS) -> float:
     """Returns the size of the results, without that of what is written to in part."""
     written = {after for _, after in call.written}
     size = sum(prod(kinds[value].shape) for value in call.outputs if value not in written)
-    return size * (OPERATIONS if is_operator(call.function) else 1)
+    return size * (operations if is_operator(call.function) else 1)
 
 
 def skips_zeros(call: Call, numbers: Mapping[int, Tensor]) -> bool:
@@ -51,8 +54,11 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
         return FUNCTION + found
     if is_operator(call.function):
         return OPERATOR + found
-    if call.name not in PRODUCTS or call.name.startswith("conv"):  # of which plans keep the time
+    if call.name not in PRODUCTS:
         return CALL + found
+    if call.name.startswith("conv"):
+        each = prod(kinds[call.inputs[1]].shape[1:])  # of the weight (outputs, inputs, ...)
+        return PRODUCT + found + MULTIPLICATION * each * size
     # the sizes of both arguments and of the result: m k, k n, m n
     sizes = sorted(prod(kinds[value].shape) for value in call.inputs)[-2:]
     multiplication = MULTIPLICATION * (PLANNED if is_sparse else 1)
@@ -79,7 +85,7 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
 
 def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind]) -> float:
     """found: the Recurrence. If one current has a product, all take part in it."""
-    numbers = sum(_count_numbers(call, kinds) for call in calls)
+    numbers = sum(_count_numbers(call, kinds, FUSED_OPERATIONS) for call in calls)
     is_spike = isinstance(found.loop.body[found.z[0]].call.function, Apply)
     width = sum(found.width(one.shape) for one in found.currents) * any(
         one.products for one in found.currents)

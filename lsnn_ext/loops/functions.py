@@ -73,6 +73,21 @@ class Apply:
         return f"{self.function.__name__}.apply"
 
 
+@dataclass(frozen=True)
+class OneStep:
+    """One step of an operator that loops over the first axis of its arguments and results."""
+
+    operator: Any
+
+    def __call__(self, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
+        return tuple(one.squeeze(0) if one.dim() > x.dim() else one
+                     for one in self.operator(x.unsqueeze(0), *others))
+
+    @property
+    def __name__(self) -> str:
+        return f"one step of {self.operator}"
+
+
 def is_static(leaf: Any) -> bool:
     """Whether a leaf is a class, or a function without a closure."""
     return isinstance(leaf, type | BuiltinFunctionType) or (
@@ -93,7 +108,7 @@ def is_pure(function: Any) -> bool:
 
 def is_operator(function: Any) -> bool:
     """Whether a function is one of torch.ops, such as those that packages register."""
-    return isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+    return isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket | OneStep)
 
 
 def get_name(function: Any) -> str:

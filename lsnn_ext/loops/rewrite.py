@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from .functions import IN_PLACE_VIEWS, is_operator
+from .functions import IN_PLACE_VIEWS, OneStep, is_operator
 from .ir import Call, Kind, Mode, Ref, flatten_arguments
 
 _FACTORIES: dict[Any, Callable[..., Tensor]] = {
@@ -226,20 +226,15 @@ def _unroll(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
                                  results=result))
         return result
 
-    def view(function: Any, source: Ref, index: int, kind: Kind, *shape: int) -> Ref:
-        ref = Ref(add_value(kind._replace(shape=shape, is_contiguous=True)))
-        add(function, (source, index), ref)
-        return ref
+    def make_part(kind: Kind) -> Ref:
+        return Ref(add_value(kind._replace(shape=tuple(size), is_contiguous=True)))
 
     for t in range(T):
-        x_t = view(Tensor.__getitem__, x, t, kinds[x.value], *size)
-        x_t = view(Tensor.unsqueeze, x_t, 0, kinds[x.value], 1, *size)
-        found = add(call.function, (x_t, *states, *call.leaves[1 + len(states):]), tuple(
-            Ref(add_value(one if len(one.shape) == len(size) else one._replace(shape=(1, *size))))
-            for one in outputs))
-        for part, ref, one in zip(steps, found, outputs, strict=True):
-            is_last = len(one.shape) == len(size)
-            part.append(ref if is_last else view(Tensor.squeeze, ref, 0, one, *size))
+        x_t = add(Tensor.__getitem__, (x, t), make_part(kinds[x.value]))
+        found = add(OneStep(call.function), (x_t, *states, *call.leaves[1 + len(states):]),
+                    tuple(map(make_part, outputs)))
+        for part, ref in zip(steps, found, strict=True):
+            part.append(ref)
         states = [steps[1 + k][-1] for k in range(len(states))]
     for ref, one, parts in zip(refs, outputs, steps, strict=True):
         is_last = len(one.shape) == len(size)
