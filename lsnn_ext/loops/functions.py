@@ -32,8 +32,8 @@ SWITCHES = frozenset({
     "autocast_decrement_nesting", "set_autocast_cache_enabled", "clear_autocast_cache"})
 # Functions whose effect is not in their result.
 REFUSED = frozenset({
-    "grad", "grad_fn", "_version", "__delete__", "_grad", "output_nr", "backward", "retain_grad",
-    "register_hook", "apply_", "map_", "set_", "resize_", "share_memory_", "rename_",
+    "grad", "grad_fn", "_base", "_version", "__delete__", "_grad", "output_nr", "backward",
+    "retain_grad", "register_hook", "apply_", "map_", "set_", "resize_", "share_memory_", "rename_",
     "_make_subclass", "as_subclass", "as_strided", "as_strided_", "as_strided_copy",
     "as_strided_scatter"})
 # Views of a tensor that take its place.

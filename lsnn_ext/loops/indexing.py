@@ -230,7 +230,8 @@ class Writes:
             shape = tuple(size for d, size in enumerate(kind.shape) if d not in at)
             value = self.recording.add_value(kind._replace(shape=shape, is_contiguous=False))
             calls = self.recording.calls
-            where = next((i + 1 for i, one in enumerate(calls) if parts.first in one.outputs), 0)
+            where = next((i + 1 for i in reversed(range(len(calls)))
+                          if parts.first in calls[i].outputs), 0)
             leaves, spec = flatten_arguments((Ref(parts.first), entries), {})
             calls.insert(where, Call(Tensor.__getitem__, tuple(leaves), spec, Ref(value), (),
                                      Mode.now(), False, calls[-1].line))

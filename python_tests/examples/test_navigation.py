@@ -218,13 +218,13 @@ def test_darkness_grows_as_it_is_learned() -> None:
 def test_a_network_that_changed_much_waits() -> None:
     """It has no more updates in the iteration; the other goes on."""
     shifts = {}
-    for shift in ("1e-9", "1e9"):
+    for shift in ("1e-5", "1e9"):
         run = navigation.Run(navigation.arguments([*SMALL, "--iterations", "3", "--updates", "4",
                                                    "--shift", shift]))
         run.step()
         shifts[shift] = {name: [int(state["step"]) for state in optimizer.state.values()][0]
                          for name, optimizer in run.optimizers.items()}
-    assert shifts == {"1e-9": {"LSNN": 2, "LIF": 2}, "1e9": {"LSNN": 4, "LIF": 4}}
+    assert shifts == {"1e-5": {"LSNN": 2, "LIF": 2}, "1e9": {"LSNN": 4, "LIF": 4}}
 
 
 def test_times() -> None:
