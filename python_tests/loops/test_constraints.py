@@ -12,6 +12,10 @@ from lsnn_ext import convert
 T, B, N = 30, 3, 6
 
 
+def _draw() -> Tensor:
+    return torch.rand(T, B, N, dtype=torch.float64)
+
+
 class Net(nn.Module):
     def __init__(self, constrain: Callable[["Net"], object], is_late: bool = False) -> None:
         super().__init__()
@@ -24,7 +28,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.is_late:
             self.constrain(self)
-        r = torch.zeros(B, N)
+        r = x.new_zeros(B, N)
         out = []
         for t in range(T):
             r = self.decay * r + 0.1 * torch.tanh(r @ self.w + x[t])
@@ -62,9 +66,9 @@ CONSTRAINTS: list[Callable[[Net], Any]] = [
 def test_constraints_hold(constrain: Callable[[Net], Any], is_late: bool) -> None:
     """In training, with steps of an optimizer between, and not at all in evaluation."""
     torch.manual_seed(0)
-    original = Net(constrain, is_late)
+    original = Net(constrain, is_late).double()
     before = copy.deepcopy(original.state_dict())
-    model, report = convert(copy.deepcopy(original), torch.rand(T, B, N))
+    model, report = convert(copy.deepcopy(original), _draw())
     assert len(report.fused) == (0 if is_late else 1)
     assert not is_late or "no write to a parameter after calls that read it" in report.reason
     for name, one in model.state_dict().items():
@@ -72,7 +76,7 @@ def test_constraints_hold(constrain: Callable[[Net], Any], is_late: bool) -> Non
     models = (model, original)
     optimizers = [torch.optim.SGD(one.parameters(), lr=1e-4) for one in models]
     for is_training in (True, True, False, True):
-        x = torch.rand(T, B, N)
+        x = _draw()
         for one, optimizer in zip(models, optimizers, strict=True):
             one.train(is_training)
             optimizer.zero_grad()
@@ -96,7 +100,7 @@ def test_other_writes_stay_as_they_are(make: str) -> None:
             if make == "shared":
                 self.w.data = self.start
             held = self.w.data
-            r = torch.zeros(B, N)
+            r = x.new_zeros(B, N)
             for t in range(T):
                 r = self.decay * r + 0.1 * torch.tanh(r @ self.w + x[t])
                 if make == "in the loop":
@@ -111,7 +115,7 @@ def test_other_writes_stay_as_they_are(make: str) -> None:
     torch.manual_seed(0)
     original = Other(_clamp)
     original.register_buffer("start", torch.rand(N, N))
-    x = torch.rand(T, B, N, requires_grad=make == "input")
+    original, x = original.double(), _draw().requires_grad_(make == "input")
     model, _ = convert(copy.deepcopy(original), x)
     for _ in range(3):
         given = x.detach().clone().requires_grad_(x.requires_grad), x.detach().clone(
