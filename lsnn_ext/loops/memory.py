@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .indexing import Index
 from .ir import Refused
-from .plain import find_storage
+from .plain import find_layout, find_storage
 
 
 class Part(NamedTuple):
@@ -21,8 +21,7 @@ class Part(NamedTuple):
     def of(cls, tensor: Tensor, index: Any) -> "Part | None":
         """Returns None for an index of another kind."""
         found = Index.of(index, tensor.shape)
-        layout = tensor.shape, tensor.stride(), tensor.storage_offset()
-        return None if found is None else cls(found, layout)
+        return None if found is None else cls(found, find_layout(tensor))
 
     def is_apart(self, other: "Part | None") -> bool:
         """Whether no number belongs to both."""
@@ -69,11 +68,10 @@ class Memory:
 
     def find_parameter(self, tensor: Tensor) -> Tensor | None:
         """Returns the leaf of autograd whose data a tensor without gradient is."""
-        layout = tensor.shape, tensor.stride(), tensor.storage_offset()
         found = (one() for one in self._sharing.get(find_storage(tensor), ()))
         return next((one for one in found if one is not None and one.requires_grad and one.is_leaf
                      and find_storage(one) == find_storage(tensor)
-                     and (one.shape, one.stride(), one.storage_offset()) == layout), None)
+                     and find_layout(one) == find_layout(tensor)), None)
 
     def check_write(self, name: str, tensor: Tensor, args: Any,
                     parameter: Tensor | None = None) -> None:

@@ -24,7 +24,15 @@ from .paths import (
     set_step,
     step_into,
 )
-from .plain import find_oddity, find_storage, is_mutable, is_same, make_key, make_restore
+from .plain import (
+    find_layout,
+    find_oddity,
+    find_storage,
+    is_mutable,
+    is_same,
+    make_key,
+    make_restore,
+)
 from .snapshot import Node, Snapshot
 
 SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
@@ -183,10 +191,9 @@ class Origins:
         for one in sorted((*results, *states), key=lambda one: not one.requires_grad):
             first.setdefault(find_storage(one), one)
         pairs = [(first[find_storage(one)], one) for one in (*results, *states)]
-        return {value_of(other): (value_of(one), not other.requires_grad and (
-            one.shape, one.stride(), one.storage_offset()) == (
-                other.shape, other.stride(), other.storage_offset())) for one, other in pairs
-            if one is not other and find_storage(one) not in inputs}
+        return {value_of(other): (value_of(one), not other.requires_grad
+                                  and find_layout(one) == find_layout(other))
+                for one, other in pairs if one is not other and find_storage(one) not in inputs}
 
     def restore(self) -> None:
         """Restores attributes, tensors and generators to their state before the call."""

@@ -46,6 +46,11 @@ def find_storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
 
 
+def find_layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Returns where a tensor lies in its memory."""
+    return tensor.shape, tensor.stride(), tensor.storage_offset()
+
+
 def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
     return (type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad,
             tensor.stride())

@@ -23,8 +23,8 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
     Witness adds to `unversioned`; _after gives these tensors new values. Memory refuses a write to
     memory that another live tensor has, as x.data or a view of the same part; is_outdated does so
     for a tensor that is met later. A write that no call reports changes _version: value_of refuses
-    the next use, and finish the tensors that are left. x.data = y and functions of REFUSED are
-    refused.
+    the next use, and finish the tensors that are left. Functions of REFUSED are refused. A write to
+    the data of a parameter that no call has read gives it a new value, which is written at the end.
     I2. An argument has a value of `tensors`, or is found by its origin; others are refused.
     I3. Arguments without a tensor are plain, static or constants of the fingerprint. Python cannot
     branch on numbers: results that are no tensors are refused, unless they are functions of small

@@ -12,7 +12,7 @@ from .plain import find_storage
 from .products import Operands, Stacked, find_operands
 
 SUMS = frozenset({"sum", "mean"})  # whose order is that of memory
-TURNS = frozenset({"transpose", "swapaxes", "movedim", "permute"})
+MOVES = frozenset({"transpose", "swapaxes", "movedim", "permute"})  # of axes
 
 Place = tuple[int, int]  # position in the body and output
 
@@ -292,10 +292,9 @@ class Frame:
 
 
 def _view(one: Operands | Stacked, call: Call) -> Operands | Stacked | None:
-    """Returns a view of what is computed later; None: the call is no view, or one that reads the
-    order of numbers."""
+    """Returns a view of what is computed later; None: the call is none, or reads its order."""
     if isinstance(one, Stacked):
-        return one.view(lambda tensor: _run_on(tensor, call)) if call.name in TURNS else None
+        return one.view(lambda tensor: _run_on(tensor, call)) if call.name in MOVES else None
     if call.name == "transpose":
         dims = _parse_dims(call, "dim0", "dim1")
         return one.view(lambda tensor: tensor.transpose(*dims), *dims)

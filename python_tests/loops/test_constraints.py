@@ -90,13 +90,17 @@ def test_constraints_hold(constrain: Callable[[Net], Any], is_late: bool) -> Non
             torch.testing.assert_close(one.grad, other.grad)
 
 
-@pytest.mark.parametrize("make", ["input", "in the loop", "shared", "held", "returned"])
+@pytest.mark.parametrize("make", ["input", "in the loop", "shared", "held", "returned",
+                                  "transposed"])
 def test_other_writes_stay_as_they_are(make: str) -> None:
     """Refused, or equal."""
     class Other(Net):
         def forward(self, x: Tensor) -> Tensor:
             if make == "input":
                 x.data.clamp_(0, 0.5)
+            if make == "transposed":
+                with torch.no_grad():
+                    self.w.t().data.mul_(self.mask)
             if make == "shared":
                 self.w.data = self.start
             held = self.w.data
