@@ -12,7 +12,8 @@ M, K, N = 64, 512, 256
 
 @pytest.mark.parametrize("multiply", [
     lambda x, w, b: F.linear(x, w, b), lambda x, w, b: x @ w.t() + b,
-    lambda x, w, b: torch.addmm(b, x, w.t())], ids=["linear", "matmul", "addmm"])
+    lambda x, w, b: torch.addmm(b, x, w.t()), lambda x, w, b: F.conv1d(x.t(), w[..., None], b)],
+    ids=["linear", "matmul", "addmm", "conv"])
 def test_multiplications_are_counted(multiply):
     """Whatever comes beside the two matrices."""
     _, _, plan = run(multiply, (torch.rand(M, K), torch.rand(N, K), torch.rand(N)))
