@@ -1,20 +1,24 @@
 """The fingerprint of a recording: whether a later call would do the same."""
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils import _pytree as pytree
 
 from .functions import Apply
-from .ir import DEVICES, Leaf, Recording, Refused
+from .ir import DEVICES, Leaf, Recording, Ref, Refused
 from .origins import Origins, look_up
 from .paths import IMMUTABLE, MISSING, SEQUENCES, Path, Step, find_cell, set_step, step_into
 from .plain import find_oddity, is_mutable, is_same, make_key
-from .snapshot import Node, Snapshot, describe
+from .snapshot import Node, Snapshot, describe, make_restores, restore_node
 
 MADE_OF = attrgetter("__code__", "__defaults__", "__kwdefaults__")
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
@@ -86,6 +90,11 @@ class Guard:
                 continue
             held = origins.held(path)
             self.volatile[path] = MISSING if held is MISSING else describe(held, origins.snapshot)
+        self.has_script = recording.script is not None
+        # what Python sets itself, and reads itself
+        self._own = {path for path, (_, tree) in zip(changed, recording.changed, strict=True)
+                     if self.has_script and not any(
+                         isinstance(leaf, Ref) for leaf in pytree.tree_leaves(tree))}
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
         self._others = [(one, Snapshot(one).description) for one in functions
@@ -117,10 +126,15 @@ class Guard:
         for path in self.volatile:
             number = snapshot.node_of(path[:-1])
             loose.setdefault(number, set()).add(path[-1])
+        self._nodes: list[tuple[Node, set[Step]]] = []  # to restore, and places that they own
+        self._names = snapshot.names
         for number in _reachable(snapshot, loose):
             node = snapshot.nodes[number]
             steps = loose.get(number, set())
             self._settle_node(node, steps)
+            if self.has_script:
+                held = {step: one for step, one in node.held.items() if step not in steps}
+                self._nodes.append((node._replace(held=held), steps))
             for step, one in node.held.items():
                 if step in steps:
                     continue
@@ -135,7 +149,7 @@ class Guard:
         self._made_of = list(chain.from_iterable(map(MADE_OF, self._functions)))
         self._kinds = self._list_kinds()
         self._places = [(self._container(path), path, wanted)
-                        for path, wanted in self.volatile.items()]
+                        for path, wanted in self.volatile.items() if path not in self._own]
         self._targets = [(self._container(path), path) for path, _ in self.changed]
         self._fixed = {value: look_up(leaf, self.function, inputs)
                        for value, leaf in self.leaves.items() if not self._is_loose(leaf)}
@@ -272,6 +286,25 @@ class Guard:
         for value, leaf in self._loose:
             found[value] = look_up(leaf, self.function, inputs)
         return found
+
+    def make_restore(self) -> Callable[[], None]:
+        """Returns a function that restores what is there now. The fingerprint holds."""
+        restores = make_restores([one for one, _ in self._mutable])
+        for path in self.volatile:
+            held = self._get(MISSING, path)
+            restores += [*make_restores([held]),
+                         partial(set_step, _resolve(self.function, path[:-1]), path[-1], held)]
+        states = random.getstate(), np.random.get_state()  # noqa: NPY002
+
+        def restore() -> None:
+            for node, steps in self._nodes:
+                restore_node(node, self._names, steps)
+            for back in reversed(restores):
+                back()
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+        return restore
 
     def set_changed(self, trees: list[Any]) -> None:
         """Sets what the call changes to these values, in the order of Recording.changed."""

@@ -130,8 +130,10 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
     entry = next((one for one in replayer.all() if one.plan is not None), None)
     if reason or entry is None or entry.plan is None:
         return model, Report(type(model).__name__, False, reason)
+    recording = entry.plan.recording
+    numbers = "" if recording.script is None else recording.script.reason.line
     return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison,
-                         measured, len(entry.plan.recording.checked))
+                         measured, len(recording.checked), numbers)
 
 
 def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True,
@@ -231,8 +233,8 @@ def _try(function: Any, replayer: Replayer, x: Inputs,
                 one.grad = None
             for _ in range(2):
                 run()
-                if not any(entry.plain for entry in replayer.all()):
-                    break  # else again: a counter shows itself in the second call
+                if not any(entry.is_retried for entry in replayer.all()):
+                    break
             if has_speed and not replayer.reason():
                 speed = measure_speed(lambda: replayer.pause(run), run, tensors, origins.restore)
         finally:

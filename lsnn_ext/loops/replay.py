@@ -15,6 +15,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import BuiltinFunctionType, CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -28,9 +29,10 @@ from .ir import Recording, Refused
 from .origins import Origins
 from .paths import MISSING, Path, find_names, format_path, is_user
 from .plain import generator_states, make_key, set_generator_states
-from .plan import OtherBranchError, Plan, make_plan
+from .plan import Plan, make_plan
 from .record import record
 from .rounding import VerificationError
+from .speculate import OtherBranchError
 from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
@@ -45,7 +47,7 @@ IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
 # Names in code that reaches what its other names do not show, or sets NumPy's generator.
 HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed")
-_recording_lock = threading.Lock()
+_recording_lock = threading.RLock()
 
 
 class Options(NamedTuple):
@@ -61,6 +63,11 @@ class Entry(NamedTuple):
     reason: str  # why the original runs
     plain: dict[Path, tuple[Any, Any]]  # plain values that changed: before and after
     comparison: Comparison | None = None  # None: not verified
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether a second call may show what the first one does not, such as a counter."""
+        return bool(self.plain or (self.plan and self.plan.recording.script))
 
 
 class Replayer:
@@ -188,7 +195,7 @@ class Replayer:
             reason = str(recording)
             recording = Recording([], {}, {}, None, [], {}, {})
         else:
-            plain = _plain_changes(origins, recording)
+            plain = {} if recording.script else _plain_changes(origins, recording)
             try:
                 self._check(key, recording, plain)
                 plan = make_plan(recording, self.options.exact)
@@ -202,7 +209,8 @@ class Replayer:
         comparison = None
         if plan is not None and self.options.verify:
             try:
-                comparison = verify(plan, result)
+                comparison = verify(plan, result if recording.script is None
+                                    else recording.script.outputs)
             except (VerificationError, RuntimeError, LookupError, TypeError) as error:
                 if self.is_strict:
                     raise
@@ -236,8 +244,11 @@ class Replayer:
         if written and _share_memory(leaves, written):
             return original(*args, **kwargs)
         states = generator_states() if entry.plan.is_random else []
+        script = entry.plan.recording.script
         try:
-            result, changed, values = entry.plan(leaves)
+            result, changed, values, read = entry.plan(leaves)
+            if script is not None:
+                result = _speculate(entry, partial(original, *args, **kwargs), leaves, result, read)
         except OtherBranchError:
             set_generator_states(states)
             return self._run_branch(root, entry, original, args, kwargs)
@@ -249,7 +260,8 @@ class Replayer:
             with torch.no_grad():
                 for leaf, value in values.items():
                     (leaves[leaf].data if leaves[leaf].requires_grad else leaves[leaf]).copy_(value)
-            entry.guard.set_changed(changed)
+            if script is None:
+                entry.guard.set_changed(changed)
             return result
         set_generator_states(states)
         result = original(*args, **kwargs)  # outside of the except clause: it may raise, too
@@ -282,6 +294,20 @@ class Replayer:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(f"lsnn_ext: {text}", category, stacklevel=3)
+
+
+def _speculate(entry: Entry, function: Callable[[], Any], *made: Any) -> Any:
+    """Returns the result of Script.run. Raises OtherBranchError; then all is as before."""
+    if not _recording_lock.acquire(blocking=False):
+        raise OtherBranchError
+    restore = entry.guard.make_restore()
+    try:
+        return entry.plan.recording.script.run(function, *made)  # type: ignore[union-attr]
+    except OtherBranchError:
+        restore()
+        raise
+    finally:
+        _recording_lock.release()
 
 
 class Monitor:

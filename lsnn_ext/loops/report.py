@@ -97,6 +97,7 @@ class Report:
     comparison: Comparison | None = None  # None: not verified
     speed: Speed | None = None  # None: not measured
     branches: int = 0  # bools of tensors that Python reads
+    numbers: str = ""  # the line where Python reads the first number; empty: it reads none
 
     @property
     def fused(self) -> tuple[Fused, ...]:
@@ -112,6 +113,9 @@ class Report:
         if self.branches:
             text.append(f"  {_count(self.branches, 'bool')} of tensors that Python reads: a call "
                         f"with others runs the original")
+        if self.numbers:
+            text.append(f"  {self.numbers}: Python reads numbers: it runs in each call, on the "
+                        f"results of the kernels")
         text.append("  not verified" if self.comparison is None else f"  {self.comparison}")
         return "\n".join(text if self.speed is None else [*text, f"  {self.speed}"])
 
