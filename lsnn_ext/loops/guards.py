@@ -16,7 +16,17 @@ from torch.utils import _pytree as pytree
 from .functions import Apply
 from .ir import DEVICES, Leaf, Recording, Ref, Refused
 from .origins import Origins, look_up
-from .paths import IMMUTABLE, MISSING, SEQUENCES, Path, Step, find_cell, set_step, step_into
+from .paths import (
+    IMMUTABLE,
+    MISSING,
+    SEQUENCES,
+    Path,
+    Step,
+    find_cell,
+    format_path,
+    set_step,
+    step_into,
+)
 from .plain import find_oddity, is_mutable, is_same, make_key
 from .snapshot import Node, Snapshot, describe, make_restores, restore_node
 
@@ -65,9 +75,17 @@ class Guard:
     """The state of a function, and of all that it can reach, before a recorded call."""
 
     def __init__(self, function: Any, origins: Origins, recording: Recording,
-                 codes: set[CodeType] | None) -> None:
-        """codes: of all functions that ran; None: unknown."""
-        self.function = function
+                 codes: set[CodeType] | None, own: set[Path] | None = None) -> None:
+        """
+        Args:
+            codes: of all functions that ran; None: unknown.
+            own: places of plain values that Python sets and reads along with a replay. Those of the
+                recording are added.
+
+        Raises:
+            Refused: the backward pass of an autograd.Function may read one of them.
+        """
+        self.function, self.has_script = function, recording.script is not None
         functions = {call.function.function for call in recording.calls
                      if isinstance(call.function, Apply)}
         if codes is not None:
@@ -75,26 +93,29 @@ class Guard:
                 codes |= {node.value.__code__ for node in Snapshot(one).nodes
                           if isinstance(node.value, FunctionType)}
         self.codes = codes
-        before = Snapshot(function, codes, origins.snapshot)
+        changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
+                   for path, _ in recording.changed]
+        self._own = set() if own is None or not self.has_script else own
+        if self.has_script:
+            self._own |= {path for path, (_, tree) in zip(changed, recording.changed, strict=True)
+                          if not any(isinstance(leaf, Ref) for leaf in pytree.tree_leaves(tree))}
+            names = set().union(*(Snapshot(one).names for one in functions))
+            if found := [path for path in self._own if path[-1][1] in names]:
+                raise Refused(f"{format_path(found[0])}: expected a value that no "
+                              f"autograd.Function reads, since each call changes it")
+        before = Snapshot(function, codes, origins.snapshot, self._own)
         self.description = before.description
         self.leaves = recording.leaves
         self.changed = recording.changed
         self._read = [(recording.leaves[value], numbers)
                       for value, numbers in recording.read.items()]
         read = set(recording.leaves.values())
-        changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
-                   for path, _ in recording.changed]
         self.volatile: dict[Path, Any] = {}
-        for path in changed:
+        for path in {**dict.fromkeys(changed), **dict.fromkeys(self._own)}:
             if not before.has(path[:-1]):
                 continue
             held = origins.held(path)
             self.volatile[path] = MISSING if held is MISSING else describe(held, origins.snapshot)
-        self.has_script = recording.script is not None
-        # what Python sets itself, and reads itself
-        self._own = {path for path, (_, tree) in zip(changed, recording.changed, strict=True)
-                     if self.has_script and not any(
-                         isinstance(leaf, Ref) for leaf in pytree.tree_leaves(tree))}
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
         self._others = [(one, Snapshot(one).description) for one in functions
@@ -187,8 +208,9 @@ class Guard:
             self._add_part(holder, {step[1]: one for step, one in node.held.items() if (
                 step[0] in ("attribute", "item")) and step not in steps})
             self._sized.append(holder)
-            present = {key for kind, key in steps if key in holder}
-            before = {key for kind, key in steps if (kind, key) in node.held}
+            others = [step for step in steps if (*node.path, step) not in self._own]
+            present = {key for kind, key in others if key in holder}
+            before = {key for kind, key in others if (kind, key) in node.held}
             self._lengths.append(len(holder) - len(present) + len(before))
         elif holder is not None:
             self._add_dict(holder)
@@ -272,7 +294,7 @@ class Guard:
     def settle(self, inputs: list[Any]) -> bool:
         """Whether the fingerprint holds: the full check, after which the quick one holds, too."""
         try:
-            snapshot = Snapshot(self.function, self.codes)
+            snapshot = Snapshot(self.function, self.codes, without=self._own)
             if snapshot.description != self.description or not self._rest_holds(inputs):
                 return False
         except Refused:

@@ -127,13 +127,13 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
         raise
     if reason:
         revert(model)
-    entry = next((one for one in replayer.all() if one.plan is not None), None)
+    entry = next((one for one in reversed(replayer.all()) if one.plan is not None), None)
     if reason or entry is None or entry.plan is None:
         return model, Report(type(model).__name__, False, reason)
     recording = entry.plan.recording
-    numbers = "" if recording.script is None else recording.script.reason.line
+    along = "" if recording.script is None else str(recording.script.reason)
     return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison,
-                         measured, len(recording.checked), numbers)
+                         measured, len(recording.checked), along)
 
 
 def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True,
@@ -231,9 +231,13 @@ def _try(function: Any, replayer: Replayer, x: Inputs,
         try:
             for one, _ in gradients:
                 one.grad = None
-            for _ in range(2):
+            left = 2
+            while left:
+                known, left = len(replayer.along), left - 1
                 run()
-                if not any(entry.is_retried for entry in replayer.all()):
+                if len(replayer.along) > known:
+                    left = 2
+                elif not any(entry.is_retried for entry in replayer.all()):
                     break
             if has_speed and not replayer.reason():
                 speed = measure_speed(lambda: replayer.pause(run), run, tensors, origins.restore)

@@ -61,15 +61,18 @@ UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can b
 
 
 def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-           origins: Origins, keep_numbers: bool = False) -> tuple[Any, Recording | Refused]:
+           origins: Origins, keep_numbers: bool = False,
+           reason: Refused | None = None) -> tuple[Any, Recording | Refused]:
     """Calls function(*args, **kwargs) once.
+
+    reason: why Python has to run along with a replay; None: it need not, unless it reads numbers.
 
     Returns:
         its result, and the recording or why there is none. What the function raises is raised.
     """
     if torch.is_inference_mode_enabled():
         return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
-    recorder = _Recorder(origins, keep_numbers)
+    recorder = _Recorder(origins, keep_numbers, reason)
     with of.intercept_functions(recorder.note_function), Witness(recorder), recorder:
         result = function(*args, **kwargs)
     try:
@@ -93,7 +96,7 @@ class _Begun(NamedTuple):
 class _Recorder(TorchFunctionMode):
     """Records calls until something is refused; from then on passes them through."""
 
-    def __init__(self, origins: Origins, keep_numbers: bool) -> None:
+    def __init__(self, origins: Origins, keep_numbers: bool, reason: Refused | None) -> None:
         super().__init__()
         self.origins = origins
         self.recording = Recording([], {}, {}, None, [], {}, {})
@@ -110,7 +113,7 @@ class _Recorder(TorchFunctionMode):
         self.memory = Memory()
         self.tensors = self.memory.tensors
         self.masked, self.writes = MaskedReads(self), Writes(self.recording)
-        self.assignments, self.script = Assignments(self), Script()
+        self.assignments, self.script = Assignments(self), Script(reason)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -37,8 +37,10 @@ from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
 SHAPES = 64  # of inputs that are recorded
+RARE = 1 / 8  # calls with other branches for each call with those of the plan
 IMPURE = frozenset({
-    print, input, open, os.urandom, globals, eval, exec, __import__, sys._getframe,
+    print, input, open, os.urandom, globals, eval, exec, __import__, sys._getframe})
+CLOCKS = frozenset({
     datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
     *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
 IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
@@ -79,7 +81,10 @@ class Replayer:
         self.entries: dict[Any, list[Entry]] = {}
         self.stopped: dict[Any, str] = {}  # by key, the reason why recording has stopped
         self.others: list[str] = []  # types of arguments of a call that was not recorded
-        self.branches: Counter[Plan] = Counter()  # calls with others than those of a plan
+        # calls with others than those of a plan, less a share of the calls with these
+        self.branches: defaultdict[Plan, float] = defaultdict(float)
+        self.along: dict[Any, Refused] = {}  # by key, why Python runs along with a replay
+        self.own: dict[Any, set[Path]] = {}  # by key, places that Python sets along with a replay
         self.is_paused = False  # whether the original runs
         self.is_strict = False  # whether a difference that verify finds raises
         self._warned: set[str] = set()
@@ -178,11 +183,18 @@ class Replayer:
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
         monitor = Monitor(original)
-        result, recording = record(monitor, args, kwargs, origins, self.options.verify)
+        reason = self.along.get(key)
+        result, recording = record(monitor, args, kwargs, origins, self.options.verify, reason)
         recording = monitor.refused or recording
+        if monitor.clock is not None and reason is None:
+            self.along[key] = monitor.clock
+            return result
         try:
             entry = self._entry(root, key, origins, recording, inputs, monitor.codes, result)
-            self.entries.setdefault(key, []).append(entry)
+            if self.along.get(key) is reason:
+                self.entries.setdefault(key, []).append(entry)
+            else:  # the next calls are recorded again, with Python
+                self.entries.pop(key, None)
         except Refused as refused:
             self._stop(key, str(refused))
         return result
@@ -205,7 +217,7 @@ class Replayer:
                     plan = None
             except Refused as refused:
                 plan, reason = None, str(refused)
-        guard = Guard(root, origins, recording, codes)
+        guard = Guard(root, origins, recording, codes, self.own.setdefault(key, set()))
         comparison = None
         if plan is not None and self.options.verify:
             try:
@@ -230,10 +242,10 @@ class Replayer:
             for path in entry.plain.keys() & plain.keys():
                 before, after = plain[path]
                 if make_key(entry.plain[path][1]) == make_key(before) != make_key(after):
-                    reason = (f"{format_path(path)}: expected a value that each call sets anew, "
-                              f"got {before!r}, then {after!r}, as a counter has")
-                    self._stop(key, reason)
-                    raise Refused(reason)
+                    self.along[key] = Refused(
+                        f"{format_path(path)}: expected a value that each call sets anew, got "
+                        f"{before!r}, then {after!r}, as a counter has")
+                    raise self.along[key]
 
     def _replay(self, root: Any, entry: Entry, original: Callable[..., Any], inputs: list[Any],
                 args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -262,6 +274,8 @@ class Replayer:
                     (leaves[leaf].data if leaves[leaf].requires_grad else leaves[leaf]).copy_(value)
             if script is None:
                 entry.guard.set_changed(changed)
+            if self.branches[entry.plan] > 0:
+                self.branches[entry.plan] -= RARE
             return result
         set_generator_states(states)
         result = original(*args, **kwargs)  # outside of the except clause: it may raise, too
@@ -275,7 +289,7 @@ class Replayer:
         """Runs the original, whose branches are others than those recorded."""
         assert entry.plan is not None
         self.branches[entry.plan] += 1
-        if self.branches[entry.plan] == CHANGES:
+        if self.branches[entry.plan] >= CHANGES:
             name = getattr(root, "__name__", type(root).__name__)
             reason = (f"{name}: expected the branches of the recorded call, got others in "
                       f"{CHANGES} calls; the original runs from now on")
@@ -316,6 +330,7 @@ class Monitor:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.refused: Refused | None = None
+        self.clock: Refused | None = None
         self._before: Any = sys.getprofile()
         is_other = self._before is not None and not callable(self._before)  # such as cProfile
         self.codes: set[CodeType] | None = None if is_other else set()
@@ -339,6 +354,8 @@ class Monitor:
                     for names in HIDDEN if is_user(str(frame.f_globals.get("__name__"))) else ():
                         if find_names(code).issuperset(names.split(".")):
                             self._refuse(names, frame)
+            elif event == "c_call" and called in CLOCKS:
+                self.clock = self.clock or _refuse(called.__name__, frame)
             elif event == "c_call" and (called in IMPURE or isinstance(
                     getattr(called, "__self__", None), io.IOBase)):
                 self._refuse(called.__name__, frame)
@@ -355,19 +372,23 @@ class Monitor:
             self.codes.update(seen.values())
 
     def _refuse(self, what: str, frame: FrameType | None) -> None:
-        """Refuses a call by user code, except during an import, which happens once."""
-        above = frame
-        while above is not None and above.f_code is not Monitor.__call__.__code__:
-            if above.f_code.co_filename.startswith("<frozen importlib"):
-                return
-            above = above.f_back
-        while frame is not None and (name := str(frame.f_globals.get("__name__", ""))) and (
-                name.partition(".")[0] in sys.stdlib_module_names and not is_user(name)):
-            frame = frame.f_back
-        if frame is not None and is_user(name) and self.refused is None:
-            line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-            self.refused = Refused(f"{what}: expected a call that does nothing but compute with "
-                                   f"its arguments and the model", line)
+        self.refused = self.refused or _refuse(what, frame)
+
+
+def _refuse(what: str, frame: FrameType | None) -> Refused | None:
+    """Refuses a call by user code, except during an import, which happens once."""
+    above = frame
+    while above is not None and above.f_code is not Monitor.__call__.__code__:
+        if above.f_code.co_filename.startswith("<frozen importlib"):
+            return None
+        above = above.f_back
+    while frame is not None and (name := str(frame.f_globals.get("__name__", ""))) and (
+            name.partition(".")[0] in sys.stdlib_module_names and not is_user(name)):
+        frame = frame.f_back
+    if frame is None or not is_user(name):
+        return None
+    return Refused(f"{what}: expected a call that does nothing but compute with its arguments and "
+                   f"the model", f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
 
 
 @contextmanager

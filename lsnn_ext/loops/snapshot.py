@@ -44,11 +44,12 @@ class Snapshot:
     Args:
         codes: of functions that run; None: all that are reached may.
         before: take what objects held then.
+        without: places to leave out.
     """
 
     def __init__(self, function: Any, codes: Container[types.CodeType] | None = None,
-                 before: "Snapshot | None" = None) -> None:
-        self.codes, self._before = codes, before
+                 before: "Snapshot | None" = None, without: Container[Path] = ()) -> None:
+        self.codes, self._before, self._without = codes, before, without
         self.nodes: list[Node] = []
         self.numbers: dict[int, int] = {}  # of nodes, by id of their object
         self.tensors: dict[int, tuple[Tensor, list[tuple[int, Step]]]] = {}  # and their places
@@ -90,7 +91,8 @@ class Snapshot:
         number = self.numbers[id(value)]
         is_made = id(value) in self._made
         for step, one in self._entries(value):
-            if step in node.held or not is_read(value, step, one, self.names, is_made):
+            if step in node.held or not is_read(value, step, one, self.names, is_made) or (
+                    self._without and (*node.path, step) in self._without):
                 continue
             node.held[step] = one
             if step[0] in ("global", "closure") and isinstance(one, type):

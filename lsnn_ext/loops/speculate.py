@@ -68,12 +68,13 @@ class Script:
     A tensor that is written to has several values. Its number is the first of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reason: Refused | None = None) -> None:
+        """reason: why Python has to run; None: it need not, unless it reads a number."""
+        self.reason = reason
         self.events: list[Event] = []
         self.numbers: dict[int, int] = {}  # of tensors, by value
         self.strides: dict[int, tuple[int, ...]] = {}  # of those that are not contiguous
         self.read: dict[int, None] = {}  # values
-        self.reason: Refused | None = None  # why Python has to run; None: no number is read
         self.is_complete = True
         self.arrays: list[tuple[Any, Any]] = []  # what numpy() returned, and copies
         self.outputs: list[Tensor] = []  # the tensors that outlive the recorded call

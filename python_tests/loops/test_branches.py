@@ -80,7 +80,7 @@ def test_other_branches_run_the_original(pair: Any) -> None:
         assert got == want if isinstance(want, str) else all(map(torch.equal, got[:1], want[:1]))
         if not isinstance(want, str):
             torch.testing.assert_close(got, want)
-    assert count_others(converted) == 2
+    assert 1 < count_others(converted) <= 2
 
 
 def test_branches_that_differ_again_and_again_end_the_replay(pair: Any) -> None:
