@@ -280,9 +280,11 @@ class _Recorder(TorchFunctionMode):
         if odd or type(tensor) not in (Tensor, torch.nn.Parameter):
             raise Refused(f"expected dense tensors, got {odd or type(tensor).__name__}")
         known = self.tensors.get(id(tensor))
-        value = self.recording.add_value(Kind(tuple(tensor.shape), tensor.dtype, tensor.device,
-                                     tensor.requires_grad, tensor.is_contiguous()))
-        self.script.add(value, tensor, known.value if known and known.tensor() is tensor else None)
+        before = known.value if known is not None and known.tensor() is tensor else None
+        kind = Kind(tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad,
+                    tensor.is_contiguous())
+        value = self.recording.add_value(kind)
+        self.script.add(value, tensor, before, kind.is_contiguous)
         self.memory.add(tensor, value)
         if self.keep_numbers:
             with internals.without_dispatch_modes():

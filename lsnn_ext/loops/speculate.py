@@ -17,10 +17,10 @@ Proof that the model does what it would do without a plan, unless OtherBranchErr
     call that the recording does not have is refused, also one that Python does not name (_Refuse).
     At the end no empty tensor is left: nobody but the script holds one.
 """
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 from math import prod
 from operator import mul
 from typing import Any, NamedTuple
@@ -72,6 +72,7 @@ class Script:
         """reason: why Python has to run; None: it need not, unless it reads a number."""
         self.reason = reason
         self.events: list[Event] = []
+        self.calls: list[tuple[Any, ...]] = []  # of which they are made
         self.numbers: dict[int, int] = {}  # of tensors, by value
         self.strides: dict[int, tuple[int, ...]] = {}  # of those that are not contiguous
         self.read: dict[int, None] = {}  # values
@@ -84,29 +85,31 @@ class Script:
         self.unsteady: list[Any] = []  # tensors whose kind changes
 
     # -------------------------------------------------------------------------- the recording
-    def add(self, value: int, tensor: Tensor, before: int | None) -> None:
+    def add(self, value: int, tensor: Tensor, before: int | None, is_contiguous: bool) -> None:
         """Adds a value; before: another one of this tensor."""
         self.numbers[value] = value if before is None else self.numbers[before]
-        if not tensor.is_contiguous():
+        if not is_contiguous:
             self.strides[value] = tensor.stride()
 
     def note_switch(self, function: Any, args: Any, kwargs: Any) -> None:
         """Adds a call that switches torch."""
-        self.events.append(Event(function, args, kwargs, Reading(args, kwargs)))
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        self.calls.append((function, leaves, spec, Reading(args, kwargs)))
 
     def note(self, function: Any, leaves: Sequence[Any], spec: pytree.TreeSpec,
              tensors: Sequence[Tensor], result: Any, find: Callable[[Tensor], int]) -> None:
         """Adds a call; find: returns the value of a tensor."""
-        args, kwargs = pytree.tree_unflatten(leaves, spec)
-        made: Any = Reading(args, kwargs)
-        if get_name(function) in VALUE_READS:
+        made: Any = None
+        if isinstance(result, Tensor):
+            made = Ref(find(result))
+        elif get_name(function) in VALUE_READS:
+            made = Reading(*pytree.tree_unflatten(leaves, spec))
             self.read.update((find(one), None) for one in tensors)
             if isinstance(result, np.ndarray):
                 self.arrays.append((result, result.copy()))
         else:
-            made = Ref(find(result)) if isinstance(result, Tensor) else pytree.tree_map_only(
-                Tensor, lambda one: Ref(find(one)), result)
-        self.events.append(Event(function, args, kwargs, made))
+            made = pytree.tree_map_only(Tensor, lambda one: Ref(find(one)), result)
+        self.calls.append((function, leaves, spec, made))
 
     def finish(self, outputs: list[Tensor], results: list[int], recording: Recording) -> None:
         """Ends the recording, whose results become a list.
@@ -135,9 +138,13 @@ class Script:
             number = self.numbers[ref.value]
             return empty.get(number, Ref(number))
 
-        self.events = [Event(event.function, *pytree.tree_map_only(Ref, find, event[1:]))
-                       for event in self.events]
-        self.events.append(END)
+        def make_event(function: Any, leaves: Any, spec: pytree.TreeSpec, made: Any) -> Event:
+            args, kwargs = pytree.tree_unflatten(
+                [find(leaf) if isinstance(leaf, Ref) else leaf for leaf in leaves], spec)
+            return Event(function, args, kwargs, pytree.tree_map_only(Ref, find, made))
+
+        self.events = [*itertools.starmap(make_event, self.calls), END]
+        self.calls.clear()
         self.unsteady = [find(Ref(value)) for value, one in self.numbers.items()
                          if kinds[value] != kinds[one]]
         self.empty = [*empty.values()]
@@ -269,7 +276,7 @@ def _make_empty(kind: Kind, strides: tuple[int, ...] | None, memory: dict[Any, T
     """Returns a tensor of a kind in memory that all have; strides: None: contiguous."""
     shape, key = kind.shape, kind[1:4]
     if strides is None:
-        strides = tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1][:len(shape)]
+        strides = tuple(itertools.accumulate(shape[:0:-1], mul, initial=1))[::-1][:len(shape)]
     size = 1 + sum(s * (n - 1) for s, n in zip(strides, shape, strict=True)) if prod(shape) else 0
     if key not in memory or memory[key].numel() < size:
         memory[key] = torch.empty(size, dtype=kind.dtype, device=kind.device,

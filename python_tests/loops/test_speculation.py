@@ -350,4 +350,4 @@ def test_a_number_that_a_function_reads_is_refused() -> None:
         _, report = convert(model, draw())
     finally:
         Slope.settings = None
-    assert not report.converted and "rate: expected a value that no autograd" in report.reason
+    assert not report.converted and ": expected a value that no autograd" in report.reason
