@@ -141,9 +141,10 @@ class Origins:
         Refuses states that a later write to an attribute would change, such as the step of an
         optimizer: the next call may read a copy. A replay drops attributes of Python.
         """
-        paths = {path for path, _ in changed}
+        paths = {path[:-1] if path[-1][0] == "contents" else path for path, _ in changed}
         held = {find_storage(one): (one, path) for one, places in self.snapshot.tensors.values()
-                for path in map(self.snapshot.path_of, places) if path not in paths}
+                for path in map(self.snapshot.path_of, places)
+                if not any(path[:end] in paths for end in range(1, len(path) + 1))}
         made = [one for one in (*results, *states) if id(one) not in self.snapshot.tensors]
         for one in made:
             if vars(one):

@@ -34,7 +34,7 @@ COPIES = frozenset({
     "__getitem__", "select", "unbind", "stack", "chunk", "split",
     "sum", "mean", "amax", "amin"})  # over axes of size 1
 
-TURNS = frozenset({"t", "T", "transpose", "swapaxes", "permute"})
+TURNS = frozenset({"t", "T", "transpose", "swapaxes", "permute", "movedim", "moveaxis"})
 SPLITS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "__getitem__"})
 
 

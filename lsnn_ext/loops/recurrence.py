@@ -276,6 +276,10 @@ class Recurrence:
             return kind.dtype
         if kind.dtype == torch.bool and not is_added:
             return torch.bool
+        made = self.reader.kinds[call.outputs[0]].dtype
+        if not kind.dtype.is_floating_point and not kind.dtype.is_complex and (
+                made == self.dtype or (made.is_floating_point and not is_added)):
+            return made  # to which torch casts integers
         if not kind.shape and not kind.dtype.is_complex:  # decides no dtype
             return self.dtype
         raise Refused(f"expected arguments of {self.dtype}, got {kind.dtype}", call.line)

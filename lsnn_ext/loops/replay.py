@@ -206,6 +206,7 @@ class Replayer:
         if isinstance(recording, Refused):
             reason = str(recording)
             recording = Recording([], {}, {}, None, [], {}, {})
+            self._warn(reason, f"{reason}; the original runs", UserWarning)
         else:
             plain = {} if recording.script else _plain_changes(origins, recording)
             try:

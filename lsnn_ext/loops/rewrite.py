@@ -24,7 +24,7 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on.
     Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
     becomes torch.where, which takes other numbers in each iteration; detach_ becomes detach, of
-    which the tensor is the result. nn.LSTMCell and nn.GRUCell become their products and gates. An
+    which the tensor is the result, and einsum a product of numbers. nn.LSTMCell and nn.GRUCell become their products and gates. An
     operator of SpikingJelly that loops over time becomes one for each step.
     """
     if call.function in _FACTORIES:
@@ -33,6 +33,8 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
         return _split_dropout(call, add_value, kinds)
     if is_operator(call.function) and str(call.function).startswith("sj_"):
         return _unroll(call, add_value, kinds)
+    if call.function is torch.einsum:
+        return [_make_multiplication(call, kinds)]
     if call.name in _CELLS and not any(call.mode.autocast):
         return _expand_cell(call, add_value, kinds)
     if call.function in IN_PLACE_VIEWS and call.written:
@@ -101,6 +103,22 @@ def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
             or any(isinstance(leaf, Ref) for leaf in leaves)):
         return call
     return call.replace(function=factory, leaves=tuple(leaves), spec=spec)
+
+
+def _make_multiplication(call: Call, kinds: dict[int, Kind]) -> Call:
+    """Returns torch.mul for an einsum such as "bn,n->bn", else the call itself."""
+    equation, *operands = call.leaves
+    if not isinstance(equation, str) or len(operands) != 2 or not all(
+            isinstance(one, Ref) and kinds[one.value].is_contiguous for one in operands):
+        return call
+    given, _, result = equation.replace(" ", "").partition("->")
+    first, *others = sorted(given.split(","), key=len, reverse=True)
+    shapes = sorted((kinds[one.value].shape for one in operands), key=len, reverse=True)
+    if first != result or len(set(result)) < len(result) or len(others) != 1 or not (
+            first.endswith(others[0]) and shapes[0][-len(others[0]):] == shapes[1]):
+        return call
+    leaves, spec = flatten_arguments(operands, {})
+    return call.replace(function=torch.mul, leaves=tuple(leaves), spec=spec)
 
 
 def _split_dropout(call: Call, add_value: Callable[[Kind], int],
