@@ -23,8 +23,13 @@ _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 def is_readable(tensor: Tensor) -> bool:
     """Whether Python may read the numbers of the tensor: it is on the CPU, and no compiler, tracer,
     mode or vmap is active."""
-    return (not torch.compiler.is_compiling() and type(tensor) in _ORDINARY and tensor.is_cpu
-            and not is_mode_active(functions=False) and not torch.jit.is_tracing()
+    return (not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+            and has_numbers(tensor))
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Whether is_readable, or would be without a compiler or tracer."""
+    return (type(tensor) in _ORDINARY and tensor.is_cpu and not is_mode_active(functions=False)
             and not is_batched(tensor))
 
 

@@ -186,6 +186,11 @@ def is_zero_tensor(tensor: Tensor) -> bool:
     return tensor._is_zerotensor()
 
 
+def find_storage(tensor: Tensor) -> int:
+    """Returns a number of the memory of a tensor, which its views have, too."""
+    return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
+
+
 def assert_on_device(condition: Tensor, message: str) -> None:
     """Raises on the device of the condition if it is false, without synchronization."""
     torch._assert_async(condition, message)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
+from .._core.torch_internals import find_storage
 from .calls import Place
 from .values import Fixed, Values
 
@@ -30,7 +31,7 @@ class NumberArithmetic(TorchFunctionMode):
         if not isinstance(value, FakeTensor):
             return False
         # Kernels of fake tensors call functions of torch with tensors of their own.
-        known = self.tracer.values.get(value.untyped_storage()._cdata)
+        known = self.tracer.values.get(find_storage(value))
         return isinstance(known, Fixed) and known.is_number
 
     def _make_number(self, value: Any, arguments: Sequence[Any] | None = None) -> Tensor:

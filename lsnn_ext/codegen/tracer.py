@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .._core.torch_internals import bind_arguments, find_tensors, without_modes
+from .._core.torch_internals import bind_arguments, find_storage, find_tensors, without_modes
 from .calls import Place
 from .translate import OPERATIONS
 from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
@@ -81,7 +81,7 @@ class Tracer(Values):
         except RuntimeError as error:
             raise self.error("elementwise operators on (B, N)", f"aten.{name}: {error}") from error
         self._check_result(name, out)
-        if is_in_place and (self.inputs & {args[0].untyped_storage()._cdata}
+        if is_in_place and (self.inputs & {find_storage(args[0])}
                             or not isinstance(args[0], FakeTensor)
                             or (isinstance(known[0], Fixed) and known[0].is_number)):
             raise self.error("no write in place to a coefficient or a closed-over tensor",
@@ -100,7 +100,7 @@ class Tracer(Values):
             result = Row(known[0].node, True)  # type: ignore[union-attr]
         else:
             result = self._translate(func, name, is_in_place, args, kwargs, known, tensors, out)
-        storage = out.untyped_storage()._cdata
+        storage = find_storage(out)
         if is_in_place or storage not in self.values:
             self.give(out, result)
         else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .._core.torch_internals import DispatchMode, without_modes
+from .._core.torch_internals import DispatchMode, find_storage, without_modes
 from .calls import CPU, Call, Place, Size, as_tensor, find_needed, make_key, repeat_calls
 from .graph import Graph
 
@@ -98,7 +98,7 @@ class Values(DispatchMode):
 
     # ------------------------------------------------------------------------------- values
     def give(self, tensor: Tensor, value: Fixed | Row, is_input: bool = False) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
+        storage = find_storage(tensor)
         self.values[storage] = value
         if isinstance(value, Fixed):
             self.shapes[value.place] = tensor.shape
@@ -109,7 +109,7 @@ class Values(DispatchMode):
     def value(self, tensor: Tensor) -> Fixed | Row:
         if not isinstance(tensor, FakeTensor):
             return self.hold(tensor)
-        storage = tensor.untyped_storage()._cdata
+        storage = find_storage(tensor)
         if storage not in self.values and tensor.constant is not None:  # of TorchScript
             return self.hold(tensor.constant)
         if storage not in self.values:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .._core.torch_internals import bind_arguments, tree_leaves, tree_map
+from .._core.torch_internals import bind_arguments, find_storage, tree_leaves, tree_map
 from .calls import CPU, Place, as_tensor
 from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
@@ -58,15 +58,15 @@ class WideTracer(Tracer):
     # ------------------------------------------------------------------------------ values
     def give_rows(self, tensor: Tensor, form: Form, parts: Sequence[Tensor]) -> Tensor:
         """Declares the value of a tensor."""
-        self.wide[_key(tensor)] = Wide(tuple(parts), form)
-        self.shared |= {_key(part) for part in parts}
+        self.wide[find_storage(tensor)] = Wide(tuple(parts), form)
+        self.shared |= {find_storage(part) for part in parts}
         self.alive.append(tensor)
         return tensor
 
     def give_whole(self, tensor: Tensor, form: Form, whole: Fixed) -> Tensor:
         """Declares a fixed value, whose rows are computed from it."""
-        self.wholes[_key(tensor)] = whole
-        self.shared.add(_key(tensor))
+        self.wholes[find_storage(tensor)] = whole
+        self.shared.add(find_storage(tensor))
         body = tensor.shape[:-1] if form.axis else tensor.shape
         dtype = tensor.dtype.to_real() if form.is_complex else tensor.dtype
         parts = [self.give(torch.empty(body, dtype=dtype, device="cpu"),
@@ -80,8 +80,8 @@ class WideTracer(Tracer):
             return None
         if not isinstance(value, FakeTensor):
             fake = self._hold_wide(value)
-            return None if fake is None else self.wide[_key(fake)]
-        return self.wide.get(_key(value))
+            return None if fake is None else self.wide[find_storage(fake)]
+        return self.wide.get(find_storage(value))
 
     def rows_of(self, tensor: Tensor) -> tuple[Tensor, ...]:
         found = self.find(tensor)
@@ -93,11 +93,11 @@ class WideTracer(Tracer):
 
     def is_pairs(self, tensor: Tensor) -> bool:
         """Whether a value is view_as_real of one with an axis."""
-        return _key(tensor) in self.pairs
+        return find_storage(tensor) in self.pairs
 
     def give_pairs(self, out: Tensor, form: Form, rows: Sequence[Tensor]) -> Tensor:
         fresh = self.give_rows(_fresh(out), form, rows)
-        self.pairs.add(_key(fresh))
+        self.pairs.add(find_storage(fresh))
         return fresh
 
     def count(self, part: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class WideTracer(Tracer):
             if known.is_number and self._real is not None:
                 value = self.run_part("_to_copy", value, dtype=self._real)
             return self.place(value)
-        storage = _key(value)
+        storage = find_storage(value)
         if storage not in self.wholes:
             parts = [self.place(part) for part in found.parts]
             self.wholes[storage] = self.call(join_parts, (str(found.form), *parts))
@@ -171,7 +171,7 @@ class WideTracer(Tracer):
             args, kwargs = tree_map(self._take_to_cpu, (args, kwargs))
             values = tree_leaves((args, kwargs))
         wide = [value for value in values if self.find(value) is not None]
-        if is_in_place and (wide or _key(args[0]) in self.shared):
+        if is_in_place and (wide or find_storage(args[0]) in self.shared):
             return self._write(func, name.removesuffix("_"), args, kwargs)
         if not wide and name in HAS_FRONT:
             made = take_front(self, name, bind_arguments(func, args, kwargs))
@@ -195,7 +195,7 @@ class WideTracer(Tracer):
         if name in HANDLERS or name in RESHAPES:
             made = HANDLERS.get(name, reshape)(self, name, named, out)
             if not is_copy(name):
-                self.shared |= {_key(x) for x in (*wide, *tree_leaves(made))}
+                self.shared |= {find_storage(x) for x in (*wide, *tree_leaves(made))}
             return made
         if factory is not None:
             return self._fill(factory, named, out)
@@ -230,15 +230,15 @@ class WideTracer(Tracer):
     def _write(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor:
         """Runs an operator in place. It replaces the rows, which views would miss."""
         target = args[0]
-        if self.find(target) is None or _key(target) in self.shared or name == "copy":
+        if self.find(target) is None or find_storage(target) in self.shared or name == "copy":
             raise self.error("no write in place to a part of a complex value or of one with an "
                              "axis of its own, or to what has such a part", f"aten.{name}_")
         function = getattr(getattr(aten, name), func._overloadname)
         made = self.__torch_dispatch__(function, (), args, kwargs)
         if made.shape != target.shape or made.dtype != target.dtype:
             raise self.error("a result of the form of what is written to", f"aten.{name}_")
-        self.wide[_key(target)] = self.wide[_key(made)]
-        self.wholes.pop(_key(target), None)
+        self.wide[find_storage(target)] = self.wide[find_storage(made)]
+        self.wholes.pop(find_storage(target), None)
         return target
 
     def _makes_wide(self, name: str, args: Any, kwargs: Any) -> bool:
@@ -339,10 +339,6 @@ def _is_elsewhere(value: Any) -> bool:
     device = value.device if isinstance(value, Tensor) else value
     return (isinstance(device, torch.device) and device.type != "cpu"
             and not isinstance(value, FakeTensor))
-
-
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 def _fresh(out: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .._core.decisions import listening
 from ..codegen.neuron import Neuron
+from ..codegen.plain import draw_normal
 from ..codegen.repeated import RepeatedCall
 from ..codegen.state import NeuronState
 from ..codegen.trace import StepError
 from .currents import Currents, RunInputs, make_coefficient
 from .ir import Before, Fixed, Kind, Loop, Now, Numbers, Recording, Refused, Slot
-from .plain import draw_normal
 from .products import Operands
 from .reader import SLOTS, run_calls
 from .recurrence import Recurrence, Register

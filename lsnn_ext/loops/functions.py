@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import _SingleLevelFunction
 
-from .plain import find_storage
+from .._core.torch_internals import find_storage
 
 # What Python may read of a tensor: it does not depend on its numbers.
 READS = frozenset({

@@ -3,7 +3,7 @@ import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
-from operator import attrgetter, is_, itemgetter
+from operator import attrgetter, is_
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -13,24 +13,23 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils import _pytree as pytree
 
+from ..codegen.plain import MADE_OF, MISSING, SEQUENCES, are_same, find_oddity, is_mutable, make_key
 from .functions import Apply
 from .ir import DEVICES, Leaf, Recording, Ref, Refused
 from .origins import Origins, look_up
 from .paths import (
     IMMUTABLE,
-    MISSING,
-    SEQUENCES,
     Path,
     Step,
     find_cell,
+    find_holder,
     format_path,
+    resolve,
     set_step,
     step_into,
 )
-from .plain import find_oddity, is_mutable, is_same, make_key
 from .snapshot import Node, Snapshot, describe, make_restores, restore_node
 
-MADE_OF = attrgetter("__code__", "__defaults__", "__kwdefaults__")
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 
@@ -110,12 +109,9 @@ class Guard:
         self._read = [(recording.leaves[value], numbers)
                       for value, numbers in recording.read.items()]
         read = set(recording.leaves.values())
-        self.volatile: dict[Path, Any] = {}
-        for path in {**dict.fromkeys(changed), **dict.fromkeys(self._own)}:
-            if not before.has(path[:-1]):
-                continue
-            held = origins.held(path)
-            self.volatile[path] = MISSING if held is MISSING else describe(held, origins.snapshot)
+        self.volatile = {path: describe(origins.held(path), origins.snapshot)
+                         for path in (*changed, *self._own)
+                         if before.find(path[:-1]) is not None}
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
         self._others = [(one, Snapshot(one).description) for one in functions
@@ -135,36 +131,32 @@ class Guard:
         self._views: list[Iterable[Any]] = []
         self._sized: list[Any] = []
         self._lengths: list[int] = []
-        self._parts: list[tuple[Any, Any, tuple[Any, ...]]] = []  # of dicts, by some keys
         self._functions: list[FunctionType] = []
-        self._cells: list[Any] = []
-        self._contents: list[Any] = []
+        self._cells: list[tuple[Any, Any]] = []
         self._members: list[tuple[Any, Step, Any]] = []
         self._mutable: list[tuple[Any, Any]] = []
         self._constants: list[Tensor] = []
-        self._globals: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        # Of dicts that are compared in part: a dict, a key and the object there.
+        self._items: dict[tuple[int, Any], tuple[Any, Any, Any]] = {}
         loose: dict[int, set[Step]] = {}  # by node, in the order of the snapshot
         for path in self.volatile:
-            number = snapshot.node_of(path[:-1])
-            loose.setdefault(number, set()).add(path[-1])
+            node = snapshot.find(path[:-1])
+            assert node is not None
+            loose.setdefault(snapshot.numbers[id(node.value)], set()).add(path[-1])
         self._nodes: list[tuple[Node, set[Step]]] = []  # to restore, and places that they own
         self._names = snapshot.names
         for number in _reachable(snapshot, loose):
             node = snapshot.nodes[number]
             steps = loose.get(number, set())
-            self._settle_node(node, steps)
+            held = {step: one for step, one in node.held.items()
+                    if step not in steps and one is not MISSING}
+            self._settle_node(node, steps, held)
             if self.has_script:
-                held = {step: one for step, one in node.held.items() if step not in steps}
                 self._nodes.append((node._replace(held=held), steps))
-            for step, one in node.held.items():
-                if step in steps:
-                    continue
-                if isinstance(one, Tensor):
-                    self._constants.append(one)
-                elif is_mutable(one):
-                    self._mutable.append((one, node.plain[step]))
-        for where, wanted in self._globals.values():
-            self._add_part(where, wanted)
+            self._constants += [one for one in held.values() if isinstance(one, Tensor)]
+            self._mutable += [(one, node.plain[step]) for step, one in held.items()
+                              if is_mutable(one)]
+        self._contents = [one for *_, one in self._items.values()]
         self._keys = list(chain.from_iterable(self._dicts))
         self._values = list(chain.from_iterable(self._views))
         self._made_of = list(chain.from_iterable(map(MADE_OF, self._functions)))
@@ -182,22 +174,20 @@ class Guard:
         one."""
         if any(path[:end] in self.volatile for end in range(1, len(path))):
             return MISSING
-        return _resolve(self.function, path[:-1])
+        return resolve(self.function, path[:-1])
 
-    def _settle_node(self, node: Node, steps: set[Step]) -> None:
+    def _settle_node(self, node: Node, steps: set[Step], held: dict[Step, Any]) -> None:
+        """Stores what an object holds; steps: entries that a call changes, held: the others."""
         value = node.value
         if isinstance(value, (FunctionType, ModuleType)):
             if isinstance(value, FunctionType):
                 self._add_dict(vars(value))
+                if value.__kwdefaults__:
+                    self._add_dict(value.__kwdefaults__)
                 self._functions.append(value)
-            where = vars(value) if isinstance(value, ModuleType) else value.__globals__
-            wanted = self._globals.setdefault(id(where), (where, {}))[1]
-            for step, one in node.held.items():
-                if step[0] == "global" and step not in steps:
-                    wanted[step[1]] = one
-                elif step[0] == "closure" and step not in steps and one is not MISSING:
-                    self._cells.append(find_cell(value, step[1]))
-                    self._contents.append(one)
+            self._add_items(find_holder(value, "global"), "global", held)
+            self._cells += [(find_cell(value, key), one) for (kind, key), one in held.items()
+                            if kind == "closure"]
             return
         if isinstance(value, IMMUTABLE) and not steps:
             return
@@ -205,8 +195,7 @@ class Guard:
             self._add(value, value)
         holder: Any = value if isinstance(value, dict) else getattr(value, "__dict__", None)
         if holder is not None and steps:
-            self._add_part(holder, {step[1]: one for step, one in node.held.items() if (
-                step[0] in ("attribute", "item")) and step not in steps})
+            self._add_items(holder, "item" if holder is value else "attribute", held)
             self._sized.append(holder)
             others = [step for step in steps if (*node.path, step) not in self._own]
             present = {key for kind, key in others if key in holder}
@@ -216,9 +205,8 @@ class Guard:
             self._add_dict(holder)
         if isinstance(value, dict) and type(value) is not dict and hasattr(value, "__dict__"):
             self._add_dict(vars(value))
-        self._members += [(value, step, one) for step, one in node.held.items()
-                          if step[0] in ("member", "referent") and step not in steps
-                          and one is not MISSING]
+        self._members += [(value, step, one) for step, one in held.items()
+                          if step[0] in ("member", "referent")]
 
     def _add(self, sized: Any, view: Iterable[Any]) -> None:
         self._sized.append(sized)
@@ -232,10 +220,9 @@ class Guard:
         else:
             self._empty.append(holder)
 
-    def _add_part(self, where: Any, wanted: dict[Any, Any]) -> None:
-        if wanted:
-            self._parts.append((where, itemgetter(*wanted, *list(wanted)[:1]),
-                                (*wanted.values(), *list(wanted.values())[:1])))
+    def _add_items(self, holder: Any, kind: str, held: dict[Step, Any]) -> None:
+        self._items |= {(id(holder), key): (holder, key, one) for (of, key), one in held.items()
+                        if of == kind}
 
     def _list_kinds(self) -> list[Any]:
         return [*map(KIND, self._constants), *map(Tensor.stride, self._constants),
@@ -247,13 +234,14 @@ class Guard:
             return (
                 not any(self._empty)
                 and list(map(len, self._sized)) == self._lengths
-                and _are_same(chain.from_iterable(self._views), self._values)
+                and are_same(list(chain.from_iterable(self._views)), self._values)
                 and list(chain.from_iterable(self._dicts)) == self._keys
-                and all(_are_same(get(where), wanted) for where, get, wanted in self._parts)
+                and are_same([holder[key] for holder, key, _ in self._items.values()],
+                             self._contents)
                 and self._list_kinds() == self._kinds
                 and all(map(is_, chain.from_iterable(map(MADE_OF, self._functions)),
                             self._made_of))
-                and all(map(is_, map(attrgetter("cell_contents"), self._cells), self._contents))
+                and all(cell.cell_contents is one for cell, one in self._cells)
                 and all(step_into(value, step) is one for value, step, one in self._members)
                 and all(make_key(value) == plain for value, plain in self._mutable))
         except (LookupError, AttributeError, ValueError):
@@ -265,29 +253,18 @@ class Guard:
         if not self._is_settled():
             return False
         for container, path, wanted in self._places:
-            now = self._get(container, path)
-            if now is MISSING or wanted is MISSING:
-                if now is not wanted:
-                    return False
-            elif describe(now) != wanted:
+            if container is MISSING:
+                container = resolve(self.function, path[:-1])
+            if describe(step_into(container, path[-1])) != wanted:
                 return False
         return self._rest_holds(inputs)
-
-    def _get(self, container: Any, path: Path) -> Any:
-        try:
-            if container is MISSING:
-                container = _resolve(self.function, path[:-1])
-            return step_into(container, path[-1])
-        except (LookupError, AttributeError, ValueError):
-            return MISSING
 
     def _rest_holds(self, inputs: list[Any]) -> bool:
         for leaf, wanted in self._read:
             if not torch.equal(look_up(leaf, self.function, inputs), wanted):
                 return False
-        for first, *others in self._aliases:
-            tensor = look_up(first, self.function, inputs)
-            if any(look_up(other, self.function, inputs) is not tensor for other in others):
+        for group in self._aliases:
+            if len({id(look_up(leaf, self.function, inputs)) for leaf in group}) > 1:
                 return False
         return all(Snapshot(one).description == wanted for one, wanted in self._others)
 
@@ -304,18 +281,15 @@ class Guard:
 
     def look_up(self, inputs: list[Any]) -> dict[int, Tensor]:
         """Returns the tensors of the leaves, by value, if the fingerprint holds."""
-        found = dict(self._fixed)
-        for value, leaf in self._loose:
-            found[value] = look_up(leaf, self.function, inputs)
-        return found
+        return self._fixed | {value: look_up(leaf, self.function, inputs)
+                              for value, leaf in self._loose}
 
     def make_restore(self) -> Callable[[], None]:
         """Returns a function that restores what is there now. The fingerprint holds."""
         restores = make_restores([one for one, _ in self._mutable])
         for path in self.volatile:
-            held = self._get(MISSING, path)
-            restores += [*make_restores([held]),
-                         partial(set_step, _resolve(self.function, path[:-1]), path[-1], held)]
+            container, held = resolve(self.function, path[:-1]), resolve(self.function, path)
+            restores += [*make_restores([held]), partial(set_step, container, path[-1], held)]
         states = random.getstate(), np.random.get_state()  # noqa: NPY002
 
         def restore() -> None:
@@ -330,22 +304,10 @@ class Guard:
 
     def set_changed(self, trees: list[Any]) -> None:
         """Sets what the call changes to these values, in the order of Recording.changed."""
-        containers = [_resolve(self.function, path[:-1]) if container is MISSING else container
+        containers = [resolve(self.function, path[:-1]) if container is MISSING else container
                       for container, path in self._targets]
         for container, (_, path), new in zip(containers, self._targets, trees, strict=True):
             set_step(container, path[-1], new)
-
-
-def _resolve(function: Any, path: Path) -> Any:
-    value = function
-    for step in path:
-        value = step_into(value, step)
-    return value
-
-
-def _are_same(now: Iterable[Any], before: Iterable[Any]) -> bool:
-    now = list(now)
-    return all(map(is_, now, before)) or all(map(is_same, now, before))
 
 
 def _reachable(snapshot: Snapshot, loose: dict[int, set[Step]]) -> list[int]:

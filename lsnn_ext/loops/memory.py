@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.torch_internals import find_storage
+from ..codegen.plain import find_layout
 from .indexing import Index
 from .ir import Refused
-from .plain import find_layout, find_storage
 
 
 class Part(NamedTuple):

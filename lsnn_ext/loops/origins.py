@@ -2,7 +2,7 @@
 import random
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,21 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Leaf, Ref, Refused
-from .paths import (
+from .._core.torch_internals import find_storage
+from ..codegen.plain import (
     MISSING,
-    Path,
-    format_path,
-    step_into,
-)
-from .plain import (
     find_layout,
     find_oddity,
-    find_storage,
     is_mutable,
     make_key,
     make_restore,
 )
+from .ir import Leaf, Ref, Refused
+from .paths import Path, format_path, resolve
 from .snapshot import SETTABLE, Snapshot, find_changes, restore_node
 
 TREES = (tuple, list, dict, OrderedDict, defaultdict, deque)
@@ -58,11 +54,14 @@ class Origins:
 
     def find(self, tensor: Tensor) -> Leaf | None:
         """Returns where the tensor was before the call; None: at no place that can be looked up."""
-        if id(tensor) in self._inputs:
-            return Leaf("input", (self._inputs[id(tensor)][1][0],))
-        if id(tensor) not in self.snapshot.tensors:
-            return None
-        return Leaf("attribute", self.snapshot.path_of(self.snapshot.tensors[id(tensor)][1][0]))
+        return next(self._list_leaves(id(tensor)), None)
+
+    def _list_leaves(self, key: int) -> Iterator[Leaf]:
+        """Yields the places of a tensor, by its id."""
+        for number in self._inputs.get(key, (0, []))[1]:
+            yield Leaf("input", (number,))
+        for place in self.snapshot.tensors.get(key, (0, []))[1]:
+            yield Leaf("attribute", self.snapshot.path_of(place))
 
     def held(self, path: Path) -> Any:
         """Returns the value at a path before the call; MISSING: there was none."""
@@ -70,14 +69,8 @@ class Origins:
 
     def find_aliases(self) -> list[list[Leaf]]:
         """Returns groups of places that held the same tensor."""
-        found = []
-        for key in {**self._inputs, **self.snapshot.tensors}:
-            group = [Leaf("input", (number,)) for number in self._inputs.get(key, (0, []))[1]]
-            for place in self.snapshot.tensors.get(key, (0, []))[1]:
-                group.append(Leaf("attribute", self.snapshot.path_of(place)))
-            if len(group) > 1:
-                found.append(group)
-        return found
+        groups = [[*self._list_leaves(key)] for key in {**self._inputs, **self.snapshot.tensors}]
+        return [group for group in groups if len(group) > 1]
 
     def is_constant(self, value: Any) -> bool:
         """Whether the fingerprint has this object, and its plain values are unchanged."""
@@ -191,18 +184,12 @@ def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
     Raises:
         LookupError: there is no tensor.
     """
-    if leaf.kind == "input":
-        value = inputs[leaf.path[0]]
-    else:
-        value = function
-        try:
-            for step in leaf.path:
-                value = step_into(value, step)
-        except (LookupError, AttributeError, ValueError, TypeError) as error:
-            raise LookupError(f"{format_path(leaf.path)}: expected a tensor, got none") from error
+    is_input = leaf.kind == "input"
+    value = inputs[leaf.path[0]] if is_input else resolve(function, leaf.path)
     if not isinstance(value, Tensor):
-        name = f"input {leaf.path[0]}" if leaf.kind == "input" else format_path(leaf.path)
-        raise LookupError(f"{name}: expected a tensor, got {type(value).__name__}")
+        name = f"input {leaf.path[0]}" if is_input else format_path(leaf.path)
+        got = "none" if value is MISSING else type(value).__name__
+        raise LookupError(f"{name}: expected a tensor, got {got}")
     return value
 
 

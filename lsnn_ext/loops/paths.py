@@ -4,86 +4,40 @@ A path is a sequence of steps (kind, key) from the function. Only the code of us
 names say which globals and class attributes matter.
 """
 import argparse
-import dis
 import enum
 import functools
 import io
-import os
 import sys
-import sysconfig
 import types
 import weakref
 from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Container, Iterator, MappingView
-from importlib.util import resolve_name
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..codegen.plain import MISSING, SEQUENCES, WRAPPERS, list_elements, list_members, make_key
+from ..codegen.user_code import find_globals, find_imports, is_user
 from .ir import Refused
-from .plain import make_key
 
 Step: TypeAlias = tuple[str, Any]
 Path: TypeAlias = tuple[Step, ...]
-MISSING = object()
 ATTRIBUTE = "_lsnn_replayer"  # the attribute that holds the recordings of a converted model
-FOREIGN = frozenset({"torch", "numpy", "lsnn_ext", "builtins"})
 # Of the standard library, and walked; the state of the others is out of reach.
 OPEN = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap, weakref.ref,
         weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 OPAQUE = (Iterator, MappingView, types.MappingProxyType, bytearray, memoryview)
 OPAQUE_MODULES = frozenset({"array", "ctypes", "multiprocessing", "queue"})
-SEQUENCES = (list, tuple, deque)
-IMMUTABLE = (tuple, types.MethodType, property, staticmethod, classmethod, functools.partial)
+WALKED = (nn.Module, dict, *WRAPPERS, *SEQUENCES)
+IMMUTABLE = (tuple, *WRAPPERS)
+HOLDERS = {"attribute": "__dict__", "global": "__globals__", "default": "__defaults__",
+           "keyword": "__kwdefaults__", "base": "__bases__"}
 STATE_DICTS = frozenset({  # of a module; nothing that forward reads
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks", "_non_persistent_buffers_set", ATTRIBUTE})
 CLASS_DETAILS = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__",
                            "__qualname__", "__abstractmethods__", "__slots__", "__match_args__"})
-
-
-@functools.cache
-def is_user(module: str) -> bool:
-    """Whether a module is user code: not torch, NumPy, lsnn_ext or the standard library."""
-    root = module.partition(".")[0]
-    if root in FOREIGN:
-        return False
-    if root not in sys.stdlib_module_names:
-        return True
-    path = getattr(sys.modules.get(root), "__file__", None)  # users name files so, too
-    if path is None:
-        return False
-    folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
-    return "site-packages" not in path and not path.startswith(
-        tuple(folder + os.sep for folder in folders))
-
-
-@functools.cache
-def find_names(code: types.CodeType) -> frozenset[str]:
-    """Returns the names of globals and attributes in a function and its inner functions."""
-    inside = [find_names(one) for one in code.co_consts if isinstance(one, types.CodeType)]
-    return frozenset(code.co_names).union(*inside)
-
-
-@functools.cache
-def find_globals(code: types.CodeType) -> tuple[str, ...]:
-    """Returns the names of globals among them."""
-    found = {str(one.argval) for one in dis.get_instructions(code)
-             if one.opname.endswith(("_GLOBAL", "_NAME"))}
-    inside = [find_globals(one) for one in code.co_consts if isinstance(one, types.CodeType)]
-    return tuple(sorted(found.union(*inside)))
-
-
-@functools.cache
-def find_imports(code: types.CodeType, package: str) -> tuple[str, ...]:
-    """Returns the modules that a function imports when it runs."""
-    steps = list(dis.get_instructions(code))
-    found = [resolve_name("." * steps[k - 2].argval + str(one.argval), package)
-             for k, one in enumerate(steps) if one.opname == "IMPORT_NAME"]
-    inside = [find_imports(one, package) for one in code.co_consts
-              if isinstance(one, types.CodeType)]
-    return tuple(sorted({*found}.union(*inside)))
 
 
 def get_module_name(value: Any) -> str:
@@ -100,8 +54,7 @@ def is_opaque(value: Any) -> bool:
 
 def is_walked(value: Any) -> bool:
     """Whether the contents of the value are part of the fingerprint."""
-    if isinstance(value, (nn.Module, dict, types.MethodType, property, staticmethod, classmethod,
-                          functools.partial, *SEQUENCES)):
+    if isinstance(value, WALKED):
         return type(value) is not torch.Size
     if isinstance(value, types.FunctionType):
         return is_user(str(value.__globals__.get("__name__", "")))
@@ -147,44 +100,36 @@ def is_plain(value: Any) -> bool:
 def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
     """Yields the entries of the value: step and content."""
     if isinstance(value, types.FunctionType):
-        for key, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-            try:
-                yield ("closure", key), cell.cell_contents
-            except ValueError:  # not yet set
-                yield ("closure", key), MISSING
-        yield from ((("default", key), one) for key, one in enumerate(value.__defaults__ or ()))
-        yield from ((("keyword", key), one) for key, one in (value.__kwdefaults__ or {}).items())
+        yield from ((step, step_into(value, step)) for step in (
+            ("closure", key) for key in value.__code__.co_freevars))
+        yield from _list_held(value, "default")
+        yield from _list_held(value, "keyword")
         yield from ((("global", key), value.__globals__[key])
                     for key in find_globals(value.__code__) if key in value.__globals__)
-        yield from ((("attribute", key), one) for key, one in vars(value).items())
+        yield from _list_held(value, "attribute")
         yield from ((("module", key), sys.modules[key])
                     for key in find_imports(value.__code__, str(value.__globals__.get(
                         "__package__"))) if key in sys.modules)
     elif isinstance(value, types.ModuleType):
-        yield from ((("global", key), one) for key, one in vars(value).items())
+        yield from _list_held(value, "global")
     elif isinstance(value, type):
-        yield from ((("attribute", key), one) for key, one in vars(value).items()
-                    if key not in CLASS_DETAILS)
-        yield from ((("base", key), one) for key, one in enumerate(value.__bases__))
+        yield from (entry for entry in _list_held(value, "attribute")
+                    if entry[0][1] not in CLASS_DETAILS)
+        yield from _list_held(value, "base")
         yield ("class", None), type(value)
     elif isinstance(value, weakref.ref):
         yield ("referent", None), value()
-    elif isinstance(value, types.MethodType):
-        yield from ((("member", key), getattr(value, key)) for key in ("__self__", "__func__"))
-    elif isinstance(value, property):
-        yield from ((("member", key), getattr(value, key)) for key in ("fget", "fset"))
-    elif isinstance(value, (staticmethod, classmethod)):
-        yield ("member", "__func__"), value.__func__
-    elif isinstance(value, functools.partial):
-        yield from ((("member", key), getattr(value, key)) for key in ("func", "args", "keywords"))
+    elif members := list_members(value):
+        yield from ((("member", key), one) for key, one in members.items())
     else:
         yield from _parts(value)
 
 
-def list_elements(value: Any) -> list[Any]:
-    """Returns the elements of a sequence, even if its class overrides __iter__."""
-    kind = next(one for one in SEQUENCES if isinstance(value, one))
-    return [*kind.__iter__(value)]
+def _list_held(value: Any, kind: str) -> list[tuple[Step, Any]]:
+    """Returns the entries of one kind."""
+    held = find_holder(value, kind) or ()
+    entries = enumerate(held) if isinstance(held, tuple) else held.items()
+    return [((kind, key), one) for key, one in entries]
 
 
 def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
@@ -205,71 +150,64 @@ def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
             if not (is_module and key in STATE_DICTS):
                 yield ("attribute", key), one
         for kind in type(value).__mro__:
-            for key in [vars(kind).get("__slots__", ())]:
-                for name in (key,) if isinstance(key, str) else key:
-                    if name not in ("__dict__", "__weakref__"):
-                        yield ("member", name), getattr(value, name, MISSING)
+            if "__slots__" in vars(kind):
+                yield from ((("member", key), getattr(value, key, MISSING)) for key, one in
+                            vars(kind).items() if isinstance(one, types.MemberDescriptorType))
         yield ("class", None), type(value)
 
 
 def step_into(value: Any, step: Step) -> Any:
-    """Returns the entry at a step. Raises LookupError, AttributeError or ValueError without one."""
+    """Returns the entry at a step; MISSING: there is none."""
     kind, key = step
-    if kind == "attribute":
-        return vars(value)[key]
-    if kind == "item":
-        return dict.__getitem__(value, key) if isinstance(value, dict) else value[key]
-    if kind == "member":
-        return getattr(value, key)
-    if kind == "closure":
-        return find_cell(value, key).cell_contents
-    if kind == "global":
-        return (vars(value) if isinstance(value, types.ModuleType) else value.__globals__)[key]
-    if kind == "class":
-        return type(value)
-    if kind == "module":
-        return sys.modules[key]
-    if kind == "referent":
-        return value()
-    where = {"default": "__defaults__", "keyword": "__kwdefaults__", "base": "__bases__"}[kind]
-    return getattr(value, where)[key]
+    if value is MISSING:
+        return MISSING
+    try:
+        if kind in HOLDERS:
+            return find_holder(value, kind)[key]
+        if kind == "item":
+            return dict.__getitem__(value, key) if isinstance(value, dict) else value[key]
+        if kind == "member":
+            return getattr(value, key)
+        if kind == "closure":
+            return find_cell(value, key).cell_contents
+        if kind == "module":
+            return sys.modules[key]
+        return type(value) if kind == "class" else value()
+    except (LookupError, AttributeError, ValueError, TypeError):
+        return MISSING
+
+
+def resolve(value: Any, path: Path) -> Any:
+    """Returns the entry at a path; MISSING: there is none."""
+    return functools.reduce(step_into, path, value)
 
 
 def set_step(value: Any, step: Step, new: Any) -> None:
     """Sets what step_into gets. Of the step ("contents", None): all that a sequence holds; of
     ("more", None): what is appended."""
     kind, key = step
-    if kind == "contents":
-        value.clear()
+    if kind in ("contents", "more"):
+        if kind == "contents":
+            value.clear()
         value.extend(new)
-    elif kind == "more":
-        value.extend(new)
-    elif kind == "item" and isinstance(value, dict):
-        _set(value, key, new)
-    elif kind == "attribute" and isinstance(value, type):
-        delattr(value, key) if new is MISSING else setattr(value, key, new)
-    elif kind == "attribute":
-        _set(vars(value), key, new)
-    elif kind == "member":
-        delattr(value, key) if new is MISSING else setattr(value, key, new)
-    elif kind == "closure":
-        cell = find_cell(value, key)
-        if new is MISSING:
-            del cell.cell_contents
-        else:
-            cell.cell_contents = new
-    elif kind == "global":
-        _set(vars(value) if isinstance(value, types.ModuleType) else value.__globals__, key, new)
+    elif kind in ("member", "closure") or kind == "attribute" and isinstance(value, type):
+        where = find_cell(value, key) if kind == "closure" else value
+        name = "cell_contents" if kind == "closure" else key
+        delattr(where, name) if new is MISSING else setattr(where, name, new)
+    elif kind in ("attribute", "global") or kind == "item" and isinstance(value, dict):
+        where = value if kind == "item" else find_holder(value, kind)
+        of: Any = OrderedDict if isinstance(where, OrderedDict) else dict  # of no class of a user
+        if new is not MISSING:
+            of.__setitem__(where, key, new)
+        elif key in where:
+            of.__delitem__(where, key)
     else:
         raise Refused(f"{format_path((step,))}: changed in the call")
 
 
-def _set(where: dict[Any, Any], key: Any, new: Any) -> None:
-    kind: Any = OrderedDict if isinstance(where, OrderedDict) else dict  # of no class of a user
-    if new is not MISSING:
-        kind.__setitem__(where, key, new)
-    elif key in where:
-        kind.__delitem__(where, key)
+def find_holder(value: Any, kind: str) -> Any:
+    """Returns the dict or tuple that holds the entries of a kind."""
+    return getattr(value, "__dict__" if isinstance(value, types.ModuleType) else HOLDERS[kind])
 
 
 def find_cell(function: Any, key: str) -> types.CellType:

@@ -45,6 +45,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .._core import torch_internals as internals
+from .._core.torch_internals import find_storage
+from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
 from .assignments import Assignments
 from .functions import find_line, get_name, get_property_name, is_static
@@ -52,7 +54,6 @@ from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import Memory, check_backward, find_version
 from .origins import Origins
-from .plain import find_oddity, find_storage, generator_states, set_generator_states
 from .rewrite import make_copy, rewrite
 from .speculate import Script
 from .witness import Witness

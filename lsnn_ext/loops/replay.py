@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._core import torch_internals
+from ..codegen.plain import generator_states, make_key, set_generator_states
+from ..codegen.user_code import find_names, is_user
 from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Recording, Refused
 from .origins import Origins
-from .paths import MISSING, Path, find_names, format_path, is_user
-from .plain import generator_states, make_key, set_generator_states
+from .paths import Path, format_path
 from .plan import Plan, make_plan
 from .record import record
 from .rounding import VerificationError
@@ -405,12 +406,8 @@ def _without_full_collections() -> Iterator[None]:
 
 
 def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[Any, Any]]:
-    found = {}
-    for path, after in recording.changed:
-        before = origins.held(path)
-        if before is not MISSING and make_key(before) is not None and make_key(after) is not None:
-            found[path] = before, after
-    return found
+    return {path: (before, after) for path, after in recording.changed
+            if make_key(before := origins.held(path)) is not None and make_key(after) is not None}
 
 
 def _share_memory(leaves: dict[int, Tensor], written: dict[int, int]) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..codegen.plain import make_key
 from .functions import is_pointwise
 from .ir import (
     Before,
@@ -30,7 +31,6 @@ from .ir import (
     can_expand,
     flatten_arguments,
 )
-from .plain import make_key
 
 LEAST_ITERATIONS = 3
 LEAST_CALLS = 6  # of all iterations: fewer gain nothing

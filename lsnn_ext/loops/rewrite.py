@@ -24,8 +24,9 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on.
     Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
     becomes torch.where, which takes other numbers in each iteration; detach_ becomes detach, of
-    which the tensor is the result, and einsum a product of numbers. nn.LSTMCell and nn.GRUCell become their products and gates. An
-    operator of SpikingJelly that loops over time becomes one for each step.
+    which the tensor is the result, and einsum a product of numbers. nn.LSTMCell and nn.GRUCell
+    become their products and gates. An operator of SpikingJelly that loops over time becomes one
+    for each step.
     """
     if call.function in _FACTORIES:
         return [_make_factory(call, kinds)]

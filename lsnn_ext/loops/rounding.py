@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..codegen.plain import draw_normal
 from .ir import Call, Ref, Refused
-from .plain import draw_normal
 
 Run: TypeAlias = Callable[[torch.Generator], tuple[Sequence[Tensor], Sequence[Tensor]]]
 ULPS = 64  # of the largest number of a value: what rounding may change in one step

@@ -7,23 +7,30 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .ir import Refused
-from .paths import (
+from ..codegen.plain import (
     MISSING,
     SEQUENCES,
+    Same,
+    describe_tensor,
+    find_oddity,
+    is_mutable,
+    is_same,
+    list_elements,
+    make_key,
+    make_restore,
+)
+from ..codegen.user_code import find_names, is_user
+from .ir import Refused
+from .paths import (
     Path,
     Step,
-    find_names,
     format_path,
     is_opaque,
     is_read,
-    is_user,
     is_walked,
-    list_elements,
     list_entries,
     set_step,
 )
-from .plain import Same, describe_tensor, find_oddity, is_mutable, is_same, make_key, make_restore
 
 MAX_NODES = 20_000
 SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
@@ -132,11 +139,9 @@ class Snapshot:
         self.description: list[Any] = []
         for node in self.nodes:
             value = node.value
-            head: Any = Same(type(value))
-            if isinstance(value, types.FunctionType):
-                head = Same(value.__code__)
-            elif isinstance(value, (type, types.ModuleType)):
-                head = Same(value)
+            is_itself = isinstance(value, (type, types.ModuleType))
+            head = Same(value.__code__ if isinstance(value, types.FunctionType) else
+                        value if is_itself else type(value))
             parts: list[Any] = []
             for step, one in node.held.items():
                 if isinstance(one, Tensor):
@@ -148,16 +153,14 @@ class Snapshot:
                     parts.append((step, "node", Same(one) if number is None else number))
             self.description.append((head, parts))
 
-    def node_of(self, path: Path) -> int:
-        """Returns the number of the node at a path."""
-        return next(number for number, node in enumerate(self.nodes) if node.path == path)
-
-    def has(self, path: Path) -> bool:
-        return any(node.path == path for node in self.nodes)
+    def find(self, path: Path) -> Node | None:
+        """Returns the node at a path."""
+        return next((node for node in self.nodes if node.path == path), None)
 
     def held(self, path: Path) -> Any:
         """Returns the value at a path; MISSING: there was none."""
-        return self.nodes[self.node_of(path[:-1])].held.get(path[-1], MISSING)
+        node = self.find(path[:-1])
+        return MISSING if node is None else node.held.get(path[-1], MISSING)
 
     def path_of(self, place: tuple[int, Step]) -> Path:
         number, step = place

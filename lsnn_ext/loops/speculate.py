@@ -33,9 +33,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._core import torch_internals
+from ..codegen.plain import make_key
 from .functions import READS, VALUE_READS, get_name, intercept_functions
 from .ir import Kind, Recording, Ref, Refused
-from .plain import make_key
 
 
 class OtherBranchError(BaseException):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .._core.torch_internals import find_storage
 from .ir import Before, Call, Fixed, Mode, Now, Numbers, Ref, Varying
-from .plain import find_storage
 from .products import Operands, Stacked, find_operands
 
 SUMS = frozenset({"sum", "mean"})  # whose order is that of memory

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..codegen.plain import generator_states, set_generator_states
 from .component import Component
 from .component_check import check_component
 from .expected import Expected, list_results
 from .ir import Call, Leaf, Loop, Ref, Refused
-from .plain import generator_states, set_generator_states
 from .plan import Plan
 from .planner import is_live
 from .reroll import make_constant_key

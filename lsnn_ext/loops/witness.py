@@ -4,9 +4,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..codegen.plain import generator_states
 from . import functions as of
 from .ir import Refused
-from .plain import generator_states
 
 
 class Witness(TorchDispatchMode):

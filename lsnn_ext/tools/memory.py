@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from .._core.torch_internals import ObservingMode, find_tensors
+from .._core.torch_internals import ObservingMode, find_storage, find_tensors
 
 OTHERS = "results and gradients"
 SCRATCH = "scratch memory of the kernels"
@@ -37,12 +37,12 @@ class LiveMemory(ObservingMode):
         self._most = self._now = 0  # bytes
         self._freed: dict[str, int] = {}  # bytes of blocks that were tensors, by owner
         self._live: dict[int, tuple[Any, Part, bool]] = {}  # by key; is a block of our cache
-        self._known = {_key(one): one.untyped_storage() for one in known}
+        self._known = {find_storage(one): one.untyped_storage() for one in known}
 
     def pack(self, tensor: Tensor) -> Tensor:
         """As of torch.autograd.graph.saved_tensors_hooks."""
-        if _key(tensor) not in self._known:
-            self.saved[_key(tensor)] = tensor.untyped_storage().nbytes()
+        if find_storage(tensor) not in self._known:
+            self.saved[find_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     def __enter__(self) -> "LiveMemory":
@@ -55,7 +55,7 @@ class LiveMemory(ObservingMode):
         for tensor in find_tensors(out):
             if tensor.layout != torch.strided:
                 continue
-            key, storage = _key(tensor), tensor.untyped_storage()
+            key, storage = find_storage(tensor), tensor.untyped_storage()
             if key not in self._live and key not in self._known and storage.nbytes():
                 self._live[key] = (weakref.ref(storage, partial(self._forget, key)),
                                    Part(storage.nbytes(), tuple(tensor.shape), OTHERS),
@@ -78,11 +78,6 @@ class LiveMemory(ObservingMode):
         if is_block:
             self._freed[owner] = self._freed.get(owner, 0) + part.bytes
         self.saved.pop(key, None)
-
-
-def _key(tensor: Tensor) -> int:
-    key: int = tensor.untyped_storage()._cdata
-    return key
 
 
 def available_bytes(device: torch.device) -> float:

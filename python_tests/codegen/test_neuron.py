@@ -3,10 +3,11 @@ import copy
 import functools
 import math
 import pickle
+import sys
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -230,7 +231,7 @@ def test_what_it_does_not_read_is_not_watched(monkeypatch: pytest.MonkeyPatch) -
     assert Watch(step).is_current()
     change(float("nan"))
     watch = Watch(step)
-    change(-float("nan"))
+    change(float("nan"))
     assert watch.is_current()
 
 
@@ -239,6 +240,13 @@ class Slots:
 
     def __init__(self) -> None:
         self.gain = 1.0
+
+
+class Named(NamedTuple):
+    gain: float
+
+    def scaled(self) -> float:
+        return self.gain * DECAY
 
 
 class Table:
@@ -254,12 +262,13 @@ class Table:
 
 def test_elements_and_attributes_of_every_kind_are_watched() -> None:
     numpy = pytest.importorskip("numpy")
-    many, array, slots, table = [0.5] * 100, numpy.ones(3), Slots(), Table()
+    many, array, slots, table, named = [0.5] * 100, numpy.ones(3), Slots(), Table(), Named(1.0)
     by_name, few, last = {str(i): 0.5 for i in range(100)}, {1, 2}, deque([0.5])
     steps: list[tuple[Callable[..., Any], Callable[[], Any]]] = [
         (lambda c, z: c * many[3], lambda: many.__setitem__(3, 0.25)),
         (lambda c, z: c * by_name["3"], lambda: by_name.update({"3": 0.25})),
         (lambda c, z: c * array[1], lambda: array.__setitem__(1, 0.25)),
+        (lambda c, z: c * named.scaled(), lambda: setattr(Named, "scaled", lambda self: 1.0)),
         (lambda c, z: c * slots.gain, lambda: setattr(slots, "gain", 0.25)),
         (lambda c, z: c * getattr(SETTINGS, "gain"), lambda: setattr(SETTINGS, "gain", 0.25)),  # noqa: B009
         (lambda c, z: c * table["gain"], lambda: table.rows.update(gain=0.25)),
@@ -325,8 +334,11 @@ def test_a_module_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spikes[:, 0, 0].tolist() == [0, 0, 1, 1]
 
 
-def test_a_module_of_numbers_is_watched() -> None:
-    module = ModuleType("numbers_of_a_user")
+@pytest.mark.parametrize("name", ["numbers_of_a_user", "nturl2path"])  # one of Python's, too
+def test_a_module_of_numbers_is_watched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType(name)
+    module.__file__ = f"/users/{name}.py"
+    monkeypatch.setitem(sys.modules, name, module)
     vars(module).update(tau=1.0)
     space = {"module": module}
     exec("def step(c, v, z): return v * module.tau, z", space)

@@ -41,10 +41,21 @@ class Surrogate(torch.autograd.Function):
         return gradient * GAIN
 
 
+class Slots:
+    __slots__ = ("__tau",)
+
+    def __init__(self) -> None:
+        self.set_tau(1.0)
+
+    def set_tau(self, tau: float) -> None:
+        self.__tau = tau  # has the name of the class in front
+
+
 class Object:
     limit = 4
 
     def __init__(self) -> None:
+        self.slots, self.objects = Slots(), np.array([1.0, None])
         self.theta = 1.0
         self.inside = types.SimpleNamespace(a=[1, 2])
 
@@ -53,8 +64,11 @@ def _helper(x: Tensor) -> Tensor:
     return x * GAIN + len(SETTINGS["names"])  # type: ignore[arg-type]
 
 
-def _with_default(x: Tensor, scale: list[float] = [1.0]) -> Tensor:  # noqa: B006
-    return x * scale[0]
+_helper.unit = "mV"  # type: ignore[attr-defined]
+
+
+def _with_default(x: Tensor, scale: list[float] = [1.0], *, shift: float = 0.5) -> Tensor:  # noqa: B006
+    return x * scale[0] + shift
 
 
 def _make_inner() -> Any:
@@ -88,6 +102,7 @@ class Model(nn.Module):
         self.layers = [self.first, self.second]
         self.state: Any = None
         self.log: Any = []
+        self.pair = (1.0, (2.0, "a"))
 
     def forward(self, x: Tensor) -> Tensor:
         state = torch.zeros(3) if self.state is None else self.state
@@ -141,6 +156,8 @@ CHANGES: dict[str, Any] = {
     "value in a list": lambda m: m.object.inside.a.__setitem__(0, 9),
     "array": lambda m: m.array.__setitem__(0, 9),
     "set": lambda m: m.names.add("c"),
+    "array of objects": lambda m: m.object.objects.__setitem__(1, 2.0),
+    "private slot": lambda m: m.object.slots.set_tau(2.0),
     "closure": lambda m: m.set_offset(2.0),
     "function": lambda m: setattr(m, "inner", _make_inner),
     "training of a part": lambda m: m.drop.train(),
@@ -205,6 +222,10 @@ def test_a_change_of_a_default_is_noticed() -> None:
     _with_default.__defaults__ = ([2.0],)
     assert watched.holds() == (False, False)
     _with_default.__defaults__ = defaults
+    keywords: Any = _with_default.__kwdefaults__
+    keywords["shift"] = 2.0
+    assert watched.holds() == (False, False)
+    keywords["shift"] = 0.5
 
 
 def test_negative_zero_is_noticed() -> None:
@@ -220,6 +241,7 @@ def test_negative_zero_is_noticed() -> None:
 SAME: dict[str, Any] = {
     "numbers of a parameter": lambda m: m.first.weight.data.zero_(),
     "equal float": lambda m: setattr(m, "beta", float("0.9")),
+    "equal tuple": lambda m: setattr(m, "pair", (1.0, (float("2"), "a"))),
     "equal list": lambda m: setattr(m.object.inside, "a", [1, 2]),
     "other parameter": lambda m: setattr(m.first, "weight", nn.Parameter(torch.rand(3, 3))),
     "other constant": lambda m: setattr(m, "constant", torch.zeros(3)),

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lsnn_ext.codegen.plain import MISSING, make_key
 from lsnn_ext.loops import convert
 from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
-from lsnn_ext.loops.paths import MISSING, format_path
-from lsnn_ext.loops.plain import make_key
+from lsnn_ext.loops.paths import format_path
 from lsnn_ext.loops.record import record
 from lsnn_ext.loops.snapshot import Snapshot
 from test_guards import Watched

@@ -256,6 +256,12 @@ def test_zero_tensors() -> None:
     assert not internals.is_zero_tensor(torch.zeros(3)), VERSION
 
 
+def test_storages() -> None:
+    one, other = torch.zeros(3), torch.zeros(3)
+    assert internals.find_storage(one) == internals.find_storage(one[1:]), VERSION
+    assert internals.find_storage(one) != internals.find_storage(other), VERSION
+
+
 def test_assertions_on_a_device() -> None:
     internals.assert_on_device(torch.tensor(True), "never")
     with pytest.raises(RuntimeError, match="some message"):

@@ -3,7 +3,10 @@ import enum
 import functools
 import random
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
+from operator import attrgetter, is_
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-SIMPLE = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.layout,
-                    torch.memory_format, torch.Size, range, type(Ellipsis), slice})
+MISSING = object()
+SEQUENCES = (list, tuple, deque)
+MEMBERS = {MethodType: ("__self__", "__func__"), property: ("fget", "fset"),
+           staticmethod: ("__func__",), classmethod: ("__func__",),
+           functools.partial: ("func", "args", "keywords")}  # of objects that do not change
+WRAPPERS = tuple(MEMBERS)
+MADE_OF = attrgetter("__code__", "__defaults__", "__kwdefaults__")  # of functions
 
 
 class Same:
@@ -30,6 +38,10 @@ class Same:
         return id(self.value)
 
 
+SIMPLE = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.layout,
+                    torch.memory_format, torch.Size, range, type(Ellipsis), slice, Same})
+
+
 def find_oddity(tensor: Tensor) -> str:
     """Returns why a tensor has no numbers, strides or counter of writes; empty: it has them."""
     if is_lazy(tensor):
@@ -39,11 +51,6 @@ def find_oddity(tensor: Tensor) -> str:
     if tensor.is_inference():
         return "one of torch.inference_mode"
     return "a quantized or nested one" if tensor.is_quantized or tensor.is_nested else ""
-
-
-def find_storage(tensor: Tensor) -> int:
-    """Returns a number of the memory of a tensor, which its views have, too."""
-    return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
 
 
 def find_layout(tensor: Tensor) -> tuple[Any, ...]:
@@ -73,9 +80,9 @@ def make_key(value: Any) -> tuple[Any, ...] | None:
             return kind, base.__repr__(value)
     if isinstance(value, np.ndarray) and value.dtype != object or isinstance(value, np.generic):
         return kind, value.dtype.str, value.shape, value.tobytes()
-    if isinstance(value, (set, frozenset)):
-        parts = [make_key(one) or Same(one) for one in value]
-        return kind, tuple(parts)  # their order may differ
+    if isinstance(value, (set, frozenset, np.ndarray)):
+        elements = value.flat if isinstance(value, np.ndarray) else value
+        return kind, tuple(make_key(one) or Same(one) for one in elements)  # sets: in any order
     if isinstance(value, random.Random):
         return kind, value.getstate()
     if isinstance(value, np.random.Generator):
@@ -88,8 +95,38 @@ def make_key(value: Any) -> tuple[Any, ...] | None:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two values are one object or equal plain values."""
-    return one is other or (make_key(one) is not None and make_key(one) == make_key(other))
+    """Whether two values are one object, equal plain values, or tuples of such."""
+    if one is other:
+        return True
+    if type(one) is tuple is type(other):
+        return len(one) == len(other) and are_same(one, other)
+    key = make_key(one)
+    return key is not None and key == make_key(other)
+
+
+def are_same(now: Sequence[Any], before: Sequence[Any]) -> bool:
+    """Whether is_same for each value, up to the end of the shorter sequence."""
+    return all(map(is_, now, before)) or all(map(is_same, now, before))
+
+
+def has_equal_numbers(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and numbers; NaN equals itself."""
+    one = one.detach()
+    return one.dtype == other.dtype and one.shape == other.shape and (
+        torch.equal(one, other) or bool(one.isnan().any())
+        and bool(torch.isclose(one, other, 0.0, 0.0, equal_nan=True).all()))
+
+
+def list_members(value: Any) -> dict[str, Any]:
+    """Returns by name what a method, a property or a partial holds; empty for others."""
+    return {name: getattr(value, name) for kind, names in MEMBERS.items()
+            if isinstance(value, kind) for name in names} if isinstance(value, WRAPPERS) else {}
+
+
+def list_elements(value: Any) -> list[Any]:
+    """Returns the elements of a sequence, even if its class overrides __iter__."""
+    kind = next(one for one in SEQUENCES if isinstance(value, one))
+    return [*kind.__iter__(value)]
 
 
 def make_restore(value: Any) -> Callable[[], object] | None:
@@ -107,8 +144,7 @@ def make_restore(value: Any) -> Callable[[], object] | None:
     if isinstance(value, np.random.RandomState):
         return functools.partial(value.set_state, value.get_state())
     if isinstance(value, np.random.Generator):
-        state = value.bit_generator.state
-        return lambda: setattr(value.bit_generator, "state", state)
+        return functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
     return None
 
 
