@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from .. import functional
 from .._core.coefficients import Coefficient
@@ -19,6 +19,7 @@ from . import checks
 from .delays import read_delay, reset_delay, set_delay
 from .extra_state import KEY, decode, encode, warn_of_differences
 from .neuron import format_value, write_constant
+from .packed import repack
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 from .recurrent_dropout import check_dropout, drop_synapses, refuse_steps
 
@@ -224,20 +225,8 @@ class Recurrent(ParametrizedModule):
                            self._dtype())
         padded, lengths = pad_packed_sequence(x)
         spikes, state, *traces = self._run(padded, state, lengths, trace)
-
-        def packed(value: Tensor) -> PackedSequence:
-            each = lengths
-            if x.sorted_indices is not None:
-                value = value.index_select(1, x.sorted_indices)
-                each = lengths.index_select(0, x.sorted_indices.to(lengths.device))
-            # torch packs complex numbers without a gradient
-            real = torch.view_as_real(value) if value.is_complex() else value
-            data = pack_padded_sequence(real, each).data
-            data = torch.view_as_complex(data) if value.is_complex() else data
-            return PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-
-        return (packed(spikes), state, *({name: packed(value) for name, value in one.items()}
-                                         for one in traces))
+        return (repack(spikes, x), state, *({name: repack(value, x) for name, value in one.items()}
+                                            for one in traces))
 
     def _run(self, x: Tensor | PackedSpikes, state: NeuronState | None,
              lengths: LengthsArgument | None, trace: bool) -> tuple[Any, ...]:

@@ -18,7 +18,6 @@ from .alif import ALIF
 from .checks import check_positive, check_tensor, check_whole_number, unwrap_optional
 from .neuron import RANGES, Kind, check_names, complete_constants, make_constant
 from .outputs import Record
-from .packed import repack
 from .readout import LeakyReadout, ReadoutState, add_readout_bias, average_windows, check_filter
 from .recurrent import Recurrent, Sequence
 from .recurrent_dropout import refuse_steps
@@ -227,8 +226,8 @@ class LSNN(nn.Module):
             y = value = add_readout_bias(unwrap_optional(out.readout), bias, lengths,
                                          readout.batch_first)
             if isinstance(x, PackedSequence):
-                y = repack(value, x)
-                spikes = repack(spikes, x) if return_spikes else None
+                y = x._replace(data=value)
+                spikes = x._replace(data=spikes) if spikes is not None else None
             more = [*([] if out.traces is None else [out.traces]), *(means or ())]
         if readout_every is not None:
             each = None if lengths is None else torch.as_tensor(lengths)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from .. import functional
 from .._core.arguments import check_state_leaf, is_readable, refuse_freed_graph
@@ -22,6 +22,7 @@ from ..codegen.neuron import Neuron
 from ..functional import NeuronState
 from . import checks
 from .neuron import check_unit, format_value
+from .packed import repack
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 
@@ -116,8 +117,7 @@ def average_windows(y: Tensor | PackedSequence, every: int, batch_first: bool,
         padded, lengths = pad_packed_sequence(y)
         _check_windows(lengths, every)
         means = padded.unflatten(0, (-1, every)).mean(1)
-        return pack_padded_sequence(means, lengths // every,
-                                    enforce_sorted=y.sorted_indices is None)
+        return repack(means, y._replace(batch_sizes=y.batch_sizes[::every]))
     if each is not None:
         _check_windows(each, every)
     time = 1 if batch_first and y.dim() == 3 else 0
@@ -316,7 +316,7 @@ class LeakyReadout(ParametrizedModule):
         self.check_state(state, self.batch_of(x))
         padded, lengths = pad_packed_sequence(x)  # in the original order
         y, end = self._run(padded, state, lengths)
-        return pack_padded_sequence(y, lengths, enforce_sorted=x.sorted_indices is None), end
+        return repack(y, x), end
 
     def _run(self, x: Tensor, state: Any, lengths: LengthsArgument | None) -> tuple[Tensor, Any]:
         """y (T, B, O) and the state after x (T, B, n), which has been checked."""

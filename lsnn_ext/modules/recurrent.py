@@ -24,7 +24,7 @@ from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
 from .neuron import AS_LSTM, format_value, round_number, write_constant
 from .outputs import Record, compute_rates, join_directions, select_neurons
-from .packed import flip_time, repack, run_packed, run_padded
+from .packed import flip_time, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
 from .recurrent_dropout import draw_masks, refuse_steps, scale_synapses
 
@@ -208,8 +208,8 @@ class Recurrent(Constants):
                 spikes: Literal[True, "bits"] = True) -> tuple[Any, ...]:
         """Runs a whole sequence.
 
-        A PackedSequence takes one call of the operator, or a few if its longest sequence has more
-        than twice the steps of the shortest.
+        A PackedSequence takes one call of the operator, or a few if its lengths differ so much that
+        padding takes longer.
 
         Args:
             x: (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence. Of the
@@ -245,7 +245,7 @@ class Recurrent(Constants):
         found = self._run_sequence(x, state, trace, record, means, lengths=lengths, **bits)
         fired: Any = found.spikes if found.packed is None else found.packed
         if isinstance(x, PackedSequence):
-            fired = repack(fired, x)
+            fired = x._replace(data=fired)
         more = [] if found.traces is None else [found.traces]
         return (fired, found.state, *more, *(means or ()))
 
@@ -297,14 +297,9 @@ class Recurrent(Constants):
         checks.check_tensor("x.data", x.data)
         B = int(x.batch_sizes[0])
         self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (B,))
-        groups: list[Tensor] | None = None if means is None else []
         masks = draw_masks(self, len(self._suffixes), B, device=x.data.device)
-        found = run_packed(x, state, p, masks, partial(
-            self._run_layers, trace=trace, found_rates=groups, **readout))
-        if means is not None and groups is not None:
-            mean, order = torch.cat(groups, 1), x.unsorted_indices
-            means.append(mean if order is None else mean.index_select(1, order))
-        return found
+        return run_packed(x, state, p, masks, means, partial(
+            self._run_layers, trace=trace, found_rates=means, **readout))
 
     def _run_dense(self, x: Tensor, state: State | None, trace: bool | Tensor,
                    means: list[Tensor] | None, p: Tensor | None, lengths: LengthsArgument | None,
