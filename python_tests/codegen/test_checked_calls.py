@@ -1,4 +1,4 @@
-"""RepeatedCall returns what functional.recurrent does, whatever it knows from earlier calls."""
+"""Calls of checked arguments, as converted loops make them, are those of functional.recurrent."""
 from typing import Any
 
 import pytest
@@ -7,8 +7,8 @@ from torch import Tensor
 
 import lsnn_ext
 from lsnn_ext._core.decisions import listening
+from lsnn_ext._core.options import CallArguments
 from lsnn_ext.codegen import call as codegen_call
-from lsnn_ext.codegen.repeated import RepeatedCall
 from lsnn_ext.codegen.state import NeuronState
 from lsnn_ext.zoo.surrogates import super_spike
 
@@ -50,48 +50,46 @@ def run(function: Any, given: dict[str, Any]) -> list[Tensor]:
     return [*results, *(torch.autograd.grad(total, leaves) if leaves else ())]
 
 
-def recurrent(x: Tensor, w_rec: Tensor, delay: Any, state: NeuronState,
-              coefficients: dict[str, Tensor], trace: bool, **projection: Tensor) -> Any:
-    found = lsnn_ext.functional.recurrent(x, w_rec, NEURON, delay=delay, state=state, trace=trace,
-                                          **projection, **coefficients)
+def call(x: Tensor, w_rec: Tensor, delay: Any, state: NeuronState,
+         coefficients: dict[str, Tensor], trace: bool, w_in: Tensor | None = None,
+         bias: Tensor | None = None, is_checked: bool = True) -> Any:
+    options = CallArguments(delay=delay, state=state, trace=trace)
+    found = codegen_call.recurrent(x, w_rec, NEURON, options, coefficients, w_in, bias, is_checked)
     return found if trace else (*found, {})
 
 
+def recurrent(**given: Any) -> Any:
+    return call(**given, is_checked=False)
+
+
 NEURON = lsnn_ext.Neuron(step)
-OTHERS: dict[str, Any] = {
-    "same": {},
-    "other numbers": {"x": draw(T, B, N, seed=5)},
+CASES: dict[str, Any] = {
+    "as it is": {},
     "not contiguous": {"x": draw(B, T, N).transpose(0, 1)},
-    "other length": {"x": draw(T + 2, B, N)},
     "no trace": {"trace": False},
+    "delay": {"delay": 1, "state": NeuronState({"v": draw(B, N, seed=1), "w": draw(B, N, seed=2)},
+                                               (draw(2, B, N, seed=8) > 0).double())},
     "projection": {"x": draw(T, B, I), "w_in": draw(N, I, seed=6), "bias": draw(N, seed=7)},
     "spikes": {"x": (draw(T, B, I) > 1).double(), "w_in": draw(N, I, seed=6)}}
 
 
-@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
-@pytest.mark.parametrize("name", OTHERS)
-def test_calls_are_those_of_recurrent(name: str, is_first: bool) -> None:
-    call = RepeatedCall(NEURON)
-    calls = [OTHERS[name], OTHERS[name], {}]
-    for changed in calls if is_first else [{}, *calls]:
-        found, wanted = run(call, make(**changed)), run(recurrent, make(**changed))
+@pytest.mark.parametrize("name", CASES)
+def test_calls_are_those_of_recurrent(name: str) -> None:
+    for _ in range(2):
+        found, wanted = run(call, make(**CASES[name])), run(recurrent, make(**CASES[name]))
         assert all(map(torch.equal, found, wanted))
 
 
 def test_without_gradients_and_with_them() -> None:
-    call = RepeatedCall(NEURON)
     with torch.no_grad():
-        first = [run(call, make()) for _ in range(2)]
+        first = run(call, make())
     found = run(call, make())
-    wanted = run(recurrent, make())
-    assert all(map(torch.equal, found, wanted))
-    assert all(map(torch.equal, first[1], [one.detach() for one in wanted]))
+    assert all(map(torch.equal, found, run(recurrent, make())))
+    assert all(map(torch.equal, first, [one.detach() for one in found]))
 
 
 def test_numbers_of_a_tensor_that_the_step_reads_may_change() -> None:
-    call = RepeatedCall(NEURON)
     before = run(call, make())
-    run(call, make())
     try:
         SCALE.fill_(0.5)
         found, wanted = run(call, make()), run(recurrent, make())
@@ -102,8 +100,6 @@ def test_numbers_of_a_tensor_that_the_step_reads_may_change() -> None:
 
 
 def test_the_loop_runs_where_recurrent_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = RepeatedCall(NEURON)
-    run(call, make())
     loops = []
     original = codegen_call._run_loop
     monkeypatch.setattr(codegen_call, "_run_loop", lambda *args: (
@@ -117,16 +113,12 @@ def test_the_loop_runs_where_recurrent_runs_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_decisions_are_reported() -> None:
-    call = RepeatedCall(NEURON)
-    run(call, make())
     kinds: list[str] = []
     with listening(lambda kind, *facts: kinds.append(kind)):
         run(call, make())
     assert "step" in kinds
 
 
-def test_later_calls_check_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = RepeatedCall(NEURON)
-    run(call, make())
+def test_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codegen_call, "check_call", lambda *args: pytest.fail("checked again"))
     run(call, make())
