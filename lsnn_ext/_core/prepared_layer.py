@@ -4,7 +4,7 @@ What follows from the parameters, coefficients and packed weights, is computed o
 call compares the cache with the parameters. Version counters are not sufficient: they miss changes
 by fused optimizers, through ``.data`` and through NumPy arrays.
 """
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -58,6 +58,16 @@ def has_plain_memory(dtype: torch.dtype, *tensors: Any) -> bool:
     return True
 
 
+def find_addresses(tensors: Iterable[Tensor | None]) -> list[int]:
+    """The addresses of their numbers, 0 for None."""
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+class Projection(NamedTuple):
+    w_in: Tensor  # (N, I)
+    bias: Tensor | None  # (N,)
+
+
 class RecurrentWeights(NamedTuple):
     w_rec: Tensor  # (N, N): stored.t(), with a diagonal of 0 without autapses
     stored: Tensor
@@ -69,49 +79,48 @@ class PreparedLayer:
 
     def __init__(self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
                  delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
-                 recorded: bool = False) -> None:
-        """Raises as functional.alif for this neuron. synapses: None without recurrence; recorded:
-        whether autograd may record its steps."""
+                 projection: Projection, recorded: bool = False) -> None:
+        """Raises as functional.alif for this neuron. sources: the parameters and buffers by name,
+        with those of synapses, None without recurrence, and projection; recorded: whether autograd
+        may record its steps."""
         options = CallArguments(delay=delays)
         call = resolve(neuron, options, torch.empty(0, 0, N, dtype=dtype, device="cpu"),
                        None if synapses is None else synapses.w_rec)
         delay = None if call.delay is None else call.delay.contiguous()
         w_rec = None if synapses is None else synapses.w_rec.contiguous()
         stored = None if synapses is None else synapses.stored
-        device = torch.device("cpu")
-        self.coefficients = stack_rows(call.rows, N, dtype, device)  # with their graph
+        # with their graph
+        self.coefficients = stack_rows(call.rows, N, dtype, torch.device("cpu"))
         self.gradient_bits = call.coefficient_gradients  # rows that require a gradient
-        self.constants, self.dtype, self.recorded = constants, dtype, recorded
+        self.constants, self.dtype, self.projection = constants, dtype, projection
         self.D = count_past_steps(call.delays)
         self.delays, self.delay = call.delays, None if delay is None else delay.clone()
         # The aliases keep the memory of the sources, so no other tensor can get the same address.
-        self.sources = [(name, t, t.detach(), t.data_ptr(), t.requires_grad)
-                        for name, t in sources.items()]
+        self.sources = [(name, one, one.detach(), one.data_ptr(), one.requires_grad)
+                        for name, one in sources.items()]
         choices, numbers = make_constants(call, options, checkpoint=0, outputs=0)
         choices = choices._replace(coefficient_gradients=0, zero_coefficients=0, bf16_parts=0)
-
-        def address(tensor: Tensor | None) -> int:
-            return 0 if tensor is None else tensor.data_ptr()
-
         compiled = _ops._C.PreparedLayer(
             dtype is torch.float64, N, list(choices), list(numbers), list(call.delays),
-            address(self.coefficients), address(w_rec), address(delay), address(stored),
+            *find_addresses((self.coefficients, w_rec, delay, stored)),
             synapses is not None and synapses.autapses,
-            [(t.data_ptr(), t.nbytes) for t in sources.values() if t is not stored], recorded)
+            [(one.data_ptr(), one.nbytes) for one in sources.values()
+             if not any(one is other for other in (stored, *projection))], recorded)
         self.run, self.is_current = compiled.run, compiled.is_current
         self.record, self.adjoint, self.row = compiled.record, compiled.adjoint, compiled.row
 
     def is_valid_for(self, constants: Hashable, parameters: NamedTensors,
                      buffers: NamedTensors) -> bool:
-        """Whether the sources are still these tensors, with the same layout in the same memory; run
-        and is_current compare the bytes."""
+        """Whether the sources are still these tensors, with the same layout in the same memory, and
+        the same ones require a gradient; run and is_current compare the bytes."""
         if constants != self.constants:
             return False
-        for name, source, alias, address, _ in self.sources:
+        for name, source, alias, address, learns in self.sources:
             tensor = parameters.get(name)
             if tensor is None:
                 tensor = buffers.get(name)
-            if tensor is not source or tensor.data_ptr() != address or not tensor.is_set_to(alias):
+            if (tensor is not source or tensor.data_ptr() != address or not tensor.is_set_to(alias)
+                    or tensor.requires_grad is not learns):
                 return False
         return True
 

@@ -9,8 +9,7 @@ the gradients of its steps where they are computed, and this node, which runs la
 no step makes a matrix for autograd to add.
 """
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -21,39 +20,16 @@ from .arguments import Delay
 from .autograd_rules import forbid_second_derivative
 from .bits import count_words, make_carrier
 from .options import NeuronArguments
-from .prepared_layer import PreparedLayer, RecurrentWeights
+from .prepared_layer import PreparedLayer, Projection, RecurrentWeights, find_addresses
 from .state import State
 from .torch_internals import current_backward_pass, is_batched, is_reached, keep_during_pass
 
 _Gradients = tuple[Tensor | None, ...]
 
 
-class Projection(NamedTuple):
-    w_in: Tensor  # (N, I)
-    bias: Tensor | None  # (N,)
-
-
-class _Sums(NamedTuple):
-    """Sums of the gradients of what the steps of a layer share; None where none is required."""
-
-    w_rec: Tensor | None  # (S, N, NP) for each delay, in the rows of the kernels
-    w_in: Tensor | None
-    bias: Tensor | None
-    coefficients: Tensor | None  # (11, N)
-
-
-@dataclass(eq=False)
-class _Pass:
-    """The sums of a backward pass, until they are returned."""
-
-    sums: _Sums
-
-
-_NO_SUMS = _Sums(None, None, None, None)
-
-
-def _shape_and_grad(tensor: Tensor | None) -> tuple[torch.Size, bool] | None:
-    return None if tensor is None else (tensor.shape, tensor.requires_grad)
+class _Sums(list[Tensor | None]):
+    """Sums of the gradients of what the steps of a layer share, None where none is required: w_rec
+    (S, N, NP) for each delay, in the rows of the kernels, w_in, bias, coefficients (11, N)."""
 
 
 class RecordedLayer(PreparedLayer):
@@ -61,49 +37,41 @@ class RecordedLayer(PreparedLayer):
 
     def __init__(self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
                  delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
-                 learned: dict[str, Tensor], projection: Projection) -> None:
+                 projection: Projection, learned: dict[str, Tensor]) -> None:
         """As PreparedLayer; learned: copies of the sources that require a gradient, from which the
         coefficients of neuron were made."""
-        super().__init__(constants, sources, neuron, delays, N, dtype, synapses, recorded=True)
-        self.synapses, self.projection, self.copies = synapses, projection, tuple(learned.values())
-        self.forms = [_shape_and_grad(part) for part in projection]
+        super().__init__(constants, sources, neuron, delays, N, dtype, synapses, projection, True)
+        self.synapses, self.copies = synapses, tuple(learned.values())
         # By the number of the backward pass, which owns them, so a failed one discards them.
-        self.passes: WeakValueDictionary[int, _Pass] = WeakValueDictionary()
+        self.passes: WeakValueDictionary[int, _Sums] = WeakValueDictionary()
         with torch.enable_grad():
             stored = None if synapses is None else synapses.stored
             self.parameters = _Parameters.apply(self, stored, *projection,
                                                 *(sources[name] for name in learned))
 
-    def has_projection(self, projection: Projection) -> bool:
-        """Whether its input weights are these, and the same parameters require a gradient."""
-        return all(one is other and form == _shape_and_grad(one) for one, other, form in zip(
-            projection, self.projection, self.forms, strict=True)) and all(
-            source.requires_grad is learns for _, source, _, _, learns in self.sources)
-
     def find_sums(self) -> _Sums:
         """The sums of the current backward pass; none where it does not reach the parameters."""
         node, number = self.parameters.grad_fn, current_backward_pass()
         if node is None or not is_reached(node):
-            return _NO_SUMS
+            return _Sums([None] * 4)
         found = self.passes.get(number)
         if found is None:
-            self.passes[number] = found = _Pass(self._zeros())
+            self.passes[number] = found = self._zeros()
             keep_during_pass(found)
-        return found.sums
+        return found
 
     def _zeros(self) -> _Sums:
         (w_in, bias), stored = self.projection, self.synapses and self.synapses.stored
-        N, S = w_in.shape[0], len(self.delays)
+        N = len(w_in)
+        required = (
+            (stored is not None and stored.requires_grad, (len(self.delays), N, self.row)),
+            (w_in.requires_grad, w_in.shape),
+            (bias is not None and bias.requires_grad, (N,)),
+            (bool(self.gradient_bits), self.coefficients.shape))
+        return _Sums(torch.zeros(shape, dtype=self.dtype, device="cpu") if is_required else None
+                     for is_required, shape in required)
 
-        def zeros(is_required: bool, *shape: int) -> Tensor | None:
-            return torch.zeros(shape, dtype=self.dtype, device="cpu") if is_required else None
-
-        return _Sums(zeros(stored is not None and stored.requires_grad, S, N, self.row),
-                     zeros(w_in.requires_grad, *w_in.shape),
-                     zeros(bias is not None and bias.requires_grad, N),
-                     zeros(bool(self.gradient_bits), *self.coefficients.shape))
-
-    def compute_gradients(self, sums: _Sums) -> _Gradients:
+    def compute_gradients(self, sums: Sequence[Tensor | None]) -> _Gradients:
         """The gradients of the arguments of _Parameters that follow the layer."""
         w_rec, w_in, bias, coefficients = sums
         if w_rec is not None:
@@ -144,15 +112,11 @@ class _Parameters(torch.autograd.Function):
         ended = ctx.layer.passes.pop(current_backward_pass(), None)
         if ended is None:
             return (None,) * len(ctx.needs_input_grad)
-        # Autograd copies a gradient that has another reference.
-        sums, ended.sums = ended.sums, _NO_SUMS
+        sums = [*ended]
+        ended.clear()  # autograd copies a gradient that has another reference
         with torch.no_grad():
             found = ctx.layer.compute_gradients(sums)
         return None, *forbid_second_derivative(found, (g, ctx.layer.parameters))
-
-
-def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 class _Step(torch.autograd.Function):
@@ -168,7 +132,7 @@ class _Step(torch.autograd.Function):
         after = [torch.empty_like(leaf) for leaf in before]
         B, N = current.shape
         bits = torch.empty((B, count_words(N)), dtype=torch.int32, device="cpu")
-        layer.record(B, current.data_ptr(), _addresses(before), _addresses(after),
+        layer.record(B, current.data_ptr(), find_addresses(before), find_addresses(after),
                      spikes.data_ptr(), y.data_ptr(), bits.data_ptr())
         ctx.mark_non_differentiable(after[3])
         ctx.set_materialize_grads(False)
@@ -198,18 +162,18 @@ def _compute_adjoint(layer: RecordedLayer, needed: Sequence[bool], saved: Sequen
     """
     v, a, i, r, z, y, bits, x, w_in = saved
     assert y is not None and bits is not None and x is not None
-    before, sums = (v, a, i, r, z), layer.find_sums()
+    before, (w_rec, to_w_in, bias, coefficients) = (v, a, i, r, z), layer.find_sums()
     g_v, g_a, g_i, g_r, g_z = (None if leaf is None or not need else torch.empty_like(leaf)
                                for leaf, need in zip(before, needed, strict=True))
     current = torch.empty_like(y)
     dense = [None if one is None else _make_dense(one) for one in g]
     del dense[4]  # of r, which has none
-    gradient_bits = layer.gradient_bits if sums.coefficients is not None else 0
-    layer.adjoint(y.shape[0], gradient_bits, _addresses(before), y.data_ptr(), bits.data_ptr(),
-                  _addresses(dense), _addresses((current, g_v, g_a, g_i, g_z)),
-                  _addresses((sums.w_rec, sums.bias, sums.coefficients)))
-    if sums.w_in is not None:
-        sums.w_in.addmm_(current.t(), x)
+    gradient_bits = layer.gradient_bits if coefficients is not None else 0
+    layer.adjoint(y.shape[0], gradient_bits, find_addresses(before), y.data_ptr(), bits.data_ptr(),
+                  find_addresses(dense), find_addresses((current, g_v, g_a, g_i, g_z)),
+                  find_addresses((w_rec, bias, coefficients)))
+    if to_w_in is not None:
+        to_w_in.addmm_(current.t(), x)
     g_x = None if w_in is None else torch.mm(current, w_in)
     return g_x, g_v, g_a, g_i, None, g_z
 

@@ -2,7 +2,7 @@
 
 Without gradients these are sequences of a few steps, with gradients single steps.
 """
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,14 @@ from .._core.decisions import report
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.prepared_layer import (
     PreparedLayer,
+    Projection,
     RecurrentWeights,
+    find_addresses,
     has_plain_memory,
     is_worth_preparing,
     why_not_prepared,
 )
-from .._core.recorded_layer import Projection, RecordedLayer, record_step
+from .._core.recorded_layer import RecordedLayer, record_step
 from .._core.state import State
 from .._core.torch_internals import without_saved_tensor_hooks
 from ..functional import Layered
@@ -26,137 +28,123 @@ from .delays import read_delay
 from .recurrent_dropout import is_dropping
 
 
-def _get_projection(layer: Constants, suffix: str) -> Projection:
-    w_in = layer._parameters["weight_ih" + suffix]
-    assert w_in is not None  # checked by _prepare_call
-    return Projection(w_in, layer._parameters.get("bias_ih" + suffix))
-
-
 def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer],
                    rebuild: bool = False) -> PreparedLayer | None:
     """The prepared layer of the parameters with this suffix, with gradients a RecordedLayer; None
     if the operators have to run. rebuild: do not return the cached one."""
     N, recorded = layer.hidden_size, torch.is_grad_enabled()
     delay = layer.delay if isinstance(layer.delay, int) else None  # a tensor is a source
-    constants = (N, layer.dt, layer.autapses, delay, layer._describe_forms(),
-                 *(getattr(layer, name) for name in PASSED_TO_NEURONS))
     parameters, buffers, prepared = layer._find_parameters(), layer._buffers, cache.get(suffix)
+    bias = parameters.get("bias_ih" + suffix)
+    constants = (N, layer.dt, layer.autapses, delay, bias is None, layer._describe_forms(),
+                 *(getattr(layer, name) for name in PASSED_TO_NEURONS))
     if (prepared is not None and not rebuild
-            and prepared.is_valid_for(constants, parameters, buffers)
-            and (not recorded or isinstance(prepared, RecordedLayer)
-                 and prepared.has_projection(_get_projection(layer, suffix)))):
+            and (not recorded or isinstance(prepared, RecordedLayer))
+            and prepared.is_valid_for(constants, parameters, buffers)):
         return prepared
-    projection = w_in, bias = _get_projection(layer, suffix)
-    names = [name + suffix for name in layer._neuron]
-    names += ["weight_hh" + suffix] if layer.recurrent else []
-    names += ["delay"] if delay is None else []
-    sources = {name: parameters.get(name, buffers.get(name)) for name in names}
-    present = {name: value for name, value in sources.items() if value is not None}
-    stored = present.get("weight_hh" + suffix)
-    if len(present) < len(sources) or stored is not None and stored.shape != (N, N):
-        return None  # a parametrized weight, computed in each call, or a wrong shape
-    if not all(has_plain_memory(source.dtype, source) for source in present.values()):
+    names = [name + suffix for name in (
+        *layer._neuron, "weight_ih", *["weight_hh"] * layer.recurrent, *["bias_ih"] * (
+            layer.bias or bias is not None))] + ["delay"] * (delay is None)
+    sources = {name: value for name in names
+               if (value := parameters.get(name, buffers.get(name))) is not None}
+    w_in, stored = (sources.get(name + suffix) for name in ("weight_ih", "weight_hh"))
+    inputs = layer.input_size if suffix == layer._suffixes[0] else N
+    if (len(sources) < len(names) or w_in is None  # parametrized, computed in each call
+            or w_in.shape != (N, inputs) or bias is not None and bias.shape != (N,)
+            or stored is not None and stored.shape != (N, N)):
         return None
-    learned = {name: source for name, source in present.items()
-               if recorded and source.requires_grad}
-    if recorded:
-        if not all(one is None or one.is_leaf for one in (*learned.values(), *projection)):
-            return None  # a cache must not keep the graph of computed parameters
-        inputs = layer.input_size if suffix == layer._suffixes[0] else N
-        if w_in.shape != (N, inputs) or bias is not None and bias.shape != (N,):
-            return None
+    weights = [one for one in (w_in, bias, stored) if one is not None]
+    if not all(has_plain_memory(one.dtype, one) for one in sources.values()) or any(
+            one.dtype is not w_in.dtype for one in weights):
+        return None
+    learned = {name: one for name, one in sources.items() if recorded and one.requires_grad}
+    if not all(one.is_leaf for one in learned.values()):
+        return None  # a cache must not keep the graph of computed parameters
     with without_saved_tensor_hooks():  # the cache outlives the hooks
-        copies = {name: source.detach().clone().requires_grad_() for name, source in learned.items()
-                  if source is not stored}
-        w_rec = layer._mask_recurrent_weight(suffix)
-        synapses = None
+        copies = {name: one.detach().clone().requires_grad_() for name, one in learned.items()
+                  if not any(one is weight for weight in weights)}
+        w_rec, synapses = layer._mask_recurrent_weight(suffix), None
         if w_rec is not None and stored is not None:
             synapses = RecurrentWeights(w_rec.detach(), stored, layer.autapses)
-        weight = w_in if stored is None else stored
         neuron = NeuronArguments(**layer._compute_neuron_arguments(suffix, copies))
         delays = read_delay(layer)
-        if not is_worth_preparing(delays, N, weight.dtype):
+        if not is_worth_preparing(delays, N, w_in.dtype):
             return None
-        arguments = constants, present, neuron, delays, N, weight.dtype, synapses
-        cache[suffix] = (
-            RecordedLayer(*arguments, copies, projection) if recorded
-            else PreparedLayer(*arguments))
+        arguments = (constants, sources, neuron, delays, N, w_in.dtype, synapses,
+                     Projection(w_in, bias))
+        cache[suffix] = (RecordedLayer(*arguments, copies) if recorded
+                         else PreparedLayer(*arguments))
     return cache[suffix]
 
 
-# x (steps * B, I); the state as of forward; suffix, prepared layer, w_in and bias of each layer;
-# the cache of prepared layers.
-_PreparedCall: TypeAlias = tuple[
-    Tensor, State, list[tuple[str, PreparedLayer, Tensor, Tensor | None]], dict[str, PreparedLayer]]
+class _ShortCall(NamedTuple):
+    x: Tensor  # (steps * B, I)
+    state: State  # as of forward
+    layers: dict[str, PreparedLayer]  # by suffix
+    cache: dict[str, PreparedLayer]
 
 
 def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
-                  state: State | None) -> _PreparedCall | None:
+                  state: State | None) -> _ShortCall | None:
     """The parts of a short call; None if the operators have to run or raise the error."""
     if type(x) is not Tensor:
         return None
-    B, N, L = batch[0] if batch else 1, layer.hidden_size, layer.num_layers
-    dtype, parameters = x.dtype, layer._parameters
+    B, N, L, dtype = batch[0] if batch else 1, layer.hidden_size, layer.num_layers, x.dtype
     if (why_not_prepared(steps, B, N) or layer.bidirectional or is_dropping(layer)
-            or layer.checkpoint_every is not None
-            or layer.sparse_grad != "all" and torch.is_grad_enabled()):
+            or layer.checkpoint_every is not None or torch.is_grad_enabled() and (
+                layer.sparse_grad != "all" or layer.saved_dtype not in (None, dtype))):
         return None
     if not x.is_cpu or x.shape[-1] != layer.input_size or not x.is_contiguous():
         return None
     if x.dim() != 2:
         x = x.view(steps * B, layer.input_size)
     cache: dict[str, PreparedLayer] = layer.__dict__.setdefault("_prepared", {})
-    layers: list[tuple[str, PreparedLayer, Tensor, Tensor | None]] = []
+    layers: dict[str, PreparedLayer] = {}
     D = 0
     for suffix in layer._suffixes:
-        w_in, bias = parameters.get("weight_ih" + suffix), parameters.get("bias_ih" + suffix)
-        if w_in is None or w_in.dtype is not dtype or not w_in.is_cpu:
-            return None
-        if layer.bias and (bias is None or not bias.is_cpu):
-            return None
         prepared = _find_prepared(layer, suffix, cache)
         if prepared is None or prepared.dtype is not dtype:
             return None
         if D and prepared.D != D:  # delays were changed after some layers were prepared
             cache.clear()
             return None
-        D = prepared.D
-        layers.append((suffix, prepared, w_in, bias))
+        D, layers[suffix] = prepared.D, prepared
     form, past = (L, *batch, N), (L, D, *batch, N)
     if state is None:
         v = a = i = r = torch.zeros(form, dtype=dtype, device="cpu")
         z = torch.zeros(past, dtype=dtype, device="cpu")
-        state = State(v, a, i, r, z)
-    elif type(state) is State:
-        v, a, i, r, z = state
-        if not has_plain_memory(dtype, v, a, i, r, z):
-            return None
-        if not (v.shape == a.shape == i.shape == r.shape == form and z.shape == past):
-            return None
-    else:
+        return _ShortCall(x, State(v, a, i, r, z), layers, cache)
+    if type(state) is not State or not has_plain_memory(dtype, *state):
         return None
-    return x, state, layers, cache
+    v, a, i, r, z = state
+    if not (v.shape == a.shape == i.shape == r.shape == form and z.shape == past):
+        return None
+    return _ShortCall(x, state, layers, cache)
+
+
+def _rebuild(layer: Constants, suffix: str, call: _ShortCall) -> PreparedLayer | None:
+    """A prepared layer for a parameter or delays that were changed in place; None if the number of
+    past steps differs from that of the call, too."""
+    rebuilt = _find_prepared(layer, suffix, call.cache, rebuild=True)
+    return None if rebuilt is None or rebuilt.D != call.layers[suffix].D else rebuilt
 
 
 def run_recorded(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
                  state: State | None) -> tuple[Tensor, State] | None:
     """Runs one step with gradients; as run_prepared."""
-    if layer.saved_dtype not in (None, x.dtype):
+    call = _prepare_call(layer, x, steps, batch, state)
+    if call is None:
         return None
-    ready = _prepare_call(layer, x, steps, batch, state)
-    if ready is None:
-        return None
-    x, before, layers, cache = ready
-    is_single = len(layers) == 1
-    parts = [before] if is_single else [State(*leaves) for leaves in zip(
-        *(leaf.unbind(0) for leaf in before), strict=True)]
+    x, is_single = call.x, len(call.layers) == 1
+    parts = [call.state] if is_single else [State(*leaves) for leaves in zip(
+        *(leaf.unbind(0) for leaf in call.state), strict=True)]
     after: list[State] = []
-    for (suffix, prepared, *_), part in zip(layers, parts, strict=True):
+    for (suffix, prepared), part in zip(call.layers.items(), parts, strict=True):
         if after:
             x = nn.functional.dropout(x, layer.dropout, layer.training)
-        if not prepared.is_current():  # a parameter or the delays were changed in place
-            rebuilt = _find_prepared(layer, suffix, cache, rebuild=True)
-            if rebuilt is None or rebuilt.D != prepared.D or not rebuilt.is_current():
+        if not prepared.is_current():
+            rebuilt = _rebuild(layer, suffix, call)
+            if rebuilt is None or not rebuilt.is_current():
                 return None
             prepared = rebuilt
         assert isinstance(prepared, RecordedLayer)
@@ -171,29 +159,25 @@ def run_prepared(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...]
     """Runs a short call without gradients, with x (steps, B, I) or (steps * B, I); batch: (B,), or
     () for a state without a batch, with B = 1. Returns spikes (steps * B, N) and the State; None if
     the operators have to run or raise the error."""
-    ready = _prepare_call(layer, x, steps, batch, state)
-    if ready is None:
+    call = _prepare_call(layer, x, steps, batch, state)
+    if call is None:
         return None
-    x, before, layers, cache = ready
-    B, N, D, dtype = x.shape[0] // steps, layer.hidden_size, layers[0][1].D, x.dtype
+    x, before, layers, _ = call
     after = State(*[torch.empty_like(leaf) for leaf in before])
     # Item (layer, ...) of each part of the state, before and after.
-    first, last = [leaf.data_ptr() for leaf in before], [leaf.data_ptr() for leaf in after]
-    parts = [B * N * dtype.itemsize] * 4 + [D * B * N * dtype.itemsize]
-    for suffix, prepared, weight, offset in layers:
+    first, last = find_addresses(before), find_addresses(after)
+    parts = [leaf.nbytes // layer.num_layers for leaf in before]
+    for suffix, prepared in layers.items():
         if suffix != layer._suffixes[0]:
             x = nn.functional.dropout(x, layer.dropout, layer.training)
             first = [address + part for address, part in zip(first, parts, strict=True)]
             last = [address + part for address, part in zip(last, parts, strict=True)]
-        current = nn.functional.linear(x, weight, offset)
-        if not has_plain_memory(dtype, current) or current.shape != (steps * B, N):
-            return None
+        current = nn.functional.linear(x, *prepared.projection)
         x = torch.empty_like(current)
-        if not prepared.run(steps, B, current.data_ptr(), first, last, x.data_ptr()):
-            # a parameter or the delays were changed in place
-            rebuilt = _find_prepared(layer, suffix, cache, rebuild=True)
-            if rebuilt is None or rebuilt.D != D or not rebuilt.run(
-                    steps, B, current.data_ptr(), first, last, x.data_ptr()):
+        arguments = steps, len(x) // steps, current.data_ptr(), first, last, x.data_ptr()
+        if not prepared.run(*arguments):
+            rebuilt = _rebuild(layer, suffix, call)
+            if rebuilt is None or not rebuilt.run(*arguments):
                 return None
         report("prepared", layer, suffix, x, steps)
     return x, after
