@@ -188,26 +188,25 @@ def run_prepared_sequence(layer: Constants, x: Tensor, state: State | None, p: T
                           **others: Any) -> Layered | None:
     """Runs a short sequence without gradients; x, state and results as of forward, the rest as of
     functional.layer, with p (O,) if x is unbatched. None as run_prepared."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.dim() not in (2, 3) or others:
-        return None
-    if x.layout != torch.strided:
+    if (torch.compiler.is_compiling() or torch.is_grad_enabled() or others
+            or x.dim() not in (2, 3) or x.layout != torch.strided):
         return None
     first = layer.batch_first and x.dim() == 3
-    steps_first = x.transpose(0, 1) if first else x
-    (T, *batch), N = steps_first.shape[:-1], layer.hidden_size
+    x = x.transpose(0, 1) if first else x
+    (T, *batch), N = x.shape[:-1], layer.hidden_size
     if w_out is not None and not (w_out.dim() == 2 and w_out.shape[1] == N and 0 <= k_out <= 1):
         return None
-    if not steps_first.is_contiguous():
+    if not x.is_contiguous():
         if why_not_prepared(T, batch[0] if batch else 1, N):
             return None
-        steps_first = steps_first.contiguous()
-    found = run_prepared(layer, steps_first, T, tuple(batch), state)
+        x = x.contiguous()
+    found = run_prepared(layer, x, T, tuple(batch), state)
     if found is None:
         return None
-    out, y = found[0].view(T, *batch, N), None
+    z, y = found[0].view(T, *batch, N), None
     if w_out is not None:
-        y, p = functional.leaky_readout(found[0].view(T, -1, N), w_out, k_out,
+        y, p = functional.leaky_readout(z if batch else z[:, None], w_out, k_out,
                                         p if batch or p is None else p[None])
         y, p = (y.transpose(0, 1) if first else y, p) if batch else (y.squeeze(1), p[0])
-    out = out.transpose(0, 1) if first else out
-    return Layered(out if spikes or w_out is None else None, found[1], None, y, p)
+    z = z.transpose(0, 1) if first else z
+    return Layered(z if spikes or w_out is None else None, found[1], None, y, p)

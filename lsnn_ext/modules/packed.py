@@ -1,6 +1,7 @@
 """Sequences of unequal length, of a PackedSequence or a padded tensor, as tensors (T, B, .) sorted
 by descending length, with lengths (B,)."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -80,15 +81,29 @@ def repack(value: Tensor, x: PackedSequence) -> PackedSequence:
     return x._replace(data=_pack_rows(lengths.sort(value, 1), lengths.descending))
 
 
-# The padding that costs as much as one more step (measured, 2 threads, 50 to 220 neurons).
-_ROWS_OF_A_STEP = 64
 # x (T, B, I), falling lengths or None, state, p, masks (..., B, N) -> results (T, B, .)
 Run: TypeAlias = Callable[
     [Any, Lengths | None, State | None, Tensor | None, Tensor | None], Layered]
+Change: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def _sort_state(state: State | None, lengths: Lengths) -> State | None:
-    return None if state is None else state.map(lambda leaf: lengths.sort(leaf, -2))
+def change_start(change: Change, state: State | None, *others: Tensor | None) -> Any:
+    """Changes all that a call starts from, whose axis -2 is the batch; None stays None."""
+    return (None if state is None else state.map(change),
+            *(None if one is None else change(one) for one in others))
+
+
+def combine_results(outs: Sequence[Layered], sequences: Callable[..., Tensor],
+                    states: Callable[..., Tensor]) -> Layered:
+    """One result of those of some calls: each tensor of all steps is that of sequences(*tensors),
+    each after the last step that of states(*tensors)."""
+    def make(change: Callable[..., Tensor], values: tuple[Any, ...]) -> Any:
+        return None if values[0] is None else change(*values)
+
+    spikes, ends, traces, readouts, readout_states, packed = zip(*outs, strict=True)
+    return Layered(make(sequences, spikes), State(*map(states, *ends)),
+                   None if traces[0] is None else Traces(*map(sequences, *traces)),
+                   make(sequences, readouts), make(states, readout_states), packed[0])
 
 
 def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state: State | None,
@@ -101,17 +116,18 @@ def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state
     lengths = resolve_lengths(argument, T, B, device)
     if lengths is None or lengths.order is None:
         return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p, masks)
+    sort, restore = partial(lengths.sort, axis=-2), partial(lengths.restore, axis=-2)
     x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
-    out = run(x, wrap_descending(lengths.descending), _sort_state(state, lengths),
-              lengths.sort(p, 0), lengths.sort(masks, -2))
+    out = run(x, wrap_descending(lengths.descending), *change_start(sort, state, p, masks))
     if means is not None:
-        means[:] = [lengths.restore(value, 1) for value in means]
-    traces = None if out.traces is None else Traces(
-        *(lengths.restore(value, 1) for value in out.traces))
-    packed = None if out.packed is None else pack_spikes(lengths.restore(out.packed.numbers(), 1))
-    end = out.state.map(lambda leaf: lengths.restore(leaf, -2))
-    return Layered(lengths.restore(out.spikes, 1), end, traces, lengths.restore(out.readout, 1),
-                   lengths.restore(out.readout_state, 0), packed)
+        means[:] = map(restore, means)
+    out = combine_results([out], restore, restore)  # (T, B, .) have the batch there, too
+    return out if out.packed is None else out._replace(
+        packed=pack_spikes(restore(out.packed.numbers())))
+
+
+# The padding that costs as much as one more step (measured, 2 threads, 50 to 220 neurons).
+_ROWS_OF_A_STEP = 64
 
 
 def _split(each: Tensor) -> list[slice]:
@@ -128,8 +144,8 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: 
     """Calls run for groups of sequences of similar length. The results have the rows of x.data;
     states and rates are in the original order of the sequences."""
     lengths = find_lengths(x)
-    each, data, order = lengths.descending, x.data, torch.empty(0)
-    state, p, masks = _sort_state(state, lengths), lengths.sort(p, 0), lengths.sort(masks, -2)
+    each, data = lengths.descending, x.data
+    start = change_start(partial(lengths.sort, axis=-2), state, p, masks)
     groups = _split(each)
     if len(groups) > 1:  # the row of x.data of each row of the groups, and the inverse
         runs = _is_running(each)
@@ -141,26 +157,20 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: 
     outs: list[Layered] = []
     for group, part in zip(groups, data.split([int(each[group].sum()) for group in groups]),
                            strict=True):
-        steps = each[group]
-        outs.append(run(_pad_rows(part, steps),
-                        None if steps[0] == steps[-1] else wrap_descending(steps),
-                        None if state is None else State(*(leaf[..., group, :] for leaf in state)),
-                        None if p is None else p[group],
-                        None if masks is None else masks[..., group, :]))
+        n = each[group]
+        select = partial(torch.narrow, dim=-2, start=group.start, length=len(n))
+        outs.append(run(_pad_rows(part, n), None if n[0] == n[-1] else wrap_descending(n),
+                        *change_start(select, *start)))
 
-    def pack(values: Any) -> Any:
-        if values[0] is None:
-            return None
-        joined = torch.cat([_pack_rows(value, each[group])
-                            for value, group in zip(values, groups, strict=True)])
-        return joined if len(groups) == 1 else _Permutation.apply(joined, *reversed(places))
+    def pack(*values: Tensor) -> Tensor:
+        packed = [_pack_rows(one, each[group]) for one, group in zip(values, groups, strict=True)]
+        return packed[0] if len(packed) == 1 else _Permutation.apply(torch.cat(packed),
+                                                                     *places[::-1])
 
-    def join(values: Any, axis: int) -> Any:
-        return None if values[0] is None else lengths.restore(torch.cat(values, axis), axis)
+    def restore(*values: Tensor) -> Tensor:
+        joined: Tensor = lengths.restore(torch.cat(values, -2), -2)
+        return joined
 
-    spikes, ends, traces, readouts, readout_states, _ = zip(*outs, strict=True)
     if means is not None:
-        means[:] = [join(means, 1)]
-    return Layered(pack(spikes), State(*(join(leaves, -2) for leaves in zip(*ends, strict=True))),
-                   None if traces[0] is None else Traces(*map(pack, zip(*traces, strict=True))),
-                   pack(readouts), join(readout_states, 0))
+        means[:] = [restore(*means)]
+    return combine_results(outs, pack, restore)

@@ -24,7 +24,7 @@ from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
 from .neuron import AS_LSTM, format_value, round_number, write_constant
 from .outputs import Record, compute_rates, join_directions, select_neurons
-from .packed import flip_time, run_packed, run_padded
+from .packed import change_start, combine_results, flip_time, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
 from .recurrent_dropout import draw_masks, refuse_steps, scale_synapses
 
@@ -128,13 +128,9 @@ class Recurrent(Constants):
         out = run_layer(x, weight, w_rec, bias, neuron, options, "x", **readout)
         traces = out.traces
         if traces is not None and isinstance(trace, Tensor):
-            traces = Traces(*(value.index_select(-1, trace) for value in traces))
-        if not reverse:
-            return out._replace(traces=traces)
-        if traces is not None:
-            traces = Traces(*(flip_time(value, lengths) for value in traces))
-        spikes = flip_time(checks.unwrap_optional(out.spikes), lengths)
-        return out._replace(spikes=spikes, traces=traces)
+            out = out._replace(traces=Traces(*(value.index_select(-1, trace) for value in traces)))
+        return combine_results([out], partial(flip_time, lengths=lengths),
+                               lambda leaf: leaf) if reverse else out
 
     def _run_layers(self, inputs: Tensor | PackedSpikes, lengths: Lengths | None,
                     state: State | None, p: Tensor | None = None, masks: Tensor | None = None, *,
@@ -275,63 +271,37 @@ class Recurrent(Constants):
         refuse_freed_graph(state)
         traced = trace if neurons is None else neurons
         checks.check_lengths(x, lengths, self.batch_first)
+        first = self.batch_first and isinstance(x, Tensor) and x.dim() == 3
+        dims: tuple[int, ...] = (2, 3)
+        form = f"({'B, T' if self.batch_first else 'T, B'}, I) or (T, I)"
         if isinstance(x, PackedSequence):
-            return self._run_packed(x, state, traced, means, p, **readout)
+            checks.check_tensor("x.data", data)
+            dims, form, batch = (2,), "packed rows (sum of lengths, I)", x.batch_sizes[:1].tolist()
+        elif isinstance(x, PackedSpikes):
+            dims, form, batch = (3,), "(T, B, I)", [x.shape[1]]
+        else:
+            batch = [x.shape[0 if first else 1]] if x.dim() == 3 else []
+            if traced is False and means is lengths is None and readout.get("spikes") != "bits":
+                quick = run_prepared_sequence(self, x, state, p, **readout)
+                if quick is not None:
+                    return quick
+        self._check(data, dims, form, state, tuple(batch))
+        masks = draw_masks(self, len(self._suffixes), *batch or [1], device=data.device)
+        run = partial(self._run_layers, trace=traced, found_rates=means, **readout)
+        if isinstance(x, PackedSequence):
+            return run_packed(x, state, p, masks, means, run)
+        if not batch:
+            state, p = change_start(partial(torch.unsqueeze, dim=-2), state, p)
         if isinstance(x, Tensor):
-            return self._run_dense(x, state, traced, means, p, lengths, **readout)
-        self._check(x.carrier, (3,), "(T, B, I)", state, (x.shape[1],))
-        return self._run_padded(x, state, traced, means, p, lengths, **readout)
-
-    def _run_padded(self, x: Tensor | PackedSpikes, state: State | None, trace: bool | Tensor,
-                    means: list[Tensor] | None, p: Tensor | None,
-                    lengths: LengthsArgument | None, **readout: Any) -> Layered:
-        """A call with x (T, B, I), and results of this form."""
-        device = (x.carrier if isinstance(x, PackedSpikes) else x).device
-        masks = draw_masks(self, len(self._suffixes), x.shape[1], device=device)
-        return run_padded(x, lengths, state, p, masks, means, partial(
-            self._run_layers, trace=trace, found_rates=means, **readout))
-
-    def _run_packed(self, x: PackedSequence, state: State | None, trace: bool | Tensor,
-                    means: list[Tensor] | None, p: Tensor | None, **readout: Any) -> Layered:
-        """A call with a PackedSequence; results have the rows of x.data."""
-        checks.check_tensor("x.data", x.data)
-        B = int(x.batch_sizes[0])
-        self._check(x.data, (2,), "packed rows (sum of lengths, I)", state, (B,))
-        masks = draw_masks(self, len(self._suffixes), B, device=x.data.device)
-        return run_packed(x, state, p, masks, means, partial(
-            self._run_layers, trace=trace, found_rates=means, **readout))
-
-    def _run_dense(self, x: Tensor, state: State | None, trace: bool | Tensor,
-                   means: list[Tensor] | None, p: Tensor | None, lengths: LengthsArgument | None,
-                   **readout: Any) -> Layered:
-        """A call with a tensor of any form, and results of the same form, p too."""
-        batched, first = x.dim() == 3, self.batch_first and x.dim() == 3
-        batch = (x.shape[0 if first else 1],) if batched else ()
-        quick = None
-        if trace is False and means is lengths is None and readout.get("spikes") != "bits":
-            quick = run_prepared_sequence(self, x, state, p, **readout)
-        if quick is not None:
-            return quick
-        self._check(x, (2, 3), "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)",
-                    state, batch)
-        x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
-        if not batched:
-            state = None if state is None else State(*(leaf.unsqueeze(-2) for leaf in state))
-            p = None if p is None else p.unsqueeze(0)
-        out, state, traces, y, p, packed = self._run_padded(x, state, trace, means, p, lengths,
-                                                            **readout)
-        if means is not None and not batched:
-            means[0] = means[0].squeeze(1)
-
-        def restore_form(value: Tensor) -> Tensor:
-            return value.transpose(0, 1) if first else value if batched else value.squeeze(1)
-
-        if not batched:
-            state = state.map(lambda leaf: leaf.squeeze(-2))
-            p = None if p is None else p.squeeze(0)
-        traces = None if traces is None else Traces(*map(restore_form, traces))
-        return Layered(None if out is None else restore_form(out), state, traces,
-                       None if y is None else restore_form(y), p, packed)
+            x = x.transpose(0, 1) if first else x if batch else x.unsqueeze(1)
+        out = run_padded(x, lengths, state, p, masks, means, run)
+        if batch:
+            return combine_results([out], partial(torch.transpose, dim0=0, dim1=1),
+                                   lambda leaf: leaf) if first else out
+        squeeze = partial(torch.squeeze, dim=-2)
+        if means is not None:
+            means[:] = map(squeeze, means)
+        return combine_results([out], squeeze, squeeze)
 
     def step(self, x_t: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Runs one step, for control loops, and calls hooks of the layer.
