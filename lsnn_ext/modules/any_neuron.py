@@ -174,31 +174,36 @@ class Recurrent(ParametrizedModule):
         """
         x = checks.convert_input(x, self._dtype, self.batch_first)
         checks.check_lengths(x, lengths, self.batch_first)
-        if isinstance(x, PackedSequence):
-            return self._run_packed(x, state, trace)
-        like = x.carrier if isinstance(x, PackedSpikes) else x
         form = "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)"
-        checks.check_input(like, (3,) if isinstance(x, PackedSpikes) else (2, 3), form,
-                           self.input_size, self._dtype())
-        is_batch, first = like.dim() == 3, self.batch_first and like.dim() == 3
-        if not is_batch:
-            assert isinstance(x, Tensor)
-            x = x.unsqueeze(1)
-            if isinstance(state, NeuronState):  # anything else raises an error later
-                states = {name: leaf.unsqueeze(0) for name, leaf in state.states.items()}
-                state = NeuronState(states, state.z.unsqueeze(-2))
-        elif isinstance(x, Tensor) and first:
-            x = x.transpose(0, 1)
+        like: Any = x
+        dims: tuple[int, ...] = (2, 3)
+        if isinstance(x, PackedSequence):
+            like, dims, form = x.data, (2,), "packed rows (sum of lengths, I)"
+        elif isinstance(x, PackedSpikes):
+            like, dims = x.carrier, (3,)
+        checks.check_input(like, dims, form, self.input_size, self._dtype())
+        packed = x if isinstance(x, PackedSequence) else None
+        is_batch = not isinstance(x, Tensor) or x.dim() == 3
+        first = isinstance(x, Tensor) and is_batch and self.batch_first
+        if isinstance(x, PackedSequence):
+            x, lengths = pad_packed_sequence(x)
+        elif isinstance(x, Tensor):
+            x = x.transpose(0, 1) if first else x if is_batch else x.unsqueeze(1)
+        if not is_batch and isinstance(state, NeuronState):  # else an error is raised later
+            states = {name: leaf.unsqueeze(0) for name, leaf in state.states.items()}
+            state = NeuronState(states, state.z.unsqueeze(-2))
         spikes, state, *traces = self._run(x, state, lengths, trace)
 
-        def restore_form(value: Tensor) -> Tensor:
+        def restore(value: Tensor) -> Any:
+            if packed is not None:
+                return repack(value, packed)
             return value.transpose(0, 1) if first else value if is_batch else value.squeeze(1)
 
         if not is_batch:
             state = NeuronState({name: leaf.squeeze(0) for name, leaf in state.states.items()},
                                 state.z.squeeze(-2))
-        return (restore_form(spikes), state,
-                *({name: restore_form(value) for name, value in one.items()} for one in traces))
+        return (restore(spikes), state,
+                *({name: restore(value) for name, value in one.items()} for one in traces))
 
     def step(self, x_t: Tensor, state: NeuronState | None = None) -> tuple[Tensor, NeuronState]:
         """Runs one step, for control loops; bitwise identical to forward on one step.
@@ -218,15 +223,6 @@ class Recurrent(ParametrizedModule):
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
         spikes, state = self(x_t.unsqueeze(time), state)
         return spikes.squeeze(time), state
-
-    def _run_packed(self, x: PackedSequence, state: NeuronState | None,
-                    trace: bool) -> tuple[Any, ...]:
-        checks.check_input(x.data, (2,), "packed rows (sum of lengths, I)", self.input_size,
-                           self._dtype())
-        padded, lengths = pad_packed_sequence(x)
-        spikes, state, *traces = self._run(padded, state, lengths, trace)
-        return (repack(spikes, x), state, *({name: repack(value, x) for name, value in one.items()}
-                                            for one in traces))
 
     def _run(self, x: Tensor | PackedSpikes, state: NeuronState | None,
              lengths: LengthsArgument | None, trace: bool) -> tuple[Any, ...]:

@@ -293,7 +293,14 @@ class LeakyReadout(ParametrizedModule):
         """
         if isinstance(x, PackedSequence):
             checks.check_lengths(x, lengths, self.batch_first)
-            return self._packed(x, state)
+            checks.check_tensor("x.data", x.data)
+            if x.data.dim() != 2 or x.data.shape[-1] != self.n:
+                raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got "
+                                 f"{tuple(x.data.shape)}")
+            self.check_state(state, self.batch_of(x))
+            padded, lengths = pad_packed_sequence(x)  # in the original order
+            y, end = self._run(padded, state, lengths)
+            return repack(y, x), end
         checks.check_tensor("x", x, " or a PackedSequence")
         form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
         if x.dim() not in (2, 3) or x.shape[-1] != self.n:
@@ -307,16 +314,6 @@ class LeakyReadout(ParametrizedModule):
         if not batched:
             return y.squeeze(1), _map_state(end, lambda leaf: leaf.squeeze(0))
         return y.transpose(0, 1) if first else y, end
-
-    def _packed(self, x: PackedSequence, state: Any) -> tuple[PackedSequence, Any]:
-        checks.check_tensor("x.data", x.data)
-        if x.data.dim() != 2 or x.data.shape[-1] != self.n:
-            raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got "
-                             f"{tuple(x.data.shape)}")
-        self.check_state(state, self.batch_of(x))
-        padded, lengths = pad_packed_sequence(x)  # in the original order
-        y, end = self._run(padded, state, lengths)
-        return repack(y, x), end
 
     def _run(self, x: Tensor, state: Any, lengths: LengthsArgument | None) -> tuple[Tensor, Any]:
         """y (T, B, O) and the state after x (T, B, n), which has been checked."""
