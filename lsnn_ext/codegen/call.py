@@ -122,15 +122,16 @@ def _repeat_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
     kernel or mask."""
     like = x.carrier if isinstance(x, PackedSpikes) else x
     (T, B), N = like.shape[:2], _count_neurons(like, w_in)
-    parts = neuron.parts(coefficients, like, N)
+    values = neuron.all_coefficients(coefficients)
+    parts = neuron.parts(values, like, N)
     K = len(parts.currents)
     current, projection = (like, ()) if w_in is None else project(
         x, like, w_in, bias, w_rec, K, N, None)
     delay, delays = arguments.resolve_delays(options.delay, w_rec, N, like.device, K)
     states, z = options.state
     return Call(current if projection else current.reshape(T, B, K, N), w_rec, delay, None,
-                tuple(delays), parts, neuron.all_coefficients(coefficients),
-                ([states[name] for name in parts.states], z), None, projection)
+                tuple(delays), parts, values, ([states[name] for name in parts.states], z), None,
+                projection)
 
 
 def _get_like(x: Any, w_in: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from .. import _ops
 from .._core.coefficients import Coefficient
 from .._core.torch_internals import mark_constant, without_modes, without_saved_tensor_hooks
 from .closure import Watch
-from .form import describe_forms, join_states, make_examples, split_coefficient
+from .form import join_states, make_examples, split_coefficient
 from .neuron import Neuron, Parts, by_name, check_results, without_autocast
 from .program import Program, Prologue
 
@@ -65,8 +65,7 @@ def find_key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
             if kernel.why_not:
                 raise NoKernelsError(kernel.why_not)
             return kernel.key, kernel.rows(list(coefficients.values()), x)
-    forms = describe_forms(coefficients)
-    name, key = _make_key_for_graph(neuron.name, str(x.dtype), forms).split("|")
+    name, key = _make_key_for_graph(neuron.name, str(x.dtype), parts.kinds).split("|")
     values = coefficients.values()
     tensors = [one.detach() if isinstance(one, Tensor) else None for one in values]
     numbers = [0.0 if isinstance(one, Tensor) else one for one in values]
@@ -76,8 +75,7 @@ def find_key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
 def _find_or_make(neuron: Neuron, parts: Parts, like: Tensor,
                   coefficients: Mapping[str, Coefficient],
                   N: int | None = None) -> tuple[Watch, Kernel]:
-    form = (like.dtype, torch.get_default_dtype(), describe_forms(coefficients),
-            _find_architecture(like))
+    form = like.dtype, torch.get_default_dtype(), parts.kinds, _find_architecture(like)
     found: tuple[Watch, Kernel] | None = neuron.kernels.get(form)
     if found is None:
         numbers = tuple(one for one in coefficients.values() if not isinstance(one, Tensor))

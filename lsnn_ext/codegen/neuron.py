@@ -33,6 +33,7 @@ class Parts(NamedTuple):
     currents: tuple[str, ...]
     states: tuple[str, ...]
     forms: tuple[Form, ...]
+    kinds: str  # of the coefficients, as of describe_forms
 
     def __str__(self) -> str:
         states = f"states {', '.join(self.states)}" if self.states else "no state"
@@ -99,10 +100,11 @@ class Neuron:
         """Returns currents and states. The first call runs the step on zeros (1, N)."""
         if torch.compiler.is_compiling():
             # index() makes a number of a size that is a variable of the graph
+            kinds = describe_forms(given)
             words = _find_parts_for_graph(self.name, str(like.dtype), str(like.device), index(N),
-                                          describe_forms(given))
+                                          kinds)
             currents, states, forms = (tuple(one.split()) for one in words.split(","))
-            return Parts(currents, states, tuple(map(parse_form, forms)))
+            return Parts(currents, states, tuple(map(parse_form, forms)), kinds)
         return self.parts_of(given, like, N)
 
     def parts_of(self, given: Mapping[str, Coefficient], like: Tensor, N: int) -> Parts:
@@ -150,7 +152,8 @@ class Neuron:
             if results[-1].is_complex():
                 raise TypeError(f"step: expected real numbers as the spike, got "
                                 f"{results[-1].dtype}; u.real is the real part of u")
-        return Parts(self.inputs[:K], states, tuple(forms[name] for name in states))
+        return Parts(self.inputs[:K], states, tuple(forms[name] for name in states),
+                     describe_forms(given))
 
     def all_coefficients(self, given: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
         """Returns the coefficients of a call, defaults included, in the order of the step. Raises
@@ -231,7 +234,7 @@ def _find_parts_for_graph(name: str, dtype: str, device: str, N: int, forms: str
         like = torch.empty(0, dtype=of, device=device)
         given = make_examples(forms, N, torch.promote_types(of, torch.float32), like.device)
         found = neuron.parts_of(given, like, N)
-    return ",".join(" ".join(map(str, names)) for names in found)
+    return ",".join(" ".join(map(str, names)) for names in found[:3])
 
 
 mark_constant(_find_parts_for_graph)
