@@ -18,7 +18,6 @@ from .rows import stack_rows
 from .state import count_past_steps
 from .torch_internals import is_forward_mode, is_mode_active, is_transforming
 
-_SIZE = f"T B N is not from 1 to {_ops.MANY - 1:,}"
 _MANY = 1 << 31  # weights times delays from which on no copy is made
 _STRIDED = torch.strided
 _USABLE: bool = _ops._C is not None and not _ops._C.emulator
@@ -38,7 +37,7 @@ def why_not_prepared(T: int, B: int, N: int) -> str:
     if not (_USABLE and _ops.is_compiled_active()):
         return "use_reference() is active, or the CPU kernels are missing"
     if not 0 < T * B * N < _ops.MANY:
-        return _SIZE
+        return f"T B N is not from 1 to {_ops.MANY - 1:,}"
     if is_transforming() or is_forward_mode() or is_mode_active():
         return "a transform or a mode is active"
     if torch.is_autocast_enabled("cpu"):

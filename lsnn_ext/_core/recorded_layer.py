@@ -49,27 +49,29 @@ class RecordedLayer(PreparedLayer):
             self.parameters = _Parameters.apply(self, stored, *projection,
                                                 *(sources[name] for name in learned))
 
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step where is_current() holds: inputs (B, I), a state of plain tensors -> spikes
+        (B, N), and a state with the same shapes."""
+        spikes, *after = _Step.apply(self, x, *state, self.parameters)
+        return spikes, State(*after)
+
     def find_sums(self) -> _Sums:
         """The sums of the current backward pass; none where it does not reach the parameters."""
         node, number = self.parameters.grad_fn, current_backward_pass()
         if node is None or not is_reached(node):
             return _Sums([None] * 4)
         found = self.passes.get(number)
-        if found is None:
-            self.passes[number] = found = self._zeros()
-            keep_during_pass(found)
-        return found
-
-    def _zeros(self) -> _Sums:
+        if found is not None:
+            return found
         (w_in, bias), stored = self.projection, self.synapses and self.synapses.stored
-        N = len(w_in)
-        required = (
-            (stored is not None and stored.requires_grad, (len(self.delays), N, self.row)),
-            (w_in.requires_grad, w_in.shape),
-            (bias is not None and bias.requires_grad, (N,)),
-            (bool(self.gradient_bits), self.coefficients.shape))
-        return _Sums(torch.zeros(shape, dtype=self.dtype, device="cpu") if is_required else None
-                     for is_required, shape in required)
+        shapes = (len(self.delays), len(w_in), self.row), w_in.shape, w_in.shape[:1]
+        required = [one is not None and one.requires_grad for one in (stored, w_in, bias)]
+        found = self.passes[number] = _Sums(
+            torch.zeros(shape, dtype=self.dtype, device="cpu") if is_required else None
+            for shape, is_required in zip((*shapes, self.coefficients.shape),
+                                          (*required, bool(self.gradient_bits)), strict=True))
+        keep_during_pass(found)
+        return found
 
     def compute_gradients(self, sums: Sequence[Tensor | None]) -> _Gradients:
         """The gradients of the arguments of _Parameters that follow the layer."""
@@ -166,7 +168,8 @@ def _compute_adjoint(layer: RecordedLayer, needed: Sequence[bool], saved: Sequen
     g_v, g_a, g_i, g_r, g_z = (None if leaf is None or not need else torch.empty_like(leaf)
                                for leaf, need in zip(before, needed, strict=True))
     current = torch.empty_like(y)
-    dense = [None if one is None else _make_dense(one) for one in g]
+    dense = [None if one is None else materialize(  # contiguous, and its memory holds its numbers
+        (one if one.layout is torch.strided else one.to_dense()).contiguous()) for one in g]
     del dense[4]  # of r, which has none
     gradient_bits = layer.gradient_bits if coefficients is not None else 0
     layer.adjoint(y.shape[0], gradient_bits, find_addresses(before), y.data_ptr(), bits.data_ptr(),
@@ -176,15 +179,3 @@ def _compute_adjoint(layer: RecordedLayer, needed: Sequence[bool], saved: Sequen
         to_w_in.addmm_(current.t(), x)
     g_x = None if w_in is None else torch.mm(current, w_in)
     return g_x, g_v, g_a, g_i, None, g_z
-
-
-def _make_dense(g: Tensor) -> Tensor | None:
-    """A contiguous tensor whose memory holds its numbers."""
-    return materialize((g if g.layout is torch.strided else g.to_dense()).contiguous())
-
-
-def record_step(layer: RecordedLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """One step of a layer for which is_current() holds: inputs (B, I), a state of plain tensors ->
-    spikes (B, N), and a state with the same shapes."""
-    spikes, *after = _Step.apply(layer, x, *state, layer.parameters)
-    return spikes, State(*after)

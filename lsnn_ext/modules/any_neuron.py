@@ -174,14 +174,7 @@ class Recurrent(ParametrizedModule):
         """
         x = checks.convert_input(x, self._dtype, self.batch_first)
         checks.check_lengths(x, lengths, self.batch_first)
-        form = "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)"
-        like: Any = x
-        dims: tuple[int, ...] = (2, 3)
-        if isinstance(x, PackedSequence):
-            like, dims, form = x.data, (2,), "packed rows (sum of lengths, I)"
-        elif isinstance(x, PackedSpikes):
-            like, dims = x.carrier, (3,)
-        checks.check_input(like, dims, form, self.input_size, self._dtype())
+        checks.check_sequence(x, self.batch_first, self.input_size, self._dtype())
         packed = x if isinstance(x, PackedSequence) else None
         is_batch = not isinstance(x, Tensor) or x.dim() == 3
         first = isinstance(x, Tensor) and is_batch and self.batch_first

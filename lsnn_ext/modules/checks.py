@@ -80,6 +80,17 @@ def check_input(x: Tensor, dims: tuple[int, ...], form: str, I: int, dtype: torc
                          f"{x.dtype}")
 
 
+def check_sequence(x: Any, batch_first: bool, I: int, dtype: torch.dtype) -> None:
+    """check_input of a tensor, a PackedSequence or PackedSpikes."""
+    if isinstance(x, PackedSequence):
+        check_tensor("x.data", x.data)
+        check_input(x.data, (2,), "packed rows (sum of lengths, I)", I, dtype)
+    elif isinstance(x, PackedSpikes):
+        check_input(x.carrier, (3,), "(T, B, I)", I, dtype)
+    else:
+        check_input(x, (2, 3), f"({'B, T' if batch_first else 'T, B'}, I) or (T, I)", I, dtype)
+
+
 def cast_weights(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weights and bias of a projection, in the dtype of x if x has half precision."""
     if x.dtype not in HALF:

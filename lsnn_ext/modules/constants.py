@@ -126,8 +126,6 @@ class Constants(ParametrizedModule):
         """The neuron of a call on this device. If no constant is learned or changed, its rows are
         those of the previous call; numbers are compared on the CPU, and read by each call on a
         GPU."""
-        if self.learn or "parametrizations" in self._modules:
-            return NeuronArguments(**self._compute_neuron_arguments(suffix))
         sources: list[Any] = [self._buffers.get(name + suffix) for name in self._neuron]
         if not is_plain_eager(device) or is_forward_mode() or not all(
                 type(one) in (Tensor, nn.Buffer) and one.device == device
@@ -137,13 +135,11 @@ class Constants(ParametrizedModule):
                     *(getattr(self, name) for name in PASSED_TO_NEURONS),
                     *(one.dtype for one in sources))
         cache: dict[str, Any] = self.__dict__.setdefault("_coefficients", {})
-        entry = cache.get(suffix)
-        if entry is not None:
-            before, objects, numbers, cached = entry
-            if before == settings and all(map(operator.is_, objects, sources)) and all(
-                    map(torch.equal, numbers, sources)):
-                unchanged: NeuronArguments = cached
-                return unchanged
+        before, objects, numbers, cached = cache.get(suffix, ((), [], [], None))
+        if before == settings and all(map(operator.is_, objects, sources)) and all(
+                map(torch.equal, numbers, sources)):
+            unchanged: NeuronArguments = cached
+            return unchanged
         neuron = NeuronArguments(**self._compute_neuron_arguments(suffix))
         rows = make_rows(neuron, self.hidden_size, device)
         on_cpu = device.type == "cpu"

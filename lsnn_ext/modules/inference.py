@@ -2,13 +2,14 @@
 
 Without gradients these are sequences of a few steps, with gradients single steps.
 """
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
 from .._core.decisions import report
+from .._core.lengths import add_bias
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.prepared_layer import (
     PreparedLayer,
@@ -19,7 +20,7 @@ from .._core.prepared_layer import (
     is_worth_preparing,
     why_not_prepared,
 )
-from .._core.recorded_layer import RecordedLayer, record_step
+from .._core.recorded_layer import RecordedLayer
 from .._core.state import State
 from .._core.torch_internals import without_saved_tensor_hooks
 from ..functional import Layered
@@ -54,7 +55,9 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
             or stored is not None and stored.shape != (N, N)):
         return None
     weights = [one for one in (w_in, bias, stored) if one is not None]
-    if not all(has_plain_memory(one.dtype, one) for one in sources.values()) or any(
+    plain = (one.contiguous() if one is w_in and one.layout is torch.strided else one
+             for one in sources.values())
+    if not all(has_plain_memory(one.dtype, one) for one in plain) or any(
             one.dtype is not w_in.dtype for one in weights):
         return None
     learned = {name: one for name, one in sources.items() if recorded and one.requires_grad}
@@ -81,7 +84,6 @@ class _ShortCall(NamedTuple):
     x: Tensor  # (steps * B, I)
     state: State  # as of forward
     layers: dict[str, PreparedLayer]  # by suffix
-    cache: dict[str, PreparedLayer]
 
 
 def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
@@ -113,19 +115,19 @@ def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...
     if state is None:
         v = a = i = r = torch.zeros(form, dtype=dtype, device="cpu")
         z = torch.zeros(past, dtype=dtype, device="cpu")
-        return _ShortCall(x, State(v, a, i, r, z), layers, cache)
+        return _ShortCall(x, State(v, a, i, r, z), layers)
     if type(state) is not State or not has_plain_memory(dtype, *state):
         return None
     v, a, i, r, z = state
     if not (v.shape == a.shape == i.shape == r.shape == form and z.shape == past):
         return None
-    return _ShortCall(x, state, layers, cache)
+    return _ShortCall(x, state, layers)
 
 
 def _rebuild(layer: Constants, suffix: str, call: _ShortCall) -> PreparedLayer | None:
     """A prepared layer for a parameter or delays that were changed in place; None if the number of
     past steps differs from that of the call, too."""
-    rebuilt = _find_prepared(layer, suffix, call.cache, rebuild=True)
+    rebuilt = _find_prepared(layer, suffix, layer.__dict__["_prepared"], rebuild=True)
     return None if rebuilt is None or rebuilt.D != call.layers[suffix].D else rebuilt
 
 
@@ -148,7 +150,7 @@ def run_recorded(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...]
                 return None
             prepared = rebuilt
         assert isinstance(prepared, RecordedLayer)
-        x, end = record_step(prepared, x, part)
+        x, end = prepared.step(x, part)
         report("prepared", layer, suffix, x, 1)
         after.append(end)
     return x, after[0] if is_single else State(*map(torch.stack, zip(*after, strict=True)))
@@ -162,7 +164,7 @@ def run_prepared(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...]
     call = _prepare_call(layer, x, steps, batch, state)
     if call is None:
         return None
-    x, before, layers, _ = call
+    x, before, layers = call
     after = State(*[torch.empty_like(leaf) for leaf in before])
     # Item (layer, ...) of each part of the state, before and after.
     first, last = find_addresses(before), find_addresses(after)
@@ -184,11 +186,11 @@ def run_prepared(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...]
 
 
 def run_prepared_sequence(layer: Constants, x: Tensor, state: State | None, p: Tensor | None = None,
-                          *, w_out: Tensor | None = None, k_out: float = 0.0, spikes: bool = True,
-                          **others: Any) -> Layered | None:
+                          *, w_out: Tensor | None = None, k_out: float = 0.0,
+                          b_out: Tensor | None = None, spikes: bool = True) -> Layered | None:
     """Runs a short sequence without gradients; x, state and results as of forward, the rest as of
     functional.layer, with p (O,) if x is unbatched. None as run_prepared."""
-    if (torch.compiler.is_compiling() or torch.is_grad_enabled() or others
+    if (torch.compiler.is_compiling() or torch.is_grad_enabled()
             or x.dim() not in (2, 3) or x.layout != torch.strided):
         return None
     first = layer.batch_first and x.dim() == 3
@@ -207,6 +209,7 @@ def run_prepared_sequence(layer: Constants, x: Tensor, state: State | None, p: T
     if w_out is not None:
         y, p = functional.leaky_readout(z if batch else z[:, None], w_out, k_out,
                                         p if batch or p is None else p[None])
+        y = y if b_out is None else add_bias(y, b_out, None)
         y, p = (y.transpose(0, 1) if first else y, p) if batch else (y.squeeze(1), p[0])
     z = z.transpose(0, 1) if first else z
     return Layered(z if spikes or w_out is None else None, found[1], None, y, p)

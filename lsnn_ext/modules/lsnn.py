@@ -12,13 +12,12 @@ from .._core.lengths import LengthsArgument
 from .._core.options import LAYER_DEFAULTS, LayerOptions, document
 from .._core.state import State, describe_kind, reset_sequences
 from .._core.torch_internals import has_plain_call, make_savable
-from .._ops import can_fuse_readout
 from ..functional import PackedSpikes
 from .alif import ALIF
 from .checks import check_positive, check_tensor, check_whole_number, unwrap_optional
 from .neuron import RANGES, Kind, check_names, complete_constants, make_constant
 from .outputs import Record
-from .readout import LeakyReadout, ReadoutState, add_readout_bias, average_windows, check_filter
+from .readout import LeakyReadout, ReadoutState, average_windows, check_filter
 from .recurrent import Recurrent, Sequence
 from .recurrent_dropout import refuse_steps
 
@@ -215,16 +214,11 @@ class LSNN(nn.Module):
             like: Any = x.carrier if isinstance(x, PackedSpikes) else x
             readout.check_state(p, readout.batch_of(like), like, "state.readout")
             means: list[Tensor] | None = [] if return_rates else None
-            bias, inside = readout.bias, {}
-            fused = lengths is None and not isinstance(x, PackedSequence)
-            if bias is not None and fused and can_fuse_readout(like, readout.weight):
-                bias, inside = None, {"b_out": bias}  # saves a kernel
             out = neurons._run_sequence(x, carried, trace, record, means, p, lengths,
-                                        w_out=readout.weight, k_out=k_out, spikes=return_spikes,
-                                        **inside)
+                                        w_out=readout.weight, k_out=k_out, b_out=readout.bias,
+                                        spikes=return_spikes)
             end, p, spikes = out.state, unwrap_optional(out.readout_state), out.spikes
-            y = value = add_readout_bias(unwrap_optional(out.readout), bias, lengths,
-                                         readout.batch_first)
+            y = value = unwrap_optional(out.readout)
             if isinstance(x, PackedSequence):
                 y = x._replace(data=value)
                 spikes = x._replace(data=spikes) if spikes is not None else None

@@ -1,5 +1,5 @@
-"""The results of a call of a layer: traces of selected neurons, firing rates that need no spikes
-(T, B, N), and both directions joined."""
+"""Results of a layer: traces of selected neurons, and firing rates that need no spikes (T, B, N).
+"""
 from typing import Any, TypeAlias
 
 import torch
@@ -7,9 +7,7 @@ from torch import Tensor
 
 from .._core.bits import WORD
 from .._core.lengths import Lengths
-from .._core.state import Traces
 from ..functional import Layered, PackedSpikes
-from .checks import unwrap_optional
 
 Record: TypeAlias = Tensor | slice | range | list[int] | tuple[int, ...]
 
@@ -65,13 +63,3 @@ def compute_rates(out: Layered, lengths: Lengths | None) -> Tensor:
         return counts / max(T, 1)
     steps = lengths.each.clamp(min=1).to(counts.device, counts.dtype)
     return counts / steps.unsqueeze(-1)
-
-
-def join_directions(outs: list[Layered]) -> tuple[Tensor, Traces | None]:
-    """Spikes and traces of all directions, concatenated."""
-    spikes = [unwrap_optional(out.spikes) for out in outs]
-    traces = [out.traces for out in outs if out.traces is not None]
-    if len(outs) == 1:
-        return spikes[0], outs[0].traces
-    both = [torch.cat(pair, -1) for pair in zip(*traces, strict=True)]
-    return torch.cat(spikes, -1), Traces(*both) if traces else None

@@ -127,19 +127,6 @@ def average_windows(y: Tensor | PackedSequence, every: int, batch_first: bool,
     return y.unflatten(time, (T // every, every)).mean(time + 1)
 
 
-def add_readout_bias(y: Tensor, bias: Tensor | None, lengths: LengthsArgument | None,
-                     first: bool) -> Tensor:
-    """add_bias of a readout (T, B, O), of (B, T, O) with first, of any shape without lengths."""
-    if bias is None:
-        return y
-    if lengths is None:
-        return add_bias(y, bias, None)
-    steps_first = y.transpose(0, 1) if first else y
-    T, B, _ = steps_first.shape
-    y = add_bias(steps_first, bias, resolve_lengths(lengths, T, B, y.device))
-    return y.transpose(0, 1) if first else y
-
-
 class LeakyReadout(ParametrizedModule):
     """A leaky readout, y_t = W p_t + b of filtered spikes p_t = k p_{t-1} + (1 - k) z_t with
     k = exp(-dt / tau); with tau_syn a synaptic current precedes the filter.
@@ -319,7 +306,9 @@ class LeakyReadout(ParametrizedModule):
         """y (T, B, O) and the state after x (T, B, n), which has been checked."""
         if self.tau_syn is None:
             y, end = functional.leaky_readout(x, self.weight, self.decay, state, lengths)
-            return add_readout_bias(y, self.bias, lengths, False), end
+            if self.bias is not None:
+                y = add_bias(y, self.bias, resolve_lengths(lengths, len(y), y.shape[1], y.device))
+            return y, end
         (T, B, _), O = x.shape, self.output_size
         check_readout(x, self.weight, None)
         decays: dict[str, Coefficient] = {"k": self.decay, "k_syn": _decay(self.tau_syn, self.dt)}
@@ -360,8 +349,8 @@ class LeakyReadout(ParametrizedModule):
                              f"{tuple(x_t.shape)}")
         batch = tuple(x_t.shape[:-1])
         self.check_state(state, batch)
-        if batch:
-            y, end = self._run(x_t[None], state, None)
-            return y[0], end
-        y, end = self._run(x_t[None, None], _map_state(state, lambda leaf: leaf[None]), None)
-        return y[0, 0], _map_state(end, lambda leaf: leaf[0])
+        if not batch:
+            y, end = self.step(x_t[None], _map_state(state, lambda leaf: leaf[None]))
+            return y[0], _map_state(end, lambda leaf: leaf[0])
+        y, end = self._run(x_t[None], state, None)
+        return y[0], end

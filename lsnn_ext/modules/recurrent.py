@@ -23,7 +23,7 @@ from .delays import read_delay, reset_delay, set_delay
 from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
 from .neuron import AS_LSTM, format_value, round_number, write_constant
-from .outputs import Record, compute_rates, join_directions, select_neurons
+from .outputs import Record, compute_rates, select_neurons
 from .packed import change_start, combine_results, flip_time, run_packed, run_padded
 from .parametrizations import fill_parameter, format_forms
 from .recurrent_dropout import draw_masks, refuse_steps, scale_synapses
@@ -171,21 +171,17 @@ class Recurrent(Constants):
             means += [] if found_rates is None else [compute_rates(out, lengths) for out in outs]
             if only_rates:
                 outs = [out._replace(spikes=None, packed=None) for out in outs]
-            if last:
-                break
-            x = outs[0].packed or nn.functional.dropout(join_directions(outs)[0], self.dropout,
-                                                        self.training)
+            joined = outs[0] if directions == 1 else combine_results(
+                outs, lambda *both: torch.cat(both, -1), lambda *both: both[0])
+            if not last:
+                x = joined.packed or nn.functional.dropout(checks.unwrap_optional(joined.spikes),
+                                                           self.dropout, self.training)
         end = stack_states(after)
         if found_rates is not None:
             found_rates.append(torch.stack(means))
-        if directions == 1:
-            return outs[0]._replace(state=end)
-        spikes, traces = join_directions(outs)
-        return Layered(spikes, end, traces, None, None)
+        return joined._replace(state=end)
 
-    def _check(self, x: Tensor, dims: tuple[int, ...], form: str, state: State | None,
-               batch: tuple[int, ...]) -> None:
-        checks.check_input(x, dims, form, self.input_size, self._dtype())
+    def _check_state(self, state: State | None, batch: tuple[int, ...], x: Tensor) -> None:
         if state is not None:
             want = (len(self._suffixes), *batch, self.hidden_size)
             checks.check_state(state, want, x, self.batch_first)
@@ -272,20 +268,15 @@ class Recurrent(Constants):
         traced = trace if neurons is None else neurons
         checks.check_lengths(x, lengths, self.batch_first)
         first = self.batch_first and isinstance(x, Tensor) and x.dim() == 3
-        dims: tuple[int, ...] = (2, 3)
-        form = f"({'B, T' if self.batch_first else 'T, B'}, I) or (T, I)"
-        if isinstance(x, PackedSequence):
-            checks.check_tensor("x.data", data)
-            dims, form, batch = (2,), "packed rows (sum of lengths, I)", x.batch_sizes[:1].tolist()
-        elif isinstance(x, PackedSpikes):
-            dims, form, batch = (3,), "(T, B, I)", [x.shape[1]]
-        else:
-            batch = [x.shape[0 if first else 1]] if x.dim() == 3 else []
-            if traced is False and means is lengths is None and readout.get("spikes") != "bits":
-                quick = run_prepared_sequence(self, x, state, p, **readout)
-                if quick is not None:
-                    return quick
-        self._check(data, dims, form, state, tuple(batch))
+        if (isinstance(x, Tensor) and traced is False and means is lengths is None
+                and readout.get("spikes") != "bits"):
+            quick = run_prepared_sequence(self, x, state, p, **readout)
+            if quick is not None:
+                return quick
+        checks.check_sequence(x, self.batch_first, self.input_size, self._dtype())
+        batch = x.batch_sizes[:1].tolist() if isinstance(x, PackedSequence) else (
+            [data.shape[0 if first else 1]] if data.dim() == 3 else [])
+        self._check_state(state, tuple(batch), data)
         masks = draw_masks(self, len(self._suffixes), *batch or [1], device=data.device)
         run = partial(self._run_layers, trace=traced, found_rates=means, **readout)
         if isinstance(x, PackedSequence):
@@ -336,7 +327,8 @@ class Recurrent(Constants):
         quick = call(self, x_t, 1, batch, state) if len(batch) < 2 else None
         if quick is not None:
             return quick if batch else (quick[0][0], quick[1])
-        self._check(x_t, (1, 2), "(B, I) or (I,)", state, batch)
+        checks.check_input(x_t, (1, 2), "(B, I) or (I,)", self.input_size, self._dtype())
+        self._check_state(state, batch, x_t)
         if state is not None and not batch:
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         x_t = x_t.reshape(1, batch[0] if batch else 1, self.input_size)
