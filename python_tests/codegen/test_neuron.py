@@ -56,16 +56,17 @@ def test_reads_the_signature() -> None:
     assert list(ADAPTIVE.coefficients) == ["tau", "theta"]
     like = torch.zeros(0)
     forms = (Form(), Form())
-    assert ADAPTIVE.parts({"tau": 1.0, "theta": 1.0}, like, 3) == (("c",), ("v", "w"), forms)
+    assert ADAPTIVE.parts({"tau": 1.0, "theta": 1.0}, like, 3) == (
+        ("c",), ("v", "w"), forms, "tau:number theta:number")
     assert BRANCHES.parts({"tau": 1.0, "gain": torch.ones(3)}, like, 3) == (
-        ("c", "d"), ("u", "v"), forms)
+        ("c", "d"), ("u", "v"), forms, "tau:number gain:N")
     assert repr(ADAPTIVE) == "Neuron(adaptive)" and "Neuron(decorated)" == repr(decorated)
     assert ADAPTIVE == Neuron(adaptive) != BRANCHES
     assert len({ADAPTIVE, Neuron(adaptive), BRANCHES}) == 2
     assert Neuron(ADAPTIVE).step is adaptive
     state = torch.random.get_rng_state()
     noisy = Neuron(lambda c, v, z: (v + torch.randn_like(v), torch.sigmoid(c)))
-    assert noisy.parts({}, like, 3) == (("c",), ("v",), forms[:1])
+    assert noisy.parts({}, like, 3) == (("c",), ("v",), forms[:1], "")
     assert torch.equal(state, torch.random.get_rng_state())
     assert decorated(torch.ones(1), torch.ones(1), torch.ones(1))[0] == 1.0
 
