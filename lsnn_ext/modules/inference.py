@@ -168,10 +168,10 @@ def run_prepared(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...]
     after = State(*[torch.empty_like(leaf) for leaf in before])
     # Item (layer, ...) of each part of the state, before and after.
     first, last = find_addresses(before), find_addresses(after)
-    parts = [leaf.nbytes // layer.num_layers for leaf in before]
     for suffix, prepared in layers.items():
         if suffix != layer._suffixes[0]:
             x = nn.functional.dropout(x, layer.dropout, layer.training)
+            parts = [leaf.nbytes // len(layers) for leaf in before]
             first = [address + part for address, part in zip(first, parts, strict=True)]
             last = [address + part for address, part in zip(last, parts, strict=True)]
         current = nn.functional.linear(x, *prepared.projection)
