@@ -236,6 +236,20 @@ def test_state_changed_in_place_is_refused() -> None:
         spikes.sum().backward()
 
 
+def test_input_weights_may_be_transposed_and_a_bias_new() -> None:
+    """Also without gradients."""
+    layer, x = ALIF(I, N, bias=False), inputs(B, I)
+    layer.weight_ih_l0.data = layer.weight_ih_l0.data.t().contiguous().t()
+    for _ in range(2):
+        got, (_, end) = without_operators(layer.step, x), layer(x[None])
+        with torch.no_grad():
+            assert torch.equal(without_operators(layer.step, x)[1].v, got[1].v)
+        torch.testing.assert_close(*(torch.autograd.grad(v.sum(), layer.weight_ih_l0)[0]
+                                     for v in (got[1].v, end.v)))
+        torch.testing.assert_close(got[1].v, end.v)
+        layer.bias_ih_l0 = nn.Parameter(torch.ones(N))
+
+
 def test_frozen_and_thawed() -> None:
     layer = _layer("ALIF")
     _outputs(layer).sum().backward()

@@ -11,17 +11,7 @@ from lsnn_ext._core import prepared_layer
 from lsnn_ext.models import find_defaults
 from module_kinds import round_weights, run_steps
 from operator_calls import Calls
-from steps import (
-    I,
-    N,
-    agree,
-    assert_equal,
-    flat,
-    inputs,
-    needs_prepared_layers,
-    prepared,
-    without_operators,
-)
+from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
 
 
 def _each_delay() -> Tensor:
@@ -89,34 +79,6 @@ def test_dropout_between_layers() -> None:
         want = call(x)
         torch.manual_seed(3)
         assert_equal(prepared(call, x), want)
-
-
-@needs_prepared_layers
-def test_input_weights_may_be_transposed() -> None:
-    """Also with gradients."""
-    layer, x = ALIF(I, N), inputs(2, I)
-    layer.weight_ih_l0.data = layer.weight_ih_l0.data.t().contiguous().t()
-    assert not layer.weight_ih_l0.is_contiguous()
-    got, (_, end) = without_operators(layer.step, x), layer(x[None])
-    assert_equal(prepared(layer.step, x), got)
-    torch.testing.assert_close(got[1].v, end.v)
-    torch.testing.assert_close(*(torch.autograd.grad(one.sum(), layer.weight_ih_l0)[0]
-                                 for one in (got[1].v, end.v)))
-
-
-@needs_prepared_layers
-def test_weights_that_change_dtype_and_a_new_bias() -> None:
-    """What a prepared layer does not take runs in the operators, or raises their error."""
-    layer, x = ALIF(I, N, bias=False), inputs(2, I)
-    before = prepared(layer.step, x)
-    layer.bias_ih_l0 = torch.nn.Parameter(torch.ones(N))
-    with torch.no_grad():
-        got = layer.step(x)
-    assert_equal(got, layer.step(x))
-    assert not torch.equal(got[1].v, before[1].v)
-    layer.weight_ih_l0.data = layer.weight_ih_l0.data.double()
-    with torch.no_grad(), pytest.raises(ValueError, match="x: expected torch.float64"):
-        layer.step(x)
 
 
 def test_unusual_states() -> None:
