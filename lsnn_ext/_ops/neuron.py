@@ -205,7 +205,8 @@ def run_neuron(call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
         t = t._replace(link=autograd.make_link(t.x) if t.w_in is None else None)
         found = autograd.apply_function(_Neuron, *call, *t, *states, *coefficients)
     else:
-        call = call._replace(constants=tuple(constants._replace(checkpoint=0)))
+        if constants.checkpoint:
+            call = call._replace(constants=tuple(constants._replace(checkpoint=0)))
         with torch.no_grad():
             found = _forward(call, t, (*states, *coefficients))
     S = sizes.states

@@ -232,10 +232,12 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
     key, rows = find_key_and_rows(neuron, parts, like, call.coefficients)
     report("step", neuron)
     (T, B), (K, N) = call.x.shape[:2], like.shape[-2:]
-    saved = arguments.Saved(K, sum(form.rows() for form in parts.forms), _ops.CHUNK,
-                            int(_ops.find_sizes(key).has_number_spikes))
-    checkpoint = arguments.resolve_checkpoint(options.checkpoint_every, T, B, N,
-                                              call.x.dtype.itemsize, saved)
+    checkpoint = 0
+    if options.checkpoint_every is not None:
+        saved = arguments.Saved(K, sum(form.rows() for form in parts.forms), _ops.CHUNK,
+                                int(_ops.find_sizes(key).has_number_spikes))
+        checkpoint = arguments.resolve_checkpoint(options.checkpoint_every, T, B, N,
+                                                  call.x.dtype.itemsize, saved)
     if checkpoint and not on_cpu:
         if torch.is_grad_enabled():
             warn_if_cpu_only("checkpoint_every", f"a state every {checkpoint} steps", call.x,

@@ -84,10 +84,10 @@ def _describe_kind(value: Coefficient) -> str:
     """Returns a kind such as N, or 1,4c for complex numbers with an axis, equal for all neurons."""
     if not isinstance(value, Tensor):
         return "number"
-    sizes = ["N"] * value.dim()
+    kind = "N" * value.dim()
     if value.dim() == 2:
-        sizes = ["1" if value.shape[0] == 1 else "N", str(value.shape[1])]
-    return ",".join(sizes) + "c" * value.is_complex()
+        kind = f"{'1' if value.shape[0] == 1 else 'N'},{value.shape[1]}"
+    return kind + "c" if value.is_complex() else kind
 
 
 def _make_example(kind: str, N: int, dtype: torch.dtype,
