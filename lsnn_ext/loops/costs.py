@@ -20,7 +20,6 @@ OPERATOR = 70.0  # of a package: a step of a neuron
 # times as long as other numbers take those of such a step, and those that a kernel computes for it
 OPERATIONS, FUSED_OPERATIONS = 7.5, 11.0
 GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
-EVENT = 2.5  # a call that Python makes on results of a plan
 CACHED = 1 << 15  # a result of at most so many numbers stays in the cache and costs nothing more
 NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
 MULTIPLICATION = 0.09e-3

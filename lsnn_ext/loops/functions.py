@@ -42,10 +42,7 @@ IN_PLACE_VIEWS = {getattr(Tensor, f"{name}_"): getattr(Tensor, name) for name in
 # These write no numbers.
 FLAGS = frozenset({"__set__", "requires_grad_", *(one.__name__ for one in IN_PLACE_VIEWS)})
 # Operators that read numbers, or whose results have shapes that depend on them.
-VALUE_READS = frozenset({
-    "item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__contains__", "__array__",
-    "__bool__", "__complex__", "__float__", "__format__", "__index__", "__int__", "__repr__"})
-COMPARISONS = frozenset({"equal", "allclose", "__contains__"})
+VALUE_READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "__index__"})
 MOST_READ = 16  # numbers of an attribute that each call compares
 # FILLS take a number of a tensor, but no size.
 FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})

@@ -1,34 +1,20 @@
 """The fingerprint of a recording: whether a later call would do the same."""
-import random
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter, is_
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
-from torch.utils import _pytree as pytree
 
 from ..codegen.plain import MADE_OF, MISSING, SEQUENCES, are_same, find_oddity, is_mutable, make_key
 from .functions import Apply
-from .ir import DEVICES, Leaf, Recording, Ref, Refused
+from .ir import DEVICES, Leaf, Recording, Refused
 from .origins import Origins, look_up
-from .paths import (
-    IMMUTABLE,
-    Path,
-    Step,
-    find_cell,
-    find_holder,
-    format_path,
-    resolve,
-    set_step,
-    step_into,
-)
-from .snapshot import Node, Snapshot, describe, make_restores, restore_node
+from .paths import IMMUTABLE, Path, Step, find_cell, find_holder, resolve, set_step, step_into
+from .snapshot import Node, Snapshot, describe
 
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
@@ -74,17 +60,9 @@ class Guard:
     """The state of a function, and of all that it can reach, before a recorded call."""
 
     def __init__(self, function: Any, origins: Origins, recording: Recording,
-                 codes: set[CodeType] | None, own: set[Path] | None = None) -> None:
-        """
-        Args:
-            codes: of all functions that ran; None: unknown.
-            own: places of plain values that Python sets and reads along with a replay. Those of the
-                recording are added.
-
-        Raises:
-            Refused: the backward pass of an autograd.Function may read one of them.
-        """
-        self.function, self.has_script = function, recording.script is not None
+                 codes: set[CodeType] | None) -> None:
+        """codes: of all functions that ran; None: unknown."""
+        self.function = function
         functions = {call.function.function for call in recording.calls
                      if isinstance(call.function, Apply)}
         if codes is not None:
@@ -92,26 +70,17 @@ class Guard:
                 codes |= {node.value.__code__ for node in Snapshot(one).nodes
                           if isinstance(node.value, FunctionType)}
         self.codes = codes
-        changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
-                   for path, _ in recording.changed]
-        self._own = set() if own is None or not self.has_script else own
-        if self.has_script:
-            self._own |= {path for path, (_, tree) in zip(changed, recording.changed, strict=True)
-                          if not any(isinstance(leaf, Ref) for leaf in pytree.tree_leaves(tree))}
-            names = set().union(*(Snapshot(one).names for one in functions))
-            if found := [path for path in self._own if path[-1][1] in names]:
-                raise Refused(f"{format_path(found[0])}: expected a value that no "
-                              f"autograd.Function reads, since each call changes it")
-        before = Snapshot(function, codes, origins.snapshot, self._own)
+        before = Snapshot(function, codes, origins.snapshot)
         self.description = before.description
         self.leaves = recording.leaves
         self.changed = recording.changed
         self._read = [(recording.leaves[value], numbers)
                       for value, numbers in recording.read.items()]
         read = set(recording.leaves.values())
+        changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
+                   for path, _ in recording.changed]
         self.volatile = {path: describe(origins.held(path), origins.snapshot)
-                         for path in (*changed, *self._own)
-                         if before.find(path[:-1]) is not None}
+                         for path in changed if before.find(path[:-1]) is not None}
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
         self._others = [(one, Snapshot(one).description) for one in functions
@@ -143,16 +112,12 @@ class Guard:
             node = snapshot.find(path[:-1])
             assert node is not None
             loose.setdefault(snapshot.numbers[id(node.value)], set()).add(path[-1])
-        self._nodes: list[tuple[Node, set[Step]]] = []  # to restore, and places that they own
-        self._names = snapshot.names
         for number in _reachable(snapshot, loose):
             node = snapshot.nodes[number]
             steps = loose.get(number, set())
             held = {step: one for step, one in node.held.items()
                     if step not in steps and one is not MISSING}
             self._settle_node(node, steps, held)
-            if self.has_script:
-                self._nodes.append((node._replace(held=held), steps))
             self._constants += [one for one in held.values() if isinstance(one, Tensor)]
             self._mutable += [(one, node.plain[step]) for step, one in held.items()
                               if is_mutable(one)]
@@ -162,7 +127,7 @@ class Guard:
         self._made_of = list(chain.from_iterable(map(MADE_OF, self._functions)))
         self._kinds = self._list_kinds()
         self._places = [(self._container(path), path, wanted)
-                        for path, wanted in self.volatile.items() if path not in self._own]
+                        for path, wanted in self.volatile.items()]
         self._targets = [(self._container(path), path) for path, _ in self.changed]
         self._fixed = {value: look_up(leaf, self.function, inputs)
                        for value, leaf in self.leaves.items() if not self._is_loose(leaf)}
@@ -197,9 +162,8 @@ class Guard:
         if holder is not None and steps:
             self._add_items(holder, "item" if holder is value else "attribute", held)
             self._sized.append(holder)
-            others = [step for step in steps if (*node.path, step) not in self._own]
-            present = {key for kind, key in others if key in holder}
-            before = {key for kind, key in others if (kind, key) in node.held}
+            present = {key for kind, key in steps if key in holder}
+            before = {key for kind, key in steps if (kind, key) in node.held}
             self._lengths.append(len(holder) - len(present) + len(before))
         elif holder is not None:
             self._add_dict(holder)
@@ -271,7 +235,7 @@ class Guard:
     def settle(self, inputs: list[Any]) -> bool:
         """Whether the fingerprint holds: the full check, after which the quick one holds, too."""
         try:
-            snapshot = Snapshot(self.function, self.codes, without=self._own)
+            snapshot = Snapshot(self.function, self.codes)
             if snapshot.description != self.description or not self._rest_holds(inputs):
                 return False
         except Refused:
@@ -283,24 +247,6 @@ class Guard:
         """Returns the tensors of the leaves, by value, if the fingerprint holds."""
         return self._fixed | {value: look_up(leaf, self.function, inputs)
                               for value, leaf in self._loose}
-
-    def make_restore(self) -> Callable[[], None]:
-        """Returns a function that restores what is there now. The fingerprint holds."""
-        restores = make_restores([one for one, _ in self._mutable])
-        for path in self.volatile:
-            container, held = resolve(self.function, path[:-1]), resolve(self.function, path)
-            restores += [*make_restores([held]), partial(set_step, container, path[-1], held)]
-        states = random.getstate(), np.random.get_state()  # noqa: NPY002
-
-        def restore() -> None:
-            for node, steps in self._nodes:
-                restore_node(node, self._names, steps)
-            for back in reversed(restores):
-                back()
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-
-        return restore
 
     def set_changed(self, trees: list[Any]) -> None:
         """Sets what the call changes to these values, in the order of Recording.changed."""

@@ -197,8 +197,6 @@ class Recording:
     read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
     # bools that Python reads, as for a branch or an assertion; a replay with others does not count
     checked: dict[int, bool] = field(default_factory=dict, kw_only=True)
-    # the Script, if Python has to run; then the result is a list
-    script: Any = field(default=None, kw_only=True)
     strides: dict[int, tuple[int, ...]] = field(default_factory=dict, kw_only=True)  # of results
     # results in the memory of other ones: these, and whether detach() makes the ones of the others
     shared: dict[int, tuple[int, bool]] = field(default_factory=dict, kw_only=True)
@@ -214,8 +212,6 @@ class Recording:
 
     def release(self) -> None:
         """Frees what only verify reads."""
-        if self.script is not None:
-            self.script.outputs.clear()
         self.numbers.clear()
         self.tensors.clear()
         self.generators.clear()
@@ -224,8 +220,7 @@ class Recording:
         """Returns the values that outlive the call."""
         found = {leaf.value for leaf in pytree.tree_leaves(
             [self.result, [tree for _, tree in self.changed]]) if isinstance(leaf, Ref)}
-        read = self.checked if self.script is None else self.script.read
-        return found.union(self.written.values(), read)
+        return found.union(self.written.values(), self.checked)
 
     def is_one(self, value: int) -> bool:
         """Whether a value is the number 1 of an attribute, which each call compares from now on."""

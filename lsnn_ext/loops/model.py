@@ -127,13 +127,11 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
         raise
     if reason:
         revert(model)
-    entry = next((one for one in reversed(replayer.all()) if one.plan is not None), None)
+    entry = next((one for one in replayer.all() if one.plan is not None), None)
     if reason or entry is None or entry.plan is None:
         return model, Report(type(model).__name__, False, reason)
-    recording = entry.plan.recording
-    along = "" if recording.script is None else str(recording.script.reason)
     return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison,
-                         measured, len(recording.checked), along)
+                         measured, len(entry.plan.recording.checked))
 
 
 def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True,
@@ -231,14 +229,10 @@ def _try(function: Any, replayer: Replayer, x: Inputs,
         try:
             for one, _ in gradients:
                 one.grad = None
-            left = 2
-            while left:
-                known, left = len(replayer.along), left - 1
+            for _ in range(2):
                 run()
-                if len(replayer.along) > known:
-                    left = 2
-                elif not any(entry.is_retried for entry in replayer.all()):
-                    break
+                if not any(entry.plain for entry in replayer.all()):
+                    break  # else again: a counter shows itself in the second call
             if has_speed and not replayer.reason():
                 speed = measure_speed(lambda: replayer.pause(run), run, tensors, origins.restore)
         finally:

@@ -3,6 +3,7 @@ import random
 import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,20 @@ from torch.utils import _pytree as pytree
 from .._core.torch_internals import find_storage
 from ..codegen.plain import (
     MISSING,
+    SEQUENCES,
     find_layout,
     find_oddity,
     is_mutable,
+    is_same,
+    list_elements,
     make_key,
     make_restore,
 )
 from .ir import Leaf, Ref, Refused
-from .paths import Path, format_path, resolve
-from .snapshot import SETTABLE, Snapshot, find_changes, restore_node
+from .paths import Path, Step, format_path, is_read, list_entries, resolve, set_step
+from .snapshot import Node, Snapshot
 
+SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
 TREES = (tuple, list, dict, OrderedDict, defaultdict, deque)
 
 
@@ -77,14 +82,13 @@ class Origins:
         if id(value) not in self.snapshot.numbers:
             return False
         node = self.snapshot.node(value)
-        return not find_changes(node, self.snapshot.names) and all(
+        return not self._changes(node) and all(
             step in node.plain or isinstance(one, type) for step, one in node.held.items())
 
     # ------------------------------------------------------------------------- after the call
-    def changed(self, reference: Callable[[Tensor], Ref],
-                has_arrays: bool = False) -> list[tuple[Path, Any]]:
+    def changed(self, reference: Callable[[Tensor], Ref]) -> list[tuple[Path, Any]]:
         """What the call has left at other places than before: for each its path, and a tree with a
-        Ref for each tensor, or MISSING; has_arrays: also values that change in place.
+        Ref for each tensor, or MISSING.
 
         Raises:
             Refused: a change that a later call could not repeat.
@@ -98,13 +102,38 @@ class Origins:
             raise Refused("arguments: expected no change of a list or dict among them in the call")
         found = []
         self._new: dict[int, str] = {}
-        self._has_arrays = has_arrays
         for node in self.snapshot.nodes:
-            for step, value in find_changes(node, self.snapshot.names):
+            for step, value in self._changes(node):
                 path = (*node.path, step)
                 tree = value if value is MISSING else self._tree(value, path, reference)
                 found.append((path, tree))
         return found
+
+    def _changes(self, node: Node) -> list[tuple[Step, Any]]:
+        found = self._differences(node)
+        if not found or not isinstance(node.value, SEQUENCES):
+            return found
+        now = list_elements(node.value)
+        before = [one for (kind, _), one in node.held.items() if kind == "item"]
+        if len(now) > len(before) and all(map(is_same, before, now)):
+            return [(("more", None), now[len(before):])]
+        return [(("contents", None), now)]
+
+    def _differences(self, node: Node) -> list[tuple[Step, Any]]:
+        now = {step: one for step, one in list_entries(node.value) if step in node.held or is_read(
+            node.value, step, one, self.snapshot.names, False)}
+        found = []
+        for step, one in now.items():
+            before = node.held.get(step, MISSING)
+            plain = node.plain.get(step)
+            if before is one:
+                if is_mutable(one) and make_key(one) != plain:
+                    found.append((step, one))
+            elif before is MISSING and isinstance(one, ModuleType):
+                continue  # imported for the first time
+            elif before is MISSING or plain is None or make_key(one) != plain:
+                found.append((step, one))
+        return [*found, *((step, MISSING) for step in node.held if step not in now)]
 
     def _tree(self, value: Any, path: Path, reference: Callable[[Tensor], Ref]) -> Any:
         """Returns the value with a Ref for each tensor. Each call makes new containers."""
@@ -112,7 +141,7 @@ class Origins:
             return reference(value)
         name = format_path(path)
         is_known = isinstance(value, weakref.ref) and id(value()) in self.snapshot.numbers
-        is_plain = make_key(value) is not None and (self._has_arrays or not is_mutable(value))
+        is_plain = make_key(value) is not None and not is_mutable(value)
         if (is_plain or is_known) and path[-1][0] in SETTABLE:
             return value
         is_tree = type(value) in TREES or (isinstance(value, tuple) and hasattr(value, "_fields"))
@@ -159,7 +188,12 @@ class Origins:
     def restore(self) -> None:
         """Restores attributes, tensors and generators to their state before the call."""
         for node in self.snapshot.nodes:
-            restore_node(node, self.snapshot.names)
+            for step, _ in self._changes(node):
+                if step[0] in ("more", "contents"):
+                    set_step(node.value, ("contents", None),
+                             [one for (kind, _), one in node.held.items() if kind == "item"])
+                elif step[0] in SETTABLE:
+                    set_step(node.value, step, node.held.get(step, MISSING))
         for back in self._restores:
             back()
         for tensor, data, numbers, requires_grad in self._copies:

@@ -7,29 +7,23 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .costs import EVENT, GUARD, estimate_call, estimate_stage, skips_zeros
+from .costs import GUARD, estimate_call, estimate_stage, skips_zeros
 from .ir import Before, Call, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
-from .speculate import OtherBranchError
 from .stages import Stage
 from .values import Frame, Layout, Values
 
 LEAST_GAIN = 1.1  # how much faster a plan must be by estimate
 
 
-class Made(NamedTuple):
-    """What a run of a plan makes."""
-
-    result: Any
-    changed: list[Any]  # attributes, in the order of Recording.changed
-    written: dict[int, Tensor]  # by leaf, values of what is written to
-    read: dict[int, Tensor]  # values that Python reads
+class OtherBranchError(Exception):
+    """Python would have read another bool than in the recorded call."""
 
 
 class Plan:
@@ -136,20 +130,23 @@ class Plan:
         kinds, numbers = self.recording.kinds, self.recording.numbers
         calls = (estimate_call(part, kinds, 1, skips_zeros(part, numbers)) for part in self.parts
                  if isinstance(part, Call) and is_live(part, self.live))
-        script = self.recording.script
-        python = 0.0 if script is None else EVENT * len(script.events)
-        return GUARD + python + sum(calls) + sum(
+        return GUARD + sum(calls) + sum(
             estimate_stage(part[0], stage, self.recording) for part in self.parts
             if not isinstance(part, Call) for stage in part[1])
 
-    def __call__(self, leaves: dict[int, Tensor]) -> "Made":
-        """Runs on the tensors of Recording.leaves."""
+    def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:
+        """Runs on the tensors of Recording.leaves.
+
+        Returns:
+            the result, the attributes in the order of Recording.changed, and by leaf the values
+            of what is written to.
+        """
         made, frames = self.run(leaves)
         frames.clear()  # they and the list of them are a cycle, which would keep all values alive
         return made
 
-    def run(self, leaves: dict[int, Tensor],
-            keep_values: bool = False) -> tuple["Made", dict[int, Frame]]:
+    def run(self, leaves: dict[int, Tensor], keep_values: bool = False,
+            ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], dict[int, Frame]]:
         """Returns the results of a call, and the values of the loops by their number.
 
         keep_values: also of those that nothing reads any more.
@@ -201,12 +198,9 @@ class Plan:
         def fill(tree: Any) -> Any:
             return pytree.tree_map(result, tree)
 
-        script = recording.script
-        return Made(fill(recording.result), [fill(tree) for _, tree in recording.changed],
-                    {leaf: values.get(value) for leaf, value in recording.written.items()},
-                    {} if script is None else {value: match_strides(
-                        values.get(value), script.strides.get(value)) for value in script.read},
-                    ), values.frames
+        made = (fill(recording.result), [fill(tree) for _, tree in recording.changed],
+                {leaf: values.get(value) for leaf, value in recording.written.items()})
+        return made, values.frames
 
 
 def match_strides(tensor: Tensor, strides: tuple[int, ...] | None) -> Tensor:

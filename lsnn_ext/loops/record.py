@@ -48,32 +48,27 @@ from .._core import torch_internals as internals
 from .._core.torch_internals import find_storage
 from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
-from .assignments import Assignments
 from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import Memory, check_backward, find_version
 from .origins import Origins
-from .rewrite import make_copy, rewrite
-from .speculate import Script
+from .rewrite import make_assignment, make_copy, rewrite
 from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
 
 
 def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-           origins: Origins, keep_numbers: bool = False,
-           reason: Refused | None = None) -> tuple[Any, Recording | Refused]:
+           origins: Origins, keep_numbers: bool = False) -> tuple[Any, Recording | Refused]:
     """Calls function(*args, **kwargs) once.
-
-    reason: why Python has to run along with a replay; None: it need not, unless it reads numbers.
 
     Returns:
         its result, and the recording or why there is none. What the function raises is raised.
     """
     if torch.is_inference_mode_enabled():
         return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
-    recorder = _Recorder(origins, keep_numbers, reason)
+    recorder = _Recorder(origins, keep_numbers)
     with of.intercept_functions(recorder.note_function), Witness(recorder), recorder:
         result = function(*args, **kwargs)
     try:
@@ -97,7 +92,7 @@ class _Begun(NamedTuple):
 class _Recorder(TorchFunctionMode):
     """Records calls until something is refused; from then on passes them through."""
 
-    def __init__(self, origins: Origins, keep_numbers: bool, reason: Refused | None) -> None:
+    def __init__(self, origins: Origins, keep_numbers: bool) -> None:
         super().__init__()
         self.origins = origins
         self.recording = Recording([], {}, {}, None, [], {}, {})
@@ -114,7 +109,6 @@ class _Recorder(TorchFunctionMode):
         self.memory = Memory()
         self.tensors = self.memory.tensors
         self.masked, self.writes = MaskedReads(self), Writes(self.recording)
-        self.assignments, self.script = Assignments(self), Script(reason)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -122,18 +116,13 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         name = get_name(func)
         if made := self.masked.run(func, name, args, kwargs):
-            self.script.is_complete = False
             return made[0]
-        if name in of.SWITCHES:
-            self.script.note_switch(func, args, kwargs)
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
         if name == "__deepcopy__" and type(args[0]) is Tensor and not args[0].requires_grad:
-            self.script.is_complete = False
             return self.note(Tensor.clone, args[:1], {}, lambda: func(*args, **kwargs))
         if name == "__setitem__" and isinstance(args[2], Tensor) and (
                 args[2].dtype != args[0].dtype):
-            self.script.is_complete = False
             one = args[2], args[0].dtype
             args = *args[:2], self.note(Tensor.to, one, {}, lambda: Tensor.to(*one))
         profile = sys.getprofile()  # not of the functions of torch
@@ -179,7 +168,6 @@ class _Recorder(TorchFunctionMode):
             if before is not None:
                 with self.refusals():
                     self._after(before, result)
-                    self.script.note(*before[:4], result, self.value_of)
             return result
         finally:
             self.depth -= 1
@@ -194,7 +182,7 @@ class _Recorder(TorchFunctionMode):
     def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
         name = get_name(function)
         if name == "__set__" and (changed := get_property_name(function)) != "requires_grad" and (
-                changed != "data" or self.assignments.find_parameter(args[0]) is not args[0]):
+                changed != "data" or self._find_parameter(args[0]) is not args[0]):
             raise Refused(f"{changed}: expected an attribute that stays")
         if name in of.REFUSED:
             raise Refused(f"{name}: expected calls that make tensors of tensors")
@@ -212,7 +200,7 @@ class _Recorder(TorchFunctionMode):
                               f"{type(leaf).__name__}")
             refs.append(leaf)
         if self.keep_numbers and tensors and name.endswith("_"):  # which may write to it
-            parameter = self.assignments.find_parameter(tensors[0])
+            parameter = self._find_parameter(tensors[0])
             if parameter is not None and not (parameter is tensors[0] and torch.is_grad_enabled()):
                 value = self.tensors[id(parameter)].value
                 with internals.without_dispatch_modes():
@@ -227,7 +215,7 @@ class _Recorder(TorchFunctionMode):
         name = get_name(function)
         written = []
         if name == "__set__" and get_property_name(function) == "data":
-            self.assignments.set_data(*tensors)
+            self._set_data(*tensors)
             return
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if find_version(one) != version or find_storage(one) in self.unversioned}
@@ -237,17 +225,16 @@ class _Recorder(TorchFunctionMode):
         parameters = []
         for one in changed.values():
             before = self.tensors[id(one)].value
-            parameter = None if name in of.FLAGS else self.assignments.find_parameter(one)
-            self.assignments.check_write(name, one, before, args, parameter)
+            parameter = None if name in of.FLAGS else self._find_parameter(one)
+            self._check_write(name, one, before, args, parameter)
             if parameter is not None:
                 parameters.append((parameter, self.tensors[id(parameter)].value, len(kinds)))
-            written.append((before, self.add(one)))  # the value len(kinds)
+            written.append((before, self._new(one)))  # the value len(kinds)
         is_one = isinstance(result, Tensor)
         found, tree = ([result], None) if is_one else pytree.tree_flatten(result)
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
-        if others and not written and name in of.VALUE_READS:
-            for one in tensors:
-                self.add_read(one, f"{name}: expected no number of a tensor in Python", result)
+        if others and not written and name in of.VALUE_READS and len(tensors) == 1:
+            self.add_read(tensors[0], f"{name}: expected no number of a tensor in Python", result)
             return
         if others or (not written and not any(isinstance(one, Tensor) for one in found)):
             what = type(others[0]).__name__ if others else "None"
@@ -257,13 +244,13 @@ class _Recorder(TorchFunctionMode):
         given = {id(one) for one in tensors}
         if name in PARTS and (values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
-                self.recording.calls.append(make_copy(value, self.add(one), find_line(), kinds))
+                self.recording.calls.append(make_copy(value, self._new(one), find_line(), kinds))
             self.memory.note_parts(name, args, tensors, found)
             return
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
         refs = [None if one is None else Ref(
-            self.tensors[id(one)].value if id(one) in given else self.add(one)) for one in found]
+            self.tensors[id(one)].value if id(one) in given else self._new(one)) for one in found]
         self.memory.note_parts(name, args, tensors, [one for one in found if id(one) not in given])
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
         call = Call(function, leaves, spec, results, tuple(written), Mode.now(), self.is_random,
@@ -272,20 +259,64 @@ class _Recorder(TorchFunctionMode):
             self.writes.note_stack(args, kwargs, results.value)
         self.recording.calls += rewrite(call, self.recording.add_value, kinds)
         for parameter, old, numbers in parameters:
-            self.assignments.assign(parameter, old, numbers)
+            self._assign(parameter, old, numbers)
+
+    def _find_leaf(self, value: int) -> int:
+        """Returns the leaf whose later value this one is, else the value itself."""
+        return next((leaf for leaf, now in self.recording.written.items() if now == value), value)
+
+    def _find_parameter(self, tensor: Tensor) -> Tensor | None:
+        """Returns the attribute whose data a tensor is, and that takes a gradient."""
+        found = self.memory.find_parameter(tensor)
+        leaf = None if found is None else self.recording.leaves.get(
+            self._find_leaf(self.tensors[id(found)].value))
+        return found if leaf is not None and leaf.kind == "attribute" else None
+
+    def _assign(self, parameter: Tensor, old: int, numbers: int) -> None:
+        """Notes that a parameter has other numbers."""
+        kinds = self.recording.kinds
+        if any(old in call.inputs and call.mode.grad and get_name(call.function) not in (
+                "data", "detach") for call in self.recording.calls):
+            raise Refused("expected no write to a parameter after calls that read it, whose "
+                          "backward pass may read what was written")
+        kinds[numbers] = kinds[numbers]._replace(requires_grad=False)
+        new = self._new(parameter)
+        self.recording.calls.append(make_assignment(old, numbers, new, find_line()))
+        self.recording.written[self._find_leaf(old)] = new
+
+    def _set_data(self, parameter: Tensor, numbers: Tensor) -> None:
+        """Notes parameter.data = numbers."""
+        old, value = self.tensors[id(parameter)].value, self.tensors[id(numbers)].value
+        if self.recording.kinds[old][:3] != self.recording.kinds[value][:3] or (
+                value in self.recording.leaves):
+            raise Refused("data: expected a new tensor of the same shape, dtype and device")
+        self.memory.check_write("data", numbers, (), parameter)
+        self._assign(parameter, old, value)
+
+    def _check_write(self, name: str, tensor: Tensor, before: int, args: Any,
+                     parameter: Tensor | None) -> None:
+        leaf = self.recording.leaves.get(before)
+        is_flag = name in of.FLAGS
+        if leaf is not None and leaf.kind != "input" and name == "detach_":
+            return  # such as of the state of the call before
+        if leaf is not None and parameter is None and (
+                leaf.kind == "input" or tensor.requires_grad or is_flag):
+            what = "an input" if leaf.kind == "input" else "a parameter"
+            raise Refused(f"{name}: expected no write to {what}")
+        if not is_flag:
+            self.memory.check_write(name, tensor, args, parameter)
+        start = self._find_leaf(before)
+        if start in self.recording.leaves and parameter is None:
+            self.recording.written[start] = len(self.recording.kinds)  # the value that _new makes
 
     # ----------------------------------------------------------------------------- values
-    def add(self, tensor: Tensor) -> int:
+    def _new(self, tensor: Tensor) -> int:
         """Returns a new value for the tensor as it is now."""
         odd = find_oddity(tensor)
         if odd or type(tensor) not in (Tensor, torch.nn.Parameter):
             raise Refused(f"expected dense tensors, got {odd or type(tensor).__name__}")
-        known = self.tensors.get(id(tensor))
-        before = known.value if known is not None and known.tensor() is tensor else None
-        kind = Kind(tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad,
-                    tensor.is_contiguous())
-        value = self.recording.add_value(kind)
-        self.script.add(value, tensor, before, kind.is_contiguous)
+        value = self.recording.add_value(Kind(tuple(tensor.shape), tensor.dtype, tensor.device,
+                                     tensor.requires_grad, tensor.is_contiguous()))
         self.memory.add(tensor, value)
         if self.keep_numbers:
             with internals.without_dispatch_modes():
@@ -305,7 +336,7 @@ class _Recorder(TorchFunctionMode):
                           "globals, and what calls of torch make of them")
         if self.memory.is_outdated(tensor):
             raise Refused("a tensor was written to through another one that shares its memory")
-        value = self.add(tensor)
+        value = self._new(tensor)
         self.recording.leaves[value] = leaf
         if self.keep_numbers:
             self.recording.tensors[value] = tensor
@@ -325,10 +356,8 @@ class _Recorder(TorchFunctionMode):
                 if known.value in new and (one := known.tensor()) is not None}
         if found and new == live.keys():
             self.recording.read.update((key, one.detach().clone()) for key, one in live.items())
-        elif isinstance(result, bool) and self.name not in of.COMPARISONS:
+        elif isinstance(result, bool):
             self.recording.checked[value] = result
-        elif result is not None:
-            self.script.reason = self.script.reason or Refused(reason, find_line())
         else:
             raise Refused(reason)
 
@@ -337,9 +366,8 @@ class _Recorder(TorchFunctionMode):
         """Returns the recording. Raises Refused."""
         if self.refused:
             raise self.refused
-        recording, script = self.recording, self.script
+        recording = self.recording
         outputs: list[Tensor] = []
-        needs_python = script.reason is not None
 
         def reference(one: Any) -> Any:
             if isinstance(one, Tensor):
@@ -348,14 +376,14 @@ class _Recorder(TorchFunctionMode):
                 if not one.is_contiguous():
                     recording.strides[ref.value] = one.stride()
                 return ref
-            if not isinstance(one, of.PLAIN) and not needs_python:
+            if not isinstance(one, of.PLAIN):
                 raise Refused(f"result: expected tensors in tuples, lists and dicts, got "
                               f"{type(one).__name__}")
             return one
 
         recording.result = pytree.tree_map(reference, result)
         n = len(outputs)
-        recording.changed = self.origins.changed(reference, needs_python)
+        recording.changed = self.origins.changed(reference)
         recording.shared = self.origins.find_shared(outputs[:n], outputs[n:], recording.changed,
                                                     self.value_of)
         for known in self.tensors.values():
@@ -363,11 +391,9 @@ class _Recorder(TorchFunctionMode):
             if one is not None and one._version != known.version:
                 raise Refused(UNSEEN_WRITE)
         self.check_generators()
-        if needs_python:
-            script.finish(outputs, list(map(self.value_of, outputs)), recording)
         if any(call.written for call in recording.calls):
             live = [one for known in self.tensors.values()
-                    if self.assignments.find_leaf(known.value) in recording.leaves
+                    if self._find_leaf(known.value) in recording.leaves
                     and (one := known.tensor()) is not None]
             check_backward([one for one in outputs if one.requires_grad], live)
             set_generator_states(self.generators)

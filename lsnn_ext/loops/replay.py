@@ -15,7 +15,6 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import BuiltinFunctionType, CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -30,18 +29,16 @@ from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Recording, Refused
 from .origins import Origins
 from .paths import Path, format_path
-from .plan import Plan, make_plan
+from .plan import OtherBranchError, Plan, make_plan
 from .record import record
 from .rounding import VerificationError
-from .speculate import OtherBranchError
 from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
 SHAPES = 64  # of inputs that are recorded
 RARE = 1 / 8  # calls with other branches for each call with those of the plan
 IMPURE = frozenset({
-    print, input, open, os.urandom, globals, eval, exec, __import__, sys._getframe})
-CLOCKS = frozenset({
+    print, input, open, os.urandom, globals, eval, exec, __import__, sys._getframe,
     datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
     *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
 IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
@@ -50,7 +47,7 @@ IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
 # Names in code that reaches what its other names do not show, or sets NumPy's generator.
 HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed")
-_recording_lock = threading.RLock()
+_recording_lock = threading.Lock()
 
 
 class Options(NamedTuple):
@@ -67,11 +64,6 @@ class Entry(NamedTuple):
     plain: dict[Path, tuple[Any, Any]]  # plain values that changed: before and after
     comparison: Comparison | None = None  # None: not verified
 
-    @property
-    def is_retried(self) -> bool:
-        """Whether a second call may show what the first one does not, such as a counter."""
-        return bool(self.plain or (self.plan and self.plan.recording.script))
-
 
 class Replayer:
     """The recordings of one function. Copies and pickles of them are empty."""
@@ -84,8 +76,6 @@ class Replayer:
         self.others: list[str] = []  # types of arguments of a call that was not recorded
         # calls with others than those of a plan, less a share of the calls with these
         self.branches: defaultdict[Plan, float] = defaultdict(float)
-        self.along: dict[Any, Refused] = {}  # by key, why Python runs along with a replay
-        self.own: dict[Any, set[Path]] = {}  # by key, places that Python sets along with a replay
         self.is_paused = False  # whether the original runs
         self.is_strict = False  # whether a difference that verify finds raises
         self._warned: set[str] = set()
@@ -184,18 +174,11 @@ class Replayer:
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
         monitor = Monitor(original)
-        reason = self.along.get(key)
-        result, recording = record(monitor, args, kwargs, origins, self.options.verify, reason)
+        result, recording = record(monitor, args, kwargs, origins, self.options.verify)
         recording = monitor.refused or recording
-        if monitor.clock is not None and reason is None:
-            self.along[key] = monitor.clock
-            return result
         try:
             entry = self._entry(root, key, origins, recording, inputs, monitor.codes, result)
-            if self.along.get(key) is reason:
-                self.entries.setdefault(key, []).append(entry)
-            else:  # the next calls are recorded again, with Python
-                self.entries.pop(key, None)
+            self.entries.setdefault(key, []).append(entry)
         except Refused as refused:
             self._stop(key, str(refused))
         return result
@@ -209,7 +192,7 @@ class Replayer:
             recording = Recording([], {}, {}, None, [], {}, {})
             self._warn(reason, f"{reason}; the original runs", UserWarning)
         else:
-            plain = {} if recording.script else _plain_changes(origins, recording)
+            plain = _plain_changes(origins, recording)
             try:
                 self._check(key, recording, plain)
                 plan = make_plan(recording, self.options.exact)
@@ -219,12 +202,11 @@ class Replayer:
                     plan = None
             except Refused as refused:
                 plan, reason = None, str(refused)
-        guard = Guard(root, origins, recording, codes, self.own.setdefault(key, set()))
+        guard = Guard(root, origins, recording, codes)
         comparison = None
         if plan is not None and self.options.verify:
             try:
-                comparison = verify(plan, result if recording.script is None
-                                    else recording.script.outputs)
+                comparison = verify(plan, result)
             except (VerificationError, RuntimeError, LookupError, TypeError) as error:
                 if self.is_strict:
                     raise
@@ -244,10 +226,10 @@ class Replayer:
             for path in entry.plain.keys() & plain.keys():
                 before, after = plain[path]
                 if make_key(entry.plain[path][1]) == make_key(before) != make_key(after):
-                    self.along[key] = Refused(
-                        f"{format_path(path)}: expected a value that each call sets anew, got "
-                        f"{before!r}, then {after!r}, as a counter has")
-                    raise self.along[key]
+                    reason = (f"{format_path(path)}: expected a value that each call sets anew, "
+                              f"got {before!r}, then {after!r}, as a counter has")
+                    self._stop(key, reason)
+                    raise Refused(reason)
 
     def _replay(self, root: Any, entry: Entry, original: Callable[..., Any], inputs: list[Any],
                 args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -258,11 +240,8 @@ class Replayer:
         if written and _share_memory(leaves, written):
             return original(*args, **kwargs)
         states = generator_states() if entry.plan.is_random else []
-        script = entry.plan.recording.script
         try:
-            result, changed, values, read = entry.plan(leaves)
-            if script is not None:
-                result = _speculate(entry, partial(original, *args, **kwargs), leaves, result, read)
+            result, changed, values = entry.plan(leaves)
         except OtherBranchError:
             set_generator_states(states)
             return self._run_branch(root, entry, original, args, kwargs)
@@ -274,8 +253,7 @@ class Replayer:
             with torch.no_grad():
                 for leaf, value in values.items():
                     (leaves[leaf].data if leaves[leaf].requires_grad else leaves[leaf]).copy_(value)
-            if script is None:
-                entry.guard.set_changed(changed)
+            entry.guard.set_changed(changed)
             if self.branches[entry.plan] > 0:
                 self.branches[entry.plan] -= RARE
             return result
@@ -312,27 +290,12 @@ class Replayer:
             warnings.warn(f"lsnn_ext: {text}", category, stacklevel=3)
 
 
-def _speculate(entry: Entry, function: Callable[[], Any], *made: Any) -> Any:
-    """Returns the result of Script.run. Raises OtherBranchError; then all is as before."""
-    if not _recording_lock.acquire(blocking=False):
-        raise OtherBranchError
-    restore = entry.guard.make_restore()
-    try:
-        return entry.plan.recording.script.run(function, *made)  # type: ignore[union-attr]
-    except OtherBranchError:
-        restore()
-        raise
-    finally:
-        _recording_lock.release()
-
-
 class Monitor:
     """A function whose calls record which code runs, and side effects."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.refused: Refused | None = None
-        self.clock: Refused | None = None
         self._before: Any = sys.getprofile()
         is_other = self._before is not None and not callable(self._before)  # such as cProfile
         self.codes: set[CodeType] | None = None if is_other else set()
@@ -356,8 +319,6 @@ class Monitor:
                     for names in HIDDEN if is_user(str(frame.f_globals.get("__name__"))) else ():
                         if find_names(code).issuperset(names.split(".")):
                             self._refuse(names, frame)
-            elif event == "c_call" and called in CLOCKS:
-                self.clock = self.clock or _refuse(called.__name__, frame)
             elif event == "c_call" and (called in IMPURE or isinstance(
                     getattr(called, "__self__", None), io.IOBase)):
                 self._refuse(called.__name__, frame)
@@ -374,23 +335,19 @@ class Monitor:
             self.codes.update(seen.values())
 
     def _refuse(self, what: str, frame: FrameType | None) -> None:
-        self.refused = self.refused or _refuse(what, frame)
-
-
-def _refuse(what: str, frame: FrameType | None) -> Refused | None:
-    """Refuses a call by user code, except during an import, which happens once."""
-    above = frame
-    while above is not None and above.f_code is not Monitor.__call__.__code__:
-        if above.f_code.co_filename.startswith("<frozen importlib"):
-            return None
-        above = above.f_back
-    while frame is not None and (name := str(frame.f_globals.get("__name__", ""))) and (
-            name.partition(".")[0] in sys.stdlib_module_names and not is_user(name)):
-        frame = frame.f_back
-    if frame is None or not is_user(name):
-        return None
-    return Refused(f"{what}: expected a call that does nothing but compute with its arguments and "
-                   f"the model", f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
+        """Refuses a call by user code, except during an import, which happens once."""
+        above = frame
+        while above is not None and above.f_code is not Monitor.__call__.__code__:
+            if above.f_code.co_filename.startswith("<frozen importlib"):
+                return
+            above = above.f_back
+        while frame is not None and (name := str(frame.f_globals.get("__name__", ""))) and (
+                name.partition(".")[0] in sys.stdlib_module_names and not is_user(name)):
+            frame = frame.f_back
+        if frame is not None and is_user(name) and self.refused is None:
+            line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+            self.refused = Refused(f"{what}: expected a call that does nothing but compute with "
+                                   f"its arguments and the model", line)
 
 
 @contextmanager

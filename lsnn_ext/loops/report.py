@@ -97,7 +97,6 @@ class Report:
     comparison: Comparison | None = None  # None: not verified
     speed: Speed | None = None  # None: not measured
     branches: int = 0  # bools of tensors that Python reads
-    along: str = ""  # why Python runs along in each call, with the line; empty: it does not
 
     @property
     def fused(self) -> tuple[Fused, ...]:
@@ -113,9 +112,6 @@ class Report:
         if self.branches:
             text.append(f"  {_count(self.branches, 'bool')} of tensors that Python reads: a call "
                         f"with others runs the original")
-        if self.along:
-            text.append(f"  {self.along}; so Python runs in each call, on the results of the "
-                        f"kernels")
         text.append("  not verified" if self.comparison is None else f"  {self.comparison}")
         return "\n".join(text if self.speed is None else [*text, f"  {self.speed}"])
 

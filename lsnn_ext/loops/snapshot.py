@@ -1,39 +1,17 @@
 """Snapshot: all that a function can reach, at one time."""
 import types
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Container, Iterable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..codegen.plain import (
-    MISSING,
-    SEQUENCES,
-    Same,
-    describe_tensor,
-    find_oddity,
-    is_mutable,
-    is_same,
-    list_elements,
-    make_key,
-    make_restore,
-)
+from ..codegen.plain import MISSING, SEQUENCES, Same, describe_tensor, find_oddity, make_key
 from ..codegen.user_code import find_names, is_user
 from .ir import Refused
-from .paths import (
-    Path,
-    Step,
-    format_path,
-    is_opaque,
-    is_read,
-    is_walked,
-    list_entries,
-    set_step,
-)
+from .paths import Path, Step, format_path, is_opaque, is_read, is_walked, list_entries
 
 MAX_NODES = 20_000
-SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
 
 
 class Node(NamedTuple):
@@ -51,12 +29,11 @@ class Snapshot:
     Args:
         codes: of functions that run; None: all that are reached may.
         before: take what objects held then.
-        without: places to leave out.
     """
 
     def __init__(self, function: Any, codes: Container[types.CodeType] | None = None,
-                 before: "Snapshot | None" = None, without: Container[Path] = ()) -> None:
-        self.codes, self._before, self._without = codes, before, without
+                 before: "Snapshot | None" = None) -> None:
+        self.codes, self._before = codes, before
         self.nodes: list[Node] = []
         self.numbers: dict[int, int] = {}  # of nodes, by id of their object
         self.tensors: dict[int, tuple[Tensor, list[tuple[int, Step]]]] = {}  # and their places
@@ -98,8 +75,7 @@ class Snapshot:
         number = self.numbers[id(value)]
         is_made = id(value) in self._made
         for step, one in self._entries(value):
-            if step in node.held or not is_read(value, step, one, self.names, is_made) or (
-                    self._without and (*node.path, step) in self._without):
+            if step in node.held or not is_read(value, step, one, self.names, is_made):
                 continue
             node.held[step] = one
             if step[0] in ("global", "closure") and isinstance(one, type):
@@ -165,67 +141,6 @@ class Snapshot:
     def path_of(self, place: tuple[int, Step]) -> Path:
         number, step = place
         return (*self.nodes[number].path, step)
-
-
-def find_changes(node: Node, names: Container[str]) -> list[tuple[Step, Any]]:
-    """Returns the places of a node that hold something else now, and what, or MISSING; of a list
-    all that was appended to it, or all that it holds now."""
-    value = node.value
-    now = {step: one for step, one in list_entries(value) if step in node.held or is_read(
-        value, step, one, names, False)}
-    found = []
-    for step, one in now.items():
-        before = node.held.get(step, MISSING)
-        plain = node.plain.get(step)
-        if before is one:
-            if is_mutable(one) and make_key(one) != plain:
-                found.append((step, one))
-        elif before is MISSING and isinstance(one, types.ModuleType):
-            continue  # imported for the first time
-        elif before is MISSING or plain is None or make_key(one) != plain:
-            found.append((step, one))
-    found += [(step, MISSING) for step in node.held if step not in now]
-    if not found or not isinstance(value, SEQUENCES):
-        return found
-    elements = list_elements(value)
-    held = [one for (kind, _), one in node.held.items() if kind == "item"]
-    if len(elements) > len(held) and all(map(is_same, held, elements)):
-        return [(("more", None), elements[len(held):])]
-    return [(("contents", None), elements)]
-
-
-def restore_node(node: Node, names: Container[str], kept: Container[Step] = ()) -> None:
-    """Restores what a node held; kept: places that stay as they are."""
-    for step, _ in find_changes(node, names):
-        if step[0] in ("more", "contents"):
-            set_step(node.value, ("contents", None),
-                     [one for (kind, _), one in node.held.items() if kind == "item"])
-        elif step[0] in SETTABLE and step not in kept:
-            set_step(node.value, step, node.held.get(step, MISSING))
-
-
-def make_restores(values: Iterable[Any], seen: set[int] | None = None) -> list[Any]:
-    """Returns functions that restore what containers and other mutable values hold."""
-    found: list[Any] = []
-    seen = set() if seen is None else seen
-    for value in values:
-        if type(value) in (float, int) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        held: Iterable[Any] = ()
-        if isinstance(value, SEQUENCES):
-            held = list_elements(value)
-            if not isinstance(value, tuple):
-                found.append(partial(set_step, value, ("contents", None), held))
-        elif isinstance(value, dict):
-            kind: Any = OrderedDict if isinstance(value, OrderedDict) else dict
-            items = dict(kind.items(value))
-            found += [partial(kind.update, value, items), partial(kind.clear, value)]
-            held = items.values()
-        elif (back := make_restore(value)) is not None:
-            found.append(back)
-        found += make_restores(held, seen)
-    return found
 
 
 def describe(value: Any, before: Snapshot | None = None) -> Any:

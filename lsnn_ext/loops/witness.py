@@ -31,7 +31,7 @@ class Witness(TorchDispatchMode):
                               f"torch.jit or C++")
         is_known = recorder.masked.is_reading or of.is_index_by_integers(func, args) or (
             recorder.name in of.FILLS and id(args[0]) not in recorder.sizes) or (
-            recorder.name in of.VALUE_READS)
+            recorder.name == "__bool__")
         if of.VALUE_TAGS & set(func.tags) and not is_known:
             with recorder.refusals():
                 recorder.add_read(args[0], f"{func}: expected no shape and no branch that depends "

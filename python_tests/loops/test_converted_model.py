@@ -130,14 +130,12 @@ class Counts(Net):
         return super().forward(x)
 
 
-def test_a_counter_counts() -> None:
-    original = Counts()
-    model, report = convert(copy.deepcopy(original), draw_x())
-    assert report.converted and model.calls == 0
-    assert "calls: expected a value that each call sets anew" in str(report)
-    for k in range(5):
-        assert_same(model, original, draw_x(), replays=True)
-        assert model.calls == k + 1
+def test_a_counter_is_refused_by_name() -> None:
+    model, report = convert(Counts(), draw_x())
+    assert not report.converted and "calls" in str(report) and type(model) is Counts
+    assert model.calls == 0
+    with pytest.raises(Refused, match="calls: expected a value that each call sets anew"):
+        fuse(model, draw_x())
 
 
 class Inverts(Net):
@@ -180,8 +178,8 @@ def test_a_value_that_each_call_sets_is_set_again() -> None:
 
 class Branches(Net):
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        if x.data_ptr() == 1:
-            raise KeyError("memory")
+        if float(x.sum()) > 1000:
+            raise KeyError("large")
         return super().forward(x)
 
 
@@ -196,12 +194,12 @@ def test_what_cannot_be_recorded_stays_with_the_line() -> None:
     model, report = convert(Branches(), draw_x())
     assert type(model) is Branches and not report.converted
     assert "test_converted_model.py:" in str(report)
-    with pytest.raises(Refused, match=r"test_converted_model.py:\d+: data_ptr"):
+    with pytest.raises(Refused, match=r"test_converted_model.py:\d+: __float__"):
         fuse(model.forward, draw_x())
 
 
 @pytest.mark.parametrize("effect, name", [
-    (lambda log: print(end=""), "print"),
+    (lambda log: print(end=""), "print"), (lambda log: time.time(), "time"),
     (lambda log: os.environ.get("HOME"), "os.environ"), (lambda log: globals(), "globals"),
     (lambda log: sys.modules["math"], "sys.modules"),
     (lambda log: logging.getLogger("lsnn_ext.test").error(""), "logging"),

@@ -188,3 +188,45 @@ def test_a_state_that_is_detached_in_place() -> None:
     entries = converted._lsnn_replayer.all()
     assert len(entries) == 2
     assert entries[1].guard.settle([random(T, B, N)])  # by all that there is, not by objects alone
+
+
+# ------------------------------------------------------------ of numbers, not of rows and columns
+OF_NUMBERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "movedim": lambda v, w, k: v.movedim(-1, -1),
+    "moveaxis": lambda v, w, k: torch.moveaxis(v, 0, 1).moveaxis(0, 1),
+    "einsum": lambda v, w, k: torch.einsum("bn,n->bn", v, w[0]),
+    "einsum, turned": lambda v, w, k: torch.einsum("n, bn -> bn", w[0], v),
+    "einsum of two": lambda v, w, k: torch.einsum("bn,bn->bn", v, v),
+    "integer product": lambda v, w, k: v * k,
+    "integer sum": lambda v, w, k: v + k,
+    "integer where": lambda v, w, k: torch.where(k > 0, v, k),
+    "integers of each step": lambda v, w, k: v * k[0]}
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_calls_of_numbers_are_fused(name: str, dtype: torch.dtype) -> None:
+    def model(x: Tensor, w: Tensor, k: Tensor) -> Tensor:
+        v = z = torch.zeros(B, N, dtype=x.dtype)
+        made = []
+        for one, integers in zip(x, k, strict=True):
+            v = OF_NUMBERS[name](0.9 * v + one + z @ w, w, integers)
+            z = spike(v - 0.5)
+            made.append(z)
+        return torch.stack(made)
+
+    k = torch.arange(T * B * N).reshape(T, B, N) % 3
+    want, got, plan = record_and_run(model, (random(T, B, N).to(dtype), random(N, N).to(dtype), k))
+    assert [stage.kind for stage in plan.stages].count("fused") == 1
+    torch.testing.assert_close(got, want)
+
+
+def test_an_einsum_of_rows_and_columns_is_a_product() -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = torch.zeros(B, N, dtype=x.dtype)
+        for one in x:
+            v = 0.5 * v + one + torch.einsum("bn,nm->bm", v, w) * torch.einsum("bn,bm->bn", v, v)
+        return v
+
+    want, got, _ = record_and_run(model, (random(T, B, N) / 9, random(N, N) / 9))
+    torch.testing.assert_close(got, want)

@@ -1,4 +1,5 @@
 """Where the tensors of a call come from, and what a call leaves behind."""
+import copy
 import functools
 import random
 import weakref
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext.codegen.plain import MISSING, make_key
-from lsnn_ext.loops import convert
+from lsnn_ext.loops import convert, fuse
 from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
 from lsnn_ext.loops.paths import format_path
 from lsnn_ext.loops.record import record
 from lsnn_ext.loops.snapshot import Snapshot
+from small_loops import spike
 from test_guards import Watched
 
 GLOBAL = torch.tensor(0.5)
@@ -389,3 +391,42 @@ def test_weak_references_to_what_is_out_of_reach_are_refused() -> None:
     _, recording = record(model, (x,), {}, Origins(model, (x,), {}))
     assert isinstance(recording, Refused)
     assert "reference: expected" in str(recording)
+
+
+class KeepsInputs(nn.Module):
+    """Keeps views of its input until the next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back, self.kept = nn.Linear(5, 5), {"x": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept["x"] = []
+        v = z = torch.zeros(x.shape[1], 5)
+        for one in x:
+            self.kept["x"].append(one)
+            v = 0.9 * v + one + self.back(z)
+            z = spike(v - 0.5)
+        return v
+
+
+def test_states_that_the_call_replaces_share_no_memory_with_new_ones(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsnn_ext.loops.plan.LEAST_GAIN", 0)
+    model, x = KeepsInputs(), torch.randn(9, 3, 5)
+    original = copy.deepcopy(model)
+    model, report = convert(model, x)
+    assert report.converted
+    for _ in range(3):
+        torch.testing.assert_close(model(x), original(x))
+    assert all(entry.plan is not None for entry in model._lsnn_replayer.all())
+
+
+def test_a_result_that_holds_itself_is_refused() -> None:
+    def function(x: Tensor) -> list[Any]:
+        found: list[Any] = [x * 2]
+        found.append(found)
+        return found
+
+    with pytest.raises(Refused, match="result: expected no container that holds itself"):
+        fuse(function, torch.randn(3, 2))
