@@ -16,6 +16,10 @@ def report(kind: str, *facts: Any) -> None:
         _listener(kind, *facts)
 
 
+def is_listening() -> bool:
+    return _listener is not None
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Has a listener receive the decisions of all threads; inside another one it replaces that."""

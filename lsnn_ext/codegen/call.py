@@ -49,14 +49,12 @@ class Call(NamedTuple):
 
 def recurrent(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
               options: CallArguments, coefficients: Mapping[str, Coefficient], w_in: Tensor | None,
-              bias: Tensor | None, is_checked: bool = False) -> tuple[Any, ...]:
-    """functional.recurrent, which explains the arguments; is_checked: an earlier call
-    with arguments of these kinds has checked them."""
+              bias: Tensor | None) -> tuple[Any, ...]:
+    """functional.recurrent, which explains the arguments."""
     if not isinstance(neuron, Neuron):
         raise TypeError(f"neuron: expected a Neuron, got {type(neuron).__name__}; "
                         f"lsnn_ext.Neuron(step) makes one")
-    make = _repeat_call if is_checked else check_call
-    call = make(x, w_rec, neuron, options, coefficients, w_in, bias)
+    call = check_call(x, w_rec, neuron, options, coefficients, w_in, bias)
     dtype = (x.carrier if isinstance(x, PackedSpikes) else x).dtype
     out, why = None, ""
     if call.projection or not explain_loop(call.x):
@@ -113,25 +111,6 @@ def check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
     return Call(current, None if w_rec is None else w_rec.to(dtype), delay,
                 None if kernel is None else kernel.to(dtype), tuple(delays), parts, values, state,
                 lengths, projection)
-
-
-def _repeat_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
-                 options: CallArguments, coefficients: Mapping[str, Coefficient],
-                 w_in: Tensor | None, bias: Tensor | None) -> Call:
-    """check_call without checks: tensors of the dtype of the computation, a state and no lengths,
-    kernel or mask."""
-    like = x.carrier if isinstance(x, PackedSpikes) else x
-    (T, B), N = like.shape[:2], _count_neurons(like, w_in)
-    values = neuron.all_coefficients(coefficients)
-    parts = neuron.parts(values, like, N)
-    K = len(parts.currents)
-    current, projection = (like, ()) if w_in is None else project(
-        x, like, w_in, bias, w_rec, K, N, None)
-    delay, delays = arguments.resolve_delays(options.delay, w_rec, N, like.device, K)
-    states, z = options.state
-    return Call(current if projection else current.reshape(T, B, K, N), w_rec, delay, None,
-                tuple(delays), parts, values, ([states[name] for name in parts.states], z), None,
-                projection)
 
 
 def _get_like(x: Any, w_in: Tensor | None) -> Tensor:
@@ -222,47 +201,67 @@ def explain_loop(x: Tensor) -> str:
 
 
 def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
-    sparse_grad, on_cpu, parts = options.sparse_grad, _ops.has_cpu_kernels(call.x), call.parts
-    if not on_cpu:
+    sparse_grad = options.sparse_grad
+    if not _ops.has_cpu_kernels(call.x):
         if options.recurrent_mask is not None:
             raise NoKernelsError("a recurrent_mask")
         w_rec, kernel, sparse_grad = expand_kernel(call.w_rec, call.delay_kernel, sparse_grad)
         call = call._replace(w_rec=w_rec, delay_kernel=kernel)
-    like = call.like
-    key, rows = find_key_and_rows(neuron, parts, like, call.coefficients)
+    key, rows = find_key_and_rows(neuron, call.parts, call.like, call.coefficients)
     report("step", neuron)
-    (T, B), (K, N) = call.x.shape[:2], like.shape[-2:]
+    operator = make_operator(key, call, options, sparse_grad == "existing")
+    return run_operator(operator, call, rows, options)
+
+
+def make_operator(key: int, call: Call, options: CallArguments,
+                  is_existing: bool = False) -> _ops.NeuronCall:
+    """Returns the arguments of the operator that are no tensors. They depend on the kinds of those
+    that are.
+
+    key: of the kernels.
+    """
+    (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
     checkpoint = 0
     if options.checkpoint_every is not None:
-        saved = arguments.Saved(K, sum(form.rows() for form in parts.forms), _ops.CHUNK,
+        saved = arguments.Saved(K, sum(form.rows() for form in call.parts.forms), _ops.CHUNK,
                                 int(_ops.find_sizes(key).has_number_spikes))
         checkpoint = arguments.resolve_checkpoint(options.checkpoint_every, T, B, N,
                                                   call.x.dtype.itemsize, saved)
-    if checkpoint and not on_cpu:
+    if checkpoint and not _ops.has_cpu_kernels(call.x):
         if torch.is_grad_enabled():
             warn_if_cpu_only("checkpoint_every", f"a state every {checkpoint} steps", call.x,
                              "the currents of every step are saved", 6)
         checkpoint = 0
-    coefficients: list[Tensor | None] = []
-    for one in call.coefficients.values():
-        coefficients += split_coefficient(one) if isinstance(one, Tensor) else [None]
-    wanted = sum(1 << k for k, one in enumerate(coefficients)
+    wanted = sum(1 << k for k, one in enumerate(_split_coefficients(call))
                  if one is not None and one.requires_grad)
     constants = _ops.make_constants(
         ["spikes", "traces"] if options.trace else ["spikes"], checkpoint=checkpoint,
-        coefficient_gradients=wanted, autapses=options.autapses,
-        is_existing=sparse_grad == "existing")
+        coefficient_gradients=wanted, autapses=options.autapses, is_existing=is_existing)
+    return _ops.NeuronCall(key, call.delays, constants, _ops.forced_options())
+
+
+def _split_coefficients(call: Call) -> list[Tensor | None]:
+    found: list[Tensor | None] = []
+    for one in call.coefficients.values():
+        found += split_coefficient(one) if isinstance(one, Tensor) else [None]
+    return found
+
+
+def run_operator(operator: _ops.NeuronCall, call: Call, rows: Tensor,
+                 options: CallArguments) -> Result:
+    """Runs the kernels; rows: the coefficients as they read them."""
+    forms = call.parts.forms
     states, z = call.state or ([], None)
-    rows_of_states = [row for one, form in zip(states, parts.forms, strict=False)
+    rows_of_states = [row for one, form in zip(states, forms, strict=False)
                       for row in form.split(one)]
     weight, bias, bits = call.projection or (None, None, None)
     made = _ops.run_neuron(
-        _ops.NeuronCall(key, call.delays, constants, _ops.forced_options()),
-        _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None, weight,
-                           bias, bits, call.delay_kernel, options.recurrent_mask),
-        rows_of_states, coefficients, call.lengths)
-    return Result(made.spikes, join_states(made.states, parts.forms), made.z,
-                  join_states(made.traces, parts.forms) if options.trace else [])
+        operator, _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None,
+                                     weight, bias, bits, call.delay_kernel,
+                                     options.recurrent_mask),
+        rows_of_states, _split_coefficients(call), call.lengths)
+    return Result(made.spikes, join_states(made.states, forms), made.z,
+                  join_states(made.traces, forms) if options.trace else [])
 
 
 def _warn_of_loop(device: torch.device, why: str = "") -> None:

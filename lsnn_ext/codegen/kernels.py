@@ -61,15 +61,23 @@ def find_key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
     """
     if not torch.compiler.is_compiling():
         with without_autocast(x.device):
-            _, kernel = _find_or_make(neuron, parts, x, coefficients, x.shape[-1])
-            if kernel.why_not:
-                raise NoKernelsError(kernel.why_not)
+            _, kernel = find_kernel(neuron, parts, x, coefficients)
             return kernel.key, kernel.rows(list(coefficients.values()), x)
     name, key = _make_key_for_graph(neuron.name, str(x.dtype), parts.kinds).split("|")
     values = coefficients.values()
     tensors = [one.detach() if isinstance(one, Tensor) else None for one in values]
     numbers = [0.0 if isinstance(one, Tensor) else one for one in values]
     return int(key), torch.ops.lsnn.neuron_rows(x.detach(), tensors, numbers, name)
+
+
+def find_kernel(neuron: Neuron, parts: Parts, x: Tensor,
+                coefficients: Mapping[str, Coefficient]) -> tuple[Watch, Kernel]:
+    """Returns the kernels, and what the step reads. Outside of torch.compile; raises as
+    find_key_and_rows."""
+    watch, kernel = _find_or_make(neuron, parts, x, coefficients, x.shape[-1])
+    if kernel.why_not:
+        raise NoKernelsError(kernel.why_not)
+    return watch, kernel
 
 
 def _find_or_make(neuron: Neuron, parts: Parts, like: Tensor,

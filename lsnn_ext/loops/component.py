@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from .._core.decisions import listening
-from .._core.options import CallArguments
-from ..codegen.call import recurrent
 from ..codegen.neuron import Neuron
 from ..codegen.plain import draw_normal
+from ..codegen.repeated import RepeatedCall
 from ..codegen.state import NeuronState
 from ..codegen.trace import StepError
 from .currents import Currents, RunInputs, make_coefficient
@@ -50,6 +49,7 @@ class Component:
         self.options = found.options
         step = Step(found)
         self.neuron = _neurons.setdefault(step.key, Neuron(step, step.axes))
+        self.call = RepeatedCall(self.neuron)
         inside = found.reader.inside
         slots = dict.fromkeys(slot for position in found.positions
                               for slot in found.loop.body[position].slots
@@ -129,22 +129,18 @@ class Component:
         return Arguments(x, weights, delays[0] if len(delays) == 1 else delays or 0,
                          NeuronState(states, torch.stack(past)), coefficients, first, projection)
 
-    def _run(self, given: RunInputs, last: Collection[Place] = (),
-             is_checked: bool = True) -> dict[Place, Tensor]:
+    def _run(self, given: RunInputs, last: Collection[Place] = ()) -> dict[Place, Tensor]:
         x, weights, delay, state, coefficients, first, projection = self.make_arguments(given)
         prefix, places = self.found.prefix, self.found.places
-        # a trace has all states of all steps
         traced = {place for place, name in places.items()
                   if name != "z" and (place not in last or place[0] in prefix)}
-        options = CallArguments(delay=delay, state=state, trace=bool(traced))
-        spikes, after, *traces = recurrent(x, weights, self.neuron, options, coefficients,
-                                           projection.get("w_in"), projection.get("bias"),
-                                           is_checked)
+        spikes, after, traces = self.call(  # a trace has all states of all steps
+            x, weights, delay, state, coefficients, bool(traced), **projection)
         found = {}
         for place, name in places.items():
             kind = self.found.reader.kind(*place)
             one = spikes if name == "z" else (
-                traces[0][name] if place in traced else after.states[name][None])
+                traces[name] if place in traced else after.states[name][None])
             one = self.restore(one, place)
             if place[0] in prefix:
                 one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
@@ -220,7 +216,7 @@ class Component:
 
         try:
             with listening(note):
-                made = self._run(given, is_checked=False)
+                made = self._run(given)
             rows = run_calls(found.loop, found.positions, n, self._make_reader(given),
                              given.initial)
             wanted = {place: torch.stack([row[place].expand(one.shape[1:]) for row in rows])

@@ -87,8 +87,8 @@ def test_values_are_freed_after_their_last_use(pair: Any, monkeypatch: pytest.Mo
 def test_a_state_that_only_the_next_call_reads_needs_no_trace(
         pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     converted, model, x = pair
-    traces = _spy(monkeypatch, component, "recurrent",
-                  lambda x, w_rec, neuron, options, *others: options.trace)
+    traces = _spy(monkeypatch, component.RepeatedCall, "__call__",
+                  lambda call, x, w_rec, delay, state, coefficients, trace, **options: trace)
     results = [one(x) for one in (converted, model)]
     assert traces == [False, False]
     assert torch.allclose(*results, atol=1e-6)
@@ -309,7 +309,8 @@ def test_products_outside_of_loops_skip_zeros(multiply: Callable[[Tensor, Tensor
     out = torch.rand(2, N, requires_grad=True)
     fused = fuse(run, (x, w, out), exact=exact)
     seen = _spy(monkeypatch, products.functional, "linear", lambda one, *args: one.shape)
-    projected = _spy(monkeypatch, component, "recurrent", lambda *args: args[5] is not None)
+    projected = _spy(monkeypatch, component.RepeatedCall, "__call__",
+                     lambda *args, **options: "w_in" in options)
     results = [one(x, w, out) for one in (fused, run)]
     assert (seen, projected) == (([], [False]) if exact else ([x.shape], [True]))
     torch.testing.assert_close(*results)
