@@ -45,3 +45,15 @@ def test_autocast_is_refused():
     _, _, plan = run(model, (random(T, B, N).float(), random(N, N).float(), random(B, N).float()))
     assert [stage.reason for stage in plan.stages if stage.kind == "loop"] == [
         "expected no autocast"]
+
+
+def test_a_recurrent_convolution_is_named():
+    def model(x, w):
+        v = z = torch.zeros(B, 3, 4, 4, dtype=x.dtype)
+        for one in x:
+            v = 0.9 * v + one + F.conv2d(z, w, padding=1)
+            z = spike(v - 0.5)
+        return v
+
+    _, _, plan = run(model, (random(T, B, 3, 4, 4), random(3, 3, 3, 3)))
+    assert any("each neuron by itself, got conv2d" in stage.reason for stage in plan.stages)
