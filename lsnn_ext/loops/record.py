@@ -72,7 +72,7 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     with of.intercept_functions(recorder.note_function), Witness(recorder), recorder:
         result = function(*args, **kwargs)
     try:
-        return result, recorder.finish(result)
+        return result, recorder.refused or recorder.finish(result)
     except Refused as refused:
         return result, refused
     except RecursionError:
@@ -104,8 +104,7 @@ class _Recorder(TorchFunctionMode):
         self.name = ""  # that of its function
         self.sizes: set[int] = set()  # ids of tensors in its tuples, such as sizes
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
-        self.generators = generator_states()
-        self.recording.generators = list(self.generators)
+        self.generators = self.recording.generators = generator_states()
         self.memory = Memory()
         self.tensors = self.memory.tensors
         self.masked, self.writes = MaskedReads(self), Writes(self.recording)
@@ -364,8 +363,6 @@ class _Recorder(TorchFunctionMode):
     # ------------------------------------------------------------------------------- end
     def finish(self, result: Any) -> Recording:
         """Returns the recording. Raises Refused."""
-        if self.refused:
-            raise self.refused
         recording = self.recording
         outputs: list[Tensor] = []
 
