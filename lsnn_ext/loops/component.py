@@ -16,7 +16,7 @@ from ..codegen.repeated import RepeatedCall
 from ..codegen.state import NeuronState
 from ..codegen.trace import StepError
 from .currents import Currents, RunInputs, make_coefficient
-from .functions import is_pointwise
+from .functions import is_elementwise
 from .ir import Before, Fixed, Kind, Loop, Now, Numbers, Recording, Refused, Slot
 from .products import Operands
 from .reader import SLOTS, run_calls
@@ -233,9 +233,10 @@ class Component:
             text = re.sub(r" in (step|ir)\.py line .*", "", str(error))
             line: str = self.neuron.step.line  # type: ignore[attr-defined]
             if not isinstance(error, StepError):
-                names = [(one.call.name, one.call.line) for one in found.calls
-                         if not (one.is_copy or one.is_sum or one.parts or is_pointwise(one.call))]
-                text, line = min(names, key=lambda one: "." in one[0], default=(text, line))
+                others = (one.call for one in found.calls if not (
+                    one.is_copy or one.is_sum or one.parts or is_elementwise(one.call)))
+                if (named := next(others, None)) is not None:
+                    text, line = named.name, named.line
                 text = f"expected calls that act on each neuron by itself, got {text}"
             raise Refused(text, line) from error
         if reasons:

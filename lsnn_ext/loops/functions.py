@@ -198,3 +198,9 @@ def is_pointwise(call: Any) -> bool:
         return False
     return packet is not None and any(torch.Tag.pointwise in getattr(packet, overload).tags
                                       for overload in packet.overloads())
+
+
+def is_elementwise(call: Any) -> bool:
+    """Whether a function is elementwise by its name, or an autograd.Function, which may be."""
+    return isinstance(call.function, Apply) or is_pointwise(call) or OTHER_NAMES.get(
+        call.name, call.name.strip("_")) in ("_to_copy", "detach", "clone", "contiguous")

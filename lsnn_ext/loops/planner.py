@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .component import fuse_component
-from .functions import OTHER_NAMES, PRODUCTS, Apply, is_pointwise
+from .functions import PRODUCTS, Apply, is_elementwise, is_pointwise
 from .ir import (
     Before,
     Call,
@@ -230,9 +230,3 @@ def find_dead(loop: Loop, live: set[int]) -> set[int]:
     """Returns the positions of calls that are not live in any iteration."""
     return {q for q, one in enumerate(loop.body) if not one.call.is_random and not any(
         value in live for made in loop.made for value in made[q])}
-
-
-def is_elementwise(call: Call) -> bool:
-    """Whether a function is elementwise by its name, or an autograd.Function, which may be."""
-    return isinstance(call.function, Apply) or is_pointwise(call) or OTHER_NAMES.get(
-        call.name, call.name.strip("_")) in ("_to_copy", "detach", "clone", "contiguous")
