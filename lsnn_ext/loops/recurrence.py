@@ -277,8 +277,7 @@ class Recurrence:
         if kind.dtype == torch.bool and not is_added:
             return torch.bool
         made = self.reader.kinds[call.outputs[0]].dtype
-        if not kind.dtype.is_floating_point and not kind.dtype.is_complex and (
-                made == self.dtype or (made.is_floating_point and not is_added)):
+        if made.is_floating_point and not (kind.dtype.is_floating_point or kind.dtype.is_complex):
             return made  # to which torch casts integers
         if not kind.shape and not kind.dtype.is_complex:  # decides no dtype
             return self.dtype

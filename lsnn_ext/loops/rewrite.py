@@ -115,7 +115,7 @@ def _make_multiplication(call: Call, kinds: dict[int, Kind]) -> Call:
     given, _, result = equation.replace(" ", "").partition("->")
     first, *others = sorted(given.split(","), key=len, reverse=True)
     shapes = sorted((kinds[one.value].shape for one in operands), key=len, reverse=True)
-    if first != result or len(set(result)) < len(result) or len(others) != 1 or not (
+    if first != result or len(others) != 1 or not (
             first.endswith(others[0]) and shapes[0][-len(others[0]):] == shapes[1]):
         return call
     leaves, spec = flatten_arguments(operands, {})

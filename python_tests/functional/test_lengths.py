@@ -138,7 +138,7 @@ def _spikes_in(steps: int, seed: int) -> Tensor:
     ((40, 25, 25, 22), 1), ((9, 40, 17), 1), ((40, 3, 300, 1, 39), 2),
     ((1000, *[100] * 63), 2), (range(1, 257), 4)])
 def test_a_packed_sequence_takes_few_calls(lengths: Sequence[int], groups: int) -> None:
-    """One for each group of similar lengths; no more than 64 sequences are padding."""
+    """One for each group of similar lengths. Padding: less than the rows and 64 sequences."""
     layer = round_weights(ALIF(I, N), matrices_only=False)
     packed = pack_sequence([_spikes_in(n, n) for n in lengths], enforce_sorted=False)
     with Calls() as calls:

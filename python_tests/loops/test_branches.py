@@ -91,6 +91,21 @@ def test_other_branches_may_be_rare(pair: Any) -> None:
     assert 0 < count_others(converted) < 2 and converted._lsnn_replayer.all()[0].plan is not None
 
 
+class Grows(Checked):
+    """Asks for the memory of a tensor in a batch of another size."""
+
+    def forward(self, x: Tensor) -> Any:
+        made = super().forward(x)
+        return made if len(x) == T or made[1].data_ptr() else made
+
+
+def test_a_later_call_that_is_refused_warns() -> None:
+    model, report = convert(Grows(), draw())
+    assert report.converted
+    with pytest.warns(UserWarning, match="data_ptr: .*; the original runs"):
+        model(draw()[: T - 1])
+
+
 def test_branches_that_differ_again_and_again_end_the_replay(pair: Any) -> None:
     model, converted = pair
     with warnings.catch_warnings(record=True) as found:

@@ -199,6 +199,7 @@ OF_NUMBERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "einsum of two": lambda v, w, k: torch.einsum("bn,bn->bn", v, v),
     "integer product": lambda v, w, k: v * k,
     "integer sum": lambda v, w, k: v + k,
+    "sum with bools": lambda v, w, k: v + (k > 0),
     "integer where": lambda v, w, k: torch.where(k > 0, v, k),
     "integers of each step": lambda v, w, k: v * k[0]}
 
@@ -218,6 +219,30 @@ def test_calls_of_numbers_are_fused(name: str, dtype: torch.dtype) -> None:
     k = torch.arange(T * B * N).reshape(T, B, N) % 3
     want, got, plan = record_and_run(model, (random(T, B, N).to(dtype), random(N, N).to(dtype), k))
     assert [stage.kind for stage in plan.stages].count("fused") == 1
+    torch.testing.assert_close(got, want)
+
+
+def test_integers_in_a_sum_of_another_dtype_stay_out() -> None:
+    def model(x: Tensor, w: Tensor, k: Tensor) -> Tensor:
+        v = torch.zeros(B, N, dtype=x.dtype)
+        for one, integers in zip(x, k, strict=True):
+            v = 0.9 * v + one + (torch.tanh(v).float() @ w + integers / 3 + integers).double()
+        return v
+
+    k = torch.arange(T * B * N).reshape(T, B, N) % 7
+    want, got, _ = record_and_run(model, (random(T, B, N), random(N, N).float(), k))
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("turn", [Tensor.t, torch.clone])
+def test_an_einsum_that_transposes_is_no_product_of_numbers(turn: Any) -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = torch.zeros(N, N, dtype=x.dtype)
+        for one in x:
+            v = turn(torch.einsum("bn,n->nb", 0.9 * v + one, w[0]))
+        return v
+
+    want, got, _ = record_and_run(model, (random(T, N, N), random(N, N)))
     torch.testing.assert_close(got, want)
 
 
