@@ -152,7 +152,7 @@ def _rows_of_snntorch() -> list[Row]:
         add(f"{kind} state_quant", _snntorch(kind, state_quant=_eighths))
         add(f"{kind} graded spikes", _snntorch(kind, lambda layer: setattr(
             layer, "graded_spikes_factor", torch.tensor(2.0))), is_smooth=True)
-        add(f"{kind} convolution", _convolution(kind), "neurons.py", model=models.SnnTorchImages)
+        add(f"{kind} convolution", _convolution(kind), "got conv2d", model=models.SnnTorchImages)
     return rows
 
 
