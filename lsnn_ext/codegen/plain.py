@@ -38,6 +38,23 @@ class Same:
         return id(self.value)
 
 
+class Stand:
+    """Stands for a plain value, with a key of its own."""
+
+    __slots__ = ()
+    key: Any
+
+
+class _Any:
+    """Equals everything."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+ANY = _Any()
 SIMPLE = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.layout,
                     torch.memory_format, torch.Size, range, type(Ellipsis), slice, Same})
 
@@ -71,6 +88,8 @@ def make_key(value: Any) -> tuple[Any, ...] | None:
         return kind, value
     if kind is float:
         return kind, struct.pack("d", value)
+    if issubclass(kind, Stand):
+        return value.key  # type: ignore[no-any-return]
     if kind is complex:
         return kind, struct.pack("dd", value.real, value.imag)
     if isinstance(value, enum.Enum):

@@ -30,6 +30,20 @@ class Ref:
     value: int
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A number or array of Python, in results: what a step returns."""
+
+    step: int
+
+
+class Step(NamedTuple):
+    """function(*args) in Python, after all calls."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]  # a Ref for a tensor, a Later, a Leaf for an attribute; plain values
+
+
 class Kind(NamedTuple):
     """The properties of a value that do not depend on its numbers."""
 
@@ -190,14 +204,17 @@ class Recording:
     calls: list[Call]
     leaves: dict[int, Leaf]  # by value
     kinds: dict[int, Kind]  # of every value
-    result: Any  # a tree with a Ref for each tensor
-    changed: list[tuple[tuple[Any, ...], Any]]  # attributes after the call: path, tree with Refs
+    result: Any  # a tree with a Ref for each tensor, and a Later for each number of one
+    changed: list[tuple[tuple[Any, ...], Any]]  # attributes after the call: path, such a tree
     written: dict[int, int]  # buffers (values of leaves) and their values after the call
     # attributes (values of leaves) whose numbers Python reads, such as a size, and these
     read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
     # bools that Python reads, as for a branch or an assertion; a replay with others does not count
     checked: dict[int, bool] = field(default_factory=dict, kw_only=True)
     strides: dict[int, tuple[int, ...]] = field(default_factory=dict, kw_only=True)  # of results
+    steps: list[Step] = field(default_factory=list, kw_only=True)  # see unread.py
+    # numbers and arrays of attributes that steps read, in the recorded call
+    attributes: dict[Any, Any] = field(default_factory=dict, kw_only=True)
     # results in the memory of other ones: these, and whether detach() makes the ones of the others
     shared: dict[int, tuple[int, bool]] = field(default_factory=dict, kw_only=True)
     # the rest is for verify
@@ -219,7 +236,8 @@ class Recording:
     def find_results(self) -> set[int]:
         """Returns the values that outlive the call."""
         found = {leaf.value for leaf in pytree.tree_leaves(
-            [self.result, [tree for _, tree in self.changed]]) if isinstance(leaf, Ref)}
+            [self.result, [tree for _, tree in self.changed], [args for _, args in self.steps]])
+            if isinstance(leaf, Ref)}
         return found.union(self.written.values(), self.checked)
 
     def is_one(self, value: int) -> bool:

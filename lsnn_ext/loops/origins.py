@@ -15,6 +15,7 @@ from .._core.torch_internals import find_storage
 from ..codegen.plain import (
     MISSING,
     SEQUENCES,
+    Stand,
     find_layout,
     find_oddity,
     is_mutable,
@@ -86,7 +87,7 @@ class Origins:
             step in node.plain or isinstance(one, type) for step, one in node.held.items())
 
     # ------------------------------------------------------------------------- after the call
-    def changed(self, reference: Callable[[Tensor], Ref]) -> list[tuple[Path, Any]]:
+    def changed(self, reference: Callable[[Any], Any]) -> list[tuple[Path, Any]]:
         """What the call has left at other places than before: for each its path, and a tree with a
         Ref for each tensor, or MISSING.
 
@@ -131,13 +132,14 @@ class Origins:
                     found.append((step, one))
             elif before is MISSING and isinstance(one, ModuleType):
                 continue  # imported for the first time
-            elif before is MISSING or plain is None or make_key(one) != plain:
+            elif before is MISSING or plain is None or make_key(one) != plain or (
+                    isinstance(one, Stand) or isinstance(before, Stand)):
                 found.append((step, one))
         return [*found, *((step, MISSING) for step in node.held if step not in now)]
 
-    def _tree(self, value: Any, path: Path, reference: Callable[[Tensor], Ref]) -> Any:
+    def _tree(self, value: Any, path: Path, reference: Callable[[Any], Any]) -> Any:
         """Returns the value with a Ref for each tensor. Each call makes new containers."""
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor | Stand):
             return reference(value)
         name = format_path(path)
         is_known = isinstance(value, weakref.ref) and id(value()) in self.snapshot.numbers

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .costs import GUARD, estimate_call, estimate_stage, skips_zeros
-from .ir import Before, Call, Loop, Now, Part, Recording, Ref, Refused, find_initial
+from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
 from .stages import Stage
+from .unread import run_steps
 from .values import Frame, Layout, Values
 
 LEAST_GAIN = 1.1  # how much faster a plan must be by estimate
@@ -134,32 +135,33 @@ class Plan:
             estimate_stage(part[0], stage, self.recording) for part in self.parts
             if not isinstance(part, Call) for stage in part[1])
 
-    def __call__(self, leaves: dict[int, Tensor]) -> tuple[Any, list[Any], dict[int, Tensor]]:
-        """Runs on the tensors of Recording.leaves.
+    def __call__(self, leaves: dict[int, Tensor], attributes: dict[Any, Any],
+                 ) -> tuple[Any, list[Any], dict[int, Tensor]]:
+        """Runs on the tensors of Recording.leaves, and the values of Recording.attributes.
 
         Returns:
             the result, the attributes in the order of Recording.changed, and by leaf the values
             of what is written to.
         """
-        made, frames = self.run(leaves)
+        made, frames = self.run(leaves, attributes)
         frames.clear()  # they and the list of them are a cycle, which would keep all values alive
         return made
 
-    def run(self, leaves: dict[int, Tensor], keep_values: bool = False,
+    def run(self, leaves: dict[int, Tensor], attributes: dict[Any, Any], keep_values: bool = False,
             ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], dict[int, Frame]]:
         """Returns the results of a call, and the values of the loops by their number.
 
         keep_values: also of those that nothing reads any more.
         """
         values = Values(leaves, self.layout)
-        numbers = itertools.count()
+        loops = itertools.count()
         for part, freed in zip(self.parts, self.freed, strict=True):
             if isinstance(part, Call):
                 if is_live(part, self.live):
                     values.run(part)
             else:
                 loop, stages = part
-                values.frames[next(numbers)] = frame = Frame(loop.iterations, values)
+                values.frames[next(loops)] = frame = Frame(loop.iterations, values)
                 for stage in stages:
                     stage.run(frame)
                     for place in () if keep_values else stage.freed:
@@ -174,6 +176,10 @@ class Plan:
         recording = self.recording
 
         def result(one: Any) -> Any:
+            if isinstance(one, Later):
+                return numbers[one.step]
+            if isinstance(one, Leaf):
+                return attributes[one.path]
             if not isinstance(one, Ref):
                 return one
             if one.value in leaves:
@@ -198,6 +204,7 @@ class Plan:
         def fill(tree: Any) -> Any:
             return pytree.tree_map(result, tree)
 
+        numbers = run_steps(recording.steps, result)
         made = (fill(recording.result), [fill(tree) for _, tree in recording.changed],
                 {leaf: values.get(value) for leaf, value in recording.written.items()})
         return made, values.frames

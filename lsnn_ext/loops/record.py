@@ -54,13 +54,15 @@ from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import Memory, check_backward, find_version
 from .origins import Origins
 from .rewrite import make_assignment, make_copy, rewrite
+from .unread import Steps, Unread, to_later
 from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
 
 
 def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-           origins: Origins, keep_numbers: bool = False) -> tuple[Any, Recording | Refused]:
+           origins: Origins, keep_numbers: bool = False,
+           steps: Steps | None = None) -> tuple[Any, Recording | Refused]:
     """Calls function(*args, **kwargs) once.
 
     Returns:
@@ -68,11 +70,12 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """
     if torch.is_inference_mode_enabled():
         return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
-    recorder = _Recorder(origins, keep_numbers)
-    with of.intercept_functions(recorder.note_function), Witness(recorder), recorder:
+    steps = steps or Steps(False)
+    recorder = _Recorder(origins, steps, keep_numbers)
+    with of.intercept_functions(recorder.note_function), Witness(recorder), recorder, steps.run():
         result = function(*args, **kwargs)
     try:
-        return result, recorder.refused or recorder.finish(result)
+        return result, steps.refused or recorder.refused or recorder.finish(result)
     except Refused as refused:
         return result, refused
     except RecursionError:
@@ -92,10 +95,11 @@ class _Begun(NamedTuple):
 class _Recorder(TorchFunctionMode):
     """Records calls until something is refused; from then on passes them through."""
 
-    def __init__(self, origins: Origins, keep_numbers: bool) -> None:
+    def __init__(self, origins: Origins, steps: Steps, keep_numbers: bool) -> None:
         super().__init__()
-        self.origins = origins
-        self.recording = Recording([], {}, {}, None, [], {}, {})
+        self.origins, self.steps = origins, steps
+        self.recording = Recording([], {}, {}, None, [], {}, {}, steps=steps.steps,
+                                   attributes=steps.attributes)
         self.keep_numbers = keep_numbers
         self.refused: Refused | None = None
         self.depth = 0  # of noted calls; what they call themselves is not noted
@@ -114,7 +118,9 @@ class _Recorder(TorchFunctionMode):
         if self.depth or self.refused:
             return func(*args, **kwargs)
         name = get_name(func)
-        if made := self.masked.run(func, name, args, kwargs):
+        self.steps.check(args, kwargs)
+        made = self.masked.run(func, name, args, kwargs) or self.steps.read(self, name, args, kwargs)
+        if made:
             return made[0]
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
@@ -138,6 +144,7 @@ class _Recorder(TorchFunctionMode):
         of other threads pass through."""
         if threading.get_ident() != self.thread or self.depth or self.refused:
             return run()
+        self.steps.check(args, kwargs)
         if not of.is_pure(function):
             with self.refusals():
                 raise Refused(f"{function.name}: expected a function of TorchScript that does "
@@ -373,12 +380,18 @@ class _Recorder(TorchFunctionMode):
                 if not one.is_contiguous():
                     recording.strides[ref.value] = one.stride()
                 return ref
+            if isinstance(one, Unread):
+                return to_later(one)
             if not isinstance(one, of.PLAIN):
                 raise Refused(f"result: expected tensors in tuples, lists and dicts, got "
                               f"{type(one).__name__}")
             return one
 
         recording.result = pytree.tree_map(reference, result)
+        for tensor, value in self.steps.arrays:
+            if self.value_of(tensor) != value:
+                raise Refused("numpy: expected no write to a tensor whose array is kept")
+            reference(tensor)
         n = len(outputs)
         recording.changed = self.origins.changed(reference)
         recording.shared = self.origins.find_shared(outputs[:n], outputs[n:], recording.changed,

@@ -26,12 +26,13 @@ from .._core import torch_internals
 from ..codegen.plain import generator_states, make_key, set_generator_states
 from ..codegen.user_code import find_names, is_user
 from .guards import Guard, check_hooks, describe_inputs, read_flags
-from .ir import Recording, Refused
+from .ir import Later, Recording, Refused
 from .origins import Origins
-from .paths import Path, format_path
+from .paths import Path, format_path, resolve, set_step
 from .plan import OtherBranchError, Plan, make_plan
 from .record import record
 from .rounding import VerificationError
+from .unread import KINDS, NUMBERS, Steps
 from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
@@ -73,6 +74,8 @@ class Replayer:
         self.owner: weakref.ref[Any] | None = None
         self.entries: dict[Any, list[Entry]] = {}
         self.stopped: dict[Any, str] = {}  # by key, the reason why recording has stopped
+        self.has_unread = False  # whether calls are recorded with numbers that Python does not read
+        self.counters: set[Path] = set()  # attributes that calls compute of their former values
         self.others: list[str] = []  # types of arguments of a call that was not recorded
         # calls with others than those of a plan, less a share of the calls with these
         self.branches: defaultdict[Plan, float] = defaultdict(float)
@@ -173,15 +176,74 @@ class Replayer:
                     f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
+        if self.has_unread:
+            self._record_unread(root, original, key, inputs, args, kwargs)
+            return original(*args, **kwargs)
         monitor = Monitor(original)
-        result, recording = record(monitor, args, kwargs, origins, self.options.verify)
+        steps = Steps(False)
+        result, recording = record(monitor, args, kwargs, origins, self.options.verify, steps)
         recording = monitor.refused or recording
+        self.counters |= self._find_counters(key, origins, recording)
+        self.has_unread = steps.is_wanted or bool(self.counters)
+        if not self.has_unread:  # else the next call is recorded
+            self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
+        return result
+
+    def _record_unread(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
+                       args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Records a call, with an Unread for numbers of tensors and of attributes that it computes
+        of them, and restores what it changes."""
+        states = generator_states()
+        while True:
+            steps = Steps(True)
+            held = {path: resolve(root, path) for path in self.counters}
+            monitor = Monitor(original, steps)
+            try:
+                for path, value in held.items():
+                    if isinstance(value, KINDS):
+                        set_step(resolve(root, path[:-1]), path[-1], steps.get(path, value))
+                origins = Origins(root, args, kwargs, has_copies=True)
+                result = None
+                try:
+                    result, recording = record(monitor, args, kwargs, origins,
+                                               self.options.verify, steps)
+                except Exception as error:  # of the program, or of code that expects a number
+                    recording = steps.refused or Refused(f"{type(error).__name__}: {error}")
+                recording = monitor.refused or recording
+                found = self._find_counters(key, origins, recording) - self.counters
+                if not found:
+                    self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
+                origins.restore()
+            finally:
+                for path, value in held.items():
+                    set_step(resolve(root, path[:-1]), path[-1], value)
+                set_generator_states(states)
+            if not found:
+                return
+            self.counters |= found
+
+    def _find_counters(self, key: Any, origins: Origins, recording: Recording | Refused) -> set[Path]:
+        """Returns numbers and arrays that a call has changed to what may depend on numbers: of
+        tensors, or of the call before."""
+        if isinstance(recording, Refused):
+            return set()
+        found = {path for path, tree in recording.changed
+                 if isinstance(tree, Later) and isinstance(origins.held(path), KINDS)}
+        plain = _plain_changes(origins, recording)
+        for entry in self.entries.get(key, ()):
+            found |= {path for path in entry.plain.keys() & plain.keys()
+                      if isinstance(plain[path][0], NUMBERS)
+                      and make_key(entry.plain[path][1]) == make_key(plain[path][0])
+                      != make_key(plain[path][1])}
+        return found
+
+    def _add_entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
+                   inputs: list[Any], codes: set[CodeType] | None, result: Any) -> None:
         try:
-            entry = self._entry(root, key, origins, recording, inputs, monitor.codes, result)
+            entry = self._entry(root, key, origins, recording, inputs, codes, result)
             self.entries.setdefault(key, []).append(entry)
         except Refused as refused:
             self._stop(key, str(refused))
-        return result
 
     def _entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
                inputs: list[Any], codes: set[CodeType] | None, result: Any) -> Entry:
@@ -241,7 +303,8 @@ class Replayer:
             return original(*args, **kwargs)
         states = generator_states() if entry.plan.is_random else []
         try:
-            result, changed, values = entry.plan(leaves)
+            result, changed, values = entry.plan(leaves, {
+                path: resolve(root, path) for path in entry.plan.recording.attributes})
         except OtherBranchError:
             set_generator_states(states)
             return self._run_branch(root, entry, original, args, kwargs)
@@ -293,8 +356,8 @@ class Replayer:
 class Monitor:
     """A function whose calls record which code runs, and side effects."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], steps: Steps | None = None) -> None:
+        self.function, self.steps = function, steps
         self.refused: Refused | None = None
         self._before: Any = sys.getprofile()
         is_other = self._before is not None and not callable(self._before)  # such as cProfile
