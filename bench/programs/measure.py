@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -25,6 +26,7 @@ from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.record import record
 from lsnn_ext.loops.reroll import find_loops
+from lsnn_ext.loops.unread import Steps
 
 NAN = float("nan")
 LEAST = 1e-5
@@ -94,7 +96,8 @@ def compare(one: Loaded, other: Loaded) -> dict[str, Any]:
 
 def _compare(want: Any, wanted: dict[str, Tensor | None], got: Any,
              gradients: dict[str, Tensor | None]) -> dict[str, Any]:
-    pairs = list(zip(tree_leaves(want), tree_leaves(got), strict=True))
+    pairs = [(torch.as_tensor(a), torch.as_tensor(b)) if isinstance(a, float | np.ndarray) else (a, b)
+             for a, b in zip(tree_leaves(want), tree_leaves(got), strict=True)]
     tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor)]
     if any(a != b for a, b in pairs if not isinstance(a, Tensor)):
         raise AssertionError("expected equal results, got others that are no tensors")
@@ -135,7 +138,7 @@ def recorded(program: Loaded) -> tuple[Line, list[str]]:
     torch.manual_seed(program.seed)
     origins = Origins(program.model, program.inputs, {})
     with torch.set_grad_enabled(program.gradients):
-        _, recording = record(program.model, program.inputs, {}, origins)
+        _, recording = record(program.model, program.inputs, {}, origins, steps=Steps(True))
     line = Line("")
     if isinstance(recording, Refused):
         line.reason = str(recording)

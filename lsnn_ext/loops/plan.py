@@ -135,19 +135,20 @@ class Plan:
             estimate_stage(part[0], stage, self.recording) for part in self.parts
             if not isinstance(part, Call) for stage in part[1])
 
-    def __call__(self, leaves: dict[int, Tensor], attributes: dict[Any, Any],
+    def __call__(self, leaves: dict[int, Tensor], attributes: dict[Any, Any] | None = None,
                  ) -> tuple[Any, list[Any], dict[int, Tensor]]:
-        """Runs on the tensors of Recording.leaves, and the values of Recording.attributes.
+        """Runs on the tensors of Recording.leaves, and other values of Recording.attributes.
 
         Returns:
             the result, the attributes in the order of Recording.changed, and by leaf the values
             of what is written to.
         """
-        made, frames = self.run(leaves, attributes)
+        made, frames = self.run(leaves, False, attributes)
         frames.clear()  # they and the list of them are a cycle, which would keep all values alive
         return made
 
-    def run(self, leaves: dict[int, Tensor], attributes: dict[Any, Any], keep_values: bool = False,
+    def run(self, leaves: dict[int, Tensor], keep_values: bool = False,
+            attributes: dict[Any, Any] | None = None,
             ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], dict[int, Frame]]:
         """Returns the results of a call, and the values of the loops by their number.
 
@@ -179,7 +180,7 @@ class Plan:
             if isinstance(one, Later):
                 return numbers[one.step]
             if isinstance(one, Leaf):
-                return attributes[one.path]
+                return (attributes or recording.attributes)[one.path]
             if not isinstance(one, Ref):
                 return one
             if one.value in leaves:

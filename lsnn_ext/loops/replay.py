@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from .._core import torch_internals
 from ..codegen.plain import generator_states, make_key, set_generator_states
-from ..codegen.user_code import find_names, is_user
+from ..codegen.user_code import find_globals, find_names, is_user
 from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Later, Recording, Refused
 from .origins import Origins
@@ -164,63 +164,67 @@ class Replayer:
         for entry in entries:
             if entry.guard.settle(inputs):
                 return self._replay(root, entry, original, inputs, args, kwargs)
-        try:
-            if isinstance(root, nn.Module):
-                check_hooks(root)
-            origins = Origins(root, args, kwargs)
-        except Refused as refused:
-            self._stop(key, str(refused))
-            return original(*args, **kwargs)
         if len(entries) >= CHANGES or (not entries and len(self.entries) >= SHAPES):
             what = ("the model changes between calls" if entries else
                     f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
-        if self.has_unread:
-            self._record_unread(root, original, key, inputs, args, kwargs)
+        origins = None
+        try:
+            if isinstance(root, nn.Module):
+                check_hooks(root)
+            if not self.has_unread:
+                origins = Origins(root, args, kwargs)
+            else:
+                while found := self._record_unread(root, original, key, inputs, args, kwargs):
+                    self.counters |= found
+        except Refused as refused:
+            self._stop(key, str(refused))
+        if origins is None:
             return original(*args, **kwargs)
         monitor = Monitor(original)
         steps = Steps(False)
         result, recording = record(monitor, args, kwargs, origins, self.options.verify, steps)
         recording = monitor.refused or recording
-        self.counters |= self._find_counters(key, origins, recording)
-        self.has_unread = steps.is_wanted or bool(self.counters)
+        if counters := self._find_counters(key, origins, recording):
+            self.counters |= counters
+            self.entries.pop(key, None)  # which have their former values
+        self.has_unread = steps.is_wanted or bool(counters)
         if not self.has_unread:  # else the next call is recorded
             self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
         return result
 
     def _record_unread(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
-                       args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Records a call, with an Unread for numbers of tensors and of attributes that it computes
-        of them, and restores what it changes."""
+                       args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[Path]:
+        """Records a call, with an Unread for each number of a tensor or counter, and restores what
+        it changes. Returns counters that were found; empty: the call is recorded."""
+        steps = Steps(True)
+        monitor = Monitor(original, True)
         states = generator_states()
-        while True:
-            steps = Steps(True)
-            held = {path: resolve(root, path) for path in self.counters}
-            monitor = Monitor(original, steps)
+        before = {path: one for path in self.counters
+                  if isinstance(one := resolve(root, path), KINDS)}
+        try:
+            for path, one in before.items():
+                set_step(resolve(root, path[:-1]), path[-1], steps.get(path, one))
+            origins = Origins(root, args, kwargs, has_copies=True)
             try:
-                for path, value in held.items():
-                    if isinstance(value, KINDS):
-                        set_step(resolve(root, path[:-1]), path[-1], steps.get(path, value))
-                origins = Origins(root, args, kwargs, has_copies=True)
-                result = None
                 try:
                     result, recording = record(monitor, args, kwargs, origins,
                                                self.options.verify, steps)
-                except Exception as error:  # of the program, or of code that expects a number
+                except Exception as error:  # of the program, or of C that expects a number
+                    result = None
                     recording = steps.refused or Refused(f"{type(error).__name__}: {error}")
                 recording = monitor.refused or recording
                 found = self._find_counters(key, origins, recording) - self.counters
                 if not found:
                     self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
-                origins.restore()
             finally:
-                for path, value in held.items():
-                    set_step(resolve(root, path[:-1]), path[-1], value)
-                set_generator_states(states)
-            if not found:
-                return
-            self.counters |= found
+                origins.restore()
+        finally:
+            for path, one in before.items():
+                set_step(resolve(root, path[:-1]), path[-1], one)
+            set_generator_states(states)
+        return found
 
     def _find_counters(self, key: Any, origins: Origins, recording: Recording | Refused) -> set[Path]:
         """Returns numbers and arrays that a call has changed to what may depend on numbers: of
@@ -230,12 +234,15 @@ class Replayer:
         found = {path for path, tree in recording.changed
                  if isinstance(tree, Later) and isinstance(origins.held(path), KINDS)}
         plain = _plain_changes(origins, recording)
-        for entry in self.entries.get(key, ()):
-            found |= {path for path in entry.plain.keys() & plain.keys()
-                      if isinstance(plain[path][0], NUMBERS)
-                      and make_key(entry.plain[path][1]) == make_key(plain[path][0])
-                      != make_key(plain[path][1])}
-        return found
+        return found | {path for path in self._find_changing(key, plain)
+                        if isinstance(plain[path][0], NUMBERS)}
+
+    def _find_changing(self, key: Any, plain: dict[Path, tuple[Any, Any]]) -> list[Path]:
+        """Returns plain values that each call changes."""
+        return [path for entry in self.entries.get(key, ())
+                for path in entry.plain.keys() & plain.keys()
+                if make_key(entry.plain[path][1]) == make_key(plain[path][0])
+                != make_key(plain[path][1])]
 
     def _add_entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
                    inputs: list[Any], codes: set[CodeType] | None, result: Any) -> None:
@@ -284,14 +291,11 @@ class Replayer:
             if recording.kinds[value].requires_grad and not recording.kinds[leaf].requires_grad:
                 name = format_path(recording.leaves[leaf].path)
                 raise Refused(f"{name}: expected a write without gradient")
-        for entry in self.entries.get(key, ()):
-            for path in entry.plain.keys() & plain.keys():
-                before, after = plain[path]
-                if make_key(entry.plain[path][1]) == make_key(before) != make_key(after):
-                    reason = (f"{format_path(path)}: expected a value that each call sets anew, "
-                              f"got {before!r}, then {after!r}, as a counter has")
-                    self._stop(key, reason)
-                    raise Refused(reason)
+        for path in self._find_changing(key, plain):
+            reason = (f"{format_path(path)}: expected a value that each call sets anew, got "
+                      f"{plain[path][0]!r}, then {plain[path][1]!r}, as a counter has")
+            self._stop(key, reason)
+            raise Refused(reason)
 
     def _replay(self, root: Any, entry: Entry, original: Callable[..., Any], inputs: list[Any],
                 args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -354,10 +358,14 @@ class Replayer:
 
 
 class Monitor:
-    """A function whose calls record which code runs, and side effects."""
+    """A function whose calls record which code runs, and side effects.
 
-    def __init__(self, function: Callable[..., Any], steps: Steps | None = None) -> None:
-        self.function, self.steps = function, steps
+    is_unread: refuse also what depends on the type of a number: type, and sum, whose order of
+        additions does.
+    """
+
+    def __init__(self, function: Callable[..., Any], is_unread: bool = False) -> None:
+        self.function, self.is_unread = function, is_unread
         self.refused: Refused | None = None
         self._before: Any = sys.getprofile()
         is_other = self._before is not None and not callable(self._before)  # such as cProfile
@@ -379,11 +387,16 @@ class Monitor:
                     self._refuse(what, frame.f_back)
                 elif id(code) not in seen:
                     seen[id(code)] = code
-                    for names in HIDDEN if is_user(str(frame.f_globals.get("__name__"))) else ():
+                    if not is_user(str(frame.f_globals.get("__name__"))):
+                        return
+                    for names in HIDDEN:
                         if find_names(code).issuperset(names.split(".")):
                             self._refuse(names, frame)
-            elif event == "c_call" and (called in IMPURE or isinstance(
-                    getattr(called, "__self__", None), io.IOBase)):
+                    if self.is_unread and "type" in find_globals(code):
+                        self._refuse("type", frame)
+            elif event == "c_call" and (
+                    called in IMPURE or self.is_unread and called is sum
+                    or isinstance(getattr(called, "__self__", None), io.IOBase)):
                 self._refuse(called.__name__, frame)
 
         is_collecting = gc.isenabled()

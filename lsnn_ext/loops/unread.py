@@ -34,10 +34,11 @@ READS = {"item": Tensor.item, "numpy": Tensor.numpy}
 OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
 METHODS = frozenset({"item", "mean", "sum", "std", "var", "max", "min", "copy"})  # of arrays
 SHAPES = frozenset({"shape", "dtype", "ndim", "size"})
+# Of NumPy: rounded correctly, so that they give what the operators of its numbers give.
+UFUNCS = frozenset({np.add, np.subtract, np.multiply, np.divide, np.absolute, np.negative, np.sqrt})
 _KEPT = frozenset({  # what an Unread has in common with other objects
     "__class__", "__new__", "__init__", "__init_subclass__", "__subclasshook__", "__doc__",
-    "__class_getitem__", "__getattribute__", "__setattr__", *(f"__i{one}__" for one in (
-        *OPERATORS, "and", "or", "xor", "lshift", "rshift", "matmul"))})
+    "__class_getitem__", "__getattribute__", "__setattr__", "__array_function__"})
 
 
 class Unread(Stand):
@@ -75,6 +76,11 @@ class Unread(Stand):
 
         return call
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *given: Any, **others: Any) -> "Unread":
+        if ufunc not in UFUNCS or method != "__call__" or others:
+            self._refuse(ufunc.__name__)
+        return self._steps.compute(ufunc, *given)
+
     def _refuse(self, name: str) -> NoReturn:
         self._steps.refuse(f"{name}: expected no number of a tensor in Python, except to keep it "
                            f"or to add and multiply")
@@ -83,11 +89,14 @@ class Unread(Stand):
 def _add_special_methods() -> None:
     def make_operator(function: Callable[..., Any], is_reflected: bool) -> Any:
         def operate(self: Unread, *others: Any) -> Any:
-            given = (*others, self) if is_reflected else (self, *others)
-            if not all(isinstance(get_value(one), NUMBERS) for one in given):
-                self._refuse(function.__name__)
-            return self._steps.compute(function, *given)
+            return self._steps.compute(function, *((*others, self) if is_reflected
+                                                   else (self, *others)))
         return operate
+
+    def operate_in_place(self: Unread, other: Any) -> Any:
+        if isinstance(self._value, np.ndarray):
+            self._refuse("an operator in place")
+        return NotImplemented  # that of a number makes another one
 
     def make_refusal(name: str) -> Any:
         return lambda self, *_args, **_kwargs: self._refuse(name)
@@ -95,6 +104,7 @@ def _add_special_methods() -> None:
     for name in OPERATORS:
         setattr(Unread, f"__{name}__", make_operator(getattr(operator, name), False))
         setattr(Unread, f"__r{name}__", make_operator(getattr(operator, name), True))
+        setattr(Unread, f"__i{name}__", operate_in_place)
     for name in ("neg", "pos", "abs"):
         setattr(Unread, f"__{name}__", make_operator(getattr(operator, name), False))
     for kind in (int, float, np.float64, np.ndarray):
@@ -163,7 +173,9 @@ class Steps:
         return None
 
     def compute(self, function: Callable[..., Any], *given: Any) -> Unread:
-        """Adds function(*given)."""
+        """Adds function(*given), of numbers and of arrays that are unread."""
+        if not all(type(one) is Unread or isinstance(one, NUMBERS) for one in given):
+            self.refuse(f"{function.__name__}: expected a number of Python, got another object")
         value = function(*map(get_value, given))
         return self._add(Step(function, tuple(map(to_later, given))), value)
 

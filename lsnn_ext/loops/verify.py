@@ -170,7 +170,7 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     leaves = {value: expected.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
               for value in recording.leaves}
     with _generators(recording.generators):
-        (made, changed, written), frames = plan.run(leaves, recording.attributes, keep_values=True)
+        (made, changed, written), frames = plan.run(leaves, keep_values=True)
         if not all(map(torch.equal, after, generator_states())):
             raise VerificationError("other random draws, or another number of them", "results")
     has_flips = any(_has_flips(expected, loop, stages, frames[k])

@@ -197,7 +197,7 @@ def test_an_iteration_that_nothing_reads_has_its_inputs(
     x = torch.randn(12, 3, 4, dtype=torch.float64)
     model, report = convert(Peeled(), x, verify=verify)
     assert report.converted
-    replays = _spy(monkeypatch, Plan, "__call__", lambda plan, leaves: plan)
+    replays = _spy(monkeypatch, Plan, "__call__", lambda plan, *_: plan)
     model(x)
     y = torch.randn_like(x)
     torch.testing.assert_close(model(y), Peeled()(y), rtol=1e-12, atol=0)
