@@ -96,8 +96,8 @@ def compare(one: Loaded, other: Loaded) -> dict[str, Any]:
 
 def _compare(want: Any, wanted: dict[str, Tensor | None], got: Any,
              gradients: dict[str, Tensor | None]) -> dict[str, Any]:
-    pairs = [(torch.as_tensor(a), torch.as_tensor(b)) if isinstance(a, float | np.ndarray) else (a, b)
-             for a, b in zip(tree_leaves(want), tree_leaves(got), strict=True)]
+    pairs = [tuple(map(torch.as_tensor, pair)) if isinstance(pair[0], float | np.ndarray) else pair
+             for pair in zip(tree_leaves(want), tree_leaves(got), strict=True)]
     tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor)]
     if any(a != b for a, b in pairs if not isinstance(a, Tensor)):
         raise AssertionError("expected equal results, got others that are no tensors")

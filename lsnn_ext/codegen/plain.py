@@ -42,7 +42,10 @@ class Stand:
     """Stands for a plain value, with a key of its own."""
 
     __slots__ = ()
-    key: Any
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        raise NotImplementedError
 
 
 class _Any:
@@ -89,7 +92,7 @@ def make_key(value: Any) -> tuple[Any, ...] | None:
     if kind is float:
         return kind, struct.pack("d", value)
     if issubclass(kind, Stand):
-        return value.key  # type: ignore[no-any-return]
+        return value._key
     if kind is complex:
         return kind, struct.pack("dd", value.real, value.imag)
     if isinstance(value, enum.Enum):

@@ -232,6 +232,7 @@ class Recording:
         self.numbers.clear()
         self.tensors.clear()
         self.generators.clear()
+        self.attributes = dict.fromkeys(self.attributes)
 
     def find_results(self) -> set[int]:
         """Returns the values that outlive the call."""

@@ -24,7 +24,7 @@ from ..codegen.plain import (
     make_key,
     make_restore,
 )
-from .ir import Leaf, Ref, Refused
+from .ir import Leaf, Refused
 from .paths import Path, Step, format_path, is_read, list_entries, resolve, set_step
 from .snapshot import Node, Snapshot
 

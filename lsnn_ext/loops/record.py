@@ -54,7 +54,7 @@ from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import Memory, check_backward, find_version
 from .origins import Origins
 from .rewrite import make_assignment, make_copy, rewrite
-from .unread import Steps, Unread, to_later
+from .unread import Steps, Unread, add_read, to_later
 from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
@@ -119,8 +119,8 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         name = get_name(func)
         self.steps.check(args, kwargs)
-        made = self.masked.run(func, name, args, kwargs) or self.steps.read(self, name, args, kwargs)
-        if made:
+        if made := (self.masked.run(func, name, args, kwargs)
+                    or self.steps.read(self, name, args, kwargs)):
             return made[0]
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
@@ -240,7 +240,7 @@ class _Recorder(TorchFunctionMode):
         found, tree = ([result], None) if is_one else pytree.tree_flatten(result)
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
         if others and not written and name in of.VALUE_READS and len(tensors) == 1:
-            self.add_read(tensors[0], f"{name}: expected no number of a tensor in Python", result)
+            add_read(self, tensors[0], f"{name}: expected no number of a tensor in Python", result)
             return
         if others or (not written and not any(isinstance(one, Tensor) for one in found)):
             what = type(others[0]).__name__ if others else "None"
@@ -350,22 +350,6 @@ class _Recorder(TorchFunctionMode):
         if is_constant and (self.keep_numbers or tensor.numel() == 1):  # may be written to
             self.recording.numbers[value] = tensor.detach().clone()
         return value
-
-    def add_read(self, tensor: Any, reason: str, result: Any = None) -> None:
-        """Notes that Python reads numbers: of small attributes, or a bool, the result."""
-        if id(tensor) not in self.tensors and self.origins.find(tensor) is None:
-            raise Refused(reason)  # such as one inside of a function of TorchScript
-        value = self.value_of(tensor)
-        found = self.recording.attributes_of(value, of.MOST_READ)
-        new = set(found) - self.recording.read.keys()
-        live = {known.value: one for known in self.tensors.values()
-                if known.value in new and (one := known.tensor()) is not None}
-        if found and new == live.keys():
-            self.recording.read.update((key, one.detach().clone()) for key, one in live.items())
-        elif isinstance(result, bool):
-            self.recording.checked[value] = result
-        else:
-            raise Refused(reason)
 
     # ------------------------------------------------------------------------------- end
     def finish(self, result: Any) -> Recording:

@@ -51,6 +51,10 @@ HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed"
 _recording_lock = threading.Lock()
 
 
+class ProgramError(Exception):
+    """A recorded call that raises, perhaps because C code expects a number."""
+
+
 class Options(NamedTuple):
     verify: bool
     exact: bool
@@ -169,7 +173,7 @@ class Replayer:
                     f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
-        origins = None
+        origins, reason = None, ""
         try:
             if isinstance(root, nn.Module):
                 check_hooks(root)
@@ -178,10 +182,13 @@ class Replayer:
             else:
                 while found := self._record_unread(root, original, key, inputs, args, kwargs):
                     self.counters |= found
-        except Refused as refused:
-            self._stop(key, str(refused))
+        except (Refused, ProgramError) as error:
+            reason = str(error)
         if origins is None:
-            return original(*args, **kwargs)
+            result = original(*args, **kwargs)  # which may raise what the recorded call did
+            if reason:
+                self._stop(key, reason)
+            return result
         monitor = Monitor(original)
         steps = Steps(False)
         result, recording = record(monitor, args, kwargs, origins, self.options.verify, steps)
@@ -211,9 +218,10 @@ class Replayer:
                 try:
                     result, recording = record(monitor, args, kwargs, origins,
                                                self.options.verify, steps)
-                except Exception as error:  # of the program, or of C that expects a number
-                    result = None
-                    recording = steps.refused or Refused(f"{type(error).__name__}: {error}")
+                except Exception as error:
+                    if steps.refused is None:
+                        raise ProgramError(f"{type(error).__name__}: {error}") from None
+                    result, recording = None, steps.refused
                 recording = monitor.refused or recording
                 found = self._find_counters(key, origins, recording) - self.counters
                 if not found:
@@ -226,7 +234,8 @@ class Replayer:
             set_generator_states(states)
         return found
 
-    def _find_counters(self, key: Any, origins: Origins, recording: Recording | Refused) -> set[Path]:
+    def _find_counters(self, key: Any, origins: Origins,
+                       recording: Recording | Refused) -> set[Path]:
         """Returns numbers and arrays that a call has changed to what may depend on numbers: of
         tensors, or of the call before."""
         if isinstance(recording, Refused):

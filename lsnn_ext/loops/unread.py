@@ -30,7 +30,7 @@ from .paths import Path
 
 NUMBERS = (int, float, np.integer, np.floating)
 KINDS = (*NUMBERS, np.ndarray)
-READS = {"item": Tensor.item, "numpy": Tensor.numpy}
+READS: dict[str, Callable[..., Any]] = {"item": Tensor.item, "numpy": Tensor.numpy}
 OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
 METHODS = frozenset({"item", "mean", "sum", "std", "var", "max", "min", "copy"})  # of arrays
 SHAPES = frozenset({"shape", "dtype", "ndim", "size"})
@@ -50,13 +50,13 @@ class Unread(Stand):
         self._steps, self._number, self._value = steps, number, value
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def _key(self) -> tuple[Any, ...]:
         """A key that is equal to those of all values of the same class, dtype and shape."""
         key = make_key(self._value)
         assert key is not None
         return *key[:-1], ANY
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         return type(self._value) if self._steps.is_running else Unread
 
@@ -70,7 +70,7 @@ class Unread(Stand):
             self._refuse(name)
 
         def call(*args: Any, **kwargs: Any) -> Unread:
-            if not all(isinstance(one, PLAIN) for one in map(get_value, (*args, *kwargs.values()))):
+            if not all(is_constant(one, PLAIN) for one in (*args, *kwargs.values())):
                 self._refuse(name)
             return self._steps.compute(methodcaller(name, *args, **kwargs), self)
 
@@ -141,8 +141,10 @@ class Steps:
 
     def check(self, args: Any, kwargs: Any) -> None:
         """Refuses arguments of a function of torch."""
-        if self.is_active and any(type(one) is Unread for one in pytree.tree_leaves((args, kwargs))):
-            self.refuse("expected no number of a tensor in Python as an argument")
+        if self.is_active:
+            for one in pytree.tree_leaves((args, kwargs)):
+                if type(one) is Unread:
+                    one._refuse("an argument")
 
     def get(self, path: Path, value: Any) -> Unread:
         """Returns the number or array of an attribute."""
@@ -196,6 +198,11 @@ def get_value(value: Any) -> Any:
     return value._value if type(value) is Unread else value
 
 
+def is_constant(value: Any, kinds: Any) -> bool:
+    """Whether a value is of these kinds, and no Unread that looks like one."""
+    return type(value) is not Unread and isinstance(value, kinds)
+
+
 def _return(value: Any) -> Any:
     return value
 
@@ -215,3 +222,21 @@ def run_steps(steps: list[Step], get: Callable[[Any], Any]) -> list[Any]:
         found.append(function(*(found[one.step] if isinstance(one, Later) else get(one)
                                 for one in args)))
     return found
+
+
+def add_read(recorder: Any, tensor: Any, reason: str, result: Any = None) -> None:
+    """Notes that Python reads numbers: of small attributes, or a bool, the result."""
+    tensors, recording = recorder.tensors, recorder.recording
+    if id(tensor) not in tensors and recorder.origins.find(tensor) is None:
+        raise Refused(reason)  # such as one inside of a function of TorchScript
+    value = recorder.value_of(tensor)
+    found = recording.attributes_of(value, MOST_READ)
+    new = set(found) - recording.read.keys()
+    live = {known.value: one for known in tensors.values()
+            if known.value in new and (one := known.tensor()) is not None}
+    if found and new == live.keys():
+        recording.read.update((key, one.detach().clone()) for key, one in live.items())
+    elif isinstance(result, bool):
+        recording.checked[value] = result
+    else:
+        raise Refused(reason)

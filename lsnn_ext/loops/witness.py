@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..codegen.plain import generator_states
 from . import functions as of
 from .ir import Refused
+from .unread import add_read
 
 
 class Witness(TorchDispatchMode):
@@ -34,8 +35,8 @@ class Witness(TorchDispatchMode):
             recorder.name == "__bool__")
         if of.VALUE_TAGS & set(func.tags) and not is_known:
             with recorder.refusals():
-                recorder.add_read(args[0], f"{func}: expected no shape and no branch that depends "
-                                           f"on numbers")
+                add_read(recorder, args[0], f"{func}: expected no shape and no branch that depends "
+                                            f"on numbers")
         recorder.unversioned |= of.written_statistics(func, args)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)

@@ -1,0 +1,213 @@
+"""Numbers of tensors and counters: kept and computed with in Python, but not read."""
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from converted_nets import Net, draw_x, plans_are_useful, seen_replays
+from lsnn_ext.loops import convert
+from lsnn_ext.loops.unread import Unread
+
+__all__ = ["plans_are_useful"]
+
+
+class Logs(Net):
+    """The step notes what it likes of z in a list, and end what it likes of that."""
+
+    note: Callable[..., Any]
+    end: Callable[..., Any] = staticmethod(lambda self, log: log)
+    kept: ClassVar[list[Any]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Any = 0
+        self.rate: Any = None
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Any:
+        v = z = torch.zeros(x.shape[1], 4, dtype=x.dtype)
+        spikes, log = [], []
+        for t in range(len(x)):
+            v = self.beta * v + gain * self.project(x[t]) + self.back(z)
+            z = self.spike(v - 0.3)
+            spikes.append(z)
+            log.append(self.note(z, v))
+        self.mean += z.detach().mean(0)
+        return torch.stack(spikes), self.end(self, log)
+
+
+def sum_in_order(self: Any, log: list[Any]) -> Any:
+    n = 0
+    for one in log:
+        n += one
+    return {"n": n, "share": n / len(log)}, log[-1], -n, abs(n) % 7, 2 ** (n * 0.1), n // 2
+
+
+def count(self: Any, log: list[Any]) -> Any:
+    self.calls += 1
+    self.total = self.total + log[0]
+    last, self.rate = self.rate, (log[-1], [log[0] * 2.0])
+    return self.calls, self.total, last if isinstance(last, float) else None
+
+
+def move(self: Any, log: list[Any]) -> Any:
+    before, self.rate = self.rate, self.total
+    self.total += log[0]
+    return before if before is None else before + 1
+
+
+def keep(self: Any, log: list[Any]) -> Any:
+    self.rate = log[0]
+    return None
+
+
+GOOD = {
+    "item": (lambda z, v: z.sum().item(), sum_in_order),
+    "membranes": (lambda z, v: v.mean().item(), sum_in_order),
+    "integers": (lambda z, v: (z > 0).sum().item(), sum_in_order),
+    "attributes": (lambda z, v: z.sum().item(), count),
+    "moved": (lambda z, v: z.sum().item(), move),
+    "arrays": (lambda z, v: (z.detach().numpy(), v.detach().cpu().numpy().mean(1)), None),
+    "array attribute": (lambda z, v: v.detach().numpy(), keep),
+    "NumPy": (lambda z, v: np.float32(2) * v.detach().numpy().mean(), sum_in_order),
+    "functions": (lambda z, v: (np.mean(v.detach().numpy()), np.abs(v.detach().numpy())), None),
+    "class": (lambda z, v: z.sum().item() if isinstance(z.sum().item(), float) else None, None),
+}
+
+
+def make(note: Any, end: Any) -> Any:
+    torch.manual_seed(0)
+    members = {"note": staticmethod(note)} | ({} if end is None else {"end": staticmethod(end)})
+    return type("Logs", (Logs,), members)().double()
+
+
+def call(model: Any, x: Tensor) -> list[Any]:
+    torch.manual_seed(3)
+    model.zero_grad()
+    result = model(x)
+    result[0].sum().backward()
+    found = [result, model.total, model.rate, model.calls, model.mean.clone(),
+             [one.grad for one in model.parameters()]]
+    assert not any(type(one) is Unread for one in pytree.tree_leaves(found))
+    return found
+
+
+def assert_same(got: list[Any], want: list[Any]) -> None:
+    for a, b in zip(pytree.tree_leaves(got), pytree.tree_leaves(want), strict=True):
+        assert type(a) is type(b)
+        if isinstance(a, Tensor | float | int | np.ndarray | np.generic):
+            torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b))
+        else:
+            assert a == b
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_numbers_are_those_of_the_original(name: str) -> None:
+    model = make(*GOOD[name])
+    original = copy.deepcopy(model)
+    model, report = convert(model, draw_x().double())
+    assert report.converted, report.reason
+    assert_same([model.total, model.rate, model.calls], [0, None, 0])
+    for k in range(6):
+        if k == 4:
+            model.total = original.total = 0.5
+        x = draw_x(4 if k == 3 else 3, seed=k).double()
+        assert_same(call(model, x), call(original, x))
+    assert len(seen_replays) >= 2
+
+
+def read(function: Callable[[Any], Any]) -> Any:
+    """A step that reads a number, and catches what that raises."""
+    def note(z: Tensor, v: Tensor) -> Any:
+        try:
+            return function(z.sum().item())
+        except Exception:
+            return None
+
+    return note
+
+
+def change(array: Any) -> Any:
+    array += 1
+    return array
+
+
+BAD = {
+    "branch": read(lambda n: 1 if n else 2),
+    "comparison": read(lambda n: n > 3),
+    "equality": read(lambda n: n == 3),
+    "text": read(lambda n: f"{n:.2f}"),
+    "float": read(float),
+    "round": read(round),
+    "hash": read(lambda n: {n: 1}),
+    "math": read(math.sqrt),
+    "type": read(lambda n: type(n).__name__),
+    "sum": read(lambda n: sum([n, n])),
+    "method": read(lambda n: n.is_integer()),
+    "copy": read(copy.deepcopy),
+    "list of numbers": read(lambda n: np.mean([n, n])),
+    "function of NumPy": read(lambda n: np.exp(n)),
+    "tensor": read(lambda n: torch.tensor(n)),
+    "factor": read(lambda n: torch.ones(2) * n),
+    "index": lambda z, v: v[int(z.sum().item()) % 2],
+    "array in place": lambda z, v: change(v.detach().numpy()),
+    "element": lambda z, v: v.detach().numpy()[0],
+    "tensor of an array": lambda z, v: torch.from_numpy(v.detach().numpy()),
+    "an array whose tensor changes": lambda z, v: (one := v.detach().clone(), one.numpy(),
+                                                   one.add_(1))[1],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_number_that_is_read_is_refused(name: str) -> None:
+    model = make(BAD[name], None)
+    before = copy.deepcopy(model.state_dict())
+    model, report = convert(model, draw_x().double())
+    assert not report.converted and report.reason
+    torch.testing.assert_close(model.state_dict(), before)
+    assert_same(call(model, draw_x().double()), call(make(BAD[name], None), draw_x().double()))
+
+
+def test_a_recording_has_no_effects() -> None:
+    """What the recorded call does is undone; the original does it once."""
+    def end(self: Any, log: list[Any]) -> Any:
+        self.kept.append(len(log))
+        return torch.rand(1), nn.functional.dropout(torch.ones(9)), log
+
+    model = make(lambda z, v: z.sum().item(), end)
+    model.kept = []
+    original = copy.deepcopy(model)
+    model, report = convert(model, draw_x().double())
+    assert report.converted and model.kept == []
+    x = draw_x(5).double()  # recorded
+    for _ in range(2):
+        assert_same(call(model, x), call(original, x))
+        assert model.kept == original.kept
+        model.kept, original.kept = [], []
+
+
+def test_an_error_at_a_later_recording_leaves_no_trace() -> None:
+    def end(self: Any, log: list[Any]) -> Any:
+        self.total = self.total + log[0]
+        if len(log) == 5:
+            raise ValueError("five")
+        return log
+
+    model = make(lambda z, v: z.sum().item(), end)
+    original = copy.deepcopy(model)
+    model, _ = convert(model, draw_x().double())
+    for k, T in enumerate((3, 5, 3, 4)):
+        x = draw_x(T, seed=k).double()
+        if T == 5:
+            for one in (model, original):
+                with pytest.raises(ValueError, match="five"):
+                    one(x)
+            assert_same([model.total], [original.total])
+        else:
+            assert_same(call(model, x), call(original, x))
