@@ -1,21 +1,12 @@
 """Replayer: replays the recording of a function that holds, else records the call."""
-import datetime
 import gc
-import importlib
-import inspect
-import io
-import logging
-import os
-import random
-import sys
 import threading
-import time
 import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import BuiltinFunctionType, CodeType, FrameType
+from types import CodeType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from .._core import torch_internals
 from ..codegen.plain import generator_states, make_key, set_generator_states
-from ..codegen.user_code import find_globals, find_names, is_user
 from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Later, Recording, Refused
+from .monitor import Monitor
 from .origins import Origins
 from .paths import Path, format_path, resolve, set_step
 from .plan import OtherBranchError, Plan, make_plan
@@ -38,16 +29,6 @@ from .verify import Comparison, verify
 CHANGES = 8  # recordings for inputs of the same shapes
 SHAPES = 64  # of inputs that are recorded
 RARE = 1 / 8  # calls with other branches for each call with those of the plan
-IMPURE = frozenset({
-    print, input, open, os.urandom, globals, eval, exec, __import__, sys._getframe,
-    datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
-    *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
-IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
-    (logging.Logger._log, "logging"), (type(os.environ).__getitem__, "os.environ"),
-    (importlib.import_module, "import_module"), (torch.manual_seed, "manual_seed"),
-    (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
-# Names in code that reaches what its other names do not show, or sets NumPy's generator.
-HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed")
 _recording_lock = threading.Lock()
 
 
@@ -364,75 +345,6 @@ class Replayer:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(f"lsnn_ext: {text}", category, stacklevel=3)
-
-
-class Monitor:
-    """A function whose calls record which code runs, and side effects.
-
-    is_unread: refuse also what depends on the type of a number: type, and sum, whose order of
-        additions does.
-    """
-
-    def __init__(self, function: Callable[..., Any], is_unread: bool = False) -> None:
-        self.function, self.is_unread = function, is_unread
-        self.refused: Refused | None = None
-        self._before: Any = sys.getprofile()
-        is_other = self._before is not None and not callable(self._before)  # such as cProfile
-        self.codes: set[CodeType] | None = None if is_other else set()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.codes is None:
-            return self.function(*args, **kwargs)
-        before = self._before
-        seen: dict[int, CodeType] = {}  # by id: the hash of code is slow
-
-        def note(frame: FrameType, event: str, called: Any) -> None:
-            if before is not None:
-                before(frame, event, called)
-            if event == "call":
-                code = frame.f_code
-                what = IMPURE_CODES.get(id(code))
-                if what is not None:
-                    self._refuse(what, frame.f_back)
-                elif id(code) not in seen:
-                    seen[id(code)] = code
-                    if not is_user(str(frame.f_globals.get("__name__"))):
-                        return
-                    for names in HIDDEN:
-                        if find_names(code).issuperset(names.split(".")):
-                            self._refuse(names, frame)
-                    if self.is_unread and "type" in find_globals(code):
-                        self._refuse("type", frame)
-            elif event == "c_call" and (
-                    called in IMPURE or self.is_unread and called is sum
-                    or isinstance(getattr(called, "__self__", None), io.IOBase)):
-                self._refuse(called.__name__, frame)
-
-        is_collecting = gc.isenabled()
-        gc.disable()  # what runs at a collection is not the function's
-        sys.setprofile(note)
-        try:
-            return self.function(*args, **kwargs)
-        finally:
-            sys.setprofile(before)
-            if is_collecting:
-                gc.enable()
-            self.codes.update(seen.values())
-
-    def _refuse(self, what: str, frame: FrameType | None) -> None:
-        """Refuses a call by user code, except during an import, which happens once."""
-        above = frame
-        while above is not None and above.f_code is not Monitor.__call__.__code__:
-            if above.f_code.co_filename.startswith("<frozen importlib"):
-                return
-            above = above.f_back
-        while frame is not None and (name := str(frame.f_globals.get("__name__", ""))) and (
-                name.partition(".")[0] in sys.stdlib_module_names and not is_user(name)):
-            frame = frame.f_back
-        if frame is not None and is_user(name) and self.refused is None:
-            line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-            self.refused = Refused(f"{what}: expected a call that does nothing but compute with "
-                                   f"its arguments and the model", line)
 
 
 @contextmanager

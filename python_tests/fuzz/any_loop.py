@@ -107,9 +107,9 @@ def _errors_of_plans() -> Iterator[list[str]]:
     """What plans raise, after which the original runs."""
     run, errors = Plan.__call__, []
 
-    def call(plan: Plan, leaves: dict[int, torch.Tensor]) -> Any:
+    def call(plan: Plan, *args: Any) -> Any:
         try:
-            return run(plan, leaves)
+            return run(plan, *args)
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
             raise

@@ -54,7 +54,10 @@ ON_STATE = ["if t % K == K - 1:\n    s = s.detach()", "if t == K:\n    s = s * 0
             "s = s * 0.5 + 0.5 * old\nold = s",
             "self.count += 1", "self.log.append(z)", "self.last = z", "self.kept = z.detach()",
             "self.mean.mul_(0.9).add_(z.detach().mean())", "self.mean = 0.9 * self.mean + 0.1",
-            "self.mean += 0.5", "if t % 5 == 4:\n    continue", "if t > 10:\n    break",
+            "self.mean += 0.5", "self.total += z.sum().item()", "self.total = s.mean().item() / T",
+            "self.rates.append(z.detach().numpy().mean())", "self.array = s.detach().numpy()",
+            "self.total += 1\nif self.total > K:\n    s = s * 0.5",
+            "if t % 5 == 4:\n    continue", "if t > 10:\n    break",
             "s = self.scale_of(s)", "s = s * SCALES[0]", "s = s.requires_grad_()",
             "past.append(s)\nif len(past) > K:\n    s = past[-K]",
             "past.append(z)\nz = past[t // 2]",
@@ -265,7 +268,8 @@ class Model:
         d.tags.append(line.replace("\n", " "))
         state, number = d.one_of(*layer.states), len(self.init)
         for name, made in (("other", f"nn.Linear({layer.size}, {layer.size})"),
-                           ("count", "0"), ("log", "[]"), ("last", "None"), ("kept", "None"),
+                           ("count", "0"), ("log", "[]"), ("total", "0"), ("rates", "[]"),
+                           ("array", "None"), ("last", "None"), ("kept", "None"),
                            ("mean", "torch.zeros(())")):
             if re.search(rf"\bself\.{name}\b", line):
                 self.init.append(f"self.{name}{number} = {made}")

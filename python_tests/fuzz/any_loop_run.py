@@ -6,6 +6,7 @@ import types
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,6 +124,9 @@ def _change(model: Any, call: Call) -> None:
 
 def _named(name: str, value: Any) -> dict[str, Any]:
     """The leaves of containers by their places."""
+    if isinstance(value, float | np.floating | np.ndarray):
+        kind = type(value).__name__, getattr(value, "dtype", None)
+        return {f"{name} class": str(kind), name: torch.as_tensor(value, dtype=torch.float32)}
     if isinstance(value, Tensor) or not isinstance(value, list | tuple | dict):
         return {name: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lsnn_ext.loops.guards import Guard, check_hooks, describe_inputs, read_flags
 from lsnn_ext.loops.ir import Refused
+from lsnn_ext.loops.monitor import Monitor
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
-from lsnn_ext.loops.replay import Monitor
 from lsnn_ext.loops.snapshot import Snapshot
 
 GAIN = 2.0
