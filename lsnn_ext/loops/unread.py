@@ -30,9 +30,12 @@ from .paths import Path
 
 NUMBERS = (int, float, np.integer, np.floating)
 KINDS = (*NUMBERS, np.ndarray)
-READS: dict[str, Callable[..., Any]] = {"item": Tensor.item, "numpy": Tensor.numpy}
+READS: dict[str, Callable[..., Any]] = {
+    "item": Tensor.item, "numpy": Tensor.numpy, "tolist": Tensor.tolist}
 OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
-METHODS = frozenset({"item", "mean", "sum", "std", "var", "max", "min", "copy"})  # of arrays
+METHODS = frozenset({  # of arrays, and of NumPy's numbers
+    "item", "mean", "sum", "std", "var", "max", "min", "copy", "round", "tolist", "flatten",
+    "astype"})
 SHAPES = frozenset({"shape", "dtype", "ndim", "size"})
 # Of NumPy: rounded correctly, so that they give what the operators of its numbers give.
 UFUNCS = frozenset({np.add, np.subtract, np.multiply, np.divide, np.absolute, np.negative, np.sqrt})
@@ -70,7 +73,7 @@ class Unread(Stand):
             self._refuse(name)
 
         def call(*args: Any, **kwargs: Any) -> Unread:
-            if not all(is_constant(one, PLAIN) for one in (*args, *kwargs.values())):
+            if not all(is_constant(one, (*PLAIN, type)) for one in (*args, *kwargs.values())):
                 self._refuse(name)
             return self._steps.compute(methodcaller(name, *args, **kwargs), self)
 
@@ -105,8 +108,8 @@ def _add_special_methods() -> None:
         setattr(Unread, f"__{name}__", make_operator(getattr(operator, name), False))
         setattr(Unread, f"__r{name}__", make_operator(getattr(operator, name), True))
         setattr(Unread, f"__i{name}__", operate_in_place)
-    for name in ("neg", "pos", "abs"):
-        setattr(Unread, f"__{name}__", make_operator(getattr(operator, name), False))
+    for name in ("neg", "pos", "abs", "round"):
+        setattr(Unread, f"__{name}__", make_operator(getattr(operator, name, round), False))
     for kind in (int, float, np.float64, np.ndarray):
         for name in {*dir(kind), "__copy__", "__deepcopy__"} - vars(Unread).keys() - _KEPT:
             if name.startswith("__") and callable(getattr(kind, name, None) or len):
@@ -176,13 +179,14 @@ class Steps:
 
     def compute(self, function: Callable[..., Any], *given: Any) -> Unread:
         """Adds function(*given), of numbers and of arrays that are unread."""
-        if not all(type(one) is Unread or isinstance(one, NUMBERS) for one in given):
+        if not all(isinstance(get_value(one), KINDS if type(one) is Unread else NUMBERS)
+                   for one in given):
             self.refuse(f"{function.__name__}: expected a number of Python, got another object")
         value = function(*map(get_value, given))
         return self._add(Step(function, tuple(map(to_later, given))), value)
 
     def _add(self, step: Step, value: Any) -> Unread:
-        if not isinstance(value, KINDS):
+        if not isinstance(value, (*KINDS, list)):
             self.refuse(f"expected numbers or an array, got {type(value).__name__}")
         self.steps.append(step)
         return Unread(self, len(self.steps) - 1, value)

@@ -176,10 +176,10 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     has_flips = any(_has_flips(expected, loop, stages, frames[k])
                     for k, (loop, stages) in enumerate(expected.loops))
     del frames
-    refs = pytree.tree_leaves((recording.result, [tree for _, tree in recording.changed],
-                               list(map(Ref, recording.written.values()))))
+    refs, spec = pytree.tree_flatten((recording.result, [tree for _, tree in recording.changed],
+                                      list(map(Ref, recording.written.values()))))
     replayed = 0
-    for ref, one in zip(refs, pytree.tree_leaves((made, changed, list(written.values()))),
+    for ref, one in zip(refs, spec.flatten_up_to((made, changed, list(written.values()))),
                         strict=True):
         if not isinstance(ref, Ref):
             continue
@@ -193,8 +193,9 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         raise VerificationError(f"{replayed} numbers differ, although no spike flips", "results")
     if has_flips:
         return replayed, 0.0, 0, "spikes flip in it"
-    pairs = [(one, other) for ref, one, other in zip(*map(
-        pytree.tree_leaves, (recording.result, made, result)), strict=True)
+    refs, spec = pytree.tree_flatten(recording.result)
+    pairs = [(ref, one, other) for ref, one, other in zip(
+        refs, spec.flatten_up_to(made), spec.flatten_up_to(result), strict=True)
         if isinstance(ref, Ref) and other.requires_grad]
     wanted = [value for value, leaf in leaves.items() if leaf.requires_grad
               and recording.tensors[value].requires_grad  # it may have been detached in the call
@@ -207,12 +208,10 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         with _generators(recording.generators):
             for call in recording.calls:
                 run_perturbed_call(call, values, expected.numbers, random)
-        return [values[ref.value] for ref, one in zip(*map(
-            pytree.tree_leaves, (recording.result, result)), strict=True)
-            if isinstance(ref, Ref) and one.requires_grad], [leaves[one] for one in wanted]
+        return [values[ref.value] for ref, *_ in pairs], [leaves[one] for one in wanted]
 
     worst = compare_gradients(
-        [one for one, _ in pairs], [one for _, one in pairs], [leaves[one] for one in wanted],
+        [one for _, one, _ in pairs], [one for *_, one in pairs], [leaves[one] for one in wanted],
         [recording.tensors[one] for one in wanted],
         [f"gradient of {_name(recording.leaves[one])}" for one in wanted], run_perturbed,
         tolerance=expected.run)

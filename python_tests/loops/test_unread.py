@@ -77,6 +77,8 @@ GOOD = {
     "array attribute": (lambda z, v: v.detach().numpy(), keep),
     "NumPy": (lambda z, v: np.float32(2) * v.detach().numpy().mean(), sum_in_order),
     "functions": (lambda z, v: (np.mean(v.detach().numpy()), np.abs(v.detach().numpy())), None),
+    "lists": (lambda z, v: (round(z.mean().item(), 2), v.tolist(), v.mean().tolist(),
+                            v.detach().numpy().astype(np.float32).flatten().tolist()), None),
     "class": (lambda z, v: z.sum().item() if isinstance(z.sum().item(), float) else None, None),
 }
 
@@ -144,7 +146,7 @@ BAD = {
     "equality": read(lambda n: n == 3),
     "text": read(lambda n: f"{n:.2f}"),
     "float": read(float),
-    "round": read(round),
+    "floor": read(math.floor),
     "hash": read(lambda n: {n: 1}),
     "math": read(math.sqrt),
     "type": read(lambda n: type(n).__name__),
@@ -157,6 +159,8 @@ BAD = {
     "factor": read(lambda n: torch.ones(2) * n),
     "index": lambda z, v: v[int(z.sum().item()) % 2],
     "array in place": lambda z, v: change(v.detach().numpy()),
+    "list in place": lambda z, v: v.tolist().append(1),
+    "part of a list": lambda z, v: v.tolist()[0],
     "element": lambda z, v: v.detach().numpy()[0],
     "tensor of an array": lambda z, v: torch.from_numpy(v.detach().numpy()),
     "an array whose tensor changes": lambda z, v: (one := v.detach().clone(), one.numpy(),
