@@ -43,7 +43,6 @@ class Stand:
 
     __slots__ = ()
 
-    @property
     def _key(self) -> tuple[Any, ...]:
         raise NotImplementedError
 
@@ -92,7 +91,7 @@ def make_key(value: Any) -> tuple[Any, ...] | None:
     if kind is float:
         return kind, struct.pack("d", value)
     if issubclass(kind, Stand):
-        return value._key
+        return kind._key(value)
     if kind is complex:
         return kind, struct.pack("dd", value.real, value.imag)
     if isinstance(value, enum.Enum):

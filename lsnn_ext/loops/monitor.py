@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..codegen.user_code import find_globals, find_names, is_user
+from .functions import find_line
 from .ir import Refused
 
 IMPURE = frozenset({
@@ -26,6 +27,8 @@ IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (logging.Logger._log, "logging"), (type(os.environ).__getitem__, "os.environ"),
     (importlib.import_module, "import_module"), (torch.manual_seed, "manual_seed"),
     (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
+HARMLESS = (AttributeError, LookupError, ImportError, StopIteration, StopAsyncIteration,
+            GeneratorExit)  # exceptions that no number raises
 # Names in code that reaches what its other names do not show, or sets NumPy's generator.
 HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed")
 
@@ -33,8 +36,8 @@ HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed"
 class Monitor:
     """A function whose calls record which code runs, and side effects.
 
-    is_unread: refuse also what depends on the type of a number: type, and sum, whose order of
-        additions does.
+    is_unread: refuse also what depends on the class of a number: type, sum, whose order of
+        additions does, and exceptions, as of C code that expects a float.
     """
 
     def __init__(self, function: Callable[..., Any], is_unread: bool = False) -> None:
@@ -45,6 +48,8 @@ class Monitor:
         self.codes: set[CodeType] | None = None if is_other else set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_unread and sys.gettrace() is not None:
+            self.refused = Refused("sys.settrace: expected no debugger and no coverage")
         if self.codes is None:
             return self.function(*args, **kwargs)
         before = self._before
@@ -75,13 +80,24 @@ class Monitor:
         is_collecting = gc.isenabled()
         gc.disable()  # what runs at a collection is not the function's
         sys.setprofile(note)
+        trace = sys.gettrace()
+        if self.is_unread:
+            sys.settrace(self._trace)
         try:
             return self.function(*args, **kwargs)
         finally:
+            sys.settrace(trace)
             sys.setprofile(before)
             if is_collecting:
                 gc.enable()
             self.codes.update(seen.values())
+
+    def _trace(self, frame: FrameType, event: str, raised: Any) -> Any:
+        """Refuses an exception, also one that is caught."""
+        frame.f_trace_lines = False
+        if event == "exception" and not issubclass(raised[0], HARMLESS) and self.refused is None:
+            self.refused = Refused(f"{raised[0].__name__}: expected no error", find_line())
+        return self._trace
 
     def _refuse(self, what: str, frame: FrameType | None) -> None:
         """Refuses a call by user code, except during an import, which happens once."""

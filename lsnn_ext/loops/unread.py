@@ -12,11 +12,11 @@ number raises Refused, which is noted, so that code that catches it is refused, 
 runs is the same for all numbers. A recording with an Unread is not the program's own call. What it
 changes is restored, and the original runs.
 """
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from operator import methodcaller
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -32,91 +32,118 @@ NUMBERS = (int, float, np.integer, np.floating)
 KINDS = (*NUMBERS, np.ndarray)
 READS: dict[str, Callable[..., Any]] = {
     "item": Tensor.item, "numpy": Tensor.numpy, "tolist": Tensor.tolist}
-OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
+BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod")
+UNARY: dict[str, Callable[..., Any]] = {"__neg__": operator.neg, "__pos__": operator.pos, "__abs__": abs, "__round__": round}
 METHODS = frozenset({  # of arrays, and of NumPy's numbers
     "item", "mean", "sum", "std", "var", "max", "min", "copy", "round", "tolist", "flatten",
     "astype"})
 SHAPES = frozenset({"shape", "dtype", "ndim", "size"})
 # Of NumPy: rounded correctly, so that they give what the operators of its numbers give.
-UFUNCS = frozenset({np.add, np.subtract, np.multiply, np.divide, np.absolute, np.negative, np.sqrt})
-_KEPT = frozenset({  # what an Unread has in common with other objects
-    "__class__", "__new__", "__init__", "__init_subclass__", "__subclasshook__", "__doc__",
-    "__class_getitem__", "__getattribute__", "__setattr__", "__array_function__"})
+UFUNCS = frozenset({np.add, np.subtract, np.multiply, np.divide, np.absolute, np.negative})
+KEPT = frozenset({  # what an Unread has in common with other objects
+    "__class__", "__new__", "__init__", "__init_subclass__", "__subclasshook__", "__class_getitem__",
+    "__getattribute__", "__setattr__", "__array_function__"})
+
+
+class Content(NamedTuple):
+    """The result of a step."""
+
+    steps: "Steps"
+    number: int  # of the step
+    value: Any  # in the recorded call
 
 
 class Unread(Stand):
-    """A number or array that is the result of a step."""
+    """A number, array or list. Its class has the special methods that the class of its value
+    has."""
 
-    __slots__ = ("_steps", "_number", "_value")
+    __slots__ = ("_content",)
 
-    def __init__(self, steps: "Steps", number: int, value: Any) -> None:
-        self._steps, self._number, self._value = steps, number, value
-
-    @property
-    def _key(self) -> tuple[Any, ...]:
-        """A key that is equal to those of all values of the same class, dtype and shape."""
-        key = make_key(self._value)
-        assert key is not None
-        return *key[:-1], ANY
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return type(self._value) if self._steps.is_running else Unread
-
-    def __getattr__(self, name: str) -> Any:
-        value = self._value
+    def __getattribute__(self, name: str) -> Any:
+        steps, _, value = get_content(self)
+        if not steps.is_running:
+            return object.__getattribute__(self, name)
+        if name == "__class__":
+            return type(value)
+        if name.startswith("__array"):  # NumPy looks for it
+            _refuse(self, name)
         if not hasattr(value, name):
             raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
-        if isinstance(value, np.ndarray) and name in SHAPES:
+        is_array = isinstance(value, np.ndarray)
+        if is_array and name in SHAPES:
             return getattr(value, name)
-        if name not in METHODS or not isinstance(value, np.ndarray | np.generic):
-            self._refuse(name)
+        if name not in METHODS or not (is_array or isinstance(value, np.generic)):
+            _refuse(self, name)
 
         def call(*args: Any, **kwargs: Any) -> Unread:
             if not all(is_constant(one, (*PLAIN, type)) for one in (*args, *kwargs.values())):
-                self._refuse(name)
-            return self._steps.compute(methodcaller(name, *args, **kwargs), self)
+                _refuse(self, name)
+            return steps.compute(operator.methodcaller(name, *args, **kwargs), self)
 
         return call
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *given: Any, **others: Any) -> "Unread":
-        if ufunc not in UFUNCS or method != "__call__" or others:
-            self._refuse(ufunc.__name__)
-        return self._steps.compute(ufunc, *given)
-
-    def _refuse(self, name: str) -> NoReturn:
-        self._steps.refuse(f"{name}: expected no number of a tensor in Python, except to keep it "
-                           f"or to add and multiply")
+    def _key(self) -> tuple[Any, ...]:
+        """Returns a key that is equal to those of all values of the same class, dtype and
+        shape."""
+        key = make_key(get_content(self).value)
+        assert key is not None
+        return *key[:-1], ANY
 
 
-def _add_special_methods() -> None:
-    def make_operator(function: Callable[..., Any], is_reflected: bool) -> Any:
-        def operate(self: Unread, *others: Any) -> Any:
-            return self._steps.compute(function, *((*others, self) if is_reflected
-                                                   else (self, *others)))
-        return operate
-
-    def operate_in_place(self: Unread, other: Any) -> Any:
-        if isinstance(self._value, np.ndarray):
-            self._refuse("an operator in place")
-        return NotImplemented  # that of a number makes another one
-
-    def make_refusal(name: str) -> Any:
-        return lambda self, *_args, **_kwargs: self._refuse(name)
-
-    for name in OPERATORS:
-        setattr(Unread, f"__{name}__", make_operator(getattr(operator, name), False))
-        setattr(Unread, f"__r{name}__", make_operator(getattr(operator, name), True))
-        setattr(Unread, f"__i{name}__", operate_in_place)
-    for name in ("neg", "pos", "abs", "round"):
-        setattr(Unread, f"__{name}__", make_operator(getattr(operator, name, round), False))
-    for kind in (int, float, np.float64, np.ndarray):
-        for name in {*dir(kind), "__copy__", "__deepcopy__"} - vars(Unread).keys() - _KEPT:
-            if name.startswith("__") and callable(getattr(kind, name, None) or len):
-                setattr(Unread, name, make_refusal(name))
+get_content: Callable[[Any], Content] = vars(Unread)["_content"].__get__
 
 
-_add_special_methods()
+def is_unread(value: Any) -> bool:
+    return issubclass(type(value), Unread)  # as isinstance, which asks for __class__, does not
+
+
+def _refuse(one: Any, name: str) -> NoReturn:
+    get_content(one).steps.refuse(f"{name}: expected no number of a tensor in Python, except to "
+                                  f"keep it or to add and multiply")
+
+
+def _make_refusal(name: str) -> Callable[..., Any]:
+    return lambda self, *_args, **_kwargs: _refuse(self, name)
+
+
+def _make_operator(function: Callable[..., Any], is_reflected: bool = False) -> Callable[..., Any]:
+    def operate(self: Unread, *others: Any) -> Any:
+        given = (*others, self) if is_reflected else (self, *others)
+        return get_content(self).steps.compute(function, *given)
+
+    return operate
+
+
+def _power(self: Unread, power: Any) -> Any:
+    if not is_constant(power, int) or power < 0:  # else its class depends on the number
+        _refuse(self, "__pow__")
+    return get_content(self).steps.compute(operator.pow, self, power)
+
+
+def _apply(self: Unread, ufunc: Any, method: str, *given: Any, **others: Any) -> Any:
+    if ufunc not in UFUNCS or method != "__call__" or others:
+        _refuse(self, ufunc.__name__)
+    return get_content(self).steps.compute(ufunc, *given)
+
+
+ALLOWED = {
+    "__pow__": _power, "__array_ufunc__": _apply,
+    **{name: _make_operator(function) for name, function in UNARY.items()},
+    **{f"__{name}__": _make_operator(getattr(operator, name)) for name in BINARY},
+    **{f"__r{name}__": _make_operator(getattr(operator, name), True) for name in BINARY}}
+
+
+@functools.cache
+def _make_class(kind: type) -> type[Unread]:
+    """Returns the class for values of a class."""
+    members: dict[str, Any] = {"__slots__": (), "__array_ufunc__": _apply}
+    for name in ("__copy__", "__deepcopy__", *dir(kind)):
+        one = getattr(kind, name, len)
+        if one is None:  # as __hash__ of arrays
+            members[name] = None
+        elif name.startswith("__") and name not in KEPT and callable(one):
+            members[name] = ALLOWED.get(name) or _make_refusal(name)
+    return type(kind.__name__, (Unread,), members)
 
 
 class Steps:
@@ -146,8 +173,8 @@ class Steps:
         """Refuses arguments of a function of torch."""
         if self.is_active:
             for one in pytree.tree_leaves((args, kwargs)):
-                if type(one) is Unread:
-                    one._refuse("an argument")
+                if is_unread(one):
+                    _refuse(one, "an argument")
 
     def get(self, path: Path, value: Any) -> Unread:
         """Returns the number or array of an attribute."""
@@ -179,9 +206,9 @@ class Steps:
 
     def compute(self, function: Callable[..., Any], *given: Any) -> Unread:
         """Adds function(*given), of numbers and of arrays that are unread."""
-        if not all(isinstance(get_value(one), KINDS if type(one) is Unread else NUMBERS)
+        if not all(isinstance(get_value(one), KINDS if is_unread(one) else NUMBERS)
                    for one in given):
-            self.refuse(f"{function.__name__}: expected a number of Python, got another object")
+            self.refuse("expected numbers of Python, got another object")
         value = function(*map(get_value, given))
         return self._add(Step(function, tuple(map(to_later, given))), value)
 
@@ -189,7 +216,10 @@ class Steps:
         if not isinstance(value, (*KINDS, list)):
             self.refuse(f"expected numbers or an array, got {type(value).__name__}")
         self.steps.append(step)
-        return Unread(self, len(self.steps) - 1, value)
+        kind: Any = type(value)
+        made = object.__new__(_make_class(kind))
+        vars(Unread)["_content"].__set__(made, Content(self, len(self.steps) - 1, value))
+        return made
 
     def refuse(self, reason: str) -> NoReturn:
         """Raises Refused, and notes it for code that catches it."""
@@ -199,12 +229,12 @@ class Steps:
 
 def get_value(value: Any) -> Any:
     """Returns what an Unread is in the recorded call, else the value itself."""
-    return value._value if type(value) is Unread else value
+    return get_content(value).value if is_unread(value) else value
 
 
 def is_constant(value: Any, kinds: Any) -> bool:
     """Whether a value is of these kinds, and no Unread that looks like one."""
-    return type(value) is not Unread and isinstance(value, kinds)
+    return not is_unread(value) and isinstance(value, kinds)
 
 
 def _return(value: Any) -> Any:
@@ -213,7 +243,7 @@ def _return(value: Any) -> Any:
 
 def to_later(value: Any) -> Any:
     """Returns the Later of an Unread, else the value itself."""
-    return Later(value._number) if type(value) is Unread else value
+    return Later(get_content(value).number) if is_unread(value) else value
 
 
 def run_steps(steps: list[Step], get: Callable[[Any], Any]) -> list[Any]:

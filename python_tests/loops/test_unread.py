@@ -46,7 +46,7 @@ def sum_in_order(self: Any, log: list[Any]) -> Any:
     n = 0
     for one in log:
         n += one
-    return {"n": n, "share": n / len(log)}, log[-1], -n, abs(n) % 7, 2 ** (n * 0.1), n // 2
+    return {"n": n, "share": n / len(log)}, log[-1], -n, abs(n) % 7, n ** 2, n // 2
 
 
 def count(self: Any, log: list[Any]) -> Any:
@@ -96,7 +96,7 @@ def call(model: Any, x: Tensor) -> list[Any]:
     result[0].sum().backward()
     found = [result, model.total, model.rate, model.calls, model.mean.clone(),
              [one.grad for one in model.parameters()]]
-    assert not any(type(one) is Unread for one in pytree.tree_leaves(found))
+    assert not any(isinstance(one, Unread) for one in pytree.tree_leaves(found))
     return found
 
 
