@@ -39,24 +39,11 @@ class Same:
 
 
 class Stand:
-    """Stands for a plain value, with a key of its own."""
+    """Stands for a plain value, and is equal to itself only."""
 
     __slots__ = ()
 
-    def _key(self) -> tuple[Any, ...]:
-        raise NotImplementedError
 
-
-class _Any:
-    """Equals everything."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-ANY = _Any()
 SIMPLE = frozenset({bool, int, str, bytes, type(None), torch.dtype, torch.device, torch.layout,
                     torch.memory_format, torch.Size, range, type(Ellipsis), slice, Same})
 
@@ -91,7 +78,7 @@ def make_key(value: Any) -> tuple[Any, ...] | None:
     if kind is float:
         return kind, struct.pack("d", value)
     if issubclass(kind, Stand):
-        return kind._key(value)
+        return kind, Same(value)
     if kind is complex:
         return kind, struct.pack("dd", value.real, value.imag)
     if isinstance(value, enum.Enum):

@@ -56,6 +56,18 @@ def check_hooks(model: nn.Module) -> None:
                           f"the converted model or with tensors")
 
 
+class AnyNumber:
+    """Equals a description with other numbers."""
+
+    def __init__(self, described: Any) -> None:
+        self.head = described[:-1]  # class, dtype and shape
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, tuple) and other[:-1] == self.head
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Guard:
     """The state of a function, and of all that it can reach, before a recorded call."""
 
@@ -81,6 +93,8 @@ class Guard:
                    for path, _ in recording.changed]
         self.volatile = {path: describe(origins.held(path), origins.snapshot)
                          for path in changed if before.find(path[:-1]) is not None}
+        self.volatile.update((path, AnyNumber(self.volatile[path]))
+                             for path in recording.attributes.keys() & self.volatile.keys())
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
         self._others = [(one, Snapshot(one).description) for one in functions

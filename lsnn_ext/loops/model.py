@@ -233,8 +233,11 @@ def _try(function: Any, replayer: Replayer, x: Inputs,
             while left:
                 before = replayer.has_unread
                 run()
-                left = left - 1 if before == replayer.has_unread else 2
-                if left == 1 and not any(entry.plain for entry in replayer.all()):
+                left -= 1
+                if before != replayer.has_unread:
+                    origins.restore()
+                    left = 2
+                elif not any(entry.plain for entry in replayer.all()):
                     break  # else again: a counter shows itself in the second call
             if has_speed and not replayer.reason():
                 speed = measure_speed(lambda: replayer.pause(run), run, tensors, origins.restore)

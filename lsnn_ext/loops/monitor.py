@@ -27,6 +27,11 @@ IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (logging.Logger._log, "logging"), (type(os.environ).__getitem__, "os.environ"),
     (importlib.import_module, "import_module"), (torch.manual_seed, "manual_seed"),
     (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
+# With numbers that are not read: the second pass of a checkpoint, modes of NumPy's operators, and
+# what has another order of additions for floats.
+UNREAD_CODES = {id(inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__): "checkpoint"}
+NUMERIC = frozenset({"errstate", "seterr", "catch_warnings", "simplefilter", "filterwarnings"})
+BUILTIN = frozenset({"type", "builtins", *(["sum"] if sys.version_info >= (3, 12) else [])})
 HARMLESS = (AttributeError, LookupError, ImportError, StopIteration, StopAsyncIteration,
             GeneratorExit)  # exceptions that no number raises
 # Names in code that reaches what its other names do not show, or sets NumPy's generator.
@@ -36,13 +41,16 @@ HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed"
 class Monitor:
     """A function whose calls record which code runs, and side effects.
 
-    is_unread: refuse also what depends on the class of a number: type, sum, whose order of
-        additions does, and exceptions, as of C code that expects a float.
+    is_unread: refuse also what depends on the class of a number, as type does and exceptions of C
+        code that expects a float; and end where something is refused, since the function runs once
+        more.
     """
 
     def __init__(self, function: Callable[..., Any], is_unread: bool = False) -> None:
         self.function, self.is_unread = function, is_unread
+        self._codes = UNREAD_CODES if is_unread else {}
         self.refused: Refused | None = None
+        self.caught: Refused | None = None  # an exception
         self._before: Any = sys.getprofile()
         is_other = self._before is not None and not callable(self._before)  # such as cProfile
         self.codes: set[CodeType] | None = None if is_other else set()
@@ -60,7 +68,7 @@ class Monitor:
                 before(frame, event, called)
             if event == "call":
                 code = frame.f_code
-                what = IMPURE_CODES.get(id(code))
+                what = IMPURE_CODES.get(id(code)) or self._codes.get(id(code))
                 if what is not None:
                     self._refuse(what, frame.f_back)
                 elif id(code) not in seen:
@@ -70,10 +78,12 @@ class Monitor:
                     for names in HIDDEN:
                         if find_names(code).issuperset(names.split(".")):
                             self._refuse(names, frame)
-                    if self.is_unread and "type" in find_globals(code):
-                        self._refuse("type", frame)
+                    if self.is_unread:
+                        for name in (NUMERIC & find_names(code)) | (BUILTIN & {
+                                *find_globals(code)}):
+                            self._refuse(name, frame)
             elif event == "c_call" and (
-                    called in IMPURE or self.is_unread and called is sum
+                    called in IMPURE
                     or isinstance(getattr(called, "__self__", None), io.IOBase)):
                 self._refuse(called.__name__, frame)
 
@@ -95,8 +105,9 @@ class Monitor:
     def _trace(self, frame: FrameType, event: str, raised: Any) -> Any:
         """Refuses an exception, also one that is caught."""
         frame.f_trace_lines = False
-        if event == "exception" and not issubclass(raised[0], HARMLESS) and self.refused is None:
-            self.refused = Refused(f"{raised[0].__name__}: expected no error", find_line())
+        if event == "exception" and not issubclass(raised[0], HARMLESS) and self.caught is None:
+            self.caught = Refused(f"{raised[0].__name__}: expected no error that the caller "
+                                  f"catches", find_line())
         return self._trace
 
     def _refuse(self, what: str, frame: FrameType | None) -> None:
@@ -113,3 +124,5 @@ class Monitor:
             line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
             self.refused = Refused(f"{what}: expected a call that does nothing but compute with "
                                    f"its arguments and the model", line)
+            if self.is_unread:
+                raise self.refused

@@ -52,11 +52,14 @@ class Origins:
                     raise Refused(f"x: expected dense tensors, got {odd}")
                 self._inputs.setdefault(id(one), (one, []))[1].append(number)
         self._generators = _get_random_states()
-        held = [one for one, _ in (*self._inputs.values(), *self.snapshot.tensors.values())]
         self._copies = [(one, one.data, one.detach().clone(), one.requires_grad)
-                        for one in held] if has_copies else []
+                        for one in self.list_tensors()] if has_copies else []
         self._restores = [back for node in self.snapshot.nodes for one in node.held.values()
                           if (back := make_restore(one)) is not None] if has_copies else []
+
+    def list_tensors(self) -> list[Tensor]:
+        """Returns the tensors that the function can reach, and its arguments."""
+        return [one for one, _ in (*self._inputs.values(), *self.snapshot.tensors.values())]
 
     def find(self, tensor: Tensor) -> Leaf | None:
         """Returns where the tensor was before the call; None: at no place that can be looked up."""
@@ -110,6 +113,11 @@ class Origins:
                 found.append((path, tree))
         return found
 
+    def list_changes_of(self, other: "Origins") -> list[str]:
+        """Returns what the call has changed of objects that another function reaches, too."""
+        return [format_path((*node.path, step)) for node in self.snapshot.nodes
+                if id(node.value) in other.snapshot.numbers for step, _ in self._changes(node)]
+
     def _changes(self, node: Node) -> list[tuple[Step, Any]]:
         found = self._differences(node)
         if not found or not isinstance(node.value, SEQUENCES):
@@ -132,8 +140,7 @@ class Origins:
                     found.append((step, one))
             elif before is MISSING and isinstance(one, ModuleType):
                 continue  # imported for the first time
-            elif before is MISSING or plain is None or make_key(one) != plain or (
-                    isinstance(one, Stand) or isinstance(before, Stand)):
+            elif before is MISSING or plain is None or make_key(one) != plain:
                 found.append((step, one))
         return [*found, *((step, MISSING) for step in node.held if step not in now)]
 

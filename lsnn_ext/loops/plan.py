@@ -179,8 +179,6 @@ class Plan:
         def result(one: Any) -> Any:
             if isinstance(one, Later):
                 return numbers[one.step]
-            if isinstance(one, Leaf):
-                return (attributes or recording.attributes)[one.path]
             if not isinstance(one, Ref):
                 return one
             if one.value in leaves:
@@ -205,7 +203,12 @@ class Plan:
         def fill(tree: Any) -> Any:
             return pytree.tree_map(result, tree)
 
-        numbers = run_steps(recording.steps, result)
+        def argument(one: Any, is_array: bool) -> Any:
+            if isinstance(one, Leaf):
+                return (attributes or recording.attributes)[one.path]
+            return result(one) if is_array or not isinstance(one, Ref) else values.get(one.value)
+
+        numbers = run_steps(recording.steps, argument)
         made = (fill(recording.result), [fill(tree) for _, tree in recording.changed],
                 {leaf: values.get(value) for leaf, value in recording.written.items()})
         return made, values.frames

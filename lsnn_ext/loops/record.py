@@ -373,7 +373,7 @@ class _Recorder(TorchFunctionMode):
 
         recording.result = pytree.tree_map(reference, result)
         for tensor, value in self.steps.arrays:
-            if self.value_of(tensor) != value:
+            if self.value_of(tensor) != value or value in recording.written.values():
                 raise Refused("numpy: expected no write to a tensor whose array is kept")
             reference(tensor)
         n = len(outputs)

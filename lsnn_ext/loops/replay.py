@@ -19,11 +19,12 @@ from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Later, Recording, Refused
 from .monitor import Monitor
 from .origins import Origins
-from .paths import Path, format_path, resolve, set_step
+from .paths import Path, format_path, resolve
 from .plan import OtherBranchError, Plan, make_plan
 from .record import record
 from .rounding import VerificationError
-from .unread import KINDS, NUMBERS, Steps
+from .twin import Twin, restored_modes
+from .unread import NUMBERS, Steps, is_numbers
 from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
@@ -154,19 +155,18 @@ class Replayer:
                     f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
-        origins, reason = None, ""
+        reason = ""
         try:
             if isinstance(root, nn.Module):
                 check_hooks(root)
-            if not self.has_unread:
-                origins = Origins(root, args, kwargs)
-            else:
-                while found := self._record_unread(root, original, key, inputs, args, kwargs):
+            origins = Origins(root, args, kwargs)
+            if self.has_unread:
+                while found := self._record_twin(root, key, origins, inputs, args, kwargs):
                     self.counters |= found
         except (Refused, ProgramError) as error:
             reason = str(error)
-        if origins is None:
-            result = original(*args, **kwargs)  # which may raise what the recorded call did
+        if self.has_unread or reason:
+            result = original(*args, **kwargs)  # which may raise what the twin did
             if reason:
                 self._stop(key, reason)
             return result
@@ -174,55 +174,53 @@ class Replayer:
         steps = Steps(False)
         result, recording = record(monitor, args, kwargs, origins, self.options.verify, steps)
         recording = monitor.refused or recording
-        if counters := self._find_counters(key, origins, recording):
-            self.counters |= counters
-            self.entries.pop(key, None)  # which have their former values
-        self.has_unread = steps.is_wanted or bool(counters)
+        if isinstance(root, nn.Module):
+            if counters := self._find_counters(key, origins, recording):
+                self.counters |= counters
+                self.entries.pop(key, None)  # which have their former values
+            self.has_unread = steps.is_wanted or bool(counters)
         if not self.has_unread:  # else the next call is recorded
             self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
         return result
 
-    def _record_unread(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
-                       args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[Path]:
-        """Records a call, with an Unread for each number of a tensor or counter, and restores what
-        it changes. Returns counters that were found; empty: the call is recorded."""
+    def _record_twin(self, root: nn.Module, key: Any, origins: Origins, inputs: list[Any],
+                     args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[Path]:
+        """Records a call of a copy, with an Unread for each number of a tensor and each counter.
+        Returns counters that were found; empty: the call is recorded."""
+        twin = Twin(root, args, kwargs, origins)
         steps = Steps(True)
-        monitor = Monitor(original, True)
-        states = generator_states()
-        before = {path: one for path in self.counters
-                  if isinstance(one := resolve(root, path), KINDS)}
+        for path in self.counters:
+            if is_numbers(origins.held(path)):
+                twin.set_unread(path, steps)
+        monitor = Monitor(twin.model.forward, True)
+        before = Origins(twin.model, twin.args, twin.kwargs, has_copies=True)
         try:
-            for path, one in before.items():
-                set_step(resolve(root, path[:-1]), path[-1], steps.get(path, one))
-            origins = Origins(root, args, kwargs, has_copies=True)
-            try:
+            with restored_modes():
                 try:
-                    result, recording = record(monitor, args, kwargs, origins,
+                    result, recording = record(monitor, twin.args, twin.kwargs, before,
                                                self.options.verify, steps)
                 except Exception as error:
-                    if steps.refused is None:
+                    if not steps.refused and not monitor.refused:
                         raise ProgramError(f"{type(error).__name__}: {error}") from None
-                    result, recording = None, steps.refused
-                recording = monitor.refused or recording
-                found = self._find_counters(key, origins, recording) - self.counters
-                if not found:
-                    self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
-            finally:
-                origins.restore()
+                    result, recording = None, Refused("expected no error")
+            recording = (monitor.refused or steps.refused or monitor.caught
+                         or twin.find_shared_change(before) or recording)
+            found = self._find_counters(key, origins, recording) - self.counters
+            if not found:
+                self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
         finally:
-            for path, one in before.items():
-                set_step(resolve(root, path[:-1]), path[-1], one)
-            set_generator_states(states)
+            before.restore()
         return found
 
     def _find_counters(self, key: Any, origins: Origins,
                        recording: Recording | Refused) -> set[Path]:
-        """Returns numbers and arrays that a call has changed to what may depend on numbers: of
-        tensors, or of the call before."""
+        """Returns numbers that a call has changed to what may depend on numbers: of tensors, or of
+        the call before."""
         if isinstance(recording, Refused):
             return set()
         found = {path for path, tree in recording.changed
-                 if isinstance(tree, Later) and isinstance(origins.held(path), KINDS)}
+                 if any(isinstance(one, Later) for one in pytree.tree_leaves(tree))
+                 and is_numbers(origins.held(path))}
         plain = _plain_changes(origins, recording)
         return found | {path for path in self._find_changing(key, plain)
                         if isinstance(plain[path][0], NUMBERS)}

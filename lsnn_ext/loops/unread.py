@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..codegen.plain import ANY, Stand, make_key
+from ..codegen.plain import Stand
 from .functions import MOST_READ, PLAIN, find_line
 from .ir import Later, Leaf, Ref, Refused, Step
 from .paths import Path
@@ -33,7 +33,8 @@ KINDS = (*NUMBERS, np.ndarray)
 READS: dict[str, Callable[..., Any]] = {
     "item": Tensor.item, "numpy": Tensor.numpy, "tolist": Tensor.tolist}
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod")
-UNARY: dict[str, Callable[..., Any]] = {"__neg__": operator.neg, "__pos__": operator.pos, "__abs__": abs, "__round__": round}
+UNARY: dict[str, Callable[..., Any]] = {
+    "__neg__": operator.neg, "__pos__": operator.pos, "__abs__": abs, "__round__": round}
 METHODS = frozenset({  # of arrays, and of NumPy's numbers
     "item", "mean", "sum", "std", "var", "max", "min", "copy", "round", "tolist", "flatten",
     "astype"})
@@ -41,8 +42,8 @@ SHAPES = frozenset({"shape", "dtype", "ndim", "size"})
 # Of NumPy: rounded correctly, so that they give what the operators of its numbers give.
 UFUNCS = frozenset({np.add, np.subtract, np.multiply, np.divide, np.absolute, np.negative})
 KEPT = frozenset({  # what an Unread has in common with other objects
-    "__class__", "__new__", "__init__", "__init_subclass__", "__subclasshook__", "__class_getitem__",
-    "__getattribute__", "__setattr__", "__array_function__"})
+    "__class__", "__new__", "__init__", "__init_subclass__", "__subclasshook__",
+    "__class_getitem__", "__getattribute__", "__setattr__", "__array_function__"})
 
 
 class Content(NamedTuple):
@@ -81,13 +82,6 @@ class Unread(Stand):
             return steps.compute(operator.methodcaller(name, *args, **kwargs), self)
 
         return call
-
-    def _key(self) -> tuple[Any, ...]:
-        """Returns a key that is equal to those of all values of the same class, dtype and
-        shape."""
-        key = make_key(get_content(self).value)
-        assert key is not None
-        return *key[:-1], ANY
 
 
 get_content: Callable[[Any], Content] = vars(Unread)["_content"].__get__
@@ -213,7 +207,7 @@ class Steps:
         return self._add(Step(function, tuple(map(to_later, given))), value)
 
     def _add(self, step: Step, value: Any) -> Unread:
-        if not isinstance(value, (*KINDS, list)):
+        if not isinstance(value, (*KINDS, list, tuple, dict)):
             self.refuse(f"expected numbers or an array, got {type(value).__name__}")
         self.steps.append(step)
         kind: Any = type(value)
@@ -232,6 +226,12 @@ def get_value(value: Any) -> Any:
     return get_content(value).value if is_unread(value) else value
 
 
+def is_numbers(value: Any) -> bool:
+    """Whether a value is a number or array, or a container of such."""
+    return isinstance(value, (*KINDS, list, tuple, dict)) and all(
+        isinstance(one, KINDS) for one in pytree.tree_leaves(value))
+
+
 def is_constant(value: Any, kinds: Any) -> bool:
     """Whether a value is of these kinds, and no Unread that looks like one."""
     return not is_unread(value) and isinstance(value, kinds)
@@ -246,14 +246,16 @@ def to_later(value: Any) -> Any:
     return Later(get_content(value).number) if is_unread(value) else value
 
 
-def run_steps(steps: list[Step], get: Callable[[Any], Any]) -> list[Any]:
+def run_steps(steps: list[Step], get: Callable[[Any, bool], Any]) -> list[Any]:
     """Returns the results of the steps.
 
-    get: returns the tensor of a Ref, the number or array of a Leaf, and others as they are.
+    get: returns the tensor of a Ref, where True one whose memory an array takes, the number or
+        array of a Leaf, and others as they are.
     """
     found: list[Any] = []
     for function, args in steps:
-        found.append(function(*(found[one.step] if isinstance(one, Later) else get(one)
+        is_array = function is READS["numpy"]
+        found.append(function(*(found[one.step] if isinstance(one, Later) else get(one, is_array)
                                 for one in args)))
     return found
 

@@ -1,6 +1,7 @@
 """Numbers of tensors and counters: kept and computed with in Python, but not read."""
 import copy
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -79,8 +80,56 @@ GOOD = {
     "functions": (lambda z, v: (np.mean(v.detach().numpy()), np.abs(v.detach().numpy())), None),
     "lists": (lambda z, v: (round(z.mean().item(), 2), v.tolist(), v.mean().tolist(),
                             v.detach().numpy().astype(np.float32).flatten().tolist()), None),
+    "sum": (lambda z, v: sum([z.sum().item(), v.sum().item()]), None),
     "class": (lambda z, v: z.sum().item() if isinstance(z.sum().item(), float) else None, None),
 }
+
+
+def read(function: Callable[[Any], Any]) -> Any:
+    """A step that reads a number, and catches what that raises."""
+    def note(z: Tensor, v: Tensor) -> Any:
+        try:
+            return function(z.sum().item())
+        except Exception:
+            return None
+
+    return note
+
+
+def change(array: Any) -> Any:
+    array += 1
+    return array
+
+
+BAD = {
+    "branch": read(lambda n: 1 if n else 2),
+    "comparison": read(lambda n: n > 3),
+    "equality": read(lambda n: n == 3),
+    "text": read(lambda n: f"{n:.2f}"),
+    "float": read(float),
+    "floor": read(math.floor),
+    "hash": read(lambda n: {n: 1}),
+    "math": read(math.sqrt),
+    "type": read(lambda n: type(n).__name__),
+    "method": read(lambda n: n.is_integer()),
+    "copy": read(copy.deepcopy),
+    "list of numbers": read(lambda n: np.mean([n, n])),
+    "function of NumPy": read(lambda n: np.exp(n)),
+    "tensor": read(lambda n: torch.tensor(n)),
+    "factor": read(lambda n: torch.ones(2) * n),
+    "index": lambda z, v: v[int(z.sum().item()) % 2],
+    "array in place": lambda z, v: change(v.detach().numpy()),
+    "list in place": lambda z, v: v.tolist().append(1),
+    "part of a list": lambda z, v: v.tolist()[0],
+    "element": lambda z, v: v.detach().numpy()[0],
+    "tensor of an array": lambda z, v: torch.from_numpy(v.detach().numpy()),
+    "an array whose tensor changes": lambda z, v: (one := v.detach().clone(), one.numpy(),
+                                                   one.add_(1))[1],
+}
+
+
+if sys.version_info >= (3, 12):  # where sum has another order of additions for floats
+    BAD["sum"] = GOOD.pop("sum")[0]
 
 
 def make(note: Any, end: Any) -> Any:
@@ -122,50 +171,6 @@ def test_numbers_are_those_of_the_original(name: str) -> None:
         x = draw_x(4 if k == 3 else 3, seed=k).double()
         assert_same(call(model, x), call(original, x))
     assert len(seen_replays) >= 2
-
-
-def read(function: Callable[[Any], Any]) -> Any:
-    """A step that reads a number, and catches what that raises."""
-    def note(z: Tensor, v: Tensor) -> Any:
-        try:
-            return function(z.sum().item())
-        except Exception:
-            return None
-
-    return note
-
-
-def change(array: Any) -> Any:
-    array += 1
-    return array
-
-
-BAD = {
-    "branch": read(lambda n: 1 if n else 2),
-    "comparison": read(lambda n: n > 3),
-    "equality": read(lambda n: n == 3),
-    "text": read(lambda n: f"{n:.2f}"),
-    "float": read(float),
-    "floor": read(math.floor),
-    "hash": read(lambda n: {n: 1}),
-    "math": read(math.sqrt),
-    "type": read(lambda n: type(n).__name__),
-    "sum": read(lambda n: sum([n, n])),
-    "method": read(lambda n: n.is_integer()),
-    "copy": read(copy.deepcopy),
-    "list of numbers": read(lambda n: np.mean([n, n])),
-    "function of NumPy": read(lambda n: np.exp(n)),
-    "tensor": read(lambda n: torch.tensor(n)),
-    "factor": read(lambda n: torch.ones(2) * n),
-    "index": lambda z, v: v[int(z.sum().item()) % 2],
-    "array in place": lambda z, v: change(v.detach().numpy()),
-    "list in place": lambda z, v: v.tolist().append(1),
-    "part of a list": lambda z, v: v.tolist()[0],
-    "element": lambda z, v: v.detach().numpy()[0],
-    "tensor of an array": lambda z, v: torch.from_numpy(v.detach().numpy()),
-    "an array whose tensor changes": lambda z, v: (one := v.detach().clone(), one.numpy(),
-                                                   one.add_(1))[1],
-}
 
 
 @pytest.mark.parametrize("name", BAD)

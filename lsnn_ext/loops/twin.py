@@ -1,0 +1,76 @@
+"""Twin: a copy of a model and its arguments, whose call leaves no trace in the model."""
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .._core.torch_internals import find_storage
+from ..codegen.plain import generator_states, set_generator_states
+from .ir import Refused
+from .origins import Origins
+from .paths import ATTRIBUTE, Path, resolve, set_step
+from .unread import Steps
+
+
+class Twin:
+    """A copy.deepcopy of a converted model, of its original class.
+
+    Args:
+        before: of the model.
+
+    Raises:
+        Refused: a model that cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, args: Any, kwargs: Any, before: Origins) -> None:
+        self._before, self._model = before, model
+        tensors = before.list_tensors()
+        storages = list(map(find_storage, tensors))
+        copies: dict[int, Any] = {}
+        for one, storage in zip(tensors, storages, strict=True):
+            if one.is_leaf:
+                continue
+            with torch.enable_grad():  # a state with a history has one in the copy, too
+                copies[id(one)] = made = one.detach().requires_grad_().clone()
+            if storages.count(storage) > 1 or made.stride() != one.stride():
+                raise Refused("expected states that share no memory")
+        try:
+            self.model, self.args, self.kwargs = copy.deepcopy((model, args, kwargs), copies)
+        except Exception as error:
+            raise Refused(f"{type(model).__name__}: expected a model that copy.deepcopy copies, "
+                          f"got {type(error).__name__}: {error}") from None
+        if type(self.model) is not type(model):
+            raise Refused(f"{type(model).__name__}: expected a copy of the same class")
+        self.model.__class__ = vars(type(model))["_lsnn_original"]
+        vars(self.model).pop(ATTRIBUTE)
+
+    def set_unread(self, path: Path, steps: Steps) -> None:
+        """Sets an attribute to an Unread. Raises Refused where it is shared with the model."""
+        holder = resolve(self.model, path[:-1])
+        if holder is resolve(self._model, path[:-1]):
+            raise Refused(f"{path[-1][1]}: expected a number of a tensor, or a counter, to be an "
+                          f"attribute of the model")
+        set_step(holder, path[-1], steps.get(path, resolve(self.model, path)))
+
+    def find_shared_change(self, after: Origins) -> Refused | None:
+        """Returns why a call of the copy is no recording: it has changed what the model shares."""
+        names = after.list_changes_of(self._before)
+        return Refused(f"{names[0]}: expected a call with numbers of tensors or counters to change "
+                       f"only attributes of the model") if names else None
+
+
+@contextmanager
+def restored_modes() -> Iterator[None]:
+    """Restores generators and settings, which a call that raises may leave changed."""
+    states, dtype, errors = generator_states(), torch.get_default_dtype(), np.geterr()
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        np.seterr(**errors)
+        set_generator_states(states)
