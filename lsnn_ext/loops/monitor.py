@@ -20,7 +20,8 @@ from .functions import find_line
 from .ir import Refused
 
 IMPURE = frozenset({
-    print, input, open, os.urandom, globals, eval, exec, __import__, sys._getframe,
+    print, input, open, os.urandom, os.mkdir, os.remove, os.unlink, os.rename, os.replace, os.rmdir,
+    os.system, os.write, globals, eval, exec, __import__, sys._getframe,
     datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
     *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
 IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
@@ -29,7 +30,7 @@ IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
 # With numbers that are not read: the second pass of a checkpoint, modes of NumPy's operators, and
 # what has another order of additions for floats.
-UNREAD_CODES = {id(inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__): "checkpoint"}
+CHECKPOINT = inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__
 NUMERIC = frozenset({"errstate", "seterr", "catch_warnings", "simplefilter", "filterwarnings"})
 BUILTIN = frozenset({"type", "builtins", *(["sum"] if sys.version_info >= (3, 12) else [])})
 HARMLESS = (AttributeError, LookupError, ImportError, StopIteration, StopAsyncIteration,
@@ -48,7 +49,6 @@ class Monitor:
 
     def __init__(self, function: Callable[..., Any], is_unread: bool = False) -> None:
         self.function, self.is_unread = function, is_unread
-        self._codes = UNREAD_CODES if is_unread else {}
         self.refused: Refused | None = None
         self.caught: Refused | None = None  # an exception
         self._before: Any = sys.getprofile()
@@ -68,9 +68,11 @@ class Monitor:
                 before(frame, event, called)
             if event == "call":
                 code = frame.f_code
-                what = IMPURE_CODES.get(id(code)) or self._codes.get(id(code))
+                what = IMPURE_CODES.get(id(code))
                 if what is not None:
                     self._refuse(what, frame.f_back)
+                elif self.is_unread and code is CHECKPOINT:
+                    self._refuse("checkpoint", _find_user(frame))
                 elif id(code) not in seen:
                     seen[id(code)] = code
                     if not is_user(str(frame.f_globals.get("__name__"))):
@@ -126,3 +128,10 @@ class Monitor:
                                    f"its arguments and the model", line)
             if self.is_unread:
                 raise self.refused
+
+
+def _find_user(frame: FrameType | None) -> FrameType | None:
+    """Returns the frame of user code that has led to a call."""
+    while frame is not None and not is_user(str(frame.f_globals.get("__name__"))):
+        frame = frame.f_back
+    return frame

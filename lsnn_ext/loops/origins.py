@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -18,6 +17,7 @@ from ..codegen.plain import (
     Stand,
     find_layout,
     find_oddity,
+    has_equal_numbers,
     is_mutable,
     is_same,
     list_elements,
@@ -104,6 +104,11 @@ class Origins:
         if spec != self._spec or any(one is not two for one, two in zip(
                 now, self.inputs, strict=True)):
             raise Refused("arguments: expected no change of a list or dict among them in the call")
+        for tensor, places in self.snapshot.tensors.values():
+            if vars(tensor) and id(tensor) not in self.snapshot.numbers:
+                name = format_path(self.snapshot.path_of(places[0]))
+                raise Refused(f"{name}: expected no new attributes of a tensor, got "
+                              f"{[*vars(tensor)]}")
         found = []
         self._new: dict[int, str] = {}
         for node in self.snapshot.nodes:
@@ -208,7 +213,7 @@ class Origins:
         for tensor, data, numbers, requires_grad in self._copies:
             if find_storage(tensor) != find_storage(data) or tensor.shape != data.shape:
                 tensor.data = data
-            if not torch.equal(tensor.detach(), numbers):  # not each write increments the version
+            if not has_equal_numbers(tensor, numbers):  # not each write increments the version
                 tensor.data.copy_(numbers)
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)

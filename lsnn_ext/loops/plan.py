@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .._core.torch_internals import find_storage
 from .costs import GUARD, estimate_call, estimate_stage, skips_zeros
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
@@ -68,6 +69,7 @@ class Plan:
             places.update((value, (loops, t, (q, k)))
                                for value, (t, q, k) in part.places().items() if value in read)
             loops += 1
+        self.aliased = {*recording.shared, *(one for one, _ in recording.shared.values())}
         self.detached = {one: other for one, (other, _) in recording.shared.items()
                          if one in places or other in places}
         if not all(recording.shared[one][1] for one in self.detached) or any(
@@ -174,6 +176,7 @@ class Plan:
                                    for value, read in self.recording.checked.items()):
             raise OtherBranchError
         own: dict[int, Tensor] = {}
+        taken: set[int] = set()  # storages of results
         recording = self.recording
 
         def result(one: Any) -> Any:
@@ -190,8 +193,10 @@ class Plan:
                 tensor = values.get(value)
                 # a view of a sequence keeps it alive, and cannot be written to in place; one of an
                 # argument stays one
-                if values.is_shared(value) and not values.is_part_of_leaf(tensor):
+                is_taken = value not in self.aliased and find_storage(tensor) in taken
+                if (values.is_shared(value) or is_taken) and not values.is_part_of_leaf(tensor):
                     tensor = tensor.clone()
+                taken.add(find_storage(tensor))
                 kind = recording.kinds[value]
                 # a sequence requires a gradient where one of its iterations does
                 tensor = tensor if kind.requires_grad else tensor.detach()

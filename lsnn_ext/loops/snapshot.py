@@ -102,8 +102,9 @@ class Snapshot:
         if isinstance(value, types.ModuleType) and not is_user(value.__name__):  # a large one
             return [(("global", key), vars(value)[key])
                     for key in sorted(self.names & vars(value).keys())]
-        return (list_entries(value) if self._before is None
-                else self._before.node(value).held.items())
+        if self._before is None:
+            return list_entries(value)
+        return self._before.node(value).held.items() if id(value) in self._before.numbers else ()
 
     def _describe(self) -> None:
         """Sets a description, equal if the function does the same: structure and plain values,
