@@ -1,8 +1,11 @@
 """Numbers of tensors and counters: kept and computed with in Python, but not read."""
 import copy
+import datetime
+import json
 import math
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
 
 from converted_nets import Net, draw_x, plans_are_useful, seen_replays
 from lsnn_ext.loops import convert
@@ -68,6 +72,13 @@ def keep(self: Any, log: list[Any]) -> Any:
     return None
 
 
+def list_anew(self: Any, log: list[Any]) -> Any:
+    self.rate = []
+    for one in log:
+        self.rate.append(one)
+    return len(self.rate)
+
+
 GOOD = {
     "item": (lambda z, v: z.sum().item(), sum_in_order),
     "membranes": (lambda z, v: v.mean().item(), sum_in_order),
@@ -78,6 +89,10 @@ GOOD = {
     "array attribute": (lambda z, v: v.detach().numpy(), keep),
     "NumPy": (lambda z, v: np.float32(2) * v.detach().numpy().mean(), sum_in_order),
     "functions": (lambda z, v: (np.mean(v.detach().numpy()), np.abs(v.detach().numpy())), None),
+    "list attribute": (lambda z, v: z.sum().item(), list_anew),
+    "buffer": (lambda z, v: 0, lambda self, log: (self.mean.sum().item(), self.mean.tolist())),
+    "protocols": (lambda z, v: [isinstance(z.mean().item(), one) for one in (
+        float, Hashable, Iterable)] + [hasattr(z.mean().item(), "__len__")], None),
     "lists": (lambda z, v: (round(z.mean().item(), 2), v.tolist(), v.mean().tolist(),
                             v.detach().numpy().astype(np.float32).flatten().tolist()), None),
     "sum": (lambda z, v: sum([z.sum().item(), v.sum().item()]), None),
@@ -116,6 +131,10 @@ BAD = {
     "list of numbers": read(lambda n: np.mean([n, n])),
     "function of NumPy": read(lambda n: np.exp(n)),
     "tensor": read(lambda n: torch.tensor(n)),
+    "C code": read(json.dumps),
+    "class of C": read(datetime.timedelta),
+    "settings of NumPy": lambda z, v: np.errstate(all="raise") and z.sum().item(),
+    "recomputed": lambda z, v: checkpoint(lambda v: v * v.sum().item(), v, use_reentrant=False),
     "factor": read(lambda n: torch.ones(2) * n),
     "index": lambda z, v: v[int(z.sum().item()) % 2],
     "array in place": lambda z, v: change(v.detach().numpy()),
@@ -220,3 +239,70 @@ def test_an_error_at_a_later_recording_leaves_no_trace() -> None:
             assert_same([model.total], [original.total])
         else:
             assert_same(call(model, x), call(original, x))
+
+
+class Remembers(Logs):
+    """Keeps a state with its history, and what a user's hook of it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v: Any = None
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Any:
+        v = torch.zeros(x.shape[1], 4, dtype=x.dtype) if self.v is None else self.v
+        out = []
+        for t in range(len(x)):
+            v = self.beta * v + gain * self.project(x[t])
+            self.total += v.mean().item()
+            out.append(v)
+        self.v = v
+        return torch.stack(out), v.detach(), v.detach().numpy()
+
+
+def test_a_state_with_a_history() -> None:
+    torch.manual_seed(0)
+    original = Remembers().double()
+    model, report = convert(copy.deepcopy(original), draw_x().double())
+    assert report.converted, report.reason
+    for k in range(4):
+        x = draw_x(seed=k).double()
+        results = [one(x) for one in (model, original)]
+        for out, *_ in results:
+            out.sum().backward(retain_graph=True)
+        torch.testing.assert_close(results[0], results[1])
+        torch.testing.assert_close([one.grad for one in model.parameters()],
+                                   [one.grad for one in original.parameters()])
+        assert model.total == pytest.approx(original.total)
+        assert model.v.grad_fn is not None
+
+
+def test_results_share_memory_as_those_of_the_original() -> None:
+    torch.manual_seed(0)
+    original = Remembers().double()
+    model, _ = convert(copy.deepcopy(original), draw_x().double())
+    for one in (model, original):
+        one.v = None
+        one(draw_x().double())
+        one.v = None
+        out, last, array = one(draw_x().double())
+        array[:] = 7.0
+        assert bool((last == 7.0).all()) and not bool((out == 7.0).any())
+        last.fill_(3.0)
+        assert bool((array == 3.0).all()) and not bool((out == 3.0).any())
+        assert bool((one.v == 3.0).all())
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    model = make(lambda z, v: z.sum().item(), None)
+    model.lock = threading.Lock()
+    _, report = convert(model, draw_x().double())
+    assert not report.converted and "copy.deepcopy" in report.reason
+
+
+def test_a_number_outside_of_the_model_is_refused() -> None:
+    def end(self: Any, log: list[Any]) -> Any:
+        Logs.kept.append(log[0])
+
+    model, report = convert(make(lambda z, v: z.sum().item(), end), draw_x().double())
+    assert not report.converted and "attributes of the model" in report.reason
+    assert Logs.kept == []
