@@ -10,9 +10,9 @@ from torch import Tensor
 import lsnn_ext
 import wide_states
 from lsnn_ext import Neuron, Recurrent, functional
-from lsnn_ext.codegen.trace import StepError, trace
+from lsnn_ext.codegen.trace import StepError
 from lsnn_ext.zoo.surrogates import triangle
-from traced_steps import check_step
+from traced_steps import check_step, trace_step
 from wide_states import B, N, T, check
 
 F64 = torch.float64
@@ -270,5 +270,4 @@ def test_an_axis_of_1_in_front() -> None:
     lambda v: torch.stack([v])[:, 0] + v, lambda v: v[None].sum(1) + v])
 def test_other_axes_in_front_are_refused(function: Callable[[Tensor], Tensor]) -> None:
     with pytest.raises(StepError):
-        trace(lambda c, v, z: (function(v) + c, z), currents=1, states=1, dtype=F64,
-              coefficients={})
+        trace_step(lambda c, v, z: (function(v) + c, z), F64)

@@ -8,11 +8,12 @@ from lsnn_ext.codegen.program import Node
 from neuron_rows import load_interpreter, targets
 from random_program import EXACT, random_program
 
+PROGRAM = random_program(1, torch.float32, 1, 1, 0, EXACT, True, False)
+
 
 def test_the_source_has_one_statement_a_line_and_no_dead_nodes() -> None:
-    program = random_program(1, torch.float32, 1, 1, 0, EXACT, True, False)
-    dead = program._replace(nodes=(*program.nodes, Node("exp", (0,))))
-    source = generate(program)
+    dead = PROGRAM._replace(nodes=(*PROGRAM.nodes, Node("exp", (0,))))
+    source = generate(PROGRAM)
     assert generate(dead) == source
     assert max(line.count(";") for line in source.splitlines()) == 1
 
@@ -23,7 +24,7 @@ def test_the_source_has_one_statement_a_line_and_no_dead_nodes() -> None:
     (10, 0, "result"), (11, 600, "argument"), (11, -300, "argument")))
 def test_invalid_bytecode_is_refused(at: int, value: int, message: str) -> None:
     interpreter = load_interpreter(targets()[0])
-    code, constants = encode(random_program(1, torch.float32, 1, 1, 0, EXACT, True, False))
+    code, constants = encode(PROGRAM)
     code[at] = value
     with pytest.raises(RuntimeError, match=f"bytecode: {message}: expected"):
         interpreter.load_code(False, code, constants)
@@ -31,7 +32,7 @@ def test_invalid_bytecode_is_refused(at: int, value: int, message: str) -> None:
 
 def test_bytecode_of_another_length_is_refused() -> None:
     interpreter = load_interpreter(targets()[0])
-    code, constants = encode(random_program(1, torch.float32, 1, 1, 0, EXACT, True, False))
+    code, constants = encode(PROGRAM)
     for length in range(len(code)):
         with pytest.raises(RuntimeError, match="bytecode"):
             interpreter.load_code(False, code[:length], constants)

@@ -250,13 +250,18 @@ def test_gather_needs_memory_for_both_directions() -> None:
         recurrent(x, w, ADAPTIVE, theta=0.3, delay=18)[0].sum().backward()
 
 
+def _forget_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_warned", set())
+    monkeypatch.setattr(kernels, "_registered", set())
+    monkeypatch.setattr(ADAPTIVE, "kernels", {})
+
+
 @needs_kernels
 def test_without_a_compiler_the_loop_runs_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: value.to(DEVICE) if isinstance(value, Tensor) else value
              for name, value in _draw("adaptive", N=7).items()}
     wanted, _ = recurrent(neuron=ADAPTIVE, **given)
-    monkeypatch.setattr(cache, "_warned", set())
-    monkeypatch.setattr(ADAPTIVE, "kernels", {})
+    _forget_kernels(monkeypatch)
     monkeypatch.setenv("LSNN_COMPILE", "0")
     with pytest.warns(UserWarning, match="expected CUDA kernels of the step, got LSNN_COMPILE=0 "
                                          "allows no compiler; the step runs as a loop over time"):
@@ -275,9 +280,7 @@ def test_a_passing_error_is_raised_and_forgotten(fails: tuple[Any, str],
     given = {name: value.to(DEVICE) if isinstance(value, Tensor) else value
              for name, value in _draw("adaptive", N=7).items()}
     wanted, _ = recurrent(neuron=ADAPTIVE, **given)
-    monkeypatch.setattr(cache, "_warned", set())
-    monkeypatch.setattr(kernels, "_registered", set())
-    monkeypatch.setattr(ADAPTIVE, "kernels", {})
+    _forget_kernels(monkeypatch)
 
     def fail_with(text: str) -> Any:
         def fail(*_: Any) -> None:
@@ -292,8 +295,7 @@ def test_a_passing_error_is_raised_and_forgotten(fails: tuple[Any, str],
     torch.testing.assert_close(recurrent(neuron=ADAPTIVE, **given)[0], wanted)
     (_, kernel), = ADAPTIVE.kernels.values()
     assert not kernel.why_not
-    monkeypatch.setattr(kernels, "_registered", set())
-    monkeypatch.setattr(ADAPTIVE, "kernels", {})
+    _forget_kernels(monkeypatch)
     text = "neuron: loading the kernels: device kernel image is invalid"
     with monkeypatch.context() as patch:
         patch.setattr(*fails, fail_with(text))

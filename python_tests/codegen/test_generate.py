@@ -157,11 +157,6 @@ def test_a_step_is_that_of_torch(case: Case, N: int, number_spikes: bool, writte
         del kept
 
 
-def _rows_of_items(x: Tensor) -> ctypes.Structure:
-    """Of (items, rows, N), those of the first item."""
-    return rows(x[0])
-
-
 def _carried(neuron: Neuron, S: int) -> list[int]:
     return [s for s in range(S) if neuron.table.carried >> s & 1]
 
@@ -255,7 +250,7 @@ def test_an_adjoint_is_that_of_torch(case: Case, N: int, want: int, outside: str
         gx = torch.full((items, K, N), 7.0, dtype=program.dtype)
         sums = torch.ones(max(G, 1), NP, dtype=program.dtype)
         call = AdjointRows(coefficients=packed.data_ptr(), items=items, n0=0, n1=N, N=N, NP=NP,
-                           saved=_rows_of_items(saved), saved_items=saved.stride(0),
+                           saved=rows(saved[0]), saved_items=saved.stride(0),
                            read=rows(read), d_states=rows(d_rows), dz=dz_rows.data_ptr(),
                            dz_stride=NP, dc=rows(dc), sums=sums.data_ptr() if G else None,
                            want=want)
@@ -270,7 +265,7 @@ def test_an_adjoint_is_that_of_torch(case: Case, N: int, want: int, outside: str
             call.gz, call.gz_stride_b = gz.data_ptr(), gz.stride(0)
             call.gz_next = gz.data_ptr()
             call.gz_stride_n = int(outside != "scalar")
-            call.gx, call.gx_items = _rows_of_items(gx), gx.stride(0)
+            call.gx, call.gx_items = rows(gx[0]), gx.stride(0)
         if outside == "all":
             call.g_traces = ctypes.addressof(to)
         neuron.call("adjoint", call)

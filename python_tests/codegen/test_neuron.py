@@ -282,8 +282,7 @@ def test_elements_and_attributes_of_every_kind_are_watched() -> None:
     SETTINGS.gain = before
 
 
-def test_a_step_that_changes_what_it_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSNN_COMPILE", "0")
+def test_a_step_that_changes_what_it_reads_is_refused(interpreted: None) -> None:
     calls = 0
 
     def step(c: Tensor, z: Tensor) -> Tensor:
@@ -301,8 +300,7 @@ def test_a_step_that_changes_what_it_reads_is_refused(monkeypatch: pytest.Monkey
     lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(), torch.from_numpy),
     lambda: torch.autograd.set_detect_anomaly(True)])
 def test_kernels_hold_nothing_of_what_is_active_at_the_first_call(
-        context: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSNN_COMPILE", "0")
+        context: Callable[[], Any], interpreted: None) -> None:
     x = torch.randn(4, 1, 2, requires_grad=True)
     neuron, same = Neuron(adaptive), Neuron(adaptive)
     with torch.no_grad(), context():
@@ -312,8 +310,7 @@ def test_kernels_hold_nothing_of_what_is_active_at_the_first_call(
     assert torch.equal(*gradients)
 
 
-def test_a_first_call_inside_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSNN_COMPILE", "0")
+def test_a_first_call_inside_of_a_checkpoint(interpreted: None) -> None:
     x = torch.randn(4, 1, 2, requires_grad=True)
     neuron = Neuron(adaptive)
 
@@ -324,13 +321,12 @@ def test_a_first_call_inside_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(once, torch.autograd.grad(loss(x), x)[0])
 
 
-def test_a_module_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_is_a_step(interpreted: None) -> None:
     class Cell(nn.Module):
         def forward(self, c: Tensor, v: Tensor, z: Tensor, *, tau: float) -> Any:
             v = v + c / tau
             return v, (v > 1).to(v.dtype)
 
-    monkeypatch.setenv("LSNN_COMPILE", "0")
     spikes, _ = recurrent(torch.ones(4, 1, 2), None, Neuron(Cell()), tau=2.0)
     assert spikes[:, 0, 0].tolist() == [0, 0, 1, 1]
 
@@ -346,8 +342,8 @@ def test_a_module_of_numbers_is_watched(name: str, monkeypatch: pytest.MonkeyPat
     assert_seen(space["step"], lambda: vars(module).update(tau=2.0))  # type: ignore[arg-type]
 
 
-def test_a_kernel_is_made_once_for_each_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSNN_COMPILE", "0")
+def test_a_kernel_is_made_once_for_each_form(interpreted: None,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Neuron] = []
     make_kernel = kernels._make_kernel
     monkeypatch.setattr(kernels, "_make_kernel", lambda neuron, *more: made.append(neuron)

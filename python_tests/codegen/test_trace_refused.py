@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lsnn_ext.codegen.trace import StepError, trace
+from lsnn_ext.codegen.trace import StepError
 from surrogates import Triangle
+from traced_steps import trace_step
 
 
 class BranchInBackward(Triangle):
@@ -25,22 +26,19 @@ class BranchInBackward(Triangle):
 class MaskInBackward(Triangle):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        x, = ctx.saved_tensors
-        return g * 2 if (x > 0).any() else g  # REFUSED
+        return g * 2 if (ctx.saved_tensors[0] > 0).any() else g  # REFUSED
 
 
 class NumpyInBackward(Triangle):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        x, = ctx.saved_tensors
-        return g * torch.from_numpy(1 / (1 + abs(x.numpy())))  # REFUSED
+        return g * torch.from_numpy(1 / (1 + abs(ctx.saved_tensors[0].numpy())))  # REFUSED
 
 
 class SumInBackward(Triangle):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        x, = ctx.saved_tensors
-        total = x.sum()
+        total = ctx.saved_tensors[0].sum()
         return g * total  # REFUSED
 
 
@@ -102,7 +100,7 @@ def test_refused_with_line(name: str) -> None:
         return v * 1, z
 
     with pytest.raises(StepError, match=text) as raised:
-        trace(step, currents=1, states=1, dtype=torch.float32, coefficients={})
+        trace_step(step)
     message = str(raised.value)
     assert message.startswith("step: expected ")
     found = re.search(r"in test_trace_refused.py line (\d+) \(`(.*)`\)$", message)
@@ -110,10 +108,10 @@ def test_refused_with_line(name: str) -> None:
     assert "REFUSED" in open(__file__).read().splitlines()[int(found[1]) - 1]
 
 
-def refuse(step: Callable, text: str, **options: Any) -> None:
-    options = {"currents": 1, "states": 1, "dtype": torch.float32, "coefficients": {}} | options
-    with pytest.raises(StepError, match=text):
-        trace(step, **options)
+def refuse(step: Callable, text: str, k: Any = None, dtype: torch.dtype = torch.float32) -> None:
+    """The message has this text before it shows the line of the step."""
+    with pytest.raises(StepError, match=rf"^[^`]*({text})"):
+        trace_step(step, dtype, {} if k is None else {"k": k})
 
 
 def test_refused_results_and_coefficients() -> None:
@@ -124,25 +122,20 @@ def test_refused_results_and_coefficients() -> None:
     refuse(lambda c, v, z: v, "expected 2 results, got one")
     refuse(lambda c, v, z: (v, v, z), "expected 2 results, got 3")
     refuse(lambda c, v: (v, v), "TypeError")
-    refuse(lambda c, v, z, *, k: (v * k, z), "k: expected a tensor of shape", coefficients={
-        "k": torch.ones(2, 3)})
-    refuse(lambda c, v, z, *, k: (v * k, z), "k: expected float32", coefficients={
-        "k": torch.ones(3).half()})
-    refuse(lambda c, v, z, *, k: (v * k, z), "k: expected a number", coefficients={"k": "a"})
-    refuse(lambda c, v, z, *, k: (v * k, z), "of torch.float64", coefficients={
-        "k": torch.ones(3).double()})
-    refuse(lambda c, v, z, *, k: (v * math.exp(k), z), "no float", coefficients={"k": 1.0})
-    refuse(lambda c, v, z, *, k: (v * (2 if k > 1 else 3), z), "no branch", coefficients={"k": 1.0})
-    refuse(lambda c, v, z, *, k: (v * k.add_(1), z), "no write in place|leaf",
-           coefficients={"k": torch.ones(3)})
-    refuse(lambda c, v, z, *, k: (v * k.detach().add_(1), z), "no write in place",
-           coefficients={"k": torch.ones(3)})
-    refuse(lambda c, v, z: (v * LARGE[0].add_(0), z), "no write in place")
+    for k, text in ((torch.ones(2, 3, 4), "k: expected a tensor of shape"),
+                    (torch.ones(3).half(), "k: expected float32"), ("a", "k: expected a number"),
+                    (torch.ones(3).double(), "of torch.float64")):
+        refuse(lambda c, v, z, *, k: (v * k, z), text, k)
+    refuse(lambda c, v, z, *, k: (v * math.exp(k), z), "no float", 1.0)
+    refuse(lambda c, v, z, *, k: (v * (2 if k > 1 else 3), z), "no branch", 1.0)
+    refuse(lambda c, v, z, *, k: (v * k.add_(1), z), "no write in place|leaf", torch.ones(3))
+    refuse(lambda c, v, z, *, k: (v * k.detach().add_(1), z), "no write in place", torch.ones(3))
+    row = torch.ones(3)
+    refuse(lambda c, v, z: (v * row.add_(0), z), "no write in place")
     refuse(Counter(), "got others; the size or a counter enters a value")
     refuse(lambda c, v, z: (v / v.shape[0], z), "the size or a counter enters a value")
     refuse(lambda c, v, z: (v if v.shape[0] > 100 else -v, z), "the size or a counter enters")
-    refuse(lambda c, v, z, *, k: (v * k ** c.shape[1], z), "the size or a counter enters",
-           coefficients={"k": 2.0})
+    refuse(lambda c, v, z, *, k: (v * k ** c.shape[1], z), "the size or a counter enters", 2.0)
     refuse(lambda c, v, z: (v, z), "float32 or float64", dtype=torch.float16)
 
 
@@ -174,4 +167,4 @@ def test_sums_of_the_step_are_not_gradients() -> None:
 
     refuse(lambda c, v, z: (Expanded.apply(v + c), z), "aten.expand of a sum over the batch")
     refuse(lambda c, v, z, *, k: (Shifted.apply(v, k), z), "aten.add of a sum over the batch",
-           coefficients={"k": torch.ones(3)})
+           torch.ones(3))

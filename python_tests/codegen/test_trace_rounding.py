@@ -5,12 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext.codegen.trace import StepError, trace
-from program import evaluate
-from traced_steps import check_step
+from lsnn_ext.codegen.trace import StepError
+from traced_steps import check_step, trace_step, values_of
 
-DTYPES = [torch.float32, torch.float64]
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "round": torch.round,
     "trunc": torch.trunc,
@@ -52,22 +50,17 @@ def assert_same_bits(got: Tensor, want: Tensor) -> None:
 @each_dtype
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_values_are_bitwise_equal(name: str, dtype: torch.dtype) -> None:
-    function = FUNCTIONS[name]
-    program = trace(lambda c, v, z: (function(v), z), currents=1, states=1, dtype=dtype,
-                    coefficients={}).program
-    v = numbers(dtype)[None]
-    got = evaluate(program, [v], [v], v, []).new_states[0]
-    assert_same_bits(got, function(v))
+    v = numbers(dtype)
+    assert_same_bits(values_of(FUNCTIONS[name], v), FUNCTIONS[name](v))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_values_of_float32_in_a_step_of_float64(name: str) -> None:
-    function = FUNCTIONS[name]
-    program = trace(lambda c, v, z: (function(v.float()).double(), z), currents=1, states=1,
-                    dtype=torch.float64, coefficients={}).program
-    v = torch.cat([numbers(torch.float32).double(), numbers(torch.float64)])[None]
-    got = evaluate(program, [v], [v], v, []).new_states[0]
-    assert_same_bits(got, function(v.float()).double())
+    def wide(v: Tensor) -> Tensor:
+        return FUNCTIONS[name](v.float()).double()
+
+    v = torch.cat([numbers(torch.float32).double(), numbers(torch.float64)])
+    assert_same_bits(values_of(wide, v), wide(v))
 
 
 @each_dtype
@@ -118,8 +111,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 def test_refused(name: str) -> None:
     function, text = REFUSED[name]
     with pytest.raises(StepError, match=text):
-        trace(lambda c, v, z: (function(v), z), currents=1, states=1, dtype=torch.float32,
-              coefficients={})
+        trace_step(lambda c, v, z: (function(v), z))
 
 
 class RoundedSum(torch.autograd.Function):
@@ -134,5 +126,5 @@ class RoundedSum(torch.autograd.Function):
 
 def test_a_rounded_sum_over_the_batch_is_refused() -> None:
     with pytest.raises(StepError, match="aten.div of a sum over the batch"):
-        trace(lambda c, v, z, *, k: (RoundedSum.apply(v, k), z), currents=1, states=1,
-              dtype=torch.float32, coefficients={"k": torch.tensor(1.0, requires_grad=True)})
+        trace_step(lambda c, v, z, *, k: (RoundedSum.apply(v, k), z),
+                   coefficients={"k": torch.tensor(1.0, requires_grad=True)})

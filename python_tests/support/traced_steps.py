@@ -51,6 +51,18 @@ def _assert_close(name: str, got: Tensor | None, expected: Tensor | None, tolera
                                msg=lambda text: f"{name}: {text}")
 
 
+def trace_step(step: Callable[..., Any], dtype: torch.dtype = torch.float32,
+               coefficients: Mapping[str, Any] | None = None) -> Traced:
+    """A step with one current and one state."""
+    return trace(step, currents=1, states=1, dtype=dtype, coefficients=coefficients or {})
+
+
+def values_of(function: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+    """function(v) (n,) as the program of a step computes it."""
+    program = trace_step(lambda c, v, z: (function(v), z), v.dtype).program
+    return evaluate(program, [v[None]], [v[None]], v[None], []).new_states[0][0]
+
+
 def check_step(step: Callable[..., Any], coefficients: Mapping[str, Tensor | float] | None = None,
                *, currents: int = 1, states: int = 1, dtype: torch.dtype = torch.float64,
                is_exact: bool = True, scale: float = 1.5, seed: int = 0,
