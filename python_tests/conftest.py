@@ -25,9 +25,9 @@ FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_mod
 # Folders and files whose tests are all marked slow, as are single tests by @pytest.mark.slow.
 # `make test` leaves them out, `make test-all` runs all.
 SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
-    "aoti", "fooling_gradients", "fooling_judge", "fooling_programs", "fooling_recording",
+    "fooling_gradients", "fooling_judge", "fooling_programs", "fooling_recording",
     "interrupts", "package_models", "packages", "plan", "plan_memory", "scripted_surrogate",
-    "six_loops", "bytecode", "generate", "operators", "random", "reroll"))}
+    "six_loops", "generate", "operators", "random", "reroll"))}
 # LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
 LARGE_TABLE = 30
 

@@ -1,4 +1,5 @@
-"""The row functions of random programs, generated and interpreted, against torch."""
+"""The row functions of random programs, generated and interpreted, against torch; bytecode that the
+interpreter refuses."""
 import ctypes
 import os
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lsnn_ext.codegen.encode import OPCODES, encode
+from lsnn_ext.codegen.generate import generate
 from lsnn_ext.codegen.program import OPERATORS, Node, Program
 from neuron_rows import (
     MAX_ITEMS,
@@ -330,3 +333,36 @@ def test_sanitizers_find_nothing() -> None:
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-k", "torch or again", __file__],
                           env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+# ----------------------------------------------------------------------------------- bytecode
+PROGRAM = random_program(1, torch.float32, 1, 1, 0, EXACT, True, False)
+
+
+def test_the_source_has_one_statement_a_line_and_no_dead_nodes() -> None:
+    dead = PROGRAM._replace(nodes=(*PROGRAM.nodes, Node("exp", (0,))))
+    source = generate(PROGRAM)
+    assert generate(dead) == source
+    assert max(line.count(";") for line in source.splitlines()) == 1
+
+
+@pytest.mark.parametrize("at, value, message", (
+    (0, 99, "version"), (1, 9, "currents"), (2, -1, "states"), (6, 1 << 20, "carried"),
+    (7, 10**9, "values"), (8, 10**9, "instructions"), (9, len(OPCODES), "opcode"),
+    (10, 0, "result"), (11, 600, "argument"), (11, -300, "argument")))
+def test_invalid_bytecode_is_refused(at: int, value: int, message: str) -> None:
+    interpreter = load_interpreter(targets()[0])
+    code, constants = encode(PROGRAM)
+    code[at] = value
+    with pytest.raises(RuntimeError, match=f"bytecode: {message}: expected"):
+        interpreter.load_code(False, code, constants)
+
+
+def test_bytecode_of_another_length_is_refused() -> None:
+    interpreter = load_interpreter(targets()[0])
+    code, constants = encode(PROGRAM)
+    for length in range(len(code)):
+        with pytest.raises(RuntimeError, match="bytecode"):
+            interpreter.load_code(False, code[:length], constants)
+    with pytest.raises(RuntimeError, match="bytecode: length"):
+        interpreter.load_code(False, [*code, 0], constants)

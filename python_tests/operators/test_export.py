@@ -1,6 +1,9 @@
-"""torch.export of the bare operators; torch.compile with everything dynamic."""
+"""torch.export of the bare operators; AOTInductor; torch.compile with everything dynamic."""
 import math
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +110,31 @@ def test_compiled_with_dynamic_numbers() -> None:
     compiled = torch.compile(run, dynamic=True, fullgraph=True, backend="aot_eager")
     for numbers in ((0.9, 0.3, 0.8), (0.7, 0.5, 0.6), (0.5, 0.25, 0.9)):
         assert_same("dynamic", compiled(*numbers), run(*numbers), tolerance=1e-6)
+
+
+# The least time of the compiler: the operators are compiled already.
+QUICK = {"aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.precompile_headers": False}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")),
+                    reason="AOTInductor needs a C++ compiler, found none")
+def test_a_compiled_package_computes_what_the_network_computes(tmp_path: Path) -> None:
+    """It runs without the module, for other lengths and batches, and in inference mode too."""
+    torch.manual_seed(0)
+    net = LSNN(5, 4, 3, 2)
+    with torch.no_grad():
+        sizes = {0: torch.export.Dim("T", min=2, max=500), 1: torch.export.Dim("B", max=64)}
+        program = torch.export.export(net, (torch.randn(40, 3, 5),), dynamic_shapes=(sizes,))
+        package = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(tmp_path / "net.pt2"), inductor_configs=QUICK)
+    run = torch._inductor.aoti_load_package(package)
+    for steps, batch in ((40, 3), (150, 5)):
+        x = torch.randn(steps, batch, 5)
+        with torch.no_grad():
+            want = flat(net(x))
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                got = flat(run(x))
+            assert want[0].abs().max() > 0.01
+            assert_same(f"{steps} steps", got, want, tolerance=1e-6)
