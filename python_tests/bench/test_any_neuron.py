@@ -14,13 +14,9 @@ from bench.problem import Shape, custom
 TINY = custom(Shape(60, 4, 20, 32))
 
 
-def _silent(text: str) -> None:
-    pass
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_contestants_compute_the_same(name: str) -> None:
-    lines, skipped = any_neuron.measure(name, TINY, repeats=2, seconds=1.0, say=_silent)
+    lines, skipped = any_neuron.measure(name, TINY, repeats=2, seconds=1.0)
     wanted = [OURS, *any_neuron.makers_of(KINDS[name])]
     without = [] if importlib.util.find_spec("jax") else ["jax.lax.scan"]
     assert [line.contestant for line in lines] == [one for one in wanted if one not in without]
@@ -42,7 +38,7 @@ def test_other_spikes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(any_neuron.Ours, "spikes", other)
     with pytest.raises(NotAlikeError, match="rf on 60,4,20,32: expected equal spikes, got"):
-        any_neuron.measure("rf", TINY, repeats=1, seconds=1.0, say=_silent)
+        any_neuron.measure("rf", TINY, repeats=1, seconds=1.0)
 
 
 def test_other_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +46,7 @@ def test_other_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(any_neuron.Ours, "forward_backward",
                         lambda layer: [1.02 * one for one in backward(layer)])
     with pytest.raises(NotAlikeError, match="expected equal gradients, got a relative difference"):
-        any_neuron.measure("tc_lif", TINY, repeats=1, seconds=1.0, say=_silent)
+        any_neuron.measure("tc_lif", TINY, repeats=1, seconds=1.0)
 
 
 def test_command_writes_a_page(tmp_path: Path) -> None:

@@ -41,21 +41,21 @@ def _tool(name: str) -> str | None:
     return f"/opt/cuda/bin/{name}"
 
 
-def _quiet(_: str) -> None:
-    """Says nothing."""
-
-
 # -------------------------------------------------------------------------------- what would be run
+def _commands(stages: list[list[Step]]) -> list[Sequence[str]]:
+    return [command for stage in stages for step in stage for command in step.commands]
+
+
 def _started(stages: list[list[Step]]) -> set[str]:
     """The programs in the suite's own folder that are named after the builds; not the files that
     are written there, nor the extension, which setup.py makes."""
-    commands = [command for stage in stages[1:] for step in stage for command in step.commands]
-    words = {word for command in commands for word in command if word.startswith(f"{suite.WORK}/")}
+    words = {word for command in _commands(stages[1:]) for word in command
+             if word.startswith(f"{suite.WORK}/")}
     return words - {suite.ROWS, *suite.TABLES} - _extensions(stages)
 
 
 def _extensions(stages: list[list[Step]]) -> set[str]:
-    return {folder for stage in stages[1:] for step in stage for command in step.commands
+    return {folder for command in _commands(stages[1:])
             for folder in _after(command, "--extension")}
 
 
@@ -68,7 +68,7 @@ def test_every_program_is_built() -> None:
     made: set[str] = set()
     lists = (ROOT / "CMakeLists.txt", *ROOT.glob("csrc/**/CMakeLists.txt"))
     defined = re.findall(r"add_executable\(\s*(\w+)", "".join(path.read_text() for path in lists))
-    for command in (command for step in stages[0] for command in step.commands):
+    for command in _commands(stages[:1]):
         assert all((ROOT / word).is_file() for word in command if word.startswith("csrc/"))
         made.update(_after(command, "-o"))
         for target in _after(command, "--target"):
@@ -77,14 +77,10 @@ def test_every_program_is_built() -> None:
         made.update(_after(command, "--build-lib"))
     started, extensions = _started(stages), _extensions(stages)
     assert len(started) == 2 and len(extensions) == 1 and started | extensions <= made
-    modules = [
-        name for stage in stages for step in stage for command in step.commands for name in _after(
-        command, "-m")]
-    assert set(modules) == {"pytest", *(f"bench.gpu.{one}" for one in (
-        "layers", "kernels", "choices"))}
-    tests = {
-        word for stage in stages for step in stage for command in step.commands for word in command
-        if word.startswith("python_tests/")}
+    commands = _commands(stages)
+    assert {name for command in commands for name in _after(command, "-m")} == {
+        "pytest", "bench.gpu.layers", "bench.gpu.kernels", "bench.gpu.choices"}
+    tests = {word for command in commands for word in command if word.startswith("python_tests/")}
     assert len(tests) == 3 and all((ROOT / name).is_file() for name in tests)
 
 
@@ -96,8 +92,7 @@ def test_cmake_makes_the_programs_where_they_are_looked_for(
     monkeypatch.setattr(suite, "WORK", str(tmp_path))
     stages = suite.stages(CARD)
     linked: set[str] = set()
-    for command in (command for step in stages[0] for command in step.commands
-                    if command[0] == "cmake"):
+    for command in (one for one in _commands(stages[:1]) if one[0] == "cmake"):
         trial = [*command, "--", "-n", "-v"] if "--build" in command else command
         ran = subprocess.run(trial, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, f"{trial}\n{ran.stdout}\n{ran.stderr}"
@@ -153,7 +148,7 @@ def test_no_step_passes_by_skipping() -> None:
         for status, output, state in ((0, skips, "failed"), (2, passes, "failed"),
                                       (0, passes, "passed")):
             alone = replace(steps[name], needs=(), skip="")
-            ended = run_stages([[alone]], lambda *_, got=(status, output): got, 1000, say=_quiet)
+            ended = run_stages([[alone]], lambda *_, got=(status, output): got, 1000)
             assert ended[0].state == state, (name, output)
 
 
@@ -165,12 +160,17 @@ def test_make_gpu_takes_the_python_that_is_named() -> None:
     assert "some/python -m bench.gpu --minutes 2" in ran.stdout.splitlines()
 
 
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
-def test_primitives_compile(architecture: str, tmp_path: Path) -> None:
-    """For a card with clusters and one without; without a card the program says so."""
-    nvcc = find_tool("nvcc")
-    if nvcc is None or shutil.which("g++") is None:
+@pytest.fixture
+def nvcc() -> str:
+    found = find_tool("nvcc")
+    if found is None or shutil.which("g++") is None:
         pytest.skip("nvcc is not installed")
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_primitives_compile(architecture: str, nvcc: str, tmp_path: Path) -> None:
+    """For a card with clusters and one without; without a card the program says so."""
     program, source = tmp_path / "primitives", ROOT / "bench" / "gpu" / "primitives.cu"
     made = subprocess.run([nvcc, "-std=c++20", "-O3", f"-arch={architecture}", "-o", program,
                            source], capture_output=True, text=True, timeout=600)
@@ -180,10 +180,7 @@ def test_primitives_compile(architecture: str, tmp_path: Path) -> None:
         assert ran.returncode == 2 and ran.stderr.startswith("primitives: no CUDA device: ")
 
 
-def test_parameters_of_primitives_may_have_commas(tmp_path: Path) -> None:
-    nvcc = find_tool("nvcc")
-    if nvcc is None or shutil.which("g++") is None:
-        pytest.skip("nvcc is not installed")
+def test_parameters_of_primitives_may_have_commas(nvcc: str, tmp_path: Path) -> None:
     program, source = tmp_path / "write", tmp_path / "write.cu"
     source.write_text('#include "primitives_timing.cuh"\n'
                       'int main() { primitives::write("a", "b, c", 1.5, "d"); }\n')
@@ -210,7 +207,7 @@ class Fake:
 
     def run(self, stages: Sequence[Sequence[Step]], budget: float, **more: Any) -> dict[str,
                                                                                         Outcome]:
-        found = run_stages(stages, self, budget, clock=lambda: self.now, say=_quiet, **more)
+        found = run_stages(stages, self, budget, clock=lambda: self.now, **more)
         return {outcome.name: outcome for outcome in found}
 
 
@@ -273,9 +270,8 @@ def test_a_process_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
 
 
 def test_notes_name_no_folder_of_this_machine() -> None:
-    assert last_line(
-        "a\n== wrote /home/me/x.csv, 3 of 4 ==\n\n") == "wrote (path), 3 of 4" and last_line(
-        "") == ""
+    assert last_line("a\n== wrote /home/me/x.csv, 3 of 4 ==\n\n") == "wrote (path), 3 of 4"
+    assert last_line("") == ""
     assert suite._pytest_line(
         "FAILED python_tests/cuda/test_cuda.py::test_a[1] - x\n== 1 failed in 2s ==") == (
         "1 failed in 2s; first: test_a[1]")
@@ -298,7 +294,7 @@ TINY = {"P256": Shape(20, 2, 5, 6)}
 def said() -> list[dict[str, Any]]:
     """Rows of a tiny shape on the CPU, without events, graphs and designs."""
     found: list[dict[str, Any]] = []
-    bench = Bench(torch.device("cpu"), time.monotonic() + 10_000, found.append, TINY, _quiet)
+    bench = Bench(torch.device("cpu"), time.monotonic() + 10_000, found.append, TINY)
     for group in groups(("block",)):
         if group.yardstick in TINY and group.kind in ("layers", "designs", "precisions", "rates"):
             bench.run(replace(group, seconds=0.01))

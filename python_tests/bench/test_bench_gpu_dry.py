@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_bench_gpu import ROOT, _tool, pytestmark  # noqa: F401
 
 from bench.gpu import __main__ as main_of
 from bench.gpu import card as cards
@@ -11,14 +12,6 @@ from bench.gpu import suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import find_tool
 from bench.gpu.steps import Outcome, Processes, Step, run_stages
-
-ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(not (ROOT / "csrc").is_dir(),
-                                reason="bench/ and csrc/ are not beside these tests")
-
-
-def _tool(name: str) -> str | None:
-    return f"/opt/cuda/bin/{name}"
 
 
 class _Cards:
@@ -45,7 +38,7 @@ def rehearse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., d
         alone = [[replace(step, needs=()) for step in stage
                   if step.commands[0][0].startswith(str(tmp_path))]
                  for stage in suite.dry_stages()]
-        outcomes = run_stages(alone, Processes(ROOT, tmp_path / "logs"), 600, say=lambda text: None)
+        outcomes = run_stages(alone, Processes(ROOT, tmp_path / "logs"), 600)
         return {outcome.name: outcome for outcome in outcomes}
 
     return run
@@ -107,7 +100,7 @@ def test_a_stage_of_python_tests_skips_all_of_them(said: str, passes: bool) -> N
     assert len(steps) == 1 + len(suite.DESIGNS)
     for step in steps:
         alone = replace(step, needs=(), skip="")
-        ended = run_stages([[alone]], lambda *_: (0, said), 1e6, say=lambda text: None)
+        ended = run_stages([[alone]], lambda *_: (0, said), 1e6)
         assert (ended[0].state == "passed") == passes
 
 

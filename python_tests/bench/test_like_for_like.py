@@ -23,16 +23,12 @@ SRNN = "Yin et al., SRNN loop"
 RADLIF = "Bittar and Garner, RadLIF loop"
 
 
-def _silent(text: str) -> None:
-    pass
-
-
 @pytest.mark.parametrize("name", PAIRS)
 def test_both_sides_compute_the_same(name: str) -> None:
     """Every spike, and the gradients of all that learns."""
     if not PAIRS[name].is_loop:
         pytest.importorskip(name.split()[0].lower())
-    (theirs, ours), differing, gradient, rate, _ = prepared(name, TINY, NO_LIMITS, _silent)
+    (theirs, ours), differing, gradient, rate, _ = prepared(name, TINY, NO_LIMITS, print)
     assert differing == 0 and gradient < 1e-4 and 2 < rate < 4
     want = theirs.gradients()
     assert len(want) >= 4 + len(PAIRS[name].learned)  # two weights, the readout's two
@@ -70,7 +66,7 @@ def test_a_pair_that_is_not_alike_is_refused(change: Callable[[Any], None], mess
     """Also where the spikes are right and a gradient is not."""
     _wrong(monkeypatch, change)
     with pytest.raises(NotAlikeError) as refused:
-        like_for_like.measure(TINY, [RADLIF], repeats=1, say=_silent)
+        like_for_like.measure(TINY, [RADLIF], repeats=1)
     assert message in str(refused.value)
 
 
@@ -82,7 +78,7 @@ def test_a_model_that_stays_a_loop_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pairs.Yin, "theirs", random)
     with pytest.raises(NotFusedError, match="no recurrence"):
         like_for_like.converted(SRNN, TINY.problem(1), 1.0)
-    lines, (left,) = like_for_like.measure(TINY, [SRNN], repeats=1, say=_silent)
+    lines, (left,) = like_for_like.measure(TINY, [SRNN], repeats=1)
     assert lines == [] and "no recurrence" in left.reason
 
 
@@ -95,7 +91,7 @@ def test_a_gradient_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(like_for_like.Step, "gradients", broken)
     with pytest.raises(NotAlikeError, match="expected equal gradients, got .* nan"):
-        prepared(SRNN, TINY, NO_LIMITS, _silent)
+        prepared(SRNN, TINY, NO_LIMITS, print)
 
 
 def test_other_weights_are_drawn_where_too_many_differ(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +104,7 @@ def test_other_weights_are_drawn_where_too_many_differ(monkeypatch: pytest.Monke
     assert (differing, seed, len(said)) == (3, 3, 2)
     answers = iter([7, 4, 5, 9, 4])
     with pytest.raises(NotAlikeError, match="got 4 that differ of 7,680"):
-        prepared(SRNN, TINY, NO_LIMITS, _silent)
+        prepared(SRNN, TINY, NO_LIMITS, print)
 
 
 def test_who_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,14 +112,14 @@ def test_who_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError("No module named 'absent'")
 
     monkeypatch.setattr(pairs.Yin, "build", absent)
-    lines, skipped = like_for_like.measure(TINY, [SRNN], repeats=1, say=_silent)
+    lines, skipped = like_for_like.measure(TINY, [SRNN], repeats=1)
     assert lines == [] and skipped == [
         Skip(TINY.name, SRNN, "skipped: ModuleNotFoundError: No module named 'absent'")]
     with pytest.raises(OverLimitError, match="would need about"):
-        prepared(RADLIF, TINY, Limits(bytes=1e5), _silent)
+        prepared(RADLIF, TINY, Limits(bytes=1e5), print)
     assert PAIRS["SpikingJelly LIFNode"].indexed
     with pytest.raises(OverLimitError, match="square of the steps"):
-        prepared("SpikingJelly LIFNode", YARDSTICKS["long"], NO_LIMITS, _silent)
+        prepared("SpikingJelly LIFNode", YARDSTICKS["long"], NO_LIMITS, print)
 
 
 def test_a_run_leaves_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

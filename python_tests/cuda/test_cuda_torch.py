@@ -8,8 +8,9 @@ from test_cuda import CHOSEN, PAPER, WHY_NOT, run, wanted
 from torch import Tensor
 
 from cases import Case, build
-from compare import assert_all_same, assert_same
+from compare import assert_all_same, assert_same, count_saved_bytes
 from lsnn_ext import ALIF, LSNN, functional
+from module_kinds import round_weights
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
@@ -32,18 +33,10 @@ def test_half_precision(dynamics: str, dtype: torch.dtype) -> None:
 def test_nothing_to_do(T: int, B: int) -> None:
     layer, x = ALIF(5, 7).cuda(), torch.zeros(T, B, 5, device="cuda", requires_grad=True)
     spikes, state = layer(x)
-    assert (
-        spikes.shape == (T, B, 7) and state.v.shape[-2:] == (B, 7) and spikes.device.type == "cuda")
+    assert spikes.shape == (T, B, 7) and state.v.shape[-2:] == (B, 7) and spikes.is_cuda
     spikes.sum().backward()
     assert x.grad is not None and all(not p.grad.any() for p in layer.parameters()
                                       if p.grad is not None)
-
-
-def _dyadic(module: torch.nn.Module) -> torch.nn.Module:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.round(parameter * 2**10) / 2**10)
-    return module
 
 
 @pytest.mark.parametrize("make", [lambda: ALIF(80, 220), lambda: ALIF(9, 33, 2, bidirectional=True,
@@ -51,7 +44,7 @@ def _dyadic(module: torch.nn.Module) -> torch.nn.Module:
                                   lambda: LSNN(80, 120, 100, 10)], ids=["ALIF", "stacked", "LSNN"])
 def test_modules_move_to_the_card(make: Callable[[], torch.nn.Module]) -> None:
     torch.manual_seed(0)
-    module = _dyadic(make())
+    module = round_weights(make(), 2**10, matrices_only=False)
     inputs = module.input_size if isinstance(module, ALIF) else 80
     x = (torch.rand(100, 6, inputs) < 0.1).float()
     want = module(x)[0]
@@ -69,17 +62,9 @@ def test_memory_kept_for_the_backward_pass() -> None:
     T, B, N = 784, 8, 220
     x, w = (torch.rand(T, B, N, device="cuda").requires_grad_(),
             torch.randn(N, N, device="cuda").requires_grad_())
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        spikes = functional.alif(x, w, **K)[0]
-    for known in (x, w, spikes):
-        kept.pop(known.untyped_storage().data_ptr(), None)
-    assert 4.0 <= sum(kept.values()) / (T * B * N) <= 4.4
+    known = [x, w]
+    kept = count_saved_bytes(lambda: known.append(functional.alif(x, w, **K)[0]), known)
+    assert 4.0 <= kept / (T * B * N) <= 4.4
 
 
 # ------------------------------------------------------------------------- streams, graphs, devices

@@ -24,6 +24,16 @@ def plan(*sizes: int, design: str = "automatic", kernels: str = "automatic",
     return _ops._C.plan(*sizes, **given, options=list(options))
 
 
+PAPER: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
+
+
+def assert_refused(name: str, sizes: dict[str, Any], changes: list[tuple[dict[str, Any], str]],
+                   ) -> None:
+    """Each change is why the backward pass does not run by this route."""
+    for changed, why in changes:
+        assert plan(**sizes | changed)["backward"]["considered"][name].startswith(why)
+
+
 def designs(*sizes: int, **options: Any) -> tuple[str, str]:
     chosen = plan(*sizes, **options)
     return chosen["forward"]["design"], chosen["backward"]["design"]
@@ -50,8 +60,7 @@ def test_paper_s_layer_on_h100() -> None:
 
 def test_the_paper_s_kernel_runs_where_it_can() -> None:
     """The forward pass of lsnn with one delay in float32; it says why not elsewhere."""
-    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
-    chosen = plan(**sizes)["forward"]
+    chosen = plan(**PAPER)["forward"]
     costs = chosen["considered"]
     assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 64
     assert costs["lsnn"] < costs["block"]
@@ -60,8 +69,8 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
                                     f"{int(costs['lsnn, gather'])}, "
                                     f"block with {int(costs['block'])}")
     assert chosen["shared memory"] <= 227 << 10
-    assert plan(**sizes, delays=[4])["forward"]["kernels"] == "lsnn"
-    asked = plan(**sizes, design="block")["forward"]
+    assert plan(**PAPER, delays=[4])["forward"]["kernels"] == "lsnn"
+    asked = plan(**PAPER, design="block")["forward"]
     assert asked["kernels"] == "lsnn" and asked["why"] == "its design was requested"
     for changed, why in [
         ({"kernels": "general"}, "the general kernels were requested"),
@@ -72,16 +81,16 @@ def test_the_paper_s_kernel_runs_where_it_can() -> None:
         ({"device": "t4", "N": 100}, "it requires compute capability 8.0"),
         ({"N": 257}, "its warps hold at most 256 neurons"),
         ({"N": 240}, "a block needs ")]:
-        launch = plan(**sizes | changed)["forward"]
+        launch = plan(**PAPER | changed)["forward"]
         in_gather = changed.keys() == {"N"}  # rows in main memory take more neurons
         assert launch["kernels"] == ("lsnn" if in_gather else "general")
         assert launch["design"] == "gather" or not in_gather
         assert launch["considered"]["lsnn"].startswith(why)
     for design in ("gather", "cluster", "step"):
-        asked = plan(**sizes, design=design)["forward"]
+        asked = plan(**PAPER, design=design)["forward"]
         assert asked["kernels"] == ("general" if design == "step" else "lsnn")
     with pytest.raises(ValueError, match="model: expected a model of the table, got 'a'"):
-        plan(**sizes, model="a")
+        plan(**PAPER, model="a")
 
 
 def test_the_paper_s_kernel_with_rows_in_main_memory() -> None:
@@ -116,13 +125,12 @@ def test_tensor_cores_make_the_weight_gradient_where_they_can(options: dict[str,
 
 def test_the_paper_s_kernel_runs_backwards_where_it_can() -> None:
     """As forwards; a lane owns a neuron, so that 220 of them are seven warps."""
-    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
-    chosen = plan(**sizes, kernels="rows")["backward"]
+    chosen = plan(**PAPER, kernels="rows")["backward"]
     assert chosen["considered"]["lsnn, matrices"] == "rows of active neurons were requested"
     assert chosen["kernels"] == "lsnn" and chosen["threads of an item"] == 224
     assert chosen["items of a block"] == 2 and chosen["shared memory"] <= 227 << 10
     for changed in ({"kernels": "general"}, {"delays": [0, 3]}, {"N": 600}, {"design": "gather"}):
-        assert plan(**sizes | changed)["backward"]["kernels"] == "general"
+        assert plan(**PAPER | changed)["backward"]["kernels"] == "general"
 
 
 def test_choice_follows_size_and_activity() -> None:
@@ -182,13 +190,12 @@ def test_matrices_where_products_may_round(bf16_parts: int) -> None:
     assert f"{int(costs['lsnn, matrices'])} before " in launch["why"]
     assert chosen["weight gradient"]["bfloat16 numbers"] == bf16_parts
     assert plan(**sizes | {"B": 0})["backward"]["blocks"] == 0
-    for changed, why in [({"device": "a100"}, "the GPU has no clusters"),
-                         ({"kernels": "general"}, "the general kernels were requested"),
-                         ({"N": 513}, "its warps hold at most 512 neurons"),
-                         ({"N": 20}, "a cluster needs at least two words"),
-                         ({"delays": [40]}, "a block needs "),
-                         ({"clusters": [0, 0, 0]}, "the GPU has no room for a cluster of 8")]:
-        assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
+    assert_refused("lsnn, matrices", sizes, [
+        ({"device": "a100"}, "the GPU has no clusters"),
+        ({"kernels": "general"}, "the general kernels were requested"),
+        ({"N": 513}, "its warps hold at most 512 neurons"),
+        ({"N": 20}, "a cluster needs at least two words"), ({"delays": [40]}, "a block needs "),
+        ({"clusters": [0, 0, 0]}, "the GPU has no room for a cluster of 8")])
     asked = plan(**sizes | {"N": 220}, kernels="matrices", design="cluster")["backward"]
     assert asked["items of a block"] == 8 and asked["why"] == "matrices were requested"
     with pytest.raises(ValueError, match="bf16_parts: expected 0, 1 or 2, got 3"):
@@ -197,28 +204,25 @@ def test_matrices_where_products_may_round(bf16_parts: int) -> None:
 
 def test_matrices_that_round_nothing() -> None:
     """Three bfloat16 numbers are a float, so that nobody has to allow it."""
-    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100"}
-    chosen = plan(**sizes)
+    chosen = plan(**PAPER)
     launch, costs = chosen["backward"], chosen["backward"]["considered"]
     assert (launch["design"], launch["kernels"]) == ("cluster", "lsnn")
     assert launch["blocks of a cluster"] == 4 and launch["blocks"] == 128
     assert costs["lsnn, matrices"] < costs["lsnn"] < costs["block"]
     assert chosen["weight gradient"]["bfloat16 numbers"] == 3
-    rounded = plan(**sizes | {"bf16_parts": 2})["backward"]["considered"]["lsnn, matrices"]
+    rounded = plan(**PAPER, bf16_parts=2)["backward"]["considered"]["lsnn, matrices"]
     assert rounded < costs["lsnn, matrices"]
-    assert plan(**sizes | {"B": 1000})["backward"]["considered"]["lsnn, matrices"] == (
+    assert plan(**PAPER | {"B": 1000})["backward"]["considered"]["lsnn, matrices"] == (
         4 * costs["lsnn, matrices"])
-    assert isinstance(plan(**sizes | {"N": 448})["backward"]["considered"]["lsnn, matrices"], float)
-    for changed, why in [({"N": 449}, "its warps hold at most 448 neurons"),
-                         ({"delays": [40]}, "a block needs ")]:
-        assert plan(**sizes | changed)["backward"]["considered"]["lsnn, matrices"].startswith(why)
+    assert isinstance(plan(**PAPER | {"N": 448})["backward"]["considered"]["lsnn, matrices"], float)
+    assert_refused("lsnn, matrices", PAPER, [({"N": 449}, "its warps hold at most 448 neurons"),
+                                             ({"delays": [40]}, "a block needs ")])
 
 
 @pytest.mark.parametrize("bf16_parts", [1, 2])
 def test_matrices_in_a_block(bf16_parts: int) -> None:
     """Where registers hold the weights, two items go through the steps together in a block."""
-    sizes: dict[str, Any] = {"T": 784, "B": 256, "N": 220, "device": "h100",
-                             "bf16_parts": bf16_parts, "clusters": [0, 0, 0]}
+    sizes = {**PAPER, "bf16_parts": bf16_parts, "clusters": [0, 0, 0]}
     name = "lsnn, matrices in a block"
     launch = plan(**sizes)["backward"]
     costs = launch["considered"]
@@ -232,12 +236,12 @@ def test_matrices_in_a_block(bf16_parts: int) -> None:
     # Where a block has room for many items, rows of active neurons cost less.
     many = plan(**sizes | {"N": 64, "B": 4096})["backward"]["considered"]
     assert many["lsnn"] < many[name]
-    for changed, why in [({"N": 225}, "its warps hold at most 224 neurons"),
-                         ({"bf16_parts": 0}, "it rounds products to bfloat16"),
-                         ({"kernels": "general"}, "the general kernels were requested"),
-                         ({"device": "t4"}, "it requires compute capability 8.0"),
-                         ({"delays": [400]}, "a block needs ")]:
-        assert plan(**sizes | changed)["backward"]["considered"][name].startswith(why)
+    assert_refused(name, sizes, [
+        ({"N": 225}, "its warps hold at most 224 neurons"),
+        ({"bf16_parts": 0}, "it rounds products to bfloat16"),
+        ({"kernels": "general"}, "the general kernels were requested"),
+        ({"device": "t4"}, "it requires compute capability 8.0"),
+        ({"delays": [400]}, "a block needs ")])
     for device in ("a100", "rtx4090"):  # without clusters it is the fastest by the formulas
         there = plan(784, 64, 128, device=device, bf16_parts=bf16_parts)["backward"]
         found = [cost for cost in there["considered"].values() if isinstance(cost, float)]

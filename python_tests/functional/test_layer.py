@@ -1,12 +1,12 @@
 """Projection and readout inside the operator, and checkpoints, change no result."""
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.library import opcheck
 
-from compare import assert_same, changed
+from compare import assert_all_same, assert_same, changed
 from layers import FUSED, NEURON, B, I, N, O, apart, inside, problem, run
 from lsnn_ext import functional
 from lsnn_ext._core.arguments import resolve_checkpoint
@@ -27,9 +27,7 @@ def test_inside_is_as_apart(dtype: torch.dtype, share: float) -> None:
     want = run(apart, given)
     assert 0.01 < float(want["spikes"].mean()) < 0.5
     assert torch.equal(got["spikes"], want["spikes"])
-    for name in want:
-        largest = float(want[name].abs().max())
-        torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-4 * largest, msg=name)
+    assert_all_same(got, want, tolerance=1e-4)
 
 
 def test_real_inputs_and_no_bias() -> None:
@@ -39,24 +37,18 @@ def test_real_inputs_and_no_bias() -> None:
     got = run(lambda **k: inside(bias=None, **k), given)  # type: ignore[arg-type]
     want = run(lambda **k: apart(bias=None, **k), given)  # type: ignore[arg-type]
     assert torch.equal(got["spikes"], want["spikes"])
-    for name in want:
-        torch.testing.assert_close(got[name], want[name], msg=name)
+    assert_all_same(got, want, tolerance=1e-7)
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 16, 33, 1000])
 def test_checkpoints_change_no_bit(checkpoint_every: int) -> None:
     given = problem(torch.float32)
     want = run(inside, given)
-
-    def saving(**tensors: Tensor) -> functional.Layered:
-        return functional.layer(**tensors, k_out=0.75, checkpoint_every=checkpoint_every, **NEURON)
-
     with Calls() as calls:
-        got = run(saving, given)
+        got = run(partial(inside, checkpoint_every=checkpoint_every), given)
     checkpoint = calls.forward[0].given["checkpoint"]
     assert checkpoint >= 16 and checkpoint % 16 == 0
-    for name in want:
-        assert_same(name, got[name], want[name])
+    assert_all_same(got, want)
 
 
 def test_budget() -> None:
@@ -73,12 +65,9 @@ def test_budget() -> None:
 
 def test_spikes_are_not_written_unless_asked_for() -> None:
     given = problem(torch.float32)
-    out = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"],
-                           k_out=0.5, spikes=False, **NEURON)
+    out = inside(**given, spikes=False)
     assert out.spikes is None and out.readout is not None
-    want = functional.layer(given["x"], given["w_in"], given["w_rec"], w_out=given["w_out"],
-                            k_out=0.5, **NEURON)
-    assert_same("readout", out.readout, want.readout)
+    assert_same("readout", out.readout, inside(**given).readout)
 
 
 def test_operator_checks() -> None:
@@ -124,9 +113,7 @@ def test_reduced_precision() -> None:
     want = run(inside, given)
     assert torch.equal(got["spikes"], want["spikes"]) and torch.equal(
         got["readout"], want["readout"])
-    for name in want:
-        largest = float(want[name].abs().max())
-        torch.testing.assert_close(got[name], want[name], rtol=0.02, atol=0.02 * largest, msg=name)
+    assert_all_same(got, want, tolerance=0.02)
     for precision, parts in (("medium", 1), ("high", 2), ("highest", 0)):
         torch.set_float32_matmul_precision(precision)
         with Calls() as calls:

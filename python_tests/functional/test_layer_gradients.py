@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_all_same, assert_same
+from compare import VIEWS, assert_all_same, assert_same
 from layers import NEURON, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
 from lsnn_ext.functional import Layered, pack_spikes
@@ -17,12 +17,9 @@ LEAVES = ("x", "w_in", "w_rec", "bias", "w_out", "readout_state")
 LEARN = [*((name,) for name in LEAVES), *(tuple(n for n in LEAVES if n != name) for name in LEAVES)]
 
 
-def _bits(x: Tensor, **given: Any) -> Layered:
-    return inside(pack_spikes(x), **given)
-
-
 FORMS: dict[str, Callable[..., Layered]] = {
-    "numbers": inside, "bits": _bits, "checkpoints": partial(inside, checkpoint_every=16)}
+    "numbers": inside, "bits": lambda x, **given: inside(pack_spikes(x), **given),
+    "checkpoints": partial(inside, checkpoint_every=16)}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -57,23 +54,14 @@ def test_smooth_spikes(form: str, dynamics: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------ layouts
-def _strided(value: Tensor) -> Tensor:
-    return value.repeat_interleave(2, -1)[..., ::2]
-
-
-def _swapped(value: Tensor) -> Tensor:
-    """Transposed in memory: batch first, or the other index of a matrix."""
-    return value.transpose(0, 1).contiguous().transpose(0, 1)
-
-
-@pytest.mark.parametrize(("name", "lay_out"), [
-    *((name, _strided) for name in LEAVES),
-    *((name, _swapped) for name in LEAVES if name != "bias")])
-def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -> None:
+@pytest.mark.parametrize(("name", "layout"), [
+    *((name, "strided") for name in LEAVES),
+    *((name, "swapped") for name in LEAVES if name != "bias")])
+def test_tensors_in_any_layout(name: str, layout: str) -> None:
     given = problem(torch.float64)
     want = run(inside, given)
     with Calls() as calls:
-        got = run(lambda **leaves: inside(**(leaves | {name: lay_out(leaves[name])})), given)
+        got = run(lambda **leaves: inside(**(leaves | {name: VIEWS[layout](leaves[name])})), given)
     args = calls.forward[0].given
     assert args["w_in"] is not None and args["w_out"] is not None
     assert_same("spikes", got["spikes"], want["spikes"])
@@ -81,17 +69,14 @@ def test_tensors_in_any_layout(name: str, lay_out: Callable[[Tensor], Tensor]) -
 
 
 @pytest.mark.parametrize("name", ["readout", "readout_state", "spikes"])
-@pytest.mark.parametrize("layout", ["strided", "swapped", "repeated", "expanded"])
+@pytest.mark.parametrize("layout", VIEWS)
 def test_gradients_in_any_layout(layout: str, name: str) -> None:
     """Gradients that arrive need not be contiguous, as those of a sum over a row."""
     leaves = {key: value.requires_grad_() for key, value in problem(torch.float64).items()}
     output = getattr(inside(**leaves), name)
     drawn = torch.randn(output.shape, generator=torch.Generator().manual_seed(4),
                         dtype=torch.float64)
-    views = {"strided": _strided(drawn), "swapped": _swapped(drawn),
-             "repeated": drawn[..., :1].expand(drawn.shape),
-             "expanded": drawn[:1].expand(drawn.shape)}
-    arriving = views[layout]
+    arriving = VIEWS[layout](drawn)
     assert not arriving.is_contiguous()
     got, want = (torch.autograd.grad(output, list(leaves.values()), g, retain_graph=True,
                                      allow_unused=True)

@@ -1,11 +1,12 @@
 """functional.linear equals torch's own, by events, by a product in reused memory, or plainly."""
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_same
+from compare import VIEWS, assert_same
 from lsnn_ext import functional
 from operator_calls import needs_compiled
 
@@ -13,14 +14,19 @@ from operator_calls import needs_compiled
 # more than 16 outputs take another one than fewer do.
 SIZES = [(40, 9, 7, 5), (300, 20, 33, 70), (900, 30, 65, 10), (1100, 8, 1, 33), (60, 64, 128, 10),
          (300, 40, 100, 12), (300, 40, 100, 35)]
+LINEAR = (functional.linear, torch.nn.functional.linear)
 RATES = {"spikes": 0.03, "half": 0.5, "dense": 1.0, "nothing": 0.0}
 
 
-def _run(linear: object, leaves: list[Tensor], weights: Tensor) -> list[Tensor]:
+def _run(linear: Callable[..., Tensor], leaves: list[Tensor],
+         weights: Tensor | None = None) -> list[Tensor]:
+    """The output, and the gradients of copies of the leaves."""
     copies = [leaf.clone().requires_grad_() for leaf in leaves]
-    out: Tensor = linear(*copies)  # type: ignore[operator]
-    (out * weights).sum().backward()
-    return [out.detach(), *(copy.grad for copy in copies if copy.grad is not None)]
+    out = linear(*copies)
+    if weights is None:
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(5),
+                              dtype=out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, copies, weights)]
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
@@ -34,16 +40,13 @@ def test_same_as_torch(size: tuple[int, ...], rate: float, dtype: torch.dtype, b
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random, dtype=dtype)
 
-    x = (drawn(T, B, inputs)
-         if rate == 1
-         else (torch.rand(T, B, inputs, generator=random) < rate).to(dtype))
+    x = drawn(T, B, inputs)
+    if rate < 1:
+        x = (torch.rand(T, B, inputs, generator=random) < rate).to(dtype)
     leaves = [x, drawn(outputs, inputs), *([drawn(outputs)] if bias else [])]
     weights = drawn(T, B, outputs)
-    got, want = (
-        _run(functional.linear, leaves, weights), _run(torch.nn.functional.linear, leaves, weights))
-    names = ("y", "x", "weight", "bias")[: 1 + len(leaves)]
-    for name, a, b in zip(names, got, want, strict=True):
-        assert_same(name, a, b, tolerance=1e-5 if dtype == torch.float32 else 1e-13)
+    found = [_run(linear, leaves, weights) for linear in LINEAR]
+    assert_same("y, x, weight, bias", *found, tolerance=1e-5 if dtype == torch.float32 else 1e-13)
 
 
 def test_inputs_in_any_layout() -> None:
@@ -56,7 +59,7 @@ def test_inputs_in_any_layout() -> None:
         assert_same("y", got, torch.nn.functional.linear(x, weight), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["strided", "swapped", "repeated", "expanded"])
+@pytest.mark.parametrize("layout", VIEWS)
 def test_gradients_in_any_layout(layout: str) -> None:
     """By events, with gradients that are not contiguous."""
     random = torch.Generator().manual_seed(4)
@@ -64,15 +67,8 @@ def test_gradients_in_any_layout(layout: str) -> None:
     leaves = [x, *(torch.randn(*shape, generator=random, dtype=torch.float64)
                    for shape in ((24, 30), (24,)))]
     drawn = torch.randn(40, 300, 24, generator=random, dtype=torch.float64)
-    weights = {"strided": drawn.repeat_interleave(2, -1)[..., ::2],
-               "swapped": drawn.transpose(0, 1).contiguous().transpose(0, 1),
-               "repeated": drawn[..., :1].expand(drawn.shape),
-               "expanded": drawn[:1].expand(drawn.shape)}[layout]
-    found = []
-    for linear in (functional.linear, torch.nn.functional.linear):
-        copies = [leaf.clone().requires_grad_() for leaf in leaves]
-        found.append(torch.autograd.grad(linear(*copies), copies, weights))
-    assert_same("x, weight, bias", *found, tolerance=1e-13)
+    found = [_run(linear, leaves, VIEWS[layout](drawn)) for linear in LINEAR]
+    assert_same("y, x, weight, bias", *found, tolerance=1e-13)
 
 
 REDUCED = {"mean": lambda y: y.mean(0), "sum": lambda y: y.sum(0), "last": lambda y: y[-1],
@@ -82,22 +78,17 @@ REDUCED = {"mean": lambda y: y.mean(0), "sum": lambda y: y.sum(0), "last": lambd
 @pytest.mark.parametrize("rate", [0.03, 1.0], ids=["spikes", "dense"])
 @pytest.mark.parametrize("reduce", REDUCED.values(), ids=REDUCED)
 @pytest.mark.parametrize("outputs", [3, 10, 35])
-def test_gradients_that_repeat_over_time(outputs: int, reduce: object, rate: float) -> None:
+def test_gradients_that_repeat_over_time(outputs: int, reduce: Callable[..., Tensor],
+                                         rate: float) -> None:
     """As those behind a mean or sum over time do: gradients agree, and that of x is there once."""
     random = torch.Generator().manual_seed(4)
     x = (torch.rand(40, 60, 120, generator=random) < rate).double()
     leaves = [x, *(torch.randn(*shape, generator=random, dtype=torch.float64)
                    for shape in ((outputs, 120), (outputs,)))]
-    found, strides = [], []
-    for linear in (functional.linear, torch.nn.functional.linear):
-        copies = [leaf.clone().requires_grad_() for leaf in leaves]
-        y = reduce(linear(*copies))  # type: ignore[operator]
-        weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(5),
-                              dtype=torch.float64)
-        found.append(torch.autograd.grad((y * weights).sum(), copies))
-        strides.append(found[-1][0].stride(0))
-    assert_same("x, weight, bias", *found, tolerance=1e-12)
-    assert (strides[0] == 0) == (reduce in (REDUCED["mean"], REDUCED["sum"]))
+    found = [_run(lambda *copies, linear=linear: reduce(linear(*copies)), leaves)
+             for linear in LINEAR]
+    assert_same("y, x, weight, bias", *found, tolerance=1e-12)
+    assert (found[0][1].stride(0) == 0) == (reduce in (REDUCED["mean"], REDUCED["sum"]))
 
 
 @pytest.mark.parametrize("reduce", [REDUCED["mean"], REDUCED["first-two-alike"]],
@@ -147,7 +138,7 @@ def test_two_consumers(penalty_first: bool) -> None:
     spikes = (torch.rand(40, 60, 120, generator=random) < 0.03).double()
     weight = torch.randn(10, 120, generator=random, dtype=torch.float64)
     found = []
-    for linear in (functional.linear, torch.nn.functional.linear):
+    for linear in LINEAR:
         x = spikes.clone().requires_grad_()
         terms = [lambda x=x: x.mean() * 3,
                  lambda x=x, f=linear: f(x, weight).mean(0).square().sum()]

@@ -277,6 +277,3 @@ def test_wrong_arguments_of_the_operators(name: str) -> None:
     call, message = RAW[name]
     with pytest.raises(RuntimeError, match=f"^{message}"):
         call()
-
-
-# ---------------------------------------------------------------------------- beside the coupling p

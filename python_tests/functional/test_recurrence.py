@@ -10,6 +10,7 @@ from torch import Tensor
 from compare import assert_all_same, assert_same, weighted_gradients
 from layers import grid
 from lsnn_ext import ALIF, LIF, _ops, functional, reference
+from module_kinds import run_steps
 from operator_calls import needs_compiled
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -82,8 +83,7 @@ def test_weights_for_each_delay(smooth: bool, dynamics: str) -> None:
     given = _problem()
     more: dict[str, Any] = {"dynamics": dynamics, "refractory": 1, "smooth": smooth,
                             "delay": DELAYS}
-    got, want = (
-        _run(alif, given["x"], given["w"], **more) for alif in (functional.alif, reference.alif))
+    got, want = (_run(alif, **given, **more) for alif in (functional.alif, reference.alif))
     assert got["d w"].shape == (S, N, N) and all(bool(matrix.any()) for matrix in got["d w"])
     assert_all_same(got, want, tolerance=1e-10)
 
@@ -205,10 +205,7 @@ def test_module_without_recurrence(kind: type[ALIF | LIF], bidirectional: bool) 
     assert_same("spikes", results[0]["spikes"], results[1]["spikes"])
     if not bidirectional:
         with torch.no_grad():
-            state = None
-            for x_t, want in zip(x, results[0]["spikes"], strict=True):
-                z, state = layer.step(x_t, state)
-                assert_same("step", z, want)
+            assert_same("steps", run_steps(layer, x)[0], results[0]["spikes"])
     layer.reset_parameters()
 
 

@@ -36,8 +36,12 @@ def _run(alif: Any, x: Tensor, w: Tensor, delay: Any, sparse_grad: str,
     return {"spikes": spikes.detach(), "d x": x.grad, "d w": w.grad}
 
 
-def _masked(all_of_them: dict[str, Tensor], w: Tensor) -> dict[str, Tensor]:
-    return all_of_them | {"d w": torch.where(w == 0, 0.0, all_of_them["d w"])}
+def _assert_masked(x: Tensor, w: Tensor, delay: Any, **more: Any) -> list[dict[str, Tensor]]:
+    """Results with the gradients of existing synapses, which are those of all, and of all."""
+    existing, of_all = (_run(functional.alif, x, w, delay, which, **more)
+                        for which in ("existing", "all"))
+    assert_all_same(existing, of_all | {"d w": torch.where(w == 0, 0.0, of_all["d w"])})
+    return [existing, of_all]
 
 
 @needs_compiled
@@ -48,8 +52,7 @@ def _masked(all_of_them: dict[str, Tensor], w: Tensor) -> dict[str, Tensor]:
 def test_has_the_bits_of_all(form: str, N: int, density: float, dtype: torch.dtype) -> None:
     w, delay = _layer(form, N, density, dtype)
     x = torch.rand(25, 33, N, generator=torch.Generator().manual_seed(1), dtype=dtype) * 1.2
-    existing, of_all = (_run(functional.alif, x, w, delay, which) for which in ("existing", "all"))
-    assert_all_same(existing, _masked(of_all, w))
+    existing, of_all = _assert_masked(x, w, delay)
     assert bool((of_all["d w"][w == 0] != 0).any()) == (density < 1)
     assert bool((existing["d w"] != 0).any()) == (density > 0)
 
@@ -63,9 +66,7 @@ def test_however_the_product_is_made(form: str, product: str) -> None:
     x = torch.rand(40, 5, 70, generator=torch.Generator().manual_seed(1)).double()
     state = functional.alif(x, w, delay=delay, **K)[1]
     with _ops.forced(product=product):
-        existing, of_all = (_run(functional.alif, x, w, delay, which, state=state)
-                            for which in ("existing", "all"))
-    assert_all_same(existing, _masked(of_all, w))
+        existing, _ = _assert_masked(x, w, delay, state=state)
     plain = _run(reference.alif, x, w, delay, "existing", state=state)
     assert_same("spikes", existing["spikes"], plain["spikes"])
     assert_all_same(existing, plain, tolerance=1e-11)
@@ -79,10 +80,7 @@ def test_however_the_product_is_made(form: str, product: str) -> None:
 def test_with_other_arguments(form: str, more: dict[str, Any]) -> None:
     w, delay = _layer(form, 100, 0.1, torch.float32)
     x = torch.rand(40, 4, 100, generator=torch.Generator().manual_seed(1))
-    existing, of_all = (_run(functional.alif, x, w, delay, which, **more)
-                        for which in ("existing", "all"))
-    assert_all_same(existing, _masked(of_all, w))
-    assert bool(existing["d w"].any())
+    assert bool(_assert_masked(x, w, delay, **more)[0]["d w"].any())
 
 
 @needs_compiled
@@ -101,11 +99,7 @@ def test_of_modules(kind: Any, by_steps: bool) -> None:
     with torch.no_grad():
         layer.weight_hh_l0 *= torch.rand(20, 20) < 0.2
     x = torch.rand(15, 3, 6)
-    if by_steps:
-        spikes, _ = run_steps(layer, x)
-    else:
-        spikes = layer(x)[0]
-    spikes.sum().backward()
+    (run_steps(layer, x) if by_steps else layer(x))[0].sum().backward()
     weight = layer.weight_hh_l0
     assert not weight.grad[weight == 0].any() and weight.grad.any()
 

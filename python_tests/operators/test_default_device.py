@@ -10,16 +10,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from lsnn_ext import ALIF, LSNN, LearnedDelay, Recurrent, zoo
 from lsnn_ext.optim import DeepR
+from module_kinds import run_steps
 
-T, B, I, N = 9, 3, 5, 7  # noqa: E741
-
-
-def _run_steps(model: Any, x: Tensor) -> Tensor:
-    state, results = None, []
-    for x_t in x:
-        y, state = model.step(x_t, state)
-        results.append(y)
-    return torch.stack(results)
+T, B, I, N = 9, 3, 5, 7
 
 
 Case = tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Tensor]]
@@ -29,7 +22,7 @@ CASES: dict[str, Case] = {
     "packed": (lambda: ALIF(I, N),
                lambda model, x: model(pack_padded_sequence(x, [9, 7, 2]))[0].data),
     "dropout": (lambda: LSNN(I, 4, 3, 2, recurrent_dropout=0.3), lambda model, x: model(x)[0]),
-    "steps": (lambda: LSNN(I, 4, 3, 2), _run_steps),
+    "steps": (lambda: LSNN(I, 4, 3, 2), lambda model, x: run_steps(model, x)[0]),
     "learned delay": (lambda: LearnedDelay(I, N, longest=4), lambda model, x: model(x)[0]),
     "any neuron": (lambda: Recurrent(zoo.brf.neuron, I, N), lambda model, x: model(x)[0])}
 

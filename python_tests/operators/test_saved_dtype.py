@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case, build
-from compare import assert_same, assert_same_runs
+from compare import assert_same, assert_same_runs, saved_tensors
 from lsnn_ext import ALIF, LSNN, _ops, functional
 
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
@@ -22,16 +22,10 @@ def test_membranes_in_half_the_memory(network: bool) -> None:
     for more in kinds:
         torch.manual_seed(1)
         net: nn.Module = LSNN(40, 64, 64, 3, **more) if network else ALIF(40, 128, **more)
-        sizes: dict[int, int] = {}
-
-        def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
-            sizes[tensor.data_ptr()] = (
-                tensor.numel() * tensor.element_size() if tensor.dim() == 3 else 0)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = net(x)[0]
+        out = net(x)[0]
         out.square().sum().backward()
+        sizes = {tensor.data_ptr(): tensor.nbytes if tensor.dim() == 3 else 0
+                 for tensor in saved_tensors(lambda net=net: net(x))}
         kept.append(sum(sizes.values()))
         gradients = {name: value.grad for name, value in net.named_parameters()
                      if value.grad is not None}
@@ -63,17 +57,10 @@ def test_membranes_are_rounded_to_nearest_even() -> None:
     """As torch rounds. Without a decay and with a gain of 1, y of (5) is the current."""
     x = _awkward()
     x = torch.stack([x, -x])[:, None]
-    saved: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.dtype == torch.bfloat16:
-            saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        functional.alif(x.requires_grad_(), torch.zeros(x.shape[2], x.shape[2]), alpha=0.0,
-                        kappa=1.0, theta=1.0, dynamics="srnn", saved_dtype=torch.bfloat16)
-    (y,) = saved
+    saved = saved_tensors(lambda: functional.alif(
+        x.requires_grad_(), torch.zeros(x.shape[2], x.shape[2]), alpha=0.0, kappa=1.0, theta=1.0,
+        dynamics="srnn", saved_dtype=torch.bfloat16))
+    (y,) = (tensor for tensor in saved if tensor.dtype == torch.bfloat16)
     want = x.detach().bfloat16()
     halfway = (want.float() - x.detach()).abs() == (
         want.float() - torch.nextafter(want, -want)).abs() / 2

@@ -8,6 +8,12 @@ from torch import Tensor
 
 from lsnn_ext import _ops
 
+# Views with the shape of a tensor; "swapped": the first two axes are transposed in memory.
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "strided": lambda t: t.repeat_interleave(2, -1)[..., ::2],
+    "swapped": lambda t: t.transpose(0, 1).contiguous().transpose(0, 1),
+    "repeated": lambda t: t[..., :1].expand(t.shape), "expanded": lambda t: t[:1].expand(t.shape)}
+
 
 def assert_same(name: str, got: Tensor | Sequence[Tensor], want: Tensor | Sequence[Tensor], *,
                 tolerance: float = 0.0, scale: float | None = None) -> None:
@@ -64,16 +70,23 @@ def flat(result: Any) -> list[Tensor]:
                                                         for leaf in flat(part)]
 
 
-def saved_storages(call: Callable[[], Any], known: Iterable[Tensor]) -> list[torch.UntypedStorage]:
-    """The memory that autograd keeps of a call, without that of the known tensors."""
-    kept: dict[int, torch.UntypedStorage] = {}
+def saved_tensors(call: Callable[[], Any]) -> list[Tensor]:
+    """The tensors that autograd keeps of a call."""
+    kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        kept.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         call()
+    return kept
+
+
+def saved_storages(call: Callable[[], Any], known: Iterable[Tensor]) -> list[torch.UntypedStorage]:
+    """The memory that autograd keeps of a call, without that of the known tensors."""
+    kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage()
+            for tensor in saved_tensors(call)}
     places = {tensor.untyped_storage().data_ptr() for tensor in known}
     return [storage for place, storage in kept.items() if place not in places]
 
