@@ -146,8 +146,7 @@ def test_learns_the_delays_of_a_teacher() -> None:
 
 
 def test_two_calls_that_pass_the_state_on_are_one() -> None:
-    layer = _layer("synapse", dtype=torch.float32)
-    x = _x(dtype=torch.float32)
+    layer, x = _layer("synapse", dtype=torch.float32), _x(dtype=torch.float32)
     whole, end, _ = _run(layer, x)
     first, state = layer(x[:11])
     second, after = layer(x[11:], state)
@@ -168,8 +167,7 @@ def test_bits_and_state_dict() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_inputs_of_other_dtypes(dtype: torch.dtype, bias: bool) -> None:
     """As ALIF takes them: spikes of 0 and 1 in any of them, as numbers or as bits."""
-    first = torch.tensor([0.0, 1, 2, 3, 4])
-    layer = _layer("neuron", dtype=torch.float32, first=first, bias=bias)
+    layer = _layer("neuron", dtype=torch.float32, first=torch.tensor([0.0, 1, 2, 3, 4]), bias=bias)
     plain = ALIF(I, N, delay=layer.round_delays(), bias=bias, **NEURON)
     plain.load_state_dict(layer.neurons.state_dict() | {"delay": layer.round_delays()})
     x = _x().to(dtype)

@@ -65,8 +65,7 @@ def test_values_and_gradients_are_those_of_the_loop(dtype: torch.dtype, each: bo
 @pytest.mark.parametrize("per_neuron", [False, True])
 def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
     """The same numbers, and the gradient of a step dt longer in tau."""
-    made = _readout()
-    fixed = LeakyReadout(N, O, 7.0, dtype=torch.float64)
+    made, fixed = _readout(), LeakyReadout(N, O, 7.0, dtype=torch.float64)
     fixed.load_state_dict({name: value for name, value in made.state_dict().items() if name != TAU})
     x = fired(T, B, N)
     assert_same("fixed", made(x), fixed(x), tolerance=1e-14)
@@ -182,8 +181,7 @@ def test_copies_pickles_and_state_dicts(tmp_path: Path) -> None:
     net, x = _net(), fired(T, B, N) * 2
     with torch.no_grad():
         net.readout.tau = torch.linspace(3.0, 20.0, O, dtype=torch.float64)
-    want = net(x)[0]
-    other = _net()
+    want, other = net(x)[0], _net()
     other.load_state_dict(through_file(net.state_dict(), weights_only=True))
     pytest.importorskip("safetensors")
     lsnn_ext.save(net, tmp_path / "net.safetensors")

@@ -3,14 +3,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compare import assert_same, outputs_and_gradients
+from draws import draw_spikes
 from lsnn_ext import ALIF, Linear
-
-
-def _spikes(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < 0.05).to(dtype)
 
 
 def _pair(inputs: int, outputs: int, **options: bool | torch.dtype) -> tuple[Linear, nn.Linear]:
@@ -28,7 +25,7 @@ def test_equals_torch(bias: bool, dtype: torch.dtype) -> None:
     ours, theirs = _pair(120, 10, bias=bias, dtype=dtype)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
-    x = _spikes(70, 40, 120, dtype=dtype).requires_grad_()
+    x = draw_spikes(70, 40, 120, dtype=dtype).requires_grad_()
     found = [outputs_and_gradients(module, [x, *module.parameters()], x)
              for module in (ours, theirs)]
     assert_same("y, x, weight, bias", *found, tolerance=1e-5 if dtype == torch.float32 else 1e-12)
@@ -37,13 +34,13 @@ def test_equals_torch(bias: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4), (2, 3, 4), (500, 5, 40), (0, 3)], ids=str)
 def test_any_leading_shape(shape: tuple[int, ...]) -> None:
     ours, theirs = _pair(30, 9)
-    x = _spikes(*shape, 30)
+    x = draw_spikes(*shape, 30)
     assert_same("y", ours(x), theirs(x), tolerance=1e-6)
 
 
 def test_compiled_and_autocast() -> None:
     ours, theirs = _pair(120, 10)
-    x = _spikes(70, 40, 120)
+    x = draw_spikes(70, 40, 120)
     compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
     assert_same("compiled", compiled(x), theirs(x), tolerance=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
@@ -52,7 +49,7 @@ def test_compiled_and_autocast() -> None:
 
 def test_errors() -> None:
     ours, theirs = _pair(120, 10)
-    x = _spikes(70, 40, 120)
+    x = draw_spikes(70, 40, 120)
     with pytest.raises(TypeError, match="x: expected a tensor, got list"):
         ours([1.0])
     with pytest.raises(ValueError, match="weight: expected device meta as x, got cpu"):

@@ -89,8 +89,7 @@ def test_parameters(kind: str, form: str, bias: bool) -> None:
 
 @every
 def test_device_and_dtype(kind: str) -> None:
-    module = KINDS[kind](dtype=torch.float64)
-    out, state = module(_x(T, B, I).double())
+    out, state = KINDS[kind](dtype=torch.float64)(_x(T, B, I).double())
     assert {value.dtype for value in [out, *flat(state)]} == {torch.float64}
     meta = KINDS[kind](device="meta")
     assert all(p.is_meta for p in meta.parameters())
@@ -240,8 +239,7 @@ def test_packed_by_hand_for_a_readout(tau_syn: float | None) -> None:
 @every
 def test_dropout(kind: str) -> None:
     """On the outputs of each layer but the last, in training alone; with one layer a warning."""
-    module = _made(kind, num_layers=2, dropout=0.5)
-    x = _x(T, B, I)
+    module, x = _made(kind, num_layers=2, dropout=0.5), _x(T, B, I)
     torch.manual_seed(1)
     one, two = module(x)[0], module(x)[0]
     assert not torch.equal(one, two)
@@ -312,8 +310,7 @@ def test_gradients_reach_everything(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
 @pytest.mark.parametrize("form", ["plain", "two-layers", "batch-first", "delayed"])
 def test_steps(kind: str, form: str) -> None:
-    module = _made(kind, **FORMS[form])
-    x = _x(T, B, I)
+    module, x = _made(kind, **FORMS[form]), _x(T, B, I)
     outs, state = run_steps(module, x)
     want, end = module(x.transpose(0, 1) if form == "batch-first" else x)
     _same(kind, [outs, state], [want.transpose(0, 1) if form == "batch-first" else want, end])

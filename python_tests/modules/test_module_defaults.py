@@ -11,6 +11,7 @@ from compare import assert_same
 from lsnn_ext import ALIF, LIF, State, functional
 from lsnn_ext.models import MODELS, Rate, find_defaults
 from module_kinds import make_kinds, neurons_of, round_weights
+from originals import package
 
 I, N, T, B = 4, 8, 60, 3
 KINDS = make_kinds(I, N)
@@ -104,10 +105,6 @@ def test_a_layer_without_adaptation_has_none() -> None:
 
 
 # ------------------------------------------------------------------------------ beside the packages
-def _peer(name: str) -> Any:
-    return pytest.importorskip(name, reason=f"{name} is not installed")
-
-
 def _inputs(dtype: torch.dtype = torch.float32) -> Tensor:
     return (_x(T, B, I) > 0.3).to(dtype).requires_grad_()
 
@@ -131,7 +128,7 @@ def _copied(layer: ALIF | LIF, w_in: Tensor, w_rec: Tensor, bias: Tensor | None 
 
 
 def test_norse() -> None:
-    norse = _peer("norse.torch")
+    norse = package("norse.torch")
     torch.manual_seed(0)
     theirs = norse.LIFRecurrent(I, N, dt=0.001)
     with torch.no_grad():
@@ -153,9 +150,9 @@ def test_what_no_argument_sets_is_named() -> None:
     ("subtract", False, "snntorch_sub_now"), ("zero", False, "snntorch_zero_now")])
 @pytest.mark.parametrize("kind", [ALIF, LIF])
 def test_snntorch(kind: Any, reset: str, late: bool, dynamics: str) -> None:
-    package = _peer("snntorch")
+    snntorch = package("snntorch")
     torch.manual_seed(0)
-    theirs = package.RLeaky(beta=0.75, linear_features=N, reset_mechanism=reset, reset_delay=late)
+    theirs = snntorch.RLeaky(beta=0.75, linear_features=N, reset_mechanism=reset, reset_delay=late)
     project = nn.Linear(I, N, bias=False)
     round_weights(theirs)
     round_weights(project)
@@ -175,7 +172,7 @@ def test_snntorch(kind: Any, reset: str, late: bool, dynamics: str) -> None:
                                                  ("MembraneReset", "sinabs_zero")])
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_sinabs(adaptive: bool, reset: str, dynamics: str) -> None:
-    layers = _peer("sinabs.layers")
+    layers = package("sinabs.layers")
     activation = importlib.import_module("sinabs.activation")
     torch.manual_seed(0)
     project, recurrent = nn.Linear(I, N, bias=False), nn.Linear(N, N, bias=False)
@@ -193,8 +190,7 @@ def test_sinabs(adaptive: bool, reset: str, dynamics: str) -> None:
         layer = LIF(I, N, dynamics=dynamics, tau_mem=8.0)
     _copied(layer, project.weight, recurrent.weight)
     x = _inputs()
-    want = theirs(project(x).transpose(0, 1)).transpose(0, 1)
-    _same(layer(x)[0], want, x)
+    _same(layer(x)[0], theirs(project(x).transpose(0, 1)).transpose(0, 1), x)
 
 
 @pytest.mark.parametrize(("reset", "detach", "dynamics"), [
@@ -202,9 +198,8 @@ def test_sinabs(adaptive: bool, reset: str, dynamics: str) -> None:
     (None, True, "sj_soft_det")])
 @pytest.mark.parametrize("kind", [ALIF, LIF])
 def test_spikingjelly(kind: Any, reset: float | None, detach: bool, dynamics: str) -> None:
-    package = "spikingjelly.activation_based"
-    neuron = _peer(f"{package}.neuron")
-    layers = importlib.import_module(f"{package}.layer")
+    neuron = package("spikingjelly.activation_based.neuron")
+    layers = importlib.import_module("spikingjelly.activation_based.layer")
     torch.manual_seed(0)
     node = neuron.LIFNode(v_reset=reset, detach_reset=detach)
     theirs = layers.LinearRecurrentContainer(node, N, N, bias=True)
@@ -218,8 +213,7 @@ def test_spikingjelly(kind: Any, reset: float | None, detach: bool, dynamics: st
     layer = kind(I, N, dynamics=dynamics)
     weight, inputs = theirs.rc.weight.double(), _inputs()
     _copied(layer, weight[:, :N] @ project.weight.double(), weight[:, N:], theirs.rc.bias)
-    want = torch.stack([theirs(project(x)) for x in inputs])
-    _same(layer(inputs)[0], want, inputs)
+    _same(layer(inputs)[0], torch.stack([theirs(project(x)) for x in inputs]), inputs)
 
 
 # ------------------------------------------------------------- beside a loop of a published program
@@ -237,5 +231,4 @@ def test_yin(monkeypatch: pytest.MonkeyPatch) -> None:
     x = _inputs(torch.float64)
     want = torch.stack([theirs(x_t)[1] for x_t in x])
     zero = torch.zeros(1, B, N, dtype=torch.float64)
-    first = State(zero, zero + 0.01, zero, zero, zero[None])
-    _same(layer(x, first)[0], want, x, 1e-12)
+    _same(layer(x, State(zero, zero + 0.01, zero, zero, zero[None]))[0], want, x, 1e-12)

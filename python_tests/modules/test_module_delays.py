@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from draws import draw
 from lsnn_ext import ALIF, LSNN, functional
 from module_kinds import run_steps
 from steps import assert_equal, flat, needs_prepared_layers, prepared
@@ -20,10 +21,6 @@ FIRST = {"alike": torch.full((N, N), 1),
 def _layer(delay: Tensor, num_layers: int = 2) -> ALIF:
     torch.manual_seed(2)
     return ALIF(I, N, num_layers, delay=delay)
-
-
-def _x(*shape: int) -> Tensor:
-    return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
 
 
 def _through_numpy(layer: ALIF) -> None:
@@ -56,7 +53,7 @@ def test_change_is_seen(first: str, change: str, how: str, gradients: bool) -> N
     layer = _layer(FIRST[first])
 
     def run(module: ALIF) -> Any:
-        return module(_x(16, 2)) if how == "forward" else run_steps(module, _x(16, 2))
+        return module(draw(16, 2, I)) if how == "forward" else run_steps(module, draw(16, 2, I))
 
     with torch.set_grad_enabled(gradients):
         before = [run(layer) for _ in range(2)][1]
@@ -78,16 +75,16 @@ def test_longer_delays_between_steps() -> None:
     """The state is too short for the new delays: refused, by prepared layers too."""
     layer = _layer(FIRST["alike"], 1)
     with torch.no_grad():
-        _, state = prepared(layer.step, _x(2))
+        _, state = prepared(layer.step, draw(2, I))
         CHANGES["other-numbers"](layer)
         with pytest.raises(ValueError, match=r"state.z: expected shape \(4, 2, 9\) or more"):
-            layer.step(_x(2), state)
-        prepared(layer.step, _x(2))
+            layer.step(draw(2, I), state)
+        prepared(layer.step, draw(2, I))
 
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_delay_from_outside(gradients: bool) -> None:
-    layer, x = _layer(FIRST["alike"]), _x(16, 2)
+    layer, x = _layer(FIRST["alike"]), draw(16, 2, I)
     with torch.set_grad_enabled(gradients):
         own = layer(x)
         for delay in (torch.full((N, N), 3), FIRST["several"]):
@@ -99,16 +96,16 @@ def test_delay_from_outside(gradients: bool) -> None:
 
 
 def test_a_tensor_in_place_of_a_number() -> None:
-    layer = ALIF(I, N, delay=1)
+    layer, x = ALIF(I, N, delay=1), draw(16, 2, I)
     layer.delay = FIRST["several"].clone()
     fresh = ALIF(I, N, delay=FIRST["several"])
     fresh.load_state_dict({**layer.state_dict(), "delay": FIRST["several"]})
     for gradients in (True, False):
         with torch.set_grad_enabled(gradients):
-            assert_equal([leaf.detach() for leaf in flat(layer(_x(16, 2)))], fresh(_x(16, 2)))
+            assert_equal([leaf.detach() for leaf in flat(layer(x))], fresh(x))
             layer.delay.fill_(2)
             fresh.delay.fill_(2)  # type: ignore[union-attr]
-            assert_equal([leaf.detach() for leaf in flat(layer(_x(16, 2)))], fresh(_x(16, 2)))
+            assert_equal([leaf.detach() for leaf in flat(layer(x))], fresh(x))
 
 
 @pytest.mark.parametrize("first", FIRST)
@@ -118,7 +115,7 @@ def test_bad_delay_is_refused(first: str) -> None:
     layer.delay[3, 3] = -1
     for gradients in (True, False):
         with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match="delay: expected"):
-            layer(_x(3, 2))
+            layer(draw(3, 2, I))
 
 
 def _called(delay: functional.Delays, x: Tensor, gradients: bool) -> Tensor:
@@ -129,8 +126,7 @@ def _called(delay: functional.Delays, x: Tensor, gradients: bool) -> Tensor:
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("first", FIRST)
 def test_delays_that_were_changed(first: str, gradients: bool) -> None:
-    delays = functional.Delays.of(FIRST[first].clone())
-    x = torch.rand(5, 2, N)
+    delays, x = functional.Delays.of(FIRST[first].clone()), torch.rand(5, 2, N)
     _called(delays, x, gradients)
     delays.each[4, 4] = 5
     errors = {"alike": (ValueError, "delay: expected only the values .* make functional.Delays"),
@@ -144,20 +140,18 @@ def test_delays_that_were_changed(first: str, gradients: bool) -> None:
 @pytest.mark.parametrize("first", FIRST)
 def test_compiled_layer_refuses_what_it_has_not_seen(first: str) -> None:
     layer = _layer(FIRST[first])
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    x = _x(6, 2)
+    compiled, x = torch.compile(layer, backend="aot_eager", fullgraph=True), draw(6, 2, I)
     assert_equal([leaf.detach() for leaf in flat(compiled(x))], layer(x))
     CHANGES["one-synapse"](layer)
     with pytest.raises(RuntimeError, match="^delay: expected only "):
         compiled(x)
-    want = layer(x)
-    assert_equal([leaf.detach() for leaf in flat(compiled(x))], want)
+    assert_equal([leaf.detach() for leaf in flat(compiled(x))], layer(x))
     CHANGES["loaded"](layer)  # seen by loading
     assert_equal([leaf.detach() for leaf in flat(compiled(x))], layer(x))
 
 
 def test_network() -> None:
-    net, x = LSNN(I, 4, 5, 2, delay=FIRST["alike"]), _x(16, 2)
+    net, x = LSNN(I, 4, 5, 2, delay=FIRST["alike"]), draw(16, 2, I)
     net(x)
     CHANGES["other-numbers"](net.neurons)
     other = LSNN(I, 4, 5, 2, delay=3)

@@ -5,18 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, functional
 from module_kinds import make_kinds
 
 T, B, I, N = 9, 3, 4, 8
 KINDS = make_kinds(I, N)
 of_every_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def _x(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def _answer(call: Callable[[], Any], argument: str, given: str, wanted: str, hint: str,
@@ -54,7 +50,7 @@ def test_name_of_a_surrogate(kind: str, name: str, meant: str) -> None:
 @of_every_kind
 def test_state_of_an_lstm(kind: str) -> None:
     h = torch.zeros(1, B, N)
-    for method, x in (("forward", _x(T, B, I)), ("step", _x(B, I))):
+    for method, x in (("forward", draw(T, B, I)), ("step", draw(B, I))):
         _answer(lambda method=method, x=x: getattr(KINDS[kind](), method)(x, (h, h)),  # type: ignore[misc]
                 "state", "got tuple of two tensors, as .h, c. of nn.LSTM", "State",
                 "pass None to the first call")
@@ -68,7 +64,7 @@ def test_learn_true(kind: str) -> None:
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_a_time_constant_for_a_decay(gradients: bool) -> None:
-    current = _x(T, B, N).requires_grad_(gradients)
+    current = draw(T, B, N).requires_grad_(gradients)
     for name in ("alpha", "rho"):
         given = {"alpha": 0.9, "theta": 0.1, name: 20.0}
         _answer(lambda given=given: functional.alif(current, None, **given), name, "got 20",  # type: ignore[misc]
@@ -80,14 +76,14 @@ def test_a_time_constant_for_a_decay(gradients: bool) -> None:
 
 def test_states_of_each_other() -> None:
     alif, net = ALIF(I, N), LSNN(I, 3, 5, 2)
-    _, state = alif(_x(T, B, I))
-    _, state_of_net = net(_x(T, B, I))
-    _answer(lambda: net(_x(T, B, I), state), "state", "got State", "expected an LSNNState",
+    _, state = alif(draw(T, B, I))
+    _, state_of_net = net(draw(T, B, I))
+    _answer(lambda: net(draw(T, B, I), state), "state", "got State", "expected an LSNNState",
             r"LSNNState\(state, readout\)")
-    _answer(lambda: alif(_x(T, B, I), state_of_net), "state", "got LSNNState",
+    _answer(lambda: alif(draw(T, B, I), state_of_net), "state", "got LSNNState",
             "expected a State of 5 tensors", "state.neurons")
-    net(_x(T, B, I), LSNNState(state, torch.zeros(B, 2)))  # as the hint says
-    alif(_x(T, B, I), state_of_net.neurons)
+    net(draw(T, B, I), LSNNState(state, torch.zeros(B, 2)))  # as the hint says
+    alif(draw(T, B, I), state_of_net.neurons)
 
 
 def test_betas_of_a_network() -> None:
@@ -105,7 +101,7 @@ def test_betas_of_a_network() -> None:
 @pytest.mark.parametrize("method", ["forward", "step"])
 def test_truncated_bptt_without_detach(kind: str, layers: int, method: str) -> None:
     module, call = KINDS[kind](num_layers=layers), None
-    call, x = getattr(module, method), _x(T, B, I) if method == "forward" else _x(B, I)
+    call, x = getattr(module, method), draw(T, B, I) if method == "forward" else draw(B, I)
     out, state = call(x)
     out.sum().backward()
     again, _ = call(x, state)  # whoever wants no gradient may go on, as with nn.LSTM
@@ -120,7 +116,7 @@ def test_truncated_bptt_without_detach(kind: str, layers: int, method: str) -> N
 
 
 def test_truncated_bptt_without_detach_of_a_function() -> None:
-    current, w, neuron = _x(T, B, N), _x(N, N).requires_grad_(), {"alpha": 0.9, "theta": 0.1}
+    current, w, neuron = draw(T, B, N), draw(N, N).requires_grad_(), {"alpha": 0.9, "theta": 0.1}
     spikes, state = functional.alif(current, w, **neuron)  # type: ignore[misc]
     spikes.sum().backward()
     again, _ = functional.alif(current, w, state=state, **neuron)  # type: ignore[misc]
@@ -138,7 +134,7 @@ def test_batch_first(kind: str) -> None:
     """Known where a state says how large the batch is."""
     for first in (False, True):
         module = KINDS[kind](batch_first=first)
-        x = _x(B, T, I) if first else _x(T, B, I)
+        x = draw(B, T, I) if first else draw(T, B, I)
         _, state = module(x)
         _answer(lambda module=module, x=x, state=state: module(x.transpose(0, 1), state),  # type: ignore[misc]
                 "state.v" if kind != "LSNN" else "state.readout", rf"got \((1, )?{B}, ",
@@ -154,20 +150,20 @@ def test_batch_first_with_lengths(kind: str) -> None:
             KINDS[kind](batch_first=first))
         for lengths in ([T] * B, torch.full((B,), T)):
             _answer(lambda module=module, lengths=lengths, first=first: module(  # type: ignore[misc]
-                _x(T, B, I) if first else _x(B, T, I), lengths=lengths), "lengths",
+                draw(T, B, I) if first else draw(B, T, I), lengths=lengths), "lengths",
                 rf"got \({B},\)", rf"expected shape \({T},\)",
                 f"layer with batch_first={first} has its steps: x seems to be .*{not first}$")
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_inputs_at_another_axis(axis: int) -> None:
-    x = _x(T, B, I).movedim(-1, axis)
+    x = draw(T, B, I).movedim(-1, axis)
     _answer(lambda: ALIF(I, N)(x), "x", re.escape(str(tuple(x.shape))),
             r"expected shape \(T, B, I\)", rf"x.movedim\({axis}, -1\)")
 
 
 def test_a_sequence_for_a_step() -> None:
-    _answer(lambda: ALIF(I, N).step(_x(T, B, I)), "x", r"\(9, 3, 4\)", r"\(B, I\) or \(I,\)",
+    _answer(lambda: ALIF(I, N).step(draw(T, B, I)), "x", r"\(9, 3, 4\)", r"\(B, I\) or \(I,\)",
             "for a whole sequence call the layer")
 
 
@@ -236,7 +232,7 @@ def test_fast_and_strong_adaptation() -> None:
 @pytest.mark.parametrize("learns", [False, True])
 def test_sparse_inputs(kind: str, learns: bool) -> None:
     layer = KINDS[kind]().requires_grad_(learns)
-    for call, x in ((layer, _x(T, B, I)), (layer.step, _x(B, I))):
+    for call, x in ((layer, draw(T, B, I)), (layer.step, draw(B, I))):
         with torch.set_grad_enabled(learns):
             _answer(lambda call=call, x=x: call(x.to_sparse()), "x", r"layout torch\.sparse_coo",
                     "expected a dense tensor", r"x\.to_dense\(\)")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils import parametrizations
 
+from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State
 from lsnn_ext.modules import recurrent
 from steps import assert_equal, flat
@@ -19,10 +20,6 @@ I, N, O = 4, 9, 3
 def _net(**options: Any) -> LSNN:
     torch.manual_seed(2)
     return LSNN(I, 4, 5, O, **options)
-
-
-def _x(*shape: int) -> Tensor:
-    return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
 
 
 ON_A_PART: dict[str, Callable[[nn.Module, Callable[..., None]], Any]] = {
@@ -42,9 +39,9 @@ FOR_ALL: dict[str, Callable[[Callable[[nn.Module], None]], Any]] = {
     "full-backward": lambda note: hooks.register_module_full_backward_hook(lambda m, *_: note(m)),
     "full-backward-pre": lambda note: hooks.register_module_full_backward_pre_hook(
         lambda m, *_: note(m))}
-CALLS = {"forward": lambda net: net(_x(6, 2))[0], "step": lambda net: net.step(_x(2))[0],
-         "batch-first-step": lambda net: net.step(_x(2))[0],
-         "unbatched-step": lambda net: net.step(_x())[0]}
+CALLS = {"forward": lambda net: net(draw(6, 2, I))[0], "step": lambda net: net.step(draw(2, I))[0],
+         "batch-first-step": lambda net: net.step(draw(2, I))[0],
+         "unbatched-step": lambda net: net.step(draw(I))[0]}
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -87,7 +84,7 @@ def test_hooks_on_all_modules(hook: str, call: str) -> None:
                          ids=["ALIF", "batch-first", "readout", "synaptic-readout"])
 @pytest.mark.parametrize("form", ["batch", "unbatched"])
 def test_hooks_see_steps(layer: Any, form: str, gradients: bool) -> None:
-    layer, x, seen = copy.deepcopy(layer), _x(2) if form == "batch" else _x(), []
+    layer, x, seen = copy.deepcopy(layer), draw(2, I) if form == "batch" else draw(I), []
     with torch.set_grad_enabled(gradients):
         want = layer.step(x)
         layer.register_forward_hook(lambda *_: seen.append(1))
@@ -152,7 +149,7 @@ REPLACED: dict[str, Callable[[LSNN], Any]] = {
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("name", REPLACED)
 def test_what_stands_there_is_called(name: str, gradients: bool) -> None:
-    net, x = _net(), _x(8, 2)
+    net, x = _net(), draw(8, 2, I)
     REPLACED[name](net)
     with torch.set_grad_enabled(gradients):
         spikes, end = net.neurons(x)
@@ -177,9 +174,9 @@ def test_compiled_part(part: str) -> None:
         seen.append(graph)
         return graph
 
-    want = net(_x(6, 2))[0]
+    want = net(draw(6, 2, I))[0]
     net.get_submodule(part).compile(backend=backend)
-    torch.testing.assert_close(net(_x(6, 2))[0], want)
+    torch.testing.assert_close(net(draw(6, 2, I))[0], want)
     assert seen
 
 
@@ -193,5 +190,5 @@ def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(recurrent, "run_layer", watched)
     net = _net()
-    net(_x(6, 2))
+    net(draw(6, 2, I))
     assert requested == [net.readout.weight]

@@ -8,13 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 
 I, N = 4, 8
-
-
-def _x(*shape: int) -> Tensor:
-    return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
 
 
 # ----------------------------------------------------------------------------- learned out of range
@@ -30,7 +27,7 @@ def test_learned_out_of_range(name: str, bad: str, each: bool, how: str) -> None
     number = 0.5 if name in ("beta", "threshold") else 60.0
     value = torch.full((N,), number) if each else number
     layer = ALIF(I, N, 2, learn={name: "plain"}, **{name: value})
-    call, x = (layer.step, _x(3)) if "step" in how else (layer, _x(2, 3))
+    call, x = (layer.step, draw(3, I)) if "step" in how else (layer, draw(2, 3, I))
     with torch.set_grad_enabled("without" not in how):
         call(x)
         with torch.no_grad():
@@ -54,7 +51,7 @@ def test_training_is_refused_before_anything_is_nan(name: str, options: dict[str
     optimizer = torch.optim.Adam(layer.parameters(), 0.004)
     with pytest.raises(ValueError, match=f"^{name}_l0: expected finite numbers > 0 in ALIF, got -"):
         for _ in range(60):
-            spikes, _ = layer(_x(40, 4))
+            spikes, _ = layer(draw(40, 4, I))
             optimizer.zero_grad()
             (spikes.mean() + 1e6 * layer.get_parameter(f"{name}_l0")).backward()
             optimizer.step()
@@ -63,11 +60,11 @@ def test_training_is_refused_before_anything_is_nan(name: str, options: dict[str
 
 def test_what_is_not_learned_is_looked_at_too() -> None:
     layer = ALIF(I, N)
-    layer(_x(2, 3))  # the coefficients of this call are cached
+    layer(draw(2, 3, I))  # the coefficients of this call are cached
     layer.threshold_l0.data.fill_(-0.5)
     with pytest.raises(ValueError, match=r"^threshold_l0: expected finite numbers > 0 in ALIF, got "
                                          r"-0.5$"):
-        layer(_x(2, 3))
+        layer(draw(2, 3, I))
 
 
 # ---------------------------------------------------------------------------------------- set again
@@ -129,75 +126,64 @@ def test_constants_that_have_no_numbers() -> None:
 
 
 # ----------------------------------------------------------------------------------------- messages
-REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "learn-none": (lambda: LIF(I, N, learn=None), TypeError,
-                   "learn: expected some of tau_mem, threshold, .*, got None"),
-    "positional-bias": (lambda: ALIF(I, N, True), ValueError,
-                        "num_layers: .*, got True; pass bias and other flags by keyword"),
-    "positional-bias-of-readout": (lambda: LeakyReadout(N, 2, False), TypeError,
-                                   "tau: .*, got False; .* bias"),
-    "positional-bias-of-readout-true": (lambda: LeakyReadout(N, 2, True), TypeError,
-                                        "tau: .*, got True; .* bias"),
-    "bias-number": (lambda: ALIF(I, N, 1, 0.5), TypeError, "bias: expected True or False, got 0.5"),
-    "readout-bias": (lambda: LeakyReadout(N, 2, bias=None), TypeError,
-                     "bias: expected True or False, got None"),
-    "batch-first": (lambda: ALIF(I, N, batch_first="no"), TypeError,
-                    "batch_first: expected True or False, got 'no'"),
-    "autapses": (lambda: ALIF(I, N, autapses=0), TypeError,
-                 "autapses: expected True or False, got 0"),
-    "dt-true": (lambda: ALIF(I, N, dt=True), TypeError, "dt: expected a number > 0, got True"),
-    "dt-tensor": (lambda: LeakyReadout(I, N, dt=torch.ones(2)), TypeError,
-                  "dt: expected a number > 0, got tensor"),
-    "tau-true": (lambda: ALIF(I, N, tau_mem=True), TypeError,
-                 "tau_mem: expected a number or a tensor, got True"),
-    "tau-text": (lambda: LIF(I, N, tau_mem="20"), TypeError,
-                 "tau_mem: expected a number or a tensor, got '20'"),
-    "tau-complex": (lambda: LIF(I, N, tau_mem=torch.ones(N) * 1j), TypeError,
-                    "tau_mem: expected real numbers"),
-    "refractory-true": (lambda: ALIF(I, N, refractory=True), ValueError,
-                        "refractory: expected a whole number"),
-    "delay-true": (lambda: ALIF(I, N, delay=True), TypeError,
-                   "delay: expected an int or an integer tensor"),
-    "dropout-true": (lambda: ALIF(I, N, 2, dropout=True), ValueError,
-                     "dropout: expected a probability"),
-    "beta-nan": (lambda: LSNN(I, 3, 5, 2, beta=math.nan), ValueError,
-                 "beta: expected finite numbers"),
-    "state-of-alif": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2), ALIF(I, 8)(_x(2, 2))[1]), TypeError,
-                      r"state: expected an LSNNState\(.*neurons.*readout.*, got State"),
-    "state-of-alif-in-step": (lambda: LSNN(I, 3, 5, 2).step(_x(2), ALIF(I, 8)(_x(2, 2))[1]),
-                              TypeError, "state: expected an LSNNState.*, got State"),
-    "state-tuple": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2), (None, None)), TypeError,
-                    "state: .* LSNNState.*, got tuple"),
-    "state-tensor": (lambda: LSNN(I, 3, 5, 2).step(_x(2), torch.zeros(2, 8)), TypeError,
-                     "LSNNState.*, got Tensor"),
-    "state-turned": (lambda: LSNN(I, 3, 5, 2)(_x(2, 2),
-                                              LSNNState(*LSNN(I, 3, 5, 2)(_x(2, 2))[1][::-1])),
-                     TypeError,
-                     "(state: expected a State of 5 tensors|state.readout: expected a tensor)"),
-    "network-state-of-alif": (lambda: ALIF(I, N)(_x(2, 2), LSNN(I, 3, 5, 2)(_x(2, 2))[1]),
-                              TypeError, "state: expected a State of 5 tensors .*, got LSNNState"),
-    "x-width": (lambda: ALIF(I, N)(_x(40, 3)[..., :3]), ValueError,
-                r"x: expected shape .*I = 4, got \(40, 3, 3\)"),
-    "x-4d": (lambda: ALIF(I, N)(_x(1, 40, 3)), ValueError,
-             r"x: expected shape .*, got \(1, 40, 3, 4\)"),
-    "x-double": (lambda: ALIF(I, N)(_x(2, 3).double()), ValueError,
-                 "x: expected torch.float32 .*, got torch.float64"),
-    "x-of-readout": (lambda: LeakyReadout(N, 2)(_x(40, 3)), ValueError,
-                     r"x: expected shape \(T, B, 8\) or \(T, 8\), got \(40, 3, 4\)"),
-    "tau-negative": (lambda: LeakyReadout(N, 2, -1.0), ValueError, "tau"),
-    "n_regular": (lambda: LSNN(I, -1, 4, 2), ValueError, "n_regular"),
-    "state-batch": (lambda: ALIF(I, N)(_x(2, 2), ALIF(I, N)(_x(2, 3))[1]), ValueError,
-                    r"state.v: expected shape \(1, 2, 8\), got \(1, 3, 8\)"),
-    "state-z": (lambda: ALIF(I, N)(_x(2, 3), (end := ALIF(I, N)(_x(2, 3))[1])._replace(
-        z=end.z[0])), ValueError, r"state.z: expected shape \(1, D, 3, 8\), got"),
-    "state-of-none": (lambda: ALIF(I, N)(_x(2, 2), State(*[None] * 5)), TypeError,
-                      r"state\.v: expected a tensor, got")}
+REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: LIF(I, N, learn=None), TypeError,
+     "learn: expected some of tau_mem, threshold, .*, got None"),
+    (lambda: ALIF(I, N, True), ValueError,
+     "num_layers: .*, got True; pass bias and other flags by keyword"),
+    (lambda: LeakyReadout(N, 2, False), TypeError, "tau: .*, got False; .* bias"),
+    (lambda: LeakyReadout(N, 2, True), TypeError, "tau: .*, got True; .* bias"),
+    (lambda: ALIF(I, N, 1, 0.5), TypeError, "bias: expected True or False, got 0.5"),
+    (lambda: LeakyReadout(N, 2, bias=None), TypeError, "bias: expected True or False, got None"),
+    (lambda: ALIF(I, N, batch_first="no"), TypeError,
+     "batch_first: expected True or False, got 'no'"),
+    (lambda: ALIF(I, N, autapses=0), TypeError, "autapses: expected True or False, got 0"),
+    (lambda: ALIF(I, N, dt=True), TypeError, "dt: expected a number > 0, got True"),
+    (lambda: LeakyReadout(I, N, dt=torch.ones(2)), TypeError,
+     "dt: expected a number > 0, got tensor"),
+    (lambda: ALIF(I, N, tau_mem=True), TypeError,
+     "tau_mem: expected a number or a tensor, got True"),
+    (lambda: LIF(I, N, tau_mem="20"), TypeError,
+     "tau_mem: expected a number or a tensor, got '20'"),
+    (lambda: LIF(I, N, tau_mem=torch.ones(N) * 1j), TypeError, "tau_mem: expected real numbers"),
+    (lambda: ALIF(I, N, refractory=True), ValueError, "refractory: expected a whole number"),
+    (lambda: ALIF(I, N, delay=True), TypeError, "delay: expected an int or an integer tensor"),
+    (lambda: ALIF(I, N, 2, dropout=True), ValueError, "dropout: expected a probability"),
+    (lambda: LSNN(I, 3, 5, 2, beta=math.nan), ValueError, "beta: expected finite numbers"),
+    (lambda: LSNN(I, 3, 5, 2)(draw(2, 2, I), ALIF(I, 8)(draw(2, 2, I))[1]), TypeError,
+     r"state: expected an LSNNState\(.*neurons.*readout.*, got State"),
+    (lambda: LSNN(I, 3, 5, 2).step(draw(2, I), ALIF(I, 8)(draw(2, 2, I))[1]), TypeError,
+     "state: expected an LSNNState.*, got State"),
+    (lambda: LSNN(I, 3, 5, 2)(draw(2, 2, I), (None, None)), TypeError,
+     "state: .* LSNNState.*, got tuple"),
+    (lambda: LSNN(I, 3, 5, 2).step(draw(2, I), torch.zeros(2, 8)), TypeError,
+     "LSNNState.*, got Tensor"),
+    (lambda: LSNN(I, 3, 5, 2)(draw(2, 2, I), LSNNState(*LSNN(I, 3, 5, 2)(draw(2, 2, I))[1][::-1])),
+     TypeError, "(state: expected a State of 5 tensors|state.readout: expected a tensor)"),
+    (lambda: ALIF(I, N)(draw(2, 2, I), LSNN(I, 3, 5, 2)(draw(2, 2, I))[1]), TypeError,
+     "state: expected a State of 5 tensors .*, got LSNNState"),
+    (lambda: ALIF(I, N)(draw(40, 3, I)[..., :3]), ValueError,
+     r"x: expected shape .*I = 4, got \(40, 3, 3\)"),
+    (lambda: ALIF(I, N)(draw(1, 40, 3, I)), ValueError,
+     r"x: expected shape .*, got \(1, 40, 3, 4\)"),
+    (lambda: ALIF(I, N)(draw(2, 3, I).double()), ValueError,
+     "x: expected torch.float32 .*, got torch.float64"),
+    (lambda: LeakyReadout(N, 2)(draw(40, 3, I)), ValueError,
+     r"x: expected shape \(T, B, 8\) or \(T, 8\), got \(40, 3, 4\)"),
+    (lambda: LeakyReadout(N, 2, -1.0), ValueError, "tau"),
+    (lambda: LSNN(I, -1, 4, 2), ValueError, "n_regular"),
+    (lambda: ALIF(I, N)(draw(2, 2, I), ALIF(I, N)(draw(2, 3, I))[1]), ValueError,
+     r"state.v: expected shape \(1, 2, 8\), got \(1, 3, 8\)"),
+    (lambda: ALIF(I, N)(draw(2, 3, I), (end := ALIF(I, N)(draw(2, 3, I))[1])._replace(z=end.z[0])),
+     ValueError, r"state.z: expected shape \(1, D, 3, 8\), got"),
+    (lambda: ALIF(I, N)(draw(2, 2, I), State(*[None] * 5)), TypeError,
+     r"state\.v: expected a tensor, got")]
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_by_name(name: str, gradients: bool) -> None:
-    call, error, message = REFUSED[name]
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_refused_by_name(call: Callable[[], Any], error: type[Exception], message: str,
+                         gradients: bool) -> None:
     with torch.set_grad_enabled(gradients), pytest.raises(error, match=message):
         call()
 

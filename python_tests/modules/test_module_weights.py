@@ -10,16 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import lsnn_ext
+from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
 from module_kinds import Exp, run_steps
 from steps import assert_equal, flat
 
 I, N = 5, 9
 NAMES = ("weight_ih_l0", "weight_hh_l0")
-
-
-def _x(*shape: int) -> Tensor:
-    return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
 
 
 class Halved(nn.Module):
@@ -46,7 +43,7 @@ def _names(layer: nn.Module) -> list[str]:
 
 def _run(how: str, layer: Any, gradients: bool) -> list[Tensor]:
     with torch.set_grad_enabled(gradients):
-        return flat(layer(_x(12, 3)) if how == "forward" else run_steps(layer, _x(12, 3)))
+        return flat(layer(draw(12, 3, I)) if how == "forward" else run_steps(layer, draw(12, 3, I)))
 
 
 def _plain(layer: Any, num_layers: int, **options: Any) -> ALIF:
@@ -70,7 +67,7 @@ def test_computed_weight(kind: str, name: str, num_layers: int, how: str, gradie
     COMPUTED[kind](layer, name)
     layer.eval()  # a spectral norm in training is another one at each call
     for _ in range(2):
-        layer(_x(1, 1))  # what is computed before a call has to be seen before it is copied
+        layer(draw(1, 1, I))  # what is computed before a call has to be seen before it is copied
         want = _run(how, _plain(layer, num_layers), gradients)
         assert_equal([leaf.detach() for leaf in _run(how, layer, gradients)], want)
         assert want[0].any()
@@ -86,12 +83,12 @@ def test_computed_weight_learns(kind: str, num_layers: int) -> None:
     torch.manual_seed(0)
     layer = ALIF(I, N, num_layers)
     COMPUTED[kind](layer, "weight_hh_l0")
-    out, state = layer(_x(20, 3))
+    out, state = layer(draw(20, 3, I))
     state.v.square().sum().backward()
     learned = [parameter for name, parameter in layer.named_parameters() if "weight_hh_l0" in name]
     assert learned and all(p.grad is not None and p.grad.any() for p in learned)
     if hasattr(layer, "parametrizations"):  # torch copies no others
-        assert torch.equal(copy.deepcopy(layer)(_x(20, 3))[0], out)
+        assert torch.equal(copy.deepcopy(layer)(draw(20, 3, I))[0], out)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -101,11 +98,10 @@ def test_spectral_norm_in_training(name: str, num_layers: int) -> None:
     torch.manual_seed(0)
     layer = parametrizations.spectral_norm(ALIF(I, N, num_layers), name)
     other = copy.deepcopy(layer)
-    weight = getattr(other, name).detach()
-    plain = ALIF(I, N, num_layers)
+    weight, plain = getattr(other, name).detach(), ALIF(I, N, num_layers)
     plain.load_state_dict({**{key: getattr(other.eval(), key) for key in _names(plain)},
                            name: weight})
-    assert_equal([leaf.detach() for leaf in flat(layer(_x(12, 3)))], plain(_x(12, 3)))
+    assert_equal([leaf.detach() for leaf in flat(layer(draw(12, 3, I)))], plain(draw(12, 3, I)))
     assert torch.equal(getattr(layer.eval(), name), getattr(other.eval(), name))
 
 
@@ -115,7 +111,7 @@ def test_parameters_from_outside(num_layers: int, gradients: bool) -> None:
     layer, other = ALIF(I, N, num_layers), ALIF(I, N, num_layers)
     given = {name: p.detach().clone() for name, p in other.named_parameters()}
     # short enough for a prepared layer, and so long that bits go from layer to layer
-    for x in (_x(4, 2), _x(20, 2), _x(400, 80)):
+    for x in (draw(4, 2, I), draw(20, 2, I), draw(400, 80, I)):
         with torch.set_grad_enabled(gradients):
             own = layer(x)
             got = torch.func.functional_call(layer, given, (x,))
@@ -127,7 +123,7 @@ def test_parameters_from_outside(num_layers: int, gradients: bool) -> None:
 @pytest.mark.parametrize("shape", [(20, 2), (400, 80)], ids=str)
 def test_gradient_by_func(num_layers: int, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    layer, x = ALIF(I, N, num_layers, learn=("threshold",)), _x(*shape)
+    layer, x = ALIF(I, N, num_layers, learn=("threshold",)), draw(*shape, I)
     given = {name: p.detach().clone() for name, p in layer.named_parameters()}
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
@@ -151,7 +147,7 @@ def test_parametrization_from_outside(name: str) -> None:
         for how in ("forward", "step"):
             assert_equal([leaf.detach() for leaf in _run(how, layer, gradients)],
                          _run(how, plain, gradients))
-    layer(_x(20, 3))[0].sum().backward()
+    layer(draw(20, 3, I))[0].sum().backward()
     assert layer.parametrizations[f"{name}_l0"].original.grad.any()  # type: ignore[union-attr,index]
 
 
@@ -186,5 +182,5 @@ def test_profile(kind: Any) -> None:
     parametrizations.weight_norm(part, "weight_hh_l0")
     if kind is LSNN:
         parametrizations.weight_norm(net.readout, "weight")
-    report = lsnn_ext.profile(net, _x(30, 4), repeats=1, file=io.StringIO())
+    report = lsnn_ext.profile(net, draw(30, 4, I), repeats=1, file=io.StringIO())
     assert report.phases["products"] > 0 and report.neuron_steps == 30 * 4 * N

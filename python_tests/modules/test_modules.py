@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import lsnn_ext
+from draws import draw_spikes
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, reference
 from lsnn_ext.models import find_defaults
 from lsnn_ext.modules.parametrizations import Clamp
@@ -18,10 +19,6 @@ T, B, I, N = 40, 3, 6, 8
 
 def exact(module: nn.Module) -> Any:
     return round_weights(module, 1024)
-
-
-def spikes_in(*shape: int, rate: float = 0.3, seed: int = 0) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < rate).float()
 
 
 def by_reference(layer: ALIF | LIF, x: Tensor) -> Any:
@@ -48,8 +45,7 @@ def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     torch.manual_seed(1)
     if "dynamics" in options:  # the constants of the paper with another model
         options = {**find_defaults("lsnn", kind._kind), **options}
-    layer = exact(kind(I, N, **options))
-    x = spikes_in(T, B, I)
+    layer, x = exact(kind(I, N, **options)), draw_spikes(T, B, I, rate=0.3)
     out, state, traces = layer(x, trace=True)
     want, want_state, want_traces = by_reference(layer, x)
     assert 0 < out.mean() < 1
@@ -70,7 +66,7 @@ def test_per_neuron_values_and_delays() -> None:
     layer = exact(ALIF(I, N, tau_mem=torch.linspace(10, 30, N), tau_adapt=torch.linspace(50, 500,
                                                                                          N),
                        beta=torch.linspace(0, 2, N), threshold=torch.full((N,), 0.02), delay=delay))
-    x = spikes_in(T, B, I)
+    x = draw_spikes(T, B, I, rate=0.3)
     assert torch.equal(layer(x)[0], by_reference(layer, x)[0])
     assert layer(x)[1].z.shape == (1, 3, B, N)
 
@@ -136,7 +132,7 @@ def test_bad_arguments(options: dict[str, Any], match: str) -> None:
 def test_readout() -> None:
     readout = LeakyReadout(N, 2, 10.0)
     nn.init.normal_(readout.bias)
-    z = spikes_in(T, B, N).requires_grad_()
+    z = draw_spikes(T, B, N, rate=0.3).requires_grad_()
     y, end = readout(z)
     k = torch.exp(torch.tensor(-0.1))
     p, want = torch.zeros(B, N), []
@@ -156,7 +152,7 @@ def test_readout() -> None:
 def test_defaults_live(kind: str, form: str) -> None:
     """A fresh layer fires in 1 to 15 % of all steps."""
     torch.manual_seed(0)
-    x = spikes_in(300, 4, 80, rate=0.05) if form == "spikes" else torch.randn(300, 4, 80)
+    x = draw_spikes(300, 4, 80, rate=0.05) if form == "spikes" else torch.randn(300, 4, 80)
     with torch.no_grad():
         if kind == "LSNN":
             rate = LSNN(80, 120, 100, 10)(x, return_spikes=True)[2].mean()

@@ -93,8 +93,7 @@ def test_each_call_layer_and_direction_draws() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_short_calls_without_gradients_drop_too(kind: str) -> None:
-    module = _make(kind, recurrent_dropout=P)
-    x = _x(8, 1)
+    module, x = _make(kind, recurrent_dropout=P), _x(8, 1)
     with torch.no_grad():
         module(x)
         results = []
@@ -144,8 +143,7 @@ def test_steps_without_recurrent_weights(kind: str) -> None:
 
 def test_compile() -> None:
     module = _make("ALIF", recurrent_dropout=P)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    spikes = compiled(_x())[0]
+    spikes = torch.compile(module, fullgraph=True, backend="aot_eager")(_x())[0]
     spikes.square().sum().backward()
     assert bool(spikes.any()) and bool(_get_weight(module).grad.any())  # type: ignore[union-attr]
 
@@ -181,8 +179,7 @@ def test_the_mask_of_a_call_is_an_argument_of_the_functions() -> None:
     spikes = layer(_x())[0]
     torch.manual_seed(2)
     mask = torch.rand(8, N) >= P
-    neuron = layer._compute_neuron_arguments("_l0")
     again = functional.layer(
         _x(), layer.weight_ih_l0, layer.weight_hh_l0.T / (1 - P), bias=layer.bias_ih_l0,
-        recurrent_mask=mask, autapses=layer.autapses, **neuron)
+        recurrent_mask=mask, autapses=layer.autapses, **layer._compute_neuron_arguments("_l0"))
     assert torch.equal(spikes, again.spikes)  # type: ignore[arg-type]

@@ -147,8 +147,7 @@ def test_every_form_of_input(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("lengths", [[40, 17, 5], [5, 40, 0], [0, 0, 0]], ids=str)
 def test_sequences_of_unequal_length(lengths: list[int], first: bool) -> None:
     """What a padded batch has after the end of a sequence is not read, not even NaN."""
-    made = make(learn=BOTH, batch_first=first)
-    clean = spikes(T, B, N)
+    made, clean = make(learn=BOTH, batch_first=first), spikes(T, B, N)
     ended = torch.arange(T)[:, None, None] >= torch.tensor(lengths)[None, :, None]
     x = clean.masked_fill(ended, math.nan).requires_grad_()
     y, end = made(x.transpose(0, 1) if first else x, start(), lengths=lengths)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 from compare import assert_same
+from draws import draw
 from lsnn_ext import ALIF, LSNN, LSNNState, State
 from module_kinds import make_kinds, neurons_of
 from steps import flat
@@ -16,10 +17,6 @@ KINDS = make_kinds(I, N, O)
 every = pytest.mark.parametrize("kind", KINDS)
 FORMS = pytest.mark.parametrize("form", [{}, {"num_layers": 2}, {"bidirectional": True},
                                          {"batch_first": True}], ids=str)
-
-
-def _x(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 2
 
 
 def _made(kind: str, **options: Any) -> Any:
@@ -34,7 +31,7 @@ def _made(kind: str, **options: Any) -> Any:
                          ids=str)
 def test_recorded_neurons(kind: str, form: dict[str, Any], record: Any) -> None:
     """Of all traces those of these neurons, of both directions."""
-    module, x = _made(kind, **form), _x(B, T, I)
+    module, x = _made(kind, **form), draw(B, T, I)
     x = x if form.get("batch_first") else x.transpose(0, 1)
     for given in (x, x[0] if form.get("batch_first") else x[:, 0]):
         out, state, traces = module(given, trace=True)
@@ -49,7 +46,7 @@ def test_recorded_neurons(kind: str, form: dict[str, Any], record: Any) -> None:
 @every
 def test_recorded_neurons_of_packed_sequences(kind: str) -> None:
     module = _made(kind)
-    packed = pack_padded_sequence(_x(T, B, I), torch.tensor([9, 14, 2]), enforce_sorted=False)
+    packed = pack_padded_sequence(draw(T, B, I), torch.tensor([9, 14, 2]), enforce_sorted=False)
     *_, traces = module(packed, trace=True)
     *_, chosen = module(packed, record=[3])
     assert torch.equal(chosen.threshold, traces.threshold[:, 3:4])
@@ -57,13 +54,13 @@ def test_recorded_neurons_of_packed_sequences(kind: str) -> None:
 
 def test_recorded_neurons_have_gradients() -> None:
     layer = _made("ALIF")
-    *_, chosen = layer(_x(T, B, I), record=[1])
+    *_, chosen = layer(draw(T, B, I), record=[1])
     chosen.v.sum().backward()
     assert layer.weight_ih_l0.grad[1].any()
 
 
 def test_bad_records() -> None:
-    layer, x = _made("ALIF"), _x(T, B, I)
+    layer, x = _made("ALIF"), draw(T, B, I)
     for record, error, message in (
             ([8], ValueError, "^record: expected neurons below 8, got 8"),
             ("all", TypeError, "^record: expected indices of neurons or a slice, got str"),
@@ -79,7 +76,7 @@ def test_bad_records() -> None:
 @FORMS
 def test_rates(kind: str, form: dict[str, Any]) -> None:
     """Means of the spikes of every layer and direction, with the gradient of such means."""
-    module, x = _made(kind, **form), _x(B, T, I)
+    module, x = _made(kind, **form), draw(B, T, I)
     x = x if form.get("batch_first") else x.transpose(0, 1)
     *_, rates = module(x, return_rates=True)
     neurons = neurons_of(module)
@@ -102,7 +99,7 @@ def test_rates(kind: str, form: dict[str, Any]) -> None:
 @every
 def test_rates_of_packed_sequences(kind: str) -> None:
     """Over the steps of each sequence; lengths far apart take several calls."""
-    module, x, lengths = _made(kind, num_layers=2), _x(T, B, I), [5, 14, 3]
+    module, x, lengths = _made(kind, num_layers=2), draw(T, B, I), [5, 14, 3]
     packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
     *_, rates = module(packed, return_rates=True)
     for b, steps in enumerate(lengths):
@@ -125,7 +122,7 @@ def test_rates_of_lengths_far_apart() -> None:
 
 
 def test_rates_come_last() -> None:
-    net, x = _made("LSNN"), _x(T, B, I)
+    net, x = _made("LSNN"), draw(T, B, I)
     y, state, spikes, traces, rates = net(x, return_spikes=True, trace=True, return_rates=True)
     assert spikes.shape == traces.v.shape == (T, B, N) and rates.shape == (1, B, N)
     torch.testing.assert_close(rates[0], spikes.mean(0))
@@ -158,14 +155,13 @@ def test_rates_of_long_sequences_need_no_spikes(network: bool) -> None:
 # ------------------------------------------------------------------------------------------- states
 @every
 def test_state_detached_moved_reset(kind: str) -> None:
-    module, x = _made(kind, num_layers=2), _x(T, B, I)
+    module, x = _made(kind, num_layers=2), draw(T, B, I)
     _, state = module(x)
     free = state.detach()
     assert type(free) is type(state)
     assert not any(leaf.requires_grad for leaf in flat(free))
     assert all(torch.equal(a, b) for a, b in zip(flat(free), flat(state), strict=True))
-    wide = state.to(torch.float64)
-    assert {leaf.dtype for leaf in flat(wide)} == {torch.float64}
+    assert {leaf.dtype for leaf in flat(state.to(torch.float64))} == {torch.float64}
     assert all(leaf.is_meta for leaf in flat(state.to("meta")))
     mask = torch.tensor([False, True, False])
     anew, _ = module(x), None
@@ -173,20 +169,18 @@ def test_state_detached_moved_reset(kind: str) -> None:
     carried, _ = module(x, state)
     assert torch.equal(out[:, 1], anew[0][:, 1])
     assert torch.equal(out[:, ::2], carried[:, ::2]) and not torch.equal(out, carried)
-    unbatched = module(x[:, 0])[1]
-    assert not any(leaf.any() for leaf in flat(unbatched.reset(torch.tensor(True)))[:4])
+    assert not any(leaf.any() for leaf in flat(module(x[:, 0])[1].reset(torch.tensor(True)))[:4])
 
 
 def test_reset_keeps_gradients_of_others() -> None:
-    layer = _made("ALIF")
-    x = _x(T, B, I).requires_grad_()
+    layer, x = _made("ALIF"), draw(T, B, I).requires_grad_()
     _, state = layer(x)
-    layer(_x(T, B, I, seed=1), state.reset(torch.tensor([1, 0, 0])))[1].v.sum().backward()
+    layer(draw(T, B, I, seed=1), state.reset(torch.tensor([1, 0, 0])))[1].v.sum().backward()
     assert not x.grad[:, 0].any() and x.grad[:, 1].any()
 
 
 def test_bad_masks() -> None:
-    _, state = _made("ALIF")(_x(T, B, I))
+    _, state = _made("ALIF")(draw(T, B, I))
     with pytest.raises(TypeError, match="^mask: expected a bool tensor .B,.*got list"):
         state.reset([True, False, False])
     with pytest.raises(TypeError, match="^mask: .*got torch.float32"):
@@ -197,7 +191,7 @@ def test_bad_masks() -> None:
 
 def test_states_stay_what_they_were() -> None:
     """Methods do not make them other tuples: torch compiles, saves and maps over them."""
-    _, state = _made("ALIF")(_x(T, B, I))
+    _, state = _made("ALIF")(draw(T, B, I))
     assert isinstance(state, tuple) and State._fields == ("v", "a", "i", "r", "z")
     leaves, spec = torch.utils._pytree.tree_flatten(state)
     assert len(leaves) == 5 and type(torch.utils._pytree.tree_unflatten(leaves, spec)) is State

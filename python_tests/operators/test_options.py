@@ -1,6 +1,5 @@
 """Forced options reach both passes; the environment sets the defaults."""
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +12,7 @@ from cases import Case, build
 from compare import assert_same_runs, changed, named, through_exported_file
 from lsnn_ext import LSNN, _ops, functional
 from lsnn_ext._core.prepared_layer import why_not_prepared
-from operator_calls import Calls, call_all_operators, needs_compiled, python_output
+from operator_calls import Calls, call_all_operators, count, needs_compiled, python_output
 
 pytestmark = needs_compiled
 cpu_only = pytest.mark.skipif("LSNN_EMULATE" in os.environ, reason="no CPU kernels run here")
@@ -31,17 +30,6 @@ def _leaves(B: int = 3, N: int = 70) -> tuple[Tensor, Tensor]:
 
 def _loss(x: Tensor, w: Tensor) -> Tensor:
     return functional.alif(x, w, **K)[0].sum()
-
-
-def _counted(call: Callable[[], Any]) -> dict[str, int]:
-    before = _ops._C.profile(True)
-    _ops._C.counters()
-    try:
-        call()
-        counters: dict[str, int] = _ops._C.counters()
-    finally:
-        _ops._C.profile(before)
-    return counters
 
 
 # ------------------------------------------------------------------------------------------- forced
@@ -71,7 +59,7 @@ def test_product_is_that_of_the_forward_call(product: str) -> None:
             pool.submit(elsewhere).result()
 
     for backward in (lambda: loss.backward(retain_graph=True), in_another_thread):
-        counters = _counted(backward)
+        counters = count(backward)
         found = {name: many for name, many in counters.items() if name.startswith("product_steps")}
         # The last step of all, whose results are all of use, is dense where only rows of use were
         # asked for.
@@ -88,9 +76,9 @@ def test_team_size_reaches_both_passes() -> None:
 
     def is_shared(size: int) -> tuple[bool, bool]:
         with _ops.forced(team_size=size):
-            forward = _counted(lambda: _loss(x, w))
+            forward = count(lambda: _loss(x, w))
             loss = _loss(x, w)
-        return forward["members"] > forward["tiles"], _counted(loss.backward)[
+        return forward["members"] > forward["tiles"], count(loss.backward)[
             "ns_wait_backward"] > 0
 
     alone, teams = ([is_shared(size) for _ in range(20)] for size in (1, 2))
@@ -161,7 +149,7 @@ def test_short_calls_are_forced_as_well() -> None:
             found: list[Tensor] = []
             with _ops.forced(team_size=size):
                 assert why_not_prepared(5, 1, 120)
-                counters = _counted(lambda: found.append(net(x)[0]))  # noqa: B023
+                counters = count(lambda: found.append(net(x)[0]))  # noqa: B023
             assert torch.equal(found[0], want) and counters["members"] >= counters["tiles"] > 0
         assert not why_not_prepared(5, 1, 120)
 
@@ -238,8 +226,7 @@ def test_compiled_and_exported_programs_bring_no_options() -> None:
 
     with _ops.forced(product="bf16"):
         program = torch.export.export(Loss(), (x, w.detach()))
-    loaded = through_exported_file(program).module()
-    assert torch.equal(loaded(x, w.detach()), _loss(x, w).detach())
+    assert torch.equal(through_exported_file(program).module()(x, w.detach()), _loss(x, w).detach())
 
 
 # ---------------------------------------------------------------------------------- the environment

@@ -63,8 +63,7 @@ def test_a_change_is_seen(change: str) -> None:
 def test_another_tensor_for_one_call() -> None:
     """torch.func.functional_call, with a gradient of a buffer too."""
     layer, x = ALIF(I, N), (torch.rand(T, B, I) < 0.3).float()
-    want = layer(x)[0]
-    tau = torch.tensor(5.0).requires_grad_()
+    want, tau = layer(x)[0], torch.tensor(5.0).requires_grad_()
     other, state = torch.func.functional_call(layer, {"tau_mem_l0": tau}, (x,))
     (gradient,) = torch.autograd.grad(state.v.sum(), tau)
     assert not torch.equal(other, want) and bool(gradient.isfinite()) and bool(gradient)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from compare import assert_same
+from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, State
 from lsnn_ext.models import MODELS, find_defaults
 from module_kinds import round_weights, run_steps
-from steps import I, N, flat, inputs, needs_prepared_layers, without_operators
+from steps import I, N, flat, needs_prepared_layers, without_operators
 
 pytestmark = needs_prepared_layers
 T, B = 12, 3
@@ -47,7 +48,7 @@ def _layer(name: str) -> Any:
 
 def _start(layer: Any, dtype: torch.dtype) -> State:
     """A state that wants gradients, whose counters of the refractory period run."""
-    _, end = layer(inputs(5, B, I, dtype=dtype))
+    _, end = layer(draw(5, B, I, dtype=dtype))
     return State(*(leaf.detach().clone().requires_grad_(name != "r")
                    for name, leaf in zip(State._fields, end, strict=True)))
 
@@ -67,7 +68,7 @@ def _in_steps(layer: Any, x: Tensor, state: State | None) -> tuple[Tensor, State
 def test_equals_the_sequence(name: str) -> None:
     layer = _layer(name)
     dtype = layer.weight_ih_l0.dtype
-    x = (inputs(T, B, I) * 2).round().to(dtype).requires_grad_()
+    x = (draw(T, B, I) * 2).round().to(dtype).requires_grad_()
     start = _start(layer, dtype)
     want, end = layer(x, start)
     got, after = _in_steps(layer, x, start)
@@ -89,8 +90,7 @@ def test_equals_the_sequence(name: str) -> None:
 
 @pytest.mark.parametrize("batch", [(), (1,), (40,)], ids=str)
 def test_forms(batch: tuple[int, ...]) -> None:
-    layer = _layer("ALIF")
-    x = (inputs(T, *batch, I) * 2).round()
+    layer, x = _layer("ALIF"), (draw(T, *batch, I) * 2).round()
     want, end = layer(x)
     got, after = _in_steps(layer, x, None)
     assert torch.equal(got, want) and torch.equal(after.v, end.v)
@@ -100,7 +100,7 @@ def test_forms(batch: tuple[int, ...]) -> None:
 
 
 def _other_ways(layer: ALIF) -> dict[str, Callable[[], Tensor]]:
-    x = inputs(B, I)
+    x = draw(B, I)
     half = {"weight_ih_l0": layer.weight_ih_l0 * 1.0}
     return {
         "half": lambda: layer.step(x.bfloat16())[0].float(),
@@ -130,23 +130,21 @@ def _with(layer: ALIF, **changed: Any) -> ALIF:
 @pytest.mark.parametrize("name", ["half", "autocast", "computed-weight", "bf16-saved",
                                   "checkpoints"])
 def test_what_is_unusual_takes_the_operators(name: str) -> None:
-    layer = _layer("ALIF")
-    way = _other_ways(layer)[name]
+    way = _other_ways(_layer("ALIF"))[name]
     with pytest.raises(AssertionError, match="called the operators"):
         without_operators(way)
     assert way().requires_grad
 
 
 def _outputs(layer: ALIF, steps: int = 4) -> Tensor:
-    return _in_steps(layer, inputs(steps, B, I), None)[0]
+    return _in_steps(layer, draw(steps, B, I), None)[0]
 
 
 def test_backward_twice() -> None:
     layer = _layer("learned")
     loss = _outputs(layer).sum()
     first = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
-    second = torch.autograd.grad(loss, list(layer.parameters()))
-    assert_same("second", second, first)
+    assert_same("second", torch.autograd.grad(loss, list(layer.parameters())), first)
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
     # the layer's own node is not freed with the graph of one pass
@@ -156,8 +154,7 @@ def test_backward_twice() -> None:
 
 def test_gradients_of_some() -> None:
     """A pass that does not come to the parameters adds nothing to what the next one hands out."""
-    layer = _layer("ALIF")
-    x = inputs(4, B, I).requires_grad_()
+    layer, x = _layer("ALIF"), draw(4, B, I).requires_grad_()
     loss = _in_steps(layer, x, None)[0].sum()
     names = [name for name, _ in layer.named_parameters()]
     want = torch.autograd.grad(loss, [x, *layer.parameters()], retain_graph=True)
@@ -170,8 +167,7 @@ def test_gradients_of_some() -> None:
 
 
 def test_truncated_passes_add_up() -> None:
-    layer = _layer("ALIF")
-    x = inputs(6, B, I)
+    layer, x = _layer("ALIF"), draw(6, B, I)
     whole, state = [], None
     for part in (x[:3], x[3:]):
         spikes, state = _in_steps(layer, part, state)
@@ -190,11 +186,9 @@ def test_truncated_passes_add_up() -> None:
 @pytest.mark.parametrize("through_data", [False, True])
 def test_parameter_changed_before_the_backward_pass(name: str, through_data: bool) -> None:
     """The gradient is that of the forward pass, or it is refused."""
-    layer = _layer("learned")
-    x = inputs(4, B, I).requires_grad_()
+    layer, x = _layer("learned"), draw(4, B, I).requires_grad_()
     want = torch.autograd.grad(_in_steps(layer, x, None)[0].sum(), list(layer.parameters()))
-    loss = _in_steps(layer, x, None)[0].sum()
-    parameter = getattr(layer, name)
+    loss, parameter = _in_steps(layer, x, None)[0].sum(), getattr(layer, name)
     with torch.no_grad():
         (parameter.data if through_data else parameter).mul_(1.5)
     if name == "weight_ih_l0" and not through_data:
@@ -207,7 +201,7 @@ def test_parameter_changed_before_the_backward_pass(name: str, through_data: boo
 def test_parameter_changed_between_steps() -> None:
     """Each step takes the weights as they are then, also those of neurons that were silent."""
     layer = _layer("ALIF")
-    x, state = inputs(6, B, I), None
+    x, state = draw(6, B, I), None
     reference, other = copy.deepcopy(layer), None
     weights: list[Tensor] = []  # of each step of the reference, which does not copy them
     for x_t in x:
@@ -228,8 +222,8 @@ def test_parameter_changed_between_steps() -> None:
 
 def test_state_changed_in_place_is_refused() -> None:
     layer = _layer("ALIF")
-    _, state = layer.step(inputs(B, I))
-    spikes, _ = layer.step(inputs(B, I), state)
+    _, state = layer.step(draw(B, I))
+    spikes, _ = layer.step(draw(B, I), state)
     with torch.no_grad():
         state.v.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -238,7 +232,7 @@ def test_state_changed_in_place_is_refused() -> None:
 
 def test_input_weights_may_be_transposed_and_a_bias_new() -> None:
     """Also without gradients."""
-    layer, x = ALIF(I, N, bias=False), inputs(B, I)
+    layer, x = ALIF(I, N, bias=False), draw(B, I)
     layer.weight_ih_l0.data = layer.weight_ih_l0.data.t().contiguous().t()
     for _ in range(2):
         got, (_, end) = without_operators(layer.step, x), layer(x[None])
@@ -265,8 +259,7 @@ def test_frozen_and_thawed() -> None:
 
 
 def test_second_derivatives_are_refused() -> None:
-    layer = _layer("learned")
-    x = inputs(4, B, I).requires_grad_()
+    layer, x = _layer("learned"), draw(4, B, I).requires_grad_()
     loss = _in_steps(layer, x, None)[0].sum()
     tau = layer.get_parameter("parametrizations.tau_mem_l0.original")
     for leaf in (x, layer.weight_hh_l0, tau):
@@ -277,7 +270,7 @@ def test_second_derivatives_are_refused() -> None:
 
 def test_batches_of_gradients_are_refused() -> None:
     layer = _layer("ALIF")
-    spikes, _ = layer.step(inputs(B, I))
+    spikes, _ = layer.step(draw(B, I))
     with pytest.raises(RuntimeError, match="got a batch of gradients"):
         torch.autograd.grad(spikes, layer.weight_ih_l0, torch.ones(2, B, N), is_grads_batched=True)
 
@@ -308,7 +301,7 @@ def test_saved_tensors_are_freed() -> None:
 def test_gradients_that_are_no_rows() -> None:
     """Expanded, transposed and lazily negated gradients count as the numbers that they are."""
     layer = _layer("ALIF")
-    spikes, _ = layer.step(inputs(B, I), _start(layer, torch.float32))
+    spikes, _ = layer.step(draw(B, I), _start(layer, torch.float32))
     plain = torch.randn(N, B).t()
     for g in (torch.ones(()).expand(B, N), plain, plain.contiguous()._neg_view()):
         found, = torch.autograd.grad(spikes, layer.weight_hh_l0, g, retain_graph=True)
@@ -331,7 +324,7 @@ def test_copies_after_steps() -> None:
 
 def test_modes_take_turns() -> None:
     """No gradients, inference mode and gradients, one after the other."""
-    layer, x = _layer("ALIF"), inputs(B, I)
+    layer, x = _layer("ALIF"), draw(B, I)
     want = layer.step(x)[0].detach()
     for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
         with mode():
@@ -342,8 +335,7 @@ def test_modes_take_turns() -> None:
 
 def test_network() -> None:
     torch.manual_seed(0)
-    net = LSNN(I, 20, 17, 3)
-    x = inputs(T, B, I)
+    net, x = LSNN(I, 20, 17, 3), draw(T, B, I)
     ys, _ = without_operators(run_steps, net, x)
     want = net(x)[0]
     torch.testing.assert_close(ys, want)
@@ -354,7 +346,7 @@ def test_network() -> None:
 def test_compiled_step() -> None:
     layer = _layer("ALIF")
     compiled = torch.compile(lambda x: layer.step(x)[0], backend="aot_eager", fullgraph=True)
-    x = inputs(B, I)
+    x = draw(B, I)
     got, want = compiled(x), layer.step(x)[0]
     assert torch.equal(got, want)
     torch.testing.assert_close(*(torch.autograd.grad(one.sum(), layer.weight_ih_l0)[0]
@@ -366,10 +358,10 @@ def test_failed_pass_leaves_nothing_behind() -> None:
     layer = _layer("ALIF")
 
     def loss(fails: bool) -> Tensor:
-        first, state = layer.step(inputs(B, I))
+        first, state = layer.step(draw(B, I))
         if fails:
             first.register_hook(lambda g: 1 // 0)
-        spikes, state = layer.step(inputs(B, I), state)
+        spikes, state = layer.step(draw(B, I), state)
         return first.sum() + spikes.sum() + state.v.sum()
 
     want, = torch.autograd.grad(loss(False), layer.weight_ih_l0)

@@ -4,19 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 from lsnn_ext._core import prepared_layer
 from lsnn_ext.models import find_defaults
 from module_kinds import round_weights, run_steps
 from operator_calls import Calls
-from steps import I, N, agree, assert_equal, flat, inputs, needs_prepared_layers, prepared
-
-
-def _each_delay() -> Tensor:
-    return torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
-
+from steps import I, N, agree, assert_equal, flat, needs_prepared_layers, prepared
 
 LAYERS: dict[str, Callable[[], Any]] = {
     "ALIF": lambda: ALIF(I, N),
@@ -24,7 +19,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "ALIF-without-bias": lambda: ALIF(I, N, bias=False, autapses=True),
     "ALIF-three-layers": lambda: ALIF(I, N, num_layers=3, delay=2, refractory=2),
     "ALIF-batch-first": lambda: ALIF(I, N, batch_first=True, tau_adapt=torch.linspace(20, 300, N)),
-    "ALIF-delays": lambda: ALIF(I, N, num_layers=2, delay=_each_delay()),
+    "ALIF-delays": lambda: ALIF(I, N, num_layers=2, delay=torch.arange(N * N).view(N, N) % 3),
     "ALIF-learned": lambda: ALIF(I, N, learn=("tau_mem", "tau_adapt", "beta", "threshold")),
     "ALIF-adlif": lambda: ALIF(I, N, **{**find_defaults("lsnn", "ALIF"), "dynamics": "adlif",
                                             "threshold": 0.1, "p": 0.2, "q": 0.5}),
@@ -39,7 +34,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
 def test_steps_equal_the_operator(name: str, batch: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     module, state, fired = LAYERS[name](), None, 0.0
-    for x in inputs(20, *batch, I, dtype=module.weight_ih_l0.dtype):
+    for x in draw(20, *batch, I, dtype=module.weight_ih_l0.dtype):
         spikes, state = agree(module.step, x, state)
         fired += float(spikes.sum())
     assert fired > 0
@@ -52,7 +47,7 @@ def test_steps_equal_the_operator(name: str, batch: tuple[int, ...]) -> None:
 def test_short_sequences_equal_the_operator(name: str, form: str, steps: int) -> None:
     torch.manual_seed(0)
     module = LAYERS[name]()
-    x = inputs(steps, {"unbatched": 1, "one": 1, "three": 3}[form], I,
+    x = draw(steps, {"unbatched": 1, "one": 1, "three": 3}[form], I,
                dtype=module.weight_ih_l0.dtype)
     x = x[:, 0] if form == "unbatched" else x.transpose(0, 1) if module.batch_first else x
     _, state = agree(module, x)
@@ -65,7 +60,7 @@ def test_steps_equal_one_call(name: str) -> None:
     """Sums of multiples of 2^-8 are exact in any order."""
     torch.manual_seed(0)
     module = round_weights(LAYERS[name]())
-    x = (inputs(30, 2, I) * 2).round().to(module.weight_ih_l0.dtype)
+    x = (draw(30, 2, I) * 2).round().to(module.weight_ih_l0.dtype)
     steps, state = prepared(run_steps, module, x)
     want, end = module(x.transpose(0, 1) if module.batch_first else x)
     assert_equal([steps, state], [want.transpose(0, 1) if module.batch_first else want, end])
@@ -74,7 +69,7 @@ def test_steps_equal_one_call(name: str) -> None:
 @needs_prepared_layers
 def test_dropout_between_layers() -> None:
     module = ALIF(I, N, num_layers=2, dropout=0.5)
-    for call, x in ((module.step, inputs(2, I)), (module, inputs(4, 2, I))):
+    for call, x in ((module.step, draw(2, I)), (module, draw(4, 2, I))):
         torch.manual_seed(3)
         want = call(x)
         torch.manual_seed(3)
@@ -83,7 +78,7 @@ def test_dropout_between_layers() -> None:
 
 def test_unusual_states() -> None:
     """A longer history, parts that are not contiguous, a plain tuple: all as with gradients."""
-    module, x = ALIF(I, N, delay=1), inputs(2, I)
+    module, x = ALIF(I, N, delay=1), draw(2, I)
     with torch.no_grad():
         state = State(*(torch.rand(1, 2, N) for _ in range(3)), torch.zeros(1, 2, N),
                       torch.ones(1, 5, 2, N))
@@ -101,9 +96,8 @@ def test_results_are_their_own() -> None:
     """Nothing that is returned shares memory with the arguments, the layer or the next result."""
     net = LSNN(I, 20, 17, 3)
     with torch.no_grad():
-        first = net.step(inputs(1, I))
-        second = net.step(inputs(1, I), first[1])
-        tensors = [*flat(first), *flat(second), *net.parameters()]
+        first = net.step(draw(1, I))
+        tensors = [*flat(first), *flat(net.step(draw(1, I), first[1])), *net.parameters()]
     assert len({t.untyped_storage().data_ptr() for t in tensors}) == len(tensors)
 
 
@@ -119,7 +113,7 @@ def test_network(options: dict[str, Any], batch: tuple[int, ...]) -> None:
     first = net.neurons.batch_first and bool(batch)
     with torch.no_grad():
         net.readout.bias.copy_(torch.tensor([0.5, -0.25, 0.0]))
-        for x in inputs(20, *batch, I, dtype=options.get("dtype", torch.float32)):
+        for x in draw(20, *batch, I, dtype=options.get("dtype", torch.float32)):
             before = state
             y, state = net.step(x, before)
             whole, other = net(x.unsqueeze(1 if first else 0), other)
@@ -135,7 +129,7 @@ def test_network(options: dict[str, Any], batch: tuple[int, ...]) -> None:
 def test_network_in_one_call(batch: int, exact: bool) -> None:
     """Bitwise identical where all sums are exact, else to the rounding of sums."""
     torch.manual_seed(0)
-    net, x = LSNN(I, 20, 17, 3), (inputs(30, batch, I) * 2).round()
+    net, x = LSNN(I, 20, 17, 3), (draw(30, batch, I) * 2).round()
     with torch.no_grad():
         round_weights(net if exact else net.neurons, matrices_only=False)
         ys, state = run_steps(net, x)
@@ -160,7 +154,7 @@ def test_readout_step() -> None:
                     LeakyReadout(N, 3, tau_syn=5.0)):
         for batch in ((), (2,)):
             state = None
-            for x in inputs(4, *batch, N):
+            for x in draw(4, *batch, N):
                 with torch.no_grad():
                     got = readout.step(x, state)
                 assert_equal(got, readout.step(x, state))

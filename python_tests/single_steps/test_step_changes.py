@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from compare import through_file
+from draws import draw
 from lsnn_ext import ALIF, LSNN, State
 from lsnn_ext.modules.parametrizations import Clamp
 from operator_calls import Calls
-from steps import I, N, assert_equal, inputs, needs_prepared_layers
+from steps import I, N, assert_equal, needs_prepared_layers
 
 # a number itself, and one that is computed of what is stored
 LEARN = {"tau_mem": "plain", "tau_adapt": "log"}
@@ -34,7 +35,7 @@ def _fused(layer: ALIF) -> None:
 
 def _optimizer(layer: ALIF) -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
-    layer(inputs(5, 2, I))[0].sum().backward()
+    layer(draw(5, 2, I))[0].sum().backward()
     layer.tau_mem_l0.grad = torch.ones(())
     optimizer.step()
 
@@ -100,7 +101,7 @@ CHANGES: dict[str, Callable[[ALIF], Any]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_change_is_seen(name: str, layer: ALIF) -> None:
-    x, fresh = inputs(1, I), [torch.rand(1, 1, N) for _ in range(3)]
+    x, fresh = draw(1, I, seed=5), [torch.rand(1, 1, N) for _ in range(3)]
     state = State(*fresh, torch.zeros(1, 1, N), (torch.rand(1, 1, 1, N) < 0.5).float())
     with torch.no_grad():
         before = [layer.step(x, state) for _ in range(2)][1]
@@ -118,14 +119,14 @@ def test_change_is_seen(name: str, layer: ALIF) -> None:
 def test_half_and_double(layer: ALIF) -> None:
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.float32):
-            x = inputs(1, I).to(dtype)
+            x = draw(1, I).to(dtype)
             got = layer.to(dtype).step(x)
             with torch.enable_grad():
                 assert_equal(got, layer.step(x))
 
 
 def test_copies_and_pickles_are_the_layer_alone(layer: ALIF) -> None:
-    x, names, size = inputs(1, I), list(layer.state_dict()), len(pickle.dumps(layer))
+    x, names, size = draw(1, I), list(layer.state_dict()), len(pickle.dumps(layer))
     with torch.no_grad():
         want = layer.step(x)
     assert list(layer.state_dict()) == names and len(pickle.dumps(layer)) == size
@@ -144,7 +145,7 @@ def test_copies_and_pickles_are_the_layer_alone(layer: ALIF) -> None:
 @needs_prepared_layers
 def test_moved_layer_gives_its_memory_back(layer: ALIF) -> None:
     with torch.no_grad():
-        layer.step(inputs(1, I))
+        layer.step(draw(1, I))
     assert layer.__dict__["_prepared"]
     layer.to("meta")
     assert not layer.__dict__.get("_prepared")
@@ -154,28 +155,28 @@ def test_moved_layer_gives_its_memory_back(layer: ALIF) -> None:
 @needs_prepared_layers
 def test_who_watches_sees_the_operator(layer: ALIF) -> None:
     with torch.no_grad():
-        layer.step(inputs(1, I))
+        layer.step(draw(1, I))
         with Calls() as calls:
-            layer.step(inputs(1, I))
+            layer.step(draw(1, I))
     assert calls.forward
 
 
 def test_inference_mode(layer: ALIF) -> None:
-    want = layer.step(inputs(1, I))
+    want = layer.step(draw(1, I))
     for _ in range(2):
         with torch.inference_mode():
-            got = layer.step(inputs(1, I))
-            assert_equal(layer.step(inputs(1, I), got[1]), layer.step(inputs(1, I), got[1]))
+            got = layer.step(draw(1, I))
+            assert_equal(layer.step(draw(1, I), got[1]), layer.step(draw(1, I), got[1]))
         assert_equal(got, want)
         with torch.no_grad():
-            assert_equal(layer.step(inputs(1, I)), want)
+            assert_equal(layer.step(draw(1, I)), want)
 
 
 def test_autocast(layer: ALIF) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        got = layer.step(inputs(1, I))
+        got = layer.step(draw(1, I))
         with torch.enable_grad():
-            assert_equal(got, layer.step(inputs(1, I)))
+            assert_equal(got, layer.step(draw(1, I)))
 
 
 def _state(**changed: Any) -> State:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LSNNState, State
-from steps import I, N, assert_equal, flat, inputs, needs_prepared_layers, prepared
+from steps import I, N, assert_equal, flat, needs_prepared_layers, prepared
 
 pytestmark = needs_prepared_layers
 EACH = {"tau_mem": (15.0, 25.0), "tau_adapt": (50.0, 300.0), "beta": (0.5, 2.0),
@@ -46,10 +47,9 @@ def _check(call: Callable[..., Any], arguments: tuple[Any, ...], change: Callabl
 @pytest.mark.parametrize("index", [0, 7, 8, 15, 16, 24, N - 1])
 @pytest.mark.parametrize("name", EACH)
 def test_each_number_of_a_source(name: str, index: int, dtype: torch.dtype) -> None:
-    layer = _layer(dtype)
-    state = _state(torch.ones(1, 1, N, dtype=dtype))
+    layer, state = _layer(dtype), _state(torch.ones(1, 1, N, dtype=dtype))
     value = getattr(layer, f"{name}_l0")
-    _check(layer.step, (inputs(1, I, dtype=dtype), state), lambda: value[index].mul_(1.5))
+    _check(layer.step, (draw(1, I, dtype=dtype), state), lambda: value[index].mul_(1.5))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_each_weight(autapses: bool, others: bool, target: int, source: int) -> 
     """Corners of the weights, where one neuron has spiked and where all have."""
     layer, past = _layer(autapses=autapses), torch.full((1, 1, N), float(others))
     past[0, 0, source] = 1
-    _check(layer.step, (inputs(1, I), _state(past)),
+    _check(layer.step, (draw(1, I), _state(past)),
            lambda: layer.weight_hh_l0[target, source].add_(9), seen=autapses or target != source)
 
 
@@ -73,7 +73,7 @@ def test_weights_of_past_spikes_of_every_age(others: bool, delay: str, age: int,
     each = torch.arange(N)[:, None].add(torch.arange(N)).remainder(3)
     layer, past = _layer(delay=2 if delay == "one" else each), torch.zeros(3, 2, N)
     past[age, item, : N if others else 1] = 1
-    _check(layer.step, (inputs(2, I), _state(past)), lambda: layer.weight_hh_l0[1:, 0].add_(9),
+    _check(layer.step, (draw(2, I), _state(past)), lambda: layer.weight_hh_l0[1:, 0].add_(9),
            seen=delay == "each" or age == 2)
 
 
@@ -87,7 +87,7 @@ def test_each_delay(place: tuple[int, int]) -> None:
         assert isinstance(layer.delay, Tensor)
         layer.delay[place] = 2 if layer.delay[place] == 0 else 0
 
-    _check(layer.step, (inputs(1, I), _state(past)), change)
+    _check(layer.step, (draw(1, I), _state(past)), change)
 
 
 SOURCES = ("weight_ih", "weight_hh", "bias_ih", *EACH)
@@ -110,7 +110,7 @@ def test_each_layer(replaced: bool, index: int, name: str) -> None:
         else:
             value.add_(0.25)
 
-    _check(layer.step, (inputs(2, I), state), change)
+    _check(layer.step, (draw(2, I), state), change)
 
 
 @pytest.mark.parametrize("name", ["neurons.weight_ih_l0", "neurons.weight_hh_l0", "neurons.beta_l0",
@@ -130,10 +130,10 @@ def test_each_part_of_a_network(name: str) -> None:
             setattr(getattr(net, part), what, 2 * value)
 
     with torch.no_grad():
-        before = [net.step(inputs(2, I), state) for _ in range(2)][1]
+        before = [net.step(draw(2, I), state) for _ in range(2)][1]
         change()
-        got = net.step(inputs(2, I), state)
-    assert_equal(got, net.step(inputs(2, I), state))
+        got = net.step(draw(2, I), state)
+    assert_equal(got, net.step(draw(2, I), state))
     assert not all(
         torch.equal(one, other) for one, other in zip(flat(got), flat(before), strict=True))
 
@@ -157,8 +157,7 @@ def test_weights_of_spikes_within_a_sequence(steps: int, item: int) -> None:
 def test_a_counter_in_a_layer_without_refractory_steps(kind: type[ALIF]) -> None:
     """A counter that is carried in silences its neuron until it runs out."""
     torch.manual_seed(0)
-    layer = kind(I, N, refractory=0)
-    state = _state(torch.zeros(1, 1, N))
+    layer, state = kind(I, N, refractory=0), _state(torch.zeros(1, 1, N))
     state, over = (state._replace(r=torch.arange(N).remainder(4).view(1, 1, N).float()),
                    torch.full((1, 1, N), 99.0))
     for left in [state.r - step for step in range(4)]:

@@ -94,8 +94,7 @@ def lightning(net: Net, mine: Tensor) -> nn.Module:
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=STEPS,
                          logger=False, enable_checkpointing=False, enable_progress_bar=False,
                          enable_model_summary=False, use_distributed_sampler=False)
-    data = DataLoader(TensorDataset(mine.transpose(0, 1)), batch_size=HALF)
-    trainer.fit(Module(), data)
+    trainer.fit(Module(), DataLoader(TensorDataset(mine.transpose(0, 1)), batch_size=HALF))
     return net
 
 

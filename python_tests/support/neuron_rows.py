@@ -197,8 +197,7 @@ def pointers(tensors: Sequence[Tensor | None] | None) -> ctypes.Array | None:
 
 def to_bits(z: Tensor) -> Tensor:
     """(..., N) spikes as (..., words) int32."""
-    N = z.shape[-1]
-    padded = torch.nn.functional.pad((z > 0).to(torch.int64), (0, -N % 32))
+    padded = torch.nn.functional.pad((z > 0).to(torch.int64), (0, -z.shape[-1] % 32))
     words = padded.unflatten(-1, (-1, 32)) << torch.arange(32)
     return words.sum(-1).to(torch.uint32).view(torch.int32)
 

@@ -57,6 +57,17 @@ class Calls(TorchDispatchMode):
         return [call for call in self.made if call.operator._opname == "alif_forward"]
 
 
+def count(call: Callable[[], Any]) -> dict[str, int]:
+    """The counters of the kernels after a call."""
+    before = _ops._C.profile(True)
+    _ops._C.counters()
+    try:
+        call()
+        return _ops._C.counters()
+    finally:
+        _ops._C.profile(before)
+
+
 def call_all_operators(case: Case, smooth: bool = False,
                        more: Callable[[], Any] = lambda: None) -> dict[str, Call]:
     """The last call of each operator: of a training step, then of `more`."""

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from compare import flat
 from lsnn_ext._core import prepared_layer
@@ -13,11 +12,6 @@ from lsnn_ext.modules import recurrent
 I, N = 6, 37
 needs_prepared_layers = pytest.mark.skipif(
     not prepared_layer._USABLE, reason="no compiled operators here, or emulated ones")
-
-
-def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(5),
-                       dtype=torch.float64).to(dtype) * 2
 
 
 def assert_equal(got: Any, want: Any) -> None:

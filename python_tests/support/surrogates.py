@@ -18,18 +18,6 @@ class Triangle(torch.autograd.Function):
         return g * 0.3 * torch.clamp(1 - x.abs(), min=0)
 
 
-class Boxcar(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return (x > 0).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        x, = ctx.saved_tensors
-        return torch.where(x.abs() < 0.5, g, torch.zeros_like(g))
-
-
 class SpyTorch(torch.autograd.Function):
     """The surrogate of SpyTorch's tutorials, with its masked write."""
 

@@ -36,8 +36,7 @@ def assert_well_formed(program: Program) -> None:
     assert fixed & {*range(before, inputs)} <= used | {*outputs}
     real = program.nodes[inputs:]
     assert len({repr(node) for node in real}) == len(real)
-    forward = [*program.new_states, program.z, *(program.slopes or ())]
-    assert of_gradients.isdisjoint(forward)
+    assert of_gradients.isdisjoint([*program.new_states, program.z, *(program.slopes or ())])
 
 
 def _assert_close(name: str, got: Tensor | None, expected: Tensor | None, tolerance: float) -> None:

@@ -73,8 +73,7 @@ def load(name: str, device: torch.device | str = "cpu") -> Vector:
         return torch.tensor(data[key], dtype=dtype, device=device)
 
     kind, dt = str(data["kind"]), float(data["dt"])
-    official = kind in ("LIF", "ALIF")
-    leaves, arguments = (_official if official else _eprop)(kind, data, tensor)
+    leaves, arguments = (_official if kind in ("LIF", "ALIF") else _eprop)(kind, data, tensor)
     arguments["dampening"] = float(data["dampening"])
 
     sequences = {"spikes": "z", "v": "v", "threshold": "thr_t"}
@@ -146,7 +145,6 @@ def _eprop(kind: str, data: dict[str, Any], tensor: Callable[[str], Tensor],
     if dt != 1.0:
         raise NotImplementedError("the models eprop* are mapped for dt = 1 only")
     leaves = {key: tensor(key).requires_grad_() for key in ("x", "w_in", "w_rec")}
-    light = kind.startswith("Light")
     return leaves, {
         "current": leaves["x"].transpose(0, 1) @ leaves["w_in"],
         "w_rec": _without_autapses(leaves["w_rec"]),
@@ -155,7 +153,7 @@ def _eprop(kind: str, data: dict[str, Any], tensor: Callable[[str], Tensor],
         "rho": math.exp(-dt / float(data["tau_a"])),
         "beta": float(data["beta"]),
         # Their counter silences one step fewer than its name says.
-        "refractory": 0 if light else int(data["n_refractory"]) - 1,
+        "refractory": 0 if kind.startswith("Light") else int(data["n_refractory"]) - 1,
         "dynamics": EPROP_MODELS[kind] + ("_stop" if bool(data["stop_z_gradients"]) else "")}
 
 

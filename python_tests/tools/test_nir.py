@@ -207,8 +207,7 @@ def test_gradients_come_back_too(tmp_path: Path) -> None:
 
 
 def test_one_number_stands_for_all_neurons() -> None:
-    graph = to_nir(_network("recurrent"))
-    x = torch.randn(20, 4, 5)
+    graph, x = to_nir(_network("recurrent")), torch.randn(20, 4, 5)
     want = from_nir(graph)(x)[0]
     for key in ("r", "v_leak"):
         for name in ("layer0", "layer1"):

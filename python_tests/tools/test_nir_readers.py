@@ -144,5 +144,4 @@ def test_readers(reader: str, column: str, verdict: str) -> None:
     except (AttributeError, KeyError, RuntimeError) as error:  # of a reader that has lost a node
         assert verdict == "other", error
         return
-    same = got.shape == want.shape and torch.equal(got, want)
-    assert verdict == ("same" if same else "other")
+    assert verdict == ("same" if got.shape == want.shape and torch.equal(got, want) else "other")

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lsnn_ext
 from compare import count_saved_bytes
+from draws import draw_spikes
 from layers import First
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Neuron, Recurrent, _ops, functional
 
@@ -27,10 +28,6 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names[func.overloadpacket.__name__] += 1
         return func(*args, **(kwargs or {}))
-
-
-def _spikes(*shape: int) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < 0.05).float()
 
 
 def _spiking(current: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +49,7 @@ def _spiking(current: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 def test_the_projection_is_the_one_that_runs(name: str, chosen: str, why: str, ran: str,
                                              did_not: str) -> None:
     torch.manual_seed(0)
-    layer, x = ALIF(40, 128), _spikes(100, 32, 40)
+    layer, x = ALIF(40, 128), draw_spikes(100, 32, 40)
     x = torch.randn(100, 32, 40) if "dense" in name else x
     x = x[:10] if name == "short" else x[:20] if "few" in name else x
     given: Any = functional.pack_spikes(x) if name == "bits" else x
@@ -98,7 +95,7 @@ def test_each_layer_of_a_model() -> None:
 
 
 def test_readouts() -> None:
-    net, x = LSNN(40, 60, 40, 5), _spikes(200, 32, 40)
+    net, x = LSNN(40, 60, 40, 5), draw_spikes(200, 32, 40)
     (one,) = lsnn_ext.plan(net, x).layers
     assert one.name == "neurons (ALIF)"
     assert str(one.choices["readout"]).endswith("inside the operator: its decay is a number")
@@ -119,7 +116,7 @@ def test_saved_bytes_are_those_of_autograd(kind: str, are_spikes: bool) -> None:
         "dtype": torch.float64}, "checkpoints": {"checkpoint_every": 64}}.get(kind, {})
     layer: nn.Module = (Recurrent(Neuron(_spiking), 40, 100) if kind == "neuron"
                         else ALIF(40, 100, **more))
-    x = _spikes(300, 16, 40) if are_spikes else torch.randn(300, 16, 40)
+    x = draw_spikes(300, 16, 40) if are_spikes else torch.randn(300, 16, 40)
     x = x.to(next(layer.parameters()).dtype)
     call: Any = layer
     if kind == "smooth":
@@ -138,7 +135,7 @@ def test_saved_bytes_are_those_of_autograd(kind: str, are_spikes: bool) -> None:
 
 @pytest.mark.parametrize("product", ["dense", "active", "sparse"])
 def test_a_product_that_is_forced(product: str) -> None:
-    layer, x = ALIF(40, 100), _spikes(50, 16, 40)
+    layer, x = ALIF(40, 100), draw_spikes(50, 16, 40)
     with _ops.forced(product=product):
         choice = lsnn_ext.plan(layer, x).layers[0].choices["product"]
     text = product.replace("active", "active rows")
@@ -148,7 +145,7 @@ def test_a_product_that_is_forced(product: str) -> None:
 
 @pytest.mark.usefixtures("own_threads")
 def test_teams() -> None:
-    layer, x = ALIF(40, 200), _spikes(100, 3, 40)
+    layer, x = ALIF(40, 200), draw_spikes(100, 3, 40)
     torch.set_num_threads(2)
     with _ops.forced(team_size=1):
         choice = lsnn_ext.plan(layer, x).layers[0].choices["tiles"]
@@ -221,7 +218,7 @@ def test_the_kernel_of_a_card_is_named(N: int, kernel: str) -> None:
 def test_a_card_that_is_not_there(card: str) -> None:
     """The sizes and the model of the call are those that the plan of the kernels is asked for."""
     delay = torch.randint(0, 3, (220, 220), generator=torch.Generator().manual_seed(0))
-    net, x = LSNN(20, 120, 100, 5, delay=delay), _spikes(50, 64, 20)
+    net, x = LSNN(20, 120, 100, 5, delay=delay), draw_spikes(50, 64, 20)
     (one,) = lsnn_ext.plan(net, x, device=card).layers
     found = _ops._C.plan(50, 64, 220, delays=[0, 1, 2], device=card, model=net.neurons.dynamics,
                          options=list(_ops.forced_options()))
@@ -237,7 +234,7 @@ def test_a_card_that_is_not_there(card: str) -> None:
 
 
 def test_sizes_that_fit() -> None:
-    layer, x = ALIF(40, 100), _spikes(100, 16, 40)
+    layer, x = ALIF(40, 100), draw_spikes(100, 16, 40)
     small, large = (lsnn_ext.plan(layer, x, memory=memory) for memory in ("100 MB", "200 MB"))
     assert small.memory_bytes == 1e8 and "100.0 MB hold about T = " in str(small)
     assert small.most_steps and small.most_sequences and large.most_steps and large.most_sequences

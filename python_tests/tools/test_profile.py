@@ -13,16 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import lsnn_ext
+from draws import draw_spikes
 from layers import First
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _ops, functional
 from lsnn_ext.tools.profiler import BACKWARD, FORWARD
+from operator_calls import count
 
 pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ,
                                 reason="no CPU kernels run here")
-
-
-def _spikes(*shape: int, density: float = 0.05) -> Tensor:
-    return (torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < density).float()
 
 
 def _profile(layer: Any, x: Any, *args: Any, **options: Any) -> Profile:
@@ -67,7 +65,7 @@ for name, layer in {
     "delays": ALIF(20, 30, delay=torch.randint(0, 3, (30, 30))),
     "sequential": nn.Sequential(ALIF(20, 30), First(), nn.Dropout(0.5), LIF(30, 25), First(),
                                 nn.Linear(25, 3))}.items():
-    LAYERS[name] = layer, _spikes(150, 7, 20).to(next(layer.parameters()).dtype)
+    LAYERS[name] = layer, draw_spikes(150, 7, 20).to(next(layer.parameters()).dtype)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -93,7 +91,7 @@ def test_active_share(refractory: int, surrogate: str, checkpoint_every: int | N
     torch.manual_seed(3)
     layer = ALIF(20, 37, refractory=refractory, surrogate=surrogate,
                  checkpoint_every=checkpoint_every)
-    x = _spikes(90, 9, 20)
+    x = draw_spikes(90, 9, 20)
     spikes, _, traces = layer(x, trace=True)
     v, threshold = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]]), traces.threshold
     m = ((v - threshold) / threshold).abs()
@@ -106,9 +104,8 @@ def test_active_share(refractory: int, surrogate: str, checkpoint_every: int | N
 def test_lsnn() -> None:
     """Projection and readout run inside the operator, which returns no spikes."""
     torch.manual_seed(0)
-    layer, x = LSNN(80, 60, 40, 5), _spikes(200, 20, 80)
-    spikes = layer(x, return_spikes=True)[2]
-    report = _profile(layer, x)
+    layer, x = LSNN(80, 60, 40, 5), draw_spikes(200, 20, 80)
+    spikes, report = layer(x, return_spikes=True)[2], _profile(layer, x)
     assert report.rate == pytest.approx(float(spikes.detach().mean()))
     assert report.input_density == pytest.approx(float(x.mean()))
     for name in ("projection", "sums", "step", "readout", "replay", "readout_adjoint", "adjoint",
@@ -125,7 +122,7 @@ def test_phases_fill_the_tiles(layer: nn.Module) -> None:
     All but a hundredth of a tile belongs to a phase; the best of some tries, as a thread may lose
     its core right there.
     """
-    x = _spikes(300, 32, 60)
+    x = draw_spikes(300, 32, 60)
     shares: dict[str, list[float]] = {"forward": [], "backward": []}
     for _ in range(5):
         counters = _profile(layer, x).counters
@@ -141,7 +138,7 @@ def test_phases_fill_the_tiles(layer: nn.Module) -> None:
 def test_separate_readout_has_no_neurons() -> None:
     """LeakyReadout counts as no call of a layer; its time is the readout's."""
     torch.manual_seed(0)
-    alif, x = ALIF(80, 100), _spikes(200, 20, 80)
+    alif, x = ALIF(80, 100), draw_spikes(200, 20, 80)
     report = _profile(nn.Sequential(alif, First(), LeakyReadout(100, 50), First()), x)
     assert report.neuron_steps == 200 * 20 * 100 and report.calls == 1
     assert (report.rate == pytest.approx(float(alif(x)[0].detach().mean()))
@@ -203,14 +200,13 @@ def test_forms_of_input() -> None:
     """A state, packed and unbatched inputs, an input with a gradient, a frozen layer."""
     torch.manual_seed(0)
     layer = ALIF(20, 30)
-    _, state = layer(_spikes(10, 4, 20))
-    assert _profile(layer, _spikes(10, 4, 20), state).neuron_steps == 10 * 4 * 30
-    packed = pack_padded_sequence(_spikes(10, 3, 20), torch.tensor([10, 6, 6]))
-    report = _profile(layer, packed)
+    _, state = layer(draw_spikes(10, 4, 20))
+    assert _profile(layer, draw_spikes(10, 4, 20), state).neuron_steps == 10 * 4 * 30
+    report = _profile(layer, pack_padded_sequence(draw_spikes(10, 3, 20), torch.tensor([10, 6, 6])))
     assert report.neuron_steps == 22 * 30 and report.calls == 1
-    assert _profile(layer, _spikes(10, 20)).batch == 1
-    _profile(layer, (2 * _spikes(10, 4, 20)).requires_grad_())
-    frozen = _profile(ALIF(20, 30).requires_grad_(False), _spikes(10, 4, 20))
+    assert _profile(layer, draw_spikes(10, 20)).batch == 1
+    _profile(layer, (2 * draw_spikes(10, 4, 20)).requires_grad_())
+    frozen = _profile(ALIF(20, 30).requires_grad_(False), draw_spikes(10, 4, 20))
     assert (frozen.active is None
             and frozen.phases["adjoint"] == 0
             and frozen.counters["backward_calls"] == 0)
@@ -252,7 +248,7 @@ def test_nothing_is_left_changed(call: Any) -> None:
     """Parameters, gradients, buffers, the random generator, and that counting is off."""
     torch.manual_seed(0)
     layer = nn.Sequential(nn.BatchNorm1d(20), nn.Dropout(0.3), ALIF(30, 30), First(), CountsCalls())
-    x = 2 * _spikes(20, 12, 30).requires_grad_().transpose(0, 1)  # not a leaf, and not contiguous
+    x = 2 * draw_spikes(20, 12, 30).requires_grad_().transpose(0, 1)  # no leaf, not contiguous
     layer[2].weight_hh_l0.grad = torch.ones(30, 30)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     random = torch.get_rng_state()
@@ -285,15 +281,9 @@ def test_counting_is_off_after_an_error() -> None:
 
 def test_threads_at_once() -> None:
     """No counts are lost; reports requested at once come one after the other."""
-    layer, x = ALIF(20, 30), _spikes(40, 3, 20)
-    _ops._C.profile(True)
-    try:
-        _ops._C.counters()
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(layer, [x] * 80))
-    finally:
-        _ops._C.profile(False)
-    counted = _ops._C.counters()
+    layer, x = ALIF(20, 30), draw_spikes(40, 3, 20)
+    with ThreadPoolExecutor(4) as pool:
+        counted = count(lambda: list(pool.map(layer, [x] * 80)))
     assert counted["forward_calls"] == 80 and counted["neuron_steps"] == 80 * 40 * 3 * 30
 
     with ThreadPoolExecutor(3) as pool:
@@ -305,7 +295,7 @@ def test_threads_at_once() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_number_of_threads(threads: int) -> None:
     torch.set_num_threads(threads)
-    report = _profile(ALIF(20, 64), _spikes(100, 32, 20))
+    report = _profile(ALIF(20, 64), draw_spikes(100, 32, 20))
     assert report.threads == threads and report.tiles == 2
 
 

@@ -77,24 +77,12 @@ def _tied(name: str, part: str, other: str) -> Callable[[nn.Module], None]:
     return tie
 
 
-def _frozen(*names: str) -> Callable[[nn.Module], None]:
-    def freeze(net: nn.Module) -> None:
-        for name in names:
-            net.get_parameter(name).requires_grad_(False)
-    return freeze
-
-
 def _rewired(net: Any) -> None:
     optimizer = DeepR.of(net.net, torch.optim.SGD, 0.3, lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
         net.net(torch.rand(9, 2, 4))[0].square().sum().backward()
         optimizer.step()
-
-
-def _diverged(net: Any) -> None:
-    with torch.no_grad():
-        net.first.weight_hh_l0.fill_(float("nan"))
 
 
 def _changed_readout(net: LSNN, **values: Any) -> LSNN:
@@ -124,8 +112,9 @@ CHANGED: dict[str, Callable[[], nn.Module]] = {
     "eval of parts": _with(lambda net: (net.net.readout.eval(), net.last.eval())),
     "train in eval": _with(lambda net: (net.eval(), net.net.neurons.train())),
     "frozen": _with(lambda net: net.requires_grad_(False)),
-    "frozen parts": _with(_frozen("second.weight_hh_l0", "last.fixed.bias",
-                                  f"net.neurons.{TIMES}_mem_l0.original")),
+    "frozen parts": _with(*(lambda net, name=name: net.get_parameter(name).requires_grad_(False)
+                            for name in ("second.weight_hh_l0", "last.fixed.bias",
+                                         f"net.neurons.{TIMES}_mem_l0.original"))),
     "a gradient of a constant": _with(lambda net: net.second.beta_l0.requires_grad_()),
     "tau": _with(_set("last.fixed", tau=7.5)),
     "no tau": _with(_set("last.fixed", tau=None)),
@@ -144,7 +133,7 @@ CHANGED: dict[str, Callable[[], nn.Module]] = {
     "one vector": _with(lambda net: nn.utils.vector_to_parameters(
         torch.rand(sum(p.numel() for p in net.parameters())), net.parameters())),
     "DeepR": _with(_rewired),
-    "NaN": _with(_diverged)}
+    "NaN": _with(lambda net: net.first.weight_hh_l0.data.fill_(float("nan")))}
 
 
 def _again(module: nn.Module) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_storage import _network, _set, _with
+from test_storage import _set, _with
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
@@ -293,12 +293,6 @@ class Mine(ALIF):
     pass
 
 
-def _inside() -> nn.Module:
-    net = _network()
-    net.last["again"] = net
-    return net
-
-
 REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
     "another class": (lambda: nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), TypeError,
                       r"module\.1: expected one of .* LSTM"),
@@ -317,7 +311,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], type[Exception], str]] = {
                TypeError, r"module\.last\.linear: expected a module without hooks"),
     "a forward": (_with(_set("second", forward=abs)), TypeError,
                   r"module\.second: expected a module without hooks"),
-    "inside of itself": (_inside, ValueError, r"module\.last\.again: expected no module inside"),
+    "inside of itself": (_with(lambda net: net.last.update({"again": net})), ValueError,
+                         r"module\.last\.again: expected no module inside"),
     "other parts": (_with(_set("net", neurons=LIF(4, 4))), TypeError,
                     r"module\.net\.neurons: expected ALIF, .* got LIF"),
     "no part": (_with(_set("net", readout=None)), TypeError,

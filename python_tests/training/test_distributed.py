@@ -97,8 +97,7 @@ def test_two_processes_rewire_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     one = _Net(0)
-    made = _train(one, _made(one, seed=10), slice(0, 2), range(STEPS))
-    assert made > 20
+    assert _train(one, _made(one, seed=10), slice(0, 2), range(STEPS)) > 20
     for name, weight in one.state_dict().items():
         assert torch.equal(first[name], second[name]), name
         assert torch.equal(first[name], weight), name

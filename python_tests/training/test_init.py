@@ -14,8 +14,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 def test_signs_of_the_paper() -> None:
     """54 inhibitory and 166 excitatory neurons of 220, 61 excitatory inputs of 80."""
-    found = init.signs(220)
-    assert torch.equal(found, torch.cat([-torch.ones(54), torch.ones(166)]))
+    assert torch.equal(init.signs(220), torch.cat([-torch.ones(54), torch.ones(166)]))
     mixed = init.signs(80, shuffle=True, generator=_generator())
     assert int((mixed == 1).sum()) == 61 and not torch.equal(mixed, mixed.sort().values)
     assert init.signs(3, 1.0).tolist() == [1, 1, 1] and init.signs(2, 0.0).tolist() == [-1, 1]
@@ -40,18 +39,15 @@ def test_the_mask_comes_last() -> None:
     w = init.dale_(torch.empty(N, N, dtype=torch.float64), signs, p, generator=_generator())
     assert int((w != 0).sum()) == int(N * N * p)
     assert torch.equal(w[w != 0], whole[w != 0])
-    radius = float(torch.linalg.eigvals(w).abs().max())
-    assert 0.7 * math.sqrt(p) < radius < 2 * math.sqrt(p)
-    rows = (w != 0).sum(1).double()
-    assert float(rows.var()) == pytest.approx(N * p * (1 - p), rel=0.4)
+    assert 0.7 * math.sqrt(p) < float(torch.linalg.eigvals(w).abs().max()) < 2 * math.sqrt(p)
+    assert float((w != 0).sum(1).double().var()) == pytest.approx(N * p * (1 - p), rel=0.4)
 
 
 @pytest.mark.parametrize(("N", "n"), [(220, 80), (10, 220)], ids=["more", "fewer"])
 def test_dale_of_other_matrices(N: int, n: int) -> None:
     """More or fewer targets than sources: numbers of the size that a square has."""
     signs = init.signs(n, shuffle=True, generator=_generator())
-    generator = _generator(1)
-    sizes = torch.zeros(2)
+    generator, sizes = _generator(1), torch.zeros(2)
     for _ in range(20):  # the spectral radius of one draw varies
         w, square = (init.dale_(torch.empty(shape, dtype=torch.float64), signs,
                                 generator=generator) for shape in ((N, n), (n, n)))
@@ -69,8 +65,7 @@ def test_dale_of_sources_of_one_sign() -> None:
 
 def test_dale_of_an_lsnn() -> None:
     net = LSNN(80, 120, 100, 10)
-    signs = init.dale(net, 0.12, generator=_generator())
-    neurons = net.neurons
+    signs, neurons = init.dale(net, 0.12, generator=_generator()), net.neurons
     assert set(map(id, signs)) == set(map(id, find_synapses(net)[0]))
     for weight, sign in signs.items():
         size = weight.numel() - 220 * (weight is neurons.weight_hh_l0)
@@ -94,8 +89,7 @@ def test_dale_of_layers_and_directions() -> None:
     net = LSNN(8, 6, 4, 3, num_layers=2, bidirectional=True)
     signs = init.dale(net, 0.5, generator=_generator())
     assert set(map(id, signs)) == set(map(id, find_synapses(net)[0])) and len(signs) == 9
-    neurons = net.neurons
-    of_neurons = init.signs(10)
+    neurons, of_neurons = net.neurons, init.signs(10)
     for direction in ("", "_reverse"):
         assert torch.equal(signs[neurons.get_parameter(f"weight_ih_l0{direction}")],
                            signs[neurons.weight_ih_l0])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
 from lsnn_ext.models import MODELS, find_defaults
 from lsnn_ext.modules.neuron import RANGES
@@ -22,10 +23,6 @@ STARTS = {"tau_mem": 15.0, "tau_adapt": 120.0, "beta": 1.1, "threshold": 0.02, "
 FREE = {"tau_mem": Log, "tau_adapt": Log, "threshold": Log, "width": Log, "alpha": Logit,
         "rho": Logit, "sigma": Logit}
 OTHER = {"alpha": "tau_mem", "rho": "tau_adapt"}
-
-
-def _x(*shape: int) -> Tensor:
-    return torch.randn(*shape, I, generator=torch.Generator().manual_seed(3)) * 2
 
 
 def _layer(name: str, **options: Any) -> ALIF:
@@ -53,8 +50,8 @@ def test_learned_without_bounds(name: str, each: bool) -> None:
     torch.testing.assert_close(value.detach(), torch.full_like(value, STARTS[name]))
     assert name not in FREE or isinstance(layer.parametrizations[f"{name}_l0"][0], FREE[name])
     plain.load_state_dict(layer.state_dict())
-    (one,) = torch.autograd.grad(layer(_x(30, 2))[0].square().mean(), _stored(layer, name))
-    (other,) = torch.autograd.grad(plain(_x(30, 2))[0].square().mean(), _stored(plain, name))
+    (one,) = torch.autograd.grad(layer(draw(30, 2, I))[0].square().mean(), _stored(layer, name))
+    (other,) = torch.autograd.grad(plain(draw(30, 2, I))[0].square().mean(), _stored(plain, name))
     slope = torch.ones(())
     if name in FREE:
         slope = value.detach() * (1 - value.detach() if FREE[name] is Logit else 1)
@@ -80,7 +77,7 @@ def test_per_neuron(names: Any, each: set[str]) -> None:
     layer = ALIF(I, N, learn=("tau_mem", "beta"), per_neuron=names)
     for name in ("tau_mem", "beta", "threshold"):
         assert getattr(layer, f"{name}_l0").shape == ((N,) if name in each else ())
-    layer(_x(30, 2))[0].sum().backward()
+    layer(draw(30, 2, I))[0].sum().backward()
     if each:
         name = sorted(each)[0]
         assert len(set(_stored(layer, name).grad.tolist())) > 1  # type: ignore[union-attr]
@@ -92,7 +89,7 @@ def test_clamps() -> None:
     with torch.no_grad():
         _original(layer, "tau_mem").fill_(40.0)
     assert layer.tau_mem_l0.item() == 25.0
-    layer(_x(30, 2))[0].sum().backward()
+    layer(draw(30, 2, I))[0].sum().backward()
     assert _original(layer, "tau_mem").grad == 0.0
     given = {"alpha": 0.9, "rho": 0.98, "p": 0.5, "q": 1.5}
     radlif = ALIF(I, N, dynamics="adlif", learn=dict.fromkeys(given, "clamp"), **given, dt=2.0)
@@ -117,7 +114,7 @@ class Softplus(nn.Module):
 def test_own_parametrization_in_steps() -> None:
     """Ways that keep what follows from the parameters do not know it, and compute it each time."""
     layer = ALIF(I, N, learn={"threshold": Softplus()})
-    x, state = _x(5, 2), None
+    x, state = draw(5, 2, I), None
     whole, _ = layer(x)
     for gradients in (False, True):
         state = None
@@ -127,24 +124,20 @@ def test_own_parametrization_in_steps() -> None:
                 assert torch.equal(spikes, whole[t])
 
 
-REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
-    "unknown-form": ({"tau_mem": "exp"}, ValueError,
-                     "^learn: expected 'log', 'clamp', 'plain' or a parametrization for tau_mem, "
-                     "got 'exp'"),
-    "form-of-a-share": ({"tau_mem": "logit"}, ValueError, "^learn: expected 'log'.*, got 'logit'"),
-    "log-of-any-number": ({"beta": "log"}, ValueError, "^learn: expected 'clamp', 'plain' or .* for"
-                                                       " beta, got 'log'"),
-    "no-clamp": ({"tau_mem": "clamp"}, ValueError, "^learn: expected a constant that the original "
-                                                   "'lsnn' clamps .none.*, got 'tau_mem'; .*Clamp"),
-    "no-inverse": ({"tau_mem": nn.Tanh()}, TypeError, "^learn: .*right_inverse for tau_mem, got "
-                                                      "Tanh"),
-    "coefficient-without-a-start": (("sigma",), ValueError, "^learn: .*got 'sigma'; .*sigma="),
-    "number": (3, TypeError, "^learn: expected some of tau_mem, .*, got 3")}
+REFUSED: list[tuple[Any, type[Exception], str]] = [
+    ({"tau_mem": "exp"}, ValueError,
+     "^learn: expected 'log', 'clamp', 'plain' or a parametrization for tau_mem, got 'exp'"),
+    ({"tau_mem": "logit"}, ValueError, "^learn: expected 'log'.*, got 'logit'"),
+    ({"beta": "log"}, ValueError, r"^learn: expected 'clamp', 'plain' or .* for beta, got 'log'"),
+    ({"tau_mem": "clamp"}, ValueError,
+     "^learn: expected a constant that the original 'lsnn' clamps .none.*, got 'tau_mem'; .*Clamp"),
+    ({"tau_mem": nn.Tanh()}, TypeError, "^learn: .*right_inverse for tau_mem, got Tanh"),
+    (("sigma",), ValueError, "^learn: .*got 'sigma'; .*sigma="),
+    (3, TypeError, "^learn: expected some of tau_mem, .*, got 3")]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str) -> None:
-    learn, error, message = REFUSED[name]
+@pytest.mark.parametrize(("learn", "error", "message"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_refused(learn: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ALIF(I, N, learn=learn)
 
@@ -172,7 +165,7 @@ def test_starts_are_refused() -> None:
 def test_copies(how: str) -> None:
     """A copy is bitwise identical, learns, and loses a parametrization by itself."""
     layer = LSNN(I, 4, 5, 2, num_layers=2, learn=("tau_mem", "threshold", "beta"), per_neuron=True)
-    x = _x(20, 3)
+    x = draw(20, 3, I)
     with torch.no_grad():  # what is kept of a layer is not copied
         layer.step(x[0])
     other = copy.deepcopy(layer) if how != "pickle" else pickle.loads(pickle.dumps(layer))

@@ -116,8 +116,7 @@ def test_a_thousand_steps_keep_connections_and_signs() -> None:
     net = LSNN(12, 10, 8, 5)
     signs = init.dale(net, 0.25)
     tuned = DeepR.of(net, torch.optim.Adam, 0.25, lr=0.05, l1=0.01, temperature=1e-5, signs=signs)
-    weights = list(signs)
-    wanted = int(0.25 * (12 * 18 + 18 * 17 + 5 * 18))
+    weights, wanted = list(signs), int(0.25 * (12 * 18 + 18 * 17 + 5 * 18))
     random, moved = torch.Generator().manual_seed(0), set()
     for _ in range(1000):
         for parameter in net.parameters():
@@ -281,8 +280,7 @@ def test_a_group_that_is_added_later() -> None:
     tuned = DeepR(_adam([{"params": [a], "connectivity": 0.2}]))
     tuned.add_param_group({"params": [b], "connectivity": 0.5})
     tuned.add_param_group({"params": [bias]})
-    random = torch.Generator().manual_seed(0)
-    _gradients([a, b, bias], random)
+    _gradients([a, b, bias], torch.Generator().manual_seed(0))
     tuned.step()
     assert _connections([a, b]) == [7, 18] and float(bias.detach().abs().min()) > 0
     tuned.zero_grad()

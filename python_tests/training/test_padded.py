@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from compare import assert_all_same, assert_same, weighted_gradients
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
@@ -39,10 +39,6 @@ def _spoiled(x: Tensor, lengths: tuple[int, ...], first: bool = False) -> Tensor
 def _padded(value: Any, first: bool) -> Any:
     """Of the steps of a PackedSequence: (T, B, .), or (B, T, .)."""
     return pad_packed_sequence(value, first, total_length=T)[0]
-
-
-def _rows_of(traces: Any, like: PackedSequence, first: bool) -> list[Tensor]:
-    return [_padded(like._replace(data=trace), first) for trace in traces]
 
 
 def _compare(module: Any, ours: dict[str, Tensor], theirs: dict[str, Tensor],
@@ -81,8 +77,8 @@ def test_layers(kind: Any, order: str, first: bool, layers: int, bidirectional: 
                                                         return_rates=True)
         assert float(z.detach().mean()) > 0.005, "a silent layer would show nothing"
         _compare(layer, {"z": z, **traces._asdict(), **end._asdict(), "rates": rates},
-                 {"z": _padded(want, first), **dict(zip(traces._fields, _rows_of(
-                     want_traces, want, first), strict=True)), **want_end._asdict(),
+                 {"z": _padded(want, first), **{name: _padded(want._replace(data=one), first)
+                  for name, one in want_traces._asdict().items()}, **want_end._asdict(),
                   "rates": want_rates}, (x, clean))
 
 
@@ -134,8 +130,7 @@ def test_spikes_as_bits(order: str) -> None:
     """In and out; of layers that are so large that bits stand between them."""
     torch.manual_seed(1)
     layer = ALIF(300, 300, 2, threshold=0.02)
-    x = (torch.rand(T, B, 300) < 0.1).float()
-    lengths = torch.tensor(ORDERS[order])
+    x, lengths = (torch.rand(T, B, 300) < 0.1).float(), torch.tensor(ORDERS[order])
     want, end = layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
     for given in (x, functional.pack_spikes(x)):
         packed, after = layer(given, lengths=lengths, spikes="bits")

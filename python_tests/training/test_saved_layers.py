@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compare import through_file
+from draws import draw
 from lsnn_ext import ALIF, LSNN
 from lsnn_ext.modules.extra_state import VERSION
 from lsnn_ext.modules.parametrizations import Clamp
@@ -18,10 +19,6 @@ LEARN = ("tau_mem", "tau_adapt", "beta", "threshold")
 PLAIN = dict.fromkeys(LEARN, "plain")
 KINDS = {**make_kinds(I, N), "ALIF": lambda **options: ALIF(I, N, 2, **options)}
 every = pytest.mark.parametrize("kind", KINDS)
-
-
-def _x() -> Tensor:
-    return torch.randn(20, 3, I, generator=torch.Generator().manual_seed(0)) * 2
 
 
 def _identity(module: nn.Module) -> dict[str, Any]:
@@ -109,7 +106,7 @@ def test_older_ones(kind: str) -> None:
             part = "neurons." if kind == "LSNN" else ""
             torch.testing.assert_close(_read(new, f"{part}{name}_l0"), saved[f"{part}{name}_l0"])
         if new.state_dict().keys() >= saved.keys():
-            assert torch.equal(new(_x())[0], old(_x())[0])
+            assert torch.equal(new(draw(20, 3, I))[0], old(draw(20, 3, I))[0])
 
 
 def _read(module: nn.Module, name: str) -> Tensor:
@@ -133,7 +130,7 @@ def test_from_form_to_form(of: str, to: str) -> None:
     for name in ("tau_mem_l1", "tau_adapt_l0", "beta_l0", "threshold_l1"):
         torch.testing.assert_close(_read(other, name), _read(one, name))
     if of == to:
-        assert torch.equal(one(_x())[0], other(_x())[0])
+        assert torch.equal(one(draw(20, 3, I))[0], other(draw(20, 3, I))[0])
 
 
 @pytest.mark.parametrize("assign", [True, False])
@@ -143,7 +140,7 @@ def test_into_a_layer_without_memory(assign: bool) -> None:
     if not assign:
         empty = empty.to_empty(device="cpu")
     empty.load_state_dict(layer.state_dict(), assign=assign)
-    assert torch.equal(empty(_x())[0], layer(_x())[0])
+    assert torch.equal(empty(draw(20, 3, I))[0], layer(draw(20, 3, I))[0])
 
 
 def test_parametrizations_of_others_are_left_alone() -> None:

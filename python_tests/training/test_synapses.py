@@ -118,8 +118,7 @@ def test_time_constants_stay_without_a_gradient() -> None:
 
 def test_only_weights_decay_under_deep_r() -> None:
     """By default AdamW has a decay."""
-    net = LSNN(4, 5, 6, 2, learn=("tau_adapt", "threshold"))
-    module = nn.Sequential(nn.Conv1d(2, 3, 4), net)
+    module = nn.Sequential(nn.Conv1d(2, 3, 4), LSNN(4, 5, 6, 2, learn=("tau_adapt", "threshold")))
     first = {name: value.detach().clone() for name, value in module.named_parameters()}
     tuned = optim.DeepR.of(module, torch.optim.AdamW, 0.5, lr=0.5, weight_decay=0.1, l1=0.0)
     for parameter in module.parameters():
