@@ -151,9 +151,8 @@ def test_fused_projection_and_bits() -> None:
     """Inputs as bits, a readout, checkpoints and bfloat16: as with a current."""
     random = torch.Generator().manual_seed(5)
     x = (torch.rand(40, 9, 50, generator=random) < 0.1).float()
-    shapes = (33, 50), (33, 33), (4, 33), (3, 33)
     w_in, w_rec, w_out, kernel = (torch.randint(-32, 32, shape, generator=random) / 64
-                                  for shape in shapes)
+                                  for shape in ((33, 50), (33, 33), (4, 33), (3, 33)))
     mask = torch.rand(9, 33, generator=random) < 0.7
     options: dict[str, Any] = {"alpha": 0.9, "theta": 0.05, "delay": DELAYS, "recurrent_mask": mask}
     wanted: Any = None
@@ -184,8 +183,7 @@ def test_export() -> None:
 
 
 def test_vmap_over_kernels() -> None:
-    problem = _case(mask=True)
-    arguments = problem.arguments()
+    arguments = _case(mask=True).arguments()
     kernel = arguments.pop("delay_kernel")
     kernels = torch.stack([kernel, 0.5 * kernel])
 

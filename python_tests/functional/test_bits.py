@@ -128,13 +128,11 @@ def test_fallbacks() -> None:
     w = {name: value.detach() for name, value in weights().items()}
     z = (torch.rand(T, B, N) < 0.1).half()
     got = layer(pack_spikes(z), w["next"].half(), w["again"].half(), **NEURON).spikes
-    want = layer(z, w["next"].half(), w["again"].half(), **NEURON).spikes
-    assert_same("half", got, want)
+    assert_same("half", got, layer(z, w["next"].half(), w["again"].half(), **NEURON).spikes)
 
     def both(x: Tensor) -> Tensor:
         first = layer(x, w["in"] * 3, w["rec"], spikes="bits", **NEURON)
-        found = layer(first.packed, w["next"] * 3, w["again"], **NEURON).spikes
-        return found
+        return layer(first.packed, w["next"] * 3, w["again"], **NEURON).spikes
 
     assert_same("compiled", torch.compile(both, backend="eager")(w["x"]), both(w["x"]))
 
@@ -143,8 +141,7 @@ def test_fallbacks() -> None:
 def test_half_precision_between_modules(dtype: torch.dtype) -> None:
     """Each module takes the bits of a layer as it takes the numbers."""
     torch.manual_seed(0)
-    x = (torch.rand(T, B, I) < 0.2).to(dtype)
-    first = ALIF(I, N, threshold=0.1)
+    x, first = (torch.rand(T, B, I) < 0.2).to(dtype), ALIF(I, N, threshold=0.1)
     z, bits = first(x)[0], first(x, spikes="bits")[0]
     assert bits.carrier.dtype == dtype and bool(z.any())
     following = [ALIF(N, M, threshold=0.05), ALIF(N, M, 2, threshold=0.05, bidirectional=True),
@@ -212,8 +209,7 @@ def test_operator_checks() -> None:
 def test_vmap_over_bits() -> None:
     """Of a batch along any axis, and of layers that return bits."""
     torch.manual_seed(0)
-    x = pack_spikes((torch.rand(20, 6, 40) < 0.3).float())
-    w = torch.randn(5, 40)
+    x, w = pack_spikes((torch.rand(20, 6, 40) < 0.3).float()), torch.randn(5, 40)
     batch = PackedSpikes(x.bits.unflatten(1, (3, 2)), x.carrier.unflatten(1, (3, 2)))
 
     def bits(x: PackedSpikes, w: Tensor) -> PackedSpikes:
@@ -237,6 +233,5 @@ def test_vmap_over_weights_beside_bits(over: str) -> None:
         out = functional.layer(x, **(weights | {over: weight}), alpha=0.9, theta=0.3)
         return (out.spikes * torch.arange(20.0)[:, None, None]).mean()
 
-    found = torch.vmap(torch.func.grad(loss))(several)
-    for each, weight in zip(found, several, strict=True):
+    for each, weight in zip(torch.vmap(torch.func.grad(loss))(several), several, strict=True):
         assert torch.allclose(each, torch.func.grad(loss)(weight)) and bool(each.any())

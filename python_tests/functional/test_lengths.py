@@ -64,17 +64,14 @@ def test_layer_is_each_sequence_alone(route: str, order: str, checkpoint_every: 
     for b, steps in enumerate(lengths):
         parts = outputs(call(seen[:steps, b : b + 1], alone, alone["p"][b : b + 1], None))
         for place, (whole, part) in enumerate(zip(together, parts, strict=True)):
-            if place < 3:
-                assert_same(f"output {place}", whole[:steps, b : b + 1], part, tolerance=1e-12)
-                assert not bool(whole[steps:, b].any())
-            else:
-                axis = -2
-                assert_same(f"output {place}", whole.narrow(axis, b, 1), part, tolerance=1e-12)
+            own = whole[:steps, b : b + 1] if place < 3 else whole.narrow(-2, b, 1)
+            assert_same(f"output {place}", own, part, tolerance=1e-12)
+            assert place >= 3 or not bool(whole[steps:, b].any())
         own_weights = [w[:steps, b : b + 1] if place < 3 else w.narrow(-2, b, 1)
                        for place, w in enumerate(weights)]
         found = torch.autograd.grad(parts, [*alone.values(), seen], own_weights, allow_unused=True)
-        want = [
-            total if one is None else total + one for total, one in zip(want, found, strict=True)]
+        want = [total if one is None else total + one
+                for total, one in zip(want, found, strict=True)]
     for name, one, other in zip([*leaves, "x"], got, want, strict=False):
         assert_same(f"d {name}", one, other, tolerance=1e-11)
 
@@ -128,11 +125,6 @@ def test_operator_refuses_what_does_not_descend() -> None:
 
 
 # ------------------------------------------------------------------------------------------ modules
-def _spikes_in(steps: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(steps, I, generator=generator) < 0.3).float()
-
-
 @needs_compiled
 @pytest.mark.parametrize(("lengths", "groups"), [
     ((40, 25, 25, 22), 1), ((9, 40, 17), 1), ((40, 3, 300, 1, 39), 2),
@@ -140,7 +132,8 @@ def _spikes_in(steps: int, seed: int) -> Tensor:
 def test_a_packed_sequence_takes_few_calls(lengths: Sequence[int], groups: int) -> None:
     """One for each group of similar lengths. Padding: less than the rows and 64 sequences."""
     layer = round_weights(ALIF(I, N), matrices_only=False)
-    packed = pack_sequence([_spikes_in(n, n) for n in lengths], enforce_sorted=False)
+    packed = pack_sequence([(torch.rand(n, I) < 0.3).float() for n in lengths],
+                           enforce_sorted=False)
     with Calls() as calls:
         layer(packed)
     assert len(calls.forward) == groups

@@ -34,8 +34,7 @@ def test_bytes_that_do_not_decide_do_so_by_their_own_rate() -> None:
     """Rates that differ by less than a byte can say, in one part of the draws."""
     rates = torch.tensor([26.0, 26.9, 26.9, 26.0]).view(2, 1, 2) / 256
     rates = rates.repeat_interleave(500, -1)
-    z = _numbers(rates, 1000).view(2, 1000, 1000)
-    n = 500_000
+    z, n = _numbers(rates, 1000).view(2, 1000, 1000), 500_000
     found, wanted = z.view(2, 1000, 2, 500).mean((1, 3)), rates[:, 0, ::500]
     assert float((found - wanted).abs().max()) < 4.5 * math.sqrt(0.1 * 0.9 / n) < 0.6 / 256
 
@@ -61,8 +60,7 @@ def test_bits_are_those_of_pack_spikes(shape: tuple[int, ...]) -> None:
 
 
 def test_a_layer_takes_them() -> None:
-    layer = ALIF(40, 12)
-    packed = functional.poisson(torch.full((2, 3, 40), 0.1), 25)
+    layer, packed = ALIF(40, 12), functional.poisson(torch.full((2, 3, 40), 0.1), 25)
     arguments: dict[str, Any] = {"alpha": 0.95, "theta": 0.01}
     w_in, w_rec = layer.weight_ih_l0, layer.weight_hh_l0
     made = functional.layer(packed, w_in, w_rec, **arguments)

@@ -237,43 +237,38 @@ def test_half_precision_is_integrated_in_float32(dtype: torch.dtype) -> None:
 
 # ----------------------------------------------------------------------------------------- refusals
 X, W, P = torch.zeros(4, 2, 3), torch.zeros(5, 3), torch.zeros(2, 5)
-WRONG: dict[str, tuple[tuple[Any, ...], str]] = {
-    "k": ((X, W, [0.5]), "k: expected a number from 0 to 1 or a tensor of such, got list"),
-    "k-bool": ((X, W, True), "k: expected a number from 0 to 1 or a tensor of such, got bool"),
-    "k-large": ((X, W, 1.5), "k: expected a number from 0 to 1, got 1.5"),
-    "k-nan": ((X, W, float("nan")), "k: expected a number from 0 to 1, got nan"),
-    "p-shape": ((X, W, K, torch.zeros(2, 3)), r"p: expected shape \(2, 5\), got \(2, 3\)"),
-    "p-dtype": ((X, W, K, P.double()), "p: expected torch.float32, got torch.float64"),
-    "p": ((X, W, K, 0.5), "p: expected a tensor, got float")}
+WRONG: list[tuple[tuple[Any, ...], str]] = [
+    ((X, W, [0.5]), "k: expected a number from 0 to 1 or a tensor of such, got list"),
+    ((X, W, True), "k: expected a number from 0 to 1 or a tensor of such, got bool"),
+    ((X, W, 1.5), "k: expected a number from 0 to 1, got 1.5"),
+    ((X, W, float("nan")), "k: expected a number from 0 to 1, got nan"),
+    ((X, W, K, torch.zeros(2, 3)), r"p: expected shape \(2, 5\), got \(2, 3\)"),
+    ((X, W, K, P.double()), "p: expected torch.float32, got torch.float64"),
+    ((X, W, K, 0.5), "p: expected a tensor, got float")]
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_arguments(name: str) -> None:
-    arguments, message = WRONG[name]
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[row[1] for row in WRONG])
+def test_wrong_arguments(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
         functional.leaky_readout(*arguments)
 
 
-RAW: dict[str, tuple[Callable[[], Any], str]] = {
-    "x": (lambda: torch.ops.lsnn.leaky_readout(X[0], None, K),
-          r"x: expected shape \(T, B, O\), got \(2, 3\)"),
-    "x-dtype": (lambda: torch.ops.lsnn.leaky_readout(X.int(), None, K),
-                "x: expected float32 or float64"),
-    "p": (lambda: torch.ops.lsnn.leaky_readout(X, P, K),
-          r"p: expected shape \(2, 3\), got \(2, 5\)"),
-    "p-dtype": (lambda: torch.ops.lsnn.leaky_readout(X, X[0].double(), K),
-                "p: expected the dtype of x"),
-    "k": (lambda: torch.ops.lsnn.leaky_readout(X, None, -0.1),
-          "k: expected a number from 0 to 1, got -0.1"),
-    "g": (lambda: torch.ops.lsnn.leaky_readout_backward(X, P, K),
-          r"g_last: expected shape \(2, 3\), got \(2, 5\)"),
-    "g-k": (lambda: torch.ops.lsnn.leaky_readout_backward(X, X[0], float("nan")),
-            "k: expected a number from 0 to 1")}
+RAW: list[tuple[Callable[[], Any], str]] = [
+    (lambda: torch.ops.lsnn.leaky_readout(X[0], None, K),
+     r"x: expected shape \(T, B, O\), got \(2, 3\)"),
+    (lambda: torch.ops.lsnn.leaky_readout(X.int(), None, K), "x: expected float32 or float64"),
+    (lambda: torch.ops.lsnn.leaky_readout(X, P, K), r"p: expected shape \(2, 3\), got \(2, 5\)"),
+    (lambda: torch.ops.lsnn.leaky_readout(X, X[0].double(), K), "p: expected the dtype of x"),
+    (lambda: torch.ops.lsnn.leaky_readout(X, None, -0.1),
+     "k: expected a number from 0 to 1, got -0.1"),
+    (lambda: torch.ops.lsnn.leaky_readout_backward(X, P, K),
+     r"g_last: expected shape \(2, 3\), got \(2, 5\)"),
+    (lambda: torch.ops.lsnn.leaky_readout_backward(X, X[0], float("nan")),
+     "k: expected a number from 0 to 1")]
 
 
 @needs_compiled
-@pytest.mark.parametrize("name", RAW)
-def test_wrong_arguments_of_the_operators(name: str) -> None:
-    call, message = RAW[name]
+@pytest.mark.parametrize(("call", "message"), RAW, ids=[row[1] for row in RAW])
+def test_wrong_arguments_of_the_operators(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=f"^{message}"):
         call()

@@ -153,8 +153,7 @@ def test_a_learned_learning_rate() -> None:
         slopes = grad(loss)(given)
         return loss({key: value - rate * slopes[key] for key, value in given.items()})
 
-    rate = torch.tensor(0.1)
-    before = grad(loss)(given)
+    rate, before = torch.tensor(0.1), grad(loss)(given)
     after = grad(loss)({key: value - rate * before[key] for key, value in given.items()})
     want = -torch.stack([(before[key] * after[key]).sum() for key in given]).sum()
     assert want != 0
@@ -182,8 +181,7 @@ def test_second_derivatives_through_an_inner_step_are_refused(outer: str, compil
         if outer == "torch.func":
             run(given)
         else:
-            leaves = {key: value.requires_grad_() for key, value in given.items()}
-            run(leaves).backward()
+            run({key: value.requires_grad_() for key, value in given.items()}).backward()
 
 
 @pytest.mark.slow

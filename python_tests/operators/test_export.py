@@ -52,8 +52,7 @@ def test_exported_program(name: str, grad: bool) -> None:
     for exported in (program.module(), through_exported_file(program).module()):
         with torch.no_grad():
             assert_same(name, flat(exported(x)), flat(module(x)))
-        parameters = dict(exported.named_parameters())
-        assert parameters.keys() == dict(module.named_parameters()).keys()
+        assert dict(exported.named_parameters()).keys() == dict(module.named_parameters()).keys()
         if not grad:
             with pytest.raises(RuntimeError, match=r"run it under torch\.no_grad\(\), or export"):
                 exported(x)

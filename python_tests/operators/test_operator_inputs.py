@@ -85,8 +85,7 @@ def test_functions_take_no_mixed_devices(name: str, steps: int) -> None:
 @pytest.mark.parametrize("neurons", [1, 20, 31, 33, 63])
 def test_bits_beyond_the_neurons_are_refused(neurons: int) -> None:
     """A sliced carrier leaves them there; they would be read as inputs."""
-    spikes = torch.ones(T, B, 64)
-    packed = functional.pack_spikes(spikes)
+    packed = functional.pack_spikes(torch.ones(T, B, 64))
     words = -(-neurons // 32)
     sliced = functional.PackedSpikes(packed.bits[..., :words].contiguous(),
                                      packed.carrier[..., :neurons])
@@ -118,38 +117,34 @@ def test_empty_sequences_pack(shape: tuple[int, ...]) -> None:
 
 
 # ------------------------------------------------------------------------------------ saved tensors
-SAVED: dict[str, tuple[dict[str, Callable[[dict[str, Any]], Any]], str]] = {
-    "bits-beyond-N": ({"bits": lambda a: torch.full_like(a["bits"], -1)}, "bits: expected zeros"),
-    "bits-int64": ({"bits": lambda a: a["bits"].long()}, "bits: expected int32, got int64"),
-    "bits-strided": ({"bits": lambda a: a["bits"].repeat_interleave(2, -1)[..., ::2]},
-                     "contiguous"),
-    "checkpoint-negative": ({"checkpoint": lambda a: -1}, "checkpoint: expected"),
-    "checkpoint-huge": ({"checkpoint": lambda a: 2**63 - 17}, "checkpoint: expected"),
-    "coefficient-bits": ({"coefficient_gradients": lambda a: 1 << 40},
-                         "coefficient_gradients: expected"),
-    "coefficient-bits-negative": ({"coefficient_gradients": lambda a: -1},
-                                  "coefficient_gradients: expected"),
-    "gradient-bits": ({"gradients": lambda a: 1 << 8}, "gradients: expected"),
-    "output-bits": ({"outputs": lambda a: 1 << 9}, "outputs: expected"),
-    "carry-short": ({"carry": lambda a: a["carry"][:0]}, "carry: expected shape"),
-    "carry-double": ({"carry": lambda a: a["carry"].double()}, "dtype"),
-    "y-double": ({"y": lambda a: a["y"].double()}, "y: expected"),
-    "coefficients-double": ({"coefficients": lambda a: a["coefficients"].double()},
-                            "coefficients: expected the dtype of carry, float32, got float64"),
-    "coefficients-float16": ({"coefficients": lambda a: a["coefficients"].half()},
-                             "coefficients: expected the dtype of carry, float32, got float16"),
-    "w-double": ({"w_rec": lambda a: a["w_rec"].double()}, "w_rec: expected the dtype"),
-    "state-int": ({"v": lambda a: a["v"].int()}, "state.v: expected the dtype")}
+OF_CARRY = "coefficients: expected the dtype of carry, float32, got "
+SAVED: list[tuple[str, Callable[[Any], Any], str]] = [
+    ("bits", lambda bits: torch.full_like(bits, -1), "bits: expected zeros"),
+    ("bits", Tensor.long, "bits: expected int32, got int64"),
+    ("bits", lambda bits: bits.repeat_interleave(2, -1)[..., ::2], "contiguous"),
+    ("checkpoint", lambda _: -1, "checkpoint: expected"),
+    ("checkpoint", lambda _: 2**63 - 17, "checkpoint: expected"),
+    ("coefficient_gradients", lambda _: 1 << 40, "coefficient_gradients: expected"),
+    ("coefficient_gradients", lambda _: -1, "coefficient_gradients: expected"),
+    ("gradients", lambda _: 1 << 8, "gradients: expected"),
+    ("outputs", lambda _: 1 << 9, "outputs: expected"),
+    ("carry", lambda carry: carry[:0], "carry: expected shape"),
+    ("carry", Tensor.double, "dtype"),
+    ("y", Tensor.double, "y: expected"),
+    ("coefficients", Tensor.double, OF_CARRY + "float64"),
+    ("coefficients", Tensor.half, OF_CARRY + "float16"),
+    ("w_rec", Tensor.double, "w_rec: expected the dtype"),
+    ("v", Tensor.int, "state.v: expected the dtype")]
 
 
-@pytest.mark.parametrize("name", SAVED)
-def test_backward_trusts_nothing_that_was_saved(name: str) -> None:
+@pytest.mark.parametrize(("name", "change", "message"), SAVED)
+def test_backward_trusts_nothing_that_was_saved(name: str, change: Callable[[Any], Any],
+                                                message: str) -> None:
     operator, args, _ = _calls(Case("busy", T=40, N=33, delay="each", state="real"),
                                smooth=True)["alif_backward"]
-    changes, message = SAVED[name]
-    known = named(operator, args)
+    value = change(named(operator, args)[name])
     with pytest.raises(RuntimeError, match=message):
-        operator(*changed(operator, args, **{key: make(known) for key, make in changes.items()}))
+        operator(*changed(operator, args, **{name: value}))
 
 
 def test_the_cpu_kernels_save_no_packed_weights() -> None:
@@ -159,8 +154,7 @@ def test_the_cpu_kernels_save_no_packed_weights() -> None:
     with pytest.raises(RuntimeError, match="^outputs: expected packed only with saved"):
         operator(*changed(operator, args, outputs=asked))
     operator, args, _ = calls["alif_backward"]
-    schema = torch.ops.lsnn.alif_backward.default._schema
-    at = [one.name for one in schema.arguments].index("saved")
+    at = [one.name for one in torch.ops.lsnn.alif_backward.default._schema.arguments].index("saved")
     with pytest.raises(RuntimeError, match="^saved: expected no packed weights"):
         operator(*args[:at], [*args[at], args[at][0]], *args[at + 1:])
 
@@ -255,8 +249,7 @@ def _unlike_memory(value: Tensor) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_raw_operators_of_lazy_tensors(name: str, smooth: bool, mode: Any) -> None:
     """Inference tensors do not come to the autograd kernels."""
-    case = Case("busy", T=6, delay="each", state="real")
-    operator, args, _ = _calls(case, smooth)[name]
+    operator, args, _ = _calls(Case("busy", T=6, delay="each", state="real"), smooth)[name]
     with mode():
         args = mapped(args, torch.clone)
         for key, value in named(operator, args).items():
@@ -299,39 +292,34 @@ def test_lazy_negation_and_zeros_without_memory(name: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------- messages
-WORDS: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
-    "w_rec": (lambda x, w: functional.layer(x, w, 0.5, **K), "w_rec: expected a tensor, got float"),
-    "w_rec-1d": (lambda x, w: functional.layer(x, w, w[0], **K),
-                 r"w_rec: expected shape \(300, 300\), got \(23,\)"),
-    "no-w_in": (lambda x, w: functional.layer(x, None, w, **K),
-                "w_in: expected a tensor, got NoneType"),
-    "w_in": (lambda x, w: functional.layer(x, w.T, w @ w.T, **K),
-             r"w_in: expected shape \(N, 23\), got \(23, 300\)"),
-    "x": (lambda x, w: functional.layer([0.0], w, w @ w.T, **K),
-          "x: expected a tensor or PackedSpikes, got list"),
-    "bias": (lambda x, w: functional.layer(x, w, w @ w.T, bias=0.5, **K),
-             "bias: expected a tensor, got float"),
-    "p-alone": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, **K),
-                "readout_state: expected w_out with it, got None"),
-    "p-number": (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, w_out=w.T, **K),
-                 "readout_state: expected a tensor, got float"),
-    "alpha": (lambda x, w: functional.layer(x, w, w @ w.T, **{**K, "alpha": torch.tensor(20.0)}),
-              "alpha: expected a number from 0 to 1, got 20 at neuron 0"),
-    "width": (lambda x, w: functional.layer(x, w, w @ w.T, **K, width=1e-40),
-              "width: expected a normal number of its dtype, got 9.99.*e-41 at neuron 0"),
-    "readout-x": (lambda x, w: functional.leaky_readout(None, w, 0.9),
-                  "x: expected a tensor, got NoneType"),
-    "readout-x-2d": (lambda x, w: functional.leaky_readout(x[0], w, 0.9),
-                     r"x: expected shape \(T, B, N\)"),
-    "readout-w": (lambda x, w: functional.leaky_readout(x, [1.0], 0.9),
-                  "w_out: expected a tensor, got list"),
-    "linear-x": (lambda x, w: functional.linear(0.5, w), "x: expected a tensor, got float")}
+WORDS: list[tuple[Callable[[Tensor, Tensor], Any], str]] = [
+    (lambda x, w: functional.layer(x, w, 0.5, **K), "w_rec: expected a tensor, got float"),
+    (lambda x, w: functional.layer(x, w, w[0], **K),
+     r"w_rec: expected shape \(300, 300\), got \(23,\)"),
+    (lambda x, w: functional.layer(x, None, w, **K), "w_in: expected a tensor, got NoneType"),
+    (lambda x, w: functional.layer(x, w.T, w @ w.T, **K),
+     r"w_in: expected shape \(N, 23\), got \(23, 300\)"),
+    (lambda x, w: functional.layer([0.0], w, w @ w.T, **K),
+     "x: expected a tensor or PackedSpikes, got list"),
+    (lambda x, w: functional.layer(x, w, w @ w.T, bias=0.5, **K),
+     "bias: expected a tensor, got float"),
+    (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, **K),
+     "readout_state: expected w_out with it, got None"),
+    (lambda x, w: functional.layer(x, w, w @ w.T, readout_state=0.3, w_out=w.T, **K),
+     "readout_state: expected a tensor, got float"),
+    (lambda x, w: functional.layer(x, w, w @ w.T, **{**K, "alpha": torch.tensor(20.0)}),
+     "alpha: expected a number from 0 to 1, got 20 at neuron 0"),
+    (lambda x, w: functional.layer(x, w, w @ w.T, **K, width=1e-40),
+     "width: expected a normal number of its dtype, got 9.99.*e-41 at neuron 0"),
+    (lambda x, w: functional.leaky_readout(None, w, 0.9), "x: expected a tensor, got NoneType"),
+    (lambda x, w: functional.leaky_readout(x[0], w, 0.9), r"x: expected shape \(T, B, N\)"),
+    (lambda x, w: functional.leaky_readout(x, [1.0], 0.9), "w_out: expected a tensor, got list"),
+    (lambda x, w: functional.linear(0.5, w), "x: expected a tensor, got float")]
 
 
-@pytest.mark.parametrize("name", WORDS)
-def test_words(name: str) -> None:
+@pytest.mark.parametrize(("call", "message"), WORDS, ids=[row[1] for row in WORDS])
+def test_words(call: Callable[[Tensor, Tensor], Any], message: str) -> None:
     """The message names the argument at its beginning, and no file of ours."""
-    call, message = WORDS[name]
     with pytest.raises(ERRORS, match=f"^({message})") as caught:
         call(torch.zeros(T, B, I), torch.ones(N, I))
     assert not re.search(r"\.(h|cpp|py)\b", str(caught.value))

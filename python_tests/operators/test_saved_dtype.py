@@ -100,8 +100,7 @@ def _cuda_kernels() -> str | None:
 def test_weights_of_the_backward_pass_in_bfloat16(design: str, kernels: str) -> None:
     """After set_float32_matmul_precision("medium") spikes stay. The kernels of the paper's network
     round weights and dL/dc in their product; the general ones round nothing."""
-    generator = torch.Generator().manual_seed(6)
-    device = _cuda_kernels()
+    generator, device = torch.Generator().manual_seed(6), _cuda_kernels()
     T, B, N = 40, 3, 70
     x = (torch.randn(T, B, N, generator=generator) * 2).to(device)
     w = (torch.randn(N, N, generator=generator) / 8).to(device)

@@ -192,8 +192,7 @@ def test_activation_checkpoint_of_the_first_step(learn: tuple[str, ...]) -> None
     plain = copy.deepcopy(layer)
 
     def gradients(layer: ALIF, call: Callable[..., Any]) -> list[Tensor]:
-        state = call(x)[1]
-        return [x, *torch.autograd.grad(state.v.square().sum(), list(layer.parameters()),
+        return [x, *torch.autograd.grad(call(x)[1].v.square().sum(), list(layer.parameters()),
                                         materialize_grads=True)]
 
     want = gradients(plain, plain.step)
