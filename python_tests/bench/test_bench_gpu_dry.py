@@ -99,8 +99,7 @@ def test_a_stage_of_python_tests_skips_all_of_them(said: str, passes: bool) -> N
              if step.name.startswith("Python tests")]
     assert len(steps) == 1 + len(suite.DESIGNS)
     for step in steps:
-        alone = replace(step, needs=(), skip="")
-        ended = run_stages([[alone]], lambda *_: (0, said), 1e6)
+        ended = run_stages([[replace(step, needs=(), skip="")]], lambda *_: (0, said), 1e6)
         assert (ended[0].state == "passed") == passes
 
 

@@ -76,8 +76,7 @@ def test_every_route_of_a_layer_is_forced(B: int, N: int) -> None:
     for direction in ("forward", "backward"):
         possible = {name for name, cost in considered[direction]["considered"].items()
                     if isinstance(cost, float)}
-        reached = {names[direction] for _, names in routes}
-        assert reached == possible
+        assert {names[direction] for _, names in routes} == possible
     assert routes[0][0] == {"design": "automatic", "kernels": "automatic"}
     assert len({tuple(names.items()) for _, names in routes}) == len(routes) > 2
 

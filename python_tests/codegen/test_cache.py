@@ -21,8 +21,7 @@ folder, fake = compiling.folder, compiling.fake  # fixtures
 @needs_compiler
 @pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "name", "remove"])
 def test_damaged_file_is_compiled_anew(folder: Path, fake: Fake, damage: str) -> None:
-    count = fake('exec "$real" "$@"')
-    path = shared()
+    count, path = fake('exec "$real" "$@"'), shared()
     intact = path.read_bytes()
     damaged = {"truncate": intact[:len(intact) // 2], "empty": b"",
                "flip": intact[:-1] + bytes([intact[-1] ^ 1])}.get(damage)

@@ -65,8 +65,7 @@ def test_key_depends_on_all_that_matters(tmp_path: Path, monkeypatch: pytest.Mon
     for version in ("12.1", "12.2"):
         fake('exec "$real" "$@"', f"g++ (Fake) {version}")
         paths.append(shared(1))
-    keys = {path.name.split("-")[0] for path in paths if path}
-    assert len(keys) == len(paths) == 7
+    assert len({path.name.split("-")[0] for path in paths if path}) == len(paths) == 7
 
 
 # ------------------------------------------------------------------------ several at the same time
@@ -250,11 +249,9 @@ def test_command_in_cxx(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fake('for one; do echo "$one"; done > "$out"')
     path = str(tmp_path / "fake g++")
     if "-D" in command:  # --version comes after the arguments of CXX
-        text = Path(path).read_text()
-        Path(path).write_text(text.replace('if [ "$1" =', 'if [ "$3" ='))
+        Path(path).write_text(Path(path).read_text().replace('if [ "$1" =', 'if [ "$3" ='))
     monkeypatch.setenv("CXX", command.format(path))
-    made = shared()
-    given = made.read_text().splitlines()
+    given = shared().read_text().splitlines()
     assert ("-DMORE" in given and "-DA B" in given) == ("-D" in command)
     assert {"-O3", "-std=c++20", "-ffp-contract=off", "-DLSNN_VECTOR_BITS=128"} < {*given}
 

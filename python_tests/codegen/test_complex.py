@@ -44,15 +44,13 @@ def turned(c: Tensor, u: Tensor, v: Tensor, z: Tensor, *, alpha: Any, gain: Any,
 
 
 def coefficients(dtype: torch.dtype = F64, shape: tuple[int, ...] = (N,)) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    b, omega = torch.rand(2, *shape, generator=generator, dtype=F64)
+    b, omega = torch.rand(2, *shape, generator=torch.Generator().manual_seed(3), dtype=F64)
     return {"b": (b + 0.5).to(dtype), "omega": (9 * omega).to(dtype),
             "theta": torch.ones((), dtype=dtype)}
 
 
 def complex_coefficients(shape: tuple[int, ...] = (N,)) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(4)
-    angle = torch.rand(shape, generator=generator, dtype=F64) * 2
+    angle = torch.rand(shape, generator=torch.Generator().manual_seed(4), dtype=F64) * 2
     return {"alpha": torch.polar(torch.full_like(angle, 0.8), angle),
             "gain": torch.tensor(0.3 - 0.2j, dtype=torch.complex128), "theta": 1.0}
 
@@ -155,11 +153,6 @@ def test_layer() -> None:
     torch.testing.assert_close(layer.get_parameter("alpha").data, given["alpha"].cfloat())
 
 
-def test_layers_refuse_a_logarithm_of_complex_numbers() -> None:
-    with pytest.raises(ValueError, match="alpha: expected real numbers > 0"):
-        Recurrent(Neuron(turned), 5, N, positive=("alpha",), **complex_coefficients())
-
-
 def test_a_closed_over_tensor() -> None:
     turn = torch.polar(torch.full((N,), 0.9, dtype=F64), torch.linspace(0.1, 2, N, dtype=F64))
 
@@ -186,8 +179,7 @@ ROUNDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def test_rounding(name: str, dtype: torch.dtype) -> None:
     """As torch's vector kernels round; abs, and the rest of a row, within 2 ulp of the size."""
     function, n = ROUNDED[name], 100_000
-    random = torch.Generator().manual_seed(0)
-    u, v = torch.randn(2, 1, n, generator=random, dtype=Z[dtype])
+    u, v = torch.randn(2, 1, n, generator=torch.Generator().manual_seed(0), dtype=Z[dtype])
 
     def step(c: Tensor, u: Tensor, v: Tensor, w: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         return 1j * u, 1j * v, function(u, v), z
@@ -242,7 +234,9 @@ def test_refused_by_name_and_line(step: Callable[..., Any], text: str) -> None:
         functional.recurrent(torch.ones(T, N, N), None, Neuron(step))
 
 
-def test_refused_calls() -> None:
+def test_refused_calls_and_a_logarithm_of_complex_numbers() -> None:
+    with pytest.raises(ValueError, match="alpha: expected real numbers > 0"):
+        Recurrent(Neuron(turned), 5, N, positive=("alpha",), **complex_coefficients())
     x = torch.zeros(T, B, N)
     with pytest.raises(TypeError, match="expected real numbers as the spike"):
         functional.recurrent(x, None, Neuron(lambda c, u, z: (1j * u + c, u * 1j)))

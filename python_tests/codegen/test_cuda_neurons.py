@@ -50,8 +50,7 @@ def _results(neuron: Neuron, given: dict[str, Any], device: str) -> dict[str, Te
         if not isinstance(value, Tensor):
             return value
         moved = value.detach().to(device)
-        is_real = value.is_floating_point() or value.is_complex()
-        return moved.requires_grad_() if is_real else moved
+        return moved.requires_grad_() if value.is_floating_point() or value.is_complex() else moved
 
     call = {name: move(value) for name, value in given.items()}
     leaves = {name: value for name, value in call.items()
@@ -325,8 +324,7 @@ def test_the_zoo_compiles_for_gpus(name: str, dtype: torch.dtype, tmp_path: Path
     monkeypatch.setenv("LSNN_CACHE_DIR", str(tmp_path / "cache"))
     source = _zoo_source(name, dtype)
     for architecture in ("sm_80", "sm_90"):
-        made = cuda.compile_kernels(source, architecture)
-        assert made.read_bytes().startswith(b"\x7fELF")
+        assert cuda.compile_kernels(source, architecture).read_bytes().startswith(b"\x7fELF")
     (tmp_path / "neuron.cu").write_text(source)
     usage = subprocess.run(
         ["nvcc", *cuda.CUDA_FLAGS, "--cubin", "--gpu-architecture=sm_90", "--resource-usage",

@@ -311,8 +311,7 @@ def test_kernels_hold_nothing_of_what_is_active_at_the_first_call(
 
 
 def test_a_first_call_inside_of_a_checkpoint(interpreted: None) -> None:
-    x = torch.randn(4, 1, 2, requires_grad=True)
-    neuron = Neuron(adaptive)
+    x, neuron = torch.randn(4, 1, 2, requires_grad=True), Neuron(adaptive)
 
     def loss(x: Tensor) -> Tensor:
         return recurrent(x, None, neuron, theta=0.5)[0].sum()

@@ -21,8 +21,7 @@ def interpreter(request: pytest.FixtureRequest) -> Interpreter:
 
 
 def test_the_interpreter_lists_the_operators_of_a_program(interpreter: Interpreter) -> None:
-    names = interpreter.library.operator_names().decode().split()
-    assert names == list(OPERATORS)
+    assert interpreter.library.operator_names().decode().split() == list(OPERATORS)
 
 
 def test_structs_have_the_sizes_of_the_header(interpreter: Interpreter) -> None:
@@ -55,8 +54,7 @@ def _ulps(a: Tensor, b: Tensor) -> Tensor:
 
     def order(x: Tensor) -> Tensor:
         whole = x.contiguous().view(integers).to(torch.int64)
-        least = torch.iinfo(integers).min
-        return torch.where(whole < 0, least - whole, whole)
+        return torch.where(whole < 0, torch.iinfo(integers).min - whole, whole)
 
     distance = (order(a) - order(b)).abs()
     distance = torch.where(a.isnan() & b.isnan(), 0, distance)

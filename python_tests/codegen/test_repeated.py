@@ -71,8 +71,7 @@ OTHERS: dict[str, Any] = {
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_calls_are_those_of_recurrent(name: str, is_first: bool) -> None:
-    call = RepeatedCall(NEURON)
-    calls = [OTHERS[name], OTHERS[name], {}]
+    call, calls = RepeatedCall(NEURON), [OTHERS[name], OTHERS[name], {}]
     for changed in calls if is_first else [{}, *calls]:
         found, wanted = run(call, make(**changed)), run(recurrent, make(**changed))
         assert all(map(torch.equal, found, wanted))
@@ -82,8 +81,7 @@ def test_without_gradients_and_with_them() -> None:
     call = RepeatedCall(NEURON)
     with torch.no_grad():
         first = [run(call, make()) for _ in range(2)]
-    found = run(call, make())
-    wanted = run(recurrent, make())
+    found, wanted = run(call, make()), run(recurrent, make())
     assert all(map(torch.equal, found, wanted))
     assert all(map(torch.equal, first[1], [one.detach() for one in wanted]))
 
@@ -104,8 +102,7 @@ def test_numbers_of_a_tensor_that_the_step_reads_may_change() -> None:
 def test_the_loop_runs_where_recurrent_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     call = RepeatedCall(NEURON)
     run(call, make())
-    loops = []
-    original = codegen_call._run_loop
+    loops, original = [], codegen_call._run_loop
     monkeypatch.setattr(codegen_call, "_run_loop", lambda *args: (
         loops.append(1), original(*args))[1])
     with lsnn_ext.use_reference():

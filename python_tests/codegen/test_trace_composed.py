@@ -45,8 +45,7 @@ def numbers(dtype: torch.dtype) -> Tensor:
 @each_dtype
 @each
 def test_values_are_close(name: str, dtype: torch.dtype) -> None:
-    function = FUNCTIONS[name]
-    v = numbers(dtype)
+    function, v = FUNCTIONS[name], numbers(dtype)
     got, want = values_of(function, v), function(v)
     same = (got == want) | (got.isnan() & want.isnan())
     largest = torch.maximum(want.abs(), v.abs().clamp(max=8))

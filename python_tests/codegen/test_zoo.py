@@ -12,6 +12,7 @@ from torch import Tensor
 import lsnn_ext
 from compare import weighted_gradients
 from lsnn_ext import functional, zoo
+from lsnn_ext.zoo.__main__ import main
 from zoo_loops import DEFAULTS, DRIVE, LOOPS, B, N, T, count_currents, draw_call, zoo_coefficients
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,8 +74,7 @@ def test_every_coefficient_learns_in_a_layer(name: str) -> None:
     for key in (*values, "weight_ih_l0", "weight_hh_l0"):
         gradient = layer.get_parameter(key).grad
         assert gradient is not None and bool(gradient.isfinite().all()), key
-    copy = pickle.loads(pickle.dumps(zoo.NEURONS[name].neuron))
-    assert copy == zoo.NEURONS[name].neuron
+    assert pickle.loads(pickle.dumps(zoo.NEURONS[name].neuron)) == zoo.NEURONS[name].neuron
 
 
 @pytest.mark.parametrize("name", zoo.NEURONS)
@@ -97,14 +97,12 @@ def test_every_file_is_listed_and_tested() -> None:
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from lsnn_ext.zoo.__main__ import main
     main(["--out", str(tmp_path), "rf", "dh_srnn", "c_silif"])
     for name in ("rf", "dh_srnn", "c_silif"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
 def test_an_unknown_neuron_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lsnn_ext.zoo.__main__ import main
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "lif"])
     assert "neurons: expected some of rf, brf" in capsys.readouterr().err

@@ -35,8 +35,7 @@ def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
 def _random(*shape: int, step: int = 9) -> Tensor:
     """Multiples of a power of two, whose sums are exact in any order."""
     generator = torch.Generator().manual_seed(sum(shape))
-    found = torch.randn(shape, generator=generator).mul(2**step / 4).round() / 2**step
-    return found.to(DEVICE)
+    return (torch.randn(shape, generator=generator).mul(2**step / 4).round() / 2**step).to(DEVICE)
 
 
 def _spikes(T: int, B: int, I: int) -> Tensor:
@@ -89,8 +88,7 @@ def test_nothing_as_bits(shape: tuple[int, int, int]) -> None:
 def test_inputs_that_do_not_exist() -> None:
     """Bits beyond the last input change nothing; on a GPU nobody looks for them before."""
     x = _spikes(6, 2, 8)
-    packed = functional.pack_spikes(x)
-    w = _random(5, 8)
+    packed, w = functional.pack_spikes(x), _random(5, 8)
     more = packed._replace(bits=packed.bits | -256)
     if CUDA:
         assert_same("y", functional.linear(more, w), functional.linear(x, w))
@@ -184,8 +182,7 @@ def test_float64_is_said_to_become_numbers() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once
         functional.layer(functional.pack_spikes(x), w_in, w_rec, **K)
-    plain = functional.layer(x, w_in, w_rec, **K)
-    assert_same("spikes", out.spikes, plain.spikes)
+    assert_same("spikes", out.spikes, functional.layer(x, w_in, w_rec, **K).spikes)
 
 
 @pytest.mark.parametrize("smooth", [False, True])

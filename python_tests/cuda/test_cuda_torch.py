@@ -45,8 +45,7 @@ def test_nothing_to_do(T: int, B: int) -> None:
 def test_modules_move_to_the_card(make: Callable[[], torch.nn.Module]) -> None:
     torch.manual_seed(0)
     module = round_weights(make(), 2**10, matrices_only=False)
-    inputs = module.input_size if isinstance(module, ALIF) else 80
-    x = (torch.rand(100, 6, inputs) < 0.1).float()
+    x = (torch.rand(100, 6, module.input_size if isinstance(module, ALIF) else 80) < 0.1).float()
     want = module(x)[0]
     (want * torch.linspace(-1, 1, want.numel()).view_as(want)).sum().backward()
     want_gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}

@@ -223,8 +223,7 @@ def test_matrices_that_round_nothing() -> None:
 def test_matrices_in_a_block(bf16_parts: int) -> None:
     """Where registers hold the weights, two items go through the steps together in a block."""
     sizes = {**PAPER, "bf16_parts": bf16_parts, "clusters": [0, 0, 0]}
-    name = "lsnn, matrices in a block"
-    launch = plan(**sizes)["backward"]
+    name, launch = "lsnn, matrices in a block", plan(**sizes)["backward"]
     costs = launch["considered"]
     assert (launch["design"], launch["kernels"]) == ("block", "lsnn")
     assert (launch["items of a block"], launch["threads of an item"], launch["blocks"]) == (
@@ -258,8 +257,7 @@ def test_the_plan_says_why() -> None:
         least = launch["considered"][launch["route"]]
         others = [cost for cost in launch["considered"].values() if isinstance(cost, float)]
         assert least == min(others)
-        wanted = f"lowest cost by the formulas, {int(least)} before"
-        assert launch["why"].startswith(wanted)
+        assert launch["why"].startswith(f"lowest cost by the formulas, {int(least)} before")
         assert "not block: a block needs" in launch["why"]
     assert plan(10, 4, 128, device="h100", design="step")["forward"]["why"] == "it was requested"
 
@@ -333,7 +331,6 @@ def test_costs_beside_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_no_other_place_has_numbers_of_the_formulas() -> None:
     """A number in the formulas of the plan would be a second source of costs."""
-    text = (ROOT / "csrc" / "cuda" / "costs.cpp").read_text()
-    code = re.sub(r"//.*", "", text)
+    code = re.sub(r"//.*", "", (ROOT / "csrc" / "cuda" / "costs.cpp").read_text())
     numbers = {float(number) for number in re.findall(r"(?<![\w.])\d+\.?\d*", code)}
     assert "costs.forward_step" in code and numbers == {0, 1, 2}  # 2: of n (n + 1) / 2

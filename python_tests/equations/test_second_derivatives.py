@@ -19,8 +19,7 @@ FUNCTIONS: list[Alif] = [functional.alif, reference.alif]
 def _leaves() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(20, 3, 5, generator=generator) * 3
-    w = torch.rand(5, 5, generator=generator) - 0.5
-    return x.requires_grad_(), w.requires_grad_()
+    return x.requires_grad_(), (torch.rand(5, 5, generator=generator) - 0.5).requires_grad_()
 
 
 @pytest.mark.parametrize("alif", FUNCTIONS, ids=["compiled", "reference"])

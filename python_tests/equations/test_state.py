@@ -23,10 +23,9 @@ def _in_chunks(problem: Problem, lengths: list[int],
         z, arguments["state"], trace = functional.alif(current, **arguments, trace=True)
         spikes.append(z)
         traces.append(trace)
-    names = traces[0]._fields
     return {"spikes": torch.cat(spikes),
             **{f"trace.{name}": torch.cat([getattr(trace, name) for trace in traces])
-               for name in names},
+               for name in traces[0]._fields},
             **{f"state.{name}": value for name, value in arguments["state"]._asdict().items()}}
 
 
@@ -36,8 +35,7 @@ def _in_chunks(problem: Problem, lengths: list[int],
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_chunks_equal_one_call(dtype: torch.dtype, delay: str, lengths: list[int]) -> None:
     problem = build(replace(BUSY, delay=delay), dtype)
-    want = problem.outputs(functional.alif)
-    assert_all_same(_in_chunks(problem, lengths), want)
+    assert_all_same(_in_chunks(problem, lengths), problem.outputs(functional.alif))
 
 
 @pytest.mark.parametrize("dynamics", MODELS)
@@ -70,18 +68,15 @@ def test_no_steps_return_the_state(dtype: torch.dtype) -> None:
 
 def test_no_state_is_all_zeros() -> None:
     problem = build(replace(BUSY, state="none"), torch.float32)
-    want = problem.outputs(functional.alif)
-    zero = torch.zeros(3, 33)
-    state = functional.State(zero, zero, zero, zero, torch.zeros(4, 3, 33))
-    problem.fixed["state"] = state
+    want, zero = problem.outputs(functional.alif), torch.zeros(3, 33)
+    problem.fixed["state"] = functional.State(zero, zero, zero, zero, torch.zeros(4, 3, 33))
     assert_all_same(problem.outputs(functional.alif), want)
 
 
 def test_more_past_steps_than_needed() -> None:
     """The newest are used, and as many as the delays need come back."""
     problem = build(replace(BUSY, delay="one"), torch.float32)
-    want = problem.outputs(functional.alif)
-    arguments = problem.arguments()
+    want, arguments = problem.outputs(functional.alif), problem.arguments()
     older = torch.full((2, 3, 33), 7.0)
     arguments["state"] = arguments["state"]._replace(z=torch.cat([arguments["state"].z, older]))
     spikes, state = functional.alif(**arguments)
@@ -90,8 +85,7 @@ def test_more_past_steps_than_needed() -> None:
 
 
 def test_past_spikes_are_those_returned() -> None:
-    problem = build(replace(BUSY, delay="each"), torch.float32)
-    outputs = problem.outputs(functional.alif)
+    outputs = build(replace(BUSY, delay="each"), torch.float32).outputs(functional.alif)
     assert_same("state.z", outputs["state.z"], outputs["spikes"][-4:].flip(0))
 
 

@@ -73,10 +73,9 @@ def higuchi(kind: str, inputs: int, outputs: int) -> dict[str, Any]:
 
     constants = ({"tau_mem": -spread(5, 20), "tau_adp": spread(20, 90)} if kind == "ALIF"
                  else {"omega": -spread(3, 20), "b_offset": spread(-3, -1)})
-    scale = 2 if kind == "ALIF" else 120
     return {"epoch": 3, "loss": 0.5, "model_state_dict": {
         **{f"hidden.{name}": value for name, value in constants.items()},
-        "hidden.linear.weight": scale * _few_bits(random, N, inputs + N),
+        "hidden.linear.weight": (2 if kind == "ALIF" else 120) * _few_bits(random, N, inputs + N),
         "hidden.linear.mask": torch.ones(N, inputs + N),
         "out.tau_mem": spread(-20, -10, outputs),
         "out.linear.weight": _few_bits(random, outputs, N)}}

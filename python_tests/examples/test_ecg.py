@@ -35,8 +35,7 @@ def test_files(tmp_path: Path) -> None:
             assert np.array_equal(part.phase[:, item].numpy(), y[number].argmax(-1))
             found.add(number)
     assert found == set(range(30))
-    again = ecg.load(tmp_path)
-    assert torch.equal(data.valid.x, again.valid.x)
+    assert torch.equal(data.valid.x, ecg.load(tmp_path).valid.x)
 
 
 @pytest.mark.parametrize(("change", "wanted"), [
@@ -301,8 +300,7 @@ def test_learns_and_tests_the_best_epoch(tmp_path: Path) -> None:
     net = ecg.network(ecg.arguments(_options(tmp_path)), True)
     net.load_state_dict(kept["carried"]["best"]["LSNN"]["weights"], strict=False)
     for part, name in ((data.valid, "valid"), (data.test, "accuracy")):
-        share = float(ecg.right(net, part).float().mean())
-        assert share == pytest.approx(found[name], abs=1e-6)
+        assert float(ecg.right(net, part).float().mean()) == pytest.approx(found[name], abs=1e-6)
 
 
 @pytest.mark.skipif(not all((Path(os.environ.get("LSNN_DATA", "")) / name).is_file()

@@ -52,8 +52,7 @@ def test_an_inhibition_ends_activity(adapts: bool) -> None:
 @pytest.mark.parametrize("gap", [20, 100, 300])
 def test_membranes_wake_as_if_nothing_had_inhibited_them(gap: int) -> None:
     """What is left of them is what time leaves, and thresholds go on by themselves."""
-    options = navigation.arguments(INHIBITED)
-    net = navigation.network(options, True).double()
+    net = navigation.network(navigation.arguments(INHIBITED), True).double()
     with torch.no_grad():
         net.neurons.weight_hh_l0.zero_()
         v = torch.linspace(-30, 0.9, 400, dtype=torch.float64) * net.neurons.threshold_l0
@@ -157,8 +156,7 @@ def _readouts_after_a_step(*given: str) -> torch.Tensor:
     """(5, N) of the LSNN, after an update that no other readout's gradients scale."""
     run = navigation.Run(navigation.arguments([*OFTEN_DARK, "--iterations", "9", "--updates", "1",
                                                "--clip", "1e9", *given]))
-    values = run.step()
-    assert values["place_error"] != 1  # many have been in the dark
+    assert run.step()["place_error"] != 1  # many have been in the dark
     return run.policy("LSNN").readout.weight.detach().clone()
 
 

@@ -116,8 +116,7 @@ OTHERS: dict[str, tuple[Callable[[Path, bytes], object], str]] = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_files_are_refused(kind: str, tmp_path: Path) -> None:
     act, message = OTHERS[kind]
-    whole = write(tmp_path / "tiny.pth", RNN_custom(), True).read_bytes()
-    act(tmp_path / "other.pth", whole)
+    act(tmp_path / "other.pth", write(tmp_path / "tiny.pth", RNN_custom(), True).read_bytes())
     with pytest.raises(Exception) as refused:  # noqa: B017, PT011
         pickled.read_tensors((tmp_path / "other.pth").read_bytes())
     assert re.search(message, f"{type(refused.value).__name__}: {refused.value}")

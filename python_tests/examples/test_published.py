@@ -253,8 +253,7 @@ def test_a_row_of_the_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_page_tells_what_its_command_prints() -> None:
     """The page of the repository has the rows and the text of the program."""
     page = (Path(run.__file__).parents[2] / "docs" / "published.md").read_text()
-    options = argparse.Namespace(batch=100)
-    head, _, notes = run.format_page("TABLE", options).partition("TABLE")
+    head, _, notes = run.format_page("TABLE", argparse.Namespace(batch=100)).partition("TABLE")
     assert page.startswith(f"{head}{run.HEAD}\n")
     assert page.endswith(notes.partition("\n\n")[2].partition("\n\n")[2])
     rows = page.partition(run.HEAD)[2].strip().partition("\n\n")[0].splitlines()

@@ -39,15 +39,12 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def _no_pictures(*_: object) -> None:
-    """In place of the two functions that draw, which take most of the time of a tiny run."""
-
-
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pictures, which take most of the time of a tiny run."""
     if request.function is not test_a_run_from_begin_to_end:
         for name in "digit_picture", "curve_picture":
-            monkeypatch.setattr(smnist, name, _no_pictures)
+            monkeypatch.setattr(smnist, name, lambda *_: None)
 
 
 def _run(out: Path, *arguments: str) -> None:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ecg_files import write_recordings
 from example_path import EXAMPLES, generator, load_checkpoint, needs
@@ -104,13 +104,9 @@ def test_functions_and_what_is_shown_of_them(monkeypatch: pytest.MonkeyPatch) ->
     assert x.shape == (20, 10, 2) and bool(((y > 0) & (y < 1)).all()) and float(y.std()) > 0.05
 
 
-def _linear(E: int, B: int) -> tuple[Tensor, Tensor]:
-    x = torch.rand(E, B, 2, generator=generator())
-    return x, 0.3 + 0.2 * x[..., 0] - 0.1 * x[..., 1] + torch.zeros(E, B)
-
-
 def test_baselines() -> None:
-    x, y = _linear(60, 8)
+    x = torch.rand(60, 8, 2, generator=generator())
+    y = 0.3 + 0.2 * x[..., 0] - 0.1 * x[..., 1]
     assert float(learner_baselines.best_linear(x, y).max()) < 1e-12
     errors = learner_baselines.ridge(x, y, strength=1e-6)
     assert errors.shape == (60, 8) and float(errors[5:].max()) < 1e-8 < float(errors[0].min())
@@ -122,8 +118,7 @@ def test_baselines() -> None:
     changed = y.clone()
     changed[30:] = 0.5  # what comes later changes nothing of what came before
     assert torch.equal(ahead[:30], learner_baselines.ridge(x, changed)[:30])
-    again = learner_baselines.backpropagation(x, changed, generator())
-    assert torch.equal(errors[:30], again[:30])
+    assert torch.equal(errors[:30], learner_baselines.backpropagation(x, changed, generator())[:30])
 
 
 # --------------------------------------------------------------------------------------------- runs

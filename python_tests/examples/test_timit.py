@@ -163,8 +163,7 @@ def test_answers_to_sentences_of_unequal_length(name: str) -> None:
     if name == "LSNN":
         assert rates is not None and rates.shape == (2, 9) and bool(rates.any())
         torch.testing.assert_close(rates, torch.stack([one for _, one in alone]).mean(0))
-        shown = x[3].repeat_interleave(3, 0)[:, None]
-        wanted = net(shown)[0][:, 0].unflatten(0, (-1, 3)).mean(1)
+        wanted = net(x[3].repeat_interleave(3, 0)[:, None])[0][:, 0].unflatten(0, (-1, 3)).mean(1)
         torch.testing.assert_close(together[-12:], wanted)
 
 
