@@ -1,5 +1,6 @@
 """`python -m bench.programs`: the manifest, what of a script runs, and a line of the table."""
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -88,14 +89,9 @@ def test_lines_are_replaced(tmp_path: Path) -> None:
         in_process(_run, program, tmp_path, torch.float32)
 
 
-def _end(status: int) -> None:
-    import os  # noqa: PLC0415
-    os._exit(status)
-
-
 def test_process_that_ends_is_reported() -> None:
     with pytest.raises(RuntimeError, match="the process ended with 3"):
-        in_process(_end, 3)
+        in_process(os._exit, 3)
 
 
 def test_program_without_a_copy_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

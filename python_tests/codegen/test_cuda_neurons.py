@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +30,6 @@ DEVICE = "cuda" if CUDA else "cpu"
 needs_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
                                    reason="no CUDA kernels run here, not even emulated")
 KERNELS = re.findall(r"X\((\w+)\)", (cuda.cxx.HEADERS / "cuda_job.h").read_text())
-
-
-@contextmanager
-def _on_cpu(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within, CPU kernels run for CPU tensors."""
-    with patch.context() as inside:
-        inside.delenv("LSNN_EMULATE", raising=False)
-        yield
 
 
 def _results(neuron: Neuron, given: dict[str, Any], device: str) -> dict[str, Tensor]:
@@ -73,7 +63,8 @@ def _results(neuron: Neuron, given: dict[str, Any], device: str) -> dict[str, Te
 
 def _compare(neuron: Neuron, given: dict[str, Any], patch: pytest.MonkeyPatch,
              tolerance: float = 1e-9, design: str = "automatic") -> dict[str, Tensor]:
-    with _on_cpu(patch):
+    with patch.context() as inside:  # CPU kernels run for CPU tensors
+        inside.delenv("LSNN_EMULATE", raising=False)
         wanted = _results(neuron, given, "cpu")
     with _ops.forced(design=design):
         got = _results(neuron, given, DEVICE)

@@ -25,12 +25,6 @@ def _with_projection(leaves: dict[str, Tensor], **neuron: Any) -> dict[str, Tens
     return _found(out, state, leaves)
 
 
-def _by_layer(leaves: dict[str, Tensor], **neuron: Any) -> dict[str, Tensor]:
-    made = functional.layer(leaves["x"], leaves["w_in"], leaves["w_rec"], bias=leaves.get("bias"),
-                            **NEURON, **neuron)
-    return _found(made.spikes, made.state, leaves)
-
-
 def _apart(leaves: dict[str, Tensor], **neuron: Any) -> dict[str, Tensor]:
     current = nn.functional.linear(leaves["x"], leaves["w_in"], leaves.get("bias"))
     out, state, *_ = functional.alif(current, leaves["w_rec"], **NEURON, **neuron)
@@ -53,7 +47,9 @@ def test_equals_a_layer_and_its_parts(steps: int, dtype: torch.dtype, share: flo
     leaves = _leaves(dtype, share, steps, bias)
     got = _with_projection(leaves)
     assert steps < T or bool(got["spikes"].any())
-    assert_all_same(got, _by_layer(leaves))
+    made = functional.layer(leaves["x"], leaves["w_in"], leaves["w_rec"], bias=leaves.get("bias"),
+                            **NEURON)
+    assert_all_same(got, _found(made.spikes, made.state, leaves))
     assert_all_same(got, _apart(leaves), tolerance=1e-5 if dtype == torch.float32 else 1e-12)
 
 

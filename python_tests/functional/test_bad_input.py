@@ -13,16 +13,9 @@ from operator_calls import needs_compiled
 
 T, B, N = 6, 2, 5
 ERRORS = (ValueError, TypeError, RuntimeError)
-
-
-def _arguments() -> dict[str, Any]:
-    """A call that is in order, with a spike now and then."""
-    problem = build(Case("good", T=T, B=B, N=N, delay="each", refractory=1, state="real"),
-                    torch.float32, dyadic=True)
-    return problem.arguments()
-
-
-GOOD = _arguments()
+# A call that is in order, with a spike now and then.
+GOOD = build(Case("good", T=T, B=B, N=N, delay="each", refractory=1, state="real"), torch.float32,
+             dyadic=True).arguments()
 CURRENT, W, STATE, DELAY = GOOD["current"], GOOD["w_rec"], GOOD["state"], GOOD["delay"]
 
 

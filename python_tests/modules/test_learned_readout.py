@@ -21,9 +21,9 @@ from synaptic_readouts import spikes as fired
 TAU = "parametrizations.tau.original"
 
 
-def _readout(per_neuron: bool = False, tau: float = 7.0, **options: Any) -> LeakyReadout:
+def _readout(per_neuron: bool = False, **options: Any) -> LeakyReadout:
     torch.manual_seed(1)
-    made = LeakyReadout(N, O, tau, learn=("tau",), per_neuron=per_neuron,
+    made = LeakyReadout(N, O, 7.0, learn=("tau",), per_neuron=per_neuron,
                         **{"dtype": torch.float64, **options})
     if per_neuron:
         with torch.no_grad():

@@ -23,11 +23,6 @@ def _layer(delay: Tensor, num_layers: int = 2) -> ALIF:
     return ALIF(I, N, num_layers, delay=delay)
 
 
-def _through_numpy(layer: ALIF) -> None:
-    assert isinstance(layer.delay, Tensor)
-    layer.delay.numpy()[2, 5] = 4
-
-
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "other-numbers": lambda layer: layer.delay.fill_(3),
     "larger-numbers": lambda layer: layer.delay.add_(2),
@@ -35,7 +30,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "one-synapse": lambda layer: layer.delay[1, 2].fill_(7),
     "one-of-those-there": lambda layer: layer.delay[1, 2].fill_(1),
     "in-data": lambda layer: layer.delay.data.fill_(3),
-    "through-numpy": _through_numpy,
+    "through-numpy": lambda layer: layer.delay.numpy()[2].put(5, 4),
     "replaced": lambda layer: setattr(layer, "delay", torch.full((N, N), 2)),
     "replaced-by-another-dtype": lambda layer: setattr(layer, "delay",
                                                        torch.full((N, N), 2, dtype=torch.int32)),

@@ -188,25 +188,24 @@ def _forward(N: int, I: int = 0, delays: int = 1) -> Any:
         list(range(delays)), [_huge(N, I)] if I else [], [], list(constants), [0.3, 0.0, 1.0], [])
 
 
-SIZES: dict[str, tuple[Callable[[], Any], str]] = {
-    "w_rec": (lambda: _forward(2**31, delays=4), "w_rec: expected less than"),
-    "w_in": (lambda: _forward(63, I=2**57), "w_in: expected less than"),
-    "inputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 2**57), _huge(63, 2**57), None),
-               "weight: expected less than"),
-    "outputs": (lambda: torch.ops.lsnn.linear_events(_huge(1, 63), _huge(2**57, 63), None),
-                "weight: expected less than"),
-    "gradient": (lambda: torch.ops.lsnn.linear_events_backward(_huge(1, 63), _huge(1, 2**57)),
-                 "weight: expected less than"),
-    "memory": (lambda: torch.ops.lsnn.linear_events(_huge(2**50, 4), torch.zeros(3, 4), None),
-               f"not enough memory: {2**54} bytes"),
-    "plan": (lambda: _ops._C.plan(1, 1, 2**40, device="h100"), "N: expected"),
-    "plan-items": (lambda: _ops._C.plan(1, 2**62, 1000, device="h100"), "B, N: expected"),
-    "plan-steps": (lambda: _ops._C.plan(2**62, 1, 1000, device="h100"), "T, B, N: expected")}
+SIZES: list[tuple[Callable[[], Any], str]] = [
+    (lambda: _forward(2**31, delays=4), "w_rec: expected less than"),
+    (lambda: _forward(63, I=2**57), "w_in: expected less than"),
+    (lambda: torch.ops.lsnn.linear_events(_huge(1, 2**57), _huge(63, 2**57), None),
+     "weight: expected less than"),
+    (lambda: torch.ops.lsnn.linear_events(_huge(1, 63), _huge(2**57, 63), None),
+     "weight: expected less than"),
+    (lambda: torch.ops.lsnn.linear_events_backward(_huge(1, 63), _huge(1, 2**57)),
+     "weight: expected less than"),
+    (lambda: torch.ops.lsnn.linear_events(_huge(2**50, 4), torch.zeros(3, 4), None),
+     f"not enough memory: {2**54} bytes"),
+    (lambda: _ops._C.plan(1, 1, 2**40, device="h100"), "N: expected"),
+    (lambda: _ops._C.plan(1, 2**62, 1000, device="h100"), "B, N: expected"),
+    (lambda: _ops._C.plan(2**62, 1, 1000, device="h100"), "T, B, N: expected")]
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_sizes_whose_product_wraps_leaves(name: str) -> None:
-    call, message = SIZES[name]
+@pytest.mark.parametrize(("call", "message"), SIZES, ids=[row[1] for row in SIZES])
+def test_sizes_whose_product_wraps_leaves(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ERRORS, match=message):
         call()
 

@@ -45,17 +45,13 @@ def test_saved_dtype_is_named() -> None:
 
 
 # ------------------------------------------------------------------------------------ what is saved
-def _awkward() -> Tensor:
-    """Numbers halfway between two of bfloat16, next to that, of every size."""
+def test_membranes_are_rounded_to_nearest_even() -> None:
+    """As torch rounds. Without a decay and with a gain of 1, y of (5) is the current."""
+    # numbers halfway between two of bfloat16, next to that, of every size
     upper = torch.tensor([0, 1, 2, 0x7F, 0x80, 0x81, 0x3F7F, 0x3F80, 0x3F81, 0x3FFF, 0x4049, 0x4B7F,
                           0x7E7E, 0x7F7E])
     lower = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
-    return ((upper[:, None] << 16) + lower).flatten().to(torch.int32).view(torch.float32)
-
-
-def test_membranes_are_rounded_to_nearest_even() -> None:
-    """As torch rounds. Without a decay and with a gain of 1, y of (5) is the current."""
-    x = _awkward()
+    x = ((upper[:, None] << 16) + lower).flatten().to(torch.int32).view(torch.float32)
     x = torch.stack([x, -x])[:, None]
     saved = saved_tensors(lambda: functional.alif(
         x.requires_grad_(), torch.zeros(x.shape[2], x.shape[2]), alpha=0.0, kappa=1.0, theta=1.0,

@@ -44,10 +44,6 @@ def _load(layer: ALIF, **how: Any) -> None:
     layer.load_state_dict(ALIF(I, N, tau_mem=7.0, learn=LEARN).state_dict(), **how)
 
 
-def _through_numpy(layer: ALIF) -> None:
-    layer.weight_hh_l0.detach().numpy()[...] *= 2
-
-
 def _swap_data(layer: ALIF) -> None:
     layer.weight_hh_l0.data = layer.weight_hh_l0.data * 2
     layer.weight_hh_l0.data = layer.weight_hh_l0.data * 2  # may lie where the first one lay
@@ -63,7 +59,7 @@ CHANGES: dict[str, Callable[[ALIF], Any]] = {
     "one-synapse": lambda layer: layer.weight_hh_l0[3, 5].add_(9),
     "in-place-in-data": lambda layer: layer.weight_hh_l0.data.mul_(2),
     "one-synapse-in-data": lambda layer: layer.weight_hh_l0.data[3].add_(9),
-    "through-numpy": _through_numpy,
+    "through-numpy": lambda layer: layer.weight_hh_l0.detach().numpy().fill(0.5),
     "data-replaced": _swap_data,
     "data-transposed": lambda layer: setattr(layer.weight_hh_l0, "data",
                                              layer.weight_hh_l0.data.t()),

@@ -56,8 +56,8 @@ class Rules:
                 for theta, sign in zip(self.thetas, self.signs, strict=True)]
 
 
-def _weights(seed: int = 0, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
-    random = torch.Generator().manual_seed(seed)
+def _weights(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+    random = torch.Generator().manual_seed(0)
     return [nn.Parameter(torch.randn(shape, generator=random, dtype=dtype)) for shape in SHAPES]
 
 
