@@ -81,17 +81,12 @@ def test_every_route_of_a_layer_is_forced(B: int, N: int) -> None:
     assert len({tuple(names.items()) for _, names in routes}) == len(routes) > 2
 
 
-def _timings() -> list[Timing]:
-    """The formula of `gather` is half of what it should be, so that the plan selects it wrongly."""
-    found = []
-    for n, layer in enumerate(("N=32", "N=64"), start=1):
-        found += [Timing(layer, "forward", "block", 4.0 * n, 400.0 * n),
-                  Timing(layer, "forward", "gather", 6.0 * n, 300.0 * n, is_chosen=True)]
-    return found
-
-
 def test_regret_and_factors() -> None:
-    timings = _timings()
+    """The formula of `gather` is half of what it should be, so that the plan selects it wrongly."""
+    timings = []
+    for n, layer in enumerate(("N=32", "N=64"), start=1):
+        timings += [Timing(layer, "forward", "block", 4.0 * n, 400.0 * n),
+                    Timing(layer, "forward", "gather", 6.0 * n, 300.0 * n, is_chosen=True)]
     assert find_regrets(timings) == [("N=32 forward", 1.5), ("N=64 forward", 1.5)]
     factors = fit_factors(timings)
     assert factors["forward", "gather"] / factors["forward", "block"] == pytest.approx(2)

@@ -41,16 +41,6 @@ def test_both_sides_compute_the_same(name: str) -> None:
         torch.testing.assert_close(got[parameter], gradient_of, rtol=0, atol=1e-4 * largest)
 
 
-def _wrong(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> None:
-    """Another model in place of the converted one."""
-    def made(name: str, problem: Problem, scale: float) -> like_for_like.Step:
-        step = like_for_like.step_of(name, problem, scale)
-        change(step.module.pair)
-        return step
-
-    monkeypatch.setattr(like_for_like, "converted", made)
-
-
 @pytest.mark.parametrize(("change", "message"), [
     (lambda pair: pair.alpha.data.mul_(0.9), "expected equal spikes, got"),
     (lambda pair: pair.project.weight.register_hook(lambda gradient: 2 * gradient),
@@ -59,7 +49,12 @@ def _wrong(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> No
 def test_a_pair_that_is_not_alike_is_refused(change: Callable[[Any], None], message: str,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the spikes are right and a gradient is not."""
-    _wrong(monkeypatch, change)
+    def converted(name: str, problem: Problem, scale: float) -> like_for_like.Step:
+        step = like_for_like.step_of(name, problem, scale)
+        change(step.module.pair)
+        return step
+
+    monkeypatch.setattr(like_for_like, "converted", converted)
     with pytest.raises(NotAlikeError) as refused:
         like_for_like.measure(TINY, [RADLIF], repeats=1)
     assert message in str(refused.value)
