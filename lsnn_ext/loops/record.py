@@ -28,8 +28,8 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
     I2. An argument has a value of `tensors`, or is found by its origin; others are refused.
     I3. Arguments without a tensor are plain, static or constants of the fingerprint. Python cannot
     branch on numbers: results that are no tensors are refused, unless they are functions of small
-    attributes, whose numbers `read` keeps and the fingerprint compares. check_generators refuses
-    what sets the state of a generator.
+    attributes, whose numbers `read` keeps and the fingerprint compares, or an Unread.
+    check_generators refuses what sets the state of a generator.
     By induction over the calls, each value has the same numbers in both runs.
 """
 import sys

@@ -1,4 +1,9 @@
-"""Twin: a copy of a model and its arguments, whose call leaves no trace in the model."""
+"""Twin: a copy of a model, whose call is recorded where an Unread takes the place of numbers.
+
+The recorded call is none of the program's: it has the numbers, but no results that the program may
+see. What it changes of the copy is dropped, and what it changes of objects that the model shares,
+such as globals, is restored and refused. The model itself runs as always.
+"""
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -9,8 +9,7 @@
 
 Python may keep an Unread, ask for its class and compute with it. All else that depends on its
 number raises Refused, which is noted, so that code that catches it is refused, too: the code that
-runs is the same for all numbers. A recording with an Unread is not the program's own call. What it
-changes is restored, and the original runs.
+runs is the same for all numbers of a class. Only a copy of the model holds an Unread, see twin.py.
 """
 import functools
 import operator
