@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -272,30 +273,20 @@ def _restore(description: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 def _tie(module: nn.Module, description: dict[str, Any]) -> None:
     """Ties modules and tensors, and sets requires_grad and the mode."""
-    paths = dict(iterate_parts(description["module"]))
-    for group in _get_entry(description, "one_module", list, "description"):
-        first, *others = _check_names(group, "one_module")
-        for path in others:
-            # Descriptions are finite, so of two equal ones neither module is inside of the other.
-            if path == first or path not in paths or paths[path] != paths.get(first):
-                raise ValueError(f"{locate(path)}: expected the same module as {locate(first)}, "
-                                 f"got another")
-            parent, _, key = path.rpartition(".")
-            module.get_submodule(parent)._modules[key] = module.get_submodule(first)
-    named = name_tensors(module)
-    for group in _get_entry(description, "one_tensor", list, "description"):
-        first, *others = _check_names(group, "one_tensor")
-        one = named.get(first)
-        for name in others:
-            other = named.get(name)
-            if one is None or other is None or (type(one), one.dtype, one.shape) != (
-                    type(other), other.dtype, other.shape):
-                raise ValueError(f"{locate(name)}: expected the same tensor as {locate(first)}, "
-                                 f"got another")
-            parent, _, key = name.rpartition(".")
-            part = module.get_submodule(parent)
-            owner: dict[str, Any] = part._parameters if key in part._parameters else part._buffers
-            owner[key] = one
+    for kind in ("module", "tensor"):
+        kinds: dict[str, Any] = {name: (type(one), one.dtype, one.shape)
+                                 for name, one in name_tensors(module).items()}
+        if kind == "module":
+            kinds = dict(iterate_parts(description["module"]))
+        for group in _get_entry(description, f"one_{kind}", list, "description"):
+            first, *others = _check_names(group, f"one_{kind}")
+            for name in others:
+                # Descriptions are finite, so of two equal ones neither module is inside the other.
+                if name == first or name not in kinds or kinds[name] != kinds.get(first):
+                    raise ValueError(f"{locate(name)}: expected the same {kind} as "
+                                     f"{locate(first)}, got another")
+                parent, _, key = name.rpartition(".")
+                setattr(module.get_submodule(parent), key, attrgetter(first)(module))
     named, modules = name_tensors(module), dict(module.named_modules(remove_duplicate=False))
     trained, in_eval = (
         set(_check_names(_get_entry(description, key, list, "description"), key))
