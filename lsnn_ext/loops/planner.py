@@ -1,11 +1,13 @@
 """Planner: cuts the body of a loop into stages, each of which runs for all iterations."""
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from . import stages
 from .component import fuse_component
 from .functions import PRODUCTS, Apply, is_elementwise, is_pointwise
 from .ir import (
@@ -21,11 +23,10 @@ from .ir import (
     find_initial,
 )
 from .reader import find_invariants
-from .stages import Batched, InOrder, Invariant, Last, Sliced, Stage, Written, find_time_index
+from .stages import Batched, Stage, find_time_index
 from .values import Place
 
 INDEXING = (Tensor.__getitem__, Tensor.select, torch.select)
-
 
 
 class Planner:
@@ -56,7 +57,8 @@ class Planner:
         """Returns the stages in the order in which they run."""
         body = self.loop.body
         invariant = self.invariant
-        found = [Stage("invariant", (q,), Invariant(q, body[q])) for q in sorted(invariant)]
+        found = [Stage("invariant", (q,), partial(stages.run_invariant, q, body[q]))
+                 for q in sorted(invariant)]
         drawn = [q for q, one in enumerate(body) if one.call.is_random and not any(
             isinstance(slot, Before | Varying) or (isinstance(slot, Now)
                                                    and slot.position not in invariant)
@@ -70,9 +72,9 @@ class Planner:
             raise Refused("random draws that depend on numbers of the loop stay in their order",
                           body[others[0]].call.line)
         if drawn:
-            found.append(Stage("drawn", tuple(drawn), InOrder(
-                self.loop, drawn, {(q, k) for q in drawn
-                                   for k in range(len(body[q].call.outputs))}, set())))
+            places = {(q, k) for q in drawn for k in range(len(body[q].call.outputs))}
+            found.append(Stage("drawn", tuple(drawn), partial(
+                stages.run_in_order, self.loop, drawn, places, set())))
         before = invariant | set(drawn) | self.dead
         components = self._components(before)
         absorbed = self._absorb([one for one in components if self._is_recurrent(one)], before)
@@ -182,19 +184,19 @@ class Planner:
         except Refused as refused:
             if extra:  # what follows may be what cannot be fused
                 return [*self._recurrence(component, ()), *map(self._single, extra)]
-            run = InOrder(self.loop, component, read, last)
+            run = partial(stages.run_in_order, self.loop, component, read, last)
             line = refused.line or self.loop.body[component[0]].call.line
             return [Stage("loop", component, run, refused.reason, line)]
 
     def _single(self, q: int) -> Stage:
         one = self.loop.body[q]
         if q in self.final:
-            return Stage("last", (q,), Last(q, one))
-        if one.call.function in INDEXING and (sliced := Sliced.of(
+            return Stage("last", (q,), partial(stages.run_last, q, one))
+        if one.call.function in INDEXING and (run := stages.make_slices(
                 q, one, self.invariant)) is not None:
-            return Stage("sliced", (q,), sliced)
+            return Stage("sliced", (q,), run)
         read, last = self._outputs((q,))
-        in_order = InOrder(self.loop, (q,), read, last)
+        in_order = partial(stages.run_in_order, self.loop, (q,), read, last)
         is_product = one.call.name in PRODUCTS
         if one.call.is_random or (self.exact and is_product) or any(
                 isinstance(slot, Numbers) for slot in one.slots):
@@ -218,7 +220,7 @@ class Planner:
                 or len(set(where[1])) < len(where[1])
                 or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):
             return None
-        return Stage("written", (q,), Written(q, one, target, given, *where))
+        return Stage("written", (q,), partial(stages.write_all, q, one, target, given, *where))
 
 
 def is_live(call: Call, live: set[int]) -> bool:

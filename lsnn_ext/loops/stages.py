@@ -1,5 +1,6 @@
 """Stages: calls of a loop, and how they run for all iterations."""
 from collections.abc import Callable, Sequence, Set
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -39,68 +40,51 @@ def find_time_index(index: Any, kinds: tuple[type, ...] = (int,)) -> tuple[int, 
     return at[0] - len(entries) * is_from_end, list(entries[at[0]].values)
 
 
-class Invariant:
-    """A call with the same arguments in each iteration, run once."""
-
-    def __init__(self, q: int, one: BodyCall) -> None:
-        self.q, self.one = q, one
-
-    def __call__(self, frame: Frame) -> None:
-        leaves = [slot if (fixed := frame.fixed(slot)) is None else fixed
-                  for slot in self.one.slots]
-        for k, tensor in enumerate(self.one.call.run(leaves)):
-            frame.invariant[self.q, k] = tensor
+def run_invariant(q: int, one: BodyCall, frame: Frame) -> None:
+    """Runs a call with the same arguments in each iteration once."""
+    leaves = [slot if (fixed := frame.fixed(slot)) is None else fixed for slot in one.slots]
+    for k, tensor in enumerate(one.call.run(leaves)):
+        frame.invariant[q, k] = tensor
 
 
-class Last:
-    """A call of which only the last iteration is read."""
-
-    def __init__(self, q: int, one: BodyCall) -> None:
-        self.q, self.one = q, one
-
-    def __call__(self, frame: Frame) -> None:
-        leaves = [frame.at_last(slot) for slot in self.one.slots]
-        for k, tensor in enumerate(self.one.call.run(leaves)):
-            frame.last[self.q, k] = tensor
+def run_last(q: int, one: BodyCall, frame: Frame) -> None:
+    """Runs a call of which only the last iteration is read."""
+    leaves = [frame.at_last(slot) for slot in one.slots]
+    for k, tensor in enumerate(one.call.run(leaves)):
+        frame.last[q, k] = tensor
 
 
-class Sliced:
-    """x[t] of an x from before the loop, or x[t:t + n]."""
+def make_slices(q: int, one: BodyCall, invariant: Set[int]) -> Callable[[Frame], None] | None:
+    """Returns a function that takes x[t] or x[t:t + n] of an x from before the loop; None: the call
+    has an index of another kind.
 
-    def __init__(self, q: int, has_grad: bool, slot: Any, dim: int, indices: list[Any]) -> None:
-        self.q, self.has_grad, self.slot = q, has_grad, slot
-        self.dim, self.indices = dim, indices
+    invariant: positions of calls that are the same in each iteration.
+    """
+    args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
+    is_fixed = isinstance(args[0], Fixed) or (
+        isinstance(args[0], Now) and args[0].position in invariant)
+    if kwargs or not is_fixed:
+        return None
+    if one.call.function is Tensor.__getitem__:
+        found = find_time_index(args[1], (int, slice, range))
+    else:
+        found = args[1], [*args[2].values] if isinstance(args[2], Numbers) else []
+    if found is None or not found[1]:
+        return None
+    dim, indices = found
+    return lambda frame: frame.take_view((q, 0), args[0], partial(_slice, dim, indices),
+                                         one.call.mode.grad, dim)
 
-    @classmethod
-    def of(cls, q: int, one: BodyCall, invariant: Set[int]) -> "Sliced | None":
-        """Returns the slices of a call; None: an index of another kind.
 
-        invariant: positions of calls that are the same in each iteration.
-        """
-        args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
-        is_fixed = isinstance(args[0], Fixed) or (
-            isinstance(args[0], Now) and args[0].position in invariant)
-        if kwargs or not is_fixed:
-            return None
-        if one.call.function is Tensor.__getitem__:
-            found = find_time_index(args[1], (int, slice, range))
-        else:
-            found = args[1], _list_numbers(args[2])
-        return None if found is None or not found[1] else cls(
-            q, one.call.mode.grad, args[0], *found)
-
-    def __call__(self, frame: Frame) -> None:
-        frame.take_view((self.q, 0), self.slot, self._take, self.has_grad, self.dim)
-
-    def _take(self, tensor: Tensor) -> Tensor:
-        moved = tensor.movedim(self.dim, 0)
-        if isinstance(self.indices[0], int):
-            taken = find_slice([i % len(moved) for i in self.indices])
-            # a slice of all steps would copy the gradient
-            return moved if taken == slice(0, len(moved), 1) else moved[taken]
-        steps = range(len(moved))
-        rows = [[*(steps[one] if isinstance(one, slice) else one)] for one in self.indices]
-        return _take_rows(moved, rows).movedim(1, self.dim + (self.dim >= 0)).contiguous()
+def _slice(dim: int, indices: list[Any], tensor: Tensor) -> Tensor:
+    moved = tensor.movedim(dim, 0)
+    if isinstance(indices[0], int):
+        taken = find_slice([i % len(moved) for i in indices])
+        # a slice of all steps would copy the gradient
+        return moved if taken == slice(0, len(moved), 1) else moved[taken]
+    steps = range(len(moved))
+    rows = [[*(steps[one] if isinstance(one, slice) else one)] for one in indices]
+    return _take_rows(moved, rows).movedim(1, dim + (dim >= 0)).contiguous()
 
 
 def find_slice(indices: list[int]) -> slice | list[int]:
@@ -123,59 +107,44 @@ def _take_rows(values: Tensor, rows: list[list[int]]) -> Tensor:
     return windows[:n, ..., ::step].movedim(-1, 1)
 
 
-def _list_numbers(slot: Any) -> list[int]:
-    return list(slot.values) if isinstance(slot, Numbers) else []
+def write_all(q: int, one: BodyCall, target: Before, given: Any, dim: int, indices: list[int],
+              frame: Frame) -> None:
+    """Runs out[t] = z of all iterations as one write."""
+    out = frame.initial(target)[0].clone()
+    values = frame.sequence(given)
+    moved = out.movedim(dim, 0)
+    missing = moved.dim() - values.dim()
+    if missing > 0:
+        values = values.reshape(len(values), *[1] * missing, *values.shape[1:])
+    with torch.set_grad_enabled(one.call.mode.grad):
+        moved[find_slice(indices)] = values.to(out.dtype)
+    frame.last[q, 0] = out
 
 
-class Written:
-    """out[t] = z in all iterations, as one write."""
-
-    def __init__(self, q: int, one: BodyCall, target: Before, given: Any, dim: int,
-                 indices: list[int]) -> None:
-        self.q, self.one, self.target, self.given = q, one, target, given
-        self.dim, self.indices = dim, indices
-
-    def __call__(self, frame: Frame) -> None:
-        out = frame.initial(self.target)[0].clone()
-        values = frame.sequence(self.given)
-        moved = out.movedim(self.dim, 0)
-        missing = moved.dim() - values.dim()
-        if missing > 0:
-            values = values.reshape(len(values), *[1] * missing, *values.shape[1:])
-        with torch.set_grad_enabled(self.one.call.mode.grad):
-            moved[find_slice(self.indices)] = values.to(out.dtype)
-        frame.last[self.q, 0] = out
-
-
-class InOrder:
-    """Some calls, iteration by iteration."""
-
-    def __init__(self, loop: Loop, positions: Sequence[int], read: set[Place],
-                 last: set[Place]) -> None:
-        self.loop, self.positions, self.read, self.last = loop, positions, read, last
-
-    def __call__(self, frame: Frame) -> None:
-        made: dict[Place, list[Tensor]] = {}
-        inside = set(self.positions)
-        calls = []
-        for q in self.positions:
-            one = self.loop.body[q]
-            calls.append((q, one.call.run, [_make_getter(slot, frame, inside, made)
+def run_in_order(loop: Loop, positions: Sequence[int], read: set[Place], last: set[Place],
+                 frame: Frame) -> None:
+    """Runs some calls iteration by iteration."""
+    made: dict[Place, list[Tensor]] = {}
+    inside = set(positions)
+    calls = []
+    for q in positions:
+        one = loop.body[q]
+        calls.append((q, one.call.run, [_make_getter(slot, frame, inside, made)
                                         for slot in one.slots]))
-            made.update(((q, k), []) for k in range(len(one.call.outputs)))
-        for t in range(self.loop.iterations):
-            for q, run, arguments in calls:
-                given = [one(t) for one in arguments]
-                if self.loop.body[q].call.is_random:  # which draws in the order of memory
-                    given = [one.contiguous() if isinstance(slot, Now | Before | Varying) else one
-                             for one, slot in zip(given, self.loop.body[q].slots, strict=True)]
-                for k, tensor in enumerate(run(given)):
-                    made[q, k].append(tensor)
-        for place in self.read:
-            if place in self.last:
-                frame.last[place] = made[place][-1]
-            else:
-                frame.sequences[place] = torch.stack(made[place])
+        made.update(((q, k), []) for k in range(len(one.call.outputs)))
+    for t in range(loop.iterations):
+        for q, run, arguments in calls:
+            given = [get(t) for get in arguments]
+            if loop.body[q].call.is_random:  # which draws in the order of memory
+                given = [value.contiguous() if isinstance(slot, Now | Before | Varying) else value
+                         for value, slot in zip(given, loop.body[q].slots, strict=True)]
+            for k, tensor in enumerate(run(given)):
+                made[q, k].append(tensor)
+    for place in read:
+        if place in last:
+            frame.last[place] = made[place][-1]
+        else:
+            frame.sequences[place] = torch.stack(made[place])
 
 
 def _make_getter(slot: Any, frame: Frame, inside: set[int],
@@ -198,8 +167,8 @@ def _make_getter(slot: Any, frame: Frame, inside: set[int],
 class Batched:
     """One call for all iterations by torch.vmap, else in order."""
 
-    def __init__(self, q: int, one: BodyCall, in_order: InOrder, kinds: Sequence[Kind],
-                 is_elementwise: bool) -> None:
+    def __init__(self, q: int, one: BodyCall, in_order: Callable[[Frame], None],
+                 kinds: Sequence[Kind], is_elementwise: bool) -> None:
         """kinds: of the results."""
         self.q, self.one, self.in_order = q, one, in_order
         self.dtypes = [kind.dtype for kind in kinds]
@@ -234,12 +203,11 @@ class Batched:
         try:
             found = run(*given) if is_direct else torch.vmap(
                 run, randomness="error", chunk_size=chunk)(*given)
+            # a bias under autocast is float32
+            self.has_rule = [tensor.dtype for tensor in found] == self.dtypes
         except (RuntimeError, ValueError, NotImplementedError):  # such as Functions without a rule
             self.has_rule = False
-            self.in_order(frame)
-            return
-        if [tensor.dtype for tensor in found] != self.dtypes:  # a bias under autocast: float32
-            self.has_rule = False
+        if not self.has_rule:
             self.in_order(frame)
             return
         for k, tensor in enumerate(found):
