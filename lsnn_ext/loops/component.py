@@ -257,8 +257,7 @@ class Component:
             for place, one in wanted.items() if one.requires_grad}
         if any(one != next(iter(reached.values())) for one in reached.values()):
             self.reached = reached
-        if any(one.requires_grad for one in wanted.values()) and all(
-                one is None for one in want):
+        if any(one.requires_grad for one in wanted.values()) and all(one is None for one in want):
             raise Refused("expected a surrogate with a gradient, got None",
                           found.line(max(found.nodes)))
 

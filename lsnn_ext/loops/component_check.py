@@ -1,4 +1,5 @@
 """check_component: a kernel against the recorded calls in its place."""
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,8 +53,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     def past_z(t: int) -> int | None:
         return loop.made[t][found.z[0]][found.z[1]] if t >= 0 else found.history.get(t)
 
-    def calls(t: int) -> list[Call]:
-        steps = sorted((t + int(q in found.prefix), q) for q in found.positions)
+    def calls(back: int, t: int) -> list[Call]:
+        steps = sorted((t - back + int(q in found.prefix), q) for q in found.positions)
         return [expected.makers[loop.made[s][q][0]] for s, q in steps if 0 <= s < loop.iterations]
 
     places = {one.place: name for one, name in found.registers.items() if one.lag == 1}
@@ -76,11 +77,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
             one = spikes if name == "z" else traces[name]
             one = one.reshape(len(steps), found.rows, *one.shape[2:])
             back = int(q in found.prefix)
-
-            def calls_of(t: int, back: int = back) -> list[Call]:
-                return calls(t - back)
-
-            expected.compare(loop, (q, k), component.restore(one, (q, k)), start + back, calls_of)
+            expected.compare(loop, (q, k), component.restore(one, (q, k)), start + back,
+                             partial(calls, back))
 
 
 def _check_gradients(expected: Expected, loop: Loop, component: Component) -> float:

@@ -29,8 +29,7 @@ WRITTEN = 2  # copies of the parts that a loop writes to a tensor
 SPIKES, DENSE = 0.45, 1.25  # times as long is a recurrent product of spikes, or of other numbers
 
 
-def _count_numbers(call: Call, kinds: Mapping[int, Kind],
-                   operations: float = OPERATIONS) -> float:
+def _count_numbers(call: Call, kinds: Mapping[int, Kind], operations: float = OPERATIONS) -> float:
     """Returns the size of the results, without that of what is written to in part."""
     written = {after for _, after in call.written}
     size = sum(prod(kinds[value].shape) for value in call.outputs if value not in written)

@@ -120,8 +120,7 @@ class Currents:
             x = _shift(x)
         return x.expand(given.iterations, *x.shape[1:])
 
-    def _add_terms(self, terms: Sequence[Any], shape: tuple[int, ...],
-                   given: RunInputs) -> Tensor:
+    def _add_terms(self, terms: Sequence[Any], shape: tuple[int, ...], given: RunInputs) -> Tensor:
         """Returns a sum of terms (n, B, N) or (n, B, K, N); n = 1: the same in each iteration."""
         zero = torch.zeros((), **self.options)
         made = reduce(torch.add, [self._make_term(one, shape, given) for one in terms] or [zero])
@@ -179,8 +178,7 @@ class Currents:
             return None, ()
         delays = tuple(sorted({delay for delay, _ in blocks}))
         zeros = torch.zeros(self.found.neurons, self.found.neurons, **self.options)
-        rows = [[blocks.get((delay, k), zeros) for k in range(count)]
-                for delay in delays]
+        rows = [[blocks.get((delay, k), zeros) for k in range(count)] for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
 

@@ -137,8 +137,7 @@ class _Sequences(dict[Place, Tensor]):
         return torch.stack([self.numbers[made[place[0]][place[1]]] for made in self.loop.made])
 
 
-def list_results(loop: Loop, frame: Frame,
-                 stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
+def list_results(loop: Loop, frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
     """Yields the results of a stage: place, first iteration, (iterations, ...)."""
     n = loop.iterations
     for q in stage.positions:

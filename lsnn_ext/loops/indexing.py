@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .ir import Call, Mode, Recording, Ref, Refused, flatten_arguments
+from .ir import Mode, Recording, Ref, Refused
+from .rewrite import make_call
 
 PARTS = frozenset({"__getitem__", "__setitem__", "stack", "unbind"})  # of interest to Writes
 MOST_PARTS = 8  # of a stack; a sequence has more
@@ -119,8 +120,7 @@ class Index(NamedTuple):
             numbers = range(*one.indices(shape[d])) if isinstance(one, slice) else one
             if type(one) is int:
                 numbers = [one]
-            elif dim is None and not has_new_axes and (
-                    isinstance(one, slice) or len(others) == 1):
+            elif dim is None and not has_new_axes and (isinstance(one, slice) or len(others) == 1):
                 dim = d - len(found)  # a list and an integer would be one index
             else:
                 return None
@@ -232,8 +232,7 @@ class Writes:
             calls = self.recording.calls
             where = next((i + 1 for i in reversed(range(len(calls)))
                           if parts.first in calls[i].outputs), 0)
-            leaves, spec = flatten_arguments((Ref(parts.first), entries), {})
-            calls.insert(where, Call(Tensor.__getitem__, tuple(leaves), spec, Ref(value), (),
-                                     Mode.now(), False, calls[-1].line))
+            calls.insert(where, make_call(Tensor.__getitem__, (Ref(parts.first), entries),
+                                          Ref(value), Mode.now(), calls[-1].line))
             self.starts[key] = value
         return self.starts.get(key)

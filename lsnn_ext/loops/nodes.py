@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+from ..codegen.program import find_reachable
 from .functions import Apply
 from .ir import Before, Fixed, Now, Refused, Varying
 from .reader import First, Later, Product, Read, Reader, Term
@@ -74,15 +75,8 @@ class Nodes:
         """Returns the calls that run one iteration ahead: z and its inputs of this iteration."""
         if all(source.lag for _, _, source in self.list_products()):
             return frozenset()
-        found: set[int] = set()
-        left = [self.z[0]]
-        while left:
-            position = left.pop()
-            if position not in found:
-                found.add(position)
-                reads = self.reads(self.by_position[position])
-                left += [one.position for one in reads if not one.lag]
-        return frozenset(found)
+        return frozenset(find_reachable([self.z[0]], lambda position: [
+            one.position for one in self.reads(self.by_position[position]) if not one.lag]))
 
     def _join_sums(self) -> dict[int, Node]:
         """Merges sums of sums that contain a product."""

@@ -10,18 +10,7 @@ from torch.utils import _pytree as pytree
 from . import stages
 from .component import fuse_component
 from .functions import PRODUCTS, Apply, is_elementwise, is_pointwise
-from .ir import (
-    Before,
-    Call,
-    Fixed,
-    Loop,
-    Now,
-    Numbers,
-    Recording,
-    Refused,
-    Varying,
-    find_initial,
-)
+from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying, find_initial
 from .reader import find_invariants
 from .stages import Batched, Stage, find_time_index
 from .values import Place

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..codegen.form import MAX_AXIS, Form
+from ..codegen.program import find_reachable
 from .costs import DENSE, MULTIPLICATION, estimate_call
 from .functions import is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
@@ -341,13 +342,7 @@ class Recurrence:
 
     def before(self, position: int, is_now: bool) -> list[int]:
         """Returns the calls that one depends on, with it; is_now: in the same iteration."""
-        found: set[int] = set()
-        left = [position]
         kinds = (Now,) if is_now else (Now, Before)
-        while left:
-            position = left.pop()
-            if position not in found:
-                found.add(position)
-                left += [slot.position for slot in self.loop.body[position].slots
-                         if isinstance(slot, kinds) and slot.position in self.reader.inside]
-        return sorted(found)
+        return sorted(find_reachable([position], lambda q: [
+            slot.position for slot in self.loop.body[q].slots
+            if isinstance(slot, kinds) and slot.position in self.reader.inside]))

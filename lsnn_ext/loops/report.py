@@ -1,8 +1,7 @@
 """Report: what convert did with each loop, the differences, and the speed."""
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,8 +106,7 @@ class Report:
         if not self.converted:
             return "\n".join([f"{self.model}: not converted: {self.reason}",
                               *(line for loop in self.loops for line in loop.lines())])
-        text = [f"{self.model}: converted", *(line for loop in self.loops
-                                              for line in loop.lines())]
+        text = [f"{self.model}: converted", *(line for loop in self.loops for line in loop.lines())]
         if self.branches:
             text.append(f"  {_count(self.branches, 'bool')} of tensors that Python reads: a call "
                         f"with others runs the original")
@@ -147,15 +145,11 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
 
 def _reason_of(stage: Stage) -> str:
     """Returns why a stage runs its calls for each iteration; empty: it does not."""
-    if stage.kind == "loop":
-        return stage.reason
-    if stage.kind == "drawn":
-        return "random draws keep their order"
-    if stage.kind == "in order":
-        return "a constant that changes, a random draw, or exact=True"
-    if not getattr(stage.run, "has_rule", True):
-        return "no rule of torch.vmap"
-    return ""
+    reasons = {"loop": stage.reason, "drawn": "random draws keep their order",
+               "in order": "a constant that changes, a random draw, or exact=True"}
+    if stage.kind in reasons:
+        return reasons[stage.kind]
+    return "" if getattr(stage.run, "has_rule", True) else "no rule of torch.vmap"
 
 
 def measure_speed(original: Callable[[], Any], converted: Callable[[], Any],
@@ -187,11 +181,19 @@ def measure_speed(original: Callable[[], Any], converted: Callable[[], Any],
         return time.perf_counter() - start
 
     def measure_bytes(call: Callable[[], Any]) -> int:
+        found: dict[int, int] = {}  # bytes of storages by address, parameters excluded
+
+        def pack(tensor: Tensor) -> Tensor:
+            if not tensor.is_leaf or not tensor.requires_grad:
+                storage = tensor.untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
         prepare()
-        with _saved_storages() as storages:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             result = call()
         del result
-        return sum(storages.values())
+        return sum(found.values())
 
     sizes = [measure_bytes(call) for call in (original, converted)]
     run(original), run(converted)
@@ -204,21 +206,6 @@ def measure_speed(original: Callable[[], Any], converted: Callable[[], Any],
                  statistics.median(other for _, other in times),
                  statistics.median(one / other for one, other in times), len(times),
                  torch.get_num_threads(), *sizes)
-
-
-@contextmanager
-def _saved_storages() -> Iterator[dict[int, int]]:
-    """Yields the bytes of storages that autograd saves, by address, parameters excluded."""
-    found: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if not tensor.is_leaf or not tensor.requires_grad:
-            storage = tensor.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield found
 
 
 def _synchronize() -> None:

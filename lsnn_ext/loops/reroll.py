@@ -15,22 +15,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..codegen.plain import make_key
+from . import ir
 from .functions import is_pointwise
-from .ir import (
-    Before,
-    BodyCall,
-    Call,
-    Fixed,
-    Loop,
-    Now,
-    Numbers,
-    Part,
-    Recording,
-    Ref,
-    Varying,
-    can_expand,
-    flatten_arguments,
-)
+from .ir import Call, Loop, Part, Recording, Ref
+from .rewrite import make_call
 
 LEAST_ITERATIONS = 3
 LEAST_CALLS = 6  # of all iterations: fewer gain nothing
@@ -272,7 +260,7 @@ class _Search:
             if not isinstance(leaf, Ref) or not isinstance(usual, Ref):
                 return make_constant_key(leaf) == make_constant_key(usual)
             a, b = kinds[leaf.value], kinds[usual.value]
-            return a[1:3] == b[1:3] and can_expand(a.shape, b.shape)
+            return a[1:3] == b[1:3] and ir.can_expand(a.shape, b.shape)
 
         return len(one.leaves) == len(other.leaves) and all(
             map(is_alike, one.leaves, other.leaves)) and all(
@@ -295,9 +283,8 @@ class _Search:
                         shape := kinds[usual.value].shape) != kinds[leaf.value].shape:
                     value = len(kinds)
                     kinds[value] = kinds[leaf.value]._replace(shape=shape, is_contiguous=False)
-                    given, spec = flatten_arguments((leaf, list(shape)), {})
-                    before.append(Call(Tensor.expand, tuple(given), spec, Ref(value), (),
-                                       call.mode, False, call.line))
+                    before.append(make_call(Tensor.expand, (leaf, list(shape)), Ref(value),
+                                            call.mode, call.line))
                     leaf = Ref(value)
                 leaves.append(leaf)
             rows.append(call.replace(leaves=tuple(leaves)))
@@ -306,8 +293,7 @@ class _Search:
             self.recording.numbers.pop(value, None)  # of the other shape
         return rows
 
-    def _replace(self, start: int, end: int, before: Sequence[Call],
-                 rows: Sequence[Call]) -> None:
+    def _replace(self, start: int, end: int, before: Sequence[Call], rows: Sequence[Call]) -> None:
         """Puts these calls in the place of others, of which rows are an iteration."""
         for tokens in (self.strict, self.loose):
             least = min(tokens)
@@ -327,16 +313,17 @@ class _Search:
         def slot(leaves: Sequence[Any]) -> Any:
             if not isinstance(leaves[0], Ref):
                 keys = {make_constant_key(leaf) for leaf in leaves}
-                return leaves[0] if len(keys) == 1 else Numbers(tuple(leaves))
+                return leaves[0] if len(keys) == 1 else ir.Numbers(tuple(leaves))
             values = tuple(leaf.value for leaf in leaves)
             i, k = self.made.get(values[-1], (-1, 0))
             if found.first <= i < found.end:
                 position, lag = (i - found.first) % p, n - 1 - (i - found.first) // p
-                return Before(position, k, lag, values[:lag]) if lag else Now(position, k)
-            return Fixed(values[0]) if len(set(values)) == 1 else Varying(values)
+                return ir.Before(position, k, lag, values[:lag]) if lag else ir.Now(position, k)
+            return ir.Fixed(values[0]) if len(set(values)) == 1 else ir.Varying(values)
 
-        body = tuple(BodyCall(row[0], tuple(map(slot, zip(*(call.leaves for call in row),
-                                                          strict=True)))) for row in rows)
+        leaves = [zip(*(call.leaves for call in row), strict=True) for row in rows]
+        body = tuple(ir.BodyCall(row[0], tuple(map(slot, each)))
+                     for row, each in zip(rows, leaves, strict=True))
         return Loop(n, body, made)
 
 

@@ -1,6 +1,6 @@
 """rewrite: replaces a recorded call by equal ones that read less, so that more can be fused."""
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,13 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     return [call]
 
 
+def make_call(function: Any, given: Sequence[Any], results: Any, mode: Mode, line: str,
+              **named: Any) -> Call:
+    """Returns a call that draws nothing and writes to no argument."""
+    leaves, spec = flatten_arguments(given, named)
+    return Call(function, tuple(leaves), spec, results, (), mode, False, line)
+
+
 def make_copy(value: int | tuple[list[int], int], copy: int, line: str,
               kinds: dict[int, Kind]) -> Call:
     """Returns the call that copies a value, or stacks several along a dimension."""
@@ -62,8 +69,7 @@ def make_copy(value: int | tuple[list[int], int], copy: int, line: str,
         function, given = Tensor.reshape, (Ref(value), list(kinds[copy].shape))
     else:
         given = [*map(Ref, value[0])], value[1]
-    leaves, spec = flatten_arguments(given, {})
-    return Call(function, tuple(leaves), spec, Ref(copy), (), Mode.now(), False, line)
+    return make_call(function, given, Ref(copy), Mode.now(), line)
 
 
 class _Assign(torch.autograd.Function):
@@ -85,9 +91,8 @@ def assign(parameter: Tensor, numbers: Tensor) -> Tensor:
 
 def make_assignment(old: int, numbers: int, new: int, line: str) -> Call:
     """Returns the call that gives a parameter other numbers."""
-    leaves, spec = flatten_arguments((Ref(old), Ref(numbers)), {})
     mode = Mode.now()._replace(grad=True)
-    return Call(assign, tuple(leaves), spec, Ref(new), (), mode, False, line)
+    return make_call(assign, (Ref(old), Ref(numbers)), Ref(new), mode, line)
 
 
 def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
@@ -128,16 +133,13 @@ def _split_dropout(call: Call, add_value: Callable[[Kind], int],
             kinds[call.inputs[0]].is_contiguous):  # else the draw is in the order of its memory
         return [call]
     kind = kinds[call.inputs[0]]
-    ones, draw = (add_value(kind._replace(requires_grad=False)) for _ in range(2))
-
-    def make(function: Any, value: int, is_random: bool, *given: Any, **named: Any) -> Call:
-        leaves, spec = flatten_arguments(given, named)
-        return Call(function, tuple(leaves), spec, Ref(value), (), call.mode, is_random, call.line)
-
-    factory = make(torch.ones, ones, False, kind.shape, dtype=kind.dtype, device=kind.device)
-    replaced = [Ref(ones) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-    drawn = call.replace(leaves=tuple(replaced), results=Ref(draw))
-    product = make(torch.mul, call.outputs[0], False, Ref(call.inputs[0]), Ref(draw))
+    ones, draw = (Ref(add_value(kind._replace(requires_grad=False))) for _ in range(2))
+    factory = make_call(torch.ones, (kind.shape,), ones, call.mode, call.line, dtype=kind.dtype,
+                        device=kind.device)
+    replaced = [ones if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+    drawn = call.replace(leaves=tuple(replaced), results=draw)
+    product = make_call(torch.mul, (Ref(call.inputs[0]), draw), Ref(call.outputs[0]), call.mode,
+                        call.line)
     return [factory, drawn, product]
 
 
@@ -171,13 +173,10 @@ class _Writer:
             isinstance(one, Ref) and self.kinds[one.value].requires_grad for one in given)
 
     def _add(self, function: Any, given: Any, results: Any) -> None:
-        leaves, spec = flatten_arguments(given, {})
-        self.calls.append(self.call.replace(function=function, leaves=tuple(leaves), spec=spec,
-                                            results=results))
+        self.calls.append(make_call(function, given, results, self.call.mode, self.call.line))
 
 
-def _write_lstm(w: _Writer, x: Any, state: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
-    b_ih, b_hh = (*biases, None, None)[:2]
+def _write_lstm(w: _Writer, x: Any, state: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> None:
     h, c = state
     gates = w.run(torch.add, w.run(functional.linear, h, w_hh, b_hh, width=4),
                   w.run(functional.linear, x, w_ih, b_ih, width=4), width=4)
@@ -189,8 +188,7 @@ def _write_lstm(w: _Writer, x: Any, state: Any, w_ih: Any, w_hh: Any, *biases: A
     w.run(torch.mul, w.run(torch.sigmoid, o), w.run(torch.tanh, c), to=h_value)
 
 
-def _write_gru(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
-    b_ih, b_hh = (*biases, None, None)[:2]
+def _write_gru(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> None:
     r_x, u_x, n_x = w.chunk(w.run(functional.linear, x, w_ih, b_ih, width=3), 3)
     r_h, u_h, n_h = w.chunk(w.run(functional.linear, h, w_hh, b_hh, width=3), 3)
     r, u = (w.run(torch.sigmoid, w.run(torch.add, *pair)) for pair in ((r_h, r_x), (u_h, u_x)))
@@ -199,8 +197,7 @@ def _write_gru(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, *biases: Any) -
     w.run(torch.add, change, n, to=w.call.outputs[0])
 
 
-def _write_rnn(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, *biases: Any) -> None:
-    b_ih, b_hh = (*biases, None, None)[:2]
+def _write_rnn(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> None:
     total = w.run(torch.add, w.run(functional.linear, h, w_hh, b_hh),
                   w.run(functional.linear, x, w_ih, b_ih))
     function = torch.tanh if w.call.name == "rnn_tanh_cell" else torch.relu
@@ -217,7 +214,7 @@ def _expand_cell(call: Call, add_value: Callable[[Kind], int],
     if kwargs:
         return [call]
     writer = _Writer(call, add_value, kinds)
-    _CELLS[call.name](writer, *args)
+    _CELLS[call.name](writer, *args, *[None] * (6 - len(args)))  # biases may be missing
     return writer.calls
 
 

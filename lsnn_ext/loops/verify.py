@@ -144,8 +144,7 @@ def _check_calls(plan: Plan, expected: Expected) -> None:
 
 def _check_stage(expected: Expected, loop: Loop, stage: Stage) -> float:
     """Compares a stage without a state, or a kernel. Returns the difference of gradients."""
-    if stage.kind in ("drawn", "loop") or any(loop.body[q].call.is_random
-                                              for q in stage.positions):
+    if stage.kind in ("drawn", "loop") or any(loop.body[q].call.is_random for q in stage.positions):
         return 0.0  # the calls themselves, whose order is known to be right
     component = getattr(stage.run, "__self__", None)
     if isinstance(component, Component):
@@ -247,12 +246,9 @@ def _has_flips(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: F
 @contextmanager
 def _generators(states: Sequence[Tensor]) -> Iterator[None]:
     """Sets the states of the generators of torch, and restores them."""
-    before = generator_states()
-    try:
+    with torch.random.fork_rng(range(len(states) - 1)):  # the first is that of the CPU
         set_generator_states(states)
         yield
-    finally:
-        set_generator_states(before)
 
 
 def _name(leaf: Leaf) -> str:
