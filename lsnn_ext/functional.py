@@ -23,10 +23,8 @@ from .codegen.state import NeuronState
 __all__ = ["Delays", "Layered", "NeuronState", "PackedSpikes", "State", "Traces", "alif", "layer",
            "leaky_readout", "linear", "pack_spikes", "poisson", "recurrent", "use_reference"]
 
-make_savable(State)
-make_savable(Traces)
-make_savable(PackedSpikes)
-make_savable(NeuronState)
+for _kind in (State, Traces, PackedSpikes, NeuronState):
+    make_savable(_kind)
 
 
 @document(AlifOptions, ALIF_DEFAULTS)

@@ -335,7 +335,6 @@ class DeepR(Optimizer):
             _to_weight(one)
 
     def _cut(self, members: list[_Rewired], count: int) -> None:
-        """Cuts this number of random connections."""
         here = [(one.weight > 0).reshape(-1).nonzero().squeeze(1).cpu() for one in members]
         owner = torch.cat([torch.full_like(places, k) for k, places in enumerate(here)])
         chosen = self._draw_distinct(len(owner), count)

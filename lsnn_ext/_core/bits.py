@@ -74,7 +74,6 @@ def pack_spikes(spikes: Tensor) -> PackedSpikes:
 
 
 def pack_unchecked(spikes: Tensor) -> PackedSpikes:
-    """pack_spikes without its checks."""
     return PackedSpikes(*_Pack.apply(spikes))
 
 

@@ -40,7 +40,6 @@ def _select(value: Tensor | None, axis: int, places: Tensor | None) -> Tensor | 
 
 
 def wrap_descending(each: Tensor) -> Lengths:
-    """Lengths (B,) that descend already."""
     return Lengths(each, each, None, None)
 
 

@@ -54,7 +54,6 @@ class Rows(NamedTuple):
         return cls(each, tuple(tensors))
 
     def gradient_bits(self) -> int:
-        """The bits of the rows that require a gradient."""
         learns = [requires_gradient(tensor) for tensor in self.tensors]
         if True not in learns:
             return 0

@@ -230,7 +230,6 @@ class _Alif(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> tuple[Tensor | None, ...]:
-        """The gradients of tensors and rows, from those of the outputs."""
         n = 1 + len(Tensors._fields)
         t, (*kept, coefficients, packed) = Tensors(*saved[1:n]), saved[n : n + 6]
         settings, of_inputs = ctx.settings, ctx.needs_input_grad[len(Settings._fields) + 3 :]
@@ -264,7 +263,6 @@ class _Alif(torch.autograd.Function):
 
 def _split(each: tuple[Row, ...], tensors: Sequence[Any],
            stacks: Any = None) -> tuple[Tensors, Rows]:
-    """The tensors and the rows of the arguments of _Alif."""
     n = len(Tensors._fields)
     return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]), stacks)
 

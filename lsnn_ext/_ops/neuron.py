@@ -156,7 +156,6 @@ def _split(args: Sequence[Any]) -> tuple[NeuronCall, NeuronTensors, Sequence[Any
 
 def _gradients(ctx: Any, saved: Sequence[Any],
                g: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """The gradients of NeuronTensors, states and coefficients, from those of the results."""
     call, m = ctx.call, _FIELDS[1]
     t, n = NeuronTensors(*saved[:m]), m + ctx.n_states
     S = find_sizes(call.key).states

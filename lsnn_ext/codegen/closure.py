@@ -14,17 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .._core.arguments import has_numbers
-from .plain import (
-    MADE_OF,
-    MISSING,
-    SIMPLE,
-    has_equal_numbers,
-    is_mutable,
-    is_same,
-    list_elements,
-    list_members,
-    make_key,
-)
+from . import plain
+from .plain import MISSING
 from .user_code import find_words, is_user
 
 # Called without being named in the code of the caller.
@@ -35,7 +26,7 @@ _IMPLICIT = frozenset({
     *(f"__{side}{name}__" for name in ("add", "sub", "mul", "truediv", "pow")
       for side in ("", "r"))})
 _LARGEST = 64  # of more elements of a list or dict the objects are watched, not what lies behind
-_WITHOUT_PARTS = SIMPLE | {object, float, complex}
+_WITHOUT_PARTS = plain.SIMPLE | {object, float, complex}
 
 
 class Watch:
@@ -55,7 +46,6 @@ class Watch:
             self._follow("step", step)
 
     def is_current(self) -> bool:
-        """Whether all places hold the same values as before."""
         return self.find_changed() is None
 
     def has_same_numbers(self) -> bool:
@@ -65,7 +55,7 @@ class Watch:
     def find_changed(self) -> str | None:
         """Returns the name of a place with another value, or None."""
         for name, read, value in self._places:
-            if (now := read()) is not value and not is_same(now, value):
+            if (now := read()) is not value and not plain.is_same(now, value):
                 return name
         return next((name for name, one, numbers in self._tensors
                      if not _is_unchanged(one, numbers)), None)
@@ -105,10 +95,10 @@ class Watch:
                 self._note_items(space, self._names)
         elif isinstance(value, _lru_cache_wrapper):  # its misses may change in the trace
             self._follow(name, value.__wrapped__)
-        elif is_mutable(value):
-            self._note(name, partial(make_key, value), False)
+        elif plain.is_mutable(value):
+            self._note(name, partial(plain.make_key, value), False)
         else:
-            for one in value if isinstance(value, tuple) else list_members(value).values():
+            for one in value if isinstance(value, tuple) else plain.list_members(value).values():
                 self._follow(name, one)
             if isinstance(value, list | dict | deque):
                 is_followed = len(value) <= _LARGEST and not isinstance(value, deque)
@@ -120,7 +110,7 @@ class Watch:
             return
         names = find_words(function.__code__)
         self._names |= names
-        self._note(function.__name__, partial(MADE_OF, function))
+        self._note(function.__name__, partial(plain.MADE_OF, function))
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (),
                               strict=True):
             self._note(name, partial(getattr, cell, "cell_contents", MISSING))
@@ -147,7 +137,7 @@ class Watch:
 
 def _copy_elements(held: list[Any] | dict[Any, Any] | deque[Any]) -> tuple[Any, ...]:
     return (*dict.keys(held), *dict.values(held)) if isinstance(held, dict) else (
-        *list_elements(held),)
+        *plain.list_elements(held),)
 
 
 def _read_numbers(tensor: Tensor) -> Tensor | int:
@@ -161,7 +151,7 @@ def _is_unchanged(tensor: Tensor, numbers: Tensor | int) -> bool:
     now = _read_numbers(tensor)
     if isinstance(now, int) or isinstance(numbers, int):
         return type(now) is type(numbers) and bool(now == numbers)
-    return has_equal_numbers(now, numbers)
+    return plain.has_equal_numbers(now, numbers)
 
 
 def _is_fixed(module: str | None) -> bool:

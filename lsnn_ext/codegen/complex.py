@@ -1,6 +1,7 @@
 """Operators of complex rows as operators of their real and imaginary parts, rounded as the vector
 kernels of torch for the CPU round them: products without fused operations, quotients with them."""
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -62,14 +63,9 @@ def _times(r: Any, a: Pair, b: Pair) -> Pair:
                 _sum(r, _product(r, a.re, b.im), _product(r, a.im, b.re)))
 
 
-def _add(r: Any, self: Pair, other: Pair, alpha: Pair = ONE) -> Pair:
+def _add(r: Any, self: Pair, other: Pair, alpha: Pair = ONE, join: Any = _sum) -> Pair:
     other = other if alpha == ONE else _times(r, other, alpha)
-    return Pair(_sum(r, self.re, other.re), _sum(r, self.im, other.im))
-
-
-def _sub(r: Any, self: Pair, other: Pair, alpha: Pair = ONE) -> Pair:
-    other = other if alpha == ONE else _times(r, other, alpha)
-    return Pair(_difference(r, self.re, other.re), _difference(r, self.im, other.im))
+    return Pair(join(r, self.re, other.re), join(r, self.im, other.im))
 
 
 def _div(r: Any, self: Pair, other: Pair) -> Pair:
@@ -136,8 +132,8 @@ def _where(r: Any, condition: Pair, self: Pair, other: Pair) -> Pair:
 
 COMPLEX: dict[str, Callable[..., Pair]] = {
     "add": _add,
-    "sub": _sub,
-    "rsub": lambda r, self, other, alpha=ONE: _sub(r, other, self, alpha),
+    "sub": partial(_add, join=_difference),
+    "rsub": lambda r, self, other, alpha=ONE: _add(r, other, self, alpha, _difference),
     "mul": lambda r, self, other: _times(r, self, other),
     "div": _div,
     "neg": lambda r, self: Pair(_negative(r, self.re), _negative(r, self.im)),

@@ -92,7 +92,6 @@ class Nvrtc:
         return f"--gpu-architecture=compute_{max(older)}"
 
     def compile(self, source: str, flags: Sequence[str], work: Path) -> Path:
-        """Compiles in an empty folder."""
         kind = "PTX" if "compute_" in flags[-1] else "CUBIN"
         program = ctypes.c_void_p()
         self._call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), b"neuron.cu", 0,

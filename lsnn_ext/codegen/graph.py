@@ -18,7 +18,6 @@ _FOLDED: dict[str, Callable[..., float]] = {name: getattr(operator, name) for na
 
 
 def round_to_float32(value: float) -> float:
-    """Returns the float32 closest to `value`, as a Python float."""
     try:
         return struct.unpack("f", struct.pack("f", value))[0]
     except OverflowError:

@@ -85,7 +85,6 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
 
 
 def _are_equal(a: Any, b: Any) -> bool:
-    """Whether two traces have the same calls."""
     if isinstance(a, Tensor):
         return a is b or (isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b))
     if isinstance(a, dict):

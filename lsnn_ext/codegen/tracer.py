@@ -379,5 +379,4 @@ class Tracer(Values):
 
 
 def strip_ones(shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns a shape without leading ones."""
     return tuple(dropwhile(lambda size: size == 1, shape))

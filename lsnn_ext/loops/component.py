@@ -90,7 +90,6 @@ class Component:
             return made
 
     def find_inputs(self, frame: Frame) -> RunInputs:
-        """Returns the arguments of a run."""
         outside = {slot: self._find_outside(slot, frame) for slot in self.outside}
         initial = {value: frame.values.get(value) for value in self.initial}
         return RunInputs(frame.iterations,

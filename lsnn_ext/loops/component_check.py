@@ -8,10 +8,10 @@ from .. import functional
 from ..codegen.state import NeuronState
 from .component import Component
 from .expected import Expected
-from .ir import Before, Call, Loop, Now, Ref, find_initial
+from .ir import Before, Call, Loop, Now, find_initial
 from .recurrence import Register
 from .rounding import RUN, compare_gradients, find_differences, run_perturbed_call
-from .values import Place
+from .values import Place, run_call
 
 LARGEST = 1 << 24  # numbers of a state in one call of a kernel
 
@@ -122,8 +122,7 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
         return [found.turn(one) for one in outputs_of(again)], leaves
 
     for call in calls:
-        given = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-        values.update(zip(call.outputs, call.run(given), strict=True))
+        values.update(run_call(call, values))
     got, want = [sequences[place] for place in found.places], outputs_of(values)
     wrong = torch.zeros(loop.iterations, found.rows, dtype=torch.bool, device=found.device)
     for one, other in zip(got, want, strict=True):

@@ -65,7 +65,6 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
 
 
 def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
-    """Returns the time of a stage of a loop."""
     kinds = recording.kinds
     calls, n = [loop.body[q].call for q in stage.positions], loop.iterations
     if stage.kind == "fused":

@@ -24,8 +24,6 @@ class RunInputs(NamedTuple):
 
 
 class Currents:
-    """The currents of a component."""
-
     def __init__(self, found: Recurrence) -> None:
         self.found = found
         self.options = found.options
@@ -67,7 +65,6 @@ class Currents:
             [one if one.dim() == 4 else one.unsqueeze(2) for one in currents], 2), {}
 
     def _find_product(self, given: RunInputs) -> Operands | None:
-        """Returns the product that the operator computes."""
         one = self.projected
         if isinstance(one, Product):
             source: Any = given.outside[one.source]  # type: ignore[index]

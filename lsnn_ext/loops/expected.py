@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ir import Call, Loop, Recording, Ref
+from .ir import Call, Loop, Recording
 from .plan import Plan
 from .rounding import (
     DRAWS,
@@ -22,7 +22,7 @@ from .rounding import (
     tolerance_of,
 )
 from .stages import Stage
-from .values import Frame, Layout, Place, Values
+from .values import Frame, Layout, Place, Values, run_call
 
 
 class Expected:
@@ -40,9 +40,7 @@ class Expected:
         self.uninitialized = _find_uninitialized(recording)
         self.numbers = {value: recording.numbers[value] for value in recording.leaves}
         for call in recording.calls:
-            leaves = [self.numbers[leaf.value] if isinstance(leaf, Ref) else leaf
-                      for leaf in call.leaves]
-            for value, new in zip(call.outputs, call.run(leaves), strict=True):
+            for value, new in run_call(call, self.numbers):
                 old = recording.numbers.get(value)
                 if old is None or value in outdated:
                     old = new.detach()
@@ -119,10 +117,7 @@ class Expected:
                         size = tolerance.share(tensor.dtype) * tensor.abs()
                     made[one] = perturb(tensor, share * size, sign, random)
                 for call in calls:
-                    leaves = [made[leaf.value] if isinstance(leaf, Ref) else leaf
-                              for leaf in call.leaves]
-                    made.update((value, one.detach()) for value, one in zip(
-                        call.outputs, call.run(leaves), strict=True))
+                    made.update((value, one.detach()) for value, one in run_call(call, made))
                 yield made
 
 
@@ -154,7 +149,6 @@ def list_results(loop: Loop, frame: Frame, stage: Stage) -> Iterator[tuple[Place
 
 
 def _find_uninitialized(recording: Recording) -> set[int]:
-    """Returns values with uninitialized numbers."""
     found: set[int] = set()
     for call in recording.calls:
         if "empty" in call.name:

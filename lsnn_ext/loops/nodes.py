@@ -140,5 +140,4 @@ class Nodes:
         return self.history
 
     def line(self, position: int) -> str:
-        """Returns the line of the program."""
         return self.reader.loop.body[position].call.line

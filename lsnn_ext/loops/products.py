@@ -78,7 +78,6 @@ class Stacked(NamedTuple):
             return self.source.contiguous()
 
     def view(self, get_view: Callable[[Tensor], Tensor], *dims: int) -> "Stacked":
-        """Returns a view of it."""
         with torch.set_grad_enabled(self.has_grad):
             return self._replace(source=get_view(self.source))
 

@@ -139,8 +139,6 @@ def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
 
 
 class Reader:
-    """Analyses what the calls of a component read."""
-
     def __init__(self, loop: Loop, positions: Sequence[int], recording: Recording) -> None:
         self.loop, self.recording, self.kinds = loop, recording, recording.kinds
         self._kinds: dict[tuple[int, int], Kind] = {}
@@ -160,7 +158,6 @@ class Reader:
             requires_grad=any(self.kinds[value].requires_grad for value in values))
 
     def kind_of(self, slot: Slot) -> Kind:
-        """Returns the kind of a slot."""
         if isinstance(slot, Now | Before):
             kind = self.kind(slot.position, slot.output)
             initial = slot.initial if isinstance(slot, Before) else ()
@@ -240,7 +237,6 @@ class Reader:
         return [*map(slice, [0, *ends[:-1]], ends)] if is_split else None
 
     def find_device(self, positions: Collection[int]) -> torch.device:
-        """Returns the device of the results of calls."""
         devices = {self.kind(position, k).device for position in positions
                    for k in range(len(self.loop.body[position].call.outputs))}
         device = devices.pop()

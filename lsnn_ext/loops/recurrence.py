@@ -27,8 +27,6 @@ LEAST_NEURONS = 64  # of a feature map
 
 
 class Current(NamedTuple):
-    """A current of the step."""
-
     products: tuple[Product, ...]
     others: tuple[Any, ...]  # slots, numbers, and products of sequences from outside
     shape: tuple[int, ...]  # to which they are broadcast

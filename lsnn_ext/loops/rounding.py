@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..codegen.plain import draw_normal
-from .ir import Call, Ref, Refused
+from .ir import Call, Refused
+from .values import run_call
 
 Run: TypeAlias = Callable[[torch.Generator], tuple[Sequence[Tensor], Sequence[Tensor]]]
 ULPS = 64  # of the largest number of a value: what rounding may change in one step
@@ -173,8 +174,7 @@ def _add_earlier_graph(
 def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[int, Tensor],
                        random: torch.Generator) -> None:
     """Adds the outputs of a call: recorded numbers perturbed by rounding, with their graph."""
-    leaves = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-    for value, one in zip(call.outputs, call.run(leaves), strict=True):
+    for value, one in run_call(call, values):
         values[value] = one
         if one.is_floating_point() and one.requires_grad:
             values[value] = one + (_perturb_by_ulp(numbers[value], random) - one).detach()

@@ -1,6 +1,6 @@
 """The values of one run of a plan: of plain calls, and of loops over all iterations."""
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,12 @@ SUMS = frozenset({"sum", "mean"})  # whose order is that of memory
 MOVES = frozenset({"transpose", "swapaxes", "movedim", "permute"})  # of axes
 
 Place = tuple[int, int]  # position in the body and output
+
+
+def run_call(call: Call, values: Mapping[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Returns what a call makes of these values, by value."""
+    leaves = [values[leaf.value] if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+    return zip(call.outputs, call.run(leaves), strict=True)
 
 
 class Layout(NamedTuple):
@@ -38,7 +44,6 @@ class Values:
         self._leaves: set[int] | None = None
 
     def get(self, value: int) -> Tensor:
-        """Returns a value."""
         if value in self.products:
             self.tensors[value] = self._own(self.products.pop(value).compute())
         found = self.tensors.get(value)
@@ -63,7 +68,6 @@ class Values:
             self.frames[key[0]].free(key[1])
 
     def run(self, call: Call) -> None:
-        """Runs a plain call."""
         if call.function is torch.stack and call.mode == Mode.now() and (
                 args := _parse_stack(call)) is not None:
             stack = Stacked(self.stack(args[0]).movedim(0, args[1]), call.mode.grad)
@@ -109,7 +113,6 @@ class Values:
         return tensor
 
     def is_part_of_leaf(self, tensor: Tensor) -> bool:
-        """Whether a tensor shares its memory with a leaf."""
         if self._leaves is None:
             self._leaves = {find_storage(one) for one in self.leaves.values()}
         return find_storage(tensor) in self._leaves
@@ -168,7 +171,6 @@ class Frame:
         self._elements: dict[Place, Sequence[Tensor]] = {}
 
     def free(self, place: Place) -> None:
-        """Forgets the results of a call."""
         for values in (self.invariant, self.sequences, self.products, self.last, self._elements):
             values.pop(place, None)  # type: ignore[attr-defined]
 
@@ -251,7 +253,6 @@ class Frame:
         return self.sequence(slot).unbind(0)
 
     def elements(self, place: Place) -> Sequence[Tensor]:
-        """Returns the result of each iteration."""
         if place not in self._elements:
             # once: the gradient of each index would be as large as the sequence
             sequence = self.whole(place)
@@ -260,7 +261,6 @@ class Frame:
         return self._elements[place]
 
     def element(self, place: Place, t: int) -> Tensor:
-        """Returns the result of one iteration."""
         if place in self.invariant:
             return self.invariant[place]
         if place in self.last:

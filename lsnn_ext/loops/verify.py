@@ -252,7 +252,6 @@ def _generators(states: Sequence[Tensor]) -> Iterator[None]:
 
 
 def _name(leaf: Leaf) -> str:
-    """Returns the name of an input or a parameter."""
     hidden = ("_modules", "_parameters", "_buffers")
     keys = [str(step[1] if isinstance(step, tuple) else step) for step in leaf.path]
     return ("input " if leaf.kind == "input" else "") + ".".join(

@@ -1,5 +1,4 @@
-"""Results of a layer: traces of selected neurons, and firing rates that need no spikes (T, B, N).
-"""
+"""Results of a layer: traces of selected neurons, and firing rates without spikes (T, B, N)."""
 from typing import Any, TypeAlias
 
 import torch
