@@ -190,5 +190,4 @@ def recurrent(
                             autapses=autapses, state=state, trace=trace,
                             checkpoint_every=checkpoint_every, sparse_grad=sparse_grad,
                             lengths=lengths)
-    result = _recurrent(x, w_rec, neuron, options, coefficients, w_in, bias)
-    return result  # type: ignore[return-value]
+    return _recurrent(x, w_rec, neuron, options, coefficients, w_in, bias)  # type: ignore[return-value]

@@ -135,8 +135,7 @@ def below_autograd() -> AbstractContextManager[Any]:
 
 def current_backward_pass() -> int:
     """The unique number of the backward pass on this thread; negative if there is none."""
-    number: int = torch._C._current_graph_task_id()
-    return number
+    return torch._C._current_graph_task_id()
 
 
 def keep_during_pass(value: object) -> None:

@@ -64,9 +64,7 @@ def repeat_calls(calls: Sequence[Call], needed: Iterable[int], neurons: int,
             return [sizes.get(x, x) if isinstance(x, str) else x for x in value.sizes]
         if isinstance(value, torch.device):  # that of the trace
             return device
-        if isinstance(value, tuple):
-            return [fill(x, is_aten) for x in value]
-        return value
+        return [fill(x, is_aten) for x in value] if isinstance(value, tuple) else value
 
     for place in needed:
         function, arguments, keywords = calls[place]

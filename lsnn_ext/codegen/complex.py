@@ -94,10 +94,6 @@ def _div(r: Any, self: Pair, other: Pair) -> Pair:
     return Pair(run("mul", re, scale), run("mul", im, scale))
 
 
-def _conj(r: Any, self: Pair) -> Pair:
-    return Pair(self.re, _negative(r, self.im))
-
-
 def _size(r: Any, a: Pair) -> Tensor:
     """|a| without overflow: the larger part times sqrt(1 + ratio^2)."""
     run = r.run_part
@@ -137,8 +133,6 @@ COMPLEX: dict[str, Callable[..., Pair]] = {
     "mul": lambda r, self, other: _times(r, self, other),
     "div": _div,
     "neg": lambda r, self: Pair(_negative(r, self.re), _negative(r, self.im)),
-    "conj": _conj,
-    "conj_physical": _conj,
     "complex": lambda r, real, imag: Pair(real.re, imag.re),
     "abs": lambda r, self: Pair(_size(r, self), None),
     "sgn": _sgn,

@@ -5,7 +5,7 @@ import math
 import torch
 
 from .lower import TRUTH_ARGUMENTS, Function, count_inputs, lower
-from .program import TRUTHS, Node, Program
+from .program import TRUTHS, Program
 
 
 def _literal(value: float, dtype: torch.dtype) -> str:
@@ -39,14 +39,7 @@ def _write_function(program: Program, function: Function) -> list[str]:
 
     def truth(i: int) -> str:
         """Returns a mask, without a conversion to numbers where possible."""
-        node = nodes[i]
-        if is_truth(i):
-            return names[i]
-        if node.operator == "select":
-            condition, then, other = node.arguments
-            if nodes[then].value == 1 and nodes[other] == Node("constant"):
-                return truth(condition)
-        return f"is_true({names[i]})"
+        return names[i] if is_truth(i) else f"is_true({names[i]})"
 
     for i, node in enumerate(nodes[n_inputs:], n_inputs):
         names.append(f"n{i}")

@@ -139,8 +139,6 @@ class Graph:
             return arguments[1]
         if name == "sub" and numbers[1] == 0 and str(numbers[1]) == "0.0":
             return first
-        if name == "float32" and first in self.single:
-            return first
         if name in ("ne", "gt") and first in self.zero_or_one and numbers[1] == 0:
             return first
         if name in ("eq", "ge") and first in self.zero_or_one and numbers[1] == 1:

@@ -2,7 +2,7 @@
 generate.py writes them as C++, encode.py as bytecode; rows.h specifies arguments and results."""
 from typing import NamedTuple
 
-from .program import TRUTHS, Node, Program, find_reachable
+from .program import Node, Program, find_reachable
 
 # Arguments that are truth values.
 TRUTH_ARGUMENTS = {"and": (0, 1), "or": (0, 1), "not": (0,), "select": (0,)}
@@ -19,20 +19,6 @@ class Function(NamedTuple):
 def count_inputs(program: Program) -> int:
     """Returns the number of inputs of a function: those of the program, and z."""
     return program.currents + 2 * program.states + program.coefficients + 3
-
-
-def _find_saved_spikes(program: Program) -> set[int]:
-    """Returns the nodes that equal the spike z, which a replay reads instead of computing it."""
-    z = program.nodes[program.z]
-    if z.operator in ("input", "constant"):
-        return set()
-    equal = {program.z}
-    if z.operator == "select":
-        condition, *values = (program.nodes[i] for i in z.arguments)
-        if condition.operator in TRUTHS and values == [Node("constant", (), 1.0),
-                                                       Node("constant", (), 0.0)]:
-            equal.add(z.arguments[0])
-    return equal
 
 
 def _extract(program: Program, name: str, results: tuple[int | None, ...], replaced: set[int],
@@ -90,7 +76,8 @@ class Lowered(NamedTuple):
 
 
 def lower(program: Program) -> Lowered:
-    spikes = _find_saved_spikes(program)
+    # a replay reads the spike instead of computing it
+    spikes = {program.z} if program.nodes[program.z].arguments else set()
     d_inputs = (*program.d_currents, *program.d_states, program.d_z)
     adjoint = _extract(program, "adjoint", (*d_inputs, *program.gradients), spikes)
     alone = _extract(program, "adjoint_alone", d_inputs, spikes)

@@ -35,10 +35,6 @@ class Parts(NamedTuple):
     forms: tuple[Form, ...]
     kinds: str  # of the coefficients, as of describe_forms
 
-    def __str__(self) -> str:
-        states = f"states {', '.join(self.states)}" if self.states else "no state"
-        return f"currents {', '.join(self.currents)} and {states}"
-
 
 class Neuron:
     """A neuron whose step is written in PyTorch, for functional.recurrent and Recurrent.

@@ -131,8 +131,7 @@ class Tracer(Values):
         if self._is_known(name, args) or self._are_fixed(args):
             return None
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
-            composed: Callable[..., Any] = func.decompose
-            return composed  # within the definition of another one
+            return func.decompose  # within the definition of another one
         base = name.removesuffix("_backward")
         packet = getattr(aten, base, None)
         if packet is None or base not in UNTAGGED and not any(
@@ -141,8 +140,7 @@ class Tracer(Values):
         self.check_kind(func, name)
         if is_in_place:
             func = getattr(getattr(aten, name), func._overloadname, None)
-        found: Callable[..., Any] | None = decomposition_table.get(func)
-        return found
+        return decomposition_table.get(func)
 
     def _check_operator(self, func: Any, name: str, args: Any) -> None:
         self.check_kind(func, name)

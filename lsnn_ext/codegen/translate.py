@@ -20,9 +20,7 @@ def _scaled_sum(g: Graph, a: int, b: int, factor: Number) -> int:
     """a + factor b: one rounding, unless the factor is 1 or -1."""
     if factor == 1:
         return g.add("add", a, b)
-    if factor == -1:
-        return g.add("sub", a, b)
-    return g.multiply_add(b, g.constant(factor), a)
+    return g.add("sub", a, b) if factor == -1 else g.multiply_add(b, g.constant(factor), a)
 
 
 def _divide(g: Graph, self: int, other: int, rounding_mode: str | None = None) -> int:

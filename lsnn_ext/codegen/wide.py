@@ -313,9 +313,7 @@ class WideTracer(Tracer):
     def _pair(value: Any) -> Pair:
         if isinstance(value, Pair):
             return value
-        if isinstance(value, complex):
-            return Pair(value.real, value.imag)
-        return Pair(value, None)
+        return Pair(value.real, value.imag) if isinstance(value, complex) else Pair(value, None)
 
     def _fill(self, factory: str, named: dict[str, Any], out: Tensor) -> Tensor:
         value: Any = FACTORIES[factory]

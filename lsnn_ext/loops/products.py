@@ -27,8 +27,7 @@ class Operands(NamedTuple):
     @property
     def weight(self) -> Tensor:
         """The matrix as (outputs, inputs)."""
-        matrix: Tensor = self.matrix if self.is_transposed else self.matrix.t()
-        return matrix
+        return self.matrix if self.is_transposed else self.matrix.t()
 
     def compute(self) -> Tensor:
         """Returns the product of tensors; the source may be a sequence (iterations, B, ...).

@@ -217,9 +217,7 @@ class Frame:
         """Returns the tensor of an argument that is the same in each iteration, else None."""
         if isinstance(slot, Fixed):
             return self.values.get(slot.value)
-        if isinstance(slot, Now):
-            return self.invariant.get(slot[:2])
-        return None
+        return self.invariant.get(slot[:2]) if isinstance(slot, Now) else None
 
     def initial(self, slot: Before) -> list[Tensor]:
         """Returns the first values, from before the loop."""
@@ -248,9 +246,7 @@ class Frame:
             return slot.values
         if not isinstance(slot, Now | Before | Varying) or self.fixed(slot) is not None:
             return None
-        if isinstance(slot, Now):
-            return self.elements(slot[:2])
-        return self.sequence(slot).unbind(0)
+        return self.elements(slot[:2]) if isinstance(slot, Now) else self.sequence(slot).unbind(0)
 
     def elements(self, place: Place) -> Sequence[Tensor]:
         if place not in self._elements:

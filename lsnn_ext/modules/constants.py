@@ -138,8 +138,7 @@ class Constants(ParametrizedModule):
         before, objects, numbers, cached = cache.get(suffix, ((), [], [], None))
         if before == settings and all(map(operator.is_, objects, sources)) and all(
                 map(torch.equal, numbers, sources)):
-            unchanged: NeuronArguments = cached
-            return unchanged
+            return cached
         neuron = NeuronArguments(**self._compute_neuron_arguments(suffix))
         rows = make_rows(neuron, self.hidden_size, device)
         on_cpu = device.type == "cpu"

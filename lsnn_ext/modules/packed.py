@@ -168,8 +168,7 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: 
                                                                      *places[::-1])
 
     def restore(*values: Tensor) -> Tensor:
-        joined: Tensor = lengths.restore(torch.cat(values, -2), -2)
-        return joined
+        return lengths.restore(torch.cat(values, -2), -2)
 
     if means is not None:
         means[:] = [restore(*means)]

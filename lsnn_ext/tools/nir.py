@@ -11,7 +11,7 @@ table of what they read and whether they compute the same spikes.
 Source: Pedersen et al., Nature Communications 15, 8122 (2024).
 """
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ class _Graph:
             self.add(name, self.nir.Affine(weight=_array(weight), bias=_array(bias)))
 
 
-def _refuse(name: str, module: nn.Module, expected: str, got: Any) -> None:
+def _refuse(name: str, module: nn.Module, expected: str, got: Any) -> NoReturn:
     raise ValueError(f"module {name} ({type(module).__name__}) in NIR: expected {expected}, got "
                      f"{got}")
 
@@ -197,7 +197,6 @@ def _add_readout(graph: _Graph, name: str, readout: LeakyReadout) -> None:
     O = readout.output_size
     if readout.tau is None:
         _refuse(name, readout, "a time constant, or a Linear", "tau=None")
-    assert readout.tau is not None
     tau = torch.as_tensor(readout.tau, dtype=torch.float64).detach().expand(O)
     graph.add(name, graph.nir.LI(tau=_array(tau * graph.second), r=np.ones(O), v_leak=np.zeros(O)))
     if readout.bias is not None:

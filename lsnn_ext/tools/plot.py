@@ -23,8 +23,7 @@ def _get_axes(ax: "Axes | None") -> "Axes":
     except ImportError as error:
         raise ImportError('lsnn_ext.plot: expected matplotlib, which is not installed; pip install '
                           '"matplotlib>=3.8"') from error
-    made: Axes = plt.subplots(layout="constrained")[1]
-    return made
+    return plt.subplots(layout="constrained")[1]
 
 
 def _get_array(name: str, value: Any, batch: int, dims: int = 2) -> np.ndarray:
@@ -142,8 +141,7 @@ def _get_matrix(weight: Any) -> np.ndarray:
     if weight.dim() != 2:
         raise ValueError(f"weight: expected shape (targets, sources), as a module has it, got "
                          f"{tuple(weight.shape)}")
-    array: np.ndarray = weight.detach().to("cpu", torch.float32).numpy()
-    return array
+    return weight.detach().to("cpu", torch.float32).numpy()
 
 
 def weights(weight: Tensor, ax: "Axes | None" = None, *, colorbar: bool = True) -> "Axes":
