@@ -85,8 +85,7 @@ def _run_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
     settings = options._replace(
         trace=True, state=None if options.state is None else State(*call.state),
         lengths=None if call.lengths is None else call.lengths.each)
-    result = reference.alif(x, w_rec, **numbers, **settings._asdict())
-    assert len(result) == 3
+    result: Any = reference.alif(x, w_rec, **numbers, **settings._asdict())
     z, state, traces = result
     empty = (x.new_empty(0) for _ in range(6))
     return _ops.Outputs._make((z, *state, *traces, *empty, coefficients, None)), z
@@ -142,9 +141,8 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
         if p is not None:  # the membrane; all else is 0
             zero = torch.zeros_like(p)
             state = State(p, zero, zero, zero, zero[None])
-        result = run_neurons((1 - decay) * product, None, neuron,
-                             CallArguments(state=state, trace=True))
-        assert result.traces is not None
+        result: Any = run_neurons((1 - decay) * product, None, neuron,
+                                  CallArguments(state=state, trace=True))
         every, last = result.traces.v, result.state.v
     else:
         every, last = run_readout(product, k, p)

@@ -156,14 +156,13 @@ class _Step(torch.autograd.Function):
         return None, *forbid_second_derivative((*found, to_parameters), (*g, *saved, parameters))
 
 
-def _compute_adjoint(layer: RecordedLayer, needed: Sequence[bool], saved: Sequence[Tensor | None],
+def _compute_adjoint(layer: RecordedLayer, needed: Sequence[bool], saved: Sequence[Any],
                      g: _Gradients) -> _Gradients:
     """The needed gradients of x, where w_in is saved, and of the state.
 
     Gradients of the parameters are added to the sums of this backward pass.
     """
     v, a, i, r, z, y, bits, x, w_in = saved
-    assert y is not None and bits is not None and x is not None
     before, (w_rec, to_w_in, bias, coefficients) = (v, a, i, r, z), layer.find_sums()
     g_v, g_a, g_i, g_r, g_z = (None if leaf is None or not need else torch.empty_like(leaf)
                                for leaf, need in zip(before, needed, strict=True))

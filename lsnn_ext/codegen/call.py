@@ -93,8 +93,7 @@ def check_call(x: Tensor | PackedSpikes, w_rec: Tensor | None, neuron: Neuron,
     if w_in is None:
         if bias is not None:
             raise ValueError("bias: expected w_in with it, got None")
-        assert isinstance(x, Tensor)
-        current = x
+        current = like
         arguments.check_sequence("x", current, w_rec, N, K)
     else:
         arguments.check_sequence("x", like, None, N)

@@ -245,8 +245,7 @@ class Tracer(Values):
         return cast(args)
 
     # ------------------------------------------------------------------------------- rows
-    def _copy(self, name: str, known: Fixed | Row, before: Tensor, out: Tensor) -> Row:
-        assert isinstance(known, Row)
+    def _copy(self, name: str, known: Any, before: Tensor, out: Tensor) -> Row:
         if known.is_sum and before.numel() != out.numel():
             raise self.error("elementwise operators", f"aten.{name} of a sum over the batch")
         if known.is_sum or before.dtype == out.dtype:

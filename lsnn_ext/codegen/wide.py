@@ -148,8 +148,7 @@ class WideTracer(Tracer):
             return value
         found = self.find(value)
         if found is None:
-            known = self.value(value)
-            assert isinstance(known, Fixed)
+            known: Any = self.value(value)
             if known.is_number and self._real is not None:
                 value = self.run_part("_to_copy", value, dtype=self._real)
             return self.place(value)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core.route import choose_linear, pack_sparse_input
 from .ir import Now, Numbers, Slot, Varying
 from .products import Operands, linear
-from .reader import First, Later, Product, Read
+from .reader import First, Later, Product
 from .recurrence import Current, Recurrence
 
 
@@ -165,10 +165,10 @@ class Currents:
         for current in self.found.currents:
             width = self.found.width(current.shape)
             for product in current.products:
-                assert isinstance(product.source, Read)
+                source: Any = product.source
                 matrix = self.found.put_axis_last(slice_matrix(product, given.outside).t(), width)
                 for k in range(width):
-                    key, one = (product.source.lag - 1, count + k), matrix[..., k]
+                    key, one = (source.lag - 1, count + k), matrix[..., k]
                     blocks[key] = blocks[key] + one if key in blocks else one
             count += width
         if not blocks:

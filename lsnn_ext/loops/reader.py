@@ -157,13 +157,12 @@ class Reader:
         return self.kinds[values[-1]]._replace(
             requires_grad=any(self.kinds[value].requires_grad for value in values))
 
-    def kind_of(self, slot: Slot) -> Kind:
+    def kind_of(self, slot: Any) -> Kind:
         if isinstance(slot, Now | Before):
             kind = self.kind(slot.position, slot.output)
             initial = slot.initial if isinstance(slot, Before) else ()
             return kind._replace(requires_grad=kind.requires_grad or any(
                 self.kinds[value].requires_grad for value in initial))
-        assert isinstance(slot, Fixed | Varying)
         return self.kinds[slot.value] if isinstance(slot, Fixed) else self._common(slot.values)
 
     def is_invariant(self, slot: Any) -> bool:

@@ -190,8 +190,7 @@ class Frame:
             else:
                 self.sequences[place] = view.source
             return
-        tensor = self.fixed(slot)
-        assert tensor is not None
+        tensor: Any = self.fixed(slot)
         with torch.set_grad_enabled(has_grad):
             self.sequences[place] = get_view(tensor)
         self.values.taken.add(find_storage(tensor))
@@ -232,7 +231,6 @@ class Frame:
             return self.whole(slot[:2])
         if isinstance(slot, Varying):
             return self.values.stack(slot.values)
-        assert isinstance(slot, Before)
         first = torch.stack(self.initial(slot)[:n])
         if (fixed := self.invariant.get(slot[:2])) is not None:
             rest = fixed.expand(n - len(first), *fixed.shape)

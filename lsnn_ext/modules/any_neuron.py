@@ -213,9 +213,7 @@ class Recurrent(ParametrizedModule):
         """
         refuse_steps(self)
         checks.check_tensor("x_t", x_t)
-        time = 1 if self.batch_first and x_t.dim() == 2 else 0
-        spikes, state = self(x_t.unsqueeze(time), state)
-        return spikes.squeeze(time), state
+        return checks.step_by_sequence(self, self.batch_first, x_t, state)
 
     def _run(self, x: Tensor | PackedSpikes, state: NeuronState | None,
              lengths: LengthsArgument | None, trace: bool) -> tuple[Any, ...]:

@@ -171,6 +171,9 @@ def convert_input(x: Any, dtype: Callable[[], torch.dtype], batch_first: bool) -
     return x.to(dtype()) if packed is None else packed
 
 
-def unwrap_optional(value: Tensor | None) -> Tensor:
-    assert value is not None
-    return value
+def step_by_sequence(call: Callable[..., Any], batch_first: bool, x_t: Tensor,
+                     state: Any) -> tuple[Any, Any]:
+    """The output and the state of a step that a call of a sequence computes."""
+    time = 1 if batch_first and x_t.dim() == 2 else 0
+    y, end, *_ = call(x_t.unsqueeze(time), state)
+    return y.squeeze(time), end

@@ -44,6 +44,8 @@ class Constants(ParametrizedModule):
     surrogate_cutoff: float
     refractory: int
     delay: int | Tensor
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
     _suffixes: list[str]  # one for each layer and direction
     _first_delay: Tensor | None  # as the layer was made
     _distinct: tuple[int, ...]  # values of a delay tensor, when it was last read

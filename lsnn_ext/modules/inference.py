@@ -2,7 +2,7 @@
 
 Without gradients these are sequences of a few steps, with gradients single steps.
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
 class _ShortCall(NamedTuple):
     x: Tensor  # (steps * B, I)
     state: State  # as of forward
-    layers: dict[str, PreparedLayer]  # by suffix
+    layers: dict[str, Any]  # PreparedLayer or RecordedLayer, by suffix
 
 
 def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
@@ -149,7 +149,6 @@ def run_recorded(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...]
             if rebuilt is None or not rebuilt.is_current():
                 return None
             prepared = rebuilt
-        assert isinstance(prepared, RecordedLayer)
         x, end = prepared.step(x, part)
         report("prepared", layer, suffix, x, 1)
         after.append(end)

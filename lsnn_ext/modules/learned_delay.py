@@ -67,7 +67,6 @@ class LearnedDelay(nn.Module):
         self.longest, self.per = longest, per
         self.neurons = ALIF(input_size, hidden_size, delay=0, **neuron)
         weight = self.neurons.weight_hh_l0
-        assert isinstance(weight, Tensor)
         N = hidden_size
         shape = (N,) if per == "neuron" else (N, N)
         if first is None:
@@ -157,7 +156,6 @@ class LearnedDelay(nn.Module):
         if state is not None:
             state = State(*(leaf[0] for leaf in state))
         w_in, kernel = neurons.weight_ih_l0, self.shares() if self.per == "neuron" else None
-        assert isinstance(w_in, Tensor)
         w_rec, mask = drop_synapses(
             neurons, self.recurrent_weight() if kernel is None
             else neurons._mask_recurrent_weight("_l0"), like)

@@ -14,7 +14,7 @@ from .._core.state import State, describe_kind, reset_sequences
 from .._core.torch_internals import has_plain_call, make_savable
 from ..functional import PackedSpikes
 from .alif import ALIF
-from .checks import check_positive, check_tensor, check_whole_number, unwrap_optional
+from .checks import check_positive, check_tensor, check_whole_number, step_by_sequence
 from .neuron import RANGES, Kind, check_names, complete_constants, make_constant
 from .outputs import Record
 from .readout import LeakyReadout, ReadoutState, average_windows, check_filter
@@ -209,18 +209,15 @@ class LSNN(nn.Module):
                 if value is not False and value is not None})
             y, p = readout(spikes, p) if lengths is None else readout(spikes, p, lengths=lengths)
         else:
-            k_out = readout.decay
-            assert isinstance(k_out, float)
             like: Any = x.carrier if isinstance(x, PackedSpikes) else x
             readout.check_state(p, readout.batch_of(like), like, "state.readout")
             means: list[Tensor] | None = [] if return_rates else None
-            out = neurons._run_sequence(x, carried, trace, record, means, p, lengths,
-                                        w_out=readout.weight, k_out=k_out, b_out=readout.bias,
-                                        spikes=return_spikes)
-            end, p, spikes = out.state, unwrap_optional(out.readout_state), out.spikes
-            y = value = unwrap_optional(out.readout)
+            out: Any = neurons._run_sequence(
+                x, carried, trace, record, means, p, lengths, w_out=readout.weight,
+                k_out=readout.decay, b_out=readout.bias, spikes=return_spikes)
+            y, p, end, spikes = out.readout, out.readout_state, out.state, out.spikes
             if isinstance(x, PackedSequence):
-                y = x._replace(data=value)
+                y = x._replace(data=y)
                 spikes = x._replace(data=spikes) if spikes is not None else None
             more = [*([] if out.traces is None else [out.traces]), *(means or ())]
         if readout_every is not None:
@@ -265,10 +262,8 @@ class LSNN(nn.Module):
         if not self._has_plain_parts():
             for part in self.neurons.modules():
                 refuse_steps(part)
-            time = 1 if getattr(self.neurons, "batch_first", False) and x_t.dim() == 2 else 0
-            y, end, *_ = self.forward(x_t.unsqueeze(time), state)
-            assert isinstance(y, Tensor)
-            return y.squeeze(time), end
+            return step_by_sequence(self.forward, getattr(self.neurons, "batch_first", False), x_t,
+                                    state)
         self.readout.check_state(p, tuple(x_t.shape[:-1]), name="state.readout")
         spikes, end = self.neurons.step(x_t, carried)
         y, p = self.readout.step(spikes, p)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .._core.bits import WORD
 from .._core.lengths import Lengths
-from ..functional import Layered, PackedSpikes
+from ..functional import Layered
 
 Record: TypeAlias = Tensor | slice | range | list[int] | tuple[int, ...]
 
@@ -55,8 +55,7 @@ def compute_rates(out: Layered, lengths: Lengths | None) -> Tensor:
         T, dtype = out.spikes.shape[0], torch.promote_types(out.spikes.dtype, torch.float32)
         counts = out.spikes.sum(0, dtype=dtype)
     else:
-        packed = out.packed
-        assert isinstance(packed, PackedSpikes)
+        packed: Any = out.packed
         T, counts = packed.shape[0], _Counts.apply(packed.bits, packed.carrier)
     if lengths is None:
         return counts / max(T, 1)

@@ -165,9 +165,7 @@ def find_list(layer: nn.Module, name: str) -> parametrize.ParametrizationList | 
     """The parametrizations of a tensor of the layer; None without any."""
     if not parametrize.is_parametrized(layer, name):
         return None
-    found = layer.parametrizations[name]  # type: ignore[union-attr,index]
-    assert isinstance(found, parametrize.ParametrizationList)
-    return found
+    return layer.parametrizations[name]  # type: ignore[union-attr,index,return-value]
 
 
 def find_parametrization(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module] | None:
@@ -176,9 +174,7 @@ def find_parametrization(layer: nn.Module, name: str) -> tuple[Tensor, nn.Module
     found = find_list(layer, name)
     if found is None or len(found) != 1 or type(found[0]) not in (Log, Logit, Clamp):
         return None
-    original = found.original
-    assert isinstance(original, Tensor)
-    return original, found[0]
+    return found.original, found[0]  # type: ignore[return-value]
 
 
 def format_forms(layer: nn.Module, learn: Iterable[str],

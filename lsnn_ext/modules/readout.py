@@ -188,8 +188,8 @@ class LeakyReadout(ParametrizedModule):
         if tau_syn is not None and not is_zero:
             check_filter("tau_syn", tau_syn, dt, "0")
         checks.check_flags(bias=bias, batch_first=batch_first, per_neuron=per_neuron)
-        initial = {name: None if one is None else float(one)
-                   for name, one in (("tau", tau), ("tau_syn", tau_syn))}
+        initial: dict[str, Any] = {name: None if one is None else float(one)
+                                   for name, one in (("tau", tau), ("tau_syn", tau_syn))}
         self.learn, self._initial = _parse_learn(learn, initial), initial
         if per_neuron and not self.learn:
             raise ValueError("per_neuron: expected False without learned time constants, got True; "
@@ -218,9 +218,7 @@ class LeakyReadout(ParametrizedModule):
             if self.bias is not None:
                 fill_parameter(self, "bias", nn.init.zeros_)
             for name in self.learn:
-                first = self._initial[name]
-                assert first is not None
-                fill_parameter(self, name, partial(nn.init.constant_, val=first))
+                fill_parameter(self, name, partial(nn.init.constant_, val=self._initial[name]))
 
     @property
     def decay(self) -> float | Tensor:
@@ -341,9 +339,7 @@ class LeakyReadout(ParametrizedModule):
         (output_size,), the state a ReadoutState with tau_syn."""
         checks.check_tensor("x_t", x_t)
         if has_hooks(self):
-            time = 1 if self.batch_first and x_t.dim() == 2 else 0
-            y, end = self(x_t.unsqueeze(time), state)
-            return y.squeeze(time), end
+            return checks.step_by_sequence(self, self.batch_first, x_t, state)
         if x_t.dim() not in (1, 2) or x_t.shape[-1] != self.n:
             raise ValueError(f"x_t: expected shape (B, {self.n}) or ({self.n},), got "
                              f"{tuple(x_t.shape)}")

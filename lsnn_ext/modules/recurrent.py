@@ -174,8 +174,8 @@ class Recurrent(Constants):
             joined = outs[0] if directions == 1 else combine_results(
                 outs, lambda *both: torch.cat(both, -1), lambda *both: both[0])
             if not last:
-                x = joined.packed or nn.functional.dropout(checks.unwrap_optional(joined.spikes),
-                                                           self.dropout, self.training)
+                spikes: Any = joined.spikes
+                x = joined.packed or nn.functional.dropout(spikes, self.dropout, self.training)
         end = stack_states(after)
         if found_rates is not None:
             found_rates.append(torch.stack(means))
@@ -190,9 +190,7 @@ class Recurrent(Constants):
         weight = self._parameters.get("weight_ih_l0")
         if weight is None:  # parametrized, or replaced
             weight = next(self.parameters(), None)
-        found = self.weight_ih_l0 if weight is None else weight
-        assert isinstance(found, Tensor)
-        return found.dtype
+        return (self.weight_ih_l0 if weight is None else weight).dtype
 
     def forward(self, x: Sequence, state: State | None = None, *,
                 lengths: LengthsArgument | None = None, trace: bool = False,
@@ -319,9 +317,7 @@ class Recurrent(Constants):
         x_t = checks.convert_input(x_t, self._dtype, self.batch_first)
         refuse_freed_graph(state)
         if has_hooks(self):
-            time = 1 if self.batch_first and x_t.dim() == 2 else 0
-            spikes, state = self(x_t.unsqueeze(time), state)
-            return spikes.squeeze(time), state
+            return checks.step_by_sequence(self, self.batch_first, x_t, state)
         batch = tuple(x_t.shape[:-1])
         call = run_recorded if torch.is_grad_enabled() else run_prepared
         quick = call(self, x_t, 1, batch, state) if len(batch) < 2 else None
@@ -332,6 +328,7 @@ class Recurrent(Constants):
         if state is not None and not batch:
             state = State(*(leaf.unsqueeze(-2) for leaf in state))
         x_t = x_t.reshape(1, batch[0] if batch else 1, self.input_size)
-        out, state, *_ = self._run_layers(x_t, None, state)
-        out = checks.unwrap_optional(out)[0]
-        return (out, state) if batch else (out[0], state.map(lambda leaf: leaf.squeeze(-2)))
+        spikes, state, *_ = self._run_layers(x_t, None, state)
+        if batch:
+            return spikes[0], state  # type: ignore[index]
+        return spikes[0, 0], state.map(lambda leaf: leaf.squeeze(-2))  # type: ignore[index]
