@@ -15,9 +15,9 @@ from ._core.coefficients import complete_coefficients
 from ._core.lengths import Lengths
 from ._core.options import ALIF_DEFAULTS, AlifOptions, document, split_options
 from ._core.state import State, Traces
-from ._core.surrogates import Surrogate, find_cutoff, find_surrogate
+from ._core.surrogates import SURROGATES, Surrogate, find_cutoff
 from ._core.synapses import Synapses, split_synapses
-from .models import COEFFICIENTS, Model, find_model
+from .models import COEFFICIENTS, Model, check_surrogate, find_model
 
 __all__ = ["alif", "leaky_readout"]
 
@@ -141,7 +141,7 @@ def alif(
     neuron, call = split_options("reference.alif", options)
     model = find_model(neuron.dynamics)
     name = model.surrogate if neuron.surrogate is None else neuron.surrogate
-    shape = find_surrogate(name)
+    check_surrogate(name)
     cutoff = find_cutoff(name, neuron.surrogate_cutoff, call.smooth)
     height = model.dampening if neuron.dampening is None else neuron.dampening
     state, lengths = call.state, call.lengths
@@ -157,8 +157,7 @@ def alif(
     spike: Callable[..., Tensor] = _Spike.apply
     stepper = _Stepper(
         model, k, synapses, neuron.refractory,
-        lambda m, over: spike(m, over, shape, height, cutoff, call.smooth)
-    )
+        lambda m, over: spike(m, over, SURROGATES[name], height, cutoff, call.smooth))
 
     D = synapses.D
     if state is None:

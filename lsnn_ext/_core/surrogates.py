@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..models import check_surrogate
 from .torch_internals import mark_constant
 
 # A share of the height. A larger one would be another surrogate.
@@ -56,12 +55,6 @@ SURROGATES: dict[str, Surrogate] = {
         lambda m: 1.15 * _cumulative(m) - 0.15 * (_cumulative((m - 1) / 6)
                                                   + _cumulative((m + 1) / 6))),
 }
-
-
-def find_surrogate(name: str) -> Surrogate:
-    """The surrogate of this name. Raises ValueError if it is unknown."""
-    check_surrogate(name)
-    return SURROGATES[name]
 
 
 def find_cutoff(surrogate: str, share: float, smooth: bool) -> float:

@@ -100,12 +100,6 @@ class WideTracer(Tracer):
         self.pairs.add(find_storage(fresh))
         return fresh
 
-    def count(self, part: Tensor) -> Tensor:
-        """Returns a row to add: truth values as numbers."""
-        if part.dtype != torch.bool:
-            return part
-        return self.run_part("_to_copy", part, dtype=self.graph.dtype)
-
     def number_like(self, number: float, like: Tensor) -> Tensor:
         return self.run_part("full_like", like, number)
 

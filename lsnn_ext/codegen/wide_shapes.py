@@ -3,6 +3,7 @@ and changes of shape. Each takes a WideTracer, the arguments by name, and the em
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .form import MAX_AXIS, Form
@@ -165,7 +166,8 @@ def _reduce(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     if (others and not r.is_backward) or (not is_last and operator != "add"):
         raise _refuse(r, name, f"over the axes {sorted(dims)} of a value of shape "
                       f"{tuple(value.shape)}")
-    rows = [r.count(part) for part in r.rows_of(value)]
+    rows = [part if part.dtype != torch.bool else  # truth values are counted
+            r.run_part("_to_copy", part, dtype=r.graph.dtype) for part in r.rows_of(value)]
     n = 1 + form.is_complex
     if is_last:
         for k in range(1, form.axis):

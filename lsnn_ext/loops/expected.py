@@ -5,22 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import rounding
 from .ir import Call, Loop, Recording
 from .plan import Plan
-from .rounding import (
-    DRAWS,
-    PERTURBATIONS,
-    STEP,
-    Tolerance,
-    VerificationError,
-    find_differences,
-    find_distance,
-    find_first,
-    get_kind,
-    is_close,
-    perturb,
-    tolerance_of,
-)
+from .rounding import STEP, Tolerance, VerificationError
 from .stages import Stage
 from .values import Frame, Layout, Place, Values, run_call
 
@@ -34,7 +22,7 @@ class Expected:
         self.recording = recording = plan.recording
         self.loops = [part for part in plan.parts if not isinstance(part, Call)]
         self.makers = {value: call for call in recording.calls for value in call.outputs}
-        self.run = tolerance_of(kind.dtype for kind in recording.kinds.values())
+        self.run = rounding.tolerance_of(kind.dtype for kind in recording.kinds.values())
         self.ulps, self.values, self.flips = 0.0, 0, 0
         outdated = _find_outdated(recording)
         self.uninitialized = _find_uninitialized(recording)
@@ -44,7 +32,7 @@ class Expected:
                 old = recording.numbers.get(value)
                 if old is None or value in outdated:
                     old = new.detach()
-                elif not self.is_uninitialized(call) and not is_close(new, old):
+                elif not self.is_uninitialized(call) and not rounding.is_close(new, old):
                     raise VerificationError("the recorded call gives another result", call.line)
                 self.numbers[value] = old
 
@@ -77,28 +65,27 @@ class Expected:
             return
         values = [made[q][k] for made in loop.made[start : start + len(got)]]
         want, line = torch.stack([self.numbers[value] for value in values]), loop.body[q].call.line
-        if get_kind(got) != get_kind(want):
-            raise VerificationError(f"expected {get_kind(want)}, got {get_kind(got)}", line, start)
+        rounding.check_kind(got, want, line, start)
         if tolerance is STEP:
             self.values += want.numel()
         if torch.equal(got, want):
             return
         limit = tolerance.of(want)
-        wrong = find_differences(got, want, limit)
+        wrong = rounding.find_differences(got, want, limit)
         if tolerance is STEP:
             self.flips += int(wrong.sum())
             if limit:
-                apart = float(find_distance(got, want).masked_fill(wrong, 0).max())
+                apart = float(rounding.find_distance(got, want).masked_fill(wrong, 0).max())
                 ulps = STEP.share(want.dtype) / torch.finfo(want.dtype).eps
                 self.ulps = max(self.ulps, apart / limit * ulps)
         for i in wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist():
             left = wrong[i]
             for made in self._perturbed_runs(loop, calls(start + i), tolerance):
-                left = left & find_differences(got[i], made[values[i]], limit)
+                left = left & rounding.find_differences(got[i], made[values[i]], limit)
                 if not bool(left.any()):
                     break
             else:
-                at = find_first(left)
+                at = rounding.find_first(left)
                 raise VerificationError(f"expected {want[i][at].item()!r}, got "
                                         f"{got[i][at].item()!r}", line, start + i, at)
 
@@ -108,14 +95,14 @@ class Expected:
         random = torch.Generator().manual_seed(0)
         inside = loop.places()
         given = {one: self.numbers[one] for call in calls for one in call.inputs}
-        for share in PERTURBATIONS:
-            for sign in (1, -1, *(0,) * DRAWS):
+        for share in rounding.PERTURBATIONS:
+            for sign in (1, -1, *(0,) * rounding.DRAWS):
                 made: dict[int, Tensor] = {}
                 for one, tensor in given.items():
                     size: Any = tolerance.of(tensor)
                     if one not in inside:  # such as weights
                         size = tolerance.share(tensor.dtype) * tensor.abs()
-                    made[one] = perturb(tensor, share * size, sign, random)
+                    made[one] = rounding.perturb(tensor, share * size, sign, random)
                 for call in calls:
                     made.update((value, one.detach()) for value, one in run_call(call, made))
                 yield made

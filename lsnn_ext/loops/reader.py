@@ -8,24 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from . import ir
 from .functions import get_name
-from .ir import (
-    DEVICES,
-    Before,
-    Call,
-    Fixed,
-    Kind,
-    Loop,
-    Now,
-    Numbers,
-    Recording,
-    Refused,
-    Slot,
-    Varying,
-)
+from .ir import Before, Fixed, Kind, Loop, Now, Refused, Slot, Varying
 from .products import bind, list_operands
 
-SLOTS = (Fixed, Now, Before, Varying, Numbers)
+SLOTS = (Fixed, Now, Before, Varying, ir.Numbers)
 ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
 # Functions whose result has the same numbers in the same order, if it has as many.
 COPIES = frozenset({
@@ -85,7 +73,7 @@ class Name(NamedTuple):
 class StepCall(NamedTuple):
     """A call of the step."""
 
-    call: Call
+    call: ir.Call
     leaves: tuple[Any, ...]  # as of the call, with a Name for each tensor
     results: tuple[str, ...]
     is_copy: bool = False
@@ -139,7 +127,7 @@ def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
 
 
 class Reader:
-    def __init__(self, loop: Loop, positions: Sequence[int], recording: Recording) -> None:
+    def __init__(self, loop: Loop, positions: Sequence[int], recording: ir.Recording) -> None:
         self.loop, self.recording, self.kinds = loop, recording, recording.kinds
         self._kinds: dict[tuple[int, int], Kind] = {}
         self.inside = frozenset(positions)
@@ -239,7 +227,7 @@ class Reader:
         devices = {self.kind(position, k).device for position in positions
                    for k in range(len(self.loop.body[position].call.outputs))}
         device = devices.pop()
-        if devices or device.type not in DEVICES:
+        if devices or device.type not in ir.DEVICES:
             found = ", ".join(sorted(map(str, {device, *devices})))
             raise Refused(f"expected tensors on the CPU or on one GPU, got {found}",
                           self.loop.body[min(positions)].call.line)

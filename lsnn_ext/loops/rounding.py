@@ -191,6 +191,11 @@ def get_kind(tensor: Tensor) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.dtype, tensor.device
 
 
+def check_kind(got: Tensor, want: Tensor, component: str, step: int | None = None) -> None:
+    if get_kind(got) != get_kind(want):
+        raise VerificationError(f"expected {get_kind(want)}, got {get_kind(got)}", component, step)
+
+
 def find_distance(one: Tensor, other: Tensor) -> Tensor:
     """Returns absolute differences; 0 for equal infinities and for two NaN."""
     if not one.is_floating_point() and not one.is_complex():

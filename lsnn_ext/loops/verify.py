@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..codegen.plain import generator_states, set_generator_states
+from . import rounding
 from .component import Component
 from .component_check import check_component
 from .expected import Expected, list_results
@@ -29,14 +30,7 @@ from .ir import Call, Leaf, Loop, Ref, Refused
 from .plan import Plan
 from .planner import is_live
 from .reroll import make_constant_key
-from .rounding import (
-    VerificationError,
-    compare_gradients,
-    find_differences,
-    get_kind,
-    is_close,
-    run_perturbed_call,
-)
+from .rounding import VerificationError, find_differences
 from .stages import Stage
 from .values import Frame, Place, Values
 
@@ -137,7 +131,7 @@ def _check_calls(plan: Plan, expected: Expected) -> None:
         if isinstance(part, Call) and not part.is_random and is_live(part, plan.live):
             values.run(part)
             if not expected.is_uninitialized(part) and not all(
-                    is_close(values.get(value).detach(), expected.numbers[value])
+                    rounding.is_close(values.get(value).detach(), expected.numbers[value])
                     for value in part.outputs):
                 raise VerificationError("a call outside of loops gives another result", part.line)
 
@@ -183,8 +177,7 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         if not isinstance(ref, Ref):
             continue
         want, has_grad = expected.numbers[ref.value], kinds[ref.value].requires_grad
-        if get_kind(one) != get_kind(want):
-            raise VerificationError(f"expected {get_kind(want)}, got {get_kind(one)}", "results")
+        rounding.check_kind(one, want, "results")
         if one.requires_grad != has_grad:  # such as a part that nothing has written
             raise Refused(f"results: expected requires_grad={has_grad}, got {one.requires_grad}")
         replayed += int(find_differences(one.detach(), want, expected.run.of(want)).sum())
@@ -206,10 +199,10 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         values = dict(leaves)
         with _generators(recording.generators):
             for call in recording.calls:
-                run_perturbed_call(call, values, expected.numbers, random)
+                rounding.run_perturbed_call(call, values, expected.numbers, random)
         return [values[ref.value] for ref, *_ in pairs], [leaves[one] for one in wanted]
 
-    worst = compare_gradients(
+    worst = rounding.compare_gradients(
         [one for _, one, _ in pairs], [one for *_, one in pairs], [leaves[one] for one in wanted],
         [recording.tensors[one] for one in wanted],
         [f"gradient of {_name(recording.leaves[one])}" for one in wanted], run_perturbed,
@@ -225,9 +218,7 @@ def _has_flips(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: F
         for (q, k), start, tensors in list_results(loop, frame, stage):
             got = tensors.detach()
             want = torch.stack([expected.numbers[made[q][k]] for made in loop.made[start:]])
-            if get_kind(got) != get_kind(want):
-                raise VerificationError(f"expected {get_kind(want)}, got {get_kind(got)}",
-                                        loop.body[q].call.line)
+            rounding.check_kind(got, want, loop.body[q].call.line)
             if torch.equal(got, want) or expected.is_uninitialized(loop.body[q].call):
                 continue
             wrong = find_differences(got, want, expected.run.of(want)).reshape(len(got), -1).any(1)

@@ -17,14 +17,13 @@ from ..functional import NeuronState, PackedSpikes
 from ..models import check_sparse_grad
 from . import checks
 from .delays import read_delay, reset_delay, set_delay
-from .extra_state import KEY, decode, encode, warn_of_differences
+from .extra_state import KEY, decode, encode, list_settings, warn_of_differences
 from .neuron import format_value, write_constant
 from .packed import repack
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 from .recurrent_dropout import check_dropout, drop_synapses, refuse_steps
 
 Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
-_SETTINGS = ("autapses", "recurrent")
 
 
 class Recurrent(ParametrizedModule):
@@ -276,11 +275,8 @@ class Recurrent(ParametrizedModule):
         """A no-op: a hook compares it before loading."""
 
     def _describe_settings(self) -> dict[str, Any]:
-        """The settings that change spikes and are no tensors of a state dict."""
-        numbers = {name: getattr(self, name) for name in self.neuron.coefficients
-                   if name not in self._first}
-        found = {name: getattr(self, name) for name in _SETTINGS} | numbers
-        return found | ({"delay": self.delay} if isinstance(self.delay, int) else {})
+        numbers = [name for name in self.neuron.coefficients if name not in self._first]
+        return list_settings(self, ("autapses", "recurrent", *numbers))
 
 
 def _before_loading(layer: Recurrent, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

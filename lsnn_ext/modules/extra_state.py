@@ -3,7 +3,7 @@
 It is compared before anything is loaded."""
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from .parametrizations import describe_form, find_list, find_parametrization, pa
 
 VERSION = 2  # 1 had no extra state and stored learned constants without parametrization
 KEY = "_extra_state"  # of torch.nn.Module
-# What changes the spikes and is no tensor of a state dict.
 _SETTINGS = ("dt", "refractory", "autapses")
 
 
@@ -58,15 +57,16 @@ def describe_learned(layer: Any) -> dict[str, list[Any] | None]:
     return found
 
 
-def _settings(layer: Any) -> dict[str, Any]:
-    found = {name: getattr(layer, name) for name in _SETTINGS}
+def list_settings(layer: Any, names: Iterable[str] = _SETTINGS) -> dict[str, Any]:
+    """What changes the spikes of a layer and is no tensor of a state dict."""
+    found = {name: getattr(layer, name) for name in names}
     return found | ({"delay": layer.delay} if isinstance(layer.delay, int) else {})
 
 
 def encode_settings(layer: Any) -> Tensor:
     """Model, version, settings and parametrizations of a layer."""
     return encode({"dynamics": layer.dynamics, "version": VERSION,
-                   "learn": describe_learned(layer)} | _settings(layer))
+                   "learn": describe_learned(layer)} | list_settings(layer))
 
 
 def _read(state: Any, kind: str) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def before_loading(layer: Any, state_dict: dict[str, Any], prefix: str, *_: Any)
             f"dynamics: expected a state dict of model {layer.dynamics!r} for this {kind}, got one "
             f"of {dynamics!r}; make the layer with dynamics={dynamics!r} (nothing of this one has "
             f"been changed)")
-    warn_of_differences(kind, saved, _settings(layer))
+    warn_of_differences(kind, saved, list_settings(layer))
     state_dict.setdefault(prefix + KEY, encode_settings(layer))
     for name in layer._neuron:
         form = saved["learn"].get(name)

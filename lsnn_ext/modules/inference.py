@@ -2,7 +2,7 @@
 
 Without gradients these are sequences of a few steps, with gradients single steps.
 """
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +80,8 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
     return cache[suffix]
 
 
-class _ShortCall(NamedTuple):
-    x: Tensor  # (steps * B, I)
-    state: State  # as of forward
-    layers: dict[str, Any]  # PreparedLayer or RecordedLayer, by suffix
+# x (steps * B, I), the state as of forward, and PreparedLayers or RecordedLayers by suffix
+_ShortCall: TypeAlias = tuple[Tensor, State, dict[str, Any]]
 
 
 def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
@@ -115,20 +113,20 @@ def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...
     if state is None:
         v = a = i = r = torch.zeros(form, dtype=dtype, device="cpu")
         z = torch.zeros(past, dtype=dtype, device="cpu")
-        return _ShortCall(x, State(v, a, i, r, z), layers)
+        return x, State(v, a, i, r, z), layers
     if type(state) is not State or not has_plain_memory(dtype, *state):
         return None
     v, a, i, r, z = state
     if not (v.shape == a.shape == i.shape == r.shape == form and z.shape == past):
         return None
-    return _ShortCall(x, state, layers)
+    return x, state, layers
 
 
-def _rebuild(layer: Constants, suffix: str, call: _ShortCall) -> PreparedLayer | None:
+def _rebuild(layer: Constants, suffix: str, D: int) -> PreparedLayer | None:
     """A prepared layer for a parameter or delays that were changed in place; None if the number of
-    past steps differs from that of the call, too."""
+    past steps differs from D, that of the call, too."""
     rebuilt = _find_prepared(layer, suffix, layer.__dict__["_prepared"], rebuild=True)
-    return None if rebuilt is None or rebuilt.D != call.layers[suffix].D else rebuilt
+    return None if rebuilt is None or rebuilt.D != D else rebuilt
 
 
 def run_recorded(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
@@ -137,15 +135,16 @@ def run_recorded(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...]
     call = _prepare_call(layer, x, steps, batch, state)
     if call is None:
         return None
-    x, is_single = call.x, len(call.layers) == 1
-    parts = [call.state] if is_single else [State(*leaves) for leaves in zip(
-        *(leaf.unbind(0) for leaf in call.state), strict=True)]
+    x, before, layers = call
+    is_single = len(layers) == 1
+    parts = [before] if is_single else [State(*leaves) for leaves in zip(
+        *(leaf.unbind(0) for leaf in before), strict=True)]
     after: list[State] = []
-    for (suffix, prepared), part in zip(call.layers.items(), parts, strict=True):
+    for (suffix, prepared), part in zip(layers.items(), parts, strict=True):
         if after:
             x = nn.functional.dropout(x, layer.dropout, layer.training)
         if not prepared.is_current():
-            rebuilt = _rebuild(layer, suffix, call)
+            rebuilt = _rebuild(layer, suffix, prepared.D)
             if rebuilt is None or not rebuilt.is_current():
                 return None
             prepared = rebuilt
@@ -177,7 +176,7 @@ def run_prepared(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...]
         x = torch.empty_like(current)
         arguments = steps, len(x) // steps, current.data_ptr(), first, last, x.data_ptr()
         if not prepared.run(*arguments):
-            rebuilt = _rebuild(layer, suffix, call)
+            rebuilt = _rebuild(layer, suffix, prepared.D)
             if rebuilt is None or not rebuilt.run(*arguments):
                 return None
         report("prepared", layer, suffix, x, steps)

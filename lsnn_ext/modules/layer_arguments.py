@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._core.coefficients import Coefficient
 from .._core.options import LAYER_DEFAULTS, LayerOptions, LIFOptions
-from .._core.surrogates import find_cutoff, find_surrogate
+from .._core.surrogates import SURROGATES, find_cutoff
 from ..models import check_sparse_grad, check_surrogate, find_model
 from .checks import check_flags, check_positive, check_whole_number, read_names
 from .neuron import RANGES, Kind, check_names, complete_constants, count_steps
@@ -35,7 +35,7 @@ class CheckedArguments(NamedTuple):
         model = find_model(self.options.dynamics)
         dampening = model.dampening if self.options.dampening is None else self.options.dampening
         name = model.surrogate if self.options.surrogate is None else self.options.surrogate
-        return dampening * float(find_surrogate(name).psi(torch.zeros((), device="cpu")))
+        return dampening * float(SURROGATES[name].psi(torch.zeros((), device="cpu")))
 
     def select_per_neuron(self, learned: Iterable[str]) -> tuple[str, ...]:
         """The learned constants with one number per neuron. Raises TypeError or ValueError
