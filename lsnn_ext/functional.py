@@ -1,7 +1,7 @@
 """Functions of tensors: the recurrence over a whole sequence, the projection in front of it and the
 readout behind."""
 
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import Tensor
 
@@ -65,6 +65,7 @@ def alif(
     Source: Bellec et al., NeurIPS 2018 (arXiv 1803.09574) and the models' own papers.
     """
     neuron, call = split_options("alif", options)
+    result: Any
     if w_in is not None:
         result = run_layer(current, w_in, w_rec, bias, neuron, call, "current")
     elif bias is not None:
@@ -72,10 +73,8 @@ def alif(
     else:
         # run_neurons raises for PackedSpikes
         result = run_neurons(current, w_rec, neuron, call)  # type: ignore[arg-type]
-    assert result.spikes is not None
-    if result.traces is None:
-        return result.spikes, result.state
-    return result.spikes, result.state, result.traces
+    found = result.spikes, result.state
+    return found if result.traces is None else (*found, result.traces)
 
 
 @document(AlifOptions, ALIF_DEFAULTS)

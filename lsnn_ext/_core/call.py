@@ -212,8 +212,7 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
             x = lengths.mask(x)
         current = _ops.linear(x, w_in, bias, route.projection)
     reads_numbers = w_out is not None and not route.fused_readout
-    if route.fused_readout:
-        assert w_out is not None and not isinstance(k_out, Tensor)
+    if w_out is not None and route.fused_readout:
         on_cpu = _ops.has_cpu_kernels(like)
         first = readout_state
         if first is None and on_cpu:
@@ -227,8 +226,7 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
         requested = {"bits"}
     out, z = _run_operator(current, w_rec, neuron, options, requested, **fused)
     p, p_last = (None, None) if w_out is None else (out.p, out.p_last)
-    if reads_numbers:
-        assert w_out is not None
+    if w_out is not None and not route.fused_readout:
         p, p_last = leaky_readout(z, w_out, k_out, readout_state, lengths)
     if p is not None and b_out is not None:
         p = add_bias(p, b_out, lengths)

@@ -45,13 +45,9 @@ def wrap_descending(each: Tensor) -> Lengths:
 
 def resolve_lengths(lengths: LengthsArgument | Lengths | None, T: int, B: int,
                     device: torch.device) -> Lengths | None:
-    """Lengths as the operator takes them; None stays None.
-
-    While compiling, numbers cannot be read, so lengths are always sorted.
-
-    Raises:
-        TypeError, ValueError: not (B,) integers from 0 to T on the CPU.
-    """
+    """Lengths as the operator takes them, sorted while compiling, when numbers cannot be read; None
+    stays None. Raises TypeError or ValueError unless they are (B,) integers from 0 to T on the
+    CPU."""
     if lengths is None or isinstance(lengths, Lengths):
         return lengths
     each = _to_integers(lengths)
@@ -92,10 +88,7 @@ def add_bias(p: Tensor, bias: Tensor, lengths: Lengths | None) -> Tensor:
 
 def mask_readout(p: Tensor, first: Tensor | None, lengths: Lengths) -> tuple[Tensor, Tensor]:
     """A readout p (T, B, O), 0 after the last step of each sequence, and its value at that step,
-    (B, O).
-
-    first (B, O), default zeros, is the value of a sequence without steps.
-    """
+    (B, O); of a sequence without steps that of first (B, O), default zeros."""
     _, B, O = p.shape
     first = p.new_zeros(B, O) if first is None else first
     every = torch.cat([first.to(p.dtype)[None], p])

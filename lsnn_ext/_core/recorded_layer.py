@@ -158,10 +158,8 @@ class _Step(torch.autograd.Function):
 
 def _compute_adjoint(layer: RecordedLayer, needed: Sequence[bool], saved: Sequence[Any],
                      g: _Gradients) -> _Gradients:
-    """The needed gradients of x, where w_in is saved, and of the state.
-
-    Gradients of the parameters are added to the sums of this backward pass.
-    """
+    """The needed gradients of x, where w_in is saved, and of the state. Those of the parameters are
+    added to the sums of this backward pass."""
     v, a, i, r, z, y, bits, x, w_in = saved
     before, (w_rec, to_w_in, bias, coefficients) = (v, a, i, r, z), layer.find_sums()
     g_v, g_a, g_i, g_r, g_z = (None if leaf is None or not need else torch.empty_like(leaf)

@@ -92,7 +92,6 @@ def stack_rows(rows: Rows, N: int, dtype: torch.dtype, device: torch.device) -> 
 
 
 def can_kernels_stack(rows: Rows, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the CUDA kernels may stack the tensors themselves."""
     return is_plain_eager(device) and all(
         type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer) and one.dtype == dtype
         and one.device == device for one in rows.tensors)

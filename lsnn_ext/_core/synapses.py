@@ -96,7 +96,6 @@ def split_synapses(w: Tensor | None, delay: Delay, currents: int, kernel: Tensor
     if not autapses:
         w = w.masked_fill(torch.eye(w.shape[-1], dtype=torch.bool, device=w.device), 0.0)
     if kernel is not None or w.dim() == (3 if currents == 1 else 4):
-        assert not isinstance(delay, Tensor | Delays)
         taps = (delay,) if isinstance(delay, int) else tuple(delay)
         if kernel is not None:
             return Synapses([(taps, form(w))], kernel.to(w.dtype), mask)

@@ -294,9 +294,7 @@ def _record(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
 
 def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
     """The operator, under autograd if a gradient is required; settings have the requested outputs.
-
-    Outputs.bits are also returned where only `saved` is requested.
-    """
+    Outputs.bits are also returned where only `saved` is requested."""
     if torch.compiler.is_compiling() and torch.is_grad_enabled():
         internals.leave_graph_of_transforms()
     forward_mode = not torch.compiler.is_compiling() and internals.is_forward_mode()

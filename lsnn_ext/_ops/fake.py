@@ -106,10 +106,8 @@ def _with_last(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Returns a kernel that takes arguments by name, after a check that they are on one device.
-
-    Lengths are always on the CPU, which plans the work.
-    """
+    """Returns a kernel that takes arguments by name, after a check that they are on one device,
+    lengths on the CPU."""
     op = getattr(torch.ops.lsnn, name).default
 
     def checked(*values: Any) -> Any:

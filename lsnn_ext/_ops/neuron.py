@@ -182,10 +182,7 @@ def _gradients(ctx: Any, saved: Sequence[Any],
 def run_neuron(call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
                coefficients: Sequence[Tensor | None], lengths: Lengths | None) -> NeuronOutputs:
     """The operator, under autograd if a gradient is required; sequences are in the order of the
-    caller.
-
-    t.z None: a state of zeros, with empty states.
-    """
+    caller. t.z None: a state of zeros, with empty states."""
     if lengths is not None:
         states = [lengths.sort(one, 0) for one in states]
         t = t._replace(x=lengths.sort(t.x, 1), z=lengths.sort(t.z, 1), lengths=lengths.descending,

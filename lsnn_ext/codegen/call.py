@@ -214,11 +214,8 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
 
 def make_operator(key: int, call: Call, options: CallArguments,
                   is_existing: bool = False) -> _ops.NeuronCall:
-    """Returns the arguments of the operator that are no tensors. They depend on the kinds of those
-    that are.
-
-    key: of the kernels.
-    """
+    """Returns the arguments of the operator that are no tensors; key: of the kernels. They depend
+    on the kinds of those that are."""
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
     checkpoint = 0
     if options.checkpoint_every is not None:

@@ -50,10 +50,8 @@ def as_tensor(value: Tensor | float, device: torch.device = CPU) -> Tensor:
 def repeat_calls(calls: Sequence[Call], needed: Iterable[int], neurons: int,
                  coefficients: Sequence[Tensor | float],
                  device: torch.device = CPU) -> dict[int, Any]:
-    """Returns the results of the calls `needed` for these coefficients, with a batch of 1.
-
-    needed: ascending, with all calls that these depend on.
-    """
+    """Returns the results of the calls `needed` for these coefficients, with a batch of 1; needed:
+    ascending, with all calls that these depend on."""
     results: dict[int, Any] = {}
     sizes = {"B": 1, "N": neurons}
 

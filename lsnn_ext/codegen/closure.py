@@ -30,10 +30,8 @@ _WITHOUT_PARTS = plain.SIMPLE | {object, float, complex}
 
 
 class Watch:
-    """The places that a step reads, and their values now.
-
-    Of modules, classes and objects these are the attributes that some code behind the step names.
-    """
+    """The places that a step reads, and their values now. Of modules, classes and objects these are
+    the attributes that some code behind the step names."""
 
     def __init__(self, step: Callable[..., Any]) -> None:
         self._names = set(_IMPLICIT)

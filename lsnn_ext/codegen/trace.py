@@ -273,10 +273,8 @@ def _finish(joint: _Joint, currents: int, states: int,
 
 
 def _find_recipes(joint: _Joint, rows: Sequence[int]) -> tuple[list[Any], tuple[Call, ...]]:
-    """Returns how each row is computed, and the calls for that, renumbered.
-
-    A recipe is (call, dtype), a number, or (operator, recipes): an operator of the program.
-    """
+    """Returns how each row is computed, and the calls for that, renumbered. A recipe is (call,
+    dtype), a number, or (operator, recipes): an operator of the program."""
     graph, calls = joint.graph, joint.tracer.calls
     keys: dict[int, Any] = {place: key for key, place in graph._places.items()}
     wanted = [keys[i][1] for i in graph.reachable(rows) if i in graph.coefficients]

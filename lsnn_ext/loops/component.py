@@ -3,7 +3,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial, reduce
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -27,18 +27,6 @@ from .values import Frame, Place
 LEAST_CLOSE = 0.99  # share of numbers that agree: at a threshold rounding may decide
 # By what their steps do: equal layers, and recordings of another batch, share the kernels.
 _neurons: WeakValueDictionary[Any, Neuron] = WeakValueDictionary()
-
-
-class Arguments(NamedTuple):
-    """The arguments of functional.recurrent."""
-
-    x: Tensor
-    weights: Tensor | None
-    delay: Any
-    state: NeuronState
-    coefficients: dict[str, Tensor]
-    first: Mapping[Place, Tensor]  # results of the first iteration, of calls that run ahead
-    projection: Mapping[str, Tensor]  # w_in and bias, if x is not projected
 
 
 class Component:
@@ -109,8 +97,10 @@ class Component:
                 return product
         return frame.sequence(slot)
 
-    def make_arguments(self, given: RunInputs, is_projecting: bool = True) -> Arguments:
-        """The arguments of functional.recurrent; is_projecting: as of Currents.make."""
+    def make_arguments(self, given: RunInputs, is_projecting: bool = True) -> tuple[Any, ...]:
+        """Returns x, w_rec, delay, state and coefficients of functional.recurrent, the results of
+        the first iteration of calls that run ahead, and w_in and bias by name, empty if x is
+        projected; is_projecting: as of Currents.make."""
         first = {}
         if self.found.prefix:
             first = run_calls(self.found.loop, self.found.before(self.found.z[0], True), 1,
@@ -126,8 +116,8 @@ class Component:
             for (slot, shape), name in self.found.constants.items()}
         coefficients = {name: make_coefficient(self.found, given.outside[slot], shape)
                         for (slot, shape), name in self.found.coefficients.items()}
-        return Arguments(x, weights, delays[0] if len(delays) == 1 else delays or 0,
-                         NeuronState(states, torch.stack(past)), coefficients, first, projection)
+        return (x, weights, delays[0] if len(delays) == 1 else delays or 0,
+                NeuronState(states, torch.stack(past)), coefficients, first, projection)
 
     def _run(self, given: RunInputs, last: Collection[Place] = ()) -> dict[Place, Tensor]:
         x, weights, delay, state, coefficients, first, projection = self.make_arguments(given)
@@ -300,10 +290,8 @@ class Component:
 
 
 class _DropUnreached(torch.autograd.Function):
-    """Identity whose gradient is None for inputs that no used result depends on.
-
-    used: by backward pass, since several may run at a time; one that raises leaves its own.
-    """
+    """Identity whose gradient is None for inputs that no used result depends on; used: by backward
+    pass, since several may run at a time; one that raises leaves its own."""
 
     @staticmethod
     def forward(ctx: Any, used: dict[int, set[Place]], reached: Mapping[Place, set[Slot | int]],
@@ -334,16 +322,11 @@ def _find_close(got: Tensor, want: Tensor) -> Tensor:
 
 def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],
                    recording: Recording, last: Collection[Place] = ()) -> Component:
-    """Returns a component of a loop as one fused run.
+    """Returns a component of a loop as one fused run. Raises Refused.
 
     Args:
-        loop: the loop.
         positions: a strongly connected set of calls of its body, and elementwise ones that follow.
         read: the results of these calls that are needed outside.
-        recording: that of the loop.
         last: those results of which only the last iteration is needed.
-
-    Raises:
-        Refused: the calls cannot be fused.
     """
     return Component(Recurrence(loop, positions, read, recording), last)

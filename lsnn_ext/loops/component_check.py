@@ -17,11 +17,8 @@ LARGEST = 1 << 24  # numbers of a state in one call of a kernel
 
 
 def check_component(expected: Expected, loop: Loop, component: Component) -> float:
-    """Returns the largest relative difference of a gradient.
-
-    Raises:
-        VerificationError: a step or a gradient that differs by more than rounding.
-    """
+    """Returns the largest relative difference of a gradient. Raises VerificationError for a step or
+    a gradient that differs by more than rounding."""
     with torch.no_grad():
         _check_steps(expected, loop, component)
     if not component.found.reader.has_grad:
@@ -30,10 +27,8 @@ def check_component(expected: Expected, loop: Loop, component: Component) -> flo
 
 
 def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
-    """Compares one step of each iteration, from recorded numbers, in batches.
-
-    Calls of `prefix` run one iteration ahead: step t makes their results of iteration t + 1.
-    """
+    """Compares one step of each iteration, from recorded numbers, in batches. Calls of `prefix` run
+    one iteration ahead: step t makes their results of iteration t + 1."""
     found, ahead = component.found, int(bool(component.found.prefix))
     x, weights, delay, state, coefficients, *_ = component.make_arguments(
         component.find_inputs(expected.frame(loop, found.reader.inside)), False)

@@ -53,10 +53,8 @@ class Currents:
         return slot == (one.source if isinstance(one, Product) else one)
 
     def make(self, given: RunInputs, is_projecting: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns x, w_in and bias of functional.recurrent.
-
-        is_projecting: False: x is the current itself.
-        """
+        """Returns x, w_in and bias of functional.recurrent; is_projecting: False: x is the current
+        itself."""
         product = self._find_product(given) if is_projecting else None
         if product is not None:
             return self._project(product, given)

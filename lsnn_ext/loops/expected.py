@@ -54,12 +54,8 @@ class Expected:
     def compare(self, loop: Loop, place: Place, got: Tensor, start: int,
                 calls: Callable[[int], Sequence[Call]], tolerance: Tolerance = STEP) -> None:
         """Counts flips of a value in iterations start, ... Raises VerificationError for other
-        differences.
-
-        Args:
-            got: (iterations, ...).
-            calls: the recorded ones that make the value, by iteration.
-        """
+        differences. got: (iterations, ...); calls: the recorded ones that make the value, by
+        iteration."""
         q, k = place
         if self.is_uninitialized(loop.body[q].call):
             return

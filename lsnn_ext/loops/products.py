@@ -82,12 +82,7 @@ class Stacked(NamedTuple):
 
 
 def list_operands(call: Call, leaves: Sequence[Any]) -> list[Operands]:
-    """Returns how a call may be read as a product, if its matrix has two dimensions.
-
-    Args:
-        call: the call.
-        leaves: of its arguments.
-    """
+    """Returns how a call may be read as a product, if its matrix has two dimensions."""
     name = call.name
     if name not in ("linear", "addmm", "einsum", "matmul", "mm", "mv", "__matmul__"):
         return []
@@ -127,12 +122,8 @@ def _list_einsum(args: Sequence[Any]) -> list[Operands]:
 
 
 def find_operands(call: Call, leaves: Sequence[Any]) -> Operands | None:
-    """Returns a call as a product by a matrix of two dimensions; None: it is another call.
-
-    Args:
-        call: the call.
-        leaves: tensors and constants, with anything in the place of the source.
-    """
+    """Returns a call as a product by a matrix of two dimensions; None: it is another call. leaves:
+    tensors and constants, with anything in the place of the source."""
     if len(call.outputs) != 1 or any(call.mode.autocast):
         return None
     return next((one._replace(has_grad=call.mode.grad)

@@ -96,15 +96,8 @@ def find_invariants(loop: Loop) -> frozenset[int]:
 def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
               outside: Callable[[Slot, int], Any], initial: Mapping[int, Tensor],
               ) -> list[dict[tuple[int, int], Tensor]]:
-    """Runs some calls one by one, and returns their results by iteration.
-
-    Args:
-        loop: the loop.
-        positions: of the calls.
-        iterations: how many.
-        outside: the argument of a slot of no result of these calls, in an iteration.
-        initial: values from before the loop.
-    """
+    """Runs some calls one by one, and returns their results by iteration. outside: the argument of
+    a slot of no result of these calls, in an iteration; initial: values from before the loop."""
     made: list[dict[tuple[int, int], Tensor]] = []
 
     def argument(slot: Any, t: int) -> Any:
@@ -271,17 +264,15 @@ class Reader:
                                                   for one in given)
             return tuple(map(self.read, given)) if given is not None and are_terms else None
         for one in list_operands(call, slots):
-            if one.is_vector and not self._is_vector(one.source):
+            is_vector = isinstance(self.read(one.source), Read) and (
+                len(self.kind_of(one.source).shape) == 1)
+            if one.is_vector and not is_vector:
                 if columns := self._find_columns(one.source, one.matrix):
                     return (columns,)
                 continue
             if found := self._products(one.source, one.matrix, one.is_transposed):
                 return (*found, *map(self.read, one.added))
         return None
-
-    def _is_vector(self, slot: Any) -> bool:
-        is_read = isinstance(self.read(slot), Read)
-        return is_read and len(self.kind(slot.position, slot.output).shape) == 1
 
     def _find_columns(self, slot: Any, matrix: Any) -> Product | None:
         """Returns the product of a matrix and values of shape (inputs, B)."""

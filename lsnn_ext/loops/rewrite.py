@@ -158,22 +158,20 @@ class _Writer:
         kind = self.kinds[self.call.outputs[0]]._replace(
             shape=(*batch, size * width), is_contiguous=True, requires_grad=self._has_grad(given))
         ref = Ref(self.add_value(kind) if to is None else to)
-        self._add(function, given, ref)
+        self.calls.append(make_call(function, given, ref, self.call.mode, self.call.line))
         return ref
 
     def chunk(self, gates: Ref, count: int) -> list[Ref]:
         kind = self.kinds[self.call.outputs[0]]._replace(
             is_contiguous=False, requires_grad=self._has_grad([gates]))
         refs = [Ref(self.add_value(kind)) for _ in range(count)]
-        self._add(torch.chunk, (gates, count, 1), tuple(refs))
+        self.calls.append(make_call(torch.chunk, (gates, count, 1), tuple(refs), self.call.mode,
+                                    self.call.line))
         return refs
 
     def _has_grad(self, given: Any) -> bool:
         return self.call.mode.grad and any(
             isinstance(one, Ref) and self.kinds[one.value].requires_grad for one in given)
-
-    def _add(self, function: Any, given: Any, results: Any) -> None:
-        self.calls.append(make_call(function, given, results, self.call.mode, self.call.line))
 
 
 def _write_lstm(w: _Writer, x: Any, state: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> None:

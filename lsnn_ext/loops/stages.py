@@ -56,10 +56,8 @@ def run_last(q: int, one: BodyCall, frame: Frame) -> None:
 
 def make_slices(q: int, one: BodyCall, invariant: Set[int]) -> Callable[[Frame], None] | None:
     """Returns a function that takes x[t] or x[t:t + n] of an x from before the loop; None: the call
-    has an index of another kind.
-
-    invariant: positions of calls that are the same in each iteration.
-    """
+    has an index of another kind. invariant: positions of calls that are the same in each
+    iteration."""
     args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
     is_fixed = isinstance(args[0], Fixed) or (
         isinstance(args[0], Now) and args[0].position in invariant)

@@ -176,12 +176,8 @@ class Frame:
 
     def take_view(self, place: Place, slot: Any, get_view: Callable[[Tensor], Tensor],
                   has_grad: bool, *dims: int) -> None:
-        """Keeps a view of an argument, of a product that of its source.
-
-        Args:
-            has_grad: whether gradients pass.
-            dims: which the view moves or takes apart.
-        """
+        """Keeps a view of an argument, of a product that of its source. has_grad: whether gradients
+        pass; dims: which the view moves or takes apart."""
         product = self.values.products.get(slot.value) if isinstance(slot, Fixed) else None
         if product is not None and product.has_grad == has_grad and (
                 view := product.view(get_view, *dims)) is not None:

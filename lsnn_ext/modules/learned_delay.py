@@ -121,8 +121,7 @@ class LearnedDelay(nn.Module):
     def recurrent_weight(self) -> Tensor:
         """The weights of each integer delay, (longest + 1, N, N), from neuron j to neuron k, for
         functional.alif with delay=range(longest + 1)."""
-        w = self.neurons._mask_recurrent_weight("_l0")
-        assert w is not None
+        w: Any = self.neurons._mask_recurrent_weight("_l0")
         k = self.shares()
         return w * k if k.dim() == 3 else spread_kernel(w, k)
 
@@ -160,12 +159,9 @@ class LearnedDelay(nn.Module):
             neurons, self.recurrent_weight() if kernel is None
             else neurons._mask_recurrent_weight("_l0"), like)
         w_in, bias = cast_weights(like, w_in, getattr(neurons, "bias_ih_l0", None))
-        result = functional.layer(
+        result: Any = functional.layer(
             x, w_in, w_rec, bias=bias, delay_kernel=kernel, recurrent_mask=mask, state=state,
             trace=trace, checkpoint_every=neurons.checkpoint_every, saved_dtype=neurons.saved_dtype,
             **neurons._compute_neuron_arguments("_l0") | {"delay": tuple(range(self.longest + 1))})
         end = result.state.map(lambda leaf: leaf.unsqueeze(0))
-        assert result.spikes is not None
-        if result.traces is None:
-            return result.spikes, end
-        return result.spikes, end, result.traces
+        return (result.spikes, end, *([] if result.traces is None else [result.traces]))

@@ -76,10 +76,8 @@ _SIMPLE: dict[str, Any] = {"plain": type(None), "log": Log, "logit": Logit}
 
 def make_forms(learn: Any, names: Iterable[str], kind: Kind, dynamics: str,
                dt: float) -> dict[str, nn.Module | None]:
-    """The parametrization of each learned constant; None: none.
-
-    names: constants that may learn. Raises TypeError or ValueError naming learn.
-    """
+    """The parametrization of each learned constant; None: none. names: constants that may learn.
+    Raises TypeError or ValueError naming learn."""
     names = tuple(names)
     expected = (f"some of {', '.join(names)}, as in learn=(\"tau_mem\",), or a dict from them to "
                 f"\"log\", \"logit\", \"clamp\", \"plain\" or a parametrization")

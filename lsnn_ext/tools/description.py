@@ -144,11 +144,9 @@ def _check_plain(module: nn.Module, where: str) -> None:
 
 def describe(module: nn.Module, path: str, tensors: dict[str, Tensor],
              above: tuple[nn.Module, ...] = ()) -> Description:
-    """The description of a module at this path; tensor arguments are added to tensors.
-
-    Raises TypeError for what a description cannot hold, ValueError for a meta tensor and for a
-    module inside of itself.
-    """
+    """The description of a module at this path; tensor arguments are added to tensors. Raises
+    TypeError for what a description cannot hold, ValueError for a meta tensor and for a module
+    inside of itself."""
     if any(module is one for one in above):
         raise ValueError(f"{locate(path)}: expected no module inside of itself, got one")
     if isinstance(module, nn.Module):
