@@ -185,8 +185,7 @@ def recurrent(
     Example:
         >>> spikes, state = lsnn_ext.functional.recurrent(x, w_rec, neuron, tau=20.0)
     """
-    options = CallArguments(delay=delay, delay_kernel=delay_kernel, recurrent_mask=recurrent_mask,
-                            autapses=autapses, state=state, trace=trace,
+    options = CallArguments(delay, delay_kernel, recurrent_mask, autapses, state, trace,
                             checkpoint_every=checkpoint_every, sparse_grad=sparse_grad,
                             lengths=lengths)
     return _recurrent(x, w_rec, neuron, options, coefficients, w_in, bias)  # type: ignore[return-value]

@@ -49,9 +49,7 @@ def poisson(rates: Tensor, hold: int = 1, *,
     if not bool(((rates >= 0) & (rates <= 1)).all()):
         raise ValueError("rates: expected probabilities from 0 to 1, got others")
     rows = max(1, _CHUNK // max(1, hold * B * I))
-    parts = [_draw(part, hold, generator) for part in rates.split(rows)] if rates.numel() else []
-    bits = (torch.cat(parts) if parts
-            else torch.zeros(S * hold, B, count_words(I), dtype=torch.int32, device=rates.device))
+    bits = torch.cat([_draw(part, hold, generator) for part in rates.split(rows)])
     return PackedSpikes(bits, make_carrier(rates, S * hold, B, I))
 
 

@@ -76,16 +76,14 @@ def choose_route(x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | 
         projection, why = _choose_product(x, w_in, _ops.why_not_reused(x, w_in))
         if projection == "events" and alike:
             projection = "fused"
-    why_readout = why_apart = ""
-    if w_out is not None:
-        why_apart = _why_apart(like, w_out, projection, has_no_lengths, decay_is_tensor)
-        why_readout = "its decay is a number"
+    why_apart = "" if w_out is None else _why_apart(like, w_out, projection, has_no_lengths,
+                                                    decay_is_tensor)
     fused_readout = w_out is not None and not why_apart
-    reads_no_numbers = w_out is None or fused_readout
-    returns_bits = (spikes == "bits" and keeps_order and not smooth and reads_no_numbers
+    returns_bits = (spikes == "bits" and keeps_order and not smooth and not why_apart
                     and (not _ops.why_not_cpu(like, w_in)
                          or _ops.can_use_cuda_operators(like, w_in)))
-    chosen = Route(projection, fused_readout, returns_bits, why, why_apart or why_readout)
+    chosen = Route(projection, fused_readout, returns_bits, why,
+                   "its decay is a number" if fused_readout else why_apart)
     report("projection", x, w_in, chosen)
     return chosen
 

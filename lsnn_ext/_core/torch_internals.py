@@ -227,8 +227,7 @@ def list_state_hooks(module: nn.Module) -> list[Callable[..., Any]]:
 
 def is_compiled_module(module: nn.Module) -> bool:
     """Whether Module.compile() was called, which replaces forward."""
-    impl: Callable[..., Any] | None = module._compiled_call_impl
-    return impl is not None
+    return module._compiled_call_impl is not None
 
 
 def has_plain_call(module: nn.Module, kind: type[nn.Module]) -> bool:

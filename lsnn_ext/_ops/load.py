@@ -71,6 +71,8 @@ Options = _make_tuple("Options", () if _C is None else _C.options)
 MANY = 1 << 18
 _FEW = f"the product has fewer than {MANY:,} elements"
 _BITS: dict[str, dict[str, int]] = {}
+# The names of the choices of an option (csrc/options.h); 0 is "automatic", also for numbers.
+_WORDS: dict[str, tuple[str, ...]] = {}
 
 
 def check_tables(compiled: Any) -> None:
@@ -95,6 +97,7 @@ if _C is not None:
     check_tables(_C)
     _BITS = {kind: {name: 1 << k for k, name in enumerate(names)}
              for kind, names in (("outputs", _C.outputs), ("gradients", _C.gradients))}
+    _WORDS = {"product": _C.products, "design": _C.designs, "kernels": _C.kernels}
 
 
 def make_mask(kind: str, names: Iterable[str]) -> int:
@@ -212,10 +215,6 @@ def why_not_reused(x: Tensor, weight: Tensor) -> str:
     return "" if x.numel() // max(1, x.shape[-1]) * weight.shape[0] >= MANY else _FEW
 
 
-# The names of the choices of an option (csrc/options.h); 0 is "automatic", also for numbers.
-_WORDS: dict[str, tuple[str, ...]] = {}
-if _C is not None:
-    _WORDS = {"product": _C.products, "design": _C.designs, "kernels": _C.kernels}
 _forced: ContextVar[tuple[int, ...]] = ContextVar("lsnn_ext forced", default=())
 
 

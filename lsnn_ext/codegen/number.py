@@ -36,11 +36,9 @@ class NumberArithmetic(TorchFunctionMode):
 
     def _make_number(self, value: Any, arguments: Sequence[Any] | None = None) -> Tensor:
         """A Python number, or the result of a function of Python numbers."""
-        result = (self.tracer.call(None, (value,), is_constant=True, is_number=True)
-                  if arguments is None else
-                  self.tracer.call(value, arguments, is_number=True))
-        return self.tracer.give(torch.empty((), dtype=torch.float64, device="cpu"),
-                                result, is_input=True)
+        function, given = (None, (value,)) if arguments is None else (value, arguments)
+        result = self.tracer.call(function, given, is_constant=function is None, is_number=True)
+        return self.tracer.give(torch.empty((), dtype=torch.float64, device="cpu"), result, True)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

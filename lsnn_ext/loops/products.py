@@ -61,7 +61,6 @@ class Operands(NamedTuple):
         return Operands(self.source, weight @ inner, True, added)
 
     def detach(self) -> "Operands":
-        """Returns a product of which no gradient is recorded."""
         return self._replace(has_grad=False)
 
 

@@ -1,6 +1,6 @@
 """LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky
 readout."""
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, NamedTuple, Unpack
 
 import torch
@@ -14,7 +14,7 @@ from .._core.state import State, describe_kind, reset_sequences
 from .._core.torch_internals import has_plain_call, make_savable
 from ..functional import PackedSpikes
 from .alif import ALIF
-from .checks import check_positive, check_tensor, check_whole_number, step_by_sequence
+from .checks import check_positive, check_tensor, check_whole_number, read_names, step_by_sequence
 from .neuron import RANGES, Kind, check_names, complete_constants, make_constant
 from .outputs import Record
 from .readout import LeakyReadout, ReadoutState, average_windows, check_filter
@@ -62,10 +62,9 @@ def _split_state(state: LSNNState | None) -> tuple[State | None, Any]:
 
 def _split_learn(learn: Any, per_neuron: Any) -> tuple[Any, Any, dict[str, Any], bool]:
     """learn and per_neuron of the neurons, then those of the readout."""
-    names = (learn,) if isinstance(learn, str) else learn
-    if not isinstance(names, Iterable):
+    if not isinstance(learn, Iterable):
         return learn, per_neuron, {}, False  # ALIF raises the error
-    forms = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
+    forms = read_names("learn", learn, "")
     if "tau_out" not in forms:
         return forms, per_neuron, {}, False
     readout = {"tau": forms.pop("tau_out")}

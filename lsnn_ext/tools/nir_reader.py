@@ -232,19 +232,17 @@ class Reader:
             seen.add(name)
             node, rest = self.nodes[name], self.after[name]
             unit, pending = pending, None
+            if unit is not None and not isinstance(node, self.nir.LIF | self.nir.LI):
+                found.append(self.make_linear(*unit))
             if unit is not None and isinstance(node, self.nir.LIF):
                 made, rest = self.make_layer(name, *unit)
                 found.append(made)
-                continue
-            if unit is not None and isinstance(node, self.nir.LI):
+            elif unit is not None and isinstance(node, self.nir.LI):
                 if unit[1] is not None:
                     raise ValueError(f"node {name}: expected a map without a bias before a "
                                      f"nir.LI, got one")
                 found.append(self.make_readout(name, unit[0]))
-                continue
-            if unit is not None:
-                found.append(self.make_linear(*unit))
-            if isinstance(node, self.nir.Affine | self.nir.Linear):
+            elif isinstance(node, self.nir.Affine | self.nir.Linear):
                 pending = self.read_affine(name)
             elif isinstance(node, self.nir.Output):
                 for source, target in self.unread:
