@@ -50,8 +50,7 @@ class Rows(NamedTuple):
             dts.append(dt)
             return number, sign, len(tensors) - 1, dt
 
-        each = tuple(row(name) for name in COEFFICIENTS)
-        return cls(each, tuple(tensors))
+        return cls(tuple(row(name) for name in COEFFICIENTS), tuple(tensors))
 
     def gradient_bits(self) -> int:
         learns = [requires_gradient(tensor) for tensor in self.tensors]

@@ -237,10 +237,8 @@ def make_operator(key: int, call: Call, options: CallArguments,
 
 
 def _split_coefficients(call: Call) -> list[Tensor | None]:
-    found: list[Tensor | None] = []
-    for one in call.coefficients.values():
-        found += split_coefficient(one) if isinstance(one, Tensor) else [None]
-    return found
+    return [row for one in call.coefficients.values()
+            for row in (split_coefficient(one) if isinstance(one, Tensor) else [None])]
 
 
 def run_operator(operator: _ops.NeuronCall, call: Call, rows: Tensor,

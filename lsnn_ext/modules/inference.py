@@ -8,18 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from .._core import prepared_layer
 from .._core.decisions import report
 from .._core.lengths import add_bias
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
-from .._core.prepared_layer import (
-    PreparedLayer,
-    Projection,
-    RecurrentWeights,
-    find_addresses,
-    has_plain_memory,
-    is_worth_preparing,
-    why_not_prepared,
-)
+from .._core.prepared_layer import PreparedLayer, find_addresses, has_plain_memory, why_not_prepared
 from .._core.recorded_layer import RecordedLayer
 from .._core.state import State
 from .._core.torch_internals import without_saved_tensor_hooks
@@ -68,13 +61,13 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
                   if not any(one is weight for weight in weights)}
         w_rec, synapses = layer._mask_recurrent_weight(suffix), None
         if w_rec is not None and stored is not None:
-            synapses = RecurrentWeights(w_rec.detach(), stored, layer.autapses)
+            synapses = prepared_layer.RecurrentWeights(w_rec.detach(), stored, layer.autapses)
         neuron = NeuronArguments(**layer._compute_neuron_arguments(suffix, copies))
         delays = read_delay(layer)
-        if not is_worth_preparing(delays, N, w_in.dtype):
+        if not prepared_layer.is_worth_preparing(delays, N, w_in.dtype):
             return None
         arguments = (constants, sources, neuron, delays, N, w_in.dtype, synapses,
-                     Projection(w_in, bias))
+                     prepared_layer.Projection(w_in, bias))
         cache[suffix] = (RecordedLayer(*arguments, copies) if recorded
                          else PreparedLayer(*arguments))
     return cache[suffix]
