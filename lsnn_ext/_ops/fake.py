@@ -94,12 +94,6 @@ def _backward(args: Any) -> tuple[Any, ...]:
          of("b_out", b_out)])
 
 
-def _linear_backward(args: Any) -> tuple[Tensor, Tensor]:
-    g, x = args.g, args.x
-    N = g.shape[1]
-    return x.new_empty(N, x.shape[1]), x.new_empty(N if args.bias else 0)
-
-
 def _with_last(x: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers of every step as x, and those of the last one."""
     return x.new_empty(x.shape), x.new_empty(x.shape[1:])
@@ -135,7 +129,9 @@ def make_kernels() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[[Any], Any]] = {
         "alif_forward": _forward, "alif_backward": _backward,
         "linear_events": lambda args: args.x.new_empty(args.x.shape[0], args.weight.shape[0]),
-        "linear_events_backward": _linear_backward,
+        "linear_events_backward": lambda args: (
+            args.x.new_empty(args.g.shape[1], args.x.shape[1]),
+            args.x.new_empty(args.g.shape[1] if args.bias else 0)),
         "spike_bits": lambda args: args.x.new_empty(
             *args.x.shape[:-1], count_words(args.x.shape[-1]), dtype=torch.int32),
         "leaky_readout": lambda args: _with_last(args.x),

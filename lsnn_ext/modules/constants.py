@@ -11,7 +11,6 @@ from .._core.coefficients import Decay
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.resolve import make_rows
 from .._core.rows import is_plain_eager
-from .._core.state import State
 from .._core.torch_internals import is_forward_mode
 from ..models import find_model
 from .checks import HALF
@@ -173,10 +172,3 @@ class Constants(ParametrizedModule):
 
     def set_extra_state(self, state: Any) -> None:
         """A no-op: a hook compares it before loading."""
-
-
-def stack_states(states: list[State]) -> State:
-    """One State of all layers and directions, stacked in front."""
-    if len(states) == 1:
-        return states[0].map(lambda leaf: leaf.unsqueeze(0))
-    return State(*map(torch.stack, zip(*states, strict=True)))

@@ -18,7 +18,7 @@ from .._core.torch_internals import has_hooks
 from ..functional import Layered, PackedSpikes
 from ..models import Rate, find_defaults
 from . import checks
-from .constants import Constants, stack_states
+from .constants import Constants
 from .delays import read_delay, reset_delay, set_delay
 from .inference import run_prepared, run_prepared_sequence, run_recorded
 from .layer_arguments import check_arguments
@@ -176,7 +176,8 @@ class Recurrent(Constants):
             if not last:
                 spikes: Any = joined.spikes
                 x = joined.packed or nn.functional.dropout(spikes, self.dropout, self.training)
-        end = stack_states(after)
+        end = State(*map(torch.stack, zip(*after, strict=True))) if len(after) > 1 else (
+            after[0].map(lambda leaf: leaf.unsqueeze(0)))
         if found_rates is not None:
             found_rates.append(torch.stack(means))
         return joined._replace(state=end)

@@ -146,8 +146,8 @@ def _check_layer(name: str, layer: ALIF | LIF, to: bool) -> None:
 def _coefficients(layer: ALIF | LIF, suffix: str) -> dict[str, Tensor]:
     """The current coefficients of equations (1) to (9)."""
     arguments = layer._compute_neuron_arguments(suffix)
-    values = {key: arguments[key] for key in COEFFICIENTS if key in arguments}
-    values = {key: one.value() if isinstance(one, Decay) else one for key, one in values.items()}
+    values = {key: one.value() if isinstance(one, Decay) else one
+              for key, one in arguments.items() if key in COEFFICIENTS}
     return {key: torch.as_tensor(value).detach().double()
             for key, value in complete_coefficients(layer.dynamics, **values).items()}
 
