@@ -188,4 +188,5 @@ def recurrent(
     options = CallArguments(delay, delay_kernel, recurrent_mask, autapses, state, trace,
                             checkpoint_every=checkpoint_every, sparse_grad=sparse_grad,
                             lengths=lengths)
-    return _recurrent(x, w_rec, neuron, options, coefficients, w_in, bias)  # type: ignore[return-value]
+    return _recurrent(  # type: ignore[return-value]
+        x, w_rec, neuron, options, coefficients, w_in, bias)
