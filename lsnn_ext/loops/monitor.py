@@ -28,10 +28,11 @@ IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (logging.Logger._log, "logging"), (type(os.environ).__getitem__, "os.environ"),
     (importlib.import_module, "import_module"), (torch.manual_seed, "manual_seed"),
     (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
-# With numbers that are not read: the second pass of a checkpoint, modes of NumPy's operators, and
-# what has another order of additions for floats.
+# With numbers that are not read: the second pass of a checkpoint, modes of NumPy's operators, what
+# depends on a class, and what has another order of additions for floats.
 CHECKPOINT = inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__
-NUMERIC = frozenset({"errstate", "seterr", "catch_warnings", "simplefilter", "filterwarnings"})
+NUMERIC = frozenset({"errstate", "seterr", "catch_warnings", "simplefilter", "filterwarnings",
+                     "tree_map", "tree_flatten", "tree_leaves", "tree_map_only", "pytree"})
 BUILTIN = frozenset({"type", "builtins", *(["sum"] if sys.version_info >= (3, 12) else [])})
 HARMLESS = (AttributeError, LookupError, ImportError, StopIteration, StopAsyncIteration,
             GeneratorExit)  # exceptions that no number raises
