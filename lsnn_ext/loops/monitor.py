@@ -1,4 +1,6 @@
 """Monitor: sees which functions of Python run in a call, and refuses effects."""
+import _thread
+import builtins
 import datetime
 import gc
 import importlib
@@ -21,7 +23,7 @@ from .ir import Refused
 
 IMPURE = frozenset({
     print, input, open, os.urandom, os.mkdir, os.remove, os.unlink, os.rename, os.replace, os.rmdir,
-    os.system, os.write, globals, eval, exec, __import__, sys._getframe,
+    os.system, os.write, _thread.start_new_thread, globals, eval, exec, __import__, sys._getframe,
     datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
     *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
 IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
@@ -33,9 +35,9 @@ IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
 CHECKPOINT = inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__
 NUMERIC = frozenset({"errstate", "seterr", "catch_warnings", "simplefilter", "filterwarnings",
                      "tree_map", "tree_flatten", "tree_leaves", "tree_map_only", "pytree"})
-BUILTIN = frozenset({"type", "builtins", *(["sum"] if sys.version_info >= (3, 12) else [])})
+BUILTIN = (type, id, builtins, *([sum] if sys.version_info >= (3, 12) else []))
 HARMLESS = (AttributeError, LookupError, ImportError, StopIteration, StopAsyncIteration,
-            GeneratorExit)  # exceptions that no number raises
+            GeneratorExit, Refused)  # exceptions that no number raises
 # Names in code that reaches what its other names do not show, or sets NumPy's generator.
 HIDDEN = ("sys.modules", "f_globals", "__globals__", "attrgetter", "random.seed")
 
@@ -82,9 +84,12 @@ class Monitor:
                         if find_names(code).issuperset(names.split(".")):
                             self._refuse(names, frame)
                     if self.is_unread:
-                        for name in (NUMERIC & find_names(code)) | (BUILTIN & {
-                                *find_globals(code)}):
+                        for name in NUMERIC & find_names(code):
                             self._refuse(name, frame)
+                        for name in find_globals(code):
+                            one = frame.f_globals.get(name, getattr(builtins, name, None))
+                            if any(one is other for other in BUILTIN):
+                                self._refuse(name, frame)
             elif event == "c_call" and (
                     called in IMPURE
                     or isinstance(getattr(called, "__self__", None), io.IOBase)):

@@ -69,11 +69,13 @@ class Plan:
             places.update((value, (loops, t, (q, k)))
                                for value, (t, q, k) in part.places().items() if value in read)
             loops += 1
-        self.aliased = {*recording.shared, *(one for one, _ in recording.shared.values())}
-        self.detached = {one: other for one, (other, _) in recording.shared.items()
-                         if one in places or other in places}
-        if not all(recording.shared[one][1] for one in self.detached) or any(
-                one in self.written for one, _ in recording.shared.values()):
+        # Results that share memory: each with the first of them.
+        self.aliased = {one: one for one, _ in recording.shared.values()}
+        self.aliased |= {one: other for one, (other, _) in recording.shared.items()}
+        self.detached = {one: other for one, (other, is_detached) in recording.shared.items()
+                         if is_detached}
+        if any(one in self.written or not is_detached and (value in places or one in places)
+               for value, (one, is_detached) in recording.shared.items()):
             raise Refused("result: expected tensors with memory of their own, got some that share "
                           "it, as a view in a loop or of what is written to does; clone them")
         self.freed = self._find_freed()
@@ -176,7 +178,11 @@ class Plan:
                                    for value, read in self.recording.checked.items()):
             raise OtherBranchError
         own: dict[int, Tensor] = {}
-        taken: set[int] = set()  # storages of results
+        taken: dict[int, int] = {}  # by storage, the first result in it
+        for one, first in self.aliased.items():
+            if one not in self.detached and one not in leaves and (
+                    taken.setdefault(find_storage(values.get(one)), first) != first):
+                raise Refused("result: expected tensors that share memory with each other only")
         recording = self.recording
 
         def result(one: Any) -> Any:
@@ -193,10 +199,10 @@ class Plan:
                 tensor = values.get(value)
                 # a view of a sequence keeps it alive, and cannot be written to in place; one of an
                 # argument stays one
-                is_taken = value not in self.aliased and find_storage(tensor) in taken
+                is_taken = taken.get(find_storage(tensor), value) != self.aliased.get(value, value)
                 if (values.is_shared(value) or is_taken) and not values.is_part_of_leaf(tensor):
                     tensor = tensor.clone()
-                taken.add(find_storage(tensor))
+                taken[find_storage(tensor)] = self.aliased.get(value, value)
                 kind = recording.kinds[value]
                 # a sequence requires a gradient where one of its iterations does
                 tensor = tensor if kind.requires_grad else tensor.detach()

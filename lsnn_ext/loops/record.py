@@ -155,8 +155,7 @@ class _Recorder(TorchFunctionMode):
     # ----------------------------------------------------------------------------- calls
     def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         """Runs a call and records it. A refusal never changes the result."""
-        self.depth += 1
-        try:
+        with self.inside():
             before = None
             with self.refusals():
                 before = self._before(function, args, kwargs)
@@ -175,6 +174,13 @@ class _Recorder(TorchFunctionMode):
                 with self.refusals():
                     self._after(before, result)
             return result
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Notes no calls meanwhile."""
+        self.depth += 1
+        try:
+            yield
         finally:
             self.depth -= 1
 
@@ -201,7 +207,7 @@ class _Recorder(TorchFunctionMode):
             elif isinstance(leaf, np.integer | np.floating):
                 leaf = leaf.item()  # which torch takes it for
             elif not (isinstance(leaf, of.PLAIN) or is_static(leaf)
-                      or self.origins.is_constant(leaf)):
+                      or self.origins.is_constant(leaf) and not self.steps.is_active):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "
                               f"{type(leaf).__name__}")
             refs.append(leaf)

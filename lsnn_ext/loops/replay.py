@@ -24,7 +24,7 @@ from .plan import OtherBranchError, Plan, make_plan
 from .record import record
 from .rounding import VerificationError
 from .twin import Twin, restored_modes
-from .unread import NUMBERS, Steps, is_numbers
+from .unread import Steps, is_number
 from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
@@ -190,9 +190,9 @@ class Replayer:
         twin = Twin(root, args, kwargs, origins)
         steps = Steps(True)
         for path in self.counters:
-            if is_numbers(origins.held(path)):
+            if is_number(origins.held(path)):
                 twin.set_unread(path, steps)
-        monitor = Monitor(twin.model.forward, True)
+        monitor = Monitor(twin.run, True)
         before = Origins(twin.model, twin.args, twin.kwargs, has_copies=True)
         try:
             with restored_modes():
@@ -220,10 +220,10 @@ class Replayer:
             return set()
         found = {path for path, tree in recording.changed
                  if any(isinstance(one, Later) for one in pytree.tree_leaves(tree))
-                 and is_numbers(origins.held(path))}
+                 and is_number(origins.held(path))}
         plain = _plain_changes(origins, recording)
         return found | {path for path in self._find_changing(key, plain)
-                        if isinstance(plain[path][0], NUMBERS)}
+                        if is_number(plain[path][0])}
 
     def _find_changing(self, key: Any, plain: dict[Path, tuple[Any, Any]]) -> list[Path]:
         """Returns plain values that each call changes."""

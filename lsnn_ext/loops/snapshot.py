@@ -1,5 +1,6 @@
 """Snapshot: all that a function can reach, at one time."""
 import types
+import weakref
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -129,6 +130,16 @@ class Snapshot:
                     number = self.numbers.get(id(one))
                     parts.append((step, "node", Same(one) if number is None else number))
             self.description.append((head, parts))
+
+    def list_held(self) -> Iterator[tuple[Path, Any]]:
+        """Yields all that objects hold, with its path: also keys of dicts and elements of sets."""
+        for node in self.nodes:
+            for step, one in node.held.items():
+                yield (*node.path, step), one
+                for key in one if isinstance(one, (set, frozenset)) else ():
+                    yield (*node.path, step), key
+            for key in node.value if isinstance(node.value, dict) else ():
+                yield node.path, key() if isinstance(key, weakref.ref) else key
 
     def find(self, path: Path) -> Node | None:
         """Returns the node at a path."""

@@ -17,18 +17,19 @@ from .._core.torch_internals import find_storage
 from ..codegen.plain import generator_states, set_generator_states
 from .ir import Refused
 from .origins import Origins
-from .paths import ATTRIBUTE, Path, resolve, set_step
+from .paths import ATTRIBUTE, Path, format_path, resolve, set_step
+from .snapshot import Snapshot
 from .unread import Steps
 
 
 class Twin:
-    """A copy.deepcopy of a converted model, of its original class.
+    """A copy.deepcopy of a converted model.
 
     Args:
         before: of the model.
 
     Raises:
-        Refused: a model that cannot be copied.
+        Refused: a model that cannot be copied, or whose copy reaches the model.
     """
 
     def __init__(self, model: nn.Module, args: Any, kwargs: Any, before: Origins) -> None:
@@ -43,15 +44,29 @@ class Twin:
                 copies[id(one)] = made = one.detach().requires_grad_().clone()
             if storages.count(storage) > 1 or made.stride() != one.stride():
                 raise Refused("expected states that share no memory")
+        name = type(model).__name__
         try:
             self.model, self.args, self.kwargs = copy.deepcopy((model, args, kwargs), copies)
         except Exception as error:
-            raise Refused(f"{type(model).__name__}: expected a model that copy.deepcopy copies, "
-                          f"got {type(error).__name__}: {error}") from None
-        if type(self.model) is not type(model):
-            raise Refused(f"{type(model).__name__}: expected a copy of the same class")
-        self.model.__class__ = vars(type(model))["_lsnn_original"]
-        vars(self.model).pop(ATTRIBUTE)
+            raise Refused(f"{name}: expected a model that copy.deepcopy copies, got "
+                          f"{type(error).__name__}: {error}") from None
+        vars(self.model).pop(ATTRIBUTE, None)
+        snapshot = Snapshot(self.model)
+        if snapshot.description != before.snapshot.description:
+            raise Refused(f"{name}: expected a copy by copy.deepcopy that equals the model")
+        for path, one in snapshot.list_held():
+            if copies.get(id(one), one) is not one:
+                raise Refused(f"{format_path(path)}: expected a part of the model only inside of "
+                              f"the model, for a call with numbers of tensors or counters")
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the copy, which has its original class meanwhile."""
+        kind = type(self.model)
+        object.__setattr__(self.model, "__class__", vars(kind)["_lsnn_original"])
+        try:
+            return self.model.forward(*args, **kwargs)
+        finally:
+            object.__setattr__(self.model, "__class__", kind)
 
     def set_unread(self, path: Path, steps: Steps) -> None:
         """Sets an attribute to an Unread. Raises Refused where it is shared with the model."""

@@ -13,7 +13,8 @@ runs is the same for all numbers of a class. Only a copy of the model holds an U
 """
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
@@ -136,7 +137,11 @@ def _make_class(kind: type) -> type[Unread]:
             members[name] = None
         elif name.startswith("__") and name not in KEPT and callable(one):
             members[name] = ALLOWED.get(name) or _make_refusal(name)
-    return type(kind.__name__, (Unread,), members)
+    made = type(kind.__name__, (Unread,), members)
+    for base in (Sequence, Mapping):  # which pattern matching asks for
+        if issubclass(kind, base):
+            base.register(made)
+    return made
 
 
 class Steps:
@@ -180,18 +185,16 @@ class Steps:
             return None
         tensor, = args
         with recorder.refusals():
-            value = recorder.value_of(tensor)
+            with recorder.inside():
+                value = recorder.value_of(tensor)
             if name == "item" and recorder.recording.attributes_of(value, MOST_READ):
                 return None
             if not self.is_active:
                 self.is_wanted = True
                 return None
-            recorder.depth += 1
             recorder.name = "__bool__"
-            try:
+            with recorder.inside():
                 result = READS[name](tensor)
-            finally:
-                recorder.depth -= 1
             if name == "numpy":
                 self.arrays.append((tensor, value))
             return self._add(Step(READS[name], (Ref(value),)), result),
@@ -206,7 +209,7 @@ class Steps:
         return self._add(Step(function, tuple(map(to_later, given))), value)
 
     def _add(self, step: Step, value: Any) -> Unread:
-        if not isinstance(value, (*KINDS, list, tuple, dict)):
+        if not is_number(value):
             self.refuse(f"expected numbers or an array, got {type(value).__name__}")
         self.steps.append(step)
         kind: Any = type(value)
@@ -225,10 +228,10 @@ def get_value(value: Any) -> Any:
     return get_content(value).value if is_unread(value) else value
 
 
-def is_numbers(value: Any) -> bool:
-    """Whether a value is a number or array, or a container of such."""
-    return isinstance(value, (*KINDS, list, tuple, dict)) and all(
-        isinstance(one, KINDS) for one in pytree.tree_leaves(value))
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, but no flag, or an array, or a container."""
+    return type(value) in (int, float) or isinstance(value, (
+        np.integer, np.floating, np.ndarray, list, tuple, dict, deque))
 
 
 def is_constant(value: Any, kinds: Any) -> bool:
