@@ -69,9 +69,9 @@ class Plan:
             places.update((value, (loops, t, (q, k)))
                                for value, (t, q, k) in part.places().items() if value in read)
             loops += 1
-        # Results that share memory: each with the first of them.
-        self.aliased = {one: one for one, _ in recording.shared.values()}
-        self.aliased |= {one: other for one, (other, _) in recording.shared.items()}
+        # Views among the results that share memory, and the first of these.
+        self.views = {one: first for one, (first, is_detached) in recording.shared.items()
+                      if not is_detached}
         self.detached = {one: other for one, (other, is_detached) in recording.shared.items()
                          if is_detached}
         if any(one in self.written or not is_detached and (value in places or one in places)
@@ -179,8 +179,8 @@ class Plan:
             raise OtherBranchError
         own: dict[int, Tensor] = {}
         taken: dict[int, int] = {}  # by storage, the first result in it
-        for one, first in self.aliased.items():
-            if one not in self.detached and one not in leaves and (
+        for one, first in self.views.items():
+            if first not in leaves and (
                     taken.setdefault(find_storage(values.get(one)), first) != first):
                 raise Refused("result: expected tensors that share memory with each other only")
         recording = self.recording
@@ -199,10 +199,10 @@ class Plan:
                 tensor = values.get(value)
                 # a view of a sequence keeps it alive, and cannot be written to in place; one of an
                 # argument stays one
-                is_taken = taken.get(find_storage(tensor), value) != self.aliased.get(value, value)
+                first = self.views.get(value, value)
+                is_taken = taken.setdefault(find_storage(tensor), first) != first
                 if (values.is_shared(value) or is_taken) and not values.is_part_of_leaf(tensor):
                     tensor = tensor.clone()
-                taken[find_storage(tensor)] = self.aliased.get(value, value)
                 kind = recording.kinds[value]
                 # a sequence requires a gradient where one of its iterations does
                 tensor = tensor if kind.requires_grad else tensor.detach()

@@ -187,7 +187,8 @@ class Replayer:
                      args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[Path]:
         """Records a call of a copy, with an Unread for each number of a tensor and each counter.
         Returns counters that were found; empty: the call is recorded."""
-        twin = Twin(root, args, kwargs, origins)
+        with restored_modes():  # a __deepcopy__ may draw parameters
+            twin = Twin(root, args, kwargs, origins)
         steps = Steps(True)
         for path in self.counters:
             if is_number(origins.held(path)):
