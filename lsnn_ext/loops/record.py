@@ -27,9 +27,9 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
     the data of a parameter that no call has read gives it a new value, which is written at the end.
     I2. An argument has a value of `tensors`, or is found by its origin; others are refused.
     I3. Arguments without a tensor are plain, static or constants of the fingerprint. Python cannot
-    branch on numbers: results that are no tensors are refused, unless they are functions of small
-    attributes, whose numbers `read` keeps and the fingerprint compares, or an Unread.
-    check_generators refuses what sets the state of a generator.
+    branch on numbers: results that are no tensors are refused, unless each is an Unread or depends
+    on small attributes, whose numbers `read` keeps and the fingerprint compares. check_generators
+    refuses what sets the state of a generator.
     By induction over the calls, each value has the same numbers in both runs.
 """
 import sys
@@ -50,11 +50,11 @@ from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
 from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import PARTS, MaskedReads, Writes
-from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
+from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import Memory, check_backward, find_version
 from .origins import Origins
 from .rewrite import make_assignment, make_copy, rewrite
-from .unread import Steps, Unread, add_read, to_later
+from .unread import Steps, add_read, to_later
 from .witness import Witness
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
@@ -70,12 +70,12 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """
     if torch.is_inference_mode_enabled():
         return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
-    steps = steps or Steps(False)
-    recorder = _Recorder(origins, steps, keep_numbers)
-    with of.intercept_functions(recorder.note_function), Witness(recorder), recorder, steps.run():
+    recorder = _Recorder(origins, steps or Steps(False), keep_numbers)
+    with of.intercept_functions(recorder.note_function), Witness(recorder), recorder, (
+            recorder.steps.run()):
         result = function(*args, **kwargs)
     try:
-        return result, steps.refused or recorder.refused or recorder.finish(result)
+        return result, recorder.steps.refused or recorder.refused or recorder.finish(result)
     except Refused as refused:
         return result, refused
     except RecursionError:
@@ -104,8 +104,7 @@ class _Recorder(TorchFunctionMode):
         self.refused: Refused | None = None
         self.depth = 0  # of noted calls; what they call themselves is not noted
         self.thread = threading.get_ident()
-        self.is_random = False  # the call at hand
-        self.name = ""  # that of its function
+        self.is_random, self.name = False, ""  # the call at hand, and its function
         self.sizes: set[int] = set()  # ids of tensors in its tuples, such as sizes
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = self.recording.generators = generator_states()
@@ -118,9 +117,8 @@ class _Recorder(TorchFunctionMode):
         if self.depth or self.refused:
             return func(*args, **kwargs)
         name = get_name(func)
-        self.steps.check(args, kwargs)
-        if made := (self.masked.run(func, name, args, kwargs)
-                    or self.steps.read(self, name, args, kwargs)):
+        if made := (self.steps.read(self, name, args, kwargs)
+                    or self.masked.run(func, name, args, kwargs)):
             return made[0]
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
@@ -242,8 +240,8 @@ class _Recorder(TorchFunctionMode):
             if parameter is not None:
                 parameters.append((parameter, self.tensors[id(parameter)].value, len(kinds)))
             written.append((before, self._new(one)))  # the value len(kinds)
-        is_one = isinstance(result, Tensor)
-        found, tree = ([result], None) if is_one else pytree.tree_flatten(result)
+        found, tree = ([result], None) if isinstance(result, Tensor) else (
+            pytree.tree_flatten(result))
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
         if others and not written and name in of.VALUE_READS and len(tensors) == 1:
             add_read(self, tensors[0], f"{name}: expected no number of a tensor in Python", result)
@@ -370,9 +368,8 @@ class _Recorder(TorchFunctionMode):
                 if not one.is_contiguous():
                     recording.strides[ref.value] = one.stride()
                 return ref
-            if isinstance(one, Unread):
-                return to_later(one)
-            if not isinstance(one, of.PLAIN):
+            one = to_later(one)
+            if not isinstance(one, (*of.PLAIN, Later)):
                 raise Refused(f"result: expected tensors in tuples, lists and dicts, got "
                               f"{type(one).__name__}")
             return one

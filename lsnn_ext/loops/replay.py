@@ -202,7 +202,9 @@ class Replayer:
                                                self.options.verify, steps)
                 except Exception as error:
                     if not steps.refused and not monitor.refused:
-                        raise ProgramError(f"{type(error).__name__}: {error}") from None
+                        raise ProgramError(
+                            f"{type(error).__name__}: expected no number of a tensor in Python, "
+                            f"got {error}") from None
                     result, recording = None, Refused("expected no error")
             recording = (monitor.refused or steps.refused or monitor.caught
                          or twin.find_shared_change(before) or recording)

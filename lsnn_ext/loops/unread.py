@@ -180,7 +180,9 @@ class Steps:
         return self._add(Step(_return, (Leaf("attribute", path),)), value)
 
     def read(self, recorder: Any, name: str, args: Any, kwargs: Any) -> tuple[Unread] | None:
-        """Calls item or numpy; None: another function, or one whose result is read."""
+        """Calls item or numpy; None: another function, or one whose result is read. Refuses an
+        Unread among the arguments."""
+        self.check(args, kwargs)
         if name not in READS or len(args) != 1 or kwargs or args[0].dtype == torch.bool:
             return None
         tensor, = args

@@ -28,7 +28,7 @@ class Reader(Net):
 
 
 # ----------------------------------------------------------------------------------------- refused
-@refused("item")
+@refused("number of a tensor")
 class Item(Reader):
     def read(self, z: Tensor, v: Tensor) -> Any:
         return 0.5 if z.sum().item() > 8 else 1.0
@@ -72,8 +72,8 @@ for name, reason, read in (
     ("Int", "int", lambda self, z, v: 1 / (1 + int(z.sum()))),
     ("AsIndex", "index|getitem", lambda self, z, v: [1.0, 0.5, 0.25, 0.0][z[:, 0].sum().long()]),
     ("AsLength", "range|index|int", read_as_length),
-    ("ToList", "tolist", lambda self, z, v: torch.tensor(z.tolist(), dtype=z.dtype) + 0.5),
-    ("Numpy", "numpy", lambda self, z, v: 1 - torch.from_numpy(z.detach().numpy().copy())),
+    ("ToList", "number", lambda self, z, v: torch.tensor(z.tolist(), dtype=z.dtype) + 0.5),
+    ("Numpy", "number", lambda self, z, v: 1 - torch.from_numpy(z.detach().numpy().copy())),
     ("AsArray", "array|numpy", lambda self, z, v: 1 - torch.as_tensor(
         np.asarray(z.detach()).mean())),
     ("NumpyFunction", "array|numpy|method|ufunc", lambda self, z, v: 1 - np.tanh(z.detach()) / 2),
