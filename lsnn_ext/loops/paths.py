@@ -37,7 +37,8 @@ STATE_DICTS = frozenset({  # of a module; nothing that forward reads
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks", "_non_persistent_buffers_set", ATTRIBUTE})
 CLASS_DETAILS = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__",
-                           "__qualname__", "__abstractmethods__", "__slots__", "__match_args__"})
+                           "__qualname__", "__abstractmethods__", "__slots__", "__match_args__",
+                           "__slotnames__"})
 
 
 def get_module_name(value: Any) -> str:

@@ -73,7 +73,7 @@ class Plan:
         self.views = {one: first for one, (first, is_detached) in recording.shared.items()
                       if not is_detached}
         self.detached = {one: other for one, (other, is_detached) in recording.shared.items()
-                         if is_detached}
+                         if is_detached and other not in recording.leaves}
         if any(one in self.written or not is_detached and (value in places or one in places)
                for value, (one, is_detached) in recording.shared.items()):
             raise Refused("result: expected tensors with memory of their own, got some that share "

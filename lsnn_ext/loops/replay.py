@@ -207,7 +207,7 @@ class Replayer:
                             f"got {error}") from None
                     result, recording = None, Refused("expected no error")
             recording = (monitor.refused or steps.refused or monitor.caught
-                         or twin.find_shared_change(before) or recording)
+                         or twin.find_difference(before, monitor.codes) or recording)
             found = self._find_counters(key, origins, recording) - self.counters
             if not found:
                 self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)

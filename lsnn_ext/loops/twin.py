@@ -7,6 +7,7 @@ such as globals, is restored and refused. The model itself runs as always.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from .._core.torch_internals import find_storage
-from ..codegen.plain import generator_states, set_generator_states
+from ..codegen.plain import Same, generator_states, set_generator_states
 from .ir import Refused
 from .origins import Origins
 from .paths import ATTRIBUTE, Path, format_path, resolve, set_step
@@ -29,7 +30,7 @@ class Twin:
         before: of the model.
 
     Raises:
-        Refused: a model that cannot be copied, or whose copy reaches the model.
+        Refused: a model that cannot be copied.
     """
 
     def __init__(self, model: nn.Module, args: Any, kwargs: Any, before: Origins) -> None:
@@ -51,13 +52,10 @@ class Twin:
             raise Refused(f"{name}: expected a model that copy.deepcopy copies, got "
                           f"{type(error).__name__}: {error}") from None
         vars(self.model).pop(ATTRIBUTE, None)
-        snapshot = Snapshot(self.model)
-        if snapshot.description != before.snapshot.description:
-            raise Refused(f"{name}: expected a copy by copy.deepcopy that equals the model")
-        for path, one in snapshot.list_held():
-            if copies.get(id(one), one) is not one:
-                raise Refused(f"{format_path(path)}: expected a part of the model only inside of "
-                              f"the model, for a call with numbers of tensors or counters")
+        for one in tensors:  # Parameter.__deepcopy__ drops them
+            if vars(one) and id(one) in copies:
+                vars(copies[id(one)]).update(copy.deepcopy(vars(one), copies))
+        self._copies, self._snapshot = copies, Snapshot(self.model)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the copy, which has its original class meanwhile."""
@@ -76,11 +74,39 @@ class Twin:
                           f"attribute of the model")
         set_step(holder, path[-1], steps.get(path, resolve(self.model, path)))
 
-    def find_shared_change(self, after: Origins) -> Refused | None:
-        """Returns why a call of the copy is no recording: it has changed what the model shares."""
-        names = after.list_changes_of(self._before)
-        return Refused(f"{names[0]}: expected a call with numbers of tensors or counters to change "
-                       f"only attributes of the model") if names else None
+    def find_difference(self, after: Origins, codes: set[CodeType] | None) -> Refused | None:
+        """Returns why a call of the copy, of functions with these codes, was none of the model."""
+        mine = Snapshot(self.model, codes, self._snapshot)
+        theirs = Snapshot(self._model, codes, self._before.snapshot)
+        one, other = _describe(mine), _describe(theirs)
+        for path in one.keys() ^ other.keys() or [key for key in one if one[key] != other[key]]:
+            return Refused(f"{format_path(path)}: expected a model that copy.deepcopy copies, for "
+                           f"a call with numbers of tensors or counters, got another copy")
+        for path, held in mine.list_held():
+            if self._copies.get(id(held), held) is not held:
+                return Refused(f"{format_path(path)}: expected a part of the model only inside of "
+                               f"the model, for a call with numbers of tensors or counters")
+        for name in after.list_changes_of(self._before):
+            return Refused(f"{name}: expected a call with numbers of tensors or counters to change "
+                           f"only attributes of the model")
+        return None
+
+
+def _describe(snapshot: Snapshot) -> dict[Path, Any]:
+    """Returns what is at each path, in any order; of objects whose state is out of reach the
+    class."""
+    paths = [node.path for node in snapshot.nodes]
+    tensors = [snapshot.path_of(places[0]) for _, places in snapshot.tensors.values()]
+    found: dict[Path, Any] = {}
+    for path, (head, parts) in zip(paths, snapshot.description, strict=True):
+        found[path] = head
+        for step, kind, value, *rest in parts:
+            if kind == "tensor":
+                value = tensors[value], *rest
+            elif kind == "node":
+                value = type(value.value) if isinstance(value, Same) else paths[value]
+            found[(*path, step)] = kind, value
+    return found
 
 
 @contextmanager

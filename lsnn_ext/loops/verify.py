@@ -188,7 +188,7 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     refs, spec = pytree.tree_flatten(recording.result)
     pairs = [(ref, one, other) for ref, one, other in zip(
         refs, spec.flatten_up_to(made), spec.flatten_up_to(result), strict=True)
-        if isinstance(ref, Ref) and other.requires_grad]
+        if isinstance(ref, Ref) and other.grad_fn is not None]
     wanted = [value for value, leaf in leaves.items() if leaf.requires_grad
               and recording.tensors[value].requires_grad  # it may have been detached in the call
               and not recording.tensors[value]._backward_hooks]
