@@ -7,12 +7,13 @@ such as globals, is restored and refused. The model itself runs as always.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import CodeType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from .._core.torch_internals import find_storage
 from ..codegen.plain import Same, generator_states, set_generator_states
@@ -37,9 +38,15 @@ class Twin:
         self._before, self._model = before, model
         tensors = before.list_tensors()
         storages = list(map(find_storage, tensors))
+        # What functions and classes hold, too, such as defaults, is shared.
         copies: dict[int, Any] = {}
+        for node in before.snapshot.nodes:
+            if isinstance(node.value, (FunctionType, ModuleType, type)):
+                for held in node.held.values():
+                    parts = [held, *tree_leaves(held)] if isinstance(held, tuple) else [held]
+                    copies.update((id(one), one) for one in parts if one is not model)
         for one, storage in zip(tensors, storages, strict=True):
-            if one.is_leaf:
+            if one.is_leaf or id(one) in copies:
                 continue
             with torch.enable_grad():  # a state with a history has one in the copy, too
                 copies[id(one)] = made = one.detach().requires_grad_().clone()
@@ -53,7 +60,7 @@ class Twin:
                           f"{type(error).__name__}: {error}") from None
         vars(self.model).pop(ATTRIBUTE, None)
         for one in tensors:  # Parameter.__deepcopy__ drops them
-            if vars(one) and id(one) in copies:
+            if vars(one) and copies.get(id(one), one) is not one:
                 vars(copies[id(one)]).update(copy.deepcopy(vars(one), copies))
         self._copies, self._snapshot = copies, Snapshot(self.model)
 

@@ -189,7 +189,7 @@ class Steps:
         with recorder.refusals():
             with recorder.inside():
                 value = recorder.value_of(tensor)
-            if name == "item" and recorder.recording.attributes_of(value, MOST_READ):
+            if name != "numpy" and recorder.recording.attributes_of(value, MOST_READ):
                 return None
             if not self.is_active:
                 self.is_wanted = True
