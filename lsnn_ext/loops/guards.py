@@ -3,7 +3,7 @@ from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter, is_
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,16 +56,16 @@ def check_hooks(model: nn.Module) -> None:
                           f"the converted model or with tensors")
 
 
-class AnyNumber:
-    """Equals a description with other numbers."""
+class AnyNumber(NamedTuple):
+    """A number, array or container, whatever it holds: what an Unread shows of it."""
 
-    def __init__(self, described: Any) -> None:
-        self.head = described[:-1]  # class, dtype and shape
+    kind: type
+    dtype: Any
+    shape: Any
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, tuple) and other[:-1] == self.head
-
-    __hash__ = None  # type: ignore[assignment]
+    @classmethod
+    def of(cls, value: Any) -> "AnyNumber":
+        return cls(type(value), getattr(value, "dtype", None), getattr(value, "shape", None))
 
 
 class Guard:
@@ -93,7 +93,7 @@ class Guard:
                    for path, _ in recording.changed]
         self.volatile = {path: describe(origins.held(path), origins.snapshot)
                          for path in changed if before.find(path[:-1]) is not None}
-        self.volatile.update((path, AnyNumber(self.volatile[path]))
+        self.volatile.update((path, AnyNumber.of(origins.held(path)))
                              for path in recording.attributes.keys() & self.volatile.keys())
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
@@ -233,7 +233,8 @@ class Guard:
         for container, path, wanted in self._places:
             if container is MISSING:
                 container = resolve(self.function, path[:-1])
-            if describe(step_into(container, path[-1])) != wanted:
+            value = step_into(container, path[-1])
+            if wanted != (AnyNumber.of if isinstance(wanted, AnyNumber) else describe)(value):
                 return False
         return self._rest_holds(inputs)
 

@@ -306,3 +306,47 @@ def test_a_number_outside_of_the_model_is_refused() -> None:
     model, report = convert(make(lambda z, v: z.sum().item(), end), draw_x().double())
     assert not report.converted and "attributes of the model" in report.reason
     assert Logs.kept == []
+
+
+DEFAULT = (torch.ones(4, dtype=torch.float64),)
+
+
+class Shares(Logs):
+    """Holds what a default and a hook hold, too, and a tag of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parameters_of_cell = (DEFAULT[0],)
+        self.back.weight.no_decay = True
+        self.gain = 1.0
+
+    def scale(self, z: Tensor, factors: tuple[Tensor, ...] = DEFAULT) -> Tensor:
+        return z * factors[0] * self.parameters_of_cell[0]
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Any:
+        z = self.scale(torch.zeros(x.shape[1], 4, dtype=x.dtype))
+        v, out = z, []
+        for t in range(len(x)):
+            v = self.beta * v + gain * self.project(x[t]) + self.back(z)
+            z = self.spike(self.scale(v) - 0.3)
+            self.total += z.sum().item()
+            out.append(z)
+        self.gain = len(x)
+        return torch.stack(out), self.back.weight.detach(), self.project.bias.data
+
+
+@pytest.mark.parametrize("is_hooked", [False, True])
+def test_a_copy_shares_defaults_but_never_reaches_the_model(is_hooked: bool) -> None:
+    torch.manual_seed(0)
+    original = Shares().double()
+    model = copy.deepcopy(original)
+    model.back.weight.no_decay = True
+    if is_hooked:
+        model.project.register_forward_hook(lambda module, args, out: out * model.gain)
+    model, report = convert(model, draw_x().double())
+    assert report.converted != is_hooked
+    assert not is_hooked or "inside of the model" in report.reason or "copies" in report.reason
+    for k in range(0 if is_hooked else 3):
+        x = draw_x(seed=k).double()
+        torch.testing.assert_close(model(x), original(x))
+        assert model.total == original.total and len(seen_replays) > k
