@@ -148,7 +148,8 @@ class Steps:
     """The steps of a recording.
 
     Args:
-        is_active: whether item and numpy return an Unread. Else is_wanted says that one did not.
+        is_active: whether item, numpy and tolist return an Unread. Else is_wanted says that one
+            did not.
     """
 
     def __init__(self, is_active: bool) -> None:

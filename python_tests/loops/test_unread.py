@@ -3,9 +3,12 @@ import copy
 import datetime
 import json
 import math
+import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -338,9 +341,8 @@ class Shares(Logs):
 @pytest.mark.parametrize("is_hooked", [False, True])
 def test_a_copy_shares_defaults_but_never_reaches_the_model(is_hooked: bool) -> None:
     torch.manual_seed(0)
-    original = Shares().double()
-    model = copy.deepcopy(original)
-    model.back.weight.no_decay = True
+    original, model = Shares().double(), Shares().double()
+    model.load_state_dict(original.state_dict())
     if is_hooked:
         model.project.register_forward_hook(lambda module, args, out: out * model.gain)
     model, report = convert(model, draw_x().double())
@@ -348,5 +350,47 @@ def test_a_copy_shares_defaults_but_never_reaches_the_model(is_hooked: bool) -> 
     assert not is_hooked or "inside of the model" in report.reason or "copies" in report.reason
     for k in range(0 if is_hooked else 3):
         x = draw_x(seed=k).double()
-        torch.testing.assert_close(model(x), original(x))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # as of a replay that raises
+            torch.testing.assert_close(model(x), original(x))
         assert model.total == original.total and len(seen_replays) > k
+
+
+REGISTRY: dict[Any, float] = {}
+
+
+def test_a_key_that_is_a_part_of_the_model_is_refused() -> None:
+    def note(z: Tensor, v: Tensor) -> float:
+        return z.sum().item()
+
+    def end(self: Any, log: list[Any]) -> Any:
+        return log[0] * REGISTRY.get(self.project, 1.0)
+
+    model = make(note, end)
+    REGISTRY[model.project] = 2.0
+    _, report = convert(model, draw_x().double())
+    assert not report.converted and "inside of the model" in report.reason
+
+
+def tag(self: Any, log: list[Any]) -> None:
+    self.back.weight.rate = 1.0
+
+
+def make_folder(self: Any, log: list[Any]) -> None:
+    os.mkdir("folder")
+
+
+@pytest.mark.parametrize(("end", "reason"), [
+    (tag, "back.weight: expected no new attributes of a tensor"), (make_folder, "mkdir")])
+def test_effects_are_refused(end: Any, reason: str, tmp_path: Path,
+                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, report = convert(make(lambda z, v: None, end), draw_x().double())
+    assert not report.converted and reason in report.reason
+
+
+def test_an_expanded_input_with_nan() -> None:
+    model, _ = convert(make(lambda z, v: z.sum().item(), None), draw_x().double())
+    x = torch.full((1, 2, 5), torch.nan, dtype=torch.float64).expand(3, 2, 5)
+    assert bool(x.isnan().all()) and len(model(x)) == 2
+    convert(make(lambda z, v: None, None), x)
