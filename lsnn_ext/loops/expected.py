@@ -67,11 +67,12 @@ class Expected:
         if torch.equal(got, want):
             return
         limit = tolerance.of(want)
-        wrong = rounding.find_differences(got, want, limit)
+        distance = rounding.find_distance(got, want)
+        wrong = ~(distance <= limit)
         if tolerance is STEP:
             self.flips += int(wrong.sum())
             if limit:
-                apart = float(rounding.find_distance(got, want).masked_fill(wrong, 0).max())
+                apart = float(distance.masked_fill_(wrong, 0).max())
                 ulps = STEP.share(want.dtype) / torch.finfo(want.dtype).eps
                 self.ulps = max(self.ulps, apart / limit * ulps)
         for i in wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist():

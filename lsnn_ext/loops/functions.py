@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,11 +94,10 @@ def is_static(leaf: Any) -> bool:
         isinstance(leaf, FunctionType) and leaf.__closure__ is None)
 
 
+@functools.lru_cache(64)
 def is_pure(function: Any) -> bool:
     """Whether a function of TorchScript does nothing but compute with its arguments: it neither
-    calls Python nor prints, and holds no tensor, as a traced function does. True for others."""
-    if not isinstance(function, torch.jit.ScriptFunction):
-        return True
+    calls Python nor prints, and holds no tensor, as a traced function does."""
     graph: Any = function.inlined_graph
     constants = [one.kindOf("value") for one in graph.findAllNodes("prim::Constant")
                  if one.hasAttribute("value")]
@@ -121,25 +120,39 @@ def get_property_name(function: Any) -> str:
     return str(getattr(getattr(function, "__self__", None), "__name__", ""))
 
 
+def may_write(name: str) -> bool:
+    """Whether a function of this name may write to its first argument."""
+    return name.endswith("_") and (not name.endswith("__") or name.startswith(("__i", "__set")))
+
+
 def is_index_by_integers(func: Any, args: Any) -> bool:
     """Whether an operator is an index by integers, not by a mask: its shape is known."""
     return func is torch.ops.aten.index.Tensor and not any(
         one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
 
 
+class Effects(NamedTuple):
+    """What an operator does beside its result."""
+
+    reads: bool  # numbers, in Python or for a shape
+    writes: bool  # without incrementing a version, see written_statistics
+    draws: bool  # from a generator
+
+
 @functools.cache
-def _argument_names(func: Any) -> tuple[str, ...]:
-    return tuple(one.name for one in func._schema.arguments)
+def find_effects(func: Any) -> Effects:
+    schema, tags = func._schema, set(func.tags)
+    writes = schema.name.startswith("aten::_foreach") and schema.name.endswith("_") or any(
+        one.name == "running_mean" for one in schema.arguments)
+    return Effects(bool(VALUE_TAGS & tags), writes, torch.Tag.nondeterministic_seeded in tags)
 
 
 def written_statistics(func: Any, args: Any) -> set[int]:
     """Returns the storages of running statistics that batch normalization writes to, or of lists,
     which increments no version."""
-    if func._schema.name.startswith("aten::_foreach") and func._schema.name.endswith("_"):
+    if func._schema.name.startswith("aten::_foreach"):
         return {find_storage(one) for one in args[0]}
-    names = _argument_names(func)
-    if "running_mean" not in names:
-        return set()
+    names = [one.name for one in func._schema.arguments]
     named = dict(zip(names, args, strict=False))
     if not (named.get("training", True) and named.get("train", True)):
         return set()
@@ -156,11 +169,17 @@ def find_line() -> str:
     """Returns the line of the program that runs, "file.py:12"."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_INTERNAL) and "/contextlib.py" not in name:
-            return f"{os.path.basename(name)}:{frame.f_lineno}"
+        if name := _find_file(frame.f_code.co_filename):
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
+
+
+@functools.cache
+def _find_file(path: str) -> str:
+    """Returns the name of a file of the program; empty: of another one."""
+    is_other = path.startswith(_INTERNAL) or "/contextlib.py" in path
+    return "" if is_other else os.path.basename(path)
 
 
 _lock = threading.RLock()

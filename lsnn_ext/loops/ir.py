@@ -65,7 +65,10 @@ class Mode(NamedTuple):
 
     @classmethod
     def now(cls) -> "Mode":
-        return cls(torch.is_grad_enabled(), tuple(
+        grad = torch.is_grad_enabled()
+        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+            return _WITHOUT_AUTOCAST[grad]
+        return cls(grad, tuple(
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             for device in DEVICES))
 
@@ -85,6 +88,7 @@ class Mode(NamedTuple):
                 stack.enter_context(torch.autocast(device, dtype, enabled=dtype is not None))
 
 
+_WITHOUT_AUTOCAST = [Mode(grad, (None, None)) for grad in (False, True)]
 _LEAVES = (Tensor, int, float, str, type(None), slice, type(Ellipsis), torch.dtype, torch.device)
 _specs: dict[str, pytree.TreeSpec] = {}  # one object for each structure
 _names: dict[int, tuple[str, ...]] = {}  # by id: of arguments without lists, those with a name
@@ -229,6 +233,7 @@ class Recording:
 
     def release(self) -> None:
         """Frees what only verify reads."""
+        self.calls.clear()
         self.numbers.clear()
         self.tensors.clear()
         self.generators.clear()

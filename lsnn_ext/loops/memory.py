@@ -1,5 +1,6 @@
 """Memory: which live tensors share memory, and which parts of it they are."""
 import weakref
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -47,15 +48,14 @@ class Memory:
 
     def __init__(self) -> None:
         self.tensors: dict[int, Live] = {}  # by id
-        self._sharing: dict[int, list[weakref.ref[Tensor]]] = {}  # by storage
+        # by storage and id; a dead tensor stays until another one has its id
+        self._sharing: defaultdict[int, dict[int, weakref.ref[Tensor]]] = defaultdict(dict)
         self._writers: dict[int, weakref.ref[Tensor]] = {}  # by storage
 
     def add(self, tensor: Tensor, value: int) -> None:
         """Adds a tensor, or gives it a new value."""
         self.tensors[id(tensor)] = Live(tensor, value)
-        sharing = self._sharing.setdefault(find_storage(tensor), [])
-        sharing[:] = [one for one in sharing if one() is not None and one() is not tensor]
-        sharing.append(weakref.ref(tensor))
+        self._sharing[find_storage(tensor)][id(tensor)] = weakref.ref(tensor)
 
     def note_parts(self, name: str, args: Any, given: Sequence[Tensor],
                    results: Sequence[Any]) -> None:
@@ -69,7 +69,7 @@ class Memory:
 
     def find_parameter(self, tensor: Tensor) -> Tensor | None:
         """Returns the leaf of autograd whose data a tensor without gradient is."""
-        found = (one() for one in self._sharing.get(find_storage(tensor), ()))
+        found = (one() for one in self._sharing[find_storage(tensor)].values())
         return next((one for one in found if one is not None and one.requires_grad and one.is_leaf
                      and find_storage(one) == find_storage(tensor)
                      and find_layout(one) == find_layout(tensor)), None)
@@ -80,7 +80,7 @@ class Memory:
         whose data it is."""
         storage = find_storage(tensor)
         part = Part.of(tensor, args[1]) if name == "__setitem__" else None
-        for other in self._sharing.get(storage, ()):
+        for other in self._sharing[storage].values():
             one = other()
             if one is None or one is tensor or one is parameter or find_storage(one) != storage:
                 continue

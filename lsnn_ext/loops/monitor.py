@@ -2,7 +2,6 @@
 import _thread
 import builtins
 import datetime
-import gc
 import importlib
 import inspect
 import io
@@ -26,6 +25,7 @@ IMPURE = frozenset({
     os.system, os.write, _thread.start_new_thread, globals, eval, exec, __import__, sys._getframe,
     datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
     *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
+FILE: Any = io.IOBase.__base__  # without the slow isinstance of an abstract class
 IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (logging.Logger._log, "logging"), (type(os.environ).__getitem__, "os.environ"),
     (importlib.import_module, "import_module"), (torch.manual_seed, "manual_seed"),
@@ -71,12 +71,14 @@ class Monitor:
                 before(frame, event, called)
             if event == "call":
                 code = frame.f_code
+                if id(code) in seen:
+                    return
                 what = IMPURE_CODES.get(id(code))
                 if what is not None:
                     self._refuse(what, frame.f_back)
                 elif self.is_unread and code is CHECKPOINT:
                     self._refuse("checkpoint", _find_user(frame))
-                elif id(code) not in seen:
+                else:
                     seen[id(code)] = code
                     if not is_user(str(frame.f_globals.get("__name__"))):
                         return
@@ -92,11 +94,9 @@ class Monitor:
                                 self._refuse(name, frame)
             elif event == "c_call" and (
                     called in IMPURE
-                    or isinstance(getattr(called, "__self__", None), io.IOBase)):
+                    or isinstance(getattr(called, "__self__", None), FILE)):
                 self._refuse(called.__name__, frame)
 
-        is_collecting = gc.isenabled()
-        gc.disable()  # what runs at a collection is not the function's
         sys.setprofile(note)
         trace = sys.gettrace()
         if self.is_unread:
@@ -106,8 +106,6 @@ class Monitor:
         finally:
             sys.settrace(trace)
             sys.setprofile(before)
-            if is_collecting:
-                gc.enable()
             self.codes.update(seen.values())
 
     def _trace(self, frame: FrameType, event: str, raised: Any) -> Any:
@@ -134,6 +132,18 @@ class Monitor:
                                    f"its arguments and the model", line)
             if self.is_unread:
                 raise self.refused
+
+
+def run_with_profile(profile: Any, run: Callable[[], Any]) -> Any:
+    """Returns run(), during which sys.setprofile has this function."""
+    before = sys.getprofile()
+    if before is not None and not callable(before):  # cProfile, which cannot be set again
+        return run()
+    sys.setprofile(profile)
+    try:
+        return run()
+    finally:
+        sys.setprofile(before)
 
 
 def _find_user(frame: FrameType | None) -> FrameType | None:

@@ -25,7 +25,7 @@ from ..codegen.plain import (
     make_restore,
 )
 from .ir import Leaf, Refused
-from .paths import Path, Step, format_path, is_read, list_entries, resolve, set_step
+from .paths import Path, Step, format_path, is_read, resolve, set_step
 from .snapshot import Node, Snapshot
 
 SETTABLE = ("attribute", "item", "member", "closure", "global", "contents", "more")
@@ -134,8 +134,8 @@ class Origins:
         return [(("contents", None), now)]
 
     def _differences(self, node: Node) -> list[tuple[Step, Any]]:
-        now = {step: one for step, one in list_entries(node.value) if step in node.held or is_read(
-            node.value, step, one, self.snapshot.names, False)}
+        now = {step: one for step, one in self.snapshot.list_entries(node.value)
+               if step in node.held or is_read(node.value, step, one, self.snapshot.names, False)}
         found = []
         for step, one in now.items():
             before = node.held.get(step, MISSING)

@@ -6,7 +6,6 @@ in the kernels, or as a loop over its own calls. What is in none runs for all it
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +34,7 @@ class Plan:
                  parts: Sequence[Part] | None = None) -> None:
         """parts: calls and loops of the recording. Default: as find_loops."""
         self.recording = recording
+        self.is_random = any(call.is_random for call in recording.calls)
         self.parts: list[Call | tuple[Loop, list[Stage]]] = []
         parts = find_loops(recording) if parts is None else parts
         self.refused: list[tuple[Loop, Refused]] = []  # loops that stay as they are, and why
@@ -101,11 +101,6 @@ class Plan:
         """The stages of all loops."""
         return [stage for part in self.parts if isinstance(part, tuple) and not isinstance(
             part, Call) for stage in part[1]]
-
-    @cached_property
-    def is_random(self) -> bool:
-        """Whether it draws from a generator of torch."""
-        return any(call.is_random for call in self.recording.calls)
 
     @property
     def reason(self) -> str:

@@ -34,8 +34,7 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
 """
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +51,7 @@ from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import Memory, check_backward, find_version
+from .monitor import run_with_profile
 from .origins import Origins
 from .rewrite import make_assignment, make_copy, rewrite
 from .unread import Steps, add_read, to_later
@@ -92,6 +92,35 @@ class _Begun(NamedTuple):
     versions: list[tuple[int, bool]]
 
 
+class _Inside:
+    """Notes no calls meanwhile."""
+
+    def __init__(self, recorder: "_Recorder") -> None:
+        self.recorder = recorder
+
+    def __enter__(self) -> None:
+        self.recorder.depth += 1
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self.recorder.depth -= 1
+
+
+class _Refusals:
+    """Notes what is refused, and goes on."""
+
+    def __init__(self, recorder: "_Recorder") -> None:
+        self.recorder = recorder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
+        if not isinstance(error, Refused):
+            return False
+        self.recorder.refused = Refused(error.reason, error.line or find_line())
+        return True
+
+
 class _Recorder(TorchFunctionMode):
     """Records calls until something is refused; from then on passes them through."""
 
@@ -103,9 +132,10 @@ class _Recorder(TorchFunctionMode):
         self.keep_numbers = keep_numbers
         self.refused: Refused | None = None
         self.depth = 0  # of noted calls; what they call themselves is not noted
+        self.inside, self.refusals = _Inside(self), _Refusals(self)
         self.thread = threading.get_ident()
         self.is_random, self.name = False, ""  # the call at hand, and its function
-        self.sizes: set[int] = set()  # ids of tensors in its tuples, such as sizes
+        self.arguments: tuple[Any, ...] = ()
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = self.recording.generators = generator_states()
         self.memory = Memory()
@@ -116,6 +146,10 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.depth or self.refused:
             return func(*args, **kwargs)
+        return run_with_profile(None, lambda: self._intercept(func, args, kwargs))
+
+    def _intercept(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Records a call of a function of torch, unless it makes no tensor."""
         name = get_name(func)
         if made := (self.steps.read(self, name, args, kwargs)
                     or self.masked.run(func, name, args, kwargs)):
@@ -128,69 +162,57 @@ class _Recorder(TorchFunctionMode):
                 args[2].dtype != args[0].dtype):
             one = args[2], args[0].dtype
             args = *args[:2], self.note(Tensor.to, one, {}, lambda: Tensor.to(*one))
-        profile = sys.getprofile()  # not of the functions of torch
-        if not callable(profile):  # cProfile cannot be set again
-            return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
-        sys.setprofile(None)
-        try:
-            return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
-        finally:
-            sys.setprofile(profile)
+        return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
 
     def note_function(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         """Records what no mode intercepts: autograd.Functions, and functions of TorchScript. Calls
         of other threads pass through."""
         if threading.get_ident() != self.thread or self.depth or self.refused:
             return run()
-        self.steps.check(args, kwargs)
-        if not of.is_pure(function):
-            with self.refusals():
-                raise Refused(f"{function.name}: expected a function of TorchScript that does "
-                              f"nothing but compute with its arguments")
-        with internals.without_function_mode(self):  # as in calls that it intercepts
-            return self.note(function, args, kwargs, run)
+        profile = sys.getprofile()
+        is_python = isinstance(function, of.Apply)
+
+        def note() -> Any:
+            self.steps.check(args, kwargs)
+            if not is_python and not of.is_pure(function):
+                with self.refusals:
+                    raise Refused(f"{function.name}: expected a function of TorchScript that does "
+                                  f"nothing but compute with its arguments")
+            with internals.without_function_mode(self):  # as in calls that it intercepts
+                return self.note(function, args, kwargs, run if not is_python else (
+                    lambda: run_with_profile(profile, run)))
+
+        return run_with_profile(None, note)
 
     # ----------------------------------------------------------------------------- calls
     def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         """Runs a call and records it. A refusal never changes the result."""
-        with self.inside():
+        with self.inside:
             before = None
-            with self.refusals():
-                before = self._before(function, args, kwargs)
             self.is_random, self.name, self.unversioned = False, get_name(function), set()
-            lists = [one for one in (*args, *kwargs.values()) if isinstance(one, list | tuple)]
-            self.sizes = {id(leaf) for leaf in pytree.tree_leaves(lists)
-                          if isinstance(leaf, Tensor)} if lists else set()
+            self.arguments = *args, *kwargs.values()
+            with self.refusals:
+                before = self._before(function, args, kwargs)
             try:
                 result = run()
+                self.arguments = ()
             except Exception:
-                with self.refusals():
+                with self.refusals:
                     raise Refused(f"{self.name}: expected no error that the caller catches") from (
                         None)
                 raise
             if before is not None:
-                with self.refusals():
+                with self.refusals:
                     self._after(before, result)
             return result
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Notes no calls meanwhile."""
-        self.depth += 1
-        try:
-            yield
-        finally:
-            self.depth -= 1
-
-    @contextmanager
-    def refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except Refused as refused:
-            self.refused = Refused(refused.reason, refused.line or find_line())
+    def is_size(self, tensor: Tensor) -> bool:
+        """Whether a tensor stands in a list or tuple among the arguments, as a size does."""
+        lists = [one for one in self.arguments if isinstance(one, list | tuple)]
+        return any(leaf is tensor for leaf in pytree.tree_leaves(lists))
 
     def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
-        name = get_name(function)
+        name = self.name
         if name == "__set__" and (changed := get_property_name(function)) != "requires_grad" and (
                 changed != "data" or self._find_parameter(args[0]) is not args[0]):
             raise Refused(f"{changed}: expected an attribute that stays")
@@ -209,7 +231,7 @@ class _Recorder(TorchFunctionMode):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "
                               f"{type(leaf).__name__}")
             refs.append(leaf)
-        if self.keep_numbers and tensors and name.endswith("_"):  # which may write to it
+        if self.keep_numbers and tensors and of.may_write(name):
             parameter = self._find_parameter(tensors[0])
             if parameter is not None and not (parameter is tensors[0] and torch.is_grad_enabled()):
                 value = self.tensors[id(parameter)].value
@@ -222,13 +244,14 @@ class _Recorder(TorchFunctionMode):
             return
         function, leaves, spec, tensors, versions = begun
         kinds = self.recording.kinds
-        name = get_name(function)
+        name = self.name
         written = []
         if name == "__set__" and get_property_name(function) == "data":
             self._set_data(*tensors)
             return
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
-                   if find_version(one) != version or find_storage(one) in self.unversioned}
+                   if find_version(one) != version
+                   or self.unversioned and find_storage(one) in self.unversioned}
         if not changed and name in of.FLAGS:
             return
         args, kwargs = pytree.tree_unflatten(leaves, spec) if name in PARTS else ((), {})

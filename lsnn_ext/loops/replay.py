@@ -117,7 +117,7 @@ class Replayer:
         if not _recording_lock.acquire(blocking=False):
             return original(*args, **kwargs)
         try:
-            with _without_full_collections():
+            with _without_collections():
                 return self._record(root, original, key, inputs, args, kwargs)
         finally:
             _recording_lock.release()
@@ -349,15 +349,16 @@ class Replayer:
 
 
 @contextmanager
-def _without_full_collections() -> Iterator[None]:
-    """Lets Python search young objects only for garbage. A recording makes so many objects that it
-    would search all, those of torch among them, which takes up to 0.3 s."""
-    thresholds = gc.get_threshold()
-    gc.set_threshold(*thresholds[:2], 1 << 30)
+def _without_collections() -> Iterator[None]:
+    """Lets Python not search for garbage: what runs then is not the model's. A recording makes so
+    many objects that each search takes up to 0.3 s."""
+    is_collecting = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        gc.set_threshold(*thresholds)
+        if is_collecting:
+            gc.enable()
 
 
 def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[Any, Any]]:

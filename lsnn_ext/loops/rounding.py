@@ -1,4 +1,5 @@
 """Differences of tensors: which are rounding errors."""
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -50,12 +51,20 @@ class Tolerance:
         share = self.share(tensor.dtype)
         if not share or not tensor.numel():
             return 0.0
-        return share * float(tensor.abs().nan_to_num(0, 0, 0).max())
+        return share * find_largest(tensor)
 
 
 EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32)}
 STEP = Tolerance({dtype: ULPS * eps for dtype, eps in EPS.items()}, LOW_ULPS)
 RUN = Tolerance({torch.float64: 1e-9, torch.float32: 1e-4}, 2.5)
+
+
+def find_largest(tensor: Tensor) -> float:
+    """Returns the largest magnitude of finite numbers."""
+    tensor = tensor.detach().abs() if tensor.is_complex() else tensor.detach()
+    low, high = map(float, tensor.aminmax())
+    largest = max(-low, high)
+    return largest if math.isfinite(largest) else float(tensor.abs().nan_to_num(0, 0, 0).max())
 
 
 def tolerance_of(dtypes: Iterable[torch.dtype]) -> Tolerance:
@@ -183,7 +192,7 @@ def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[i
 def _perturb_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:
     if not tensor.numel():
         return tensor
-    size = torch.finfo(tensor.dtype).eps * tensor.detach().abs().nan_to_num(0, 0, 0).max()
+    size = torch.finfo(tensor.dtype).eps * find_largest(tensor)
     return perturb(tensor, size, 0, random)
 
 
@@ -200,8 +209,11 @@ def find_distance(one: Tensor, other: Tensor) -> Tensor:
     """Returns absolute differences; 0 for equal infinities and for two NaN."""
     if not one.is_floating_point() and not one.is_complex():
         return (one != other).double()
+    apart = (one - other).abs()
+    if not apart.numel() or not apart.max().isnan():
+        return apart
     is_same = (one == other) | (one.isnan() & other.isnan())
-    return (one - other).abs().masked_fill(is_same, 0)
+    return apart.masked_fill(is_same, 0)
 
 
 def find_differences(one: Tensor, other: Tensor, limit: float) -> Tensor:

@@ -56,7 +56,7 @@ class Snapshot:
                     self._read(node)
         for node in self.nodes:  # in an order that no round of reading decides
             node.held.update({step: node.held.pop(step)
-                              for step, _ in self._entries(node.value) if step in node.held})
+                              for step, _ in self.list_entries(node.value) if step in node.held})
         self._describe()
         self._before = None
 
@@ -75,7 +75,7 @@ class Snapshot:
             self.names |= find_names(value.__code__)
         number = self.numbers[id(value)]
         is_made = id(value) in self._made
-        for step, one in self._entries(value):
+        for step, one in self.list_entries(value):
             if step in node.held or not is_read(value, step, one, self.names, is_made):
                 continue
             node.held[step] = one
@@ -99,7 +99,8 @@ class Snapshot:
                               f"object whose state cannot be looked at, got a "
                               f"{type(one).__name__}")
 
-    def _entries(self, value: Any) -> Iterable[tuple[Step, Any]]:
+    def list_entries(self, value: Any) -> Iterable[tuple[Step, Any]]:
+        """Returns the entries of the value: of a module of others, those that code names."""
         if isinstance(value, types.ModuleType) and not is_user(value.__name__):  # a large one
             return [(("global", key), vars(value)[key])
                     for key in sorted(self.names & vars(value).keys())]

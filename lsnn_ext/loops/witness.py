@@ -27,20 +27,22 @@ class Witness(TorchDispatchMode):
         if recorder.refused is not None:
             return func(*args, **kwargs)
         if not recorder.depth and func is not torch.ops.aten.detach.default:
-            with recorder.refusals():
+            with recorder.refusals:
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
-        is_known = recorder.masked.is_reading or of.is_index_by_integers(func, args) or (
-            recorder.name in of.FILLS and id(args[0]) not in recorder.sizes) or (
-            recorder.name == "__bool__")
-        if of.VALUE_TAGS & set(func.tags) and not is_known:
-            with recorder.refusals():
+        effects = of.find_effects(func)
+        if effects.reads and not (
+                recorder.masked.is_reading or of.is_index_by_integers(func, args)
+                or recorder.name in of.FILLS and not recorder.is_size(args[0])
+                or recorder.name == "__bool__"):
+            with recorder.refusals:
                 add_read(recorder, args[0], f"{func}: expected no shape and no branch that depends "
                                             f"on numbers")
-        recorder.unversioned |= of.written_statistics(func, args)
-        if torch.Tag.nondeterministic_seeded not in func.tags:
+        if effects.writes:
+            recorder.unversioned |= of.written_statistics(func, args)
+        if not effects.draws:
             return func(*args, **kwargs)
-        with recorder.refusals():
+        with recorder.refusals:
             recorder.check_generators()
         out = func(*args, **kwargs)
         recorder.is_random = True
