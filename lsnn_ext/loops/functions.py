@@ -2,9 +2,6 @@
 import functools
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
@@ -13,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import _SingleLevelFunction
 
 from .._core.torch_internals import find_storage
 
@@ -56,7 +52,7 @@ PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "__mat
 OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",
                "float": "_to_copy", "double": "_to_copy", "to": "_to_copy", "type": "_to_copy"}
 
-_apply: Any = Function.__dict__["apply"].__func__
+_apply: Any = Function.__dict__["apply"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class Apply:
     function: Any
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _apply(self.function, *args, **kwargs)
+        return _apply.__get__(None, self.function)(*args, **kwargs)
 
     @property
     def __name__(self) -> str:
@@ -180,33 +176,6 @@ def _find_file(path: str) -> str:
     """Returns the name of a file of the program; empty: of another one."""
     is_other = path.startswith(_INTERNAL) or "/contextlib.py" in path
     return "" if is_other else os.path.basename(path)
-
-
-_lock = threading.RLock()
-
-
-@contextmanager
-def intercept_functions(note: Callable[[Any, Any, Any, Callable[[], Any]], Any]) -> Iterator[None]:
-    """Calls note(function, args, kwargs, run) for each call of an autograd.Function, as an Apply,
-    or of a torch.jit.ScriptFunction, in any thread. Its result is that of note."""
-    base: Any = _SingleLevelFunction
-    script: Any = torch.jit.ScriptFunction
-    run_script = script.__call__
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        run = super(_SingleLevelFunction, cls).apply
-        return note(Apply(cls), args, kwargs, lambda: run(*args, **kwargs))
-
-    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-        return note(function, args, kwargs, lambda: run_script(function, *args, **kwargs))
-
-    with _lock:
-        base.apply, script.__call__ = classmethod(apply), call
-        try:
-            yield
-        finally:
-            del base.apply
-            script.__call__ = run_script
 
 
 def is_pointwise(call: Any) -> bool:

@@ -17,7 +17,7 @@ Invariants while a recording is made and nothing is refused:
     u.add_(1)                 refused: y shares the memory of u, and value 4 would change
 
 Proof that calling `calls` in their order, with the same leaves, gives the result of the model:
-    Every operator is seen: it runs in a call that _Recorder or intercept_functions notes, or
+    Every operator is seen: it runs in a call that _Recorder or intercept_functions note, or
     outside of all of them, where Witness refuses it.
     I1. A call that writes to its arguments changes their _version, or writes statistics that
     Witness adds to `unversioned`; _after gives these tensors new values. Memory refuses a write to
@@ -32,7 +32,6 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
     refuses what sets the state of a generator.
     By induction over the calls, each value has the same numbers in both runs.
 """
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -47,6 +46,7 @@ from .._core import torch_internals as internals
 from .._core.torch_internals import find_storage
 from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
+from .applied import intercept_functions
 from .functions import find_line, get_name, get_property_name, is_static
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
@@ -71,9 +71,9 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     if torch.is_inference_mode_enabled():
         return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
     recorder = _Recorder(origins, steps or Steps(False), keep_numbers)
-    with of.intercept_functions(recorder.note_function), Witness(recorder), recorder, (
-            recorder.steps.run()):
+    with intercept_functions(recorder), Witness(recorder), recorder, recorder.steps.run():
         result = function(*args, **kwargs)
+        recorder.complete()
     try:
         return result, recorder.steps.refused or recorder.refused or recorder.finish(result)
     except Refused as refused:
@@ -90,6 +90,7 @@ class _Begun(NamedTuple):
     spec: pytree.TreeSpec
     tensors: list[Tensor]
     versions: list[tuple[int, bool]]
+    line: str  # of the program
 
 
 class _Inside:
@@ -136,6 +137,7 @@ class _Recorder(TorchFunctionMode):
         self.thread = threading.get_ident()
         self.is_random, self.name = False, ""  # the call at hand, and its function
         self.arguments: tuple[Any, ...] = ()
+        self.unfinished: tuple[_Begun, Any] | None = None  # a call that C code goes on with
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = self.recording.generators = generator_states()
         self.memory = Memory()
@@ -150,6 +152,7 @@ class _Recorder(TorchFunctionMode):
 
     def _intercept(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Records a call of a function of torch, unless it makes no tensor."""
+        self.complete()
         name = get_name(func)
         if made := (self.steps.read(self, name, args, kwargs)
                     or self.masked.run(func, name, args, kwargs)):
@@ -164,29 +167,29 @@ class _Recorder(TorchFunctionMode):
             args = *args[:2], self.note(Tensor.to, one, {}, lambda: Tensor.to(*one))
         return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
 
-    def note_function(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
-        """Records what no mode intercepts: autograd.Functions, and functions of TorchScript. Calls
-        of other threads pass through."""
-        if threading.get_ident() != self.thread or self.depth or self.refused:
-            return run()
-        profile = sys.getprofile()
-        is_python = isinstance(function, of.Apply)
+    def is_passive(self) -> bool:
+        """Whether calls pass through: those of other threads, of noted calls, and after a
+        refusal."""
+        return threading.get_ident() != self.thread or self.depth > 0 or self.refused is not None
 
+    def note_function(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any],
+                      is_unfinished: bool = False) -> Any:
+        """Records what no mode intercepts."""
         def note() -> Any:
+            self.complete()
             self.steps.check(args, kwargs)
-            if not is_python and not of.is_pure(function):
-                with self.refusals:
-                    raise Refused(f"{function.name}: expected a function of TorchScript that does "
-                                  f"nothing but compute with its arguments")
             with internals.without_function_mode(self):  # as in calls that it intercepts
-                return self.note(function, args, kwargs, run if not is_python else (
-                    lambda: run_with_profile(profile, run)))
+                return self.note(function, args, kwargs, run, is_unfinished)
 
         return run_with_profile(None, note)
 
     # ----------------------------------------------------------------------------- calls
-    def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
-        """Runs a call and records it. A refusal never changes the result."""
+    def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any],
+             is_unfinished: bool = False) -> Any:
+        """Runs a call and records it. A refusal never changes the result.
+
+        is_unfinished: whether C code goes on with the result, which `complete` records then.
+        """
         with self.inside:
             before = None
             self.is_random, self.name, self.unversioned = False, get_name(function), set()
@@ -202,9 +205,20 @@ class _Recorder(TorchFunctionMode):
                         None)
                 raise
             if before is not None:
-                with self.refusals:
-                    self._after(before, result)
+                self.unfinished = before, result
+            if not is_unfinished:
+                self.complete()
             return result
+
+    def complete(self) -> None:
+        """Records the result of the last call, unless this is done."""
+        if self.unfinished is not None:
+            (begun, result), self.unfinished = self.unfinished, None
+            with self.inside:
+                try:
+                    self._after(begun, result)
+                except Refused as refused:
+                    self.refused = Refused(refused.reason, refused.line or begun.line)
 
     def is_size(self, tensor: Tensor) -> bool:
         """Whether a tensor stands in a list or tuple among the arguments, as a size does."""
@@ -237,17 +251,18 @@ class _Recorder(TorchFunctionMode):
                 value = self.tensors[id(parameter)].value
                 with internals.without_dispatch_modes():
                     self.recording.numbers[value] = parameter.detach().clone()
-        return _Begun(function, tuple(refs), spec, tensors, list(map(find_version, tensors)))
+        return _Begun(function, tuple(refs), spec, tensors, list(map(find_version, tensors)),
+                      find_line())
 
     def _after(self, begun: "_Begun", result: Any) -> None:
         if result is NotImplemented:  # such as tensor == None
             return
-        function, leaves, spec, tensors, versions = begun
+        function, leaves, spec, tensors, versions, line = begun
         kinds = self.recording.kinds
         name = self.name
         written = []
         if name == "__set__" and get_property_name(function) == "data":
-            self._set_data(*tensors)
+            self._set_data(tensors[0], tensors[1], line)
             return
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if find_version(one) != version
@@ -277,7 +292,7 @@ class _Recorder(TorchFunctionMode):
         given = {id(one) for one in tensors}
         if name in PARTS and (values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
-                self.recording.calls.append(make_copy(value, self._new(one), find_line(), kinds))
+                self.recording.calls.append(make_copy(value, self._new(one), line, kinds))
             self.memory.note_parts(name, args, tensors, found)
             return
         if not written and all(id(one) in given for one in found):
@@ -287,12 +302,12 @@ class _Recorder(TorchFunctionMode):
         self.memory.note_parts(name, args, tensors, [one for one in found if id(one) not in given])
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
         call = Call(function, leaves, spec, results, tuple(written), Mode.now(), self.is_random,
-                    find_line())
+                    line)
         if name == "stack" and isinstance(results, Ref):
             self.writes.note_stack(args, kwargs, results.value)
         self.recording.calls += rewrite(call, self.recording.add_value, kinds)
         for parameter, old, numbers in parameters:
-            self._assign(parameter, old, numbers)
+            self._assign(parameter, old, numbers, line)
 
     def _find_leaf(self, value: int) -> int:
         """Returns the leaf whose later value this one is, else the value itself."""
@@ -305,7 +320,7 @@ class _Recorder(TorchFunctionMode):
             self._find_leaf(self.tensors[id(found)].value))
         return found if leaf is not None and leaf.kind == "attribute" else None
 
-    def _assign(self, parameter: Tensor, old: int, numbers: int) -> None:
+    def _assign(self, parameter: Tensor, old: int, numbers: int, line: str) -> None:
         """Notes that a parameter has other numbers."""
         kinds = self.recording.kinds
         if any(old in call.inputs and call.mode.grad and get_name(call.function) not in (
@@ -314,17 +329,17 @@ class _Recorder(TorchFunctionMode):
                           "backward pass may read what was written")
         kinds[numbers] = kinds[numbers]._replace(requires_grad=False)
         new = self._new(parameter)
-        self.recording.calls.append(make_assignment(old, numbers, new, find_line()))
+        self.recording.calls.append(make_assignment(old, numbers, new, line))
         self.recording.written[self._find_leaf(old)] = new
 
-    def _set_data(self, parameter: Tensor, numbers: Tensor) -> None:
+    def _set_data(self, parameter: Tensor, numbers: Tensor, line: str) -> None:
         """Notes parameter.data = numbers."""
         old, value = self.tensors[id(parameter)].value, self.tensors[id(numbers)].value
         if self.recording.kinds[old][:3] != self.recording.kinds[value][:3] or (
                 value in self.recording.leaves):
             raise Refused("data: expected a new tensor of the same shape, dtype and device")
         self.memory.check_write("data", numbers, (), parameter)
-        self._assign(parameter, old, value)
+        self._assign(parameter, old, value, line)
 
     def _check_write(self, name: str, tensor: Tensor, before: int, args: Any,
                      parameter: Tensor | None) -> None:
