@@ -21,8 +21,8 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
     """Records calls of the thread of a recorder.
 
     C code runs the apply of an autograd.Function, under whatever name a program calls it. It looks
-    up forward and setup_context: an attribute of the metaclass has precedence over these. What
-    forward returns receives its gradient later.
+    up setup_context, and forward in no_grad; attributes of the metaclass have precedence over
+    these. What forward returns gets its gradient later.
     """
     meta: Any = FunctionMeta
     script: Any = torch.jit.ScriptFunction
@@ -40,9 +40,15 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
                               f"nothing but compute with its arguments")
         return recorder.note_function(function, args, kwargs, run)
 
+    def begin(kind: Any, set_up: Any) -> Any:
+        if torch.is_grad_enabled() and not recorder.is_passive():  # not after forward
+            run_with_profile(None, recorder.complete)
+        return set_up if set_up is default else _SetUp(recorder, kind, set_up)
+
+    default = torch.autograd.Function.setup_context
     with _lock:
+        meta.setup_context = _Method("setup_context", begin)
         meta.forward = _Method("forward", lambda *given: _Forward(recorder, *given))
-        meta.setup_context = _Method("setup_context", lambda *given: _SetUp(recorder, *given))
         script.__call__ = call
         try:
             yield
@@ -52,23 +58,18 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
 
 
 class _Method:
-    """Replaces a method of autograd.Functions that they define themselves."""
+    """Replaces a method of autograd.Functions when it is looked up."""
 
     def __init__(self, name: str, replace: Callable[[Any, Any], Any]) -> None:
         self.name, self.replace = name, replace
 
     def __get__(self, kind: Any, meta: Any) -> Any:
-        method = self._find(kind)
-        is_own = method is not self._find(torch.autograd.Function)
-        return self.replace(kind, method) if is_own else method
+        found = next(vars(one)[self.name] for one in kind.__mro__ if self.name in vars(one))
+        return self.replace(kind, found.__get__(None, kind))
 
     def __set__(self, kind: Any, value: Any) -> None:
         raise AttributeError(f"{kind.__name__}.{self.name}: expected no new method during a "
                              f"recording")
-
-    def _find(self, kind: Any) -> Any:
-        found = next(vars(one)[self.name] for one in kind.__mro__ if self.name in vars(one))
-        return found.__get__(None, kind)
 
 
 class _Replaced:

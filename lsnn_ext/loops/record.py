@@ -152,6 +152,8 @@ class _Recorder(TorchFunctionMode):
 
     def _intercept(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Records a call of a function of torch, unless it makes no tensor."""
+        if self.unfinished and get_property_name(func) == "_backward_hooks":
+            return func(*args, **kwargs)  # C code, of an argument that forward writes to
         self.complete()
         name = get_name(func)
         if made := (self.steps.read(self, name, args, kwargs)

@@ -169,3 +169,79 @@ class SetUp(torch.autograd.Function):
 
 
 add(loop, Net, "spike", SetUpContext=lambda self, v: SetUp.apply(v, 2.0))
+
+
+class ClipsGradient(torch.autograd.Function):
+    """Returns its argument, of which apply makes a view."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g.clamp(-0.25, 0.25)
+
+
+class ClipsInSetUp(ClipsGradient):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:  # type: ignore[override]
+        return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.size = inputs[0].abs() + 1
+
+
+class Halves(torch.autograd.Function):
+    """Writes to its argument."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x.mul_(0.5)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 0.25 * g
+
+
+class Marks(Halves):
+    """Writes nothing, but says so."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x
+
+
+class Inner(torch.autograd.Function):
+    """Calls another function, and operators with a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            ctx.save_for_backward(torch.autograd.grad(torch.sigmoid(leaf).sum(), leaf)[0])
+        return Spike.apply(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * ctx.saved_tensors[0]
+
+
+class Named(Scaled):
+    @classmethod
+    def apply(cls, x: Tensor, *, slope: float) -> Any:  # type: ignore[override]
+        return super().apply(x + 0, slope)
+
+
+add(loop, Net, "spike",
+    ReturnsItsArgument=lambda self, v: Spike.apply(ClipsGradient.apply(v)),
+    ReturnsItsArgumentInSetUp=lambda self, v: Spike.apply(ClipsInSetUp.apply(v)),
+    WritesToItsArgument=lambda self, v: Spike.apply(Halves.apply(v + 0)),
+    SaysThatItWrites=lambda self, v: Spike.apply(Marks.apply(v + 0)),
+    FunctionInFunction=lambda self, v: Inner.apply(v))
+add(fused, Net, "spike",
+    DefaultArguments=lambda self, v: SetUp.apply(v, slope=2.0),
+    OwnApply=lambda self, v: Named.apply(v, slope=2.0))
