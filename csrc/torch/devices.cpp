@@ -48,7 +48,7 @@ void add_by_library(void* context, int64_t M, int64_t K, int64_t N, const cuda::
                right = view({b.data, b.column, b.row}, N, K);  // transposed
   std::array<StableIValue, 4> stack{from(left), from(right), from(std::optional<Tensor>(sum)),
                                     from(sum)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);
 }
@@ -142,7 +142,7 @@ void* current_stream(const Tensor& like) {
   static const auto get = torch_cuda_function<AOTITorchError (*)(int32_t, void**)>(
       "aoti_torch_get_current_cuda_stream");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(get(like.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(get(like.get_device_index(), &stream));
   return stream;
 }
 

@@ -31,11 +31,12 @@ def test_types_and_defaults_have_the_same_names() -> None:
     (reference.alif, AlifOptions), (ALIF, LayerOptions), (LIF, LIFOptions), (LSNN, LSNNOptions)])
 def test_signatures_and_docstrings_show_all(target: object, options: type) -> None:
     parameters = inspect.signature(target).parameters  # type: ignore[arg-type]
+    text = inspect.getdoc(target) or ""
     for name in options.__annotations__:
         default = parameters[name].default
-        assert f"\n        {name}: " in (target.__doc__ or "")
+        assert f"\n    {name}: " in text
         if name in ALIF_DEFAULTS and options is AlifOptions and name not in ("alpha", "theta"):
             assert default == ALIF_DEFAULTS[name]
         elif name in LAYER_DEFAULTS and options is not AlifOptions:
             assert default == LAYER_DEFAULTS[name]
-    assert "\n        **options\n" not in (target.__doc__ or "")
+    assert "\n    **options\n" not in text
