@@ -35,7 +35,7 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
         if recorder.is_passive():
             return run()
         if not is_pure(function):
-            with recorder.refusals:
+            with recorder.refusals():
                 raise Refused(f"{function.name}: expected a function of TorchScript that does "
                               f"nothing but compute with its arguments")
         return recorder.note_function(function, args, kwargs, run)
@@ -113,5 +113,5 @@ class _SetUp(_Replaced):
     def __call__(self, *args: Any) -> Any:
         if self.recorder.is_passive():
             return self.__wrapped__(*args)
-        with self.recorder.inside:
+        with self.recorder.inside():
             return self.__wrapped__(*args)

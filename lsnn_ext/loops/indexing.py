@@ -55,7 +55,7 @@ class MaskedReads:
         if part is None and not (is_by_mask and len(args) == 2):
             return None
         note = self.recorder.note
-        with self.recorder.refusals:
+        with self.recorder.refusals():
             mask = self.recorder.value_of(args[1]) if is_by_mask else part.mask  # type: ignore[union-attr]
             numbers = [one for one in args if isinstance(one, int | float) and math.isfinite(one)]
             if part is None:

@@ -33,7 +33,8 @@ Proof that calling `calls` in their order, with the same leaves, gives the resul
     By induction over the calls, each value has the same numbers in both runs.
 """
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +54,8 @@ from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_argume
 from .memory import Memory, check_backward, find_version
 from .monitor import run_with_profile
 from .origins import Origins
-from .rewrite import make_assignment, make_copy, rewrite
+from .parameters import Parameters
+from .rewrite import make_copy, rewrite
 from .unread import Steps, add_read, to_later
 from .witness import Witness
 
@@ -80,6 +82,8 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         return result, refused
     except RecursionError:
         return result, Refused("result: expected no container that holds itself")
+    finally:
+        vars(recorder).clear()  # of cycles, which a search for garbage would find late
 
 
 class _Begun(NamedTuple):
@@ -93,35 +97,6 @@ class _Begun(NamedTuple):
     line: str  # of the program
 
 
-class _Inside:
-    """Notes no calls meanwhile."""
-
-    def __init__(self, recorder: "_Recorder") -> None:
-        self.recorder = recorder
-
-    def __enter__(self) -> None:
-        self.recorder.depth += 1
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self.recorder.depth -= 1
-
-
-class _Refusals:
-    """Notes what is refused, and goes on."""
-
-    def __init__(self, recorder: "_Recorder") -> None:
-        self.recorder = recorder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
-        if not isinstance(error, Refused):
-            return False
-        self.recorder.refused = Refused(error.reason, error.line or find_line())
-        return True
-
-
 class _Recorder(TorchFunctionMode):
     """Records calls until something is refused; from then on passes them through."""
 
@@ -133,7 +108,6 @@ class _Recorder(TorchFunctionMode):
         self.keep_numbers = keep_numbers
         self.refused: Refused | None = None
         self.depth = 0  # of noted calls; what they call themselves is not noted
-        self.inside, self.refusals = _Inside(self), _Refusals(self)
         self.thread = threading.get_ident()
         self.is_random, self.name = False, ""  # the call at hand, and its function
         self.arguments: tuple[Any, ...] = ()
@@ -143,6 +117,7 @@ class _Recorder(TorchFunctionMode):
         self.memory = Memory()
         self.tensors = self.memory.tensors
         self.masked, self.writes = MaskedReads(self), Writes(self.recording)
+        self.parameters = Parameters(self)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -170,8 +145,7 @@ class _Recorder(TorchFunctionMode):
         return self.note(func, args, kwargs, lambda: func(*args, **kwargs))
 
     def is_passive(self) -> bool:
-        """Whether calls pass through: those of other threads, of noted calls, and after a
-        refusal."""
+        """Whether calls pass through: of other threads, in noted calls, and after a refusal."""
         return threading.get_ident() != self.thread or self.depth > 0 or self.refused is not None
 
     def note_function(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any],
@@ -192,22 +166,21 @@ class _Recorder(TorchFunctionMode):
 
         is_unfinished: whether C code goes on with the result, which `complete` records then.
         """
-        with self.inside:
+        with self.inside():
             before = None
             self.is_random, self.name, self.unversioned = False, get_name(function), set()
             self.arguments = *args, *kwargs.values()
-            with self.refusals:
+            try:
                 before = self._before(function, args, kwargs)
+            except Refused as refused:
+                self.refuse(refused)
             try:
                 result = run()
                 self.arguments = ()
             except Exception:
-                with self.refusals:
-                    raise Refused(f"{self.name}: expected no error that the caller catches") from (
-                        None)
+                self.refuse(Refused(f"{self.name}: expected no error that the caller catches"))
                 raise
-            if before is not None:
-                self.unfinished = before, result
+            self.unfinished = before and (before, result)
             if not is_unfinished:
                 self.complete()
             return result
@@ -216,11 +189,30 @@ class _Recorder(TorchFunctionMode):
         """Records the result of the last call, unless this is done."""
         if self.unfinished is not None:
             (begun, result), self.unfinished = self.unfinished, None
-            with self.inside:
+            with self.inside():
                 try:
                     self._after(begun, result)
                 except Refused as refused:
-                    self.refused = Refused(refused.reason, refused.line or begun.line)
+                    self.refuse(refused, begun.line)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Notes no calls meanwhile."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except Refused as refused:
+            self.refuse(refused)
+
+    def refuse(self, refused: Refused, line: str = "") -> None:
+        self.refused = Refused(refused.reason, refused.line or line or find_line())
 
     def is_size(self, tensor: Tensor) -> bool:
         """Whether a tensor stands in a list or tuple among the arguments, as a size does."""
@@ -230,7 +222,7 @@ class _Recorder(TorchFunctionMode):
     def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
         name = self.name
         if name == "__set__" and (changed := get_property_name(function)) != "requires_grad" and (
-                changed != "data" or self._find_parameter(args[0]) is not args[0]):
+                changed != "data" or self.parameters.find(args[0]) is not args[0]):
             raise Refused(f"{changed}: expected an attribute that stays")
         if name in of.REFUSED:
             raise Refused(f"{name}: expected calls that make tensors of tensors")
@@ -248,7 +240,7 @@ class _Recorder(TorchFunctionMode):
                               f"{type(leaf).__name__}")
             refs.append(leaf)
         if self.keep_numbers and tensors and of.may_write(name):
-            parameter = self._find_parameter(tensors[0])
+            parameter = self.parameters.find(tensors[0])
             if parameter is not None and not (parameter is tensors[0] and torch.is_grad_enabled()):
                 value = self.tensors[id(parameter)].value
                 with internals.without_dispatch_modes():
@@ -264,7 +256,7 @@ class _Recorder(TorchFunctionMode):
         name = self.name
         written = []
         if name == "__set__" and get_property_name(function) == "data":
-            self._set_data(tensors[0], tensors[1], line)
+            self.parameters.set_data(tensors[0], tensors[1], line)
             return
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if find_version(one) != version
@@ -275,11 +267,11 @@ class _Recorder(TorchFunctionMode):
         parameters = []
         for one in changed.values():
             before = self.tensors[id(one)].value
-            parameter = None if name in of.FLAGS else self._find_parameter(one)
+            parameter = None if name in of.FLAGS else self.parameters.find(one)
             self._check_write(name, one, before, args, parameter)
             if parameter is not None:
                 parameters.append((parameter, self.tensors[id(parameter)].value, len(kinds)))
-            written.append((before, self._new(one)))  # the value len(kinds)
+            written.append((before, self.add(one)))  # the value len(kinds)
         found, tree = ([result], None) if isinstance(result, Tensor) else (
             pytree.tree_flatten(result))
         others = [one for one in found if one is not None and not isinstance(one, Tensor)]
@@ -294,13 +286,13 @@ class _Recorder(TorchFunctionMode):
         given = {id(one) for one in tensors}
         if name in PARTS and (values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
-                self.recording.calls.append(make_copy(value, self._new(one), line, kinds))
+                self.recording.calls.append(make_copy(value, self.add(one), line, kinds))
             self.memory.note_parts(name, args, tensors, found)
             return
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
         refs = [None if one is None else Ref(
-            self.tensors[id(one)].value if id(one) in given else self._new(one)) for one in found]
+            self.tensors[id(one)].value if id(one) in given else self.add(one)) for one in found]
         self.memory.note_parts(name, args, tensors, [one for one in found if id(one) not in given])
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
         call = Call(function, leaves, spec, results, tuple(written), Mode.now(), self.is_random,
@@ -309,39 +301,7 @@ class _Recorder(TorchFunctionMode):
             self.writes.note_stack(args, kwargs, results.value)
         self.recording.calls += rewrite(call, self.recording.add_value, kinds)
         for parameter, old, numbers in parameters:
-            self._assign(parameter, old, numbers, line)
-
-    def _find_leaf(self, value: int) -> int:
-        """Returns the leaf whose later value this one is, else the value itself."""
-        return next((leaf for leaf, now in self.recording.written.items() if now == value), value)
-
-    def _find_parameter(self, tensor: Tensor) -> Tensor | None:
-        """Returns the attribute whose data a tensor is, and that takes a gradient."""
-        found = self.memory.find_parameter(tensor)
-        leaf = None if found is None else self.recording.leaves.get(
-            self._find_leaf(self.tensors[id(found)].value))
-        return found if leaf is not None and leaf.kind == "attribute" else None
-
-    def _assign(self, parameter: Tensor, old: int, numbers: int, line: str) -> None:
-        """Notes that a parameter has other numbers."""
-        kinds = self.recording.kinds
-        if any(old in call.inputs and call.mode.grad and get_name(call.function) not in (
-                "data", "detach") for call in self.recording.calls):
-            raise Refused("expected no write to a parameter after calls that read it, whose "
-                          "backward pass may read what was written")
-        kinds[numbers] = kinds[numbers]._replace(requires_grad=False)
-        new = self._new(parameter)
-        self.recording.calls.append(make_assignment(old, numbers, new, line))
-        self.recording.written[self._find_leaf(old)] = new
-
-    def _set_data(self, parameter: Tensor, numbers: Tensor, line: str) -> None:
-        """Notes parameter.data = numbers."""
-        old, value = self.tensors[id(parameter)].value, self.tensors[id(numbers)].value
-        if self.recording.kinds[old][:3] != self.recording.kinds[value][:3] or (
-                value in self.recording.leaves):
-            raise Refused("data: expected a new tensor of the same shape, dtype and device")
-        self.memory.check_write("data", numbers, (), parameter)
-        self._assign(parameter, old, value, line)
+            self.parameters.assign(parameter, old, numbers, line)
 
     def _check_write(self, name: str, tensor: Tensor, before: int, args: Any,
                      parameter: Tensor | None) -> None:
@@ -355,12 +315,12 @@ class _Recorder(TorchFunctionMode):
             raise Refused(f"{name}: expected no write to {what}")
         if not is_flag:
             self.memory.check_write(name, tensor, args, parameter)
-        start = self._find_leaf(before)
+        start = self.parameters.find_leaf(before)
         if start in self.recording.leaves and parameter is None:
-            self.recording.written[start] = len(self.recording.kinds)  # the value that _new makes
+            self.recording.written[start] = len(self.recording.kinds)  # the value that add makes
 
     # ----------------------------------------------------------------------------- values
-    def _new(self, tensor: Tensor) -> int:
+    def add(self, tensor: Tensor) -> int:
         """Returns a new value for the tensor as it is now."""
         odd = find_oddity(tensor)
         if odd or type(tensor) not in (Tensor, torch.nn.Parameter):
@@ -386,7 +346,7 @@ class _Recorder(TorchFunctionMode):
                           "globals, and what calls of torch make of them")
         if self.memory.is_outdated(tensor):
             raise Refused("a tensor was written to through another one that shares its memory")
-        value = self._new(tensor)
+        value = self.add(tensor)
         self.recording.leaves[value] = leaf
         if self.keep_numbers:
             self.recording.tensors[value] = tensor
@@ -430,7 +390,7 @@ class _Recorder(TorchFunctionMode):
         self.check_generators()
         if any(call.written for call in recording.calls):
             live = [one for known in self.tensors.values()
-                    if self._find_leaf(known.value) in recording.leaves
+                    if self.parameters.find_leaf(known.value) in recording.leaves
                     and (one := known.tensor()) is not None]
             check_backward([one for one in outputs if one.requires_grad], live)
             set_generator_states(self.generators)

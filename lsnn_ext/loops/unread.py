@@ -187,8 +187,8 @@ class Steps:
         if name not in READS or len(args) != 1 or kwargs or args[0].dtype == torch.bool:
             return None
         tensor, = args
-        with recorder.refusals:
-            with recorder.inside:
+        with recorder.refusals():
+            with recorder.inside():
                 value = recorder.value_of(tensor)
             if name != "numpy" and recorder.recording.attributes_of(value, MOST_READ):
                 return None
@@ -196,7 +196,7 @@ class Steps:
                 self.is_wanted = True
                 return None
             recorder.name = "__bool__"
-            with recorder.inside:
+            with recorder.inside():
                 result = READS[name](tensor)
             if name == "numpy":
                 self.arrays.append((tensor, value))

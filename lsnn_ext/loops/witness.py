@@ -27,7 +27,7 @@ class Witness(TorchDispatchMode):
         if recorder.refused is not None:
             return func(*args, **kwargs)
         if not recorder.depth and func is not torch.ops.aten.detach.default:
-            with recorder.refusals:
+            with recorder.refusals():
                 raise Refused(f"{func}: expected operators that are called from Python, got one of "
                               f"torch.jit or C++")
         effects = of.find_effects(func)
@@ -35,14 +35,14 @@ class Witness(TorchDispatchMode):
                 recorder.masked.is_reading or of.is_index_by_integers(func, args)
                 or recorder.name in of.FILLS and not recorder.is_size(args[0])
                 or recorder.name == "__bool__"):
-            with recorder.refusals:
+            with recorder.refusals():
                 add_read(recorder, args[0], f"{func}: expected no shape and no branch that depends "
                                             f"on numbers")
         if effects.writes:
             recorder.unversioned |= of.written_statistics(func, args)
         if not effects.draws:
             return func(*args, **kwargs)
-        with recorder.refusals:
+        with recorder.refusals():
             recorder.check_generators()
         out = func(*args, **kwargs)
         recorder.is_random = True
