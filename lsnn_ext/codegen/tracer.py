@@ -32,8 +32,8 @@ LINEAR = {"add": ("self", "other"), "sub": ("self", "other"), "neg": ("self",), 
     f"{name}_backward": ("grad_output",)
     for name in ("sigmoid", "tanh", "threshold", "hardtanh", "leaky_relu", "silu")} | {
     name: ("grad_output",) for name in PRODUCTS}
-# Elementwise operators that PyTorch does not tag as such.
-UNTAGGED = {"hardswish", "log_sigmoid", "log_sigmoid_forward", "_prelu_kernel"}
+# Elementwise operators that PyTorch does not tag as such; the last one not in 2.11.
+UNTAGGED = {"hardswish", "log_sigmoid", "log_sigmoid_forward", "_prelu_kernel", "leaky_relu"}
 # Operators in place whose result has the dtype of the tensor that they write to.
 WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}
 
