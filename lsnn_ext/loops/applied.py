@@ -1,15 +1,16 @@
 """Calls that no mode of torch intercepts: of autograd.Functions and functions of TorchScript."""
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, FunctionMeta
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, FunctionMeta, _SingleLevelFunction
 
-from .functions import Apply, is_pure
+from .functions import APPLY, Apply, is_pure
 from .ir import Refused
 from .monitor import run_with_profile
 
@@ -18,15 +19,21 @@ _lock = threading.RLock()
 
 @contextmanager
 def intercept_functions(recorder: Any) -> Iterator[None]:
-    """Records calls of the thread of a recorder.
-
-    C code runs the apply of an autograd.Function, under whatever name a program calls it. It looks
-    up setup_context, and forward in no_grad; attributes of the metaclass have precedence over
-    these. What forward returns gets its gradient later.
-    """
-    meta: Any = FunctionMeta
+    """Records calls of the thread of a recorder."""
+    is_python = isinstance(APPLY, classmethod)  # before torch 2.15, also where a program bound it
+    base: Any = _SingleLevelFunction if is_python else Function
     script: Any = torch.jit.ScriptFunction
     run_script = script.__call__
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        def run() -> Any:
+            return super(_SingleLevelFunction, cls).apply(*args, **kwargs)
+
+        if recorder.is_passive():
+            return run()
+        profile = sys.getprofile()
+        return recorder.note_function(Apply(cls), args, kwargs,
+                                      lambda: run_with_profile(profile, run))
 
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
         def run() -> Any:
@@ -40,78 +47,91 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
                               f"nothing but compute with its arguments")
         return recorder.note_function(function, args, kwargs, run)
 
-    def begin(kind: Any, set_up: Any) -> Any:
-        if torch.is_grad_enabled() and not recorder.is_passive():  # not after forward
-            run_with_profile(None, recorder.complete)
-        return set_up if set_up is default else _SetUp(recorder, kind, set_up)
-
-    default = torch.autograd.Function.setup_context
     with _lock:
-        meta.setup_context = _Method("setup_context", begin)
-        meta.forward = _Method("forward", lambda *given: _Forward(recorder, *given))
-        script.__call__ = call
+        base.apply, script.__call__ = classmethod(apply), call
+        if not is_python:
+            FunctionMeta.__getattribute__ = _Bound(recorder).make_look_up()
         try:
             yield
         finally:
-            del meta.forward, meta.setup_context
             script.__call__ = run_script
+            if is_python:
+                del base.apply
+            else:
+                base.apply = APPLY
+                del FunctionMeta.__getattribute__
 
 
-class _Method:
-    """Replaces a method of autograd.Functions when it is looked up."""
+class _Bound:
+    """Records calls of an apply that a program has bound before the recording, and that is C code.
 
-    def __init__(self, name: str, replace: Callable[[Any, Any], Any]) -> None:
-        self.name, self.replace = name, replace
+    It looks up _backward_cls of its class, which nothing else does, and forward, which it runs
+    without gradients; then setup_context, if there is one. Its result, which it makes of that of
+    forward, is recorded when the next call begins. Refuses what it would replace by a view of an
+    argument, and where it may raise after forward.
+    """
 
-    def __get__(self, kind: Any, meta: Any) -> Any:
-        found = next(vars(one)[self.name] for one in kind.__mro__ if self.name in vars(one))
-        return self.replace(kind, found.__get__(None, kind))
+    def __init__(self, recorder: Any) -> None:
+        self.recorder = recorder
+        self.begun: Any = None  # the class whose forward is looked up next
+        self.run: Any = None  # the class whose forward has run
+        self.context: Any = None
 
-    def __set__(self, kind: Any, value: Any) -> None:
-        raise AttributeError(f"{kind.__name__}.{self.name}: expected no new method during a "
-                             f"recording")
+    def make_look_up(self) -> Any:
+        """Returns __getattribute__ of the classes of autograd.Functions."""
+        def look_up(kind: Any, name: str) -> Any:
+            found = type.__getattribute__(kind, name)
+            if name not in ("_backward_cls", "forward", "setup_context") or (
+                    self.recorder.is_passive()):
+                return found
+            if name == "_backward_cls":
+                run_with_profile(None, self.recorder.complete)
+                self.begun = kind
+            elif name == "forward" and self.begun is kind:
+                self.begun = None
+                return lambda *args: self._forward(kind, found, args)
+            elif name == "setup_context" and self.run is kind:
+                self.run = None
+                return lambda *args: self._set_up(found, args)
+            return found
 
+        return look_up
 
-class _Replaced:
-    """What stands for a method, with its signature."""
-
-    def __init__(self, recorder: Any, kind: Any, method: Any) -> None:
-        self.recorder, self.kind, self.__wrapped__ = recorder, kind, method
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__wrapped__, name)
-
-
-class _Forward(_Replaced):
-    """Records a call of forward as one of apply."""
-
-    def __call__(self, *args: Any) -> Any:
-        if self.recorder.is_passive():
-            return self.__wrapped__(*args)
+    def _forward(self, kind: Any, forward: Any, args: tuple[Any, ...]) -> Any:
         profile = sys.getprofile()
-        context = args[0] if args and isinstance(args[0], FunctionCtx) else None
-        given = args if context is None else args[1:]
+        has_context = bool(args) and isinstance(args[0], FunctionCtx)
+        given = args[1:] if has_context else args
+        result = self.recorder.note_function(Apply(kind), given, {}, lambda: run_with_profile(
+            profile, lambda: forward(*args)), self._check)
+        found = result if type(result) is tuple else (result,)
+        with self.recorder.refusals():
+            if any(one is other for one in found for other in given if isinstance(other, Tensor)):
+                raise Refused(f"{kind.__name__}.apply: expected new tensors, got an argument")
+        if has_context:
+            self._keep(args[0])
+        else:
+            self.run = kind
+        return result
 
-        def run() -> Any:
-            unwritten = {id(one): one._version for one in given if isinstance(one, Tensor)}
-            result = run_with_profile(profile, lambda: self.__wrapped__(*args))
-            for one in getattr(context, "dirty_tensors", None) or ():
-                unwritten.pop(id(one), None)
+    def _set_up(self, set_up: Any, args: tuple[Any, ...]) -> Any:
+        try:
+            with self.recorder.inside():
+                set_up(*args)
+        except Exception:
+            self.recorder.refuse(Refused("setup_context: expected no error"))
+            raise
+        self._keep(args[0])
 
-            def view(one: Any) -> Any:  # of an argument, which C code makes out of sight
-                is_one = isinstance(one, Tensor) and unwritten.get(id(one)) == one._version
-                return one.view_as(one) if is_one else one
+    def _keep(self, context: Any) -> None:
+        self.context = context
+        if context.dirty_tensors or context.non_differentiable:
+            self.recorder.refuse(Refused(
+                f"{type(context).__name__}: expected no mark_dirty and no mark_non_differentiable"))
 
-            return tuple(map(view, result)) if type(result) is tuple else view(result)
-
-        return self.recorder.note_function(Apply(self.kind), given, {}, run, True)
-
-
-class _SetUp(_Replaced):
-    """Runs setup_context after forward, as a part of the call."""
-
-    def __call__(self, *args: Any) -> Any:
-        if self.recorder.is_passive():
-            return self.__wrapped__(*args)
-        with self.recorder.inside():
-            return self.__wrapped__(*args)
+    def _check(self, result: Any) -> None:
+        """Refuses the result of a call whose C code has raised."""
+        context, self.context, self.run = self.context, None, None
+        found = result if type(result) is tuple else (result,)
+        if context is None or any(isinstance(one, Tensor) and one.requires_grad
+                                  and one.grad_fn is not context for one in found):
+            raise Refused("apply: expected no error that the caller catches")

@@ -52,7 +52,7 @@ PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "einsum", "__mat
 OTHER_NAMES = {"__add__": "add", "__sub__": "sub", "__mul__": "mul", "__truediv__": "div",
                "float": "_to_copy", "double": "_to_copy", "to": "_to_copy", "type": "_to_copy"}
 
-_apply: Any = Function.__dict__["apply"]
+APPLY: Any = Function.__dict__["apply"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Apply:
     function: Any
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _apply.__get__(None, self.function)(*args, **kwargs)
+        return APPLY.__get__(None, self.function)(*args, **kwargs)
 
     @property
     def __name__(self) -> str:

@@ -83,7 +83,8 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     except RecursionError:
         return result, Refused("result: expected no container that holds itself")
     finally:
-        vars(recorder).clear()  # of cycles, which a search for garbage would find late
+        recorder.thread = -1  # what a program has kept of it passes calls through
+        del recorder.masked, recorder.parameters  # cycles, which would be found late
 
 
 class _Begun(NamedTuple):
@@ -111,7 +112,7 @@ class _Recorder(TorchFunctionMode):
         self.thread = threading.get_ident()
         self.is_random, self.name = False, ""  # the call at hand, and its function
         self.arguments: tuple[Any, ...] = ()
-        self.unfinished: tuple[_Begun, Any] | None = None  # a call that C code goes on with
+        self.unfinished: tuple[Any, ...] | None = None  # a call, its result and their check
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = self.recording.generators = generator_states()
         self.memory = Memory()
@@ -127,8 +128,6 @@ class _Recorder(TorchFunctionMode):
 
     def _intercept(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Records a call of a function of torch, unless it makes no tensor."""
-        if self.unfinished and get_property_name(func) == "_backward_hooks":
-            return func(*args, **kwargs)  # C code, of an argument that forward writes to
         self.complete()
         name = get_name(func)
         if made := (self.steps.read(self, name, args, kwargs)
@@ -149,22 +148,22 @@ class _Recorder(TorchFunctionMode):
         return threading.get_ident() != self.thread or self.depth > 0 or self.refused is not None
 
     def note_function(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any],
-                      is_unfinished: bool = False) -> Any:
-        """Records what no mode intercepts."""
+                      check: Callable[[Any], None] | None = None) -> Any:
+        """Records what no mode intercepts. check: as of note."""
         def note() -> Any:
             self.complete()
             self.steps.check(args, kwargs)
             with internals.without_function_mode(self):  # as in calls that it intercepts
-                return self.note(function, args, kwargs, run, is_unfinished)
+                return self.note(function, args, kwargs, run, check)
 
         return run_with_profile(None, note)
 
     # ----------------------------------------------------------------------------- calls
     def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any],
-             is_unfinished: bool = False) -> Any:
+             check: Callable[[Any], None] | None = None) -> Any:
         """Runs a call and records it. A refusal never changes the result.
 
-        is_unfinished: whether C code goes on with the result, which `complete` records then.
+        check: of the result, when the next call begins, if C code goes on with it.
         """
         with self.inside():
             before = None
@@ -180,17 +179,19 @@ class _Recorder(TorchFunctionMode):
             except Exception:
                 self.refuse(Refused(f"{self.name}: expected no error that the caller catches"))
                 raise
-            self.unfinished = before and (before, result)
-            if not is_unfinished:
+            self.unfinished = before and (before, result, check)
+            if check is None:
                 self.complete()
             return result
 
     def complete(self) -> None:
         """Records the result of the last call, unless this is done."""
         if self.unfinished is not None:
-            (begun, result), self.unfinished = self.unfinished, None
+            (begun, result, check), self.unfinished = self.unfinished, None
             with self.inside():
                 try:
+                    if check is not None:
+                        check(result)
                     self._after(begun, result)
                 except Refused as refused:
                     self.refuse(refused, begun.line)
