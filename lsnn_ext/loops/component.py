@@ -17,7 +17,7 @@ from ..codegen.state import NeuronState
 from ..codegen.trace import StepError
 from .currents import Currents, RunInputs, make_coefficient
 from .functions import is_elementwise
-from .ir import Before, Fixed, Kind, Loop, Now, Numbers, Recording, Refused, Slot
+from .ir import Before, Fixed, Kind, Now, Numbers, Refused, Slot
 from .products import Operands
 from .reader import SLOTS, run_calls
 from .recurrence import Recurrence, Register
@@ -30,7 +30,7 @@ _neurons: WeakValueDictionary[Any, Neuron] = WeakValueDictionary()
 
 
 class Component:
-    """Calls of a loop as one fused run for all iterations."""
+    """Calls of a loop as one fused run for all iterations. Raises Refused."""
 
     def __init__(self, found: Recurrence, last: Collection[Place] = ()) -> None:
         """last: results of which only the last iteration is read."""
@@ -318,15 +318,3 @@ def _find_close(got: Tensor, want: Tensor) -> Tensor:
     got, want = got.detach().double(), want.detach().double()
     largest = want.abs().nan_to_num(0.0, 0.0).max().item() if want.numel() else 0.0
     return torch.isclose(got, want, 1e-3, 1e-3 * largest, equal_nan=True)
-
-
-def fuse_component(loop: Loop, positions: Sequence[int], read: set[Place],
-                   recording: Recording, last: Collection[Place] = ()) -> Component:
-    """Returns a component of a loop as one fused run. Raises Refused.
-
-    Args:
-        positions: a strongly connected set of calls of its body, and elementwise ones that follow.
-        read: the results of these calls that are needed outside.
-        last: those results of which only the last iteration is needed.
-    """
-    return Component(Recurrence(loop, positions, read, recording), last)

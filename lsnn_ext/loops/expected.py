@@ -82,7 +82,7 @@ class Expected:
                 if not bool(left.any()):
                     break
             else:
-                at = rounding.find_first(left)
+                at = tuple(left.nonzero()[0].tolist())
                 raise VerificationError(f"expected {want[i][at].item()!r}, got "
                                         f"{got[i][at].item()!r}", line, start + i, at)
 

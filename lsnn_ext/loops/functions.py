@@ -148,8 +148,7 @@ def written_statistics(func: Any, args: Any) -> set[int]:
     which increments no version."""
     if func._schema.name.startswith("aten::_foreach"):
         return {find_storage(one) for one in args[0]}
-    names = [one.name for one in func._schema.arguments]
-    named = dict(zip(names, args, strict=False))
+    named = dict(zip((one.name for one in func._schema.arguments), args, strict=False))
     if not (named.get("training", True) and named.get("train", True)):
         return set()
     return {find_storage(one) for one in (

@@ -91,9 +91,9 @@ class Guard:
         read = set(recording.leaves.values())
         changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
                    for path, _ in recording.changed]
-        self.volatile = {path: describe(origins.held(path), origins.snapshot)
+        self.volatile = {path: describe(origins.snapshot.held(path), origins.snapshot)
                          for path in changed if before.find(path[:-1]) is not None}
-        self.volatile.update((path, AnyNumber.of(origins.held(path)))
+        self.volatile.update((path, AnyNumber.of(origins.snapshot.held(path)))
                              for path in recording.attributes.keys() & self.volatile.keys())
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]

@@ -72,10 +72,6 @@ class Origins:
         for place in self.snapshot.tensors.get(key, (0, []))[1]:
             yield Leaf("attribute", self.snapshot.path_of(place))
 
-    def held(self, path: Path) -> Any:
-        """Returns the value at a path before the call; MISSING: there was none."""
-        return self.snapshot.held(path)
-
     def find_aliases(self) -> list[list[Leaf]]:
         """Returns groups of places that held the same tensor."""
         groups = [[*self._list_leaves(key)] for key in {**self._inputs, **self.snapshot.tensors}]

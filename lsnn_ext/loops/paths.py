@@ -145,10 +145,9 @@ def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
         yield from ((("item", key), one) for key, one in enumerate(list_elements(value)))
     elif isinstance(value, functools._lru_cache_wrapper):
         yield ("member", "__wrapped__"), value.__wrapped__
-    is_module = isinstance(value, nn.Module)
     if type(value) not in (dict, *SEQUENCES):
         for key, one in getattr(value, "__dict__", {}).items():
-            if not (is_module and key in STATE_DICTS):
+            if not (key in STATE_DICTS and isinstance(value, nn.Module)):
                 yield ("attribute", key), one
         for kind in type(value).__mro__:
             if "__slots__" in vars(kind):

@@ -99,8 +99,7 @@ class Plan:
     @property
     def stages(self) -> list[Stage]:
         """The stages of all loops."""
-        return [stage for part in self.parts if isinstance(part, tuple) and not isinstance(
-            part, Call) for stage in part[1]]
+        return [stage for part in self.parts if not isinstance(part, Call) for stage in part[1]]
 
     @property
     def reason(self) -> str:
@@ -113,17 +112,11 @@ class Plan:
         why = "" if kept is None else f"; {kept.line}: {kept.reason}"
         if not any(stage.kind == "fused" for stage in self.stages):
             return f"no recurrence that runs in a kernel{why}"
-        kinds = self.recording.kinds
-        original = sum(estimate_call(call, kinds) for call in self.recording.calls)
+        original = sum(estimate_call(call, self.recording.kinds) for call in self.recording.calls)
         gain = original / self.estimate()
         return "" if gain > LEAST_GAIN else (
             f"expected a faster model, got an estimate of {1 / gain:.0%} of its time: too few "
             f"steps or numbers, or too much that stays as it is{why}")
-
-    @property
-    def is_useful(self) -> bool:
-        """Whether the plan is faster."""
-        return not self.reason
 
     def estimate(self) -> float:
         """Estimates the time of a run, as costs.py."""
@@ -198,16 +191,12 @@ class Plan:
                 is_taken = taken.setdefault(find_storage(tensor), first) != first
                 if (values.is_shared(value) or is_taken) and not values.is_part_of_leaf(tensor):
                     tensor = tensor.clone()
-                kind = recording.kinds[value]
                 # a sequence requires a gradient where one of its iterations does
-                tensor = tensor if kind.requires_grad else tensor.detach()
+                tensor = tensor if recording.kinds[value].requires_grad else tensor.detach()
                 own[value] = match_strides(tensor, recording.strides.get(value))
             if one.value not in own:
                 own[one.value] = own[value].detach()
             return own[one.value]
-
-        def fill(tree: Any) -> Any:
-            return pytree.tree_map(result, tree)
 
         def argument(one: Any, is_array: bool) -> Any:
             if isinstance(one, Leaf):
@@ -215,7 +204,8 @@ class Plan:
             return result(one) if is_array or not isinstance(one, Ref) else values.get(one.value)
 
         numbers = run_steps(recording.steps, argument)
-        made = (fill(recording.result), [fill(tree) for _, tree in recording.changed],
+        made = (pytree.tree_map(result, recording.result),
+                [pytree.tree_map(result, tree) for _, tree in recording.changed],
                 {leaf: values.get(value) for leaf, value in recording.written.items()})
         return made, values.frames
 

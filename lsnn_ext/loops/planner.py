@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from . import stages
-from .component import fuse_component
+from .component import Component
 from .functions import PRODUCTS, Apply, is_elementwise, is_pointwise
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying, find_initial
 from .reader import find_invariants
+from .recurrence import Recurrence
 from .stages import Batched, Stage, find_time_index
 from .values import Place
 
@@ -168,8 +169,8 @@ class Planner:
             return [stage]
         read, last = self._outputs(positions)
         try:
-            fused = fuse_component(self.loop, positions, read, self.recording, last)
-            return [Stage("fused", positions, fused.run)]
+            found = Recurrence(self.loop, positions, read, self.recording)
+            return [Stage("fused", positions, Component(found, last).run)]
         except Refused as refused:
             if extra:  # what follows may be what cannot be fused
                 return [*self._recurrence(component, ()), *map(self._single, extra)]
@@ -186,8 +187,7 @@ class Planner:
             return Stage("sliced", (q,), run)
         read, last = self._outputs((q,))
         in_order = partial(stages.run_in_order, self.loop, (q,), read, last)
-        is_product = one.call.name in PRODUCTS
-        if one.call.is_random or (self.exact and is_product) or any(
+        if one.call.is_random or (self.exact and one.call.name in PRODUCTS) or any(
                 isinstance(slot, Numbers) for slot in one.slots):
             return Stage("in order", (q,), in_order)
         kinds = [self.recording.kinds[value] for value in self.loop.made[0][q]]

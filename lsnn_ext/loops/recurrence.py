@@ -50,6 +50,8 @@ class Recurrence:
 
     def __init__(self, loop: Loop, positions: Sequence[int], read: set[Place],
                  recording: Recording) -> None:
+        """positions: a strongly connected set of calls of the body, and elementwise ones that
+        follow; read: their results that are needed outside."""
         self.loop, self.reader = loop, Reader(loop, positions, recording)
         self.outputs = sorted(read)
         found = Nodes(self.reader, self.outputs)
@@ -66,7 +68,9 @@ class Recurrence:
         self.registers: dict[Register, str] = {}
         # values from outside that differ by row, but not by iteration: states that stay
         self.constants: dict[tuple[Slot, tuple[int, ...]], str] = {}
-        order = self._order()
+        # the order of the step: calls that run ahead are last
+        order = sorted(self.nodes.values(), key=lambda one: (one.position in self.prefix,
+                                                             one.position))
         self.numbers = {node.position: k for k, node in enumerate(order)}
         self.calls = tuple(map(self._translate, order))
         if not self.currents:  # a step has one
@@ -155,11 +159,6 @@ class Recurrence:
     def put_axis_back(self, tensor: Tensor) -> Tensor:
         """Returns values (..., N, K) as (..., N K) in the order of the loop."""
         return (tensor.transpose(-1, -2) if self.has_axis_first else tensor).flatten(-2)
-
-    def _order(self) -> list[Node]:
-        """Returns the calls in their order in the step: those that run ahead last."""
-        return sorted(self.nodes.values(), key=lambda one: (one.position in self.prefix,
-                                                            one.position))
 
     # --------------------------------------------------------------------------- the step
     def _translate(self, node: Node) -> "StepCall":
@@ -301,8 +300,7 @@ class Recurrence:
     def _name_read(self, read: Read, ahead: int) -> "Name":
         place = read.position, read.output
         dtype = self.reader.kind(*place).dtype
-        first = int(read.position in self.prefix)
-        lag = read.lag + first - ahead
+        lag = read.lag + int(read.position in self.prefix) - ahead
         if any(self.reader.kinds[value].dtype != dtype for value in read.initial):
             raise Refused(f"expected {dtype} before the loop as in it", self.line(read.position))
         if not lag:

@@ -191,7 +191,7 @@ class Replayer:
             twin = Twin(root, args, kwargs, origins)
         steps = Steps(True)
         for path in self.counters:
-            if is_number(origins.held(path)):
+            if is_number(origins.snapshot.held(path)):
                 twin.set_unread(path, steps)
         monitor = Monitor(twin.run, True)
         before = Origins(twin.model, twin.args, twin.kwargs, has_copies=True)
@@ -223,7 +223,7 @@ class Replayer:
             return set()
         found = {path for path, tree in recording.changed
                  if any(isinstance(one, Later) for one in pytree.tree_leaves(tree))
-                 and is_number(origins.held(path))}
+                 and is_number(origins.snapshot.held(path))}
         plain = _plain_changes(origins, recording)
         return found | {path for path in self._find_changing(key, plain)
                         if is_number(plain[path][0])}
@@ -257,8 +257,7 @@ class Replayer:
                 self._check(key, recording, plain)
                 plan = make_plan(recording, self.options.exact)
                 recording = plan.recording
-                if not plan.is_useful:
-                    reason = plan.reason
+                if reason := plan.reason:
                     plan = None
             except Refused as refused:
                 plan, reason = None, str(refused)
@@ -363,7 +362,8 @@ def _without_collections() -> Iterator[None]:
 
 def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[Any, Any]]:
     return {path: (before, after) for path, after in recording.changed
-            if make_key(before := origins.held(path)) is not None and make_key(after) is not None}
+            if make_key(before := origins.snapshot.held(path)) is not None
+            and make_key(after) is not None}
 
 
 def _share_memory(leaves: dict[int, Tensor], written: dict[int, int]) -> bool:

@@ -110,14 +110,12 @@ class _Search:
                 return (same, *kinds[leaf.value][:3])
             return make_constant_key(leaf)
 
-        def may_vary(leaf: Any) -> bool:
-            return isinstance(leaf, int | float | slice | range) and not isinstance(leaf, bool)
-
         found: tuple[list[int], list[int]] = [], []
         for call in self.calls:
             rest = (call.function, id(call.spec), _form(call), call.mode, call.is_random,
                     tuple(kinds[value][:3] for value in call.outputs))
-            types = tuple(type(leaf) if may_vary(leaf) else key_of(leaf) for leaf in call.leaves)
+            types = tuple(type(leaf) if isinstance(leaf, int | float | slice | range)
+                          and not isinstance(leaf, bool) else key_of(leaf) for leaf in call.leaves)
             keys = types if call.function in INDEXING else tuple(map(key_of, call.leaves))
             for key, numbers, tokens in ((keys, strict, found[0]), (types, loose, found[1])):
                 tokens.append(numbers.setdefault((key, rest), len(numbers)))

@@ -191,8 +191,7 @@ def _write_gru(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh
     r_h, u_h, n_h = w.chunk(w.run(functional.linear, h, w_hh, b_hh, width=3), 3)
     r, u = (w.run(torch.sigmoid, w.run(torch.add, *pair)) for pair in ((r_h, r_x), (u_h, u_x)))
     n = w.run(torch.tanh, w.run(torch.add, n_x, w.run(torch.mul, n_h, r)))
-    change = w.run(torch.mul, w.run(torch.sub, h, n), u)
-    w.run(torch.add, change, n, to=w.call.outputs[0])
+    w.run(torch.add, w.run(torch.mul, w.run(torch.sub, h, n), u), n, to=w.call.outputs[0])
 
 
 def _write_rnn(w: _Writer, x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> None:

@@ -192,8 +192,7 @@ def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[i
 def _perturb_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:
     if not tensor.numel():
         return tensor
-    size = torch.finfo(tensor.dtype).eps * find_largest(tensor)
-    return perturb(tensor, size, 0, random)
+    return perturb(tensor, torch.finfo(tensor.dtype).eps * find_largest(tensor), 0, random)
 
 
 def get_kind(tensor: Tensor) -> tuple[Any, ...]:
@@ -212,8 +211,7 @@ def find_distance(one: Tensor, other: Tensor) -> Tensor:
     apart = (one - other).abs()
     if not apart.numel() or not apart.max().isnan():
         return apart
-    is_same = (one == other) | (one.isnan() & other.isnan())
-    return apart.masked_fill(is_same, 0)
+    return apart.masked_fill((one == other) | (one.isnan() & other.isnan()), 0)
 
 
 def find_differences(one: Tensor, other: Tensor, limit: float) -> Tensor:
@@ -225,10 +223,6 @@ def is_close(one: Tensor, other: Tensor) -> bool:
     if get_kind(one) != get_kind(other):
         return False
     return torch.equal(one, other) or not bool(find_differences(one, other, STEP.of(other)).any())
-
-
-def find_first(wrong: Tensor) -> tuple[int, ...]:
-    return tuple(wrong.nonzero()[0].tolist()) if wrong.any() else ()
 
 
 def perturb(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Tensor:

@@ -118,9 +118,8 @@ class Snapshot:
         self.description: list[Any] = []
         for node in self.nodes:
             value = node.value
-            is_itself = isinstance(value, (type, types.ModuleType))
             head = Same(value.__code__ if isinstance(value, types.FunctionType) else
-                        value if is_itself else type(value))
+                        value if isinstance(value, (type, types.ModuleType)) else type(value))
             parts: list[Any] = []
             for step, one in node.held.items():
                 if isinstance(one, Tensor):

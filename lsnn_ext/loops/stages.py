@@ -157,8 +157,7 @@ def _make_getter(slot: Any, frame: Frame, inside: set[int],
     each = frame.arguments(slot)
     if each is not None:
         return each.__getitem__
-    fixed = frame.fixed(slot)
-    constant = slot if fixed is None else fixed
+    constant = slot if (fixed := frame.fixed(slot)) is None else fixed
     return lambda t: constant
 
 

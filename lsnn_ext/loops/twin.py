@@ -52,12 +52,11 @@ class Twin:
                 copies[id(one)] = made = one.detach().requires_grad_().clone()
             if storages.count(storage) > 1 or made.stride() != one.stride():
                 raise Refused("expected states that share no memory")
-        name = type(model).__name__
         try:
             self.model, self.args, self.kwargs = copy.deepcopy((model, args, kwargs), copies)
         except Exception as error:
-            raise Refused(f"{name}: expected a model that copy.deepcopy copies, got "
-                          f"{type(error).__name__}: {error}") from None
+            raise Refused(f"{type(model).__name__}: expected a model that copy.deepcopy copies, "
+                          f"got {type(error).__name__}: {error}") from None
         vars(self.model).pop(ATTRIBUTE, None)
         for one in tensors:  # Parameter.__deepcopy__ drops them
             if vars(one) and copies.get(id(one), one) is not one:

@@ -178,7 +178,7 @@ class Steps:
     def get(self, path: Path, value: Any) -> Unread:
         """Returns the number or array of an attribute."""
         self.attributes[path] = value
-        return self._add(Step(_return, (Leaf("attribute", path),)), value)
+        return self._add(Step(lambda one: one, (Leaf("attribute", path),)), value)
 
     def read(self, recorder: Any, name: str, args: Any, kwargs: Any) -> tuple[Unread] | None:
         """Calls item or numpy; None: another function, or one whose result is read. Refuses an
@@ -240,10 +240,6 @@ def is_number(value: Any) -> bool:
 def is_constant(value: Any, kinds: Any) -> bool:
     """Whether a value is of these kinds, and no Unread that looks like one."""
     return not is_unread(value) and isinstance(value, kinds)
-
-
-def _return(value: Any) -> Any:
-    return value
 
 
 def to_later(value: Any) -> Any:

@@ -70,8 +70,7 @@ class Values:
     def run(self, call: Call) -> None:
         if call.function is torch.stack and call.mode == Mode.now() and (
                 args := _parse_stack(call)) is not None:
-            stack = Stacked(self.stack(args[0]).movedim(0, args[1]), call.mode.grad)
-            self._keep(call, stack)
+            self._keep(call, Stacked(self.stack(args[0]).movedim(0, args[1]), call.mode.grad))
             return
         if call.outputs and call.outputs[0] in self.places:
             number, _, place = self.places[call.outputs[0]]

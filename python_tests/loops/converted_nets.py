@@ -22,7 +22,7 @@ def plans_are_useful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         seen_replays.append(self)
         return run(self, *args)
 
-    monkeypatch.setattr(Plan, "is_useful", property(lambda self: True))
+    monkeypatch.setattr(Plan, "reason", property(lambda self: ""))
     monkeypatch.setattr(Plan, "__call__", counted)
     yield
     seen_replays.clear()
