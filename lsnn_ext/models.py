@@ -225,8 +225,7 @@ def _suggest(name: Any, names: Iterable[str], aliases: Mapping[str, str]) -> str
     """A hint for the end of a message: similar names."""
     if not isinstance(name, str):
         return ""
-    plain = "".join(letter for letter in name.lower() if letter.isalnum())
-    prefix = aliases.get(plain)
+    prefix = aliases.get("".join(letter for letter in name.lower() if letter.isalnum()))
     found = [one for one in names if prefix and one.startswith(prefix)]
     found = [prefix] if prefix in found else found or get_close_matches(name.lower(), names)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""

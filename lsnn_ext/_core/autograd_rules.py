@@ -34,22 +34,16 @@ def loop_over_batch(op: Callable[..., Any]) -> Callable[..., Any]:
         if info.batch_size:
             stacked = tree_map(lambda *parts: torch.stack(parts), *calls)
         else:
-            stacked = tree_map(_make_empty_batch(tensors), calls[0])
+            nothing = sum(one.flatten()[:0].sum() for one in tensors if one.is_floating_point())
+
+            def make_empty(result: Tensor) -> Tensor:  # (0, ...), in the graph of the tensors
+                made = torch.empty((0, *result.shape), dtype=result.dtype, device=tensors[0].device)
+                return made + nothing if made.is_floating_point() else made
+
+            stacked = tree_map(make_empty, calls[0])
         return stacked, tree_map(lambda _: 0, stacked)
 
     return without_compiler(rule)
-
-
-def _make_empty_batch(tensors: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    """Returns a function from a meta result to an empty batch (0, ...) of such results, in the
-    graph of the tensors."""
-    nothing = sum(value.flatten()[:0].sum() for value in tensors if value.is_floating_point())
-
-    def batch(result: Tensor) -> Tensor:
-        made = torch.empty((0, *result.shape), dtype=result.dtype, device=tensors[0].device)
-        return made + nothing if made.is_floating_point() else made
-
-    return batch
 
 
 class _FirstDerivative(torch.autograd.Function):

@@ -31,8 +31,7 @@ class Lengths(NamedTuple):
     def mask(self, value: Tensor) -> Tensor:
         """A value (T, B, N), 0 after the last step of each sequence."""
         steps = torch.arange(value.shape[0], device=value.device)
-        has_ended = steps[:, None] >= self.each.to(value.device)
-        return value.masked_fill(has_ended.unsqueeze(-1), 0.0)
+        return value.masked_fill(steps[:, None, None] >= self.each.to(value.device)[:, None], 0.0)
 
 
 def _select(value: Tensor | None, axis: int, places: Tensor | None) -> Tensor | None:

@@ -174,5 +174,4 @@ def _compute_adjoint(layer: RecordedLayer, needed: Sequence[bool], saved: Sequen
                   find_addresses((w_rec, bias, coefficients)))
     if to_w_in is not None:
         to_w_in.addmm_(current.t(), x)
-    g_x = None if w_in is None else torch.mm(current, w_in)
-    return g_x, g_v, g_a, g_i, None, g_z
+    return None if w_in is None else torch.mm(current, w_in), g_v, g_a, g_i, None, g_z

@@ -91,8 +91,7 @@ def resolve(neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: T
     delay, delays = arguments.resolve_delays(options.delay, w_rec, N, x.device,
                                              kernel=options.delay_kernel)
     cutoff = find_cutoff(surrogate, neuron.surrogate_cutoff, options.smooth)
-    D = count_past_steps(delays)
-    state = arguments.check_state(options.state, B, N, D, dtype, x.device)
+    state = arguments.check_state(options.state, B, N, count_past_steps(delays), dtype, x.device)
     lengths = resolve_lengths(options.lengths, T, B, x.device)
     return Call(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory, rows,
                 rows.gradient_bits(), delay, tuple(delays), rows.zero_bits(), dtype, state,

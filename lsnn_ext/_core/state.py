@@ -68,9 +68,8 @@ def reset_sequences(leaf: Tensor, mask: Tensor) -> Tensor:
     """A leaf (..., B, N) of a state with zeros where the mask (B,) or () is True. Raises TypeError
     or ValueError naming mask."""
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
-        kind = getattr(mask, "dtype", type(mask).__name__)
         raise TypeError(f"mask: expected a bool tensor (B,), True where a sequence starts anew, "
-                        f"got {kind}")
+                        f"got {getattr(mask, 'dtype', type(mask).__name__)}")
     if mask.dim() == 0:  # for all sequences, or for a state without a batch
         return leaf.masked_fill(mask.bool(), 0.0)
     if mask.shape != leaf.shape[-2:-1]:

@@ -140,11 +140,10 @@ def list_recurrence(t: Any) -> list[Any]:
 def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple[Any, ...]:
     """The arguments that both operators share, from the state on."""
     state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
-    recurrence = list_recurrence(t)
     # the bits of a slice of a batch are not contiguous
     projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
     readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
-    return state, coefficients, recurrence, list(settings.delays), projection, readout
+    return state, coefficients, list_recurrence(t), list(settings.delays), projection, readout
 
 
 def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
@@ -281,8 +280,7 @@ def _saves_packed(t: Tensors, settings: Settings) -> bool:
     if has_cpu_kernels(t.x) or is_transformed():
         return False
     T, B, _ = t.x.shape
-    N = t.neurons
-    return 16 * count_packed(len(settings.delays), N) <= T * B * N
+    return 16 * count_packed(len(settings.delays), t.neurons) <= T * B * t.neurons
 
 
 def _record(t: Tensors, rows: Rows, settings: Settings) -> Outputs:

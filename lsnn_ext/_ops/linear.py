@@ -122,8 +122,7 @@ def sample_nonzero(x: Tensor) -> float:
     """The share of nonzero elements in a sample of the rows of x (..., I)."""
     with torch.no_grad():
         numbers, least = _SAMPLE
-        rows = x.numel() // max(1, x.shape[-1])
-        step = max(1, min(x.numel() // numbers, rows // least))
+        step = max(1, min(x.numel() // numbers, x.numel() // max(1, x.shape[-1]) // least))
         if x.dim() == 3 and not x.is_contiguous():  # of which reshape makes a copy
             first = min(len(x), max(1, round(step**0.5)))
             sample = x[::first, :: max(1, step // first)]
@@ -141,9 +140,8 @@ def is_mostly_zero(x: Tensor) -> bool:
 def pack_inputs(x: Tensor) -> Tensor | None:
     """Bits (T, B, ceil(I / 32)) of inputs (T, B, I), so both passes read 1/32 of the memory. None
     unless the inputs are large, 0 and 1, and require no gradient."""
-    if x.numel() < _MANY_SPIKES or x.stride(-1) != 1:
-        return None
-    if requires_gradient(x) or is_forward_mode():  # bits have no tangent
+    if (x.numel() < _MANY_SPIKES or x.stride(-1) != 1
+            or requires_gradient(x) or is_forward_mode()):  # bits have no tangent
         return None
     bits: Tensor = torch.ops.lsnn.spike_bits(x)
     return bits if len(bits) else None

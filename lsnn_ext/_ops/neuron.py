@@ -131,8 +131,7 @@ class _Neuron(torch.autograd.Function):
         ctx.forms = [None if one is None else one.shape for one in coefficients]
         ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
-        is_read = t.w_in is not None or Constants(*call.constants).checkpoint
-        x = t.x if is_read else None
+        x = t.x if t.w_in is not None or Constants(*call.constants).checkpoint else None
         # only second derivatives need them
         ctx.learned = [one for one in coefficients if one is not None and one.requires_grad]
         ctx.save_for_backward(*t._replace(x=x), *states, *saved)
@@ -187,12 +186,12 @@ def run_neuron(call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
         states = [lengths.sort(one, 0) for one in states]
         t = t._replace(x=lengths.sort(t.x, 1), z=lengths.sort(t.z, 1), lengths=lengths.descending,
                        recurrent_mask=lengths.sort(t.recurrent_mask, 0))
-    sizes = find_sizes(call.key)
+    S = find_sizes(call.key).states
     if t.z is None and torch.compiler.is_exporting():
         # AOTInductor turns an empty list into None.
         shape = t.x.shape[1], t.rows.shape[1]
         t = t._replace(z=t.x.new_zeros(count_past_steps(call.delays), *shape))
-        states = [t.x.new_zeros(shape) for _ in range(sizes.states)]
+        states = [t.x.new_zeros(shape) for _ in range(S)]
     constants = Constants(*call.constants)
     inputs = (*t, *states, *coefficients)
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs):
@@ -205,7 +204,6 @@ def run_neuron(call: NeuronCall, t: NeuronTensors, states: Sequence[Tensor],
             call = call._replace(constants=tuple(constants._replace(checkpoint=0)))
         with torch.no_grad():
             found = _forward(call, t, (*states, *coefficients))
-    S = sizes.states
     report("neuron_call", call, t, coefficients, found[2 + 2 * S :])
     spikes, after, z, traces = found[0], found[1 : 1 + S], found[1 + S], found[2 + S : 2 + 2 * S]
     if lengths is None:

@@ -99,8 +99,7 @@ def _size(r: Any, a: Pair) -> Tensor:
     run = r.run_part
     re, im = run("abs", a.re), run("abs", a.im)
     large, small = run("maximum", re, im), run("minimum", re, im)
-    is_zero = run("eq", large, 0)
-    ratio = run("div", small, run("masked_fill", large, is_zero, 1))
+    ratio = run("div", small, run("masked_fill", large, run("eq", large, 0), 1))
     return run("mul", large, run("sqrt", run("addcmul", run("ones_like", ratio), ratio, ratio)))
 
 

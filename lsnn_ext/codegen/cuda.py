@@ -39,7 +39,10 @@ def compile_kernels(source: str, architecture: str) -> Path:
         return _compile_by_command(source, cxx.find_compiler(), cxx.FLAGS)
     nvrtc = find_nvrtc()
     if nvrtc is None:
-        return _compile_by_command(source, _find_nvcc(), (
+        path = shutil.which(os.environ.get("CUDACXX", "").strip() or "nvcc")
+        if path is None:
+            raise cxx.CompileError(f"expected NVRTC or nvcc, found neither; {HINT}")
+        return _compile_by_command(source, cxx.check_compiler((os.path.abspath(path),)), (
             *CUDA_FLAGS, "--cubin", f"--gpu-architecture={architecture}", "-x", "cu"))
     flags = (*CUDA_FLAGS, nvrtc.target_flag(architecture))
     return cache.get(cxx.make_key(source, nvrtc.compiler, flags),
@@ -47,17 +50,8 @@ def compile_kernels(source: str, architecture: str) -> Path:
 
 
 def _compile_by_command(source: str, compiler: cxx.Compiler, flags: Sequence[str]) -> Path:
-    command = *compiler.words, *flags
     return cache.get(cxx.make_key(source, compiler, flags),
-                     lambda work: cxx.compile_with(source, command, work))
-
-
-def _find_nvcc() -> cxx.Compiler:
-    named = os.environ.get("CUDACXX", "").strip() or "nvcc"
-    path = shutil.which(named)
-    if path is None:
-        raise cxx.CompileError(f"expected NVRTC or nvcc, found neither; {HINT}")
-    return cxx.check_compiler((os.path.abspath(path),))
+                     lambda work: cxx.compile_with(source, (*compiler.words, *flags), work))
 
 
 class Nvrtc:

@@ -49,8 +49,7 @@ def _write_function(program: Program, function: Function) -> list[str]:
         truths = TRUTH_ARGUMENTS.get(node.operator, ())
         arguments = ", ".join(truth(a) if at in truths else number(a)
                               for at, a in enumerate(node.arguments))
-        kind = "M" if is_truth(i) else "V"
-        lines.append(f"const {kind} n{i} = {node.operator}_({arguments});")
+        lines.append(f"const {'M' if is_truth(i) else 'V'} n{i} = {node.operator}_({arguments});")
     for at, i in enumerate(function.results):
         lines.append(f"x[{n_inputs + at} * vectors] = {number(i)};")
     return [f"  LSNN_FUSE_INLINE void {function.name}(V* x) {{",

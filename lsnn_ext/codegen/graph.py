@@ -198,11 +198,9 @@ class Graph:
                     left.append(place)
                 elif not self.of_gradients.isdisjoint(others):
                     return None
-                elif name in ("neg", "float32") or (name == "div" and arguments[0] == x):
-                    left.append(place)
                 elif name == "mul" and self._is_often_zero(others[0]):
                     slopes.append(others[0])
-                elif name == "mul":
+                elif name in ("neg", "float32", "mul") or (name == "div" and arguments[0] == x):
                     left.append(place)
                 elif name == "select" and arguments[0] != x and self.value(others[1]) == 0:
                     mask = arguments[0]

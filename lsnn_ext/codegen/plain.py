@@ -77,12 +77,10 @@ def make_key(value: Any) -> tuple[Any, ...] | None:
         return kind, value
     if kind is float:
         return kind, struct.pack("d", value)
-    if issubclass(kind, Stand):
+    if issubclass(kind, Stand) or isinstance(value, enum.Enum):
         return kind, Same(value)
     if kind is complex:
         return kind, struct.pack("dd", value.real, value.imag)
-    if isinstance(value, enum.Enum):
-        return kind, Same(value)
     for base in (int, float, str):
         if isinstance(value, base):  # of a class of the user, with a repr of its own
             return kind, base.__repr__(value)
@@ -133,8 +131,7 @@ def list_members(value: Any) -> dict[str, Any]:
 
 def list_elements(value: Any) -> list[Any]:
     """Returns the elements of a sequence, even if its class overrides __iter__."""
-    kind = next(one for one in SEQUENCES if isinstance(value, one))
-    return [*kind.__iter__(value)]
+    return [*next(one for one in SEQUENCES if isinstance(value, one)).__iter__(value)]
 
 
 def make_restore(value: Any) -> Callable[[], object] | None:

@@ -34,10 +34,8 @@ class NeuronState(NamedTuple):
     def reset(self, mask: Tensor) -> "NeuronState":
         """Returns the state with zeros for the sequences where the mask (B,) of bools is True; the
         others, and their gradients, are unchanged."""
-        is_batched = self.z.dim() == 3
-
         def change(leaf: Tensor) -> Tensor:  # whatever axes are behind the batch
-            return reset_sequences(leaf.flatten(int(is_batched)), mask).view_as(leaf)
+            return reset_sequences(leaf.flatten(int(self.z.dim() == 3)), mask).view_as(leaf)
 
         return NeuronState({name: change(leaf) for name, leaf in self.states.items()},
                            reset_sequences(self.z, mask))

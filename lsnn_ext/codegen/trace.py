@@ -194,8 +194,7 @@ def _check_results(tracer: WideTracer, results: Any, forms: Sequence[Form],
             raise StepError(f"step: expected results of {wanted}, got {name} of {x.dtype}; cast it "
                             f"with .to(x.dtype)")
         shape = form.shape(tracer.batch, tracer.neurons)
-        has_axis = tracer.form_of(x).axis > 0
-        if has_axis != (form.axis > 0) or x.dim() > len(shape):
+        if (tracer.form_of(x).axis > 0) != (form.axis > 0) or x.dim() > len(shape):
             axis = f", {form.axis}" if form.axis else ""
             raise StepError(f"step: expected {name} of shape (B, N{axis}), got one of shape "
                             f"{tuple(x.shape)}, where (B, N) is {shape[:2]}; axes= declares an "
@@ -323,9 +322,8 @@ def _make_prologue(program: Program, rows: Sequence[Any], calls: Sequence[Call],
                     value = value if second is None else value.to(second)
                     # a copy: closed-over tensors may change later
                     return value.to(device, program.dtype, copy=True)
-                arguments = [compute(x) for x in second]
                 function = _FUNCTIONS.get(first) or getattr(torch, first)
-                return function(*arguments).to(program.dtype)
+                return function(*map(compute, second)).to(program.dtype)
 
             found = [compute(x) for x in rows]
         return [x.reshape(()) if x.numel() == 1 else x.reshape(-1) for x in found]

@@ -100,8 +100,7 @@ class Tracer(Values):
             result = Row(known[0].node, True)  # type: ignore[union-attr]
         else:
             result = self._translate(func, name, is_in_place, args, kwargs, known, tensors, out)
-        storage = find_storage(out)
-        if is_in_place or storage not in self.values:
+        if is_in_place or find_storage(out) not in self.values:
             self.give(out, result)
         else:
             self.alive.append(out)
@@ -206,8 +205,7 @@ class Tracer(Values):
         if name in ("lift_fresh", "lift_fresh_copy"):
             with without_modes():
                 tensor = args[0].clone()
-            is_constant = tensor.numel() == 1
-            return self.call(None, (tensor,), is_constant=is_constant)
+            return self.call(None, (tensor,), is_constant=tensor.numel() == 1)
         if name == "sum":
             if not self.is_zero(args[0]):
                 raise self.error("elementwise operators", "aten.sum of coefficients")

@@ -76,16 +76,14 @@ def _expm1(g: Graph, self: int) -> int:
     rest = g.add("sub", power, one)
     ratio = g.add("mul", rest, g.add("div", self, g.add("log", power)))
     is_far = g.add("gt", g.add("abs", self), g.constant(0.5))
-    near = g.add("select", g.add("eq", power, one), self, ratio)
-    return g.add("select", is_far, rest, near)
+    return g.add("select", is_far, rest, g.add("select", g.add("eq", power, one), self, ratio))
 
 
 # --------------------------------------------------------------------------------------- rounding
 def _nearest(g: Graph, size: int) -> int:
     """The integer next to a number >= 0, the even one of two: a sum with a number whose last place
     is 1 rounds to integers. Larger numbers are integers."""
-    is_single = g.rounds_to_single or g.dtype == torch.float32
-    whole = g.constant(2.0 ** (23 if is_single else 52))
+    whole = g.constant(2.0 ** (23 if g.rounds_to_single or g.dtype == torch.float32 else 52))
     rounded = g.add("sub", g.add("add", size, whole), whole)
     return g.add("select", g.add("lt", size, whole), rounded, size)
 
@@ -119,27 +117,12 @@ def _floor_divide(g: Graph, self: int, other: int) -> int:
 
 
 # ------------------------------------------------------------------------------- limits and masks
-def _heaviside(g: Graph, self: int, values: int) -> int:
-    zero = g.constant(0)
-    return g.add("select", g.add("eq", self, zero), values, g.add("gt", self, zero))
-
-
 def _clamp(g: Graph, self: int, min: int | None = None, max: int | None = None) -> int:
     low = self if min is None else g.add("maximum", self, min)
     return low if max is None else g.add("minimum", low, max)
 
 
 # -------------------------------------------------------------------------------------- gradients
-def _sigmoid_backward(g: Graph, grad_output: int, output: int) -> int:
-    rest = g.add("sub", g.constant(1), output)
-    return g.add("mul", g.add("mul", grad_output, rest), output)
-
-
-def _hardtanh_backward(g: Graph, grad_output: int, self: int, min_val: int, max_val: int) -> int:
-    outside = g.add("or", g.add("le", self, min_val), g.add("ge", self, max_val))
-    return g.add("select", outside, g.constant(0), grad_output)
-
-
 def _leaky_relu_backward(g: Graph, grad_output: int, self: int, negative_slope: int,
                          self_is_result: int) -> int:
     assert g.value(self_is_result) == 0  # only in place, which has been replaced
@@ -194,17 +177,21 @@ OPERATIONS: dict[str, Callable[..., int]] = {
     "floor_divide": _floor_divide,
     "where": lambda g, condition, self, other: g.add("select", g.is_true(condition), self, other),
     "masked_fill": lambda g, self, mask, value: g.add("select", g.is_true(mask), value, self),
-    "heaviside": _heaviside,
+    "heaviside": lambda g, self, values: g.add(
+        "select", g.add("eq", self, g.constant(0)), values, g.add("gt", self, g.constant(0))),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clamp),
     "relu": lambda g, self: g.add("maximum", self, g.constant(0)),
     "silu": lambda g, self: g.add(
         "div", self, g.add("add", g.constant(1), g.add("exp", g.add("neg", self)))),
-    "sigmoid_backward": _sigmoid_backward,
+    "sigmoid_backward": lambda g, grad_output, output: g.add(
+        "mul", g.add("mul", grad_output, g.add("sub", g.constant(1), output)), output),
     "tanh_backward": lambda g, grad_output, output: g.add(
         "mul", grad_output, g.multiply_add(g.add("neg", output), output, g.constant(1))),
     "threshold_backward": lambda g, grad_output, self, threshold: g.add(
         "select", g.add("le", self, threshold), g.constant(0), grad_output),
-    "hardtanh_backward": _hardtanh_backward,
+    "hardtanh_backward": lambda g, grad_output, self, min_val, max_val: g.add(
+        "select", g.add("or", g.add("le", self, min_val), g.add("ge", self, max_val)),
+        g.constant(0), grad_output),
     "leaky_relu_backward": _leaky_relu_backward,
     "silu_backward": _silu_backward,
     "hardsigmoid_backward": _hardsigmoid_backward,

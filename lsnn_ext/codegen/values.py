@@ -160,8 +160,7 @@ class Values(DispatchMode):
         if known.is_constant:
             return self.graph.constant(self.find_number(known, dtype))
         key = ("coefficient", known.place, dtype if dtype.is_floating_point else None)
-        is_single = dtype in (torch.float32, torch.bool)
-        return self.graph.coefficient(key, is_single, is_mask)
+        return self.graph.coefficient(key, dtype in (torch.float32, torch.bool), is_mask)
 
     def find_number(self, known: Fixed, dtype: torch.dtype) -> Any:
         with without_modes(), torch.no_grad():
@@ -178,8 +177,7 @@ class Values(DispatchMode):
         known: Any = self.value(tensor)
         shape = self.shapes.get(known.place, tensor.shape)
         if shape != tensor.shape:
-            is_view = shape.numel() == tensor.numel()
-            function = aten.view.default if is_view else aten.expand.default
+            function = aten.view.default if shape.numel() == tensor.numel() else aten.expand.default
             known = self.call(function, (Place(known.place), self.sizes(tensor.shape)), {},
                               known.is_constant, known.is_number)
         return Place(known.place)

@@ -311,8 +311,7 @@ class WideTracer(Tracer):
     def _fill(self, factory: str, named: dict[str, Any], out: Tensor) -> Tensor:
         value: Any = FACTORIES[factory]
         value = named.get("fill_value", named.get("s")) if value is None else value
-        has_axis = out.dim() == 3 or self.form_of(named.get("self")).axis > 0
-        axis = out.shape[-1] if has_axis else 0
+        axis = out.shape[-1] if out.dim() == 3 or self.form_of(named.get("self")).axis else 0
         form = Form(axis, out.is_complex())
         if axis > MAX_AXIS:
             raise self.error(f"an axis of at most {MAX_AXIS}", f"one of {axis}")

@@ -27,10 +27,6 @@ def _check_last(r: Any, name: str, value: Tensor, dim: int) -> None:
         raise _refuse(r, name, f"on axis {dim} of a value of shape {tuple(value.shape)}")
 
 
-def _copy(r: Any, part: Tensor) -> Tensor:
-    return r.run_part("clone", part)
-
-
 def is_copy(name: str) -> bool:
     """Whether the result shares no numbers with the arguments."""
     return name in ("clone", "contiguous", "lift_fresh_copy", "_to_copy", "stack", "cat", "sum",
@@ -38,12 +34,8 @@ def is_copy(name: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------ copies
-def _alias(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
-    return r.finish(out, r.form_of(named["self"]), r.rows_of(named["self"]))
-
-
 def _clone(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
-    rows = [_copy(r, part) for part in r.rows_of(named["self"])]
+    rows = [r.run_part("clone", part) for part in r.rows_of(named["self"])]
     return r.finish(out, r.form_of(named["self"]), rows)
 
 
@@ -117,8 +109,7 @@ def _spread(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
         rows = [x for (part,) in numbers for x in ((part, zero), (zero, part))[places[0]]]
         return r.give_pairs(out, Form(form.axis, True), rows)
     by_place = dict(zip(places, numbers, strict=True))
-    zeros = (zero,) * len(numbers[0])
-    rows = [x for k in range(out.shape[-1]) for x in by_place.get(k, zeros)]
+    rows = [x for k in range(out.shape[-1]) for x in by_place.get(k, (zero,) * len(numbers[0]))]
     return r.finish(out, Form(out.shape[-1], form.is_complex), rows)
 
 
@@ -149,7 +140,7 @@ def _join(r: Any, name: str, tensors: list[Tensor], out: Tensor) -> Tensor:
         raise r.error(f"an axis of at most {MAX_AXIS}", f"one of {out.shape[-1]}")
     if len({x.dtype for x in tensors}) > 1:
         raise _refuse(r, name, "of several dtypes")
-    rows = [_copy(r, part) for x in tensors for part in r.rows_of(x)]
+    rows = [r.run_part("clone", part) for x in tensors for part in r.rows_of(x)]
     return r.finish(out, Form(out.shape[-1], out.is_complex()), rows)
 
 
@@ -173,7 +164,7 @@ def _reduce(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
         for k in range(1, form.axis):
             for c in range(n):
                 rows[c] = r.run_part(operator, rows[c], rows[n * k + c])
-        rows = [_copy(r, row) for row in rows[:n]] if form.axis == 1 else rows[:n]
+        rows = [r.run_part("clone", row) for row in rows[:n]] if form.axis == 1 else rows[:n]
     keep = named.get("keepdim", False)
     if others:
         rows = [r.run_part("sum", row, dim=others, keepdim=keep) for row in rows]
@@ -182,8 +173,8 @@ def _reduce(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
 
 def _mean(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     total = _reduce(r, name, named, out)
-    size = named["self"].shape[-1]
-    rows = [r.run_part("div", part, float(size)) for part in r.rows_of(total)]
+    size = float(named["self"].shape[-1])
+    rows = [r.run_part("div", part, size) for part in r.rows_of(total)]
     return r.finish(out, r.form_of(total), rows)
 
 
@@ -200,7 +191,7 @@ def take_front(r: Any, name: str, named: Any) -> Any:
     tensors = named["tensors"] if name == "stack" else [named["grad_output"]]
     if len(tensors) != 1 or tensors[0].dim() != 2 or named["dim"] % 3:
         return None
-    return r.part_of(aten.unsqueeze.default, (_copy(r, tensors[0]), 0))
+    return r.part_of(aten.unsqueeze.default, (r.run_part("clone", tensors[0]), 0))
 
 
 # ------------------------------------------------------------------------------------------- shapes
@@ -209,9 +200,7 @@ def reshape(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     value = named["self"]
     form, rows = r.form_of(value), r.rows_of(value)
     if not form.axis:  # one is made behind a value (B, N) or (N,), or its shape changes
-        is_new = out.dim() == value.dim() + 1 and out.shape[-1] == 1 and (
-            out.shape[:-1] == value.shape and value.dim() > 0)
-        if is_new:
+        if out.shape[-1:] == (1,) and out.shape[:-1] == value.shape and value.dim() > 0:
             return r.finish(out, form._replace(axis=1), rows)
         return r.finish(out, form, _shaped(r, name, rows, out.shape))
     if name == "expand":
@@ -238,7 +227,8 @@ def _shaped(r: Any, name: str, rows: Any, shape: Any) -> list[Tensor]:
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("alias", "detach", "lift_fresh"), _alias),
+    **dict.fromkeys(("alias", "detach", "lift_fresh"), lambda r, name, named, out: r.finish(
+        out, r.form_of(named["self"]), r.rows_of(named["self"]))),
     **dict.fromkeys(("clone", "contiguous", "lift_fresh_copy"), _clone),
     **dict.fromkeys(("_conj", "_conj_physical", "conj_physical"), _conj),
     **dict.fromkeys(("select_backward", "slice_backward"), _spread),

@@ -39,12 +39,11 @@ class Component:
         step = Step(found)
         self.neuron = _neurons.setdefault(step.key, Neuron(step, step.axes))
         self.call = RepeatedCall(self.neuron)
-        inside = found.reader.inside
         slots = dict.fromkeys(slot for position in found.positions
                               for slot in found.loop.body[position].slots
                               if isinstance(slot, SLOTS) and not isinstance(slot, Numbers))
         inner = [slot for slot in slots if isinstance(slot, Now | Before)
-                 and slot.position in inside]
+                 and slot.position in found.reader.inside]
         self.outside = [slot for slot in slots if slot not in inner]
         self.initial = list(dict.fromkeys(value for slot in inner if isinstance(slot, Before)
                                           for value in slot.initial))

@@ -239,13 +239,11 @@ class Guard:
         return self._rest_holds(inputs)
 
     def _rest_holds(self, inputs: list[Any]) -> bool:
-        for leaf, wanted in self._read:
-            if not torch.equal(look_up(leaf, self.function, inputs), wanted):
-                return False
-        for group in self._aliases:
-            if len({id(look_up(leaf, self.function, inputs)) for leaf in group}) > 1:
-                return False
-        return all(Snapshot(one).description == wanted for one, wanted in self._others)
+        return (all(torch.equal(look_up(leaf, self.function, inputs), wanted)
+                    for leaf, wanted in self._read)
+                and all(len({id(look_up(leaf, self.function, inputs)) for leaf in group}) == 1
+                        for group in self._aliases)
+                and all(Snapshot(one).description == wanted for one, wanted in self._others))
 
     def settle(self, inputs: list[Any]) -> bool:
         """Whether the fingerprint holds: the full check, after which the quick one holds, too."""

@@ -111,7 +111,12 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
         >>> print(report)
     """
     _check_options(verify=verify, exact=exact, speed=speed)
-    _check_model(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    wrappers = (torch.jit.ScriptModule, nn.parallel.DistributedDataParallel, nn.DataParallel)
+    if isinstance(model, wrappers) or type(model).__name__ == "OptimizedModule":
+        raise TypeError(f"model: expected the module inside of the wrapper, got a "
+                        f"{type(model).__name__}; convert it first")
     revert(model)
     if "forward" in vars(model):
         return model, Report(type(model).__name__, False,
@@ -193,15 +198,6 @@ def _check_options(**options: Any) -> None:
     for name, value in options.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    wrappers = (torch.jit.ScriptModule, nn.parallel.DistributedDataParallel, nn.DataParallel)
-    if isinstance(model, wrappers) or type(model).__name__ == "OptimizedModule":
-        raise TypeError(f"model: expected the module inside of the wrapper, got a "
-                        f"{type(model).__name__}; convert it first")
 
 
 def _try(function: Any, replayer: Replayer, x: Inputs,

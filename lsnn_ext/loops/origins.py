@@ -11,19 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._core.torch_internals import find_storage
-from ..codegen.plain import (
-    MISSING,
-    SEQUENCES,
-    Stand,
-    find_layout,
-    find_oddity,
-    has_equal_numbers,
-    is_mutable,
-    is_same,
-    list_elements,
-    make_key,
-    make_restore,
-)
+from ..codegen import plain
 from .ir import Leaf, Refused
 from .paths import Path, Step, format_path, is_read, resolve, set_step
 from .snapshot import Node, Snapshot
@@ -48,14 +36,14 @@ class Origins:
         self._inputs: dict[int, tuple[Tensor, list[int]]] = {}
         for number, one in enumerate(self.inputs):
             if isinstance(one, Tensor):
-                if odd := find_oddity(one):
+                if odd := plain.find_oddity(one):
                     raise Refused(f"x: expected dense tensors, got {odd}")
                 self._inputs.setdefault(id(one), (one, []))[1].append(number)
         self._generators = _get_random_states()
         self._copies = [(one, one.data, one.detach().clone(), one.requires_grad)
                         for one in self.list_tensors()] if has_copies else []
         self._restores = [back for node in self.snapshot.nodes for one in node.held.values()
-                          if (back := make_restore(one)) is not None] if has_copies else []
+                          if (back := plain.make_restore(one)) is not None] if has_copies else []
 
     def list_tensors(self) -> list[Tensor]:
         """Returns the tensors that the function can reach, and its arguments."""
@@ -110,7 +98,7 @@ class Origins:
         for node in self.snapshot.nodes:
             for step, value in self._changes(node):
                 path = (*node.path, step)
-                tree = value if value is MISSING else self._tree(value, path, reference)
+                tree = value if value is plain.MISSING else self._tree(value, path, reference)
                 found.append((path, tree))
         return found
 
@@ -121,11 +109,11 @@ class Origins:
 
     def _changes(self, node: Node) -> list[tuple[Step, Any]]:
         found = self._differences(node)
-        if not found or not isinstance(node.value, SEQUENCES):
+        if not found or not isinstance(node.value, plain.SEQUENCES):
             return found
-        now = list_elements(node.value)
+        now = plain.list_elements(node.value)
         before = [one for (kind, _), one in node.held.items() if kind == "item"]
-        if len(now) > len(before) and all(map(is_same, before, now)):
+        if len(now) > len(before) and all(map(plain.is_same, before, now)):
             return [(("more", None), now[len(before):])]
         return [(("contents", None), now)]
 
@@ -134,24 +122,24 @@ class Origins:
                if step in node.held or is_read(node.value, step, one, self.snapshot.names, False)}
         found = []
         for step, one in now.items():
-            before = node.held.get(step, MISSING)
-            plain = node.plain.get(step)
+            before = node.held.get(step, plain.MISSING)
+            key = node.plain.get(step)
             if before is one:
-                if is_mutable(one) and make_key(one) != plain:
+                if plain.is_mutable(one) and plain.make_key(one) != key:
                     found.append((step, one))
-            elif before is MISSING and isinstance(one, ModuleType):
+            elif before is plain.MISSING and isinstance(one, ModuleType):
                 continue  # imported for the first time
-            elif before is MISSING or plain is None or make_key(one) != plain:
+            elif before is plain.MISSING or key is None or plain.make_key(one) != key:
                 found.append((step, one))
-        return [*found, *((step, MISSING) for step in node.held if step not in now)]
+        return [*found, *((step, plain.MISSING) for step in node.held if step not in now)]
 
     def _tree(self, value: Any, path: Path, reference: Callable[[Any], Any]) -> Any:
         """Returns the value with a Ref for each tensor. Each call makes new containers."""
-        if isinstance(value, Tensor | Stand):
+        if isinstance(value, Tensor | plain.Stand):
             return reference(value)
         name = format_path(path)
         is_known = isinstance(value, weakref.ref) and id(value()) in self.snapshot.numbers
-        is_plain = make_key(value) is not None and not is_mutable(value)
+        is_plain = plain.make_key(value) is not None and not plain.is_mutable(value)
         if (is_plain or is_known) and path[-1][0] in SETTABLE:
             return value
         is_tree = type(value) in TREES or (isinstance(value, tuple) and hasattr(value, "_fields"))
@@ -192,7 +180,7 @@ class Origins:
             first.setdefault(find_storage(one), one)
         pairs = [(first[find_storage(one)], one) for one in (*results, *states)]
         return {value_of(other): (value_of(one), not other.requires_grad
-                                  and find_layout(one) == find_layout(other))
+                                  and plain.find_layout(one) == plain.find_layout(other))
                 for one, other in pairs if one is not other and find_storage(one) not in inputs}
 
     def restore(self) -> None:
@@ -203,13 +191,14 @@ class Origins:
                     set_step(node.value, ("contents", None),
                              [one for (kind, _), one in node.held.items() if kind == "item"])
                 elif step[0] in SETTABLE:
-                    set_step(node.value, step, node.held.get(step, MISSING))
+                    set_step(node.value, step, node.held.get(step, plain.MISSING))
         for back in self._restores:
             back()
         for tensor, data, numbers, requires_grad in self._copies:
             if find_storage(tensor) != find_storage(data) or tensor.shape != data.shape:
                 tensor.data = data
-            if not has_equal_numbers(tensor, numbers):  # not each write increments the version
+            # not each write increments the version
+            if not plain.has_equal_numbers(tensor, numbers):
                 tensor.data.copy_(numbers)
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
@@ -232,7 +221,7 @@ def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:
     value = inputs[leaf.path[0]] if is_input else resolve(function, leaf.path)
     if not isinstance(value, Tensor):
         name = f"input {leaf.path[0]}" if is_input else format_path(leaf.path)
-        got = "none" if value is MISSING else type(value).__name__
+        got = "none" if value is plain.MISSING else type(value).__name__
         raise LookupError(f"{name}: expected a tensor, got {got}")
     return value
 

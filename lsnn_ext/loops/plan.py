@@ -38,8 +38,10 @@ class Plan:
         self.parts: list[Call | tuple[Loop, list[Stage]]] = []
         parts = find_loops(recording) if parts is None else parts
         self.refused: list[tuple[Loop, Refused]] = []  # loops that stay as they are, and why
-        self.layout = Layout({}, {}, exact, not all(
-            is_detached for _, is_detached in recording.shared.values()))
+        # Views among the results that share memory, and the first of these.
+        self.views = {one: first for one, (first, is_detached) in recording.shared.items()
+                      if not is_detached}
+        self.layout = Layout({}, {}, exact, bool(self.views))
         places = self.layout.places
         loops = unbound = 0
         self.written = {value: leaf for leaf, value in recording.written.items()}
@@ -53,7 +55,9 @@ class Plan:
                     raise Refused("expected contiguous arguments of a random draw, which depends "
                                   "on the order in memory", part.line)
                 self.parts.append(part)
-                if is_unbind(part, recording):
+                if (part.name == "unbind" and len(part.outputs) > 1
+                        and (part.mode.grad or not recording.kinds[part.inputs[0]].requires_grad)
+                        and recording.find_results().isdisjoint(part.outputs)):
                     unbound -= 1
                     places.update((value, (unbound, t, (0, 0)))
                                   for t, value in enumerate(part.outputs))
@@ -69,9 +73,6 @@ class Plan:
             places.update((value, (loops, t, (q, k)))
                                for value, (t, q, k) in part.places().items() if value in read)
             loops += 1
-        # Views among the results that share memory, and the first of these.
-        self.views = {one: first for one, (first, is_detached) in recording.shared.items()
-                      if not is_detached}
         self.detached = {one: other for one, (other, is_detached) in recording.shared.items()
                          if is_detached and other not in recording.leaves}
         if any(one in self.written or not is_detached and (value in places or one in places)
@@ -239,13 +240,6 @@ def make_plan(recording: Recording, exact: bool) -> Plan:
         return plan
     recording.release()
     return inner
-
-
-def is_unbind(call: Call, recording: Recording) -> bool:
-    """Whether a call takes a tensor apart of which no part is a result."""
-    return (call.name == "unbind" and len(call.outputs) > 1
-            and (call.mode.grad or not recording.kinds[call.inputs[0]].requires_grad)
-            and recording.find_results().isdisjoint(call.outputs))
 
 
 def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:

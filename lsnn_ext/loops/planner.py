@@ -46,12 +46,11 @@ class Planner:
     def stages(self) -> list[Stage]:
         """Returns the stages in the order in which they run."""
         body = self.loop.body
-        invariant = self.invariant
         found = [Stage("invariant", (q,), partial(stages.run_invariant, q, body[q]))
-                 for q in sorted(invariant)]
+                 for q in sorted(self.invariant)]
         drawn = [q for q, one in enumerate(body) if one.call.is_random and not any(
             isinstance(slot, Before | Varying) or (isinstance(slot, Now)
-                                                   and slot.position not in invariant)
+                                                   and slot.position not in self.invariant)
             for slot in one.slots)]
         others = [q for q, one in enumerate(body) if one.call.is_random and q not in drawn]
         for one in body:
@@ -65,7 +64,7 @@ class Planner:
             places = {(q, k) for q in drawn for k in range(len(body[q].call.outputs))}
             found.append(Stage("drawn", tuple(drawn), partial(
                 stages.run_in_order, self.loop, drawn, places, set())))
-        before = invariant | set(drawn) | self.dead
+        before = self.invariant | set(drawn) | self.dead
         components = self._components(before)
         absorbed = self._absorb([one for one in components if self._is_recurrent(one)], before)
         taken = {q for extra in absorbed.values() for q in extra}

@@ -162,9 +162,8 @@ class Reader:
             source = self.source(here.position)
             if source is None or not self.loop.body[here.position].call.mode.grad == self.has_grad:
                 break
-            there = source
-            lag, initial = (there.lag, there.initial) if isinstance(there, Before) else (0, ())
-            here = Read(there.position, there.output, here.lag + lag, here.initial + initial)
+            lag, initial = (source.lag, source.initial) if isinstance(source, Before) else (0, ())
+            here = Read(source.position, source.output, here.lag + lag, here.initial + initial)
         return here
 
     def source(self, position: int) -> Now | Before | None:
@@ -309,10 +308,8 @@ class Reader:
         found: list[Term] = []
         first = 0
         for part in given[0]:
-            read = self.read(part)
-            kind = self.kind_of(part)
-            last = first + kind.shape[-1]
-            found.append(Product(read, matrix, is_transposed, first, last))
+            last = first + self.kind_of(part).shape[-1]
+            found.append(Product(self.read(part), matrix, is_transposed, first, last))
             first = last
         return found
 

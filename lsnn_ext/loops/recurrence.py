@@ -84,10 +84,8 @@ class Recurrence:
         """Returns B and N, whose product is the size of each value."""
         shape = self.reader.kind(*self.z).shape
         products = nodes.list_products()
-        if products:
-            neurons = products[0][1].last - products[0][1].first
-        else:
-            neurons = self._choose_neurons(shape)
+        neurons = products[0][1].last - products[0][1].first if products else (
+            self._choose_neurons(shape))
         rows = prod(shape) // max(neurons, 1)
         places = {(one.position, one.output) for node in self.nodes.values()
                   for one in nodes.reads(node)}
@@ -125,8 +123,7 @@ class Recurrence:
     def _choose_neurons(self, shape: tuple[int, ...]) -> int:
         """Returns N of a component without products. Of feature maps each one is an item, so that
         the states of a tile stay in the cache, unless coefficients differ by map."""
-        loop = self.loop.body
-        coefficients = [slot for position in self.nodes for slot in loop[position].slots
+        coefficients = [slot for position in self.nodes for slot in self.loop.body[position].slots
                         if isinstance(slot, SLOTS) and self.reader.is_invariant(slot)]
         sizes = [prod(shape[axes:]) for axes in range(1, len(shape))]
         if all(prod(self.reader.kind_of(slot).shape) == 1 for slot in coefficients):

@@ -293,7 +293,9 @@ class Replayer:
             return original(*args, **kwargs)
         leaves = entry.guard.look_up(inputs)
         written = entry.plan.recording.written
-        if written and _share_memory(leaves, written):
+        storages = [one.untyped_storage().data_ptr() for one in leaves.values()] if written else []
+        # a tensor that is written to shares its memory with another leaf
+        if any(storages.count(leaves[leaf].untyped_storage().data_ptr()) > 1 for leaf in written):
             return original(*args, **kwargs)
         states = generator_states() if entry.plan.is_random else []
         try:
@@ -364,12 +366,6 @@ def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[A
     return {path: (before, after) for path, after in recording.changed
             if make_key(before := origins.snapshot.held(path)) is not None
             and make_key(after) is not None}
-
-
-def _share_memory(leaves: dict[int, Tensor], written: dict[int, int]) -> bool:
-    """Whether a tensor that is written to shares its memory with another leaf."""
-    storages = [one.untyped_storage().data_ptr() for one in leaves.values()]
-    return any(storages.count(leaves[leaf].untyped_storage().data_ptr()) > 1 for leaf in written)
 
 
 def _must_run_original() -> bool:

@@ -117,10 +117,7 @@ class Report:
 def describe(plan: Plan) -> tuple[LoopReport, ...]:
     """Returns the loops of a plan, after its first run."""
     found = []
-    for part in plan.parts:
-        if isinstance(part, Call):
-            continue
-        loop, stages = part
+    for loop, stages in (part for part in plan.parts if not isinstance(part, Call)):
         unfused: list[Unfused] = []
         fused: list[Fused] = []
         for stage in stages:

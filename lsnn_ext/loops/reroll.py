@@ -143,8 +143,7 @@ class _Search:
         """Returns candidates for the number of calls of an iteration, the likeliest first."""
         last: dict[int, int] = {}
         gaps: dict[int, Counter[int]] = defaultdict(Counter)
-        for i in range(first, end):
-            token = tokens[i]
+        for i, token in enumerate(tokens[first:end], first):
             if token in last:
                 gaps[token][i - last[token]] += 1
             last[token] = i
@@ -366,5 +365,4 @@ def _runs(tokens: Sequence[int], first: int, end: int, period: int) -> list[tupl
     n = length // period
     if n < LEAST_ITERATIONS:
         return []
-    stop = best[1]
-    return list(dict.fromkeys([(stop - n * period, n), (stop - length, n)]))
+    return list(dict.fromkeys([(best[1] - n * period, n), (best[1] - length, n)]))

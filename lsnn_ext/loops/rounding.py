@@ -1,6 +1,7 @@
 """Differences of tensors: which are rounding errors."""
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -100,11 +101,7 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
             one = (one.reshape(*keep.shape, -1) * keep[..., None]).reshape(like.shape)
         return one
 
-    def run(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor],
-            ) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True,
-                                   allow_unused=True)
-
+    run: Any = partial(torch.autograd.grad, retain_graph=True, allow_unused=True)
     pairs = []
     for output, wanted in zip(got, want, strict=True):
         if output.requires_grad != wanted.requires_grad:

@@ -36,8 +36,7 @@ def find_time_index(index: Any, kinds: tuple[type, ...] = (int,)) -> tuple[int, 
     others = [one for one in entries if not isinstance(one, Numbers)]
     if any(one is not Ellipsis and one != slice(None) for one in others):
         return None
-    is_from_end = Ellipsis in entries[: at[0]]
-    return at[0] - len(entries) * is_from_end, list(entries[at[0]].values)
+    return at[0] - len(entries) * (Ellipsis in entries[: at[0]]), list(entries[at[0]].values)
 
 
 def run_invariant(q: int, one: BodyCall, frame: Frame) -> None:
@@ -80,8 +79,7 @@ def _slice(dim: int, indices: list[Any], tensor: Tensor) -> Tensor:
         taken = find_slice([i % len(moved) for i in indices])
         # a slice of all steps would copy the gradient
         return moved if taken == slice(0, len(moved), 1) else moved[taken]
-    steps = range(len(moved))
-    rows = [[*(steps[one] if isinstance(one, slice) else one)] for one in indices]
+    rows = [[*(range(len(moved))[one] if isinstance(one, slice) else one)] for one in indices]
     return _take_rows(moved, rows).movedim(1, dim + (dim >= 0)).contiguous()
 
 

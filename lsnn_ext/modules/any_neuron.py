@@ -2,7 +2,7 @@
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,8 @@ from .extra_state import KEY, decode, encode, list_settings, warn_of_differences
 from .neuron import format_value, write_constant
 from .packed import repack
 from .parametrizations import Log, ParametrizedModule, fill_parameter
+from .recurrent import Sequence
 from .recurrent_dropout import check_dropout, drop_synapses, refuse_steps
-
-Sequence: TypeAlias = Tensor | PackedSequence | PackedSpikes
 
 
 class Recurrent(ParametrizedModule):

@@ -76,8 +76,7 @@ class Constants(ParametrizedModule):
                     self.register_buffer(name + suffix, data)
                     continue
                 self.register_parameter(name + suffix, nn.Parameter(data))
-                form = forms[name]
-                if form is not None:
+                if (form := forms[name]) is not None:
                     parametrize.register_parametrization(self, name + suffix, copy.deepcopy(form))
         self.register_load_state_dict_pre_hook(before_loading)
 

@@ -67,8 +67,7 @@ class LearnedDelay(nn.Module):
         self.longest, self.per = longest, per
         self.neurons = ALIF(input_size, hidden_size, delay=0, **neuron)
         weight = self.neurons.weight_hh_l0
-        N = hidden_size
-        shape = (N,) if per == "neuron" else (N, N)
+        shape = (hidden_size,) if per == "neuron" else (hidden_size, hidden_size)
         if first is None:
             first = longest * torch.rand(shape)
         if tuple(first.shape) != shape:

@@ -103,7 +103,6 @@ def complete_constants(kind: Kind, dynamics: str, options: dict[str, Any],
             defaults.pop(decay, None)
         if decay in given:
             defaults.pop(tau, None)
-    constants = {**defaults, **given}
     missing = [name for name, value in defaults.items()
                if isinstance(value, str) and name not in given]
     if missing:
@@ -115,7 +114,7 @@ def complete_constants(kind: Kind, dynamics: str, options: dict[str, Any],
         raise TypeError(f"{names}: expected a value with dynamics={dynamics!r}, which has no "
                         f"default, got None; {origin.name} has {values}{beyond}")
     return {name: value.decay(dt) if isinstance(value, Rate) else value
-            for name, value in constants.items() if value is not None}
+            for name, value in {**defaults, **given}.items() if value is not None}
 
 
 def make_constant(name: str, value: Coefficient, shapes: Iterable[tuple[int, ...]],
@@ -145,18 +144,13 @@ def make_constant(name: str, value: Coefficient, shapes: Iterable[tuple[int, ...
         low, high = (float(bound) for bound in data.aminmax())
         if not RANGES[name].contains(low, high):
             bad = high if RANGES[name].contains(low, low) else low
-            raise ValueError(f"{name}: expected {RANGES[name].words}, got {bad:.6g}"
-                             f"{_decay_hint(name, bad)}")
+            # a decay > 1 is often a time constant
+            tau = next((tau for tau, decay in DECAYS.items() if decay == name and bad > 1), None)
+            hint = "" if tau is None else (
+                f"; {name} is a decay exp(-dt / tau) per step: for a time constant pass "
+                f"{tau}={bad:.6g}")
+            raise ValueError(f"{name}: expected {RANGES[name].words}, got {bad:.6g}{hint}")
     return copy
-
-
-def _decay_hint(name: str, value: float) -> str:
-    """A hint for a decay > 1, which is often a time constant."""
-    for tau, decay in DECAYS.items():
-        if name == decay and value > 1:
-            return (f"; {decay} is a decay exp(-dt / tau) per step: for a time constant pass "
-                    f"{tau}={value:.6g}")
-    return ""
 
 
 def check_unit(name: str, tau: float, dt: float, remedy: str) -> None:

@@ -59,5 +59,4 @@ def compute_rates(out: Layered, lengths: Lengths | None) -> Tensor:
         T, counts = packed.shape[0], _Counts.apply(packed.bits, packed.carrier)
     if lengths is None:
         return counts / max(T, 1)
-    steps = lengths.each.clamp(min=1).to(counts.device, counts.dtype)
-    return counts / steps.unsqueeze(-1)
+    return counts / lengths.each.clamp(min=1).to(counts.device, counts.dtype).unsqueeze(-1)

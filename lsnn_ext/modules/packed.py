@@ -23,8 +23,7 @@ class _Permutation(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        _, order, inverse = inputs
-        ctx.save_for_backward(order, inverse)
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
@@ -69,8 +68,7 @@ def _pack_rows(padded: Tensor, each: Tensor) -> Tensor:
 
 def find_lengths(x: PackedSequence) -> Lengths:
     """The lengths of its sequences, which are sorted as it names."""
-    B = int(x.batch_sizes[0])
-    each = (x.batch_sizes[:, None] > torch.arange(B, device="cpu")).sum(0)
+    each = (x.batch_sizes[:, None] > torch.arange(int(x.batch_sizes[0]), device="cpu")).sum(0)
     places = x.unsorted_indices
     return Lengths(each if places is None else each[places.cpu()], each, x.sorted_indices, places)
 

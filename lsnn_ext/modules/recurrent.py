@@ -50,8 +50,7 @@ class Recurrent(Constants):
         self._suffixes = [f"_l{layer}{direction}" for layer in range(self.num_layers)
                           for direction in directions]
         for index, suffix in enumerate(self._suffixes):
-            is_first = index < len(directions)
-            inputs = input_size if is_first else hidden_size * len(directions)
+            inputs = input_size if index < len(directions) else hidden_size * len(directions)
             shapes: dict[str, tuple[int, ...]] = {"weight_ih": (hidden_size, inputs)}
             if self.recurrent:
                 shapes["weight_hh"] = (hidden_size, hidden_size)

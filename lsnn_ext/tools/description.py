@@ -153,10 +153,8 @@ def describe(module: nn.Module, path: str, tensors: dict[str, Tensor],
         _check_plain(module, locate(path))
 
     def parts(names: Iterable[str]) -> list[Any]:
-        found = {key: module._modules[key] for key in names}
-        return [[key, None if part is None else describe(part, join_path(path, key), tensors,
-                                                         (*above, module))]
-                for key, part in found.items()]
+        return [[key, None if (part := module._modules[key]) is None else describe(
+            part, join_path(path, key), tensors, (*above, module))] for key in names]
 
     for name, container in CONTAINERS.items():
         if type(module) is container:

@@ -266,8 +266,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
             graph.add_linear(name, one.weight, one.bias)
     if graph is None:
         raise TypeError("module: expected one layer or more, got none")
-    width = graph.nodes[graph.last].output_type["output"]
-    graph.add("output", graph.nir.Output(np.array(width)))
+    graph.add("output", graph.nir.Output(np.array(graph.nodes[graph.last].output_type["output"])))
     metadata: dict[str, Any] = {"dtype": name_dtype(graph.dtype)}
     if graph.dt is not None:
         metadata |= {"dt": graph.dt, "time_unit": time_unit}

@@ -32,9 +32,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def describe_settings(layer: Any) -> dict[str, Any]:
     """The SETTINGS of a layer, with "" or -1 in place of None, which NIR files do not hold."""
-    found = {name: getattr(layer, name) for name in SETTINGS}
-    return {name: value if value is not None else "" if str in _TYPES[name] else -1.0
-            for name, value in found.items()}
+    return {name: value if (value := getattr(layer, name)) is not None
+            else "" if str in _TYPES[name] else -1.0 for name in SETTINGS}
 
 
 def has_v_reset(nir: Any) -> bool:

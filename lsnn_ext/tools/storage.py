@@ -190,9 +190,8 @@ def _decode(value: Any, name: str, path: str, saved: _Saved) -> Any:
         return found
     if type(value) is dict and value.keys() == {"dtype"}:
         return find_dtype(value["dtype"], where)
-    forms = _get_entry(value, "forms", dict, where)
     return {key: "plain" if words == ["plain"] else parse_form(words)
-            for key, words in forms.items()}
+            for key, words in _get_entry(value, "forms", dict, where).items()}
 
 
 _SIZES = ("input_size", "hidden_size", "n_regular", "n_adaptive", "n", "output_size",
