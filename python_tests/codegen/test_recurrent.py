@@ -147,11 +147,6 @@ def test_sequences_end_early(name: str, lengths: list[int], route: str) -> None:
     compare(name, given, run(name, given, trace=True, lengths=lengths), wanted)
 
 
-def test_one_delay_matrix_serves_all_currents(route: str) -> None:
-    given = case("branches", "square")
-    compare("branches", given, run("branches", given, trace=True), expected("branches", given))
-
-
 @pytest.mark.parametrize("name", NEURONS)
 def test_a_state_goes_on(name: str, route: str) -> None:
     given = case(name, "each")
@@ -164,9 +159,11 @@ def test_a_state_goes_on(name: str, route: str) -> None:
     assert torch.equal(after.z, end.z)
 
 
-@pytest.mark.parametrize("checkpoint", [None, 3, "1 GB"])
-def test_checkpoints_change_nothing(checkpoint: Any, route: str) -> None:
-    given = case("branches", "one")
+@pytest.mark.parametrize(("delay", "checkpoint"), [
+    ("square", None), ("one", None), ("one", 3), ("one", "1 GB")])
+def test_one_delay_serves_all_currents(delay: str, checkpoint: Any, route: str) -> None:
+    """And checkpoints change nothing."""
+    given = case("branches", delay)
     compare("branches", given, run("branches", given, trace=True, checkpoint_every=checkpoint),
             expected("branches", given))
 

@@ -29,19 +29,14 @@ def _in_chunks(problem: Problem, lengths: list[int],
             **{f"state.{name}": value for name, value in arguments["state"]._asdict().items()}}
 
 
-@pytest.mark.parametrize("lengths", [[40], [0, 40], [40, 0], [1, 39], [3, 2, 35], [17, 23],
-                                     [1] * 40], ids=str)
-@pytest.mark.parametrize("delay", ["none", "one", "each", "kernel"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_chunks_equal_one_call(dtype: torch.dtype, delay: str, lengths: list[int]) -> None:
-    problem = build(replace(BUSY, delay=delay), dtype)
+@pytest.mark.parametrize(("changes", "dtype", "lengths"), [
+    *(({"delay": delay}, dtype, lengths) for delay in ("none", "one", "each", "kernel")
+      for dtype in (torch.float64, torch.float32)
+      for lengths in ([40], [0, 40], [40, 0], [1, 39], [3, 2, 35], [17, 23], [1] * 40)),
+    *(({"dynamics": dynamics}, torch.float32, [13, 27]) for dynamics in MODELS)], ids=str)
+def test_chunks_equal_one_call(changes: Any, dtype: torch.dtype, lengths: list[int]) -> None:
+    problem = build(replace(BUSY, **changes), dtype)
     assert_all_same(_in_chunks(problem, lengths), problem.outputs(functional.alif))
-
-
-@pytest.mark.parametrize("dynamics", MODELS)
-def test_chunks_equal_one_call_in_every_model(dynamics: str) -> None:
-    problem = build(replace(BUSY, dynamics=dynamics), torch.float32)
-    assert_all_same(_in_chunks(problem, [13, 27]), problem.outputs(functional.alif))
 
 
 @pytest.mark.parametrize("dynamics", MODELS)

@@ -234,24 +234,18 @@ def test_integers_in_a_sum_of_another_dtype_stay_out() -> None:
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("turn", [Tensor.t, torch.clone])
-def test_an_einsum_that_transposes_is_no_product_of_numbers(turn: Any) -> None:
+@pytest.mark.parametrize(("step", "rows", "scale"), [
+    *((lambda v, one, w, turn=turn: turn(torch.einsum("bn,n->nb", 0.9 * v + one, w[0])), N, 1)
+      for turn in (Tensor.t, torch.clone)),
+    (lambda v, one, w: 0.5 * v + one + torch.einsum("bn,nm->bm", v, w) * torch.einsum(
+        "bn,bm->bn", v, v), B, 9)])
+def test_einsums(step: Any, rows: int, scale: int) -> None:
+    """One that transposes is no product of numbers; one of rows and columns is a product."""
     def model(x: Tensor, w: Tensor) -> Tensor:
-        v = torch.zeros(N, N, dtype=x.dtype)
+        v = torch.zeros(rows, N, dtype=x.dtype)
         for one in x:
-            v = turn(torch.einsum("bn,n->nb", 0.9 * v + one, w[0]))
+            v = step(v, one, w)
         return v
 
-    want, got, _ = record_and_run(model, (random(T, N, N), random(N, N)))
-    torch.testing.assert_close(got, want)
-
-
-def test_an_einsum_of_rows_and_columns_is_a_product() -> None:
-    def model(x: Tensor, w: Tensor) -> Tensor:
-        v = torch.zeros(B, N, dtype=x.dtype)
-        for one in x:
-            v = 0.5 * v + one + torch.einsum("bn,nm->bm", v, w) * torch.einsum("bn,bm->bn", v, v)
-        return v
-
-    want, got, _ = record_and_run(model, (random(T, B, N) / 9, random(N, N) / 9))
+    want, got, _ = record_and_run(model, (random(T, rows, N) / scale, random(N, N) / scale))
     torch.testing.assert_close(got, want)

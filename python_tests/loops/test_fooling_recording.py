@@ -1,12 +1,10 @@
 """What convert and recording leave behind: nothing but the result of the call."""
 import gc
 import random
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -70,27 +68,14 @@ def test_convert_leaves_all_as_it_was(kind: type[Net]) -> None:
     assert isinstance(model, kind) and model.training
 
 
-@contextmanager
-def watch(code: Any, found: list[weakref.ref[Tensor]]) -> Iterator[None]:
-    """Notes weak references to what a function returns, unseen by the function."""
-    def profile(frame: Any, event: str, result: Any) -> None:
-        if event == "return" and frame.f_code is code and result is not None:
-            found.extend(map(weakref.ref, result))
-
-    sys.setprofile(profile)
-    try:
-        yield
-    finally:
-        sys.setprofile(None)
-
-
 @pytest.mark.parametrize("learns", [True, False])
 def test_nothing_is_kept_alive(learns: bool) -> None:
     model = build(Plain)
     gc.collect()
     before = {id(one) for one in gc.get_objects() if isinstance(one, Tensor)}
     found: list[weakref.ref[Tensor]] = []
-    with torch.set_grad_enabled(learns), watch(Net.step.__code__, found):
+    with torch.set_grad_enabled(learns), judge.notice(
+            Net.step.__code__, found, "return", lambda result: map(weakref.ref, result or ())):
         judge.convert(model, x_of(0))
         gc.collect()
         assert found and not any(one() is not None for one in found)

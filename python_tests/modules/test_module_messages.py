@@ -28,23 +28,17 @@ def _answer(call: Callable[[], Any], argument: str, given: str, wanted: str, hin
 
 
 @of_every_kind
-@pytest.mark.parametrize(("name", "hint"), [
-    ("snntorch", "mean 'snntorch_sub' or 'snntorch_zero' or"),
-    ("norse", "mean 'norse_lsnn' or 'norse_lif'"),
-    ("lsn", "mean 'lsnn'"), ("LSNN", "mean 'lsnn'"), ("RadLIF", "mean 'adlif'"),
-    ("SpikingJelly", "mean 'sj_soft' or")])
-def test_name_of_a_model(kind: str, name: str, hint: str) -> None:
-    _answer(lambda: KINDS[kind](dynamics=name), "dynamics", f"got '{name}'",
-            "expected one of lsnn, eprop, .*se_adlif", f"did you {hint}")
-
-
-@of_every_kind
-@pytest.mark.parametrize(("name", "meant"), [
-    ("atan", "arctan"), ("fast-sigmoid", "fast_sigmoid"), ("SuperSpike", "fast_sigmoid"),
-    ("triangel", "triangle"), ("MultiGaussian", "multi_gaussian")])
-def test_name_of_a_surrogate(kind: str, name: str, meant: str) -> None:
-    _answer(lambda: KINDS[kind](surrogate=name), "surrogate", f"got '{name}'",
-            "expected one of triangle, .*multi_gaussian", f"did you mean .*'{meant}'")
+@pytest.mark.parametrize(("argument", "name", "known", "meant"), [
+    *(("dynamics", name, "lsnn, eprop, .*se_adlif", meant) for name, meant in (
+        ("snntorch", "'snntorch_sub' or 'snntorch_zero' or"),
+        ("norse", "'norse_lsnn' or 'norse_lif'"), ("lsn", "'lsnn'"), ("LSNN", "'lsnn'"),
+        ("RadLIF", "'adlif'"), ("SpikingJelly", "'sj_soft' or"))),
+    *(("surrogate", name, "triangle, .*multi_gaussian", f".*'{meant}'") for name, meant in (
+        ("atan", "arctan"), ("fast-sigmoid", "fast_sigmoid"), ("SuperSpike", "fast_sigmoid"),
+        ("triangel", "triangle"), ("MultiGaussian", "multi_gaussian")))])
+def test_names(kind: str, argument: str, name: str, known: str, meant: str) -> None:
+    _answer(lambda: KINDS[kind](**{argument: name}), argument, f"got '{name}'",
+            f"expected one of {known}", f"did you mean {meant}")
 
 
 @of_every_kind
@@ -155,16 +149,17 @@ def test_batch_first_with_lengths(kind: str) -> None:
                 f"layer with batch_first={first} has its steps: x seems to be .*{not first}$")
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_inputs_at_another_axis(axis: int) -> None:
-    x = draw(T, B, I).movedim(-1, axis)
-    _answer(lambda: ALIF(I, N)(x), "x", re.escape(str(tuple(x.shape))),
-            r"expected shape \(T, B, I\)", rf"x.movedim\({axis}, -1\)")
-
-
-def test_a_sequence_for_a_step() -> None:
-    _answer(lambda: ALIF(I, N).step(draw(T, B, I)), "x", r"\(9, 3, 4\)", r"\(B, I\) or \(I,\)",
-            "for a whole sequence call the layer")
+@pytest.mark.parametrize(("call", "parts"), [
+    (lambda: ALIF(I, N)(draw(T, B, I).movedim(-1, 0)),
+     ("x", r"\(4, 9, 3\)", r"expected shape \(T, B, I\)", r"x.movedim\(0, -1\)")),
+    (lambda: ALIF(I, N)(draw(T, B, I).movedim(-1, 1)),
+     ("x", r"\(9, 4, 3\)", r"expected shape \(T, B, I\)", r"x.movedim\(1, -1\)")),
+    (lambda: ALIF(I, N).step(draw(T, B, I)),
+     ("x", r"\(9, 3, 4\)", r"\(B, I\) or \(I,\)", "for a whole sequence call the layer")),
+    (lambda: ALIF(I, N, tau_mem=20.0, alpha=0.9),
+     ("alpha", "got both", "expected tau_mem or alpha", r"exp\(-dt / tau_mem\)"))])
+def test_shapes_and_arguments(call: Callable[[], Any], parts: tuple[str, str, str, str]) -> None:
+    _answer(call, *parts)
 
 
 @of_every_kind
@@ -206,11 +201,6 @@ def test_adaptation_of_a_lif() -> None:
     for name in ("beta", "tau_adapt", "rho", "eta"):
         with pytest.raises(TypeError, match=f"^{name}: expected a keyword argument of LIF"):
             LIF(I, N, **{name: 1.0})
-
-
-def test_a_time_constant_and_its_decay() -> None:
-    _answer(lambda: ALIF(I, N, tau_mem=20.0, alpha=0.9), "alpha", "got both",
-            "expected tau_mem or alpha", r"exp\(-dt / tau_mem\)")
 
 
 def test_fast_and_strong_adaptation() -> None:

@@ -124,34 +124,20 @@ def test_exported() -> None:
 
 # ---------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(("call", "error", "words"), [
-    (lambda: LeakyReadout(N, O, tau_syn=-1.0), ValueError, "tau_syn: expected a number > 0, got"),
-    (lambda: LeakyReadout(N, O, tau_syn=math.nan), ValueError, "tau_syn: expected a number > 0"),
-    (lambda: LeakyReadout(N, O, tau_syn=False), TypeError, "tau_syn: expected a number > 0"),
-    (lambda: LeakyReadout(N, O, tau_syn="5"), TypeError, "tau_syn: expected a number > 0"),
-    (lambda: LeakyReadout(N, O, tau_syn=0.005), ValueError,
+    (lambda *_: LeakyReadout(N, O, tau_syn=-1.0), ValueError, "tau_syn: expected .* > 0, got"),
+    (lambda *_: LeakyReadout(N, O, tau_syn=math.nan), ValueError, "tau_syn: expected a number > 0"),
+    (lambda *_: LeakyReadout(N, O, tau_syn=False), TypeError, "tau_syn: expected a number > 0"),
+    (lambda *_: LeakyReadout(N, O, tau_syn="5"), TypeError, "tau_syn: expected a number > 0"),
+    (lambda *_: LeakyReadout(N, O, tau_syn=0.005), ValueError,
      "tau_syn: expected at least a tenth .* for no filter give tau_syn=0"),
-    (lambda: LeakyReadout(N, O, learn="tau_syn"), ValueError,
+    (lambda *_: LeakyReadout(N, O, learn="tau_syn"), ValueError,
      "tau_syn: expected a number > 0 to learn from, got None"),
-    (lambda: LeakyReadout(N, O, tau_syn=0, learn="tau_syn"), ValueError,
+    (lambda *_: LeakyReadout(N, O, tau_syn=0, learn="tau_syn"), ValueError,
      "tau_syn: expected a number > 0 to learn from, got 0"),
-    (lambda: LeakyReadout(N, O, tau_syn=5.0, learn={"tau_syn": "plain"}), ValueError,
+    (lambda *_: LeakyReadout(N, O, tau_syn=5.0, learn={"tau_syn": "plain"}), ValueError,
      "learn: expected .log."),
-    (lambda: lsnn_ext.nir.to_nir(LeakyReadout(N, O, tau_syn=5.0)), ValueError,
-     r"LeakyReadout.* in NIR: expected no synaptic current, got tau_syn")])
-def test_what_is_refused(call: Any, error: type[Exception], words: str) -> None:
-    if "NIR" in words:
-        pytest.importorskip("nir")
-    with pytest.raises(error, match=words):
-        call()
-
-
-def test_numbers_of_numpy() -> None:
-    x = spikes(T, B, N)
-    assert_same("y", make(tau_syn=np.float64(3.0))(x)[0].detach(), make()(x)[0].detach())
-    assert make(tau_syn=np.int64(0)).tau_syn == 0.0
-
-
-@pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda *_: lsnn_ext.nir.to_nir(LeakyReadout(N, O, tau_syn=5.0)), ValueError,
+     r"LeakyReadout.* in NIR: expected no synaptic current, got tau_syn"),
     (lambda m, x: m(x, start().p), TypeError, r"state: expected a ReadoutState\('p', 'i'\)"),
     (lambda m, x: m(x, (start().p, start().i)), TypeError, "state: expected a ReadoutState"),
     (lambda m, x: m(x, start()._replace(i=None)), TypeError, r"state\.i: expected a tensor"),
@@ -166,8 +152,16 @@ def test_numbers_of_numpy() -> None:
     (lambda m, x: m(x, lengths=[1, 2]), ValueError, r"lengths: expected shape \(3,\)"),
     (lambda m, x: LeakyReadout(N, O)(x.float(), start()), TypeError, "state: expected a tensor")])
 def test_arguments_that_are_refused(call: Any, error: type[Exception], words: str) -> None:
+    if "NIR" in words:
+        pytest.importorskip("nir")
     with pytest.raises(error, match=words):
         call(make(), spikes(T, B, N))
+
+
+def test_numbers_of_numpy() -> None:
+    x = spikes(T, B, N)
+    assert_same("y", make(tau_syn=np.float64(3.0))(x)[0].detach(), make()(x)[0].detach())
+    assert make(tau_syn=np.int64(0)).tau_syn == 0.0
 
 
 def test_values_set_by_hand_are_checked() -> None:

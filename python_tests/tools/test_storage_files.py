@@ -241,11 +241,19 @@ def _inner(told: Any, kind: str) -> Any:
     ("ALIF", {"hidden_size": LARGE, "per_neuron": True}),
     ("ALIF", {"hidden_size": True}), ("LSNN", {"n_regular": -3}), ("LSNN", {"n_regular": 2.0}),
     ("ALIF", {"device": "cpu"}), ("ALIF", {"learn": {"forms": {"tau_mem": ["clamp", 1, "2"]}}}),
-    ("ALIF", {"saved_dtype": {"dtype": "load"}}), ("ALIF", {"delay": {"tensor": 3, "more": 1}})])
+    ("ALIF", {"saved_dtype": {"dtype": "load"}}), ("ALIF", {"delay": {"tensor": 3, "more": 1}}),
+    *(("", {"one_module": pairs}) for pairs in (
+        [["", "0"]], [["0", ""]], [["0", "0"]], [["0", "1"]], [["0", "nothing"]], [[]],
+        [["0", "1.net.neurons"], ["1", "0"]], ["0"])),
+    *(("", {"one_tensor": [pair]}) for pair in (
+        ["0.weight_ih_l0", "0.weight_hh_l0"], ["0.delay", "0"],
+        ["0.weight_hh_l0", "2.0.weight_more"])),
+    *(("", {"requires_grad": given}) for given in (["0.delay"], ["nothing"], {"0": 1})),
+    ("", {"eval": ["3"]}), ("", {"eval": [0]})])
 def test_arguments_that_are_refused(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    """Among them sizes that would take more memory than there is."""
+    """Among them sizes for which no memory is enough, and modules inside of themselves."""
     told, tensors = _file(tmp_path / "m", _module())
-    _inner(told, kind).update(changes)
+    (_inner(told, kind) if kind else told).update(changes)
     assert not _judged(tmp_path / "m", told, tensors)
 
 
@@ -262,19 +270,6 @@ def test_long_paths(tmp_path: Path) -> None:
     told["module"]["parts"][0][0] = "a" * 10**5
     with pytest.raises(ValueError, match=r"module\.a+\.\.\.: expected a path of .*got 100000$"):
         _load(tmp_path / "m", told, tensors)
-
-
-@pytest.mark.parametrize("changes", [
-    {"one_module": [["", "0"]]}, {"one_module": [["0", ""]]}, {"one_module": [["0", "0"]]},
-    {"one_module": [["0", "1"]]}, {"one_module": [["0", "nothing"]]}, {"one_module": [[]]},
-    {"one_module": [["0", "1.net.neurons"], ["1", "0"]]}, {"one_module": ["0"]},
-    {"one_tensor": [["0.weight_ih_l0", "0.weight_hh_l0"]]}, {"one_tensor": [["0.delay", "0"]]},
-    {"one_tensor": [["0.weight_hh_l0", "2.0.weight_more"]]}, {"requires_grad": ["0.delay"]},
-    {"requires_grad": ["nothing"]}, {"requires_grad": {"0": 1}}, {"eval": ["3"]}, {"eval": [0]}])
-def test_ties_and_flags_that_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
-    """Among them modules inside of themselves."""
-    told, tensors = _file(tmp_path / "m", _module())
-    assert not _judged(tmp_path / "m", told | changes, tensors)
 
 
 def test_many_small_files_in_one(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -60,11 +60,12 @@ class Seen(NamedTuple):
 
 
 @contextmanager
-def notice(code: Any, found: list[bool]) -> Iterator[None]:
-    """Notes whether this thread enters the code."""
-    def profile(frame: Any, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code is code:
-            found.append(True)
+def notice(code: Any, found: list[Any], event: str = "call",
+           note: Callable[[Any], Iterable[Any]] = lambda _: (True,)) -> Iterator[None]:
+    """Notes that this thread enters the code, or returns from it, unseen by the code."""
+    def profile(frame: Any, now: str, result: Any) -> None:
+        if now == event and frame.f_code is code:
+            found.extend(note(result))
 
     before = sys.getprofile()
     sys.setprofile(profile)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fooling.base import Net, Spike, add, loop
 from fooling.changes import Changed, Switched
+from fooling.functions import ClipsGradient
 
 
 @loop
@@ -59,12 +60,8 @@ class Dirty(torch.autograd.Function):
         return g
 
 
-class Same(torch.autograd.Function):
-    """Returns its argument, with half of the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x
+class Same(ClipsGradient):
+    """With half of the gradient."""
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:

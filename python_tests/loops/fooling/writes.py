@@ -33,16 +33,13 @@ class InPlace(Net):
 
 
 @loop
-class SameMembrane(Net):
+class SameMembrane(Writer):
     """One tensor for the membrane, for all steps."""
 
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         v.mul_(0.5).add_(self.feed(x)).add_(self.back(z))
         z = Spike.apply(v - self.threshold)
         return v.sub_(z.detach()), z
-
-    def forward(self, x: Tensor) -> Any:
-        return self.over_with_membrane(x)
 
 
 @loop
