@@ -22,6 +22,7 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
     """Records calls of the thread of a recorder."""
     is_python = isinstance(APPLY, classmethod)  # before torch 2.15, also where a program bound it
     base: Any = _SingleLevelFunction if is_python else Function
+    meta: Any = FunctionMeta
     script: Any = torch.jit.ScriptFunction
     run_script = script.__call__
 
@@ -50,7 +51,7 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
     with _lock:
         base.apply, script.__call__ = classmethod(apply), call
         if not is_python:
-            FunctionMeta.__getattribute__ = _Bound(recorder).make_look_up()
+            meta.__getattribute__ = _Bound(recorder).make_look_up()
         try:
             yield
         finally:
@@ -59,7 +60,7 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
                 del base.apply
             else:
                 base.apply = APPLY
-                del FunctionMeta.__getattribute__
+                del meta.__getattribute__
 
 
 class _Bound:

@@ -15,21 +15,24 @@ from types import BuiltinFunctionType, CodeType, FrameType
 from typing import Any
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..codegen.user_code import find_globals, find_names, is_user
 from .functions import find_line
 from .ir import Refused
 
+_start_thread = getattr(_thread, "start_joinable_thread", None)  # of Python 3.13
 IMPURE = frozenset({
     print, input, open, os.urandom, os.mkdir, os.remove, os.unlink, os.rename, os.replace, os.rmdir,
-    os.system, os.write, _thread.start_new_thread, globals, eval, exec, __import__, sys._getframe,
-    datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
+    os.system, os.write, _thread.start_new_thread, _start_thread, globals, eval, exec, __import__,
+    sys._getframe, datetime.datetime.now, datetime.datetime.utcnow, datetime.date.today,
     *(one for one in vars(time).values() if isinstance(one, BuiltinFunctionType))})
 FILE: Any = io.IOBase.__base__  # without the slow isinstance of an abstract class
 IMPURE_CODES = {id(inspect.unwrap(one).__code__): name for one, name in (
     (logging.Logger._log, "logging"), (type(os.environ).__getitem__, "os.environ"),
     (importlib.import_module, "import_module"), (torch.manual_seed, "manual_seed"),
-    (torch.initial_seed, "initial_seed"), (random.Random.seed, "seed"))}
+    (torch.initial_seed, "initial_seed"), (saved_tensors_hooks.__enter__, "saved_tensors_hooks"),
+    (random.Random.seed, "seed"))}
 # With numbers that are not read: the second pass of a checkpoint, modes of NumPy's operators, what
 # depends on a class, and what has another order of additions for floats.
 CHECKPOINT = inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__

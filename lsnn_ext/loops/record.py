@@ -149,7 +149,7 @@ class _Recorder(TorchFunctionMode):
 
     def note_function(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any],
                       check: Callable[[Any], None] | None = None) -> Any:
-        """Records what no mode intercepts. check: as of note."""
+        """Records what no mode intercepts."""
         def note() -> Any:
             self.complete()
             self.steps.check(args, kwargs)
@@ -213,7 +213,7 @@ class _Recorder(TorchFunctionMode):
             self.refuse(refused)
 
     def refuse(self, refused: Refused, line: str = "") -> None:
-        self.refused = Refused(refused.reason, refused.line or line or find_line())
+        self.refused = self.refused or Refused(refused.reason, refused.line or line or find_line())
 
     def is_size(self, tensor: Tensor) -> bool:
         """Whether a tensor stands in a list or tuple among the arguments, as a size does."""
@@ -356,7 +356,6 @@ class _Recorder(TorchFunctionMode):
             self.recording.numbers[value] = tensor.detach().clone()
         return value
 
-    # ------------------------------------------------------------------------------- end
     def finish(self, result: Any) -> Recording:
         """Returns the recording. Raises Refused."""
         recording = self.recording

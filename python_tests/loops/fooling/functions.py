@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fooling.base import Net, Spike, add, fused, loop
+from fooling.base import Net, Spike, add, fused, loop, refused
 from fooling.changes import Changed
 
 early = Spike.apply  # before anything is recorded
@@ -236,12 +236,25 @@ class Named(Scaled):
         return super().apply(x + 0, slope)
 
 
+clips, halves, set_up = ClipsGradient.apply, Halves.apply, SetUp.apply  # bound early, as C code
 add(loop, Net, "spike",
     ReturnsItsArgument=lambda self, v: Spike.apply(ClipsGradient.apply(v)),
     ReturnsItsArgumentInSetUp=lambda self, v: Spike.apply(ClipsInSetUp.apply(v)),
+    ReturnsItsArgumentEarly=lambda self, v: early(clips(v)),
     WritesToItsArgument=lambda self, v: Spike.apply(Halves.apply(v + 0)),
+    WritesToItsArgumentEarly=lambda self, v: early(halves(v + 0)),
     SaysThatItWrites=lambda self, v: Spike.apply(Marks.apply(v + 0)),
+    ForwardItself=lambda self, v: SetUp.forward(torch.sigmoid(v), 2.0) + 0 * v,
+    ForwardCompared=lambda self, v: early(v) * (Spike.forward is Spike.forward),
     FunctionInFunction=lambda self, v: Inner.apply(v))
 add(fused, Net, "spike",
     DefaultArguments=lambda self, v: SetUp.apply(v, slope=2.0),
+    EarlyInSetUp=lambda self, v: set_up(v, 2.0),
     OwnApply=lambda self, v: Named.apply(v, slope=2.0))
+
+
+@refused("saved_tensors_hooks")
+class SavesOtherwise(Net):
+    def spike(self, v: Tensor) -> Tensor:
+        with torch.autograd.graph.saved_tensors_hooks(lambda one: one, lambda one: 2 * one):
+            return Spike.apply(v)
