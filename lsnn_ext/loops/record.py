@@ -190,7 +190,7 @@ class _Recorder(TorchFunctionMode):
             (begun, result, check), self.unfinished = self.unfinished, None
             with self.inside():
                 try:
-                    if check is not None:
+                    if check is not None and self.refused is None:
                         check(result)
                     self._after(begun, result)
                 except Refused as refused:
@@ -213,7 +213,7 @@ class _Recorder(TorchFunctionMode):
             self.refuse(refused)
 
     def refuse(self, refused: Refused, line: str = "") -> None:
-        self.refused = self.refused or Refused(refused.reason, refused.line or line or find_line())
+        self.refused = Refused(refused.reason, refused.line or line or find_line())
 
     def is_size(self, tensor: Tensor) -> bool:
         """Whether a tensor stands in a list or tuple among the arguments, as a size does."""
