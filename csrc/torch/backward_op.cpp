@@ -25,8 +25,7 @@ Tensor input_gradient(const Tensor& g_current, const Tensor& w_in, const Tensor&
   std::array<StableIValue, 3> stack{torch::stable::detail::from(g),
                                     torch::stable::detail::from(w_in),
                                     torch::stable::detail::from(flat)};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);
   return out;
 }
