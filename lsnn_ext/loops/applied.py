@@ -68,8 +68,8 @@ class _Bound:
 
     It looks up _backward_cls of its class, which nothing else does, and forward, which it runs
     without gradients; then setup_context, if there is one. Its result, which it makes of that of
-    forward, is recorded when the next call begins. Refuses what it would replace by a view of an
-    argument, and where it may raise after forward.
+    forward, is recorded when the next call begins: of an argument it is a view of unknown origin.
+    Refuses where it may raise after forward.
     """
 
     def __init__(self, recorder: Any) -> None:
@@ -104,10 +104,6 @@ class _Bound:
         given = args[1:] if has_context else args
         result = self.recorder.note_function(Apply(kind), given, {}, lambda: run_with_profile(
             profile, lambda: forward(*args)), self._check)
-        found = result if type(result) is tuple else (result,)
-        with self.recorder.refusals():
-            if any(one is other for one in found for other in given if isinstance(other, Tensor)):
-                raise Refused(f"{kind.__name__}.apply: expected new tensors, got an argument")
         if has_context:
             self._keep(args[0])
         else:
@@ -133,6 +129,8 @@ class _Bound:
         """Refuses the result of a call whose C code has raised."""
         context, self.context, self.run = self.context, None, None
         found = result if type(result) is tuple else (result,)
-        if context is None or any(isinstance(one, Tensor) and one.requires_grad
-                                  and one.grad_fn is not context for one in found):
-            raise Refused("apply: expected no error that the caller catches")
+        has_gradient = context and any(context.needs_input_grad) and torch.is_grad_enabled()
+        if context is None or has_gradient and any(
+                isinstance(one, Tensor) and one.is_floating_point()
+                and one.grad_fn is not context for one in found):
+            raise Refused("apply: expected a new tensor, and no error that the caller catches")

@@ -206,15 +206,6 @@ class Halves(torch.autograd.Function):
         return 0.25 * g
 
 
-class Marks(Halves):
-    """Writes nothing, but says so."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        return x
-
-
 class Inner(torch.autograd.Function):
     """Calls another function, and operators with a gradient."""
 
@@ -236,20 +227,41 @@ class Named(Scaled):
         return super().apply(x + 0, slope)
 
 
-clips, halves, set_up = ClipsGradient.apply, Halves.apply, SetUp.apply  # bound early, as C code
+class Breaks(Halves):
+    """Raises after forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(2.0)
+        return 2 * x
+
+
+clips, halves, set_up, breaks = (  # bound early, as C code
+    one.apply for one in (ClipsGradient, Halves, SetUp, Breaks))
+
+
+@refused("no error that the caller")
+class CaughtAfterForward(Net):
+    def spike(self, v: Tensor) -> Tensor:
+        try:
+            return breaks(v)
+        except TypeError:
+            return early(v)
+
+
 add(loop, Net, "spike",
-    ReturnsItsArgument=lambda self, v: Spike.apply(ClipsGradient.apply(v)),
     ReturnsItsArgumentInSetUp=lambda self, v: Spike.apply(ClipsInSetUp.apply(v)),
     ReturnsItsArgumentEarly=lambda self, v: early(clips(v)),
-    WritesToItsArgument=lambda self, v: Spike.apply(Halves.apply(v + 0)),
     WritesToItsArgumentEarly=lambda self, v: early(halves(v + 0)),
-    SaysThatItWrites=lambda self, v: Spike.apply(Marks.apply(v + 0)),
     ForwardItself=lambda self, v: SetUp.forward(v, 2.0) + v.relu() - v.relu().detach(),
     ForwardCompared=lambda self, v: early(v) * (Spike.forward is Spike.forward),
     FunctionInFunction=lambda self, v: Inner.apply(v))
 add(fused, Net, "spike",
     DefaultArguments=lambda self, v: SetUp.apply(v, slope=2.0),
     EarlyInSetUp=lambda self, v: set_up(v, 2.0),
+    EarlyTwice=lambda self, v: early(set_up(v, 2.0) - 0.5) * set_up(early(v), 2.0),
+    ReturnsItsArgument=lambda self, v: Spike.apply(ClipsGradient.apply(v)),
+    WritesToItsArgument=lambda self, v: Spike.apply(Halves.apply(v + 0)),
     OwnApply=lambda self, v: Named.apply(v, slope=2.0))
 
 
