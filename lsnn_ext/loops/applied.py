@@ -1,7 +1,7 @@
 """Calls that no mode of torch intercepts: of autograd.Functions and functions of TorchScript."""
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, FunctionMeta, _SingleLevelFunction
+from torch.utils import _pytree as pytree
 
 from .functions import APPLY, Apply, is_pure
-from .ir import Refused
+from .ir import Ref, Refused
 from .monitor import run_with_profile
 
 _lock = threading.RLock()
@@ -61,6 +62,20 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
             else:
                 base.apply = APPLY
                 del meta.__getattribute__
+
+
+def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
+    """Refuses results of an autograd.Function that are older tensors, but no arguments: their
+    history changes."""
+    refs = [leaf for leaf in begun.leaves if isinstance(leaf, Ref)]
+    args = pytree.tree_unflatten(begun.leaves, begun.spec)[0]
+    given = {id(one) for ref, one in zip(refs, begun.tensors, strict=True) if ref in args}
+    for one in found:
+        if isinstance(one, Tensor) and id(one) not in given:
+            known = recorder.tensors.get(id(one))
+            if known is not None and known.tensor() is one or recorder.origins.find(one):
+                raise Refused(f"{begun.function.__name__}: expected new tensors, or arguments, as "
+                              f"results")
 
 
 class _Bound:

@@ -121,6 +121,14 @@ def may_write(name: str) -> bool:
     return name.endswith("_") and (not name.endswith("__") or name.startswith(("__i", "__set")))
 
 
+def list_numbers(data: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns arguments of torch.tensor that are equal, without an array of NumPy."""
+    if isinstance(data, np.ndarray) and data.size and data.dtype.kind in "biufc":
+        dtype = kwargs.get("dtype") or getattr(torch, data.dtype.name)
+        return (data.tolist(),), {**kwargs, "dtype": dtype}
+    return (data,), kwargs
+
+
 def is_index_by_integers(func: Any, args: Any) -> bool:
     """Whether an operator is an index by integers, not by a mask: its shape is known."""
     return func is torch.ops.aten.index.Tensor and not any(

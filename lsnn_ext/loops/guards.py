@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..codegen.plain import MADE_OF, MISSING, SEQUENCES, are_same, find_oddity, is_mutable, make_key
+from ..codegen.user_code import find_globals
 from .functions import Apply
 from .ir import DEVICES, Leaf, Recording, Refused
 from .origins import Origins, look_up
@@ -17,6 +18,7 @@ from .paths import IMMUTABLE, Path, Step, find_cell, find_holder, resolve, set_s
 from .snapshot import Node, Snapshot, describe
 
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
+EFFECTS = frozenset({"print", "open", "input"})
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 
 
@@ -28,6 +30,11 @@ def read_flags() -> tuple[Any, ...]:
               for device in DEVICES), torch.is_autocast_cache_enabled(),
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled())
+
+
+def read_settings() -> tuple[Any, ...]:
+    """Returns the settings of torch that a call may change."""
+    return *read_flags(), torch.get_num_threads(), torch.is_anomaly_enabled()
 
 
 def describe_inputs(inputs: list[Any]) -> tuple[Any, ...] | None:
@@ -77,10 +84,15 @@ class Guard:
         self.function = function
         functions = {call.function.function for call in recording.calls
                      if isinstance(call.function, Apply)}
-        if codes is not None:
-            for one in functions:  # what backward will run
-                codes |= {node.value.__code__ for node in Snapshot(one).nodes
-                          if isinstance(node.value, FunctionType)}
+        snapshots = {one: Snapshot(one) for one in functions}
+        self._states = {one: snapshot.description for one, snapshot in snapshots.items()}
+        for one, snapshot in snapshots.items():
+            for code in _list_codes(Snapshot(one.backward)):
+                for name in EFFECTS.intersection(find_globals(code)):
+                    raise Refused(f"{one.__name__}.backward: expected a function that changes "
+                                  f"nothing, got {name}")
+            if codes is not None:
+                codes |= _list_codes(snapshot)  # what backward will run
         self.codes = codes
         before = Snapshot(function, codes, origins.snapshot)
         self.description = before.description
@@ -97,7 +109,7 @@ class Guard:
                              for path in recording.attributes.keys() & self.volatile.keys())
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
-        self._others = [(one, Snapshot(one).description) for one in functions
+        self._others = [(one, state) for one, state in self._states.items()
                         if id(one) not in before.numbers]
         self._settle(before, origins.inputs)
 
@@ -245,6 +257,12 @@ class Guard:
                         for group in self._aliases)
                 and all(Snapshot(one).description == wanted for one, wanted in self._others))
 
+    def check_backward(self) -> None:
+        """Raises Refused if a backward pass has changed what its functions can reach."""
+        for one, state in self._states.items():
+            if Snapshot(one).description != state:
+                raise Refused(f"{one.__name__}.backward: expected a function that changes nothing")
+
     def settle(self, inputs: list[Any]) -> bool:
         """Whether the fingerprint holds: the full check, after which the quick one holds, too."""
         try:
@@ -267,6 +285,10 @@ class Guard:
                       for container, path in self._targets]
         for container, (_, path), new in zip(containers, self._targets, trees, strict=True):
             set_step(container, path[-1], new)
+
+
+def _list_codes(snapshot: Snapshot) -> set[CodeType]:
+    return {node.value.__code__ for node in snapshot.nodes if isinstance(node.value, FunctionType)}
 
 
 def _reachable(snapshot: Snapshot, loose: dict[int, set[Step]]) -> list[int]:

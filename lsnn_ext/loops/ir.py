@@ -3,6 +3,7 @@
 A value is a tensor at one time, named by an int. A call that writes to a tensor makes a new value
 of it, so that no value ever changes.
 """
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -100,6 +101,25 @@ def _make_flat_spec(n: int, names: tuple[str, ...]) -> pytree.TreeSpec:
     spec = _specs.setdefault(str(spec), spec)
     _names[id(spec)] = names
     return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A list or dict of the result, in attributes: its place among list_containers."""
+
+    number: int
+
+
+def list_containers(tree: Any) -> list[Any]:
+    """Returns the lists, deques and dicts in a tree."""
+    found: list[Any] = []
+
+    def note(one: Any) -> bool:
+        found.extend([one] * isinstance(one, list | deque | dict))
+        return False
+
+    pytree.tree_leaves(tree, is_leaf=note)
+    return found
 
 
 def flatten_arguments(args: Sequence[Any], kwargs: Mapping[str, Any],

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .._core.torch_internals import find_storage
 from ..codegen import plain
-from .ir import Leaf, Refused
+from .ir import Container, Leaf, Refused, list_containers
 from .paths import Path, Step, format_path, is_read, resolve, set_step
 from .snapshot import Node, Snapshot
 
@@ -74,12 +74,17 @@ class Origins:
             step in node.plain or isinstance(one, type) for step, one in node.held.items())
 
     # ------------------------------------------------------------------------- after the call
-    def changed(self, reference: Callable[[Any], Any]) -> list[tuple[Path, Any]]:
+    def changed(self, reference: Callable[[Any], Any],
+                result: Any = None) -> list[tuple[Path, Any]]:
         """What the call has left at other places than before: for each its path, and a tree with a
         Ref for each tensor, or MISSING.
 
+        Args:
+            result: of the call.
+
         Raises:
-            Refused: a change that a later call could not repeat.
+            Refused: a change that a later call could not repeat, or a container that was there
+                before among the results.
         """
         if _get_random_states() != self._generators:
             raise Refused("random: expected draws from generators of torch, got a change of the "
@@ -95,6 +100,10 @@ class Origins:
                               f"{[*vars(tensor)]}")
         found = []
         self._new: dict[int, str] = {}
+        self._results = {id(one): k for k, one in enumerate(list_containers(result))}
+        for name in (format_path(node.path) for node in self.snapshot.nodes
+                     if id(node.value) in self._results):
+            raise Refused(f"result: expected new lists and dicts, got {name}")
         for node in self.snapshot.nodes:
             for step, value in self._changes(node):
                 path = (*node.path, step)
@@ -119,7 +128,8 @@ class Origins:
 
     def _differences(self, node: Node) -> list[tuple[Step, Any]]:
         now = {step: one for step, one in self.snapshot.list_entries(node.value)
-               if step in node.held or is_read(node.value, step, one, self.snapshot.names, False)}
+               if step in node.held or step[0] != "element" and is_read(
+                   node.value, step, one, self.snapshot.names, False)}
         found = []
         for step, one in now.items():
             before = node.held.get(step, plain.MISSING)
@@ -131,7 +141,8 @@ class Origins:
                 continue  # imported for the first time
             elif before is plain.MISSING or key is None or plain.make_key(one) != key:
                 found.append((step, one))
-        return [*found, *((step, plain.MISSING) for step in node.held if step not in now)]
+        return [*found, *((step, plain.MISSING) for step in node.held if step not in now
+                          and step[0] != "element")]
 
     def _tree(self, value: Any, path: Path, reference: Callable[[Any], Any]) -> Any:
         """Returns the value with a Ref for each tensor. Each call makes new containers."""
@@ -142,6 +153,8 @@ class Origins:
         is_plain = plain.make_key(value) is not None and not plain.is_mutable(value)
         if (is_plain or is_known) and path[-1][0] in SETTABLE:
             return value
+        if id(value) in self._results:
+            return Container(self._results[id(value)])
         is_tree = type(value) in TREES or (isinstance(value, tuple) and hasattr(value, "_fields"))
         if not is_tree or id(value) in self.snapshot.numbers:
             raise Refused(f"{name}: expected tensors and plain values, and new tuples, lists and "

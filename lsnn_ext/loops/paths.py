@@ -4,10 +4,12 @@ A path is a sequence of steps (kind, key) from the function. Only the code of us
 names say which globals and class attributes matter.
 """
 import argparse
+import contextvars
 import enum
 import functools
 import io
 import sys
+import threading
 import types
 import weakref
 from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque
@@ -27,9 +29,11 @@ ATTRIBUTE = "_lsnn_replayer"  # the attribute that holds the recordings of a con
 # Of the standard library, and walked; the state of the others is out of reach.
 OPEN = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap, weakref.ref,
         weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
-OPAQUE = (Iterator, MappingView, types.MappingProxyType, bytearray, memoryview)
+OPAQUE = (Iterator, MappingView, types.MappingProxyType, bytearray, memoryview, threading.local,
+          threading.Event, contextvars.ContextVar)
 OPAQUE_MODULES = frozenset({"array", "ctypes", "multiprocessing", "queue"})
-WALKED = (nn.Module, dict, *WRAPPERS, *SEQUENCES)
+SETS = (set, frozenset)
+WALKED = (nn.Module, torch.optim.Optimizer, dict, *WRAPPERS, *SEQUENCES, *SETS)
 IMMUTABLE = (tuple, *WRAPPERS)
 HOLDERS = {"attribute": "__dict__", "global": "__globals__", "default": "__defaults__",
            "keyword": "__kwdefaults__", "base": "__bases__"}
@@ -57,6 +61,8 @@ def is_walked(value: Any) -> bool:
     """Whether the contents of the value are part of the fingerprint."""
     if isinstance(value, WALKED):
         return type(value) is not torch.Size
+    if isinstance(value, enum.Enum):
+        return is_user(get_module_name(type(value)))
     if isinstance(value, types.FunctionType):
         return is_user(str(value.__globals__.get("__name__", "")))
     if isinstance(value, type):
@@ -76,6 +82,8 @@ def is_read(value: Any, step: Step, one: Any, names: Container[str], is_made: bo
         is_made: the class may be called.
     """
     kind, key = step
+    if isinstance(value, torch.optim.Optimizer) and not is_user(get_module_name(type(value))):
+        return key == "param_groups" and key in names
     is_module = isinstance(value, types.ModuleType)
     if not is_module and not isinstance(value, type) or kind in ("base", "class") or (
             isinstance(value, type) and issubclass(value, torch.autograd.Function)):
@@ -140,12 +148,16 @@ def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
     if isinstance(value, dict):
         if any(isinstance(key() if isinstance(key, weakref.ref) else key, Tensor) for key in value):
             raise Refused("expected no dict with tensors as keys")
-        yield from ((("item", key), one) for key, one in dict.items(value))
+        of: Any = OrderedDict if isinstance(value, OrderedDict) else dict  # of no class of a user
+        yield from ((("item", key), one) for key, one in of.items(value))
+        yield from _list_elements(value)
+    elif isinstance(value, SETS):
+        yield from _list_elements(value)
     elif isinstance(value, SEQUENCES):
         yield from ((("item", key), one) for key, one in enumerate(list_elements(value)))
     elif isinstance(value, functools._lru_cache_wrapper):
         yield ("member", "__wrapped__"), value.__wrapped__
-    if type(value) not in (dict, *SEQUENCES):
+    if type(value) not in (dict, *SEQUENCES, *SETS):
         for key, one in getattr(value, "__dict__", {}).items():
             if not (key in STATE_DICTS and isinstance(value, nn.Module)):
                 yield ("attribute", key), one
@@ -154,6 +166,12 @@ def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
                 yield from ((("member", key), getattr(value, key, MISSING)) for key, one in
                             vars(kind).items() if isinstance(one, types.MemberDescriptorType))
         yield ("class", None), type(value)
+
+
+def _list_elements(value: Any) -> Iterator[tuple[Step, Any]]:
+    """Yields keys of a dict or elements of a set that may have a state."""
+    yield from ((("element", one), one) for one in value
+                if make_key(one) is None and not isinstance(one, (Tensor, weakref.ref)))
 
 
 def step_into(value: Any, step: Step) -> Any:
@@ -172,6 +190,8 @@ def step_into(value: Any, step: Step) -> Any:
             return find_cell(value, key).cell_contents
         if kind == "module":
             return sys.modules[key]
+        if kind == "element":
+            return key
         return type(value) if kind == "class" else value()
     except (LookupError, AttributeError, ValueError, TypeError):
         return MISSING

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._core.torch_internals import find_storage
+from . import ir
 from .costs import GUARD, estimate_call, estimate_stage, skips_zeros
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
@@ -177,6 +178,8 @@ class Plan:
         def result(one: Any) -> Any:
             if isinstance(one, Later):
                 return numbers[one.step]
+            if isinstance(one, ir.Container):
+                return ir.list_containers(made)[one.number]
             if not isinstance(one, Ref):
                 return one
             if one.value in leaves:
@@ -205,10 +208,10 @@ class Plan:
             return result(one) if is_array or not isinstance(one, Ref) else values.get(one.value)
 
         numbers = run_steps(recording.steps, argument)
-        made = (pytree.tree_map(result, recording.result),
-                [pytree.tree_map(result, tree) for _, tree in recording.changed],
-                {leaf: values.get(value) for leaf, value in recording.written.items()})
-        return made, values.frames
+        made = pytree.tree_map(result, recording.result)
+        changed = [pytree.tree_map(result, tree) for _, tree in recording.changed]
+        written = {leaf: values.get(value) for leaf, value in recording.written.items()}
+        return (made, changed, written), values.frames
 
 
 def match_strides(tensor: Tensor, strides: tuple[int, ...] | None) -> Tensor:

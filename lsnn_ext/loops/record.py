@@ -18,7 +18,7 @@ Invariants while a recording is made and nothing is refused:
 
 Proof that calling `calls` in their order, with the same leaves, gives the result of the model:
     Every operator is seen: it runs in a call that _Recorder or intercept_functions note, or
-    outside of all of them, where Witness refuses it.
+    outside of all of them, where Witness notes a constructor, and refuses others.
     I1. A call that writes to its arguments changes their _version, or writes statistics that
     Witness adds to `unversioned`; _after gives these tensors new values. Memory refuses a write to
     memory that another live tensor has, as x.data or a view of the same part; is_outdated does so
@@ -47,8 +47,9 @@ from .._core import torch_internals as internals
 from .._core.torch_internals import find_storage
 from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
-from .applied import intercept_functions
-from .functions import find_line, get_name, get_property_name, is_static
+from .applied import check_results, intercept_functions
+from .functions import Apply, find_line, get_name, get_property_name, is_static
+from .guards import read_settings
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import Memory, check_backward, find_version
@@ -57,7 +58,7 @@ from .origins import Origins
 from .parameters import Parameters
 from .rewrite import make_copy, rewrite
 from .unread import Steps, add_read, to_later
-from .witness import Witness
+from .witness import Witness, check_generators
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
 
@@ -73,10 +74,13 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     if torch.is_inference_mode_enabled():
         return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
     recorder = _Recorder(origins, steps or Steps(False), keep_numbers)
+    settings = read_settings()
     with intercept_functions(recorder), Witness(recorder), recorder, recorder.steps.run():
         result = function(*args, **kwargs)
         recorder.complete()
     try:
+        if read_settings() != settings:
+            raise Refused("torch: expected a call that leaves settings as they are")
         return result, recorder.steps.refused or recorder.refused or recorder.finish(result)
     except Refused as refused:
         return result, refused
@@ -135,6 +139,8 @@ class _Recorder(TorchFunctionMode):
             return made[0]
         if name in of.READS or name in of.SWITCHES:
             return func(*args, **kwargs)
+        if name == "tensor":
+            args, kwargs = of.list_numbers(*args, **kwargs)
         if name == "__deepcopy__" and type(args[0]) is Tensor and not args[0].requires_grad:
             return self.note(Tensor.clone, args[:1], {}, lambda: func(*args, **kwargs))
         if name == "__setitem__" and isinstance(args[2], Tensor) and (
@@ -215,11 +221,6 @@ class _Recorder(TorchFunctionMode):
     def refuse(self, refused: Refused, line: str = "") -> None:
         self.refused = Refused(refused.reason, refused.line or line or find_line())
 
-    def is_size(self, tensor: Tensor) -> bool:
-        """Whether a tensor stands in a list or tuple among the arguments, as a size does."""
-        lists = [one for one in self.arguments if isinstance(one, list | tuple)]
-        return any(leaf is tensor for leaf in pytree.tree_leaves(lists))
-
     def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
         name = self.name
         if name == "__set__" and (changed := get_property_name(function)) != "requires_grad" and (
@@ -290,6 +291,8 @@ class _Recorder(TorchFunctionMode):
                 self.recording.calls.append(make_copy(value, self.add(one), line, kinds))
             self.memory.note_parts(name, args, tensors, found)
             return
+        if isinstance(function, Apply):
+            check_results(self, begun, found)
         if not written and all(id(one) in given for one in found):
             return  # such as contiguous() of a contiguous tensor
         refs = [None if one is None else Ref(
@@ -380,14 +383,14 @@ class _Recorder(TorchFunctionMode):
                 raise Refused("numpy: expected no write to a tensor whose array is kept")
             reference(tensor)
         n = len(outputs)
-        recording.changed = self.origins.changed(reference)
+        recording.changed = self.origins.changed(reference, result)
         recording.shared = self.origins.find_shared(outputs[:n], outputs[n:], recording.changed,
                                                     self.value_of)
         for known in self.tensors.values():
             one = known.tensor()
             if one is not None and one._version != known.version:
                 raise Refused(UNSEEN_WRITE)
-        self.check_generators()
+        check_generators(self.generators)
         if any(call.written for call in recording.calls):
             live = [one for known in self.tensors.values()
                     if self.parameters.find_leaf(known.value) in recording.leaves
@@ -395,10 +398,3 @@ class _Recorder(TorchFunctionMode):
             check_backward([one for one in outputs if one.requires_grad], live)
             set_generator_states(self.generators)
         return recording
-
-    def check_generators(self) -> None:
-        """Refuses where Python has set the state of a generator."""
-        if any(not torch.equal(one, other) for one, other in zip(
-                self.generators, generator_states(), strict=True)):
-            raise Refused("the state of a generator of torch was set during the call, as by "
-                          "torch.manual_seed")

@@ -266,6 +266,7 @@ class Replayer:
         if plan is not None and self.options.verify:
             try:
                 comparison = verify(plan, result)
+                guard.check_backward()
             except (VerificationError, RuntimeError, LookupError, TypeError) as error:
                 if self.is_strict:
                     raise

@@ -1,4 +1,5 @@
 """Snapshot: all that a function can reach, at one time."""
+import enum
 import types
 import weakref
 from collections import deque
@@ -10,9 +11,10 @@ from torch import Tensor
 from ..codegen.plain import MISSING, SEQUENCES, Same, describe_tensor, find_oddity, make_key
 from ..codegen.user_code import find_names, is_user
 from .ir import Refused
-from .paths import Path, Step, format_path, is_opaque, is_read, is_walked, list_entries
+from .paths import SETS, Path, Step, format_path, is_opaque, is_read, is_walked, list_entries
 
 MAX_NODES = 20_000
+HOLDING = (enum.Enum, *SETS)  # plain values that hold others
 
 
 class Node(NamedTuple):
@@ -69,14 +71,15 @@ class Snapshot:
             raise Refused(f"{format_path(node.path)}: expected at most {MAX_NODES} Python objects "
                           f"in reach of the model; hold data and trainers elsewhere")
         value = node.value
+        runs = True
         if isinstance(value, types.FunctionType):
-            if self.codes is not None and value.__code__ not in self.codes:
-                return
-            self.names |= find_names(value.__code__)
+            runs = self.codes is None or value.__code__ in self.codes
+            self.names |= find_names(value.__code__) if runs else set()
         number = self.numbers[id(value)]
         is_made = id(value) in self._made
         for step, one in self.list_entries(value):
-            if step in node.held or not is_read(value, step, one, self.names, is_made):
+            if step in node.held or not is_read(value, step, one, self.names, is_made) or not (
+                    runs or step[0] == "attribute"):
                 continue
             node.held[step] = one
             if step[0] in ("global", "closure") and isinstance(one, type):
@@ -92,7 +95,8 @@ class Snapshot:
             plain = make_key(one)
             if plain is not None:
                 node.plain[step] = plain
-            if (plain is None or hasattr(one, "__wrapped__")) and is_walked(one):
+            if (plain is None or hasattr(one, "__wrapped__") or isinstance(one, HOLDING)) and (
+                    is_walked(one)):
                 self._waiting.append(((*node.path, step), one))
             elif (self._before is not None or isinstance(one, Iterator)) and is_opaque(one):
                 raise Refused(f"{format_path((*node.path, step))}: expected no iterator or other "

@@ -1,7 +1,10 @@
 """Witness: sees every operator of torch, and refuses those that no recorded call explains."""
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..codegen.plain import generator_states
@@ -10,12 +13,40 @@ from .ir import Refused
 from .unread import add_read
 
 
+def find_constructor(func: Any, args: Any) -> tuple[Any, Any]:
+    """Returns the call for what torch.FloatTensor makes of numbers or of a size. Refuses other
+    operators, and arrays of NumPy, which may be written to."""
+    if func is torch.ops.aten.lift_fresh.default:
+        if not args[0].untyped_storage().resizable():
+            raise Refused("torch.from_numpy: expected a buffer, or torch.tensor of an array")
+        return torch.tensor, (args[0].tolist(),)
+    if func is torch.ops.aten.empty.memory_format:
+        return torch.empty, tuple(args)
+    raise Refused(f"{func}: expected operators that are called from Python, got one of torch.jit "
+                  f"or C++")
+
+
+def is_size(tensor: Tensor, arguments: Sequence[Any]) -> bool:
+    """Whether a tensor stands in a list or tuple among the arguments, as a size does."""
+    lists = [one for one in arguments if isinstance(one, list | tuple)]
+    return any(leaf is tensor for leaf in pytree.tree_leaves(lists))
+
+
+def check_generators(before: Sequence[Tensor]) -> None:
+    """Refuses where Python has set the state of a generator."""
+    if any(not torch.equal(one, other) for one, other in zip(
+            before, generator_states(), strict=True)):
+        raise Refused("the state of a generator of torch was set during the call, as by "
+                      "torch.manual_seed")
+
+
 class Witness(TorchDispatchMode):
     """Refuses operators that run outside of recorded calls."""
 
     def __init__(self, recorder: Any) -> None:
         super().__init__()
         self.recorder = recorder
+        self.made: Tensor | None = None  # by the last constructor
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -28,12 +59,16 @@ class Witness(TorchDispatchMode):
             return func(*args, **kwargs)
         if not recorder.depth and func is not torch.ops.aten.detach.default:
             with recorder.refusals():
-                raise Refused(f"{func}: expected operators that are called from Python, got one of "
-                              f"torch.jit or C++")
+                with recorder.inside():
+                    made = find_constructor(func, args)
+                # kept: without a reference the program would get another object
+                self.made = recorder.note_function(*made, {"dtype": kwargs.get("dtype")},
+                                                   lambda: func(*args, **kwargs))
+                return self.made
         effects = of.find_effects(func)
         if effects.reads and not (
                 recorder.masked.is_reading or of.is_index_by_integers(func, args)
-                or recorder.name in of.FILLS and not recorder.is_size(args[0])
+                or recorder.name in of.FILLS and not is_size(args[0], recorder.arguments)
                 or recorder.name == "__bool__"):
             with recorder.refusals():
                 add_read(recorder, args[0], f"{func}: expected no shape and no branch that depends "
@@ -43,7 +78,7 @@ class Witness(TorchDispatchMode):
         if not effects.draws:
             return func(*args, **kwargs)
         with recorder.refusals():
-            recorder.check_generators()
+            check_generators(recorder.generators)
         out = func(*args, **kwargs)
         recorder.is_random = True
         recorder.generators = generator_states()

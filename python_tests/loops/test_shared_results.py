@@ -1,9 +1,14 @@
 """Results of a replay share memory where those of the original do, and nowhere else."""
-import torch
-from torch import Tensor
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
-from converted_nets import draw_x
-from lsnn_ext.loops import fuse
+import pytest
+import torch
+from torch import Tensor, nn
+
+from converted_nets import draw_x, plans_are_useful, seen_replays  # noqa: F401
+from lsnn_ext.loops import convert, fuse
 
 
 def test_views_of_results_share_memory() -> None:
@@ -35,3 +40,45 @@ def keep_last(x: Tensor) -> tuple[Tensor, Tensor]:
 def share(x: Tensor) -> tuple[Tensor, Tensor]:
     turned = torch.stack(integrate(x)).transpose(0, 1)
     return turned, turned.detach()
+
+
+class Keeps(nn.Module):
+    """Keeps a container of its result."""
+
+    def __init__(self, choose: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.choose, self.kept = choose, None
+
+    def forward(self, x: Tensor) -> Any:
+        out = integrate(x)
+        result = {"all": out, "last": deque(out[-2:]), "pair": (out[0], [out[1]])}
+        self.kept = self.choose(result)
+        return result
+
+
+@pytest.mark.parametrize("choose", [
+    lambda result: result, lambda result: result["all"], lambda result: result["last"],
+    lambda result: result["pair"][1]])
+def test_an_attribute_is_a_container_of_the_result(choose: Callable[[Any], Any]) -> None:
+    model, x = Keeps(choose), draw_x()
+    model, report = convert(model, x)
+    assert report.converted, report.reason
+    for _ in range(3):
+        result = model(x)
+        assert model.kept is choose(result)
+    assert len(seen_replays) > 1  # the second call is recorded: the first one started without
+
+
+class Appends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.log[:] = integrate(x)
+        return self.log
+
+
+def test_a_container_from_before_the_call_is_no_result() -> None:
+    _, report = convert(Appends(), draw_x())
+    assert report.reason == "result: expected new lists and dicts, got log"

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -364,10 +365,10 @@ def test_a_key_that_is_a_part_of_the_model_is_refused() -> None:
         return z.sum().item()
 
     def end(self: Any, log: list[Any]) -> Any:
-        return log[0] * REGISTRY.get(self.project, 1.0)
+        return log[0] * REGISTRY.get(weakref.ref(self.project), 1.0)
 
     model = make(note, end)
-    REGISTRY[model.project] = 2.0
+    REGISTRY[weakref.ref(model.project)] = 2.0
     _, report = convert(model, draw_x().double())
     assert not report.converted and "inside of the model" in report.reason
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import N, Net, Spike, add, fused, loop
+from fooling.base import N, Net, Spike, add, fused, loop, refused
 
 
 class Modes(Net):
@@ -86,3 +86,17 @@ class DefaultDtype(Net):
         torch.set_default_dtype(torch.float32)
 
     changes = True
+
+
+class Leaves(Net):
+    """A call that changes a setting for what comes after it."""
+
+    @classmethod
+    def reset(cls) -> None:
+        torch.set_default_dtype(torch.float32)
+        torch.autograd.set_detect_anomaly(False)
+
+
+add(refused("leaves settings"), Leaves, "result",
+    LeavesDtype=lambda self, x, z: (z, torch.set_default_dtype(torch.float64))[0],
+    LeavesAnomaly=lambda self, x, z: (z, torch.autograd.set_detect_anomaly(True))[0])

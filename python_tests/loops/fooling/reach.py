@@ -3,15 +3,19 @@ import enum
 import functools
 import os
 import sys
+import threading
+from collections import OrderedDict
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from fooling import elsewhere
-from fooling.base import N, Net, Spike, add, fused, loop
+from fooling.base import N, Net, Spike, add, fused, loop, refused
 from fooling.changes import Changed, Switched
 from fooling.elsewhere import scaled
 
@@ -119,6 +123,34 @@ class Mode(enum.Enum):
     PLAIN = 1.0
     DOUBLE = 2.0
 
+    def __init__(self, gain: float) -> None:
+        self.settings = {"gain": gain}
+
+
+class Key:
+    """Equal to all others, also with another state."""
+
+    gain = 1.0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+class Named(set[str]):
+    """A set with an attribute."""
+
+    gain = 1.0
+
+
+def scale_up(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+scale_up.gain = 1.0  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True)
 class Frozen:
@@ -147,7 +179,38 @@ add(fused, Far, "prepare order set",
     # The order of a dictionary.
     OfOrder=(lambda self: setattr(self, "gains", {"a": 1.0, "b": 2.0}),
              lambda self, x: next(iter(self.gains.values())) * x,
-             lambda self, gain: gain == 2 and self.gains.update(a=self.gains.pop("a"))))
+             lambda self, gain: gain == 2 and self.gains.update(a=self.gains.pop("a"))),
+    OfOrderMoved=(lambda self: setattr(self, "gains", OrderedDict(a=1.0, b=2.0)),
+                  lambda self, x: next(iter(self.gains.values())) * x,
+                  lambda self, gain: gain == 2 and self.gains.move_to_end("a")),
+    OfKey=(lambda self: setattr(self, "table", {Key(): 0}),
+           lambda self, x: next(iter(self.table)).gain * x,
+           lambda self, gain: setattr(next(iter(self.table)), "gain", gain)),
+    OfElement=(lambda self: setattr(self, "table", {Key()}),
+               lambda self, x: min(self.table, key=id).gain * x,
+               lambda self, gain: setattr(min(self.table, key=id), "gain", gain)),
+    OfSetItself=(lambda self: setattr(self, "table", Named()),
+                 lambda self, x: self.table.gain * x,
+                 lambda self, gain: setattr(self.table, "gain", gain)))
+
+# Of a member of an enumeration, a function that does not run, and an optimizer.
+OPTIMIZER = SGD([torch.ones(1)], 1.0)
+add(fused, Switched, "order switch",
+    OfMember=(lambda self, x: Mode.PLAIN.settings["gain"] * x,
+              staticmethod(lambda number: Mode.PLAIN.settings.update(gain=number))),
+    OfFunction=(lambda self, x: scale_up.gain * x,
+                staticmethod(lambda number: setattr(scale_up, "gain", number))),
+    OfOptimizer=(lambda self, x: OPTIMIZER.param_groups[0]["lr"] * x,
+                 staticmethod(lambda number: OPTIMIZER.param_groups[0].update(lr=number))))
+
+# What each thread or context has for itself.
+LOCAL, CONTEXT, EVENT = threading.local(), ContextVar("gain", default=1.0), threading.Event()
+add(refused("cannot be looked at"), Switched, "order switch",
+    OfThread=(lambda self, x: LOCAL.gain * x,
+              staticmethod(lambda number: setattr(LOCAL, "gain", number))),
+    OfContext=(lambda self, x: CONTEXT.get() * x, staticmethod(CONTEXT.set)),
+    OfEvent=(lambda self, x: (1.0 + EVENT.is_set()) * x,
+             staticmethod(lambda number: EVENT.set() if number == 2 else EVENT.clear())))
 
 
 @fused

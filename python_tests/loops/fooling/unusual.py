@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import Net, Spike, add, loop
+from fooling.base import Net, Spike, add, loop, refused
 from fooling.changes import Changed, Switched
 from fooling.functions import ClipsGradient
 
@@ -153,3 +153,60 @@ add(loop, Net, "spike",
     BranchesInside=fires_where(lambda x: x > 0 if x.max() > 1 else torch.zeros_like(x)),
     BranchesInBackward=lambda self, v: BranchesBackward.apply(v),
     NumpyInside=fires_where(lambda x: torch.from_numpy(x.detach().numpy() > 0)))
+
+
+class Chooses(Spike):
+    """Returns an element of an argument, whose history is lost."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, others: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return others[0]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g / 2, None
+
+
+class Returns(Chooses):
+    """Returns what a call before it has made."""
+
+    last: Any = None
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, others: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return Returns.last[0]
+
+
+def choose(self: Net, v: Tensor) -> Tensor:
+    Returns.last = [v * 2]
+    return Spike.apply(Returns.apply(v, []))
+
+
+add(refused("new tensors, or arguments"), Net, "spike",
+    ElementOfList=lambda self, v: Spike.apply(Chooses.apply(v, [v * 2])))
+add(loop, Net, "spike", OlderTensor=choose)
+
+
+class Prints(Spike):
+    """Prints in the backward pass."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        print(end="")
+        return Spike.backward(ctx, g)
+
+
+class Counts(Spike):
+    """Counts backward passes."""
+
+    passes = 0
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        Counts.passes += 1
+        return Spike.backward(ctx, g)
+
+
+add(refused("changes nothing"), Net, "result",
+    PrintsInBackward=lambda self, x, z: Prints.apply(z - 0.5),
+    CountsInBackward=lambda self, x, z: Counts.apply(z - 0.5))
