@@ -14,12 +14,11 @@ from .tools.info import show_config
 from .tools.plan import plan
 from .tools.plan_report import Plan
 from .tools.profiler import Profile, profile
-from .tools.storage import load, save
 
 __version__ = "0.1.0"
 __all__ = [
     "ALIF", "LIF", "LSNN", "LSNNState", "LeakyReadout", "LearnedDelay", "Linear", "Neuron",
     "NeuronState", "Plan", "Profile", "ReadoutState", "Recurrent", "Refused", "Report", "State",
-    "Traces", "VerificationError", "convert", "functional", "fuse", "init", "load", "nir", "optim",
-    "plan", "plot", "profile", "reference", "revert", "save", "show_config", "use_reference",
+    "Traces", "VerificationError", "convert", "functional", "fuse", "init", "nir", "optim", "plan",
+    "plot", "profile", "reference", "revert", "show_config", "use_reference",
 ]

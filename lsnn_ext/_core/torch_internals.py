@@ -213,18 +213,6 @@ def has_registered_hooks(module: nn.Module) -> bool:
                 or module._backward_pre_hooks)
 
 
-def list_hooks(tensor: Tensor) -> list[Callable[..., Any]]:
-    """The hooks of Tensor.register_hook, which a copy of the tensor lacks."""
-    return list((tensor._backward_hooks or {}).values())
-
-
-def list_state_hooks(module: nn.Module) -> list[Callable[..., Any]]:
-    """The state dict hooks of this module without its parts."""
-    return [getattr(hook, "hook", hook) for hooks in (
-        module._state_dict_pre_hooks, module._state_dict_hooks, module._load_state_dict_pre_hooks,
-        module._load_state_dict_post_hooks) for hook in hooks.values()]
-
-
 def is_compiled_module(module: nn.Module) -> bool:
     """Whether Module.compile() was called, which replaces forward."""
     return module._compiled_call_impl is not None

@@ -1,1 +1,1 @@
-"""Around the layers: files (storage, nir), pictures (plot), answers (plan, profiler, info)."""
+"""Around the layers: graphs (nir), pictures (plot), answers (plan, profiler, info)."""

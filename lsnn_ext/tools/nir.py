@@ -3,7 +3,7 @@ packages and neuromorphic hardware. pip install "nir>=1.0.4".
 
 A graph holds differential equations. A step solves them exactly for a current that is constant
 during the step: alpha = exp(-dt / tau). What NIR cannot express raises an error that names the
-module or node; lsnn_ext.save keeps everything.
+module or node.
 
 norse, SpikingJelly, snnTorch and sinabs each read a part of such graphs: docs/modules.md has a
 table of what they read and whether they compute the same spikes.
@@ -18,13 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from .._core.coefficients import Decay, complete_coefficients
+from .._core.torch_internals import has_registered_hooks
 from ..models import COEFFICIENTS, MODELS
 from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
 from ..modules.recurrent_dropout import is_dropping
-from .description import check_code, find_dtype, name_dtype
 from .nir_reader import OURS, Reader, describe_settings, find_models, has_v_reset, read_metadata
 
 __all__ = ["Network", "from_nir", "to_nir"]
+
+_DTYPES = {str(dtype).removeprefix("torch."): dtype
+           for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 
 def _nir() -> Any:
@@ -46,6 +49,22 @@ def _array(value: Tensor) -> np.ndarray:
 def _check_positive(name: str, value: float) -> None:
     if not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name}: expected a number > 0, got {value}")
+
+
+def _find_dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise ValueError(f"graph.metadata: dtype: expected one of {', '.join(_DTYPES)}, got "
+                         f"{name!r:.60}")
+    return _DTYPES[name]
+
+
+def _check_code(module: nn.Module, where: str) -> None:
+    """Raises TypeError for hooks, and for methods that an object replaces, such as its forward."""
+    replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
+    if replaced or has_registered_hooks(module):
+        raise TypeError(f"{where}: expected a module without hooks or a replaced "
+                        f"{replaced[0] if replaced else 'forward'}, which are code, got one; "
+                        f"remove them first")
 
 
 class Network(nn.Sequential):
@@ -207,7 +226,7 @@ def _parts(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
     is_chain = isinstance(module, nn.Sequential) and type(module).forward in (
         nn.Sequential.forward, Network.forward)
     if is_chain or type(module) is LSNN:
-        check_code(module, f"module {name}" if name else "module")
+        _check_code(module, f"module {name}" if name else "module")
     if is_chain:
         # not named_children, which skips repeated modules
         return [part for key, child in module._modules.items() if child is not None
@@ -254,7 +273,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
         if kind not in (ALIF, LIF, LeakyReadout) and type(part) not in (Linear, nn.Linear):
             raise TypeError(f"module {name}: expected ALIF, LIF, LSNN, LeakyReadout, Linear or "
                             f"torch.nn.Linear, got {type(part).__name__}")
-        check_code(part, f"module {name}")
+        _check_code(part, f"module {name}")
         one: Any = part
         if graph is None:
             graph = _Graph(one.weight_ih_l0 if kind in (ALIF, LIF) else one.weight, time_unit)
@@ -267,7 +286,7 @@ def to_nir(module: nn.Module, *, time_unit: float = 1e-3) -> Any:
     if graph is None:
         raise TypeError("module: expected one layer or more, got none")
     graph.add("output", graph.nir.Output(np.array(graph.nodes[graph.last].output_type["output"])))
-    metadata: dict[str, Any] = {"dtype": name_dtype(graph.dtype)}
+    metadata: dict[str, Any] = {"dtype": str(graph.dtype).removeprefix("torch.")}
     if graph.dt is not None:
         metadata |= {"dt": graph.dt, "time_unit": time_unit}
     return graph.nir.NIRGraph(graph.nodes, graph.edges, metadata={OURS: metadata})
@@ -312,7 +331,7 @@ def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
     dt = 1.0 if dt is None else dt
     _check_positive("dt", dt)
     if dtype is None:
-        dtype = find_dtype(metadata["dtype"], "graph.metadata: dtype") if "dtype" in metadata else (
+        dtype = _find_dtype(metadata["dtype"]) if "dtype" in metadata else (
             torch.get_default_dtype())
     nir = _nir()
     if dynamics is None:

@@ -11,7 +11,6 @@ from .._core.coefficients import complete_coefficients
 from .._core.options import PASSED_TO_NEURONS, LIFOptions
 from ..models import MODELS, find_defaults
 from ..modules import LIF, LeakyReadout, Linear
-from .description import shorten
 
 OURS = "lsnn_ext"  # the key, in the metadata of a node, of what NIR does not express
 # The options of a layer among that; to_nir refuses other refractory times than 0.
@@ -55,7 +54,7 @@ def read_metadata(node: Any, where: str) -> dict[str, Any]:
     metadata = {} if node.metadata is None else node.metadata
     metadata = metadata.get(OURS, {}) if isinstance(metadata, Mapping) else metadata
     if not isinstance(metadata, Mapping):
-        raise ValueError(f"{where}: expected a dict as metadata, got {shorten(metadata)}")
+        raise ValueError(f"{where}: expected a dict as metadata, got {metadata!r:.60}")
     plain = {}
     for key in (key for key in _TYPES if key in metadata):
         value = metadata[key]
@@ -63,7 +62,7 @@ def read_metadata(node: Any, where: str) -> dict[str, Any]:
         plain[key] = value.decode() if isinstance(value, bytes) else value
         if type(plain[key]) not in _TYPES[key]:
             kinds = " or ".join(kind.__name__ for kind in _TYPES[key])
-            raise ValueError(f"{where}: expected {kinds} as {key}, got {shorten(plain[key])}")
+            raise ValueError(f"{where}: expected {kinds} as {key}, got {plain[key]!r:.60}")
     return plain
 
 

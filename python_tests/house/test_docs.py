@@ -22,7 +22,7 @@ if not (ROOT / "docs").is_dir():
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 WITH_EXAMPLES = [page for page in PAGES if BLOCK.search(page.read_text())]
-NEEDED = {"matplotlib", "nir", "safetensors"}
+NEEDED = {"matplotlib", "nir"}
 PEERS = {"norse", "snntorch", "sinabs", "spikingjelly"}
 
 

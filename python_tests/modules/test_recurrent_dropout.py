@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import lsnn_ext
 from any_neurons import ADAPTIVE, BRANCHES
 from compare import through_file
 from lsnn_ext import ALIF, LIF, LSNN, LearnedDelay, Recurrent, functional
@@ -153,13 +152,6 @@ def test_settings_are_kept() -> None:
     assert "recurrent_dropout=0.4" in repr(layer) and "dropout" not in repr(ALIF(I, N))
     assert "recurrent_dropout=0.4" in repr(_make("Recurrent", recurrent_dropout=P))
     assert through_file(layer, weights_only=False).recurrent_dropout == P
-
-
-def test_saved_files(tmp_path: Any) -> None:
-    pytest.importorskip("safetensors")
-    for p in (0.0, P):
-        lsnn_ext.save(ALIF(I, N, recurrent_dropout=p), tmp_path / "net.safetensors")
-        assert lsnn_ext.load(tmp_path / "net.safetensors").recurrent_dropout == p
 
 
 @pytest.mark.parametrize("kind", ["ALIF", "LSNN", "Recurrent"])

@@ -151,29 +151,6 @@ def test_below_autograd() -> None:
     assert (x * 2).requires_grad, VERSION
 
 
-def test_hooks_of_a_tensor() -> None:
-    def double(gradient: torch.Tensor) -> torch.Tensor:
-        return 2 * gradient
-
-    x = torch.ones(2, requires_grad=True)
-    assert internals.list_hooks(x) == [], VERSION
-    handle = x.register_hook(double)
-    assert internals.list_hooks(x) == [double], VERSION
-    handle.remove()
-    assert internals.list_hooks(x) == [], VERSION
-
-
-def test_hooks_of_state_dicts() -> None:
-    module = torch.nn.Linear(2, 2)
-    assert internals.list_state_hooks(module) == [], VERSION
-    hooks = [lambda *_: None for _ in range(4)]
-    module.register_state_dict_pre_hook(hooks[0])
-    module.register_state_dict_post_hook(hooks[1])
-    module.register_load_state_dict_pre_hook(hooks[2])
-    module.register_load_state_dict_post_hook(hooks[3])
-    assert internals.list_state_hooks(module) == hooks, VERSION
-
-
 def test_backward_passes() -> None:
     """Their numbers differ, also inside each other, and a pass knows where it will come."""
     seen: list[tuple[int, bool]] = []
