@@ -4,10 +4,14 @@ A trace holds numbers of globals, closures, defaults and attributes as constants
 place that the code of the step names, and what stood there; functions are followed.
 """
 import builtins
-from collections import deque
+import sys
+import weakref
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Set
+from contextvars import ContextVar
+from enum import Enum
 from functools import _lru_cache_wrapper, partial
-from types import FunctionType, MemberDescriptorType, ModuleType
+from types import FunctionType, MappingProxyType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import torch
@@ -26,6 +30,8 @@ _IMPLICIT = frozenset({
     *(f"__{side}{name}__" for name in ("add", "sub", "mul", "truediv", "pow")
       for side in ("", "r"))})
 _LARGEST = 64  # of more elements of a list or dict the objects are watched, not what lies behind
+# Modules whose classes have code that is not followed, unlike namespaces.
+_STANDARD = sys.stdlib_module_names - {"builtins", "types", "argparse"}
 _WITHOUT_PARTS = plain.SIMPLE | {object, float, complex}
 
 
@@ -83,6 +89,7 @@ class Watch:
                 numbers = _read_numbers(value)
                 self._tensors.append((name, value, numbers.clone() if isinstance(numbers, Tensor)
                                       else numbers))
+            self._note_items(vars(value), self._names)
         elif isinstance(value, FunctionType):
             self._follow_function(value)
         elif isinstance(value, ModuleType):
@@ -91,14 +98,18 @@ class Watch:
         elif isinstance(value, type):
             for space in _list_spaces(value):
                 self._note_items(space, self._names)
+            self._follow(name, type(value))
         elif isinstance(value, _lru_cache_wrapper):  # its misses may change in the trace
             self._follow(name, value.__wrapped__)
+        elif isinstance(value, ContextVar | weakref.ref):
+            self._note(name, value if isinstance(value, weakref.ref) else partial(
+                value.get, MISSING))
         elif plain.is_mutable(value):
             self._note(name, partial(plain.make_key, value), False)
         else:
             for one in value if isinstance(value, tuple) else plain.list_members(value).values():
                 self._follow(name, one)
-            if isinstance(value, list | dict | deque):
+            if isinstance(value, list | dict | deque | MappingProxyType):
                 is_followed = len(value) <= _LARGEST and not isinstance(value, deque)
                 self._note(name, partial(_copy_elements, value), is_followed)
             self._follow_object(value)
@@ -126,6 +137,8 @@ class Watch:
             names = names | {"training"}
             for part in parts:
                 self._note_items(part, names)
+        elif isinstance(value, Enum) or kind.__module__.partition(".")[0] in _STANDARD:
+            names = names.union(held)
         of_class = {name for space in _list_spaces(kind) for name in names & space.keys()}
         for name in of_class:
             if isinstance(getattr(kind, name, None), MemberDescriptorType):  # of __slots__
@@ -133,8 +146,11 @@ class Watch:
         self._note_items(held, names, of_class)  # an attribute of the object may hide one of these
 
 
-def _copy_elements(held: list[Any] | dict[Any, Any] | deque[Any]) -> tuple[Any, ...]:
-    return (*dict.keys(held), *dict.values(held)) if isinstance(held, dict) else (
+def _copy_elements(held: Any) -> tuple[Any, ...]:
+    of: Any = OrderedDict if isinstance(held, OrderedDict) else dict
+    if isinstance(held, MappingProxyType):
+        held = dict(held)
+    return (*of.keys(held), *of.values(held)) if isinstance(held, dict) else (
         *plain.list_elements(held),)
 
 
