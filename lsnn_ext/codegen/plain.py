@@ -6,12 +6,13 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from operator import attrgetter, is_
-from types import MethodType
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionMeta
 from torch.nn.parameter import is_lazy
 
 MISSING = object()
@@ -123,8 +124,15 @@ def has_equal_numbers(one: Tensor, other: Tensor) -> bool:
         and bool(torch.isclose(one, other, 0.0, 0.0, equal_nan=True).all()))
 
 
+def is_apply(value: Any) -> bool:
+    """Whether a value is the apply of an autograd.Function, as torch 2.15 binds it: in C."""
+    return isinstance(value, BuiltinMethodType) and isinstance(value.__self__, FunctionMeta)
+
+
 def list_members(value: Any) -> dict[str, Any]:
     """Returns by name what a method, a property or a partial holds; empty for others."""
+    if is_apply(value):
+        return {"__self__": value.__self__}
     return {name: getattr(value, name) for kind, names in MEMBERS.items()
             if isinstance(value, kind) for name in names} if isinstance(value, WRAPPERS) else {}
 

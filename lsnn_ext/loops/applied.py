@@ -1,8 +1,10 @@
 """Calls that no mode of torch intercepts: of autograd.Functions and functions of TorchScript."""
+import dis
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -11,8 +13,8 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, FunctionMeta, _SingleLevelFunction
 from torch.utils import _pytree as pytree
 
-from .functions import APPLY, Apply, is_pure
-from .ir import Ref, Refused
+from .functions import APPLY, Apply, get_name, is_pure
+from .ir import Mode, Ref, Refused
 from .monitor import run_with_profile
 
 _lock = threading.RLock()
@@ -52,7 +54,8 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
     with _lock:
         base.apply, script.__call__ = classmethod(apply), call
         if not is_python:
-            meta.__getattribute__ = _Bound(recorder).make_look_up()
+            recorder.bound = Bound(recorder)
+            meta.__getattribute__ = recorder.bound.make_look_up()
         try:
             yield
         finally:
@@ -67,6 +70,8 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
 def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
     """Refuses results of an autograd.Function that are older tensors, but no arguments: their
     history changes."""
+    if getattr(begun.function.function, "clear_saved_tensors_on_access", False):
+        raise Refused(f"{begun.function.__name__}: expected saved tensors that stay")
     refs = [leaf for leaf in begun.leaves if isinstance(leaf, Ref)]
     args = pytree.tree_unflatten(begun.leaves, begun.spec)[0]
     given = {id(one) for ref, one in zip(refs, begun.tensors, strict=True) if ref in args}
@@ -78,20 +83,23 @@ def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
                               f"results")
 
 
-class _Bound:
+class Bound:
     """Records calls of an apply that a program has bound before the recording, and that is C code.
 
     It looks up _backward_cls of its class, which nothing else does, and forward, which it runs
     without gradients; then setup_context, if there is one. Its result, which it makes of that of
-    forward, is recorded when the next call begins: of an argument it is a view of unknown origin.
+    forward, is recorded when the next call begins: of an argument it is a view. Meanwhile the frame
+    that has called it stays at its instruction, so calls of torch that it makes are not recorded.
     Refuses where it may raise after forward.
     """
 
     def __init__(self, recorder: Any) -> None:
         self.recorder = recorder
         self.begun: Any = None  # the class whose forward is looked up next
-        self.run: Any = None  # the class whose forward has run
+        self.run_class: Any = None  # the class whose forward has run
         self.context: Any = None
+        self.mode = Mode.now()
+        self.frame: tuple[FrameType, int] | None = None  # that has called it, and where
 
     def make_look_up(self) -> Any:
         """Returns __getattribute__ of the classes of autograd.Functions."""
@@ -101,28 +109,54 @@ class _Bound:
                     self.recorder.is_passive()):
                 return found
             if name == "_backward_cls":
+                frame = sys._getframe(1)
+                if dis.opname[frame.f_code.co_code[frame.f_lasti]] == "LOAD_ATTR":
+                    return found  # for the program
                 run_with_profile(None, self.recorder.complete)
-                self.begun = kind
+                self.begun, self.mode = kind, Mode.now()
             elif name == "forward" and self.begun is kind:
                 self.begun = None
-                return lambda *args: self._forward(kind, found, args)
-            elif name == "setup_context" and self.run is kind:
-                self.run = None
+                return lambda *args: self._forward(kind, found, args, sys._getframe(1))
+            elif name == "setup_context" and self.run_class is kind:
+                self.run_class = None
                 return lambda *args: self._set_up(found, args)
             return found
 
         return look_up
 
-    def _forward(self, kind: Any, forward: Any, args: tuple[Any, ...]) -> Any:
+    def is_running(self) -> bool:
+        """Whether C code goes on with the result of forward."""
+        if self.frame is None or self.recorder.unfinished is None:
+            return False
+        caller, instruction = self.frame
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame is not caller:
+            frame = frame.f_back
+        return frame is caller and caller.f_lasti == instruction
+
+    def run(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Runs a call that this C code makes, such as of view_as for a result that is an
+        argument."""
+        recorder = self.recorder
+        with recorder.inside():
+            made = function(*args, **kwargs)
+        if get_name(function) == "view_as":
+            begun, result, check = recorder.unfinished
+            recorder.unfinished = begun, pytree.tree_map(
+                lambda one: made if one is args[0] else one, result), check
+        return made
+
+    def _forward(self, kind: Any, forward: Any, args: tuple[Any, ...], caller: FrameType) -> Any:
         profile = sys.getprofile()
         has_context = bool(args) and isinstance(args[0], FunctionCtx)
         given = args[1:] if has_context else args
         result = self.recorder.note_function(Apply(kind), given, {}, lambda: run_with_profile(
-            profile, lambda: forward(*args)), self._check)
+            profile, lambda: forward(*args)), self._check, self.mode)
+        self.frame = caller, caller.f_lasti
         if has_context:
-            self._keep(args[0])
+            self.context = args[0]
         else:
-            self.run = kind
+            self.run_class = kind
         return result
 
     def _set_up(self, set_up: Any, args: tuple[Any, ...]) -> Any:
@@ -132,20 +166,15 @@ class _Bound:
         except Exception:
             self.recorder.refuse(Refused("setup_context: expected no error"))
             raise
-        self._keep(args[0])
-
-    def _keep(self, context: Any) -> None:
-        self.context = context
-        if context.dirty_tensors or context.non_differentiable:
-            self.recorder.refuse(Refused(
-                f"{type(context).__name__}: expected no mark_dirty and no mark_non_differentiable"))
+        self.context = args[0]
 
     def _check(self, result: Any) -> None:
         """Refuses the result of a call whose C code has raised."""
-        context, self.context, self.run = self.context, None, None
+        context, self.context, self.run_class, self.frame = self.context, None, None, None
         found = result if type(result) is tuple else (result,)
-        has_gradient = context and any(context.needs_input_grad) and torch.is_grad_enabled()
+        has_gradient = context and any(context.needs_input_grad) and self.mode.grad
+        marked = set(map(id, context.non_differentiable or ())) if context else set()
         if context is None or has_gradient and any(
-                isinstance(one, Tensor) and one.is_floating_point()
+                isinstance(one, Tensor) and one.is_floating_point() and id(one) not in marked
                 and one.grad_fn is not context for one in found):
             raise Refused("apply: expected a new tensor, and no error that the caller catches")

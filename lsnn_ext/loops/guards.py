@@ -14,7 +14,17 @@ from ..codegen.user_code import find_globals
 from .functions import Apply
 from .ir import DEVICES, Leaf, Recording, Refused
 from .origins import Origins, look_up
-from .paths import IMMUTABLE, Path, Step, find_cell, find_holder, resolve, set_step, step_into
+from .paths import (
+    IMMUTABLE,
+    Path,
+    Step,
+    find_cell,
+    find_holder,
+    format_path,
+    resolve,
+    set_step,
+    step_into,
+)
 from .snapshot import Node, Snapshot, describe
 
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
@@ -82,15 +92,18 @@ class Guard:
                  codes: set[CodeType] | None) -> None:
         """codes: of all functions that ran; None: unknown."""
         self.function = function
-        functions = {call.function.function for call in recording.calls
-                     if isinstance(call.function, Apply)}
+        functions: set[Any] = set()
+        for call in recording.calls:
+            if isinstance(call.function, Apply):
+                functions.add(call.function.function)
+                functions.update(one for one in call.leaves if isinstance(one, FunctionType))
         snapshots = {one: Snapshot(one) for one in functions}
         self._states = {one: snapshot.description for one, snapshot in snapshots.items()}
         for one, snapshot in snapshots.items():
-            for code in _list_codes(Snapshot(one.backward)):
+            for code in _list_codes(Snapshot(getattr(one, "backward", one))):
                 for name in EFFECTS.intersection(find_globals(code)):
-                    raise Refused(f"{one.__name__}.backward: expected a function that changes "
-                                  f"nothing, got {name}")
+                    raise Refused(f"{one.__qualname__}: expected a backward that changes nothing, "
+                                  f"got {name}")
             if codes is not None:
                 codes |= _list_codes(snapshot)  # what backward will run
         self.codes = codes
@@ -107,8 +120,20 @@ class Guard:
                          for path in changed if before.find(path[:-1]) is not None}
         self.volatile.update((path, AnyNumber.of(origins.snapshot.held(path)))
                              for path in recording.attributes.keys() & self.volatile.keys())
+        for path, _ in recording.changed:
+            node = before.find(path[:-1])
+            if node is not None and any(
+                    id(node.value) in snapshot.numbers
+                    and path[-1] in snapshot.node(node.value).held
+                    for snapshot in snapshots.values()):
+                raise Refused(f"{format_path(path)}: expected what an autograd.Function reads to "
+                              f"stay in the call")
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
+        # which functions may hold as constants
+        self._tensors = [(snapshot.nodes[number].value, step, one)
+                         for snapshot in snapshots.values()
+                         for one, places in snapshot.tensors.values() for number, step in places]
         self._others = [(one, state) for one, state in self._states.items()
                         if id(one) not in before.numbers]
         self._settle(before, origins.inputs)
@@ -253,6 +278,7 @@ class Guard:
     def _rest_holds(self, inputs: list[Any]) -> bool:
         return (all(torch.equal(look_up(leaf, self.function, inputs), wanted)
                     for leaf, wanted in self._read)
+                and all(step_into(value, step) is one for value, step, one in self._tensors)
                 and all(len({id(look_up(leaf, self.function, inputs)) for leaf in group}) == 1
                         for group in self._aliases)
                 and all(Snapshot(one).description == wanted for one, wanted in self._others))
@@ -261,7 +287,7 @@ class Guard:
         """Raises Refused if a backward pass has changed what its functions can reach."""
         for one, state in self._states.items():
             if Snapshot(one).description != state:
-                raise Refused(f"{one.__name__}.backward: expected a function that changes nothing")
+                raise Refused(f"{one.__qualname__}: expected a backward that changes nothing")
 
     def settle(self, inputs: list[Any]) -> bool:
         """Whether the fingerprint holds: the full check, after which the quick one holds, too."""

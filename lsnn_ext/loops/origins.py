@@ -39,6 +39,7 @@ class Origins:
                 if odd := plain.find_oddity(one):
                     raise Refused(f"x: expected dense tensors, got {odd}")
                 self._inputs.setdefault(id(one), (one, []))[1].append(number)
+        self.versions = {id(one): (one, one._version) for one in self.list_tensors()}
         self._generators = _get_random_states()
         self._copies = [(one, one.data, one.detach().clone(), one.requires_grad)
                         for one in self.list_tensors()] if has_copies else []

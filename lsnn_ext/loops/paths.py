@@ -19,7 +19,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..codegen.plain import MISSING, SEQUENCES, WRAPPERS, list_elements, list_members, make_key
+from ..codegen.plain import (
+    MISSING,
+    SEQUENCES,
+    WRAPPERS,
+    is_apply,
+    list_elements,
+    list_members,
+    make_key,
+)
 from ..codegen.user_code import find_globals, find_imports, is_user
 from .ir import Refused
 
@@ -61,6 +69,8 @@ def is_walked(value: Any) -> bool:
     """Whether the contents of the value are part of the fingerprint."""
     if isinstance(value, WALKED):
         return type(value) is not torch.Size
+    if is_apply(value):
+        return True
     if isinstance(value, enum.Enum):
         return is_user(get_module_name(type(value)))
     if isinstance(value, types.FunctionType):

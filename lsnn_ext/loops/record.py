@@ -47,7 +47,7 @@ from .._core import torch_internals as internals
 from .._core.torch_internals import find_storage
 from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
-from .applied import check_results, intercept_functions
+from .applied import Bound, check_results, intercept_functions
 from .functions import Apply, find_line, get_name, get_property_name, is_static
 from .guards import read_settings
 from .indexing import PARTS, MaskedReads, Writes
@@ -99,6 +99,7 @@ class _Begun(NamedTuple):
     spec: pytree.TreeSpec
     tensors: list[Tensor]
     versions: list[tuple[int, bool]]
+    mode: Mode
     line: str  # of the program
 
 
@@ -116,7 +117,8 @@ class _Recorder(TorchFunctionMode):
         self.thread = threading.get_ident()
         self.is_random, self.name = False, ""  # the call at hand, and its function
         self.arguments: tuple[Any, ...] = ()
-        self.unfinished: tuple[Any, ...] | None = None  # a call, its result and their check
+        self.unfinished: Any = None  # a call, its result and their check
+        self.bound: Bound | None = None  # where an apply is C code
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = self.recording.generators = generator_states()
         self.memory = Memory()
@@ -132,6 +134,8 @@ class _Recorder(TorchFunctionMode):
 
     def _intercept(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Records a call of a function of torch, unless it makes no tensor."""
+        if self.bound is not None and self.bound.is_running():
+            return self.bound.run(func, args, kwargs)
         self.complete()
         name = get_name(func)
         if made := (self.steps.read(self, name, args, kwargs)
@@ -154,29 +158,30 @@ class _Recorder(TorchFunctionMode):
         return threading.get_ident() != self.thread or self.depth > 0 or self.refused is not None
 
     def note_function(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any],
-                      check: Callable[[Any], None] | None = None) -> Any:
+                      check: Callable[[Any], None] | None = None, mode: Mode | None = None) -> Any:
         """Records what no mode intercepts."""
         def note() -> Any:
             self.complete()
             self.steps.check(args, kwargs)
             with internals.without_function_mode(self):  # as in calls that it intercepts
-                return self.note(function, args, kwargs, run, check)
+                return self.note(function, args, kwargs, run, check, mode)
 
         return run_with_profile(None, note)
 
     # ----------------------------------------------------------------------------- calls
     def note(self, function: Any, args: Any, kwargs: Any, run: Callable[[], Any],
-             check: Callable[[Any], None] | None = None) -> Any:
+             check: Callable[[Any], None] | None = None, mode: Mode | None = None) -> Any:
         """Runs a call and records it. A refusal never changes the result.
 
-        check: of the result, when the next call begins, if C code goes on with it.
+        check, mode: of the result, when the next call begins, and of torch before the call, if C
+            code goes on with it.
         """
         with self.inside():
             before = None
             self.is_random, self.name, self.unversioned = False, get_name(function), set()
             self.arguments = *args, *kwargs.values()
             try:
-                before = self._before(function, args, kwargs)
+                before = self._before(function, args, kwargs, mode or Mode.now())
             except Refused as refused:
                 self.refuse(refused)
             try:
@@ -221,7 +226,7 @@ class _Recorder(TorchFunctionMode):
     def refuse(self, refused: Refused, line: str = "") -> None:
         self.refused = Refused(refused.reason, refused.line or line or find_line())
 
-    def _before(self, function: Any, args: Any, kwargs: Any) -> "_Begun":
+    def _before(self, function: Any, args: Any, kwargs: Any, mode: Mode) -> "_Begun":
         name = self.name
         if name == "__set__" and (changed := get_property_name(function)) != "requires_grad" and (
                 changed != "data" or self.parameters.find(args[0]) is not args[0]):
@@ -248,12 +253,12 @@ class _Recorder(TorchFunctionMode):
                 with internals.without_dispatch_modes():
                     self.recording.numbers[value] = parameter.detach().clone()
         return _Begun(function, tuple(refs), spec, tensors, list(map(find_version, tensors)),
-                      find_line())
+                      mode, find_line())
 
     def _after(self, begun: "_Begun", result: Any) -> None:
         if result is NotImplemented:  # such as tensor == None
             return
-        function, leaves, spec, tensors, versions, line = begun
+        function, leaves, spec, tensors, versions, mode, line = begun
         kinds = self.recording.kinds
         name = self.name
         written = []
@@ -299,8 +304,7 @@ class _Recorder(TorchFunctionMode):
             self.tensors[id(one)].value if id(one) in given else self.add(one)) for one in found]
         self.memory.note_parts(name, args, tensors, [one for one in found if id(one) not in given])
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
-        call = Call(function, leaves, spec, results, tuple(written), Mode.now(), self.is_random,
-                    line)
+        call = Call(function, leaves, spec, results, tuple(written), mode, self.is_random, line)
         if name == "stack" and isinstance(results, Ref):
             self.writes.note_stack(args, kwargs, results.value)
         self.recording.calls += rewrite(call, self.recording.add_value, kinds)
@@ -348,7 +352,8 @@ class _Recorder(TorchFunctionMode):
         if leaf is None:
             raise Refused("a tensor of unknown origin: expected inputs, attributes, closures, "
                           "globals, and what calls of torch make of them")
-        if self.memory.is_outdated(tensor):
+        is_written = self.origins.versions[id(tensor)][1] != tensor._version
+        if is_written or self.memory.is_outdated(tensor):
             raise Refused("a tensor was written to through another one that shares its memory")
         value = self.add(tensor)
         self.recording.leaves[value] = leaf
@@ -386,10 +391,11 @@ class _Recorder(TorchFunctionMode):
         recording.changed = self.origins.changed(reference, result)
         recording.shared = self.origins.find_shared(outputs[:n], outputs[n:], recording.changed,
                                                     self.value_of)
-        for known in self.tensors.values():
-            one = known.tensor()
-            if one is not None and one._version != known.version:
-                raise Refused(UNSEEN_WRITE)
+        versions = self.origins.versions | {
+            id(one): (one, known.version) for known in self.tensors.values()
+            if (one := known.tensor()) is not None}
+        if any(one._version != version for one, version in versions.values()):
+            raise Refused(UNSEEN_WRITE)
         check_generators(self.generators)
         if any(call.written for call in recording.calls):
             live = [one for known in self.tensors.values()

@@ -142,16 +142,19 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         elif apart > least:  # else the rounding of other gradients, as of a bias before a norm
             suspects[k] = apart, other
     spread = dict.fromkeys(suspects, 0.0)
-    for _ in range(DRAWS):
+    # the perturbed runs are compared with each other, as they may all be wrong
+    first = {k: other for k, (_, other) in suspects.items()} if run_perturbed is None else {}
+    for _ in range(DRAWS + 1):
         if not suspects:
             break
         outputs, inputs = (want, others) if run_perturbed is None else run_perturbed(random)
         outputs = [one for one in outputs if one.requires_grad]
         perturbed = run(outputs, [inputs[k] for k in suspects],
                         [_perturb_by_ulp(one, random) for one in cotangents])
-        for (k, (apart, other)), one in zip([*suspects.items()], perturbed, strict=True):
+        for (k, (apart, _)), one in zip([*suspects.items()], perturbed, strict=True):
             if one is not None:
-                spread[k] = max(spread[k], float(find_distance(one, other).max()))
+                distance = find_distance(one, first.setdefault(k, one))
+                spread[k] = max(spread[k], float(distance.max()))
             if apart <= PERTURBED_ULPS * spread[k]:
                 del suspects[k]
     if suspects:
