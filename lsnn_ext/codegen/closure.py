@@ -102,8 +102,7 @@ class Watch:
         elif isinstance(value, _lru_cache_wrapper):  # its misses may change in the trace
             self._follow(name, value.__wrapped__)
         elif isinstance(value, ContextVar | weakref.ref):
-            self._note(name, value if isinstance(value, weakref.ref) else partial(
-                value.get, MISSING))
+            self._note(name, partial(find_referent, value))
         elif plain.is_mutable(value):
             self._note(name, partial(plain.make_key, value), False)
         else:
@@ -144,6 +143,13 @@ class Watch:
             if isinstance(getattr(kind, name, None), MemberDescriptorType):  # of __slots__
                 self._note(name, partial(getattr, value, name, MISSING))
         self._note_items(held, names, of_class)  # an attribute of the object may hide one of these
+
+
+def find_referent(value: ContextVar[Any] | weakref.ref[Any]) -> Any:
+    try:
+        return value.get() if isinstance(value, ContextVar) else value()
+    except LookupError:
+        return MISSING
 
 
 def _copy_elements(held: Any) -> tuple[Any, ...]:

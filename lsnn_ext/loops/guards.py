@@ -1,4 +1,5 @@
 """The fingerprint of a recording: whether a later call would do the same."""
+import threading
 from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter, is_
@@ -204,6 +205,9 @@ class Guard:
             self._add_items(find_holder(value, "global"), "global", held)
             self._cells += [(find_cell(value, key), one) for (kind, key), one in held.items()
                             if kind == "closure"]
+            return
+        if isinstance(value, threading.local):  # each thread has other attributes
+            self._members += [(value, step, one) for step, one in held.items()]
             return
         if isinstance(value, IMMUTABLE) and not steps:
             return

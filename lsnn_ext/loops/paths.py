@@ -4,7 +4,6 @@ A path is a sequence of steps (kind, key) from the function. Only the code of us
 names say which globals and class attributes matter.
 """
 import argparse
-import contextvars
 import enum
 import functools
 import io
@@ -14,11 +13,13 @@ import types
 import weakref
 from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Container, Iterator, MappingView
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..codegen.closure import find_referent
 from ..codegen.plain import (
     MISSING,
     SEQUENCES,
@@ -36,9 +37,9 @@ Path: TypeAlias = tuple[Step, ...]
 ATTRIBUTE = "_lsnn_replayer"  # the attribute that holds the recordings of a converted model
 # Of the standard library, and walked; the state of the others is out of reach.
 OPEN = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap, weakref.ref,
-        weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
-OPAQUE = (Iterator, MappingView, types.MappingProxyType, bytearray, memoryview, threading.local,
-          threading.Event, contextvars.ContextVar)
+        weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet, ContextVar,
+        threading.local, threading.Event)
+OPAQUE = (Iterator, MappingView, types.MappingProxyType, bytearray, memoryview)
 OPAQUE_MODULES = frozenset({"array", "ctypes", "multiprocessing", "queue"})
 SETS = (set, frozenset)
 WALKED = (nn.Module, torch.optim.Optimizer, dict, *WRAPPERS, *SEQUENCES, *SETS)
@@ -136,8 +137,8 @@ def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
                     if entry[0][1] not in CLASS_DETAILS)
         yield from _list_held(value, "base")
         yield ("class", None), type(value)
-    elif isinstance(value, weakref.ref):
-        yield ("referent", None), value()
+    elif isinstance(value, weakref.ref | ContextVar):
+        yield ("referent", None), find_referent(value)
     elif members := list_members(value):
         yield from ((("member", key), one) for key, one in members.items())
     else:
@@ -202,7 +203,7 @@ def step_into(value: Any, step: Step) -> Any:
             return sys.modules[key]
         if kind == "element":
             return key
-        return type(value) if kind == "class" else value()
+        return type(value) if kind == "class" else find_referent(value)
     except (LookupError, AttributeError, ValueError, TypeError):
         return MISSING
 

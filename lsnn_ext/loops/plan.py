@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -197,6 +198,9 @@ class Plan:
                     tensor = tensor.clone()
                 # a sequence requires a gradient where one of its iterations does
                 tensor = tensor if recording.kinds[value].requires_grad else tensor.detach()
+                if recording.kinds[value].requires_grad and torch.is_grad_enabled() and not (
+                        tensor.requires_grad):  # such as a part that nothing has written
+                    raise Refused("results: expected requires_grad=True, got False")
                 own[value] = match_strides(tensor, recording.strides.get(value))
             if one.value not in own:
                 own[one.value] = own[value].detach()

@@ -137,8 +137,8 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
                           f"original is, got others; check its surrogate")
         one, other = one.where(is_finite, 0), other.where(is_finite, 0)
         largest, apart = float(other.abs().max()), float(find_distance(one, other).max())
-        if apart <= largest * tolerance.share(other.dtype):
-            worst = max(worst, apart / largest if apart else 0.0)
+        if apart <= max(largest * tolerance.share(other.dtype), torch.finfo(other.dtype).tiny):
+            worst = max(worst, apart / largest if largest else 0.0)
         elif apart > least:  # else the rounding of other gradients, as of a bias before a norm
             suspects[k] = apart, other
     spread = dict.fromkeys(suspects, 0.0)

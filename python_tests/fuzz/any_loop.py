@@ -43,7 +43,7 @@ from any_loop_run import (
 )
 from lsnn_ext import loops
 from lsnn_ext.loops import plan
-from lsnn_ext.loops.plan import Plan
+from lsnn_ext.loops.plan import OtherBranchError, Plan
 from lsnn_ext.loops.report import Report
 
 LEAST_SHARE = 0.5  # of the models that have a fused component
@@ -110,6 +110,8 @@ def _errors_of_plans() -> Iterator[list[str]]:
     def call(plan: Plan, *args: Any) -> Any:
         try:
             return run(plan, *args)
+        except (OtherBranchError, loops.Refused):
+            raise  # after which the original runs
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
             raise

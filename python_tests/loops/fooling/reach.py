@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from fooling import elsewhere
-from fooling.base import N, Net, Spike, add, fused, loop, refused
+from fooling.base import N, Net, Spike, add, fused, loop
 from fooling.changes import Changed, Switched
 from fooling.elsewhere import scaled
 
@@ -205,7 +205,7 @@ add(fused, Switched, "order switch",
 
 # What each thread or context has for itself.
 LOCAL, CONTEXT, EVENT = threading.local(), ContextVar("gain", default=1.0), threading.Event()
-add(refused("cannot be looked at"), Switched, "order switch",
+add(fused, Switched, "order switch",
     OfThread=(lambda self, x: LOCAL.gain * x,
               staticmethod(lambda number: setattr(LOCAL, "gain", number))),
     OfContext=(lambda self, x: CONTEXT.get() * x, staticmethod(CONTEXT.set)),
