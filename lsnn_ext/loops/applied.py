@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, FunctionMeta, _SingleLevelFunction
 from torch.utils import _pytree as pytree
 
+from ..codegen.plain import MISSING, Same, make_key
 from .functions import APPLY, Apply, get_name, is_pure
 from .ir import Mode, Ref, Refused
 from .monitor import run_with_profile
+from .paths import CLASS_DETAILS
 
 _lock = threading.RLock()
 
@@ -36,7 +38,7 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
         if recorder.is_passive():
             return run()
         profile = sys.getprofile()
-        return recorder.note_function(Apply(cls), args, kwargs,
+        return recorder.note_function(_make_apply(recorder, cls), args, kwargs,
                                       lambda: run_with_profile(profile, run))
 
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -65,6 +67,32 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
             else:
                 base.apply = APPLY
                 del meta.__getattribute__
+
+
+def _make_apply(recorder: Any, kind: type) -> Apply:
+    """Returns the apply of a class, or of an equal one that was recorded before."""
+    return Apply(recorder.classes.setdefault(_describe_class(kind), kind))
+
+
+def _describe_class(kind: type) -> tuple[Any, ...]:
+    """Returns what is equal for classes that the same code has made with equal values, as in each
+    step."""
+    if "<locals>" not in kind.__qualname__:
+        return (kind,)
+    held = {name: _describe_member(kind, one) for name, one in vars(kind).items()
+            if name not in CLASS_DETAILS and name != "_backward_cls"}
+    return type(kind), kind.__module__, kind.__qualname__, kind.__bases__, *sorted(held.items())
+
+
+def _describe_member(kind: type, one: Any) -> Any:
+    function = getattr(one, "__func__", one)
+    if not isinstance(function, FunctionType):
+        return make_key(one) or Same(one)
+    parts = (*(getattr(cell, "cell_contents", MISSING) for cell in function.__closure__ or ()),
+             *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(),
+             *vars(function).items())
+    return type(one), function.__code__, tuple(
+        None if part is kind else make_key(part) or Same(part) for part in parts)
 
 
 def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
@@ -150,7 +178,8 @@ class Bound:
         profile = sys.getprofile()
         has_context = bool(args) and isinstance(args[0], FunctionCtx)
         given = args[1:] if has_context else args
-        result = self.recorder.note_function(Apply(kind), given, {}, lambda: run_with_profile(
+        apply = _make_apply(self.recorder, kind)
+        result = self.recorder.note_function(apply, given, {}, lambda: run_with_profile(
             profile, lambda: forward(*args)), self._check, self.mode)
         self.frame = caller, caller.f_lasti
         if has_context:

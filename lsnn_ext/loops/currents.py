@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .._core.route import choose_linear, pack_sparse_input
 from .ir import Now, Numbers, Slot, Varying
@@ -203,7 +204,7 @@ def slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
     found = found[:, product.first : product.last]
     for matrix, is_transposed in product.then:
         found = _transpose(matrix, is_transposed, outside) @ found
-    return found
+    return pad(found, product.part) if any(product.part) else found
 
 
 def _transpose(matrix: Slot, is_transposed: bool, outside: Mapping[Slot, Tensor]) -> Tensor:

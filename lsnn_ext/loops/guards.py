@@ -12,8 +12,8 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..codegen.plain import MADE_OF, MISSING, SEQUENCES, are_same, find_oddity, is_mutable, make_key
 from ..codegen.user_code import find_globals
-from .functions import Apply
-from .ir import DEVICES, Leaf, Recording, Refused
+from .functions import PLAIN, Apply
+from .ir import DEVICES, Leaf, Recording, Ref, Refused
 from .origins import Origins, look_up
 from .paths import (
     IMMUTABLE,
@@ -93,20 +93,20 @@ class Guard:
                  codes: set[CodeType] | None) -> None:
         """codes: of all functions that ran; None: unknown."""
         self.function = function
-        functions: set[Any] = set()
-        for call in recording.calls:
-            if isinstance(call.function, Apply):
-                functions.add(call.function.function)
-                functions.update(one for one in call.leaves if isinstance(one, FunctionType))
-        snapshots = {one: Snapshot(one) for one in functions}
-        self._states = {one: snapshot.description for one, snapshot in snapshots.items()}
-        for one, snapshot in snapshots.items():
+        # what backward may call
+        called = {id(one): one for call in recording.calls if isinstance(call.function, Apply)
+                  for one in (call.function.function, *call.leaves)
+                  if not isinstance(one, (Ref, *PLAIN))}
+        snapshots = [Snapshot(one) for one in called.values()]
+        self._states = [(one, snapshot.description) for one, snapshot in zip(
+            called.values(), snapshots, strict=True)]
+        for one, snapshot in zip(called.values(), snapshots, strict=True):
             for code in _list_codes(Snapshot(getattr(one, "backward", one))):
                 for name in EFFECTS.intersection(find_globals(code)):
-                    raise Refused(f"{one.__qualname__}: expected a backward that changes nothing, "
+                    raise Refused(f"{_get_name(one)}: expected a backward that changes nothing, "
                                   f"got {name}")
             if codes is not None:
-                codes |= _list_codes(snapshot)  # what backward will run
+                codes |= _list_codes(snapshot)
         self.codes = codes
         before = Snapshot(function, codes, origins.snapshot)
         self.description = before.description
@@ -126,17 +126,16 @@ class Guard:
             if node is not None and any(
                     id(node.value) in snapshot.numbers
                     and path[-1] in snapshot.node(node.value).held
-                    for snapshot in snapshots.values()):
+                    for snapshot in snapshots):
                 raise Refused(f"{format_path(path)}: expected what an autograd.Function reads to "
                               f"stay in the call")
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
         # which functions may hold as constants
         self._tensors = [(snapshot.nodes[number].value, step, one)
-                         for snapshot in snapshots.values()
+                         for snapshot in snapshots
                          for one, places in snapshot.tensors.values() for number, step in places]
-        self._others = [(one, state) for one, state in self._states.items()
-                        if id(one) not in before.numbers]
+        self._others = [pair for pair in self._states if id(pair[0]) not in before.numbers]
         self._settle(before, origins.inputs)
 
     def _is_loose(self, leaf: Leaf) -> bool:
@@ -289,9 +288,9 @@ class Guard:
 
     def check_backward(self) -> None:
         """Raises Refused if a backward pass has changed what its functions can reach."""
-        for one, state in self._states.items():
+        for one, state in self._states:
             if Snapshot(one).description != state:
-                raise Refused(f"{one.__qualname__}: expected a backward that changes nothing")
+                raise Refused(f"{_get_name(one)}: expected a backward that changes nothing")
 
     def settle(self, inputs: list[Any]) -> bool:
         """Whether the fingerprint holds: the full check, after which the quick one holds, too."""
@@ -315,6 +314,10 @@ class Guard:
                       for container, path in self._targets]
         for container, (_, path), new in zip(containers, self._targets, trees, strict=True):
             set_step(container, path[-1], new)
+
+
+def _get_name(one: Any) -> str:
+    return str(getattr(one, "__qualname__", type(one).__qualname__))
 
 
 def _list_codes(snapshot: Snapshot) -> set[CodeType]:

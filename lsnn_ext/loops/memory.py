@@ -43,6 +43,9 @@ class Live:
         self.part: Part | None = None  # a view of this part of another tensor
 
 
+UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
+
+
 class Memory:
     """The live tensors of a recording."""
 
@@ -56,6 +59,13 @@ class Memory:
         """Adds a tensor, or gives it a new value."""
         self.tensors[id(tensor)] = Live(tensor, value)
         self._sharing[find_storage(tensor)][id(tensor)] = weakref.ref(tensor)
+
+    def check_versions(self, before: dict[int, tuple[Tensor, int]]) -> None:
+        """Refuses a write that no call has made. before: tensors and their versions, by id."""
+        live = {id(one): (one, known.version) for known in self.tensors.values()
+                if (one := known.tensor()) is not None}
+        if any(one._version != version for one, version in {**before, **live}.values()):
+            raise Refused(UNSEEN_WRITE)
 
     def note_parts(self, name: str, args: Any, given: Sequence[Tensor],
                    results: Sequence[Any]) -> None:

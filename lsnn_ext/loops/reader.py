@@ -44,6 +44,12 @@ class Product(NamedTuple):
     first: int
     last: int
     then: tuple[tuple[Slot, bool], ...] = ()  # matrices of products of this product
+    part: tuple[int, int] = (0, 0)  # how many numbers of the source are in front, and behind
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers the source has."""
+        return sum(self.part) + self.last - self.first
 
 
 class First(NamedTuple):
@@ -300,7 +306,7 @@ class Reader:
         if call.name not in ("cat", "concat", "concatenate") or source.lag:
             # of another shape, as a view has it, the product is one along another axis
             size = self.kind(slot.position, slot.output).shape[-1]
-            return [Product(source, matrix, is_transposed, 0, size)]
+            return [self._of_whole(Product(source, matrix, is_transposed, 0, size))]
         args, kwargs = pytree.tree_unflatten(slots, call.spec)
         given = bind(args, kwargs, "tensors", "dim")
         if given is None or len(given) != 2 or given[1] not in (-1, len(shape) - 1):
@@ -312,6 +318,18 @@ class Reader:
             found.append(Product(self.read(part), matrix, is_transposed, first, last))
             first = last
         return found
+
+    def _of_whole(self, product: Product) -> Product:
+        """Returns the product of a part of a value, such as z[:, :n], as one of the value."""
+        source: Any = product.source
+        parts = self.find_parts(source.position)
+        whole = self.read(self.loop.body[source.position].slots[0]) if parts else None
+        if parts is None or source.lag or not isinstance(whole, Read):
+            return product
+        part, size = parts[source.output], self.kind(whole.position, whole.output).shape[-1]
+        if part.stop - part.start != product.last:  # a view of it is multiplied
+            return product
+        return product._replace(source=whole, part=(part.start, size - part.stop))
 
     def _multiply(self, terms: Sequence[Term], matrix: Any, is_transposed: bool) -> list[Term]:
         """Returns the product of a sum of products, a term each; empty: the sum is another one."""

@@ -52,15 +52,13 @@ from .functions import Apply, find_line, get_name, get_property_name, is_static
 from .guards import read_settings
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
-from .memory import Memory, check_backward, find_version
+from .memory import UNSEEN_WRITE, Memory, check_backward, find_version
 from .monitor import run_with_profile
 from .origins import Origins
 from .parameters import Parameters
 from .rewrite import make_copy, rewrite
 from .unread import Steps, add_read, to_later
 from .witness import Witness, check_generators
-
-UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
 
 
 def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
@@ -119,6 +117,7 @@ class _Recorder(TorchFunctionMode):
         self.arguments: tuple[Any, ...] = ()
         self.unfinished: Any = None  # a call, its result and their check
         self.bound: Bound | None = None  # where an apply is C code
+        self.classes: dict[Any, type] = {}  # of autograd.Functions that are equal
         self.unversioned: set[int] = set()  # storages that the call at hand writes to
         self.generators = self.recording.generators = generator_states()
         self.memory = Memory()
@@ -391,11 +390,7 @@ class _Recorder(TorchFunctionMode):
         recording.changed = self.origins.changed(reference, result)
         recording.shared = self.origins.find_shared(outputs[:n], outputs[n:], recording.changed,
                                                     self.value_of)
-        versions = self.origins.versions | {
-            id(one): (one, known.version) for known in self.tensors.values()
-            if (one := known.tensor()) is not None}
-        if any(one._version != version for one, version in versions.values()):
-            raise Refused(UNSEEN_WRITE)
+        self.memory.check_versions(self.origins.versions)
         check_generators(self.generators)
         if any(call.written for call in recording.calls):
             live = [one for known in self.tensors.values()

@@ -84,8 +84,7 @@ class Recurrence:
         """Returns B and N, whose product is the size of each value."""
         shape = self.reader.kind(*self.z).shape
         products = nodes.list_products()
-        neurons = products[0][1].last - products[0][1].first if products else (
-            self._choose_neurons(shape))
+        neurons = products[0][1].inputs if products else self._choose_neurons(shape)
         rows = prod(shape) // max(neurons, 1)
         places = {(one.position, one.output) for node in self.nodes.values()
                   for one in nodes.reads(node)}
@@ -108,7 +107,7 @@ class Recurrence:
             matrix, is_transposed = (product[1:3], *product.then)[-1]
             shape = self.reader.kind_of(matrix).shape
             outputs = prod(self.reader.kind(node.position, 0).shape) // rows
-            if product.last - product.first != neurons or (
+            if product.inputs != neurons or (
                     shape[0 if is_transposed else 1] != outputs):
                 raise Refused(f"expected a recurrent matrix of shape {(outputs, neurons)}, got "
                               f"{tuple(shape)}", self.line(node.position))
