@@ -126,6 +126,7 @@ class Bound:
         self.begun: Any = None  # the class whose forward is looked up next
         self.run_class: Any = None  # the class whose forward has run
         self.context: Any = None
+        self.marked: set[int] = set()  # results without gradient, by id
         self.mode = Mode.now()
         self.frame: tuple[FrameType, int] | None = None  # that has called it, and where
 
@@ -183,7 +184,7 @@ class Bound:
             profile, lambda: forward(*args)), self._check, self.mode)
         self.frame = caller, caller.f_lasti
         if has_context:
-            self.context = args[0]
+            self._keep(args[0])
         else:
             self.run_class = kind
         return result
@@ -195,15 +196,18 @@ class Bound:
         except Exception:
             self.recorder.refuse(Refused("setup_context: expected no error"))
             raise
-        self.context = args[0]
+        self._keep(args[0])
+
+    def _keep(self, context: Any) -> None:
+        self.context = context
+        self.marked = {id(one) for one in context.non_differentiable or ()}
 
     def _check(self, result: Any) -> None:
         """Refuses the result of a call whose C code has raised."""
         context, self.context, self.run_class, self.frame = self.context, None, None, None
         found = result if type(result) is tuple else (result,)
         has_gradient = context and any(context.needs_input_grad) and self.mode.grad
-        marked = set(map(id, context.non_differentiable or ())) if context else set()
         if context is None or has_gradient and any(
-                isinstance(one, Tensor) and one.is_floating_point() and id(one) not in marked
+                isinstance(one, Tensor) and one.is_floating_point() and id(one) not in self.marked
                 and one.grad_fn is not context for one in found):
             raise Refused("apply: expected a new tensor, and no error that the caller catches")

@@ -110,8 +110,10 @@ class Plan:
         if self.refused and not self.stages:
             return f"no recurrence that runs in a kernel; {self.refused[0][1]}"
         if all(isinstance(part, Call) for part in self.parts):
-            return "no loop: expected calls of torch that repeat step by step"
-        kept = next((stage for stage in self.stages if stage.kind == "loop"), None)
+            return ("no loop: expected calls of torch that repeat step by step; a function whose "
+                    "loop calls a model is one for lsnn_ext.fuse")
+        kept = max((stage for stage in self.stages if stage.kind == "loop"),
+                   key=lambda stage: len(stage.positions), default=None)
         why = "" if kept is None else f"; {kept.line}: {kept.reason}"
         if not any(stage.kind == "fused" for stage in self.stages):
             return f"no recurrence that runs in a kernel{why}"

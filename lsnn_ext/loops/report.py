@@ -31,7 +31,7 @@ class Fused:
 
     def __str__(self) -> str:
         product = ", recurrent product" if self.has_product else ""
-        return (f"{self.line}: {self.calls} calls, {_count(self.states, 'state')}, "
+        return (f"{self.line}: {_count(self.calls, 'call')}, {_count(self.states, 'state')}, "
                 f"{_count(self.currents, 'current')}{product}")
 
 

@@ -45,7 +45,9 @@ PRODUCTS = ["LINEAR(h)", "LINEAR(h)", "LINEAR(h)", "F.linear(h, w)", "F.linear(h
             "torch.einsum('bi,ni->bn', h, w)", "torch.einsum('bi,in->bn', (h, u))",
             "torch.addmm(b, h, u)", "(h.unsqueeze(1) * w).sum(-1)", "h @ u + b",
             "torch.einsum('ab,bc->ac', [h, u])", "F.linear(h, w * self.mask_w)",
-            "h.mm(u.clone())", "torch.matmul(w, h.unsqueeze(-1)).squeeze(-1)"]
+            "h.mm(u.clone())", "h[:, :2] @ u[:2] - h[:, 2:] @ u[2:]",
+            "sum(p @ q for p, q in zip(h.split(3, 1), u.split(3)))",
+            "torch.matmul(w, h.unsqueeze(-1)).squeeze(-1)"]
 
 
 class Draw:

@@ -326,3 +326,23 @@ def test_a_factor_of_1_leaves_spikes(factor: float, is_learned: bool) -> None:
         torch.testing.assert_close(*(torch.autograd.grad(
             made.sum(), [p for p in one.parameters() if p.requires_grad])
             for made, one in zip(results, (converted, model), strict=True)))
+
+
+class CountsSpikes(Net):
+    """Counts spikes in a buffer, which then has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        spikes = super().forward(x, gain)
+        self.count += spikes.sum()
+        return spikes
+
+
+def test_a_buffer_that_gets_a_gradient_is_restored() -> None:
+    model: Any = CountsSpikes()
+    _, report = convert(model, draw_x())
+    assert not report.converted and "add_" in report.reason
+    assert not model.count.requires_grad and model.count.is_leaf and model.count == 0

@@ -364,17 +364,19 @@ def test_another_batched_value(step):
     assert (error.step, error.neuron) == (step, (1, 2))
 
 
-@pytest.mark.parametrize("wrong", ["", "a", "b"])
+@pytest.mark.parametrize("wrong", ["", "a", "b", "all"])
 def test_gradients_differ_by_what_rounding_amplifies(wrong: str) -> None:
-    """Gradients of both leaves differ by 1e-6; a perturbation shows so much, but of a wrong one."""
+    """Gradients of both leaves differ by 1e-6; a perturbation shows so much, but of a wrong one;
+    all: perturbed runs are as wrong as the plan, since the recording is."""
     leaves = [torch.ones(8, dtype=torch.float64, requires_grad=True) for _ in "ab"]
-    amplified = {name: 0.0 if name == wrong else 1e-6 for name in "ab"}
+    amplified = {name: 0.0 if wrong in (name, "all") else 1e-6 for name in "ab"}
+    recorded = 0.0 if wrong == "all" else 1e-6
 
     def run(shares: dict[str, Any]) -> list[Tensor]:
         return [sum((1 + shares[name]) * leaf for name, leaf in zip("ab", leaves, strict=True))]
 
     def perturb(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-        return run({name: 1e-6 + share * torch.randn(8, generator=random, dtype=torch.float64)
+        return run({name: recorded + share * torch.randn(8, generator=random, dtype=torch.float64)
                     for name, share in amplified.items()}), leaves
 
     got, want = run(dict.fromkeys("ab", 0.0)), run(dict.fromkeys("ab", 1e-6))
@@ -383,4 +385,9 @@ def test_gradients_differ_by_what_rounding_amplifies(wrong: str) -> None:
         return
     with pytest.raises(VerificationError, match="a gradient differs by") as error:
         compare_gradients(got, want, leaves, leaves, "ab", perturb)
-    assert error.value.component == wrong
+    assert error.value.component == ("a" if wrong == "all" else wrong)
+
+
+def test_gradients_that_vanish_are_equal() -> None:
+    leaf = torch.ones(3, requires_grad=True)
+    assert compare_gradients([leaf * 1e-40], [leaf * 0.0], [leaf], [leaf], "a") == 0.0

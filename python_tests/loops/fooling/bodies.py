@@ -163,3 +163,18 @@ class NoGradientOfDecay(Net):
             decayed = self.beta * v
         v = decayed + self.feed(x) + self.back(z) - z.detach()
         return v, Spike.apply(v - 1)
+
+
+def multiply_parts(self: Net, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Excitatory and inhibitory neurons."""
+    w = self.back.weight.t()
+    v = self.beta * v + self.feed(x) + z[:, :5] @ w[:5].abs() - z[:, -3:] @ w[-3:].abs()
+    return v, self.spike(v - self.threshold)
+
+
+def start_with_spikes(self: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_zeros(x.shape[1], N), x.new_ones(x.shape[1], N)
+
+
+add(fused, Net, "step", Parts=multiply_parts)
+add(fused, Net, "step zeros", PartsOfStart=(multiply_parts, start_with_spikes))

@@ -4,9 +4,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from fooling.base import Net, Spike, add, fused, loop, refused
-from fooling.changes import Changed
+from fooling.changes import Changed, Switched
 
 early = Spike.apply  # before anything is recorded
 
@@ -236,8 +237,8 @@ class Breaks(Halves):
         return 2 * x
 
 
-clips, halves, set_up, breaks = (  # bound early, as C code
-    one.apply for one in (ClipsGradient, Halves, SetUp, Breaks))
+clips, halves, set_up, breaks, several = (  # bound early, as C code
+    one.apply for one in (ClipsGradient, Halves, SetUp, Breaks, Several))
 
 
 @refused("no error that the caller")
@@ -251,14 +252,16 @@ class CaughtAfterForward(Net):
 
 add(loop, Net, "spike",
     ReturnsItsArgumentInSetUp=lambda self, v: Spike.apply(ClipsInSetUp.apply(v)),
-    ReturnsItsArgumentEarly=lambda self, v: early(clips(v)),
-    WritesToItsArgumentEarly=lambda self, v: early(halves(v + 0)),
+    SeveralEarly=lambda self, v: several(v, v.new_tensor(4.0))[0],
     ForwardItself=lambda self, v: SetUp.forward(v, 2.0) + v.relu() - v.relu().detach(),
     ForwardCompared=lambda self, v: early(v) * (Spike.forward is Spike.forward),
     FunctionInFunction=lambda self, v: Inner.apply(v))
 add(fused, Net, "spike",
     DefaultArguments=lambda self, v: SetUp.apply(v, slope=2.0),
     EarlyInSetUp=lambda self, v: set_up(v, 2.0),
+    ReturnsItsArgumentEarly=lambda self, v: early(clips(v)),
+    WritesToItsArgumentEarly=lambda self, v: early(halves(v + 0)),
+    CheckpointEarly=lambda self, v: checkpoint(lambda one: early(one) + 0, v, use_reentrant=False),
     EarlyTwice=lambda self, v: early(set_up(v, 2.0) - 0.5) * set_up(early(v), 2.0),
     ReturnsItsArgument=lambda self, v: Spike.apply(ClipsGradient.apply(v)),
     WritesToItsArgument=lambda self, v: Spike.apply(Halves.apply(v + 0)),
@@ -270,3 +273,49 @@ class SavesOtherwise(Net):
     def spike(self, v: Tensor) -> Tensor:
         with torch.autograd.graph.saved_tensors_hooks(lambda one: one, lambda one: 2 * one):
             return Spike.apply(v)
+
+
+class Outer(Spike):
+    """Calls a function that is bound early, whose slope changes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return early(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            return torch.autograd.grad(scaled(x, SLOPES[0]), x, g)[0]
+
+
+class Takes(Spike):
+    """Its backward calls an argument."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, surrogate: Any) -> Tensor:  # type: ignore[override]
+        ctx.surrogate = surrogate
+        return Spike.forward(ctx, x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g * ctx.surrogate(ctx.saved_tensors[0]), None
+
+
+SLOPES = [4.0]
+scaled = Scaled.apply
+
+
+def surrogate(v: Tensor) -> Tensor:
+    return 1 / (SLOPES[0] * v.abs() + 1)
+
+
+def set_slope(number: float) -> None:
+    SLOPES[0] = number
+
+
+add(fused, Switched, "spike switch numbers",
+    InnerFunctionChanges=(lambda self, v: Outer.apply(v), staticmethod(set_slope), (4.0, 1.0)),
+    ArgumentChanges=(lambda self, v: Takes.apply(v, surrogate), staticmethod(set_slope),
+                     (4.0, 1.0)))

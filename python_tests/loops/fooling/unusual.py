@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import Net, Spike, add, loop, refused
+from fooling.base import Net, Spike, add, fused, loop, refused
 from fooling.changes import Changed, Switched
 from fooling.functions import ClipsGradient
 
@@ -36,7 +36,7 @@ class ClassInForward(Changed):
         self.slope = 1.0
 
 
-@loop
+@fused
 class ClassInStep(Net):
     """Each step defines a class of its own."""
 
@@ -45,6 +45,20 @@ class ClassInStep(Net):
             pass
 
         return Local.apply(v)
+
+
+@loop
+class ClassOfTime(Net):
+    """Each step defines a class with another slope."""
+
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        class Local(Spike):
+            @staticmethod
+            def backward(ctx: Any, g: Tensor) -> Tensor:
+                return g / (t * ctx.saved_tensors[0].abs() + 1) ** 2
+
+        v = self.beta * v + self.feed(x) + self.back(z) - z.detach()
+        return v, Local.apply(v - self.threshold)
 
 
 class Dirty(torch.autograd.Function):
