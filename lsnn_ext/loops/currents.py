@@ -204,6 +204,7 @@ def slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
     found = found[:, product.first : product.last]
     for matrix, is_transposed in product.then:
         found = _transpose(matrix, is_transposed, outside) @ found
+    found = found if product.sign > 0 else -found
     return pad(found, product.part) if any(product.part) else found
 
 

@@ -1,4 +1,5 @@
 """Reader: what the calls of a recurrent component read, and which are products or sums."""
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from math import prod
@@ -15,6 +16,7 @@ from .products import bind, list_operands
 
 SLOTS = (Fixed, Now, Before, Varying, ir.Numbers)
 ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
+SUBTRACTS = frozenset({"sub", "subtract", "__sub__", "sub_", "__isub__"})
 # Functions whose result has the same numbers in the same order, if it has as many.
 COPIES = frozenset({
     "view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "clone",
@@ -45,6 +47,7 @@ class Product(NamedTuple):
     last: int
     then: tuple[tuple[Slot, bool], ...] = ()  # matrices of products of this product
     part: tuple[int, int] = (0, 0)  # how many numbers of the source are in front, and behind
+    sign: int = 1
 
     @property
     def inputs(self) -> int:
@@ -131,6 +134,8 @@ class Reader:
         self._kinds: dict[tuple[int, int], Kind] = {}
         self.inside = frozenset(positions)
         self.invariant = find_invariants(loop)
+        self.reads = Counter(slot.position for _, slots in loop.body for slot in slots
+                             if isinstance(slot, Now | Before))
         self.has_grad = any(loop.body[p].call.mode.grad for p in positions)
 
     def kind(self, position: int, output: int) -> Kind:
@@ -263,11 +268,13 @@ class Reader:
         if len(call.outputs) != 1 or call.mode.grad != self.has_grad:
             return None
         args, kwargs = pytree.tree_unflatten(slots, call.spec)
-        if name in ADDS:
+        if name in ADDS | SUBTRACTS:
             given = bind(args, kwargs, "input", "other")
-            are_terms = given is not None and all(isinstance(one, (*SLOTS, int, float))
-                                                  for one in given)
-            return tuple(map(self.read, given)) if given is not None and are_terms else None
+            if given is None or not all(isinstance(one, (*SLOTS, int, float)) for one in given):
+                return None
+            if name in ADDS:
+                return tuple(map(self.read, given))
+            return self._subtract(position, *given)
         for one in list_operands(call, slots):
             is_vector = isinstance(self.read(one.source), Read) and (
                 len(self.kind_of(one.source).shape) == 1)
@@ -278,6 +285,19 @@ class Reader:
             if found := self._products(one.source, one.matrix, one.is_transposed):
                 return (*found, *map(self.read, one.added))
         return None
+
+    def _subtract(self, position: int, one: Any, slot: Any) -> tuple[Term, ...] | None:
+        """Returns a difference whose second term is a product of past spikes, which nothing else
+        reads, as a sum."""
+        other = self.read(slot)
+        if not isinstance(other, Read) or other.lag or (
+                self.kind(other.position, other.output).shape != self.kind(position, 0).shape) or (
+                max(self.reads[slot.position], self.reads[other.position]) > 1):
+            return None
+        products = [term._replace(sign=-term.sign) for term in self.terms(other.position) or ()
+                    if isinstance(term, Product) and isinstance(term.source, Read)]
+        is_product = products and len(products) == len(self.terms(other.position) or ())
+        return (self.read(one), *products) if is_product else None
 
     def _find_columns(self, slot: Any, matrix: Any) -> Product | None:
         """Returns the product of a matrix and values of shape (inputs, B)."""

@@ -102,8 +102,9 @@ class Recurrence:
                               self.line(place[0]))
         calls = [self.loop.body[q].call for q in self.reader.inside]
         original = sum(estimate_call(call, self.reader.kinds) for call in calls)
-        work = 0  # multiplications of a step beyond those of its matrices in series
-        for node, product, _ in products:
+        work = 0  # multiplications of a step beyond those of its matrices
+        blocks: set[tuple[int, int]] = set()
+        for node, product, source in products:
             matrix, is_transposed = (product[1:3], *product.then)[-1]
             shape = self.reader.kind_of(matrix).shape
             outputs = prod(self.reader.kind(node.position, 0).shape) // rows
@@ -112,11 +113,13 @@ class Recurrence:
                 raise Refused(f"expected a recurrent matrix of shape {(outputs, neurons)}, got "
                               f"{tuple(shape)}", self.line(node.position))
             series = [self.reader.kind_of(one[0]).shape for one in (product[1:3], *product.then)]
-            work += rows * (outputs * neurons - sum(map(prod, series)))
-            if DENSE * MULTIPLICATION * work > original:
-                raise Refused(f"expected matrices in series that are faster as one product, got "
-                              f"shapes {', '.join(str(tuple(one)) for one in series)}",
-                              self.line(node.position))
+            is_first = (block := (node.position, source.lag)) not in blocks
+            blocks.add(block)
+            work += rows * (is_first * outputs * neurons - sum(map(prod, series)))
+        if DENSE * MULTIPLICATION * work > original:
+            raise Refused(f"expected matrices that are faster as one product, got shapes "
+                          f"{', '.join(str(tuple(one)) for one in series)}",
+                          self.line(node.position))
         return rows, neurons
 
     def _choose_neurons(self, shape: tuple[int, ...]) -> int:

@@ -183,7 +183,7 @@ def test_weights_of_low_rank_and_many_neurons_stay():
 
     _, _, plan = run(model, (random(T, 32, 256), random(256, 2), random(32, 256)))
     assert [(stage.kind, stage.reason) for stage in plan.stages if stage.reason] == [
-        ("loop", "expected matrices in series that are faster as one product, got shapes (256, 2), "
+        ("loop", "expected matrices that are faster as one product, got shapes (256, 2), "
                  "(2, 256)")]
 
 
