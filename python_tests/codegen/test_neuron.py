@@ -1,16 +1,12 @@
 """Neuron: signature, identity, copies, pickles; no kernel outlives what its step reads."""
 import copy
-import enum
 import functools
 import math
 import pickle
 import sys
-import threading
-import weakref
-from collections import ChainMap, OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
-from contextvars import ContextVar
-from types import MappingProxyType, ModuleType, SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -203,35 +199,6 @@ def test_a_change_of_what_it_reads_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     assert_seen(step, lambda: numbers["a"].append(2.0))
     assert_seen(step, lambda: numbers.update(b=2.0))
     assert_seen(functools.partial(step, z=numbers), lambda: numbers.update(b=3.0))
-
-
-SHOWN = {"a": 1.0}
-
-
-class OfClass(type):
-    @property
-    def gain(cls) -> float:
-        return cls.rate
-
-
-class Rated(metaclass=OfClass):
-    rate = 1.0
-
-
-class Kind(enum.Enum):
-    SLOW = SimpleNamespace(gain=1.0)
-
-
-@pytest.mark.parametrize(("value", "change"), [
-    (ContextVar("gain", default=1.0), lambda one: one.set(2.0)),
-    (OrderedDict(a=1.0, b=2.0), lambda one: one.move_to_end("a")),
-    (ChainMap({"a": 1.0}), lambda one: one.update(a=2.0)),
-    (threading.Event(), lambda one: one.set()),
-    (MappingProxyType(SHOWN), lambda one: SHOWN.update(a=2.0)),
-    (weakref.ref(Rated), lambda one: setattr(one(), "rate", 2.0)),
-    (Kind.SLOW, lambda one: setattr(one.value, "gain", 2.0))])
-def test_a_change_of_what_it_looks_into_is_seen(value: Any, change: Callable[[Any], Any]) -> None:
-    assert_seen(lambda v, z: (v * value.gain, z), lambda: change(value))
 
 
 def test_a_change_of_a_method_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
