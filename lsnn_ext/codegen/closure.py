@@ -101,7 +101,7 @@ class Watch:
             self._follow(name, type(value))
         elif isinstance(value, _lru_cache_wrapper):  # its misses may change in the trace
             self._follow(name, value.__wrapped__)
-        elif isinstance(value, ContextVar | weakref.ref):
+        elif isinstance(value, ContextVar):
             self._note(name, partial(find_referent, value))
         elif plain.is_mutable(value):
             self._note(name, partial(plain.make_key, value), False)

@@ -14,10 +14,9 @@ from torch.autograd.function import FunctionCtx, FunctionMeta, _SingleLevelFunct
 from torch.utils import _pytree as pytree
 
 from ..codegen.plain import MISSING, Same, make_key
-from .functions import APPLY, Apply, get_name, is_pure
+from .functions import APPLY, Apply, get_name, get_property_name, is_pure
 from .ir import Mode, Ref, Refused
 from .monitor import run_with_profile
-from .paths import CLASS_DETAILS
 
 _lock = threading.RLock()
 
@@ -80,15 +79,16 @@ def _describe_class(kind: type) -> tuple[Any, ...]:
     if "<locals>" not in kind.__qualname__:
         return (kind,)
     held = {name: _describe_member(kind, one) for name, one in vars(kind).items()
-            if name not in CLASS_DETAILS and name != "_backward_cls"}
-    return type(kind), kind.__module__, kind.__qualname__, kind.__bases__, *sorted(held.items())
+            if name not in ("__dict__", "__weakref__", "_backward_cls")}
+    return type(kind), kind.__name__, kind.__qualname__, kind.__bases__, *sorted(held.items())
 
 
 def _describe_member(kind: type, one: Any) -> Any:
     function = getattr(one, "__func__", one)
     if not isinstance(function, FunctionType):
         return make_key(one) or Same(one)
-    parts = (*(getattr(cell, "cell_contents", MISSING) for cell in function.__closure__ or ()),
+    parts = (function.__name__, function.__doc__, function.__globals__,
+             *(getattr(cell, "cell_contents", MISSING) for cell in function.__closure__ or ()),
              *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(),
              *vars(function).items())
     return type(one), function.__code__, tuple(
@@ -116,8 +116,9 @@ class Bound:
 
     It looks up _backward_cls of its class, which nothing else does, and forward, which it runs
     without gradients; then setup_context, if there is one. Its result, which it makes of that of
-    forward, is recorded when the next call begins: of an argument it is a view. Meanwhile the frame
-    that has called it stays at its instruction, so calls of torch that it makes are not recorded.
+    forward, is recorded when the next call begins. Calls of torch that it makes are not recorded:
+    view_as, for a result that is an argument, that of hooks of one that was written to, and those
+    of hooks of saved tensors. Meanwhile the frame that has called it stays at its instruction.
     Refuses where it may raise after forward.
     """
 
@@ -153,26 +154,32 @@ class Bound:
 
         return look_up
 
-    def is_running(self) -> bool:
-        """Whether C code goes on with the result of forward."""
+    def is_running(self, function: Any, args: Any) -> bool:
+        """Whether this C code makes a call."""
         if self.frame is None or self.recorder.unfinished is None:
             return False
+        hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)  # type: ignore[attr-defined]
+        code = getattr(hooks[0], "__code__", None) if hooks else None
+        is_own = get_property_name(function) == "_backward_hooks" or get_name(
+            function) == "view_as" and args[0] is args[1] and any(
+            one is args[0] for one in pytree.tree_leaves(self.recorder.unfinished[1]))
         caller, instruction = self.frame
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame is not caller:
+            is_own |= frame.f_code is code
             frame = frame.f_back
-        return frame is caller and caller.f_lasti == instruction
+        return is_own and frame is caller and caller.f_lasti == instruction
 
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """Runs a call that this C code makes, such as of view_as for a result that is an
-        argument."""
+        """Runs such a call."""
         recorder = self.recorder
         with recorder.inside():
             made = function(*args, **kwargs)
         if get_name(function) == "view_as":
             begun, result, check = recorder.unfinished
-            recorder.unfinished = begun, pytree.tree_map(
-                lambda one: made if one is args[0] else one, result), check
+            leaves, spec = pytree.tree_flatten(result)
+            leaves[next(k for k, one in enumerate(leaves) if one is args[0])] = made
+            recorder.unfinished = begun, pytree.tree_unflatten(leaves, spec), check
         return made
 
     def _forward(self, kind: Any, forward: Any, args: tuple[Any, ...], caller: FrameType) -> Any:

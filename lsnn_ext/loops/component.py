@@ -240,9 +240,13 @@ class Component:
         keys = *given.outside, *given.initial
         self.unused = {key for key, one, gradient in zip(keys, inputs, want, strict=True)
                        if one.requires_grad and gradient is None}
-        reached = {place: {key for key, gradient in zip(keys, self._gradients(
-            {place: one}, inputs, keep), strict=True) if gradient is not None}
-            for place, one in wanted.items() if one.requires_grad}
+        try:
+            reached = {place: {key for key, gradient in zip(keys, self._gradients(
+                {place: one}, inputs, keep), strict=True) if gradient is not None}
+                for place, one in wanted.items() if one.requires_grad}
+        except RuntimeError as error:
+            raise Refused("expected a backward that can run again",
+                          found.line(max(found.nodes))) from error
         if any(one != next(iter(reached.values())) for one in reached.values()):
             self.reached = reached
         if any(one.requires_grad for one in wanted.values()) and all(one is None for one in want):

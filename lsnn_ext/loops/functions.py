@@ -123,7 +123,8 @@ def may_write(name: str) -> bool:
 
 def list_numbers(data: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Returns arguments of torch.tensor that are equal, without an array of NumPy."""
-    if isinstance(data, np.ndarray) and data.size and data.dtype.kind in "biufc":
+    if isinstance(data, np.ndarray) and data.size and data.dtype.kind in "biufc" and (
+            data.dtype.isnative):
         dtype = kwargs.get("dtype") or getattr(torch, data.dtype.name)
         return (data.tolist(),), {**kwargs, "dtype": dtype}
     return (data,), kwargs

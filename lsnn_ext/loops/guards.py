@@ -105,6 +105,9 @@ class Guard:
                 for name in EFFECTS.intersection(find_globals(code)):
                     raise Refused(f"{_get_name(one)}: expected a backward that changes nothing, "
                                   f"got {name}")
+            if snapshot.tensors and id(one) not in origins.snapshot.numbers:
+                raise Refused(f"{_get_name(one)}: expected an autograd.Function of the model, or "
+                              f"one without tensors")
             if codes is not None:
                 codes |= _list_codes(snapshot)
         self.codes = codes

@@ -3,6 +3,7 @@ import random
 import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -204,6 +205,8 @@ class Origins:
                 if step[0] in ("more", "contents"):
                     set_step(node.value, ("contents", None),
                              [one for (kind, _), one in node.held.items() if kind == "item"])
+                elif isinstance(node.value, ContextVar) and step in node.held:
+                    node.value.set(node.held[step])
                 elif step[0] in SETTABLE:
                     set_step(node.value, step, node.held.get(step, plain.MISSING))
         for back in self._restores:

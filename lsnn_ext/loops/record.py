@@ -133,7 +133,7 @@ class _Recorder(TorchFunctionMode):
 
     def _intercept(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Records a call of a function of torch, unless it makes no tensor."""
-        if self.bound is not None and self.bound.is_running():
+        if self.bound is not None and self.bound.is_running(func, args):
             return self.bound.run(func, args, kwargs)
         self.complete()
         name = get_name(func)

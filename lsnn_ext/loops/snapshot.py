@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..codegen.plain import MISSING, SEQUENCES, Same, describe_tensor, find_oddity, make_key
 from ..codegen.user_code import find_names, is_user
@@ -54,8 +55,8 @@ class Snapshot:
                     self.nodes.append(Node(value, path, {}, {}))
                     self._read(self.nodes[-1])
             for node in self.nodes:
-                if isinstance(node.value, (type, types.ModuleType)):
-                    self._read(node)
+                if isinstance(node.value, (type, types.ModuleType, Optimizer)):
+                    self._read(node)  # by the names that are known now
         for node in self.nodes:  # in an order that no round of reading decides
             node.held.update({step: node.held.pop(step)
                               for step, _ in self.list_entries(node.value) if step in node.held})

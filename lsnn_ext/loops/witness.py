@@ -13,15 +13,15 @@ from .ir import Refused
 from .unread import add_read
 
 
-def find_constructor(func: Any, args: Any) -> tuple[Any, Any]:
+def find_constructor(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
     """Returns the call for what torch.FloatTensor makes of numbers or of a size. Refuses other
     operators, and arrays of NumPy, which may be written to."""
     if func is torch.ops.aten.lift_fresh.default:
         if not args[0].untyped_storage().resizable():
             raise Refused("torch.from_numpy: expected a buffer, or torch.tensor of an array")
-        return torch.tensor, (args[0].tolist(),)
+        return torch.tensor, (args[0].tolist(),), {"dtype": args[0].dtype}
     if func is torch.ops.aten.empty.memory_format:
-        return torch.empty, tuple(args)
+        return torch.empty, tuple(args), {"dtype": kwargs.get("dtype")}
     raise Refused(f"{func}: expected operators that are called from Python, got one of torch.jit "
                   f"or C++")
 
@@ -60,10 +60,9 @@ class Witness(TorchDispatchMode):
         if not recorder.depth and func is not torch.ops.aten.detach.default:
             with recorder.refusals():
                 with recorder.inside():
-                    made = find_constructor(func, args)
+                    made = find_constructor(func, args, kwargs)
                 # kept: without a reference the program would get another object
-                self.made = recorder.note_function(*made, {"dtype": kwargs.get("dtype")},
-                                                   lambda: func(*args, **kwargs))
+                self.made = recorder.note_function(*made, lambda: func(*args, **kwargs))
                 return self.made
         effects = of.find_effects(func)
         if effects.reads and not (

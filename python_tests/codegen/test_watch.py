@@ -1,7 +1,6 @@
 """Watch sees changes of what a step only looks into."""
 import enum
 import threading
-import weakref
 from collections import ChainMap, OrderedDict
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -35,7 +34,7 @@ class Kind(enum.Enum):
     (ChainMap({"a": 1.0}), lambda one: one.update(a=2.0)),
     (threading.Event(), lambda one: one.set()),
     (MappingProxyType(SHOWN), lambda one: SHOWN.update(a=2.0)),
-    (weakref.ref(Rated), lambda one: setattr(one(), "rate", 2.0)),
+    (Rated, lambda one: setattr(one, "rate", 2.0)),
     (Kind.SLOW, lambda one: setattr(one.value, "gain", 2.0))])
 def test_a_change_of_what_it_looks_into_is_seen(value: Any, change: Callable[[Any], Any]) -> None:
     watch = Watch(lambda v, z: (v * value.gain, z))

@@ -2,7 +2,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
@@ -250,6 +250,19 @@ class CaughtAfterForward(Net):
             return early(v)
 
 
+def call_in_turns(self: Net, v: Tensor) -> Tensor:
+    """One instruction calls both."""
+    for function in (early, ReadsNumbers()):
+        v = function(*(v,))
+    return v
+
+
+class ReadsNumbers(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return z * (1.0 if sum(z.detach().flatten().tolist()) < 6 else 0.5)
+
+
+add(refused("tolist|__iter__"), Net, "spike", InTurns=call_in_turns)
 add(loop, Net, "spike",
     ReturnsItsArgumentInSetUp=lambda self, v: Spike.apply(ClipsInSetUp.apply(v)),
     SeveralEarly=lambda self, v: several(v, v.new_tensor(4.0))[0],

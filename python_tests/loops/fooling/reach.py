@@ -191,7 +191,10 @@ add(fused, Far, "prepare order set",
                lambda self, gain: setattr(min(self.table, key=id), "gain", gain)),
     OfSetItself=(lambda self: setattr(self, "table", Named()),
                  lambda self, x: self.table.gain * x,
-                 lambda self, gain: setattr(self.table, "gain", gain)))
+                 lambda self, gain: setattr(self.table, "gain", gain)),
+    OfOwnOptimizer=(lambda self: vars(self).update(optimizer=SGD(self.parameters(), 1.0)),
+                    lambda self, x: self.optimizer.param_groups[0]["lr"] * x,
+                    lambda self, gain: self.optimizer.param_groups[0].update(lr=gain)))
 
 # Of a member of an enumeration, a function that does not run, and an optimizer.
 OPTIMIZER = SGD([torch.ones(1)], 1.0)

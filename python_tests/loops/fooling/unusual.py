@@ -61,6 +61,21 @@ class ClassOfTime(Net):
         return v, Local.apply(v - self.threshold)
 
 
+@refused("without tensors")
+class ClassWithTensor(Net):
+    """The slope of the class is a tensor of the call."""
+
+    def spike(self, v: Tensor) -> Tensor:
+        slope = v.detach().abs().amax() + 4
+
+        class Local(Spike):
+            @staticmethod
+            def backward(ctx: Any, g: Tensor) -> Tensor:
+                return g / (slope * ctx.saved_tensors[0].abs() + 1) ** 2
+
+        return Local.apply(v)
+
+
 class Dirty(torch.autograd.Function):
     """Writes to its argument."""
 
