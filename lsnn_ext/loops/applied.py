@@ -158,11 +158,12 @@ class Bound:
         """Whether this C code makes a call."""
         if self.frame is None or self.recorder.unfinished is None:
             return False
-        hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)  # type: ignore[attr-defined]
+        autograd: Any = torch._C._autograd
+        hooks = autograd._top_saved_tensors_default_hooks(True)
         code = getattr(hooks[0], "__code__", None) if hooks else None
-        is_own = get_property_name(function) == "_backward_hooks" or get_name(
-            function) == "view_as" and args[0] is args[1] and any(
-            one is args[0] for one in pytree.tree_leaves(self.recorder.unfinished[1]))
+        is_own = get_property_name(function) == "_backward_hooks" or (
+            get_name(function) == "view_as" and args[0] is args[1] and any(
+                one is args[0] for one in pytree.tree_leaves(self.recorder.unfinished[1])))
         caller, instruction = self.frame
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame is not caller:

@@ -218,7 +218,8 @@ class Origins:
             if not plain.has_equal_numbers(tensor, numbers):
                 tensor.data.copy_(numbers)
             if tensor.requires_grad != requires_grad:
-                tensor.detach_()  # of a buffer that was written to with a gradient
+                if tensor.grad_fn is not None and not tensor._is_view():
+                    tensor.detach_()  # such as a buffer that was written to with a gradient
                 tensor.requires_grad_(requires_grad)
         random.setstate(self._generators[0])
         name, numbers, *rest = self._generators[1]
