@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from converted_nets import draw_x, plans_are_useful, seen_replays  # noqa: F401
-from lsnn_ext.loops import convert, fuse
+from lsnn_ext.loops import Refused, convert, fuse
 
 
 def test_views_of_results_share_memory() -> None:
@@ -82,3 +82,19 @@ class Appends(nn.Module):
 def test_a_container_from_before_the_call_is_no_result() -> None:
     _, report = convert(Appends(), draw_x())
     assert report.reason == "result: expected new lists and dicts, got log"
+
+
+def test_a_part_that_nothing_has_written_has_a_gradient() -> None:
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        v, out = torch.zeros(2, 5), torch.zeros(len(x), 2, 5)
+        for t in range(len(x) // 2):
+            v = 0.9 * v + x[t] * w
+            out[t] = v
+        return out[-1]
+
+    x, w = draw_x(), torch.ones(5, requires_grad=True)
+    try:
+        fused = fuse(run, (x, w), verify=False)
+    except Refused:
+        return
+    assert all(fused(x, w).requires_grad for _ in range(2))

@@ -332,3 +332,59 @@ add(fused, Switched, "spike switch numbers",
     InnerFunctionChanges=(lambda self, v: Outer.apply(v), staticmethod(set_slope), (4.0, 1.0)),
     ArgumentChanges=(lambda self, v: Takes.apply(v, surrogate), staticmethod(set_slope),
                      (4.0, 1.0)))
+
+
+class Reads(Spike):
+    """Reads a tensor, and an attribute of its class, in the backward pass."""
+
+    slope = torch.tensor(4.0, dtype=torch.float64)
+    scale = 1.0
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return Reads.scale * g / (Reads.slope * ctx.saved_tensors[0].abs() + 1) ** 2
+
+
+class Writes(Spike):
+    """Writes to a tensor out of sight."""
+
+    total = torch.zeros((), dtype=torch.float64)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        Writes.total.add_(1)
+        return Spike.forward(ctx, x)
+
+
+class RunsOnce(Spike):
+    """Its backward uses up a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            ctx.x = x.detach().requires_grad_()
+            ctx.y = torch.sigmoid(4 * ctx.x)
+        return Spike.forward(ctx, x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return torch.autograd.grad(ctx.y, ctx.x, g)[0]
+
+
+class Clears(Spike):
+    clear_saved_tensors_on_access = True
+
+
+def set_scale(self: Net, x: Tensor, z: Tensor) -> Tensor:
+    Reads.scale = 2.0 + len(x)
+    return Reads.apply(z - 0.5)
+
+
+add(loop, Switched, "spike switch numbers",
+    TensorIsReplaced=(lambda self, v: Reads.apply(v), staticmethod(
+        lambda number: setattr(Reads, "slope", torch.tensor(number, dtype=torch.float64))),
+        (4.0, 1.0)))
+add(refused("stay in the call"), Net, "result", SetsClass=set_scale)
+add(refused("can be seen"), Net, "spike", WritesOutOfSight=lambda self, v: Writes.apply(v))
+add(refused("saved tensors that stay"), Net, "spike", ClearsSaved=lambda self, v: Clears.apply(v))
+add(loop, Net, "spike", BackwardRunsOnce=lambda self, v: RunsOnce.apply(v))

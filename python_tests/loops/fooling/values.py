@@ -195,6 +195,7 @@ class Complex(Net):
 NUMBERS = np.arange(1.0, N + 1) / 8
 add(fused, Net, "order",
     OfNumbers=lambda self, x: torch.FloatTensor([1.0, 0.5, 1.0, 0.5, 1.0]).to(x.dtype) * x,
+    OfNew=lambda self, x: x.new(len(x), 1, 1).fill_(0.5) * x,
     OfIntegers=lambda self, x: torch.IntTensor([2])[0] * x,
     OfSize=lambda self, x: torch.Tensor(len(x), 1, 1).fill_(0.5) * x,
     OfNothing=lambda self, x: torch.cat([torch.DoubleTensor(), x[0, 0, :1]]) * x,
