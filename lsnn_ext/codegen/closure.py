@@ -5,7 +5,6 @@ place that the code of the step names, and what stood there; functions are follo
 """
 import builtins
 import sys
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Set
 from contextvars import ContextVar
@@ -102,7 +101,7 @@ class Watch:
         elif isinstance(value, _lru_cache_wrapper):  # its misses may change in the trace
             self._follow(name, value.__wrapped__)
         elif isinstance(value, ContextVar):
-            self._note(name, partial(find_referent, value))
+            self._note(name, partial(plain.find_referent, value))
         elif plain.is_mutable(value):
             self._note(name, partial(plain.make_key, value), False)
         else:
@@ -143,13 +142,6 @@ class Watch:
             if isinstance(getattr(kind, name, None), MemberDescriptorType):  # of __slots__
                 self._note(name, partial(getattr, value, name, MISSING))
         self._note_items(held, names, of_class)  # an attribute of the object may hide one of these
-
-
-def find_referent(value: ContextVar[Any] | weakref.ref[Any]) -> Any:
-    try:
-        return value.get() if isinstance(value, ContextVar) else value()
-    except LookupError:
-        return MISSING
 
 
 def _copy_elements(held: Any) -> tuple[Any, ...]:

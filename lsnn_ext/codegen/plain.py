@@ -3,8 +3,10 @@ import enum
 import functools
 import random
 import struct
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from operator import attrgetter, is_
 from types import BuiltinMethodType, MethodType
 from typing import Any
@@ -127,6 +129,14 @@ def has_equal_numbers(one: Tensor, other: Tensor) -> bool:
 def is_apply(value: Any) -> bool:
     """Whether a value is the apply of an autograd.Function, as torch 2.15 binds it: in C."""
     return isinstance(value, BuiltinMethodType) and isinstance(value.__self__, FunctionMeta)
+
+
+def find_referent(value: ContextVar[Any] | weakref.ref[Any]) -> Any:
+    """Returns what a context variable or a weak reference holds; MISSING: nothing is set."""
+    try:
+        return value.get() if isinstance(value, ContextVar) else value()
+    except LookupError:
+        return MISSING
 
 
 def list_members(value: Any) -> dict[str, Any]:

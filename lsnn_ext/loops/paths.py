@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..codegen.closure import find_referent
 from ..codegen.plain import (
     MISSING,
     SEQUENCES,
     WRAPPERS,
+    find_referent,
     is_apply,
     list_elements,
     list_members,

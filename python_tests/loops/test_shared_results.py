@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from converted_nets import draw_x, plans_are_useful, seen_replays  # noqa: F401
-from lsnn_ext.loops import Refused, convert, fuse
+from lsnn_ext.loops import convert, fuse
 
 
 def test_views_of_results_share_memory() -> None:
@@ -93,8 +93,5 @@ def test_a_part_that_nothing_has_written_has_a_gradient() -> None:
         return out[-1]
 
     x, w = draw_x(), torch.ones(5, requires_grad=True)
-    try:
-        fused = fuse(run, (x, w), verify=False)
-    except Refused:
-        return
+    fused = fuse(run, (x, w), verify=False)
     assert all(fused(x, w).requires_grad for _ in range(2))
