@@ -81,7 +81,7 @@ Inputs: TypeAlias = Tensor | tuple[Any, ...] | Callable[[Any], Any]
 
 
 def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False,
-            speed: bool = False) -> tuple[Model, Report]:
+            dynamic: bool = False, speed: bool = False) -> tuple[Model, Report]:
     """Fuses the recurrences in the loops over time of a model.
 
     Each call for new shapes, dtypes or settings is recorded once and returns the model's own
@@ -97,6 +97,9 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
         verify: compare each recording with the original: outputs, states and gradients.
         exact: compute products outside of recurrences as the original does, those of a loop step
             by step. Default False: at once and without zeros, which rounds otherwise.
+        dynamic: your promise that each step computes the same, whatever its index and the size of
+            the inputs. After recordings of three lengths of the sequence, or three batch sizes,
+            calls with other ones are not recorded. Default False: each size is.
         speed: time forward and backward passes on x, original and converted in turns, for the
             report.
 
@@ -110,7 +113,7 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
         >>> model, report = lsnn_ext.convert(model, x)
         >>> print(report)
     """
-    _check_options(verify=verify, exact=exact, speed=speed)
+    _check_options(verify=verify, exact=exact, dynamic=dynamic, speed=speed)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     wrappers = (torch.jit.ScriptModule, nn.parallel.DistributedDataParallel, nn.DataParallel)
@@ -121,7 +124,7 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
     if "forward" in vars(model):
         return model, Report(type(model).__name__, False,
                              "forward: expected a method, got an attribute of the model")
-    replayer = Replayer(Options(verify, exact))
+    replayer = Replayer(Options(verify, exact, dynamic))
     kind: Any = type(model)
     model.__class__ = make_subclass(kind)
     vars(model)[ATTRIBUTE] = replayer
@@ -139,14 +142,14 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
                          measured, len(entry.plan.recording.checked))
 
 
-def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True,
-         exact: bool = False) -> Callable[..., Any]:
+def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True, exact: bool = False,
+         dynamic: bool = False) -> Callable[..., Any]:
     """Fuses the recurrences in the loops of a function, or of a part of a model.
 
     Args:
         function: a function of tensors, or a module, which is converted.
         x: as of convert; a function of x receives the function.
-        verify, exact: as of convert.
+        verify, exact, dynamic: as of convert.
 
     Returns:
         a function with the same arguments and results; of a module the module.
@@ -159,14 +162,14 @@ def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True,
         >>> run = lsnn_ext.fuse(run, (x, w1, w2))
     """
     if isinstance(function, nn.Module):
-        model, report = convert(function, x, verify=verify, exact=exact)
+        model, report = convert(function, x, verify=verify, exact=exact, dynamic=dynamic)
         if not report.converted:
             raise Refused(report.reason)
         return model
     if not callable(function):
         raise TypeError(f"function: expected a callable, got {type(function).__name__}")
-    _check_options(verify=verify, exact=exact)
-    fused = Fused(function, Options(verify, exact))
+    _check_options(verify=verify, exact=exact, dynamic=dynamic)
+    fused = Fused(function, Options(verify, exact, dynamic))
     reason, _ = _try(fused, fused.replayer, x, False)
     if reason:
         raise Refused(reason)
@@ -186,7 +189,7 @@ def revert(model: Any) -> Any:
         return model.function
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    for module in model.modules():
+    for module in nn.Module.modules(model):  # which a class may override
         original = vars(type(module)).get("_lsnn_original")
         if original is not None:
             module.__class__ = original

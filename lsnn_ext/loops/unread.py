@@ -178,7 +178,7 @@ class Steps:
     def get(self, path: Path, value: Any) -> Unread:
         """Returns the number or array of an attribute."""
         self.attributes[path] = value
-        return self._add(Step(lambda one: one, (Leaf("attribute", path),)), value)
+        return self._add(Step(_return, (Leaf("attribute", path),)), value)
 
     def read(self, recorder: Any, name: str, args: Any, kwargs: Any) -> tuple[Unread] | None:
         """Calls item or numpy; None: another function, or one whose result is read. Refuses an
@@ -224,6 +224,10 @@ class Steps:
         """Raises Refused, and notes it for code that catches it."""
         self.refused = self.refused or Refused(reason, find_line())
         raise self.refused
+
+
+def _return(value: Any) -> Any:
+    return value
 
 
 def get_value(value: Any) -> Any:

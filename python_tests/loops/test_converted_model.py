@@ -234,6 +234,15 @@ def test_forward_as_an_attribute_is_not_converted() -> None:
     assert not convert(model, draw_x())[1].converted and type(model) is Net
 
 
+def test_a_class_may_override_modules() -> None:
+    class Listed(Net):
+        def modules(self) -> Any:  # as a library does that names them
+            return dict(self._modules)
+
+    model, report = convert(Listed(), draw_x())
+    assert report.converted and revert(model) is model and type(model) is Listed
+
+
 def test_a_function_is_fused() -> None:
     model = Net()
     weight = torch.rand(5, 5)

@@ -1,0 +1,177 @@
+"""dynamic=True: calls of sizes that were not recorded, against a copy of the model."""
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from converted_nets import Net, assert_same, draw_x, plans_are_useful  # noqa: F401
+from lsnn_ext.loops import convert, fuse
+from lsnn_ext.loops.paths import ATTRIBUTE
+from lsnn_ext.loops.sizes import UnpredictableError, compress, expand, fit, set_size
+from lsnn_ext.zoo.surrogates import triangle
+
+
+class Readings(Net):
+    """Numbers of each step in results and attributes, and a buffer that is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate, self.v = 0.0, torch.zeros(4)
+        self.register_buffer("total", torch.zeros(4))
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        z = super().forward(x, gain)
+        rates = [one.detach().mean().item() for one in z]
+        self.rate = sum(rates) / len(x)
+        self.v = z[-1].detach().sum(0) + self.v
+        with torch.no_grad():
+            self.total += z.sum((0, 1))
+        return z
+
+
+class Several(Net):
+    """Two loops, one of them backward; lists of results; a first iteration that differs."""
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        v = z = torch.zeros(x.shape[1], 4, dtype=x.dtype)
+        ahead, behind = [], []
+        for t, x_t in enumerate(x):
+            v = (v if t else v + 0.1) * self.beta + self.project(x_t) + self.back(z)
+            z = triangle(v - 0.3)
+            ahead.append(z)
+        v = z = torch.zeros_like(z)
+        for t in reversed(range(len(x))):
+            v = self.beta * v + 0.5 * self.project(x[t]) + ahead[t]
+            z = triangle(v - 0.5)
+            behind.insert(0, z)
+        both = torch.cat([torch.stack(ahead), torch.stack(behind)], -1)
+        scale = torch.arange(len(x), dtype=x.dtype)[:, None, None]
+        return (scale * both).view(len(x) * x.shape[1], -1) / len(x)
+
+
+class Draws(Net):
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        x = nn.functional.dropout(x, 0.25)
+        return super().forward(x + 0.1 * torch.rand(x.shape))
+
+
+class Halves(Net):
+    """The second half of the results, whose length is not linear in that of the input."""
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        return super().forward(x)[len(x) // 2 :]
+
+
+class Inverse(Net):
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        return super().forward(x) * (1 / len(x))
+
+
+def make_pair(kind: type[Any]) -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    original = kind()
+    model, report = convert(copy.deepcopy(original), draw_x(10), dynamic=True)
+    assert report.converted
+    return model, original
+
+
+def count_predicted(model: Any) -> int:
+    return len(vars(model)[ATTRIBUTE].predicted)
+
+
+def draw_batch(B: int, seed: int = 0) -> Tensor:
+    return 2 * torch.rand(10, B, 5, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", [Net, Readings, Several, Draws])
+@pytest.mark.parametrize("draw", [draw_x, draw_batch])
+def test_the_fourth_size_is_predicted(kind: type[Any], draw: Callable[..., Tensor]) -> None:
+    model, original = make_pair(kind)
+    for size in (11, 13, 12):
+        assert_same(model, original, draw(size, size), replays=None)
+    count = count_predicted(model)
+    for size in (15, 20, 14, 15, 33):
+        assert_same(model, original, draw(size, size + 1), replays=True)
+    assert count_predicted(model) - count == 4
+    assert getattr(model, "rate", 0.0) == pytest.approx(getattr(original, "rate", 0.0))
+
+
+def test_a_size_below_those_recorded_is_recorded() -> None:
+    model, original = make_pair(Net)
+    for T in (9, 11):
+        assert_same(model, original, draw_x(T))
+    for T, is_predicted in ((6, False), (15, True), (6, False), (7, True)):
+        before = count_predicted(model)
+        assert_same(model, original, draw_x(T))
+        assert (count_predicted(model) > before) == is_predicted
+
+
+@pytest.mark.parametrize("kind", [Halves, Inverse])
+def test_what_is_not_linear_in_the_size_is_recorded(kind: type[Any]) -> None:
+    model, original = make_pair(kind)
+    for T in (9, 10, 11, 12, 13, 14, 20):
+        assert_same(model, original, draw_x(T))
+    assert count_predicted(model) == 0
+
+
+def test_a_change_of_the_model_is_recorded() -> None:
+    model, original = make_pair(Net)
+    for T in (9, 8, 10):
+        assert_same(model, original, draw_x(T))
+    model.beta = original.beta = 0.5
+    count = count_predicted(model)
+    for T in (12, 11, 13, 12, 14):
+        assert_same(model, original, draw_x(T))
+    assert count_predicted(model) == count + 1  # that of 14, after three of the new value
+
+
+def test_without_the_promise_each_size_is_recorded() -> None:
+    torch.manual_seed(0)
+    model, _ = convert(Net(), draw_x(7))
+    for T in (8, 9, 10, 11):
+        model(draw_x(T))
+    assert count_predicted(model) == 0
+    assert len(vars(model)[ATTRIBUTE].entries) == 5
+
+
+def test_many_sizes_keep_a_bounded_number_of_entries() -> None:
+    model, original = make_pair(Net)
+    for T in (8, 9, *range(10, 90)):
+        model(draw_x(T))
+    replayer = vars(model)[ATTRIBUTE]
+    assert count_predicted(model) == 64
+    assert len(replayer.entries) == 3 + 64
+    assert_same(model, original, draw_x(15), replays=True)
+
+
+def test_a_function_is_fused_for_all_sizes() -> None:
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        v = torch.zeros(x.shape[1], 5)
+        spikes = []
+        for x_t in x:
+            v = 0.9 * v + x_t @ w
+            spikes.append(triangle(v - 0.3))
+        return torch.stack(spikes)
+
+    w = torch.rand(5, 5, generator=torch.Generator().manual_seed(0))
+    fused: Any = fuse(run, (draw_x(7), w), dynamic=True)
+    for T in (8, 9, 10, 21):
+        torch.testing.assert_close(fused(draw_x(T), w), run(draw_x(T), w))
+    assert len(fused.replayer.predicted) == 2
+
+
+def test_trees_of_two_sizes_define_a_third() -> None:
+    def describe(n: int) -> Any:
+        return n, 3 * n - 1, compress([("call", 2, t) for t in range(1, n)]), "constant"
+
+    template = fit(describe(10), describe(14), 10, 14)
+    assert set_size(template, 30) == describe(30)
+    assert expand(set_size(template, 8)[2]) == [("call", 2, t) for t in range(1, 8)]
+    with pytest.raises(UnpredictableError):
+        fit((10, 5), (13, 6), 10, 13)
+    items = [(name, t) for t in range(20) for name in "abc"]
+    assert expand(compress(items)) == items
+    assert len(compress(items)) == 3
