@@ -1,5 +1,4 @@
-// Vectors of LSNN_VECTOR_BITS and the operators of a step, those of OPERATORS in program.py: one
-// definition for generated code (rows.h) and for the interpreter (csrc/cpu/interpreter.h).
+// Vectors of LSNN_VECTOR_BITS and the functions of operators.h on them.
 //
 // Vectors are those of the compiler's vector extension. Parsing immintrin.h takes longer than
 // compiling a neuron, so the few instructions that have no operator come from builtins. All names
@@ -203,13 +202,6 @@ template <class V> LSNN_FUSE_INLINE V multiply_add(V a, V b, V c) { return fma_o
 template <class V> LSNN_FUSE_INLINE V multiply_add(V a, V b, V c) { return a * b + c; }
 #endif
 
-LSNN_FUSE_INLINE Vector<float> sqrt_of(Vector<float> a) {
-  return by_lane(a, [](float x) { return __builtin_sqrtf(x); });
-}
-LSNN_FUSE_INLINE Vector<double> sqrt_of(Vector<double> a) {
-  return by_lane(a, [](double x) { return __builtin_sqrt(x); });
-}
-
 template <class T> LSNN_FUSE_INLINE Vector<T> abs_of(Vector<T> a) {
   return (Vector<T>)((Whole<T>)a & ~(Whole<T>)broadcast(T(-0.0)));
 }
@@ -286,17 +278,18 @@ template <class T> LSNN_FUSE_INLINE Vector<T> tanh_of(Vector<T> a) {
 }
 
 // Of the library of the compiler, lane by lane.
-#define LSNN_FUSE_BY_LANE(name)                                        \
-  LSNN_FUSE_INLINE Vector<float> name##_lanes(Vector<float> a) {       \
-    return by_lane(a, [](float x) { return __builtin_##name##f(x); }); \
-  }                                                                    \
-  LSNN_FUSE_INLINE Vector<double> name##_lanes(Vector<double> a) {     \
-    return by_lane(a, [](double x) { return __builtin_##name(x); });   \
+#define LSNN_FUSE_BY_LANE(name, function)                                  \
+  LSNN_FUSE_INLINE Vector<float> name(Vector<float> a) {                   \
+    return by_lane(a, [](float x) { return __builtin_##function##f(x); }); \
+  }                                                                        \
+  LSNN_FUSE_INLINE Vector<double> name(Vector<double> a) {                 \
+    return by_lane(a, [](double x) { return __builtin_##function(x); });   \
   }
-LSNN_FUSE_BY_LANE(sin)
-LSNN_FUSE_BY_LANE(cos)
-LSNN_FUSE_BY_LANE(atan)
-LSNN_FUSE_BY_LANE(erf)
+LSNN_FUSE_BY_LANE(sin_lanes, sin)
+LSNN_FUSE_BY_LANE(cos_lanes, cos)
+LSNN_FUSE_BY_LANE(sqrt_of, sqrt)
+LSNN_FUSE_BY_LANE(atan_of, atan)
+LSNN_FUSE_BY_LANE(erf_of, erf)
 #undef LSNN_FUSE_BY_LANE
 LSNN_FUSE_INLINE Vector<float> pow_of(Vector<float> a, Vector<float> b) {
   for (int l = 0; l < lanes<float>; l++) a[l] = __builtin_powf(a[l], b[l]);
@@ -397,59 +390,7 @@ LSNN_FUSE_INLINE Vector<double> float32_of(Vector<double> a) {
   return __builtin_convertvector(__builtin_convertvector(a, Half), Vector<double>);
 }
 
-// --------------------------------------------------------------------------------------- operators
-// In the order of OPERATORS: name, number of arguments, type of the result, parameters, expression.
-// V is a vector of numbers of type T, M a mask. sign, maximum and minimum treat NaN as torch's
-// kernels do: sign gives 0, the others NaN.
-// clang-format off
-#define LSNN_STEP_OPERATORS(X) \
-  X(add, 2, V, (V a, V b), a + b) \
-  X(sub, 2, V, (V a, V b), a - b) \
-  X(mul, 2, V, (V a, V b), a * b) \
-  X(div, 2, V, (V a, V b), a / b) \
-  X(fma, 3, V, (V a, V b, V c), fma_of(a, b, c)) \
-  X(neg, 1, V, (V a), -a) \
-  X(abs, 1, V, (V a), abs_of<T>(a)) \
-  X(sign, 1, V, (V a), a > T(0) ? broadcast(T(1)) : a < T(0) ? broadcast(T(-1)) : V{}) \
-  X(sqrt, 1, V, (V a), sqrt_of(a)) \
-  X(maximum, 2, V, (V a, V b), (M)((a > b) | (a != a)) ? a : b) \
-  X(minimum, 2, V, (V a, V b), (M)((a < b) | (a != a)) ? a : b) \
-  X(exp, 1, V, (V a), exp_of<T>(a)) \
-  X(log, 1, V, (V a), log_of(a)) \
-  X(tanh, 1, V, (V a), tanh_of<T>(a)) \
-  X(sigmoid, 1, V, (V a), sigmoid_of<T>(a)) \
-  X(sin, 1, V, (V a), sin_of(a)) \
-  X(cos, 1, V, (V a), cos_of(a)) \
-  X(atan, 1, V, (V a), atan_lanes(a)) \
-  X(erf, 1, V, (V a), erf_lanes(a)) \
-  X(pow, 2, V, (V a, V b), pow_of(a, b)) \
-  X(gt, 2, M, (V a, V b), a > b) \
-  X(ge, 2, M, (V a, V b), a >= b) \
-  X(lt, 2, M, (V a, V b), a < b) \
-  X(le, 2, M, (V a, V b), a <= b) \
-  X(eq, 2, M, (V a, V b), a == b) \
-  X(ne, 2, M, (V a, V b), a != b) \
-  X(and, 2, M, (M a, M b), a & b) \
-  X(or, 2, M, (M a, M b), a | b) \
-  X(not, 1, M, (M a), ~a) \
-  X(select, 3, V, (M a, V b, V c), a ? b : c) \
-  X(float32, 1, V, (V a), float32_of(a))
-// clang-format on
-
-// Each as a function, with an underscore behind its name.
-template <class T> struct Operators {
-  using Number = T;
-  using V = Vector<T>;
-  using M = Mask<T>;
-#define LSNN_FUSE_OPERATOR(name, count, Result, parameters, expression) \
-  LSNN_FUSE_INLINE Result name##_ parameters { return expression; }
-  LSNN_STEP_OPERATORS(LSNN_FUSE_OPERATOR)
-#undef LSNN_FUSE_OPERATOR
-  LSNN_FUSE_INLINE V constant(T x) { return broadcast(x); }
-  // Truth values as numbers, and numbers as truth values.
-  LSNN_FUSE_INLINE V number(M m) { return m ? broadcast(T(1)) : V{}; }
-  LSNN_FUSE_INLINE M is_true(V a) { return a != T(0); }
-};
-
 }  // namespace
 }  // namespace lsnn::neuron
+
+#include "operators.h"
