@@ -163,11 +163,20 @@ template <class T> LSNN_FUSE_INLINE Mask<T> get_bits(const uint32_t* row, uint64
 }
 
 // ------------------------------------------------------------------------------------- mathematics
-template <class V, class G> LSNN_FUSE_INLINE V by_lane(V a, G g) {
-  V out = a;
-  for (int l = 0; l < (int)(sizeof a / sizeof a[0]); l++) out[l] = g(a[l]);
-  return out;
-}
+// Functions of the library of the compiler, lane by lane.
+#define LSNN_FUSE_BY_LANE(name, function)                                               \
+  template <class V, class... More> LSNN_FUSE_INLINE V name(V a, More... more) {        \
+    for (int l = 0; l < (int)(sizeof a / sizeof a[0]); l++)                             \
+      if constexpr (sizeof a[0] == 4) a[l] = __builtin_##function##f(a[l], more[l]...); \
+      else a[l] = __builtin_##function(a[l], more[l]...);                               \
+    return a;                                                                           \
+  }
+LSNN_FUSE_BY_LANE(sin_lanes, sin)
+LSNN_FUSE_BY_LANE(cos_lanes, cos)
+LSNN_FUSE_BY_LANE(sqrt_of, sqrt)
+LSNN_FUSE_BY_LANE(atan_of, atan)
+LSNN_FUSE_BY_LANE(erf_of, erf)
+LSNN_FUSE_BY_LANE(pow_of, pow)
 
 // a b + c, rounded once.
 #if LSNN_VECTOR_BITS == 512 && defined(__AVX512F__)
@@ -185,15 +194,9 @@ LSNN_FUSE_INLINE Vector<double> fma_of(Vector<double> a, Vector<double> b, Vecto
   return __builtin_ia32_vfmaddpd256(a, b, c);
 }
 #else
-LSNN_FUSE_INLINE Vector<float> fma_of(Vector<float> a, Vector<float> b, Vector<float> c) {
-  for (int l = 0; l < lanes<float>; l++) c[l] = __builtin_fmaf(a[l], b[l], c[l]);
-  return c;
-}
-LSNN_FUSE_INLINE Vector<double> fma_of(Vector<double> a, Vector<double> b, Vector<double> c) {
-  for (int l = 0; l < lanes<double>; l++) c[l] = __builtin_fma(a[l], b[l], c[l]);
-  return c;
-}
+LSNN_FUSE_BY_LANE(fma_of, fma)
 #endif
+#undef LSNN_FUSE_BY_LANE
 // The same inside of an approximation, where two roundings do no harm: fused where that is an
 // instruction.
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -275,29 +278,6 @@ template <class T> LSNN_FUSE_INLINE Vector<T> tanh_of(Vector<T> a) {
   const V sum = E + T(2), sum_low = (T(2) - sum) + E;
   const V y = -E / sum;
   return copy_sign<T>(y - (E_low + y * (sum_low + E_low)) * ((y + T(1)) * T(0.5)), a);
-}
-
-// Of the library of the compiler, lane by lane.
-#define LSNN_FUSE_BY_LANE(name, function)                                  \
-  LSNN_FUSE_INLINE Vector<float> name(Vector<float> a) {                   \
-    return by_lane(a, [](float x) { return __builtin_##function##f(x); }); \
-  }                                                                        \
-  LSNN_FUSE_INLINE Vector<double> name(Vector<double> a) {                 \
-    return by_lane(a, [](double x) { return __builtin_##function(x); });   \
-  }
-LSNN_FUSE_BY_LANE(sin_lanes, sin)
-LSNN_FUSE_BY_LANE(cos_lanes, cos)
-LSNN_FUSE_BY_LANE(sqrt_of, sqrt)
-LSNN_FUSE_BY_LANE(atan_of, atan)
-LSNN_FUSE_BY_LANE(erf_of, erf)
-#undef LSNN_FUSE_BY_LANE
-LSNN_FUSE_INLINE Vector<float> pow_of(Vector<float> a, Vector<float> b) {
-  for (int l = 0; l < lanes<float>; l++) a[l] = __builtin_powf(a[l], b[l]);
-  return a;
-}
-LSNN_FUSE_INLINE Vector<double> pow_of(Vector<double> a, Vector<double> b) {
-  for (int l = 0; l < lanes<double>; l++) a[l] = __builtin_pow(a[l], b[l]);
-  return a;
 }
 
 // g of doubles for floats: of its digits fewer are needed, and subnormal results round once.
