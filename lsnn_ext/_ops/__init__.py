@@ -19,8 +19,8 @@ from .readout import *  # noqa: F403
 _DIFFERENTIATED: dict[str, Callable[..., Any]] = {
     "alif_forward": lambda *args: autograd.call_differentiable(SimpleNamespace(
         **internals.bind_arguments(torch.ops.lsnn.alif_forward.default, args))),
-    "leaky_readout": readout.LeakyReadout.apply,
-    "leaky_readout_backward": readout.LeakyReadoutBackward.apply,
+    "leaky_readout": lambda *args: readout.Filter.apply(*args, False),
+    "leaky_readout_backward": lambda *args: readout.Filter.apply(*args, True),
 }
 
 
