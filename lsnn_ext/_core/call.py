@@ -1,5 +1,6 @@
 """Calls of functional.alif, functional.layer and functional.leaky_readout: check the arguments,
 choose the route, call the operator."""
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -7,16 +8,14 @@ from torch import Tensor
 
 from .. import _ops, reference
 from ..models import COEFFICIENTS
-from .arguments import check_carried, check_operand
+from .arguments import check_carried, check_operand, is_readable
 from .bits import PackedSpikes, make_carrier, pack_spikes, pack_unchecked
-from .coefficients import Coefficient
+from .coefficients import Coefficient, stack_rows
 from .device_checks import check_kernels, warn_if_cpu_only, warn_of_slow_reference
 from .lengths import Lengths, LengthsArgument, add_bias, mask_readout, resolve_lengths
 from .options import CallArguments, NeuronArguments
-from .readout import check_decay, check_readout, project_to_outputs, run_readout
 from .resolve import Call, make_constants, resolve
-from .route import choose_route
-from .rows import stack_rows
+from .route import choose_route, linear
 from .state import State, Traces
 from .synapses import expand_kernel
 
@@ -99,6 +98,44 @@ def run_neurons(current: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
     return Layered(z, State(out.v, out.a, out.i, out.r, out.z), traces, None, None)
 
 
+def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
+    """Raises TypeError or ValueError unless these are x (T, B, N), w_out (O, N) and p (B, O)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+    if x.dim() != 3:
+        raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
+    check_operand("w_out", w_out, ("O", x.shape[2]), x, "x")
+    if p is not None:
+        check_carried("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+
+
+def project_to_outputs(x: Tensor, w_out: Tensor) -> Tensor:
+    """w_out x_t of every step, (T, B, O); float32 where x is float16 or bfloat16."""
+    product = linear(x.contiguous(), w_out.to(x.dtype))
+    return product.to(torch.promote_types(product.dtype, torch.float32))
+
+
+def check_decay(name: str, k: Coefficient, w_out: Tensor | None, x: Tensor, of: str) -> None:
+    """Raises TypeError or ValueError unless k is a decay, or decays () or (O,), of a readout w_out
+    (O, N) of x; of: the name of x."""
+    if not isinstance(k, Tensor):
+        if isinstance(k, bool) or not isinstance(k, Real):
+            raise TypeError(f"{name}: expected a number from 0 to 1 or a tensor of such, got "
+                            f"{type(k).__name__}")
+        if not 0 <= k <= 1:
+            raise ValueError(f"{name}: expected a number from 0 to 1, got {k}")
+        return
+    if w_out is None:
+        raise ValueError(f"{name}: expected a number without w_out, got a tensor")
+    check_operand(name, k, () if k.dim() == 0 else (w_out.shape[0],), x, of)
+    if not is_readable(k) or not k.numel():
+        return
+    low, high = (float(end) for end in k.detach().aminmax())
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{name}: expected numbers from 0 to 1, got "
+                         f"{high if 0 <= low else low:.6g}")
+
+
 def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = None,
                   lengths: LengthsArgument | Lengths | None = None) -> tuple[Tensor, Tensor]:
     """A leaky integrator of weighted spikes, p_t = k p_{t-1} + (1 - k) w_out x_t, on the CPU and
@@ -144,8 +181,12 @@ def leaky_readout(x: Tensor, w_out: Tensor, k: Coefficient, p: Tensor | None = N
         result: Any = run_neurons((1 - decay) * product, None, neuron,
                                   CallArguments(state=state, trace=True))
         every, last = result.traces.v, result.state.v
+    elif not _ops.is_compiled_active():
+        warn_of_slow_reference(3)
+        every, last = reference.leaky_readout(product, p, k)
     else:
-        every, last = run_readout(product, k, p)
+        check_kernels("x", product)
+        every, last = _ops.leaky_readout(product, p, float(k))
     return (every, last) if each is None else mask_readout(every, p, each)
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from ..models import COEFFICIENTS, check_sparse_grad
 from .arguments import Delay
-from .coefficients import Coefficient
+from .coefficients import Coefficient, Rows
 from .lengths import Lengths, LengthsArgument
-from .rows import Rows
 from .state import State
 
 # names, or a parametrization by name

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .. import _ops
 from .arguments import Delay, Delays
+from .coefficients import stack_rows
 from .options import CallArguments, NeuronArguments
 from .resolve import make_constants, resolve
-from .rows import stack_rows
 from .state import count_past_steps
 from .torch_internals import is_forward_mode, is_mode_active, is_transforming
 
@@ -90,7 +90,7 @@ class PreparedLayer:
         stored = None if synapses is None else synapses.stored
         # with their graph
         self.coefficients = stack_rows(call.rows, N, dtype, torch.device("cpu"))
-        self.gradient_bits = call.coefficient_gradients  # rows that require a gradient
+        self.gradient_bits = call.rows.gradient_bits()  # rows that require a gradient
         self.constants, self.dtype, self.projection = constants, dtype, projection
         self.D = count_past_steps(call.delays)
         self.delays, self.delay = call.delays, None if delay is None else delay.clone()

@@ -10,10 +10,9 @@ from torch import Tensor
 from .. import _ops
 from ..models import COEFFICIENTS, check_surrogate, find_model
 from . import arguments
-from .coefficients import Decay, complete_coefficients
+from .coefficients import Decay, Rows, complete_coefficients
 from .lengths import Lengths, resolve_lengths
 from .options import CallArguments, NeuronArguments
-from .rows import Rows
 from .state import count_past_steps
 from .surrogates import find_cutoff
 from .synapses import check_sources
@@ -28,11 +27,9 @@ class Call(NamedTuple):
     cutoff: float  # |m| from which on psi counts as 0
     refractory: int
     rows: Rows  # the coefficients, not stacked
-    coefficient_gradients: int  # bit k: row k requires a gradient
     # (N, N) of each synapse; None if all are equal, or w_rec has a matrix for each delay
     delay: Tensor | None
     delays: tuple[int, ...]  # distinct, ascending; empty without w_rec
-    zero_coefficients: int  # bit k: row k of the coefficients is the number 0
     dtype: torch.dtype  # of the computation
     # v, a, i, r (B, N) and z (D, B, N), or five times None: zeros
     state: tuple[Any, ...]
@@ -60,8 +57,8 @@ def make_constants(call: Call, options: CallArguments, *, checkpoint: int,
     constants = _ops.Constants(
         dynamics=_ops.DYNAMICS[call.dynamics], surrogate=_ops.SURROGATES[call.surrogate],
         refractory=call.refractory, smooth=int(options.smooth), checkpoint=checkpoint,
-        outputs=outputs, coefficient_gradients=call.coefficient_gradients,
-        bf16_parts=_ops.count_bf16_parts(), zero_coefficients=call.zero_coefficients,
+        outputs=outputs, coefficient_gradients=call.rows.gradient_bits(),
+        bf16_parts=_ops.count_bf16_parts(), zero_coefficients=call.rows.zero_bits(),
         without_autapses=int(not options.autapses), existing=int(options.sparse_grad == "existing"))
     return constants, _ops.Numbers(dampening=call.dampening, k_out=0.0, cutoff=call.cutoff)
 
@@ -94,5 +91,4 @@ def resolve(neuron: NeuronArguments, options: CallArguments, x: Tensor, w_rec: T
     state = arguments.check_state(options.state, B, N, count_past_steps(delays), dtype, x.device)
     lengths = resolve_lengths(options.lengths, T, B, x.device)
     return Call(neuron.dynamics, surrogate, float(dampening), cutoff, neuron.refractory, rows,
-                rows.gradient_bits(), delay, tuple(delays), rows.zero_bits(), dtype, state,
-                checkpoint, saved_bf16, lengths)
+                delay, tuple(delays), dtype, state, checkpoint, saved_bf16, lengths)

@@ -15,9 +15,9 @@ from torch import Tensor
 from .._core import torch_internals as internals
 from .._core.autograd_rules import forbid_second_derivative, loop_over_batch
 from .._core.bits import make_carrier
+from .._core.coefficients import Row, Rows, can_kernels_stack, split_gradient, stack_rows
 from .._core.decisions import report
 from .._core.lengths import Lengths
-from .._core.rows import Row, Rows, can_kernels_stack, split_gradient, stack_rows
 from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
 from .load import _C, Constants, count_packed, has_bit, has_cpu_kernels, make_mask

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .._core.coefficients import Decay
+from .._core.coefficients import Decay, is_plain_eager
 from .._core.options import PASSED_TO_NEURONS, NeuronArguments
 from .._core.resolve import make_rows
-from .._core.rows import is_plain_eager
 from .._core.torch_internals import is_forward_mode
 from ..models import find_model
 from .checks import HALF

@@ -12,10 +12,10 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from .. import functional
 from .._core.arguments import check_state_leaf, is_readable, refuse_freed_graph
+from .._core.call import check_decay, check_readout, project_to_outputs
 from .._core.coefficients import Coefficient
 from .._core.lengths import LengthsArgument, add_bias, resolve_lengths
 from .._core.options import Learn
-from .._core.readout import check_decay, check_readout, project_to_outputs
 from .._core.state import describe_kind, reset_sequences
 from .._core.torch_internals import has_hooks, make_savable
 from ..codegen.neuron import Neuron
