@@ -84,12 +84,11 @@ def _find_or_make(neuron: Neuron, parts: Parts, like: Tensor,
                   coefficients: Mapping[str, Coefficient],
                   N: int | None = None) -> tuple[Watch, Kernel]:
     form = like.dtype, torch.get_default_dtype(), parts.kinds, _find_architecture(like)
-    found: tuple[Watch, Kernel] | None = neuron.kernels.get(form)
-    if found is None:
-        numbers = tuple(one for one in coefficients.values() if not isinstance(one, Tensor))
-        found = neuron.kernels.get((form, numbers))
-    if found is not None and found[0].is_current():
-        return found
+    numbers = tuple(one for one in coefficients.values() if not isinstance(one, Tensor))
+    for key in (form, (form, numbers)):
+        found: tuple[Watch, Kernel] | None = neuron.kernels.get(key)
+        if found is not None and found[0].is_current():
+            return found
     with _lock:
         watch = Watch(neuron.step)
         if (name := watch.find_learned()) is not None:
@@ -102,11 +101,8 @@ def _find_or_make(neuron: Neuron, parts: Parts, like: Tensor,
         if (name := watch.find_changed()) is not None:
             raise TypeError(f"step: expected a function that changes nothing that it reads, got a "
                             f"change of {name}; what lasts from step to step is a state")
-        if not found[1].has_fixed_numbers:
-            neuron.kernels[form] = found
-            return found
-        neuron.kernels[form, numbers] = found
-        if sum(len(one) == 2 for one in neuron.kernels) == MANY:
+        neuron.kernels[(form, numbers) if found[1].has_fixed_numbers else form] = found
+        if found[1].has_fixed_numbers and sum(len(one) == 2 for one in neuron.kernels) == MANY:
             warnings.warn(f"{neuron!r}: compiled for {MANY} numbers, as the step reads its numbers "
                           f"in Python; pass what changes as a tensor, or compute it with torch",
                           stacklevel=2)

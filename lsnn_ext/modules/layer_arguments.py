@@ -64,7 +64,6 @@ def check_arguments(kind: Kind, options: dict[str, Any]) -> CheckedArguments:
     if isinstance(arguments.delay, str):
         check_whole_number("delay, in steps", delay, 1)
         delay -= 1  # the step that every spike takes
-    synapses = {"autapses": arguments.autapses, "delay": delay} if arguments.recurrent else {}
     if not arguments.recurrent:
         if arguments.autapses is not None:
             raise ValueError(f"autapses: expected None with recurrent=False, got "
@@ -74,7 +73,7 @@ def check_arguments(kind: Kind, options: dict[str, Any]) -> CheckedArguments:
                              "spikes")
     constants = complete_constants(kind, arguments.dynamics, {
         **{name: getattr(arguments, name) for name in RANGES},
-        "refractory": arguments.refractory, **synapses}, dt)
+        "refractory": arguments.refractory, "autapses": arguments.autapses, "delay": delay}, dt)
     refractory, autapses, delay = (constants.pop(name)
                                    for name in ("refractory", "autapses", "delay"))
     refractory = count_steps("refractory", refractory, dt)

@@ -123,13 +123,10 @@ class LSNN(nn.Module):
         dynamics, dt = others.get("dynamics", "lsnn"), others.get("dt", 1.0)
         check_positive("dt", dt)
         dt = float(dt)
-        synapses = ("autapses", "delay")  # the model's defaults are those of recurrent weights
         constants = complete_constants(self._kind, dynamics, {
-            name: others.pop(name, None) for name in (*RANGES, "refractory", *synapses)
-            if name not in synapses or others.get("recurrent", True)}, dt)
-        if not others.get("recurrent", True):
-            for name in synapses:
-                constants.pop(name, None)
+            name: others.pop(name, None) for name in (*RANGES, "refractory")}, dt)
+        for name in ("autapses", "delay"):  # of which ALIF knows the defaults
+            constants.pop(name)
         if "beta" not in constants:
             raise TypeError(f"beta: expected a value with dynamics={dynamics!r}, whose default, "
                             f"the threshold, would act on regular neurons too, got None")
@@ -200,7 +197,9 @@ class LSNN(nn.Module):
         neurons, readout = self.neurons, self.readout
         carried, p = _split_state(state)
         more: list[Any]
-        if not self._can_fuse():
+        is_fused = self._has_plain_parts() and not (  # then the difference is not observable
+            readout.learn or isinstance(readout.tau, Tensor) or readout.tau_syn is not None)
+        if not is_fused:
             options = {"lengths": lengths, "trace": trace, "record": record,
                        "return_rates": return_rates}  # a replaced part need not accept unused ones
             spikes, end, *more = neurons(x, carried, **{
@@ -223,12 +222,6 @@ class LSNN(nn.Module):
             each = None if lengths is None else torch.as_tensor(lengths)
             y = average_windows(y, readout_every, readout.batch_first, each)
         return (y, LSNNState(end, p), *([spikes] if return_spikes else []), *more)
-
-    def _can_fuse(self) -> bool:
-        """Whether one operator may compute both parts: the difference is not observable."""
-        readout = self.readout
-        return self._has_plain_parts() and not (
-            readout.learn or isinstance(readout.tau, Tensor) or readout.tau_syn is not None)
 
     def _has_plain_parts(self) -> bool:
         """Whether the parts are those of the constructor, without hooks or another forward."""
