@@ -228,9 +228,8 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
         raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
     lengths = resolve_lengths(options.lengths, T, B, like.device)
     options = options._replace(lengths=lengths)
-    keeps_order = lengths is None or lengths.order is None
-    route = choose_route(x, w_in, (w_rec, bias), w_out, spikes, keeps_order, bool(options.smooth),
-                         lengths is None, isinstance(k_out, Tensor))
+    route = choose_route(x, w_in, (w_rec, bias), w_out, spikes, lengths, bool(options.smooth),
+                         isinstance(k_out, Tensor))
     if _lacks_kernels(like, options):
         route = route._replace(fused_readout=False, returns_bits=False)
     fused: dict[str, Any] = {}

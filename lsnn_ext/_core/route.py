@@ -7,6 +7,7 @@ from torch import Tensor
 from .. import _ops
 from .bits import PackedSpikes
 from .decisions import report
+from .lengths import Lengths
 
 ProjectionKind = Literal["fused", "events", "product", "torch"]
 
@@ -58,10 +59,11 @@ class Route(NamedTuple):
 
 
 def choose_route(x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | None, ...],
-                 w_out: Tensor | None, spikes: bool | Literal["bits"], keeps_order: bool,
-                 smooth: bool, has_no_lengths: bool = True, decay_is_tensor: bool = False) -> Route:
-    """others: w_rec and bias; keeps_order: the batch is not sorted for the operator."""
+                 w_out: Tensor | None, spikes: bool | Literal["bits"], lengths: Lengths | None,
+                 smooth: bool, decay_is_tensor: bool = False) -> Route:
+    """others: w_rec and bias."""
     projection: ProjectionKind = "torch"
+    keeps_order = lengths is None or lengths.order is None  # is not sorted for the operator
     like = x.carrier if isinstance(x, PackedSpikes) else x
     alike = all(other is None or other.dtype == like.dtype for other in others)
     if isinstance(x, PackedSpikes):
@@ -76,7 +78,7 @@ def choose_route(x: Tensor | PackedSpikes, w_in: Tensor, others: tuple[Tensor | 
         projection, why = _choose_product(x, w_in, _ops.why_not_reused(x, w_in))
         if projection == "events" and alike:
             projection = "fused"
-    why_apart = "" if w_out is None else _why_apart(like, w_out, projection, has_no_lengths,
+    why_apart = "" if w_out is None else _why_apart(like, w_out, projection, lengths is None,
                                                     decay_is_tensor)
     fused_readout = w_out is not None and not why_apart
     returns_bits = (spikes == "bits" and keeps_order and not smooth and not why_apart

@@ -169,9 +169,8 @@ def project(x: Tensor | PackedSpikes, like: Tensor, w_in: Tensor, bias: Tensor |
     if bias is not None:
         arguments.check_operand("bias", bias, (N,) if K == 1 else (K, N), like, "x")
         bias = bias.flatten()
-    keeps_order = lengths is None or lengths.order is None
     if K == 1 and not explain_loop(like) and choose_route(
-            x, w_in, (w_rec, bias), None, True, keeps_order, False).is_fused:
+            x, w_in, (w_rec, bias), None, True, lengths, False).is_fused:
         if isinstance(x, PackedSpikes):
             return x.carrier, (w_in, bias, x.bits.contiguous())
         bits = _ops.pack_inputs(x)

@@ -231,8 +231,7 @@ class Recurrent(Constants):
         """
         means: list[Tensor] | None = [] if return_rates else None
         self._check_spikes(spikes, x)
-        bits: dict[str, Any] = {} if spikes is True else {"spikes": spikes}
-        found = self._run_sequence(x, state, trace, record, means, lengths=lengths, **bits)
+        found = self._run_sequence(x, state, trace, record, means, lengths=lengths, spikes=spikes)
         fired: Any = found.spikes if found.packed is None else found.packed
         if isinstance(x, PackedSequence):
             fired = x._replace(data=fired)
