@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .._core.decisions import listening
+from ..codegen.call import RepeatedCall
 from ..codegen.neuron import Neuron
 from ..codegen.plain import draw_normal
-from ..codegen.repeated import RepeatedCall
 from ..codegen.state import NeuronState
 from ..codegen.trace import StepError
 from .currents import Currents, RunInputs, make_coefficient

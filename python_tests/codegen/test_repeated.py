@@ -8,7 +8,7 @@ from torch import Tensor
 import lsnn_ext
 from lsnn_ext._core.decisions import listening
 from lsnn_ext.codegen import call as codegen_call
-from lsnn_ext.codegen.repeated import RepeatedCall
+from lsnn_ext.codegen.call import RepeatedCall
 from lsnn_ext.codegen.state import NeuronState
 from lsnn_ext.zoo.surrogates import super_spike
 
