@@ -15,8 +15,6 @@ from .checks import check_flags, check_positive, check_whole_number, read_names
 from .neuron import RANGES, Kind, check_names, complete_constants, count_steps
 from .recurrent_dropout import check_dropout
 
-OPTIONS: dict[Kind, type] = {"ALIF": LayerOptions, "LSNN": LayerOptions, "LIF": LIFOptions}
-
 
 class CheckedArguments(NamedTuple):
     """The options of a layer, with the defaults of its model."""
@@ -28,14 +26,7 @@ class CheckedArguments(NamedTuple):
     delay: int | Tensor
     dt: float
     dtype: torch.dtype
-
-    @property
-    def height(self) -> float:
-        """The height of the surrogate, dampening psi(0)."""
-        model = find_model(self.options.dynamics)
-        dampening = model.dampening if self.options.dampening is None else self.options.dampening
-        name = model.surrogate if self.options.surrogate is None else self.options.surrogate
-        return dampening * float(SURROGATES[name].psi(torch.zeros((), device="cpu")))
+    height: float  # of the surrogate, dampening psi(0)
 
     def select_per_neuron(self, learned: Iterable[str]) -> tuple[str, ...]:
         """The learned constants with one number per neuron. Raises TypeError or ValueError
@@ -55,7 +46,7 @@ class CheckedArguments(NamedTuple):
 def check_arguments(kind: Kind, options: dict[str, Any]) -> CheckedArguments:
     """The arguments of a layer of this kind, with the defaults of its model. Raises TypeError or
     ValueError naming the argument."""
-    check_names(kind, options, OPTIONS[kind].__annotations__)
+    check_names(kind, options, (LIFOptions if kind == "LIF" else LayerOptions).__annotations__)
     arguments = SimpleNamespace(**LAYER_DEFAULTS | options)
     check_flags(recurrent=arguments.recurrent)
     check_positive("dt", arguments.dt)
@@ -99,4 +90,6 @@ def check_arguments(kind: Kind, options: dict[str, Any]) -> CheckedArguments:
     dtype = torch.get_default_dtype() if arguments.dtype is None else arguments.dtype
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
-    return CheckedArguments(arguments, constants, refractory, autapses, delay, dt, dtype)
+    dampening = model.dampening if arguments.dampening is None else arguments.dampening
+    height = dampening * float(SURROGATES[surrogate].psi(torch.zeros((), device="cpu")))
+    return CheckedArguments(arguments, constants, refractory, autapses, delay, dt, dtype, height)

@@ -29,11 +29,11 @@ class Range(NamedTuple):
             return f"numbers from {self.low:g} to {self.high:g}"
         return "finite numbers" if self.low < 0 else f"numbers > {self.low:g}"
 
-    def contains(self, low: float, high: float) -> bool:
-        """Whether numbers from low to high are in it; False for NaN."""
+    def contains(self, low: Any, high: Any) -> Any:
+        """Whether numbers from low to high are in it, of tensors each; False for NaN."""
         if self.ends:
-            return self.low <= low and high <= self.high
-        return self.low < low and high < self.high
+            return (self.low <= low) & (high <= self.high)
+        return (self.low < low) & (high < self.high)
 
 
 _ANY, _POSITIVE, _SHARE = Range(), Range(0.0), Range(0.0, 1.0, True)
@@ -253,8 +253,7 @@ def check_range(kind: str, name: str, value: Tensor, allowed: Range, is_learned:
     low, high = (value, value) if value.dim() == 0 else value.aminmax()
     if allowed.contains(float(low), float(high)):
         return
-    inside = (value >= allowed.low) & (value <= allowed.high) if allowed.ends else (
-        (value > allowed.low) & (value < allowed.high))
+    inside = allowed.contains(value, value)
     bad = int((~inside | ~value.isfinite()).reshape(-1).nonzero()[0])
     where = f" at neuron {bad}" if value.dim() else ""
     words = allowed.words if allowed.words.startswith("finite") else f"finite {allowed.words}"
