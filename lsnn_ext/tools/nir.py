@@ -51,13 +51,6 @@ def _check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a number > 0, got {value}")
 
 
-def _find_dtype(name: str) -> torch.dtype:
-    if name not in _DTYPES:
-        raise ValueError(f"graph.metadata: dtype: expected one of {', '.join(_DTYPES)}, got "
-                         f"{name!r:.60}")
-    return _DTYPES[name]
-
-
 def _check_code(module: nn.Module, where: str) -> None:
     """Raises TypeError for hooks, and for methods that an object replaces, such as its forward."""
     replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
@@ -330,9 +323,11 @@ def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
         dt = metadata["dt"] * (metadata["time_unit"] / time_unit)
     dt = 1.0 if dt is None else dt
     _check_positive("dt", dt)
-    if dtype is None:
-        dtype = _find_dtype(metadata["dtype"]) if "dtype" in metadata else (
-            torch.get_default_dtype())
+    name = metadata.get("dtype", str(torch.get_default_dtype()).removeprefix("torch."))
+    if dtype is None and name not in _DTYPES:
+        raise ValueError(f"graph.metadata: dtype: expected one of {', '.join(_DTYPES)}, got "
+                         f"{name!r:.60}")
+    dtype = _DTYPES[name] if dtype is None else dtype
     nir = _nir()
     if dynamics is None:
         dynamics = "norse_lif" if has_v_reset(nir) else "sj_soft"
