@@ -53,14 +53,19 @@ def run(call: Any, given: dict[str, Tensor],
     return {name: value.detach() for name, value in found.items()}
 
 
-def inside(x: Tensor | functional.PackedSpikes, w_in: Tensor, w_rec: Tensor, bias: Tensor,
-           w_out: Tensor, readout_state: Tensor, **neuron: Any) -> functional.Layered:
+def inside(x: Tensor | functional.PackedSpikes, w_in: Tensor, w_rec: Tensor,
+           bias: Tensor | None = None, w_out: Tensor | None = None,
+           readout_state: Tensor | None = None, **neuron: Any) -> functional.Layered:
     return functional.layer(x, w_in, w_rec, bias=bias, w_out=w_out, k_out=0.75,
                             readout_state=readout_state, **NEURON, **neuron)
 
 
-def apart(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor, w_out: Tensor,
-          readout_state: Tensor, **neuron: Any) -> functional.Layered:
-    spikes, state = functional.alif(nn.functional.linear(x, w_in, bias), w_rec, **NEURON, **neuron)
-    y, last = functional.leaky_readout(spikes, w_out, 0.75, readout_state)
+def apart(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor | None = None,
+          w_out: Tensor | None = None, readout_state: Tensor | None = None,
+          **neuron: Any) -> functional.Layered:
+    current = nn.functional.linear(x, w_in, bias)
+    spikes, state, *_ = functional.alif(current, w_rec, **NEURON, **neuron)
+    y = last = None
+    if w_out is not None:
+        y, last = functional.leaky_readout(spikes, w_out, 0.75, readout_state)
     return functional.Layered(spikes, state, None, y, last)
