@@ -1,16 +1,15 @@
 """A model that is named brings its makers' defaults, or requires them by name."""
-import importlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import papers
-from compare import assert_same
-from lsnn_ext import ALIF, LIF, State, functional
+from lsnn_ext import ALIF, LIF, functional
 from lsnn_ext.models import MODELS, Rate, find_defaults
-from module_kinds import make_kinds, neurons_of, round_weights
+from module_kinds import make_kinds, neurons_of
 from originals import package
 
 I, N, T, B = 4, 8, 60, 3
@@ -104,131 +103,47 @@ def test_a_layer_without_adaptation_has_none() -> None:
         assert got.any() and torch.equal(got, want)
 
 
-# ------------------------------------------------------------------------------ beside the packages
-def _inputs(dtype: torch.dtype = torch.float32) -> Tensor:
-    return (_x(T, B, I) > 0.3).to(dtype).requires_grad_()
-
-
-def _same(got: Tensor, want: Tensor, x: Tensor, tolerance: float = 2e-5) -> None:
-    """The same spikes, and gradients of a weighted sum of them."""
-    assert 0.02 < float(want.detach().mean()) < 0.9
-    assert torch.equal(got.detach(), want.detach().to(got.dtype))
-    weights = _x(*want.shape, seed=5)
-    theirs, ours = (torch.autograd.grad((side * weights.to(side)).sum(), x, retain_graph=True)[0]
-                    for side in (want, got))
-    assert theirs.any()
-    assert_same("gradient of x", ours, theirs, tolerance=tolerance)
-
-
-def _copied(layer: ALIF | LIF, w_in: Tensor, w_rec: Tensor, bias: Tensor | None = None) -> None:
-    with torch.no_grad():
-        layer.weight_ih_l0.copy_(w_in)
-        layer.weight_hh_l0.copy_(w_rec)
-        layer.bias_ih_l0.copy_(torch.zeros(N) if bias is None else bias)
-
-
-def test_norse() -> None:
-    norse = package("norse.torch")
-    torch.manual_seed(0)
-    theirs = norse.LIFRecurrent(I, N, dt=0.001)
-    with torch.no_grad():
-        theirs.input_weights.mul_(3)
-    round_weights(theirs)
-    layer, x = LIF(I, N, dynamics="norse_lif"), _inputs(torch.float64)
-    _copied(layer, theirs.input_weights, theirs.recurrent_weights)
-    # norse computes its first step in float32
-    _same(layer.double()(x)[0], theirs.double()(x)[0], x)
-
-
 def test_what_no_argument_sets_is_named() -> None:
     with pytest.raises(TypeError, match="beyond that it has inputs that act a step later"):
         ALIF(I, N, dynamics="norse_lsnn")
 
 
-@pytest.mark.parametrize(("reset", "late", "dynamics"), [
-    ("subtract", True, "snntorch_sub"), ("zero", True, "snntorch_zero"),
-    ("subtract", False, "snntorch_sub_now"), ("zero", False, "snntorch_zero_now")])
-@pytest.mark.parametrize("kind", [ALIF, LIF])
-def test_snntorch(kind: Any, reset: str, late: bool, dynamics: str) -> None:
-    snntorch = package("snntorch")
-    torch.manual_seed(0)
-    theirs = snntorch.RLeaky(beta=0.75, linear_features=N, reset_mechanism=reset, reset_delay=late)
-    project = nn.Linear(I, N, bias=False)
-    round_weights(theirs)
-    round_weights(project)
-    with torch.no_grad():
-        theirs.recurrent.bias.zero_()
-    layer = kind(I, N, dynamics=dynamics, alpha=0.75)
-    _copied(layer, project.weight, theirs.recurrent.weight)
-    spikes = membrane = torch.zeros(B, N)
-    inputs, out = _inputs(), []
-    for x in inputs:
-        spikes, membrane = theirs(project(x), spikes, membrane)
-        out.append(spikes)
-    _same(layer(inputs)[0], torch.stack(out), inputs)
+# ------------------------------------------------------------------------------ beside the packages
+def _norse() -> dict[str, Any]:
+    layer = package("norse.torch").LIFRecurrent(I, N, dt=0.001)
+    p = layer.p
+    return {"alpha": 1 - layer.dt * p.tau_mem_inv, "sigma": 1 - layer.dt * p.tau_syn_inv,
+            "threshold": p.v_th - p.v_leak, "autapses": layer.autapses}
 
 
-@pytest.mark.parametrize(("reset", "dynamics"), [("MembraneSubtract", "sinabs_sub"),
-                                                 ("MembraneReset", "sinabs_zero")])
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_sinabs(adaptive: bool, reset: str, dynamics: str) -> None:
-    layers = package("sinabs.layers")
-    activation = importlib.import_module("sinabs.activation")
-    torch.manual_seed(0)
-    project, recurrent = nn.Linear(I, N, bias=False), nn.Linear(N, N, bias=False)
-    with torch.no_grad():
-        project.weight.mul_(8)
-    round_weights(project)
-    round_weights(recurrent)
-    values = {"tau_mem": torch.tensor(8.0), "rec_connect": recurrent,
-              "spike_fn": activation.SingleSpike, "reset_fn": getattr(activation, reset)()}
-    if adaptive:
-        theirs = layers.ALIFRecurrent(**values, tau_adapt=torch.tensor(15.0))
-        layer: Any = ALIF(I, N, dynamics=dynamics, tau_mem=8.0, tau_adapt=15.0)
-    else:
-        theirs = layers.LIFRecurrent(**values)
-        layer = LIF(I, N, dynamics=dynamics, tau_mem=8.0)
-    _copied(layer, project.weight, recurrent.weight)
-    x = _inputs()
-    _same(layer(x)[0], theirs(project(x).transpose(0, 1)).transpose(0, 1), x)
+def _snntorch() -> dict[str, Any]:
+    return {"threshold": package("snntorch").RLeaky(beta=0.75, linear_features=N).threshold}
 
 
-@pytest.mark.parametrize(("reset", "detach", "dynamics"), [
-    (0.0, False, "sj_hard"), (None, False, "sj_soft"), (0.0, True, "sj_hard_det"),
-    (None, True, "sj_soft_det")])
-@pytest.mark.parametrize("kind", [ALIF, LIF])
-def test_spikingjelly(kind: Any, reset: float | None, detach: bool, dynamics: str) -> None:
-    neuron = package("spikingjelly.activation_based.neuron")
-    layers = importlib.import_module("spikingjelly.activation_based.layer")
-    torch.manual_seed(0)
-    node = neuron.LIFNode(v_reset=reset, detach_reset=detach)
-    theirs = layers.LinearRecurrentContainer(node, N, N, bias=True)
-    project = nn.Linear(I, N, bias=False)
-    round_weights(theirs)
-    round_weights(project)
-    with torch.no_grad():
-        theirs.rc.weight.mul_(2)
-        project.weight.mul_(4)
-        theirs.rc.bias.fill_(0.25)
-    layer = kind(I, N, dynamics=dynamics)
-    weight, inputs = theirs.rc.weight.double(), _inputs()
-    _copied(layer, weight[:, :N] @ project.weight.double(), weight[:, N:], theirs.rc.bias)
-    _same(layer(inputs)[0], torch.stack([theirs(project(x)) for x in inputs]), inputs)
+def _sinabs() -> dict[str, Any]:
+    given = inspect.signature(package("sinabs.layers").ALIFRecurrent).parameters
+    return {"beta": given["adapt_scale"].default, "threshold": given["spike_threshold"].default}
 
 
-# ------------------------------------------------------------- beside a loop of a published program
-def test_yin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their adaptation starts at the threshold, which is a state of ours."""
-    monkeypatch.setattr(papers, "b_j0_value", 0.01)
-    monkeypatch.setattr(papers, "beta_value", 1.8)
-    torch.manual_seed(0)
-    theirs = papers.SpikeRNN(I, N).double()
-    theirs.set_neuron_state(B)
-    layer = ALIF(I, N, dynamics="srnn", tau_mem=theirs.tau_m, tau_adapt=theirs.tau_adp,
-                 dtype=torch.float64)
-    _copied(layer, theirs.dense.weight, theirs.recurrent.weight,
-            theirs.dense.bias + theirs.recurrent.bias)
-    x = _inputs(torch.float64)
-    want = torch.stack([theirs(x_t)[1] for x_t in x])
-    zero = torch.zeros(1, B, N, dtype=torch.float64)
-    _same(layer(x, State(zero, zero + 0.01, zero, zero, zero[None]))[0], want, x, 1e-12)
+def _spikingjelly() -> dict[str, Any]:
+    node = package("spikingjelly.activation_based.neuron").LIFNode()
+    return {"alpha": 1 - 1 / node.tau, "threshold": node.v_threshold}
+
+
+MAKERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "norse_lif": _norse, "snntorch": _snntorch, "sinabs": _sinabs, "sj": _spikingjelly,
+    "srnn": lambda: {"threshold": 0.01, "beta": 1.8, "tau_mem": 20.0, "tau_adapt": 200.0}}
+
+
+@pytest.mark.parametrize("dynamics", [name for name in MODELS if name.startswith(tuple(MAKERS))])
+def test_numbers_of_the_makers(dynamics: str) -> None:
+    """test_models_of_packages.py compares spikes and gradients, with numbers that are given."""
+    own = find_defaults(dynamics, "ALIF")
+    (maker,) = (name for name in MAKERS if dynamics.startswith(name))
+    wanted = {"refractory": 0, "autapses": True, "threshold": 1.0} | MAKERS[maker]()
+    if dynamics == "snntorch_sub_now":
+        wanted["beta"] = None
+    for name, value in wanted.items():
+        found = own[name]
+        found = found.decay(1.0) if isinstance(found, Rate) else found
+        assert found == (value if value is None else pytest.approx(float(value))), name
