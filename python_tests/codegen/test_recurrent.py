@@ -1,4 +1,4 @@
-"""functional.recurrent by each route, against a loop for each sequence."""
+"""functional.recurrent by each route, against its loop."""
 import os
 import warnings
 from contextlib import nullcontext
@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from any_neurons import ADAPTIVE, ANALOG, NEURONS, one_by_one
+from any_neurons import ADAPTIVE, ANALOG, NEURONS
 from lsnn_ext import Neuron, NeuronState, _ops, use_reference
 from lsnn_ext.codegen import cache
 from lsnn_ext.codegen import call as codegen_call
-from lsnn_ext.functional import pack_spikes, recurrent
+from lsnn_ext.functional import recurrent
 
-T, B, N, I = 11, 3, 5, 4
+T, B, N = 11, 3, 5
 INTERPRETED: dict[str, dict[Any, Any]] = {name: {} for name in NEURONS}  # kernels that are kept
 
 
@@ -68,8 +68,7 @@ def case(name: str, delays: str = "none", has_state: bool = False) -> dict[str, 
     torch.manual_seed(0)
     _, K, states = NEURONS[name]
     one = (N, N) if K == 1 else (K, N, N)
-    delay: Any = {"none": 0, "one": 2, "each": torch.randint(0, 4, one), "own": [0, 3],
-                  "square": torch.randint(0, 4, (N, N))}[delays]
+    delay: Any = {"none": 0, "one": 2, "each": torch.randint(0, 4, one), "own": [0, 3]}[delays]
     found = {"x": leaf(T, B, K, N, scale=3.0), "delay": delay,
              "w": leaf(*((2, *one) if delays == "own" else one)),
              "coefficients": {n: c.double().requires_grad_() if isinstance(c, Tensor) else c
@@ -88,13 +87,10 @@ def run(name: str, given: dict[str, Any], **more: Any) -> Any:
                      **given["coefficients"], **more)
 
 
-def expected(name: str, given: dict[str, Any], lengths: list[int] | None = None) -> Any:
-    neuron, K, states = NEURONS[name]
-    state = given["state"]
-    first = None if state is None else (list(state.states.values()), state.z)
-    return one_by_one(neuron.step, K, given["x"], given["w"], given["delay"], len(states),
-                      {**neuron.coefficients, **given["coefficients"]},
-                      [T] * B if lengths is None else lengths, first)
+def loop(name: str, given: dict[str, Any]) -> Any:
+    """As run, with traces; fuzz/test_random_neurons.py compares it with a loop of its own."""
+    with use_reference():
+        return run(name, given, trace=True)
 
 
 def leaves(given: dict[str, Any]) -> list[Tensor]:
@@ -104,28 +100,27 @@ def leaves(given: dict[str, Any]) -> list[Tensor]:
             if isinstance(one, Tensor)]
 
 
-def compare(name: str, given: dict[str, Any], out: Any, wanted: Any) -> None:
-    """Results, and the gradients of a sum that weights all of them."""
-    spikes, state, traces = out
-    found = [spikes, *state.states.values(), state.z, *traces.values()]
-    z, states, past, every = wanted
-    reference = [z, *states, past, *every]
-    assert list(traces) == list(state.states) == list(NEURONS[name][2])
-    torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
-    weights = [torch.randn_like(one) for one in reference]
+def compare(name: str, given: dict[str, Any], *calls: Any) -> None:
+    """Results of two calls, and the gradients of a sum that weights all of them."""
+    found = []
+    for spikes, state, traces in calls:
+        assert list(traces) == list(state.states) == list(NEURONS[name][2])
+        found.append([spikes, *state.states.values(), state.z, *traces.values()])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    weights = [torch.randn_like(one) for one in found[0]]
     grads = [torch.autograd.grad(sum((o * w).sum() for o, w in zip(outs, weights, strict=True)),
                                  leaves(given), allow_unused=True, materialize_grads=True)
-             for outs in (found, reference)]
+             for outs in found]
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("has_state", [False, True])
 @pytest.mark.parametrize("delays", ["none", "one", "each", "own"])
 @pytest.mark.parametrize("name", NEURONS)
-def test_equals_a_loop_for_each_sequence(name: str, delays: str, has_state: bool, route: str,
-                                         operators: list[str]) -> None:
+def test_equals_the_loop(name: str, delays: str, has_state: bool, route: str,
+                         operators: list[str]) -> None:
     given, known = case(name, delays, has_state), len(NEURONS[name][0].kernels)
-    compare(name, given, run(name, given, trace=True), expected(name, given))
+    compare(name, given, run(name, given, trace=True), loop(name, given))
     is_new = len(NEURONS[name][0].kernels) > known
     # a GPU has no interpreter
     is_loop = route == "loop" or route == "interpreted" and not _ops.has_cpu_kernels(given["x"])
@@ -134,67 +129,6 @@ def test_equals_a_loop_for_each_sequence(name: str, delays: str, has_state: bool
     if route != "loop":
         made = [kernel for _, kernel in NEURONS[name][0].kernels.values()]
         assert made and all(kernel.is_compiled == (route == "compiled") for kernel in made)
-
-
-@pytest.mark.parametrize("lengths", [[11, 4, 0], [0, 11, 7], [11, 11, 11]])
-@pytest.mark.parametrize("name", NEURONS)
-def test_sequences_end_early(name: str, lengths: list[int], route: str) -> None:
-    given = case(name, "each", True)
-    wanted = expected(name, given, lengths)
-    with torch.no_grad():
-        for b, n in enumerate(lengths):
-            given["x"][n:, b] = torch.nan
-    compare(name, given, run(name, given, trace=True, lengths=lengths), wanted)
-
-
-@pytest.mark.parametrize("name", NEURONS)
-def test_a_state_goes_on(name: str, route: str) -> None:
-    given = case(name, "each")
-    whole, end, _ = run(name, given, trace=True)
-    first, state = run(name, {**given, "x": given["x"][:5]})
-    second, after = run(name, {**given, "x": given["x"][5:], "state": state})
-    torch.testing.assert_close(torch.cat([first, second]), whole)
-    for part in end.states:
-        torch.testing.assert_close(after.states[part], end.states[part])
-    assert torch.equal(after.z, end.z)
-
-
-@pytest.mark.parametrize(("delay", "checkpoint"), [
-    ("square", None), ("one", None), ("one", 3), ("one", "1 GB")])
-def test_one_delay_serves_all_currents(delay: str, checkpoint: Any, route: str) -> None:
-    """And checkpoints change nothing."""
-    given = case("branches", delay)
-    compare("branches", given, run("branches", given, trace=True, checkpoint_every=checkpoint),
-            expected("branches", given))
-
-
-def test_autapses_and_sparse_gradients(route: str) -> None:
-    given = case("branches", "each")
-    with torch.no_grad():
-        given["w"][given["w"].abs() < 0.5] = 0.0
-    masked = {**given, "w": given["w"] * (1 - torch.eye(N, dtype=torch.float64))}
-    out = run("branches", given, trace=True, autapses=False)
-    compare("branches", given, out, expected("branches", masked))
-    spikes, _ = run("branches", given, sparse_grad="existing")
-    (g,) = torch.autograd.grad(spikes.sum(), given["w"])
-    assert bool((g[given["w"] == 0] == 0).all()) and bool(g.any())
-
-
-@pytest.mark.parametrize("name", ["adaptive", "branches"])
-def test_projection(name: str, route: str) -> None:
-    given, K = case(name), NEURONS[name][1]
-    inputs = (torch.rand(T, B, I) < 0.4).double().requires_grad_()
-    several = (K,) if K > 1 else ()
-    w_in, bias = leaf(*several, N, I, scale=3.0), leaf(*several, N)
-    given["x"] = torch.einsum("tbi,kni->tbkn", inputs, w_in.view(K, N, I)) + bias.view(K, N)
-    wanted = expected(name, given)[0]
-    for x in (inputs, pack_spikes(inputs)):
-        spikes, _ = recurrent(x, given["w"], NEURONS[name][0], w_in=w_in, bias=bias,
-                              **given["coefficients"])
-        torch.testing.assert_close(spikes, wanted)
-        parts = (inputs, w_in, bias)
-        torch.testing.assert_close(torch.autograd.grad(spikes.sum(), parts),
-                                   torch.autograd.grad(wanted.sum(), parts, retain_graph=True))
 
 
 @pytest.mark.parametrize("more", [{}, {"checkpoint_every": 16}, {"lengths": [70] * 9 + [33, 0]},
@@ -224,7 +158,7 @@ def test_no_recurrence_and_no_gradient(route: str) -> None:
     given = case("adaptive")
     given["w"] = None
     spikes, state = run("adaptive", given)
-    torch.testing.assert_close(spikes, expected("adaptive", given)[0])
+    torch.testing.assert_close(spikes, loop("adaptive", given)[0])
     assert state.z.shape == (1, B, N) and spikes.requires_grad
     with torch.no_grad():
         again, _ = run("adaptive", given)
@@ -258,28 +192,6 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, route: str) -
     with torch.autocast("cpu", dtype=torch.bfloat16):
         again, _ = recurrent(x.float().squeeze(2), w, ADAPTIVE, **c)
     assert torch.equal(again, wanted)
-
-
-def test_inputs_that_are_not_contiguous(route: str) -> None:
-    given = case("adaptive", "each", True)
-    state = given["state"]
-    given["x"] = leaf(N, B, T, scale=3.0).permute(2, 1, 0).unsqueeze(2)
-    given["w"] = given["w"].detach().t().contiguous().t().requires_grad_()
-    given["state"] = NeuronState({n: s.t().contiguous().t() for n, s in state.states.items()},
-                                 state.z)
-    torch.testing.assert_close(run("adaptive", given)[0], expected("adaptive", given)[0])
-
-
-def test_coefficients_of_every_kind(route: str) -> None:
-    given = case("adaptive")
-    given["coefficients"] = {"theta": torch.tensor([0.3], dtype=torch.float32, requires_grad=True)}
-    spikes, _ = run("adaptive", given)
-    wanted = expected("adaptive", {**given, "coefficients": {
-        "theta": given["coefficients"]["theta"].double()}})[0]
-    torch.testing.assert_close(spikes, wanted)
-    for one in (spikes, wanted):
-        (g,) = torch.autograd.grad(one.sum(), given["coefficients"]["theta"])
-        assert g.shape == (1,) and g.dtype == torch.float32 and bool(g)
 
 
 def test_second_derivatives_are_refused() -> None:

@@ -25,9 +25,9 @@ from torch.overrides import TorchFunctionMode
 
 from any_neuron_steps import Step, draw_step
 from fuzz_calls import Draw
-from lsnn_ext import Neuron
+from lsnn_ext import Neuron, use_reference
 from lsnn_ext.codegen.trace import StepError
-from lsnn_ext.functional import NeuronState, recurrent
+from lsnn_ext.functional import NeuronState, pack_spikes, recurrent
 
 STATES, GRADIENTS = 1e-12, 1e-9  # of the largest
 SINGLE = 2e-4  # gradients in float32
@@ -46,6 +46,7 @@ class Case(NamedTuple):
     keywords: dict[str, Any]  # delay, lengths, checkpoint_every, ...
     shown: tuple[bool, ...]  # of spikes, z, states and traces: whether the loss reads them
     is_dense: bool  # gradients of results that are not one expanded number
+    is_packed: bool  # x is given as bits
     T: int
     B: int
     N: int
@@ -158,7 +159,7 @@ def draw_case(seed: int, attempt: int) -> Case:
         keywords["sparse_grad"] = d.one_of("all", "all", "existing")
     if d.chance(0.4):
         for s in range(S):
-            leaves[f"s{s}"] = real(-1, 1, B, N)
+            leaves[f"s{s}"] = real(-1, 1, N, B).mT if d.chance(0.2) else real(-1, 1, B, N)
         past = (D + d.one_of(0, 0, 2), B, N)
         leaves["z"] = d.spikes(0.4, *past, dtype=dtype) if d.chance(0.6) else real(-1, 1, *past)
     numbers: dict[str, float] = {}
@@ -180,7 +181,8 @@ def draw_case(seed: int, attempt: int) -> Case:
             x.requires_grad_()
     shown = tuple(d.chance(0.7) for _ in range(2 + 2 * S))
     function = function_of(step.source, f"case {seed}, attempt {attempt}")
-    return Case(step, function, leaves, numbers, keywords, shown, d.chance(0.7), T, B, N)
+    is_packed = "w_in" in leaves and d.chance(0.5)
+    return Case(step, function, leaves, numbers, keywords, shown, d.chance(0.7), is_packed, T, B, N)
 
 
 # ----------------------------------------------------------------------------------- the plain loop
@@ -245,20 +247,34 @@ def _has_delay(case: Case, t: int) -> bool:
 
 
 # -------------------------------------------------------------------------------------- comparing
-def fused(case: Case) -> list[Tensor]:
-    leaves, K = case.leaves, case.step.currents
+def _call(case: Case, neuron: Neuron) -> list[Tensor]:
+    leaves = case.leaves
     state = NeuronState({f"s{s}": leaves[f"s{s}"] for s in range(case.step.states)},
                         leaves["z"]) if "z" in leaves else None
     given = {name: leaves[name] for name in ("w_in", "bias") if name in leaves}
     given |= {c.name: leaves[c.name] for c in case.step.coefficients if c.name in leaves}
+    x: Any = pack_spikes(leaves["x"]) if case.is_packed else leaves["x"]
+    if "lengths" in case.keywords and "w_in" not in given:  # the rest is not read
+        runs = torch.arange(case.T)[:, None] < torch.as_tensor(case.keywords["lengths"])
+        x = x.where(runs.view(case.T, case.B, *[1] * (x.dim() - 2)), torch.nan)
+    spikes, after, *traces = recurrent(x, leaves.get("w_rec"), neuron, state=state, **given,
+                                       **case.numbers, **case.keywords)
+    assert list(after.states) == [f"s{s}" for s in range(case.step.states)]
+    return [spikes, after.z, *after.states.values(), *(traces[0].values() if traces else ())]
+
+
+def fused(case: Case) -> list[Tensor]:
     neuron = Neuron(case.function)
-    out = recurrent(leaves["x"], leaves.get("w_rec"), neuron, state=state, **given,
-                    **case.numbers, **case.keywords)
+    found = _call(case, neuron)
     (_, kernel), = neuron.kernels.values()  # not the loop
     assert kernel.is_compiled == (os.environ.get("LSNN_COMPILE") != "0")
-    spikes, after = out[0], out[1]
-    assert K and list(after.states) == [f"s{s}" for s in range(case.step.states)]
-    return [spikes, after.z, *after.states.values(), *(out[2].values() if len(out) == 3 else ())]
+    return found
+
+
+def unfused(case: Case) -> list[Tensor]:
+    """The loop of recurrent."""
+    with use_reference():
+        return _call(case, Neuron(case.function))
 
 
 def _gradients(case: Case, values: list[Tensor]) -> dict[str, Tensor | None]:
@@ -272,15 +288,16 @@ def _gradients(case: Case, values: list[Tensor]) -> dict[str, Tensor | None]:
     if not wanted or not isinstance(loss, Tensor):
         return {}
     found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-    gradients = dict(zip(wanted, found, strict=True))
-    if case.keywords.get("sparse_grad") == "existing" and gradients.get("w_rec") is not None:
-        gradients["w_rec"] = gradients["w_rec"] * (case.leaves["w_rec"] != 0)
-    return gradients
+    return dict(zip(wanted, found, strict=True))
 
 
 def run(case: Case, function: Callable[[Case], list[Tensor]]) -> Outputs:
     values = function(case)
-    return Outputs([one.detach() for one in values], _gradients(case, values))
+    gradients = _gradients(case, values)
+    dense, is_sparse = gradients.get("w_rec"), case.keywords.get("sparse_grad") == "existing"
+    if function is loop and is_sparse and dense is not None:
+        gradients["w_rec"] = dense * (case.leaves["w_rec"] != 0)
+    return Outputs([one.detach() for one in values], gradients)
 
 
 def difference(case: Case, a: Outputs, b: Outputs, share: float = 1.0) -> str | None:
@@ -344,7 +361,8 @@ def judge(seed: int) -> Judged:
         if not all(bool((one.abs() < 1e30).all()) for one in values):
             continue
         try:
-            fault = difference(case, run(case, fused), wanted)
+            fault = (difference(case, run(case, fused), wanted)
+                     or difference(case, run(case, unfused), wanted))
         except StepError as error:  # what no program can express
             refused.append(f"case {seed}, attempt {attempt}: {error}")
             continue
