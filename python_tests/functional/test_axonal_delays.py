@@ -8,7 +8,7 @@ from torch import Tensor
 
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES
 from cases import Case, build
-from compare import assert_all_same, assert_same, assert_same_runs, changed
+from compare import assert_all_same, assert_same, changed
 from lsnn_ext import functional, use_reference
 from operator_calls import call_all_operators, needs_compiled
 from surrogates import Triangle
@@ -83,21 +83,6 @@ def test_a_kernel_equals_a_matrix_for_each_delay() -> None:
     assert_all_same(gradients, of_spread, tolerance=1e-11)
 
 
-@pytest.mark.parametrize("delay", ["kernel", "each"])
-@pytest.mark.parametrize("sparse_grad", ["all", "existing"])
-@pytest.mark.parametrize("autapses", [True, False])
-@pytest.mark.parametrize("density", [1.0, 0.03])
-def test_options_against_the_reference(delay: str, sparse_grad: str, autapses: bool,
-                                       density: float) -> None:
-    problem = build(Case("", T=50, B=17, N=65, delay=delay, mask=True, lengths="any"), dyadic=True)
-    problem.fixed |= {"sparse_grad": sparse_grad, "autapses": autapses}
-    keep = torch.rand(65, 65, generator=torch.Generator().manual_seed(0)) < density
-    problem.leaves["w"] = problem.leaves["w"] * keep
-    found = problem.run(functional.alif)
-    with use_reference():
-        assert_same_runs(found, problem.run(functional.alif), tolerance=1e-11)
-
-
 def test_a_mask_drops_the_rows_of_neurons() -> None:
     """A mask that is the same for all sequences equals rows of weights that are 0."""
     arguments = build(Case("", T=40, B=4, N=20, delay="each")).arguments()
@@ -145,27 +130,6 @@ def test_any_neuron(neuron: Any, has_kernel: bool) -> None:
         assert (got is None) == (want is None) == (name == "delay_kernel" and not has_kernel)
         if got is not None and want is not None:
             assert_same(name, got, want, tolerance=1e-11)
-
-
-def test_fused_projection_and_bits() -> None:
-    """Inputs as bits, a readout, checkpoints and bfloat16: as with a current."""
-    random = torch.Generator().manual_seed(5)
-    x = (torch.rand(40, 9, 50, generator=random) < 0.1).float()
-    w_in, w_rec, w_out, kernel = (torch.randint(-32, 32, shape, generator=random) / 64
-                                  for shape in ((33, 50), (33, 33), (4, 33), (3, 33)))
-    mask = torch.rand(9, 33, generator=random) < 0.7
-    options: dict[str, Any] = {"alpha": 0.9, "theta": 0.05, "delay": DELAYS, "recurrent_mask": mask}
-    wanted: Any = None
-    for given in (x, functional.pack_spikes(x)):
-        for more in ({}, {"checkpoint_every": 16}):
-            leaves = [one.clone().requires_grad_() for one in (w_in, w_rec, w_out, kernel)]
-            out = functional.layer(given, leaves[0], leaves[1], w_out=leaves[2], k_out=0.9,
-                                   delay_kernel=leaves[3], **options, **more)
-            out.readout.square().sum().backward()
-            found = [out.spikes.detach(), *(one.grad for one in leaves)]
-            wanted = wanted or found
-            assert torch.equal(found[0], wanted[0]) and bool(found[0].any())
-            assert_same("gradient", found[1:], wanted[1:], tolerance=1e-5)
 
 
 @needs_compiled

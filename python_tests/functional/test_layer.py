@@ -1,6 +1,5 @@
 """functional.layer, and functional.alif with a projection, equal projection, recurrence and readout
 in turn; checkpoints change no result."""
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from compare import VIEWS, assert_all_same, assert_same, changed
+from compare import assert_all_same, assert_same, changed
 from layers import FUSED, NEURON, B, I, N, O, T, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
 from lsnn_ext._core.arguments import resolve_checkpoint
-from lsnn_ext.functional import Layered, pack_spikes
 from operator_calls import Calls
 
 
@@ -32,15 +30,6 @@ def test_inside_is_as_apart(dtype: torch.dtype, share: float) -> None:
     assert 0.01 < float(want["spikes"].mean()) < 0.5
     assert torch.equal(got["spikes"], want["spikes"])
     assert_all_same(got, want, tolerance=1e-4)
-
-
-def test_real_inputs_and_no_bias() -> None:
-    given = problem(torch.float64)
-    given["x"] = given["x"] * torch.tensor([1.0, 0.5, -2.0, 0.25, 1.0]).repeat(5)[:I]
-    del given["bias"]
-    got, want = run(inside, given), run(apart, given)
-    assert torch.equal(got["spikes"], want["spikes"])
-    assert_all_same(got, want, tolerance=1e-7)
 
 
 @pytest.mark.parametrize("checkpoint_every", [1, 16, 33, 1000])
@@ -124,80 +113,6 @@ def test_reduced_precision() -> None:
         assert calls.last["alif_backward"].given["bf16_parts"] == parts
 
 
-# ---------------------------------------------------------------------------------------- gradients
-LEAVES = ("x", "w_in", "w_rec", "bias", "w_out", "readout_state")
-LEARN = [*((name,) for name in LEAVES), *(tuple(n for n in LEAVES if n != name) for name in LEAVES)]
-FORMS: dict[str, Callable[..., Layered]] = {
-    "numbers": inside, "bits": lambda x, **given: inside(pack_spikes(x), **given),
-    "checkpoints": partial(inside, checkpoint_every=16)}
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("learn", LEARN, ids="-".join)
-def test_whatever_learns(learn: tuple[str, ...], form: str) -> None:
-    """Each tensor alone, and all but one of them: what is frozen takes nothing from the others."""
-    given = problem(torch.float64)
-    with Calls() as calls:
-        got = run(FORMS[form], given, learn)
-    args = calls.forward[0].given
-    assert len(calls.forward) == 1
-    assert args["w_in"] is not None and args["w_out"] is not None
-    want = run(apart, given, learn)
-    assert all(bool(want[f"d {name}"].any()) for name in learn)
-    assert_same("spikes", got["spikes"], want["spikes"])
-    assert_all_same(got, want, tolerance=1e-11)
-
-
-@pytest.mark.parametrize("dynamics", ["lsnn", "srnn", "sinabs_sub"])
-@pytest.mark.parametrize("form", ["numbers", "checkpoints"])
-def test_smooth_spikes(form: str, dynamics: str) -> None:
-    """Spikes that are real numbers reach the readout, and its weights, as such."""
-    given = problem(torch.float64)
-    more: dict[str, Any] = {"dynamics": dynamics, "smooth": True}
-    with Calls() as calls:
-        got = run(partial(FORMS[form], **more), given)
-    assert calls.forward[0].given["w_out"] is not None
-    want = run(partial(apart, **more), given)
-    partly = (want["spikes"] != 0) & (want["spikes"] != 1)
-    assert 0.01 < float(partly.double().mean())
-    assert_all_same(got, want, tolerance=1e-10)
-
-
-# ------------------------------------------------------------------------------------------ layouts
-@pytest.mark.parametrize(("name", "layout"), [
-    *((name, "strided") for name in LEAVES),
-    *((name, "swapped") for name in LEAVES if name != "bias")])
-def test_tensors_in_any_layout(name: str, layout: str) -> None:
-    given = problem(torch.float64)
-    want = run(inside, given)
-    with Calls() as calls:
-        got = run(lambda **leaves: inside(**(leaves | {name: VIEWS[layout](leaves[name])})), given)
-    args = calls.forward[0].given
-    assert args["w_in"] is not None and args["w_out"] is not None
-    assert_same("spikes", got["spikes"], want["spikes"])
-    assert_all_same(got, want, tolerance=1e-12)
-
-
-@pytest.mark.parametrize("name", ["readout", "readout_state", "spikes"])
-@pytest.mark.parametrize("layout", VIEWS)
-def test_gradients_in_any_layout(layout: str, name: str) -> None:
-    """Gradients that arrive need not be contiguous, as those of a sum over a row."""
-    leaves = {key: value.requires_grad_() for key, value in problem(torch.float64).items()}
-    output = getattr(inside(**leaves), name)
-    drawn = torch.randn(output.shape, generator=torch.Generator().manual_seed(4),
-                        dtype=torch.float64)
-    arriving = VIEWS[layout](drawn)
-    assert not arriving.is_contiguous()
-    got, want = (torch.autograd.grad(output, list(leaves.values()), g, retain_graph=True,
-                                     allow_unused=True)
-                 for g in (arriving, arriving.contiguous()))
-    for key, one, other in zip(leaves, got, want, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None and other is not None:
-            assert_same(key, one, other)
-    assert want[0] is not None and bool(want[0].any())
-
-
 # ------------------------------------------------------------------------------------------- biases
 HALF = [torch.bfloat16, torch.float16]
 
@@ -251,55 +166,13 @@ def test_biases_of_modules_in_half_precision(kind: str, dtype: torch.dtype) -> N
 
 
 # ------------------------------------------------------------------------- alif with a projection
-KEYS = ("x", "w_in", "w_rec", "bias")
-
-
-def _project(x: Tensor, w_in: Tensor, w_rec: Tensor, bias: Tensor | None = None,
-             **neuron: Any) -> Layered:
-    spikes, state, *traces = functional.alif(x, w_rec, w_in=w_in, bias=bias, **NEURON, **neuron)
-    assert [trace.v.shape for trace in traces] == [spikes.shape] * neuron.get("trace", False)
-    return Layered(spikes, state, None, None, None)
-
-
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-@pytest.mark.parametrize("share", [0.1, 1.0], ids=["events", "dense"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("steps", [3, T], ids=["short", "long"])
-def test_alif_equals_a_layer_and_its_parts(steps: int, dtype: torch.dtype, share: float,
-                                           bias: bool) -> None:
-    drawn = problem(dtype, share)
-    given = {name: drawn[name] for name in KEYS[: 4 if bias else 3]} | {"x": drawn["x"][:steps]}
-    got = run(_project, given)
-    assert steps < T or bool(got["spikes"].any())
-    assert_all_same(got, run(inside, given))
-    assert_all_same(got, run(apart, given), tolerance=1e-5 if dtype == torch.float32 else 1e-12)
-
-
 @pytest.mark.parametrize(("share", "fused"), [(0.1, True), (1.0, False)])
 def test_alif_takes_the_ways_of_a_layer(share: float, fused: bool) -> None:
     drawn = problem(torch.float32, share)
     with Calls() as calls:
-        _project(drawn["x"], drawn["w_in"], drawn["w_rec"])
+        functional.alif(drawn["x"], drawn["w_rec"], w_in=drawn["w_in"], **NEURON)
     call, = calls.forward
     assert (call.given.get("w_in") is not None) == fused
-
-
-@pytest.mark.parametrize("neuron", [
-    {"trace": True}, {"lengths": torch.arange(B) * 3}, {"checkpoint_every": 16},
-    {"state": functional.State(*(torch.full((B, N), 0.25) for _ in range(4)),
-                               torch.ones(1, B, N))}], ids=lambda neuron: next(iter(neuron)))
-def test_alif_with_other_arguments(neuron: dict[str, Any]) -> None:
-    drawn = problem(torch.float32)
-    given = {name: drawn[name] for name in KEYS}
-    assert_all_same(run(partial(_project, **neuron), given), run(partial(apart, **neuron), given),
-                    tolerance=1e-5)
-
-
-def test_alif_takes_spikes_as_bits() -> None:
-    given = problem(torch.float32)
-    w_in, w_rec = given["w_in"], given["w_rec"]
-    got, want = (_project(x, w_in, w_rec) for x in (pack_spikes(given["x"]), given["x"]))
-    assert_same("spikes", got.spikes, want.spikes)
 
 
 BAD = [

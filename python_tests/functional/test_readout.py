@@ -61,24 +61,6 @@ def test_threads_change_nothing() -> None:
     assert_same("threads", *found)
 
 
-@pytest.mark.parametrize("layout", ["swapped", "strided", "expanded"])
-def test_any_layout(layout: str) -> None:
-    """Of x and p, and of the gradients."""
-    x, p, g, g_last = (
-        drawn(6, 4, 5), drawn(4, 5, seed=1), drawn(6, 4, 5, seed=2), drawn(4, 5, seed=3))
-    change: Callable[[Tensor], Tensor] = {
-        "swapped": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
-        "strided": lambda t: t.repeat_interleave(2, -1)[..., ::2],
-        "expanded": lambda t: t[..., :1].expand(t.shape)}[layout]
-    found = []
-    for form in (change, lambda t: change(t).contiguous()):
-        a, b = form(x).requires_grad_(), form(p).requires_grad_()
-        operator = torch.ops.lsnn.leaky_readout if _ops.available else reference.leaky_readout
-        results = operator(a, b, K)
-        found.append([*results, *torch.autograd.grad(results, (a, b), (form(g), form(g_last)))])
-    assert_same(layout, *found)
-
-
 @pytest.mark.parametrize("k", [0, 1, 0.0, 1.0])
 def test_ends_of_the_range(k: float) -> None:
     x, p = drawn(4, 2, 3), drawn(2, 3, seed=1)
@@ -91,50 +73,6 @@ def test_large_numbers_are_read_as_they_are() -> None:
     """No threshold stands behind it that a readout could reach."""
     all_p, _ = _alone(torch.full((3, 1, 2), 3e38), torch.full((1, 2), 3e38), 0.5)
     assert_same("all", all_p, torch.full((3, 1, 2), 3e38))
-
-
-@needs_compiled
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_same_bits_as_the_readout_inside(dtype: torch.dtype) -> None:
-    """Spikes with weights that are multiples of 2^-10: the sum in front is exact in any order."""
-    torch.manual_seed(0)
-    x = (torch.rand(50, 9, 30) < 0.2).to(dtype)
-    w_in, w_out = (
-        (torch.randn(shape) * 1024).round().div(1024).to(dtype) for shape in ((40, 30), (10, 40)))
-    p, neuron = drawn(9, 10, dtype=dtype), {"alpha": 0.9, "theta": 0.5}
-    out = functional.layer(x, w_in, None, w_out=w_out, k_out=K, readout_state=p, **neuron)
-    assert out.spikes is not None and 0.01 < float(out.spikes.mean()) < 0.9
-    all_p, last = functional.leaky_readout(out.spikes, w_out, K, p)
-    assert_same("all", all_p, out.readout)
-    assert_same("last", last, out.readout_state)
-
-
-@needs_compiled
-@pytest.mark.parametrize("lengths", [None, torch.tensor([50, 3, 0, 20, 50])], ids=["all", "each"])
-@pytest.mark.parametrize("outputs", [10, 300])  # inside of a GPU's kernels, and too many for them
-@pytest.mark.parametrize("spikes", [True, False])
-def test_a_bias_is_added_to_the_readout(spikes: bool, outputs: int, lengths: Tensor | None) -> None:
-    x = (drawn(50, 5, 30) < -0.8).double()
-    w_in, w_rec, w_out, b_out, p = (
-        drawn(*shape, seed=seed).mul(1024).round().div(4096).requires_grad_() for seed, shape in
-        enumerate([(40, 30), (40, 40), (outputs, 40), (outputs,), (5, outputs)]))
-    neuron: dict[str, Any] = {"alpha": 0.9, "theta": 0.5, "lengths": lengths}
-    found = []
-    for inside in (True, False):
-        more = {"w_out": w_out, "k_out": K, "b_out": b_out, "readout_state": p} if inside else {}
-        out = functional.layer(x, w_in, w_rec, spikes=spikes or not inside, **more, **neuron)
-        y, last, z = out.readout, out.readout_state, out.spikes
-        assert (z is not None) == (spikes or not inside)
-        if not inside:
-            y, last = functional.leaky_readout(z, w_out, K, p, lengths)
-            y = y + b_out
-            if lengths is not None:
-                y = y.masked_fill((torch.arange(50)[:, None] >= lengths)[..., None], 0.0)
-        loss = (y * drawn(*y.shape, seed=7)).sum() + (last * drawn(*last.shape, seed=8)).sum()
-        if spikes:
-            loss = loss + (z * drawn(*z.shape, seed=9)).sum()
-        found.append([y, last, *torch.autograd.grad(loss, (w_in, w_rec, w_out, b_out, p))])
-    assert_same("y, last, w_in, w_rec, w_out, b_out, p", *found, tolerance=1e-12)
 
 
 @pytest.mark.parametrize(("more", "message"), [
@@ -165,14 +103,6 @@ def test_operators_are_each_others_derivative() -> None:
     for operator in (torch.ops.lsnn.leaky_readout, torch.ops.lsnn.leaky_readout_backward):
         assert gradcheck(lambda a, b, op=operator: op(a, b, K), (x, p))
         assert gradgradcheck(lambda a, b, op=operator: op(a, b, K), (x, p))
-
-
-@pytest.mark.parametrize("which", [0, 1], ids=["all", "last"])
-def test_gradient_from_one_result(which: int) -> None:
-    x, p = drawn(5, 2, 3).requires_grad_(), drawn(2, 3, seed=1).requires_grad_()
-    got, want = (torch.autograd.grad(readout(x, p, K)[which].square().sum(), (x, p))
-                 for readout in (_alone, reference.leaky_readout))
-    assert_same("gradient", got, want, tolerance=1e-14)
 
 
 @needs_compiled

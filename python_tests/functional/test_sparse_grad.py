@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compare import assert_all_same, assert_same
-from lsnn_ext import ALIF, LIF, LSNN, _ops, functional, init, optim, reference
+from lsnn_ext import ALIF, LIF, LSNN, functional, init, optim, reference
 from module_kinds import run_steps
 from operator_calls import needs_compiled
 
@@ -28,20 +28,11 @@ def _layer(form: str, N: int, density: float, dtype: torch.dtype) -> tuple[Tenso
     return w, (0, 2, 5) if form == "matrices" else 1
 
 
-def _run(alif: Any, x: Tensor, w: Tensor, delay: Any, sparse_grad: str,
-         **more: Any) -> dict[str, Tensor]:
+def _run(x: Tensor, w: Tensor, delay: Any, sparse_grad: str) -> dict[str, Tensor]:
     x, w = x.clone().requires_grad_(), w.detach().clone().requires_grad_()
-    spikes, state = alif(x, w, delay=delay, sparse_grad=sparse_grad, **K, **more)[:2]
+    spikes, state = functional.alif(x, w, delay=delay, sparse_grad=sparse_grad, **K)
     (spikes.square().sum() + state.v.sum()).backward()
     return {"spikes": spikes.detach(), "d x": x.grad, "d w": w.grad}
-
-
-def _assert_masked(x: Tensor, w: Tensor, delay: Any, **more: Any) -> list[dict[str, Tensor]]:
-    """Results with the gradients of existing synapses, which are those of all, and of all."""
-    existing, of_all = (_run(functional.alif, x, w, delay, which, **more)
-                        for which in ("existing", "all"))
-    assert_all_same(existing, of_all | {"d w": torch.where(w == 0, 0.0, of_all["d w"])})
-    return [existing, of_all]
 
 
 @needs_compiled
@@ -52,42 +43,10 @@ def _assert_masked(x: Tensor, w: Tensor, delay: Any, **more: Any) -> list[dict[s
 def test_has_the_bits_of_all(form: str, N: int, density: float, dtype: torch.dtype) -> None:
     w, delay = _layer(form, N, density, dtype)
     x = torch.rand(25, 33, N, generator=torch.Generator().manual_seed(1), dtype=dtype) * 1.2
-    existing, of_all = _assert_masked(x, w, delay)
+    existing, of_all = (_run(x, w, delay, which) for which in ("existing", "all"))
+    assert_all_same(existing, of_all | {"d w": torch.where(w == 0, 0.0, of_all["d w"])})
     assert bool((of_all["d w"][w == 0] != 0).any()) == (density < 1)
     assert bool((existing["d w"] != 0).any()) == (density > 0)
-
-
-@needs_compiled
-@pytest.mark.parametrize("product", ["dense", "active", "sparse"])
-@pytest.mark.parametrize("form", FORMS)
-def test_however_the_product_is_made(form: str, product: str) -> None:
-    """Sparse and dense products give bitwise identical spikes."""
-    w, delay = _layer(form, 70, 0.12, torch.float64)
-    x = torch.rand(40, 5, 70, generator=torch.Generator().manual_seed(1)).double()
-    state = functional.alif(x, w, delay=delay, **K)[1]
-    with _ops.forced(product=product):
-        existing, _ = _assert_masked(x, w, delay, state=state)
-    plain = _run(reference.alif, x, w, delay, "existing", state=state)
-    assert_same("spikes", existing["spikes"], plain["spikes"])
-    assert_all_same(existing, plain, tolerance=1e-11)
-
-
-@needs_compiled
-@pytest.mark.parametrize("more", [
-    {"checkpoint_every": 16}, {"lengths": torch.tensor([40, 0, 17, 33])}, {"smooth": True},
-    {"trace": True, "surrogate": "arctan"}], ids=["checkpoints", "lengths", "smooth", "arctan"])
-@pytest.mark.parametrize("form", ["one", "delays"])
-def test_with_other_arguments(form: str, more: dict[str, Any]) -> None:
-    w, delay = _layer(form, 100, 0.1, torch.float32)
-    x = torch.rand(40, 4, 100, generator=torch.Generator().manual_seed(1))
-    assert bool(_assert_masked(x, w, delay, **more)[0]["d w"].any())
-
-
-@needs_compiled
-@pytest.mark.parametrize("sizes", [(0, 3), (5, 0)], ids=["no steps", "no items"])
-def test_of_nothing(sizes: tuple[int, int]) -> None:
-    w, delay = _layer("delays", 40, 0.1, torch.float32)
-    assert not _run(functional.alif, torch.zeros(*sizes, 40), w, delay, "existing")["d w"].any()
 
 
 # ------------------------------------------------------------------------------------------ modules

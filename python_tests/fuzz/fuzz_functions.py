@@ -29,7 +29,10 @@ def _recurrent(d: Draw, N: int, dtype: torch.dtype) -> tuple[Tensor | None, list
         return None, None
     delays = sorted(d.random.sample(range(4), d.one_of(1, 2, 3))) if d.chance(0.15) else None
     shape = (N, N) if delays is None else (len(delays), N, N)
-    return _leaf(d, d.real(-0.4, 0.4, *shape, dtype=dtype), 0.6), delays
+    w_rec = d.real(-0.4, 0.4, *shape, dtype=dtype)
+    if w_rec.numel() <= MOST and d.chance(0.4):
+        w_rec = w_rec * d.spikes(0.2, *shape, dtype=dtype)
+    return _leaf(d, w_rec, 0.6), delays
 
 
 def _neuron(d: Draw, T: int, B: int, N: int, dtype: torch.dtype, w_rec: Tensor | None,
@@ -68,12 +71,20 @@ def _neuron(d: Draw, T: int, B: int, N: int, dtype: torch.dtype, w_rec: Tensor |
 
 
 def alif(d: Draw) -> Call:
-    T, B, N, _, _ = d.sizes().values()
+    T, B, N, I, _ = d.sizes().values()
     dtype = d.one_of(torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    current = _leaf(d, d.real(-1, 2, T, B, N, dtype=dtype))
+    current: Any = _leaf(d, d.real(-1, 2, T, B, N, dtype=dtype))
+    projection: dict[str, Tensor] = {}
+    if d.chance(0.3):
+        current = _leaf(d, d.spikes(d.one_of(0.1, 0.9), T, B, I, dtype=dtype))
+        if T * B * I <= MOST and d.chance(0.3):
+            current = functional.pack_spikes(current)
+        projection = {"w_in": _leaf(d, d.real(-1, 1, N, I, dtype=dtype))}
+        if d.chance(0.5):
+            projection["bias"] = _leaf(d, d.real(-0.2, 0.2, N, dtype=dtype))
     w_rec, delays = _recurrent(d, N, dtype)
     neuron = _neuron(d, T, B, N, torch.promote_types(dtype, torch.float32), w_rec, delays)
-    args = {"current": current, "w_rec": w_rec, **neuron}
+    args = {"current": current, "w_rec": w_rec, **projection, **neuron}
     return Call("functional.alif", functional.alif, args, gradients=True)
 
 
@@ -96,6 +107,8 @@ def layer(d: Draw) -> Call:
         args |= {"w_out": _leaf(d, d.real(-1, 1, O, N, dtype=dtype)), "k_out": 0.7}
         if d.chance(0.5):
             args["readout_state"] = _leaf(d, d.real(-1, 1, B, O, dtype=dtype))
+        if d.chance(0.3):
+            args["b_out"] = _leaf(d, d.real(-1, 1, O, dtype=dtype))
     neuron = _neuron(d, T, B, N, dtype, w_rec, delays)
     if args["spikes"] == "bits":
         neuron.pop("smooth", None)
@@ -119,6 +132,8 @@ def leaky_readout(d: Draw) -> Call:
     args = {"x": _leaf(d, x), "w_out": _leaf(d, w_out), "k": 0.9}
     if d.chance(0.5):
         args["p"] = _leaf(d, d.real(-1, 1, B, O, dtype=wide))
+    if B <= MOST and T < 1 << 31 and d.chance(0.3):
+        args["lengths"] = d.whole(T + 1, B)
     return Call("functional.leaky_readout", functional.leaky_readout, args, gradients=True)
 
 
