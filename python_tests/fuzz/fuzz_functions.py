@@ -88,6 +88,11 @@ def alif(d: Draw) -> Call:
     return Call("functional.alif", functional.alif, args, gradients=True)
 
 
+def _decay(d: Draw, O: int, dtype: torch.dtype) -> float | Tensor:
+    shape = d.one_of((), (O,))
+    return 0.7 if d.chance(0.6) else _leaf(d, d.real(0.3, 0.95, *shape, dtype=dtype), 0.7)
+
+
 def layer(d: Draw) -> Call:
     T, B, N, I, O = d.sizes().values()
     dtype = d.one_of(torch.float32, torch.float32, torch.float64)
@@ -104,7 +109,7 @@ def layer(d: Draw) -> Call:
     if d.chance(0.4):
         args["bias"] = _leaf(d, d.real(-0.2, 0.2, N, dtype=dtype))
     if d.chance(0.5):
-        args |= {"w_out": _leaf(d, d.real(-1, 1, O, N, dtype=dtype)), "k_out": 0.7}
+        args |= {"w_out": _leaf(d, d.real(-1, 1, O, N, dtype=dtype)), "k_out": _decay(d, O, dtype)}
         if d.chance(0.5):
             args["readout_state"] = _leaf(d, d.real(-1, 1, B, O, dtype=dtype))
         if d.chance(0.3):
@@ -129,7 +134,7 @@ def leaky_readout(d: Draw) -> Call:
     dtype = d.one_of(torch.float32, torch.float64, torch.bfloat16)
     wide = torch.promote_types(dtype, torch.float32)
     x, w_out = d.spikes(0.2, T, B, N, dtype=dtype), d.real(-1, 1, O, N, dtype=d.one_of(dtype, wide))
-    args = {"x": _leaf(d, x), "w_out": _leaf(d, w_out), "k": 0.9}
+    args = {"x": _leaf(d, x), "w_out": _leaf(d, w_out), "k": _decay(d, O, wide)}
     if d.chance(0.5):
         args["p"] = _leaf(d, d.real(-1, 1, B, O, dtype=wide))
     if B <= MOST and T < 1 << 31 and d.chance(0.3):

@@ -1,5 +1,4 @@
 """A readout whose time constant learns: values, gradients, forms of input, copies and files."""
-import contextlib
 import copy
 import math
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from compare import assert_same, through_file
 from lsnn_ext import LSNN, LeakyReadout, functional, reference, use_reference
 from module_kinds import run_steps
-from synaptic_readouts import B, N, O, T, drawn
+from synaptic_readouts import B, N, O, T
 from synaptic_readouts import spikes as fired
 
 TAU = "parametrizations.tau.original"
@@ -35,30 +34,6 @@ def _net(per_neuron: bool = True, **options: Any) -> LSNN:
 
 
 # ------------------------------------------------------------------------------------------- values
-@pytest.mark.parametrize("from_zero", [False, True])
-@pytest.mark.parametrize("each", [False, True], ids=["one", "each"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_values_and_gradients_are_those_of_the_loop(dtype: torch.dtype, each: bool,
-                                                    from_zero: bool) -> None:
-    k = torch.linspace(0.3, 0.95, O, dtype=dtype) if each else torch.tensor(0.9, dtype=dtype)
-    given = [drawn(T, B, N, dtype=dtype), drawn(O, N, dtype=dtype, seed=1), k,
-             *([] if from_zero else [drawn(B, O, dtype=dtype, seed=2)])]
-    weights, of_last = drawn(T, B, O, dtype=dtype, seed=3), drawn(B, O, dtype=dtype, seed=4)
-    found = []
-    for loop in (False, True):
-        leaves = [leaf.clone().requires_grad_() for leaf in given]
-        x, w, decay = leaves[:3]
-        p = None if from_zero else leaves[3]
-        y, last = reference.leaky_readout(x @ w.T, p, decay) if loop else (
-            functional.leaky_readout(x, w, decay, p))
-        loss = (y * weights).sum() + (last * of_last).sum()
-        found.append([y, last, *torch.autograd.grad(loss, leaves)])
-    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
-    for name, got, want in zip(("y", "last", "dx", "dw", "dk", "dp"), *found, strict=False):
-        assert want.any()
-        assert_same(name, got.detach(), want.detach(), tolerance=tolerance)
-
-
 @pytest.mark.parametrize("per_neuron", [False, True])
 def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
     """The same numbers, and the gradient of a step dt longer in tau."""
@@ -90,50 +65,6 @@ def test_a_network_whose_time_constant_is_a_tensor() -> None:
     got = net(x)
     assert_same("readout", got[0], want[0], tolerance=1e-12)
     assert_same("state", got[1].readout, want[1].readout, tolerance=1e-12)
-
-
-# Of a call of layer, what differs from a short one.
-ROUTES: dict[str, dict[str, Any]] = {
-    "short": {}, "events": {"N": 257}, "product": {"N": 257, "rate": 1.0},
-    "packed": {"N": 257, "packed": True}, "to-bits": {"N": 257, "spikes": "bits"},
-    "no-spikes": {"N": 257, "spikes": False}, "lengths": {"lengths": torch.arange(32)},
-    "bfloat16": {"dtype": torch.bfloat16}, "float64": {"dtype": torch.float64},
-    "reference": {"reference": True}}
-
-
-@pytest.mark.parametrize("shape", [(), (O,)], ids=str)
-@pytest.mark.parametrize("name", ROUTES)
-def test_a_layer_learns_the_decay_of_its_readout(name: str, shape: tuple[int, ...]) -> None:
-    """As the readout behind it, on every route."""
-    changes = {"N": 6, "rate": 0.1, "dtype": torch.float32, "spikes": True, **ROUTES[name]}
-    N, dtype, spikes = changes["N"], changes["dtype"], changes["spikes"]
-    x = (drawn(T, 32, 9).sigmoid() < changes["rate"]).to(dtype)
-    k = torch.full(shape, 0.8, requires_grad=True)
-    leaves = {"w_in": drawn(N, 9), "w_rec": drawn(N, N) / N, "w_out": drawn(O, N),
-              "b_out": drawn(O), "p": drawn(32, O).to(torch.promote_types(dtype, torch.float32))}
-    leaves = {key: (leaf if key == "p" else leaf.to(dtype)).requires_grad_()
-              for key, leaf in leaves.items()}
-    w_in, w_rec, w_out, b_out, p = leaves.values()
-    lengths = changes.get("lengths")
-    given = functional.pack_spikes(x) if "packed" in changes else x
-    neuron: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "lengths": lengths}
-    with use_reference() if "reference" in changes else contextlib.nullcontext():
-        out = functional.layer(given, w_in, w_rec, w_out=w_out, k_out=k, b_out=b_out,
-                               readout_state=p, spikes=spikes, **neuron)
-        z = functional.layer(given, w_in, w_rec, **neuron).spikes
-        y, last = functional.leaky_readout(z, w_out, k, p, lengths)
-    y = y + b_out
-    if lengths is not None:
-        y = y.masked_fill(torch.arange(T)[:, None, None] >= lengths[None, :, None], 0.0)
-    assert (out.spikes is None) == (spikes is not True)
-    assert out.packed is None or torch.equal(out.packed.numbers(), z)
-    assert z.any() and out.readout is not None and out.readout_state is not None
-    assert_same("readout", out.readout, y)
-    assert_same("last", out.readout_state, last)
-    got, want = (torch.autograd.grad(all_p.square().sum() + end.sum(), [k, *leaves.values()])
-                 for all_p, end in ((out.readout, out.readout_state), (y, last)))
-    assert bool(got[0].all())
-    assert_same(f"k, {', '.join(leaves)}", got, want, tolerance=1e-6)
 
 
 def test_a_network() -> None:
