@@ -17,27 +17,23 @@ T, B, I, N, M = 40, 9, 21, 100, 70
 NEURON: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.2}
 
 
-def weights(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def weights() -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> Tensor:
-        return (torch.randn(shape, generator=random) / shape[-1] ** 0.5).to(dtype).requires_grad_()
+        return (torch.randn(shape, generator=random) / shape[-1] ** 0.5).requires_grad_()
 
-    x = (torch.rand(T, B, I, generator=random) < 0.1).to(dtype).requires_grad_()
+    x = (torch.rand(T, B, I, generator=random) < 0.1).float().requires_grad_()
     return {"x": x, "in": drawn(N, I), "rec": drawn(N, N), "next": drawn(M, N), "bias": drawn(M),
             "again": drawn(M, M)}
 
 
-def two_layers(w: dict[str, Tensor], bits: bool, **more: Any) -> dict[str, Tensor]:
-    """Results of two layers and gradients of all tensors."""
-    first = layer(w["x"], w["in"] * 3, w["rec"], spikes="bits" if bits else True, **NEURON, **more)
-    between = first.packed if bits else first.spikes
-    second = layer(between, w["next"] * 3, w["again"], bias=w["bias"], **NEURON, **more)
-    assert second.spikes is not None and 0.002 < float(second.spikes.mean()) < 0.5
-    loss = (second.spikes * torch.linspace(-1, 1, M,
-                                           dtype=w["x"].dtype)).sum() + second.state.v.sum()
-    grads = torch.autograd.grad(loss, list(w.values()))
-    return {"spikes": second.spikes, "v": second.state.v, **dict(zip(w, grads, strict=True))}
+def two_layers(w: dict[str, Tensor]) -> None:
+    """A training step of two layers, with bits between them."""
+    first = layer(w["x"], w["in"] * 3, w["rec"], spikes="bits", **NEURON)
+    second = layer(first.packed, w["next"] * 3, w["again"], bias=w["bias"], **NEURON)
+    assert second.spikes is not None and 0.002 < float(second.spikes.detach().mean()) < 0.5
+    torch.autograd.grad(second.spikes.sum() + second.state.v.sum(), list(w.values()))
 
 
 def test_packing_and_unpacking() -> None:
@@ -58,21 +54,10 @@ def test_bits_are_where_they_should_be() -> None:
     assert pack_spikes(z).bits.flatten().tolist() == [8 - 2**31, 128]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("more", [{}, {"checkpoint_every": 16}, {"delay": 2, "refractory": 1}],
-                         ids=str)
-def test_two_layers(dtype: torch.dtype, more: dict[str, Any]) -> None:
-    with_numbers, with_bits = (two_layers(weights(dtype), bits, **more) for bits in (False, True))
-    # The projection of numbers that are so few runs in front of the operator and rounds otherwise
-    # in the gradients.
-    assert_same("spikes", with_bits["spikes"], with_numbers["spikes"])
-    assert_all_same(with_bits, with_numbers, tolerance=1e-5 if dtype == torch.float32 else 1e-12)
-
-
 def test_numbers_are_never_made() -> None:
     w = weights()
     with Calls() as calls:
-        two_layers(w, True)
+        two_layers(w)
     first, second = (call.given for call in calls.forward)
     spikes, *_, (_, bits, _, _) = calls.forward[0].result
     assert spikes.numel() == 0 and first["requested"] == {"bits", "saved"}
@@ -197,7 +182,7 @@ def test_errors() -> None:
 
 def test_operator_checks() -> None:
     with Calls() as calls:
-        two_layers(weights(), True)
+        two_layers(weights())
     for call in calls.forward:
         operator, args, _ = call
         requested = call.given["requested"]

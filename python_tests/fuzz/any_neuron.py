@@ -201,6 +201,8 @@ def _synapses(case: Case) -> list[Tensor]:
     """For each delay the weights (K, N, N), of which those of other delays are 0."""
     K, N, delay = case.step.currents, case.N, case.keywords.get("delay", 0)
     w = case.leaves["w_rec"]
+    if case.keywords["sparse_grad"] == "existing":
+        w = w.where(w != 0, 0.0)
     if not case.keywords["autapses"]:
         w = w * (1 - torch.eye(N, dtype=w.dtype))
     if isinstance(delay, list):
@@ -218,9 +220,9 @@ def loop(case: Case) -> list[Tensor]:
     states = [leaves.get(f"s{s}", torch.zeros(B, N, dtype=dtype)) for s in range(step.states)]
     D = 1 + max((t for t, _ in enumerate(synapses) if _has_delay(case, t)), default=0)
     past = leaves.get("z", torch.zeros(D, B, N, dtype=dtype))[:D].unbind(0)
-    coefficients = {name: value for name, value in case.numbers.items()}
-    coefficients |= {c.name: leaves[c.name].to(dtype).reshape(() if c.kind != "(N,)" else (N,))
-                     for c in step.coefficients if c.kind[0] == "("}
+    coefficients = case.numbers | {
+        c.name: leaves[c.name].to(dtype).reshape(() if c.kind != "(N,)" else (N,))
+        for c in step.coefficients if c.kind[0] == "("}
     lengths = torch.as_tensor(case.keywords.get("lengths", [T] * B))[:, None]
 
     rows: list[list[Tensor]] = []
@@ -251,8 +253,8 @@ def _call(case: Case, neuron: Neuron) -> list[Tensor]:
     leaves = case.leaves
     state = NeuronState({f"s{s}": leaves[f"s{s}"] for s in range(case.step.states)},
                         leaves["z"]) if "z" in leaves else None
-    given = {name: leaves[name] for name in ("w_in", "bias") if name in leaves}
-    given |= {c.name: leaves[c.name] for c in case.step.coefficients if c.name in leaves}
+    names = "w_in", "bias", *(one.name for one in case.step.coefficients)
+    given = {name: leaves[name] for name in names if name in leaves}
     x: Any = pack_spikes(leaves["x"]) if case.is_packed else leaves["x"]
     if "lengths" in case.keywords and "w_in" not in given:  # the rest is not read
         runs = torch.arange(case.T)[:, None] < torch.as_tensor(case.keywords["lengths"])
@@ -293,11 +295,7 @@ def _gradients(case: Case, values: list[Tensor]) -> dict[str, Tensor | None]:
 
 def run(case: Case, function: Callable[[Case], list[Tensor]]) -> Outputs:
     values = function(case)
-    gradients = _gradients(case, values)
-    dense, is_sparse = gradients.get("w_rec"), case.keywords.get("sparse_grad") == "existing"
-    if function is loop and is_sparse and dense is not None:
-        gradients["w_rec"] = dense * (case.leaves["w_rec"] != 0)
-    return Outputs([one.detach() for one in values], gradients)
+    return Outputs([one.detach() for one in values], _gradients(case, values))
 
 
 def difference(case: Case, a: Outputs, b: Outputs, share: float = 1.0) -> str | None:

@@ -17,7 +17,7 @@ from fuzz_calls import Call, Draw
 from fuzz_judge import _given, _tensors
 from fuzz_mutations import LAYOUTS, mapped
 from lsnn_ext import _ops, functional, use_reference
-from operator_calls import needs_compiled
+from operator_calls import Calls, needs_compiled
 
 pytestmark = needs_compiled
 CASES = int(os.environ.get("LSNN_FUNCTION_CASES", "1000"))
@@ -114,7 +114,8 @@ def test_kernels_and_reference(first: int) -> None:
             got = _run(call)
         if "w_in" in call.args:
             call.function = _apart
-        with use_reference():
+        with use_reference(), Calls() as calls:
             want = _run(call)
+        assert not calls.made
         for place, (one, other) in enumerate(zip(got, want, strict=True)):
             assert_same(f"case {seed}, {call.name}, {place}", one, other, tolerance=1e-9)

@@ -44,26 +44,6 @@ def test_single_steps(grad: bool) -> None:
     assert names[0] != names[1] if grad else names == ["NoneType"] * 2
 
 
-def test_functions_and_bits() -> None:
-    torch.manual_seed(0)
-    x, w_in, w_rec, w_out = (torch.randn(20, 3, 5), torch.randn(7, 5), torch.randn(7, 7) / 3,
-                             torch.randn(2, 7))
-
-    def run() -> functional.Layered:
-        return functional.layer(x, w_in, w_rec, alpha=0.9, theta=0.3, w_out=w_out, k_out=0.8,
-                                spikes="bits", trace=True)
-
-    want = run()
-    with Calls() as calls, lsnn_ext.use_reference():
-        got = run()
-        assert _ops.is_compiled_active() is False
-    assert calls.made == [] and want.spikes is None and got.spikes is None
-    assert want.packed.bits.any() and torch.equal(got.packed.bits, want.packed.bits)
-    for name, one, other in (("readout", got.readout, want.readout), ("v", got.state.v,
-                                                                     want.state.v)):
-        assert_same(name, one, other, tolerance=1e-6)
-
-
 def test_it_nests_decorates_and_ends() -> None:
     @functional.use_reference()
     def inside() -> bool:
