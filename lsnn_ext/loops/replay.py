@@ -23,7 +23,7 @@ from .paths import Path, format_path, resolve
 from .plan import OtherBranchError, Plan, make_plan
 from .record import record
 from .rounding import VerificationError
-from .sizes import Recorded, Sizes
+from .sizes import Sizes
 from .twin import Twin, restored_modes
 from .unread import Steps, is_number
 from .verify import Comparison, verify
@@ -61,9 +61,7 @@ class Replayer:
         self.options = options
         self.owner: weakref.ref[Any] | None = None
         self.entries: dict[Any, list[Entry]] = {}
-        self.sizes = Sizes()
-        self.holding: list[Recorded] = []  # recordings of other sizes that hold for this call
-        self.predicted: list[Any] = []  # keys of entries that were not recorded, the latest last
+        self.sizes = Sizes()  # of entries that are made without a recording
         self.stopped: dict[Any, str] = {}  # by key, the reason why recording has stopped
         self.has_unread = False  # whether calls are recorded with numbers that Python does not read
         self.counters: set[Path] = set()  # attributes that calls compute of their former values
@@ -122,25 +120,14 @@ class Replayer:
         if not _recording_lock.acquire(blocking=False):
             return original(*args, **kwargs)
         try:
-            if self.options.dynamic and (predicted := self._predict(key, inputs)) is not None:
-                return self._replay(root, predicted, original, inputs, args, kwargs)
+            if self.options.dynamic and self.sizes.predict(self.entries, key, inputs,
+                                                           self.options.exact):
+                entry = self.entries[key][-1]
+                return self._replay(root, entry, original, inputs, args, kwargs)
             with _without_collections():
                 return self._record(root, original, key, inputs, args, kwargs)
         finally:
             _recording_lock.release()
-
-    def _predict(self, key: Any, inputs: list[Any]) -> Entry | None:
-        """Returns an entry that is made from those of other sizes; None: record the call."""
-        try:
-            entry: Entry | None = self.sizes.predict(key, inputs, self.options.exact)
-        except Refused:
-            return None
-        if entry is not None:
-            if len(self.predicted) == SHAPES:
-                del self.entries[self.predicted.pop(0)]
-            self.predicted.append(key)
-            self.entries.setdefault(key, []).append(entry)
-        return entry
 
     def pause(self, run: Callable[[], Any]) -> Any:
         """Returns the result of run, in which the original runs."""
@@ -170,13 +157,13 @@ class Replayer:
         for entry in entries:
             if entry.guard.settle(inputs):
                 return self._replay(root, entry, original, inputs, args, kwargs)
-        shapes = len(self.entries) - len(self.predicted)
+        shapes = len(self.entries) - len(self.sizes.predicted)
         if len(entries) >= CHANGES or (not entries and shapes >= SHAPES):
             what = ("the model changes between calls" if entries else
                     f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
-        self.holding = self.sizes.find_holding(inputs)
+        self.sizes.begin(inputs)
         reason = ""
         try:
             if isinstance(root, nn.Module):
@@ -263,7 +250,7 @@ class Replayer:
             entry = self._entry(root, key, origins, recording, inputs, codes, result)
             self.entries.setdefault(key, []).append(entry)
             if self.options.dynamic:
-                self.sizes.add(key, entry, self.holding)
+                self.sizes.add(key, entry)
         except Refused as refused:
             self._stop(key, str(refused))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from compare import assert_all_same, assert_same, changed
-from layers import FUSED, NEURON, B, I, N, O, T, apart, inside, problem, run
+from layers import FUSED, NEURON, B, I, N, O, apart, inside, problem, run
 from lsnn_ext import ALIF, LSNN, LeakyReadout, functional, reference
 from lsnn_ext._core.arguments import resolve_checkpoint
 from operator_calls import Calls

@@ -3,6 +3,7 @@
     cd python_tests/fuzz
     python any_loop.py --seed 0 --count 2900           # steps by the interpreter
     python any_loop.py --seed 5000 --count 100 --compiled
+    python any_loop.py --seed 0 --count 100 --dynamic  # many sizes, of which some are predicted
     python any_loop.py --seed 41 --count 1 --verbose   # one model again, with its source
     python any_loop.py --seed 41 --count 1 --shrink    # the fewest lines that show its fault
 
@@ -63,6 +64,18 @@ class Judged(NamedTuple):
     reasons: list[str]
 
 
+def draw_sizes(case: Case) -> Case:
+    """The model of a case, called with many lengths or many batch sizes."""
+    r = random.Random(f"sizes {case.number}")
+    T, B = max(5, case.calls[0].T), max(1, case.calls[0].B)
+    is_length = r.random() < 0.7
+    calls = [Call("first", 0, T, B)]
+    for i in range(8):
+        size = (r.randint(5, 30), B) if is_length else (T, r.randint(1, 9))
+        calls.append(Call("T" if is_length else "B", i + 1, *size))
+    return case._replace(calls=tuple(calls), is_dynamic=True)
+
+
 def draw_case(seed: int, attempt: int) -> Case:
     number = f"{seed}/{attempt}"
     r = random.Random(f"case {number}")
@@ -89,7 +102,7 @@ def run_converted(case: Case, wanted: list[Outcome]) -> tuple[list[Outcome], Rep
     torch.manual_seed(7)
     generator = torch.get_rng_state()
     x = make_input(case, case.calls[0])
-    _, report = loops.convert(model, x, verify=case.is_verified)
+    _, report = loops.convert(model, x, verify=case.is_verified, dynamic=case.is_dynamic)
     if not torch.equal(generator, torch.get_rng_state()):
         return [], report, "convert: another state of the generator"
     words = difference_of("convert", state_of(model), before, {}, 0.0)
@@ -156,11 +169,12 @@ def check_case(case: Case) -> tuple[str, int, list[str]] | str:
         return fault, len(report.fused), _reasons(report)
 
 
-def judge(seed: int) -> Judged:
+def judge(seed: int, is_dynamic: bool = False) -> Judged:
     """Draws until there is something to compare, and compares."""
     skipped = []
     for attempt in range(200):
         case = draw_case(seed, attempt)
+        case = draw_sizes(case) if is_dynamic else case
         found = check_case(case)
         if not isinstance(found, str):
             return Judged(found[0], skipped, case, *found[1:])
@@ -179,6 +193,7 @@ def main(argv: list[str], shrink: Callable[[Case], Case]) -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="the number of the first model")
     parser.add_argument("--compiled", action="store_true", help="compile steps")
+    parser.add_argument("--dynamic", action="store_true", help="call with many sizes")
     parser.add_argument("--all", action="store_true", help="also plans without a kernel run")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--shrink", action="store_true")
@@ -193,7 +208,7 @@ def main(argv: list[str], shrink: Callable[[Case], Case]) -> int:
     reasons: Counter[str] = Counter()
     start = time.time()
     for seed in range(given.seed, given.seed + given.count):
-        done = judge(seed)
+        done = judge(seed, given.dynamic)
         counts["fault" if done.fault else "equal"] += 1
         counts.update(done.skipped)
         counts["with a fused component"] += done.fused > 0

@@ -36,6 +36,7 @@ class Case(NamedTuple):
     calls: tuple[Call, ...]
     number: str  # of the model and the attempt
     is_verified: bool  # convert compares its result with the model
+    is_dynamic: bool = False  # sizes are predicted
 
 
 class Outcome(NamedTuple):

@@ -5,6 +5,7 @@ LSNN_LOOP_CASES sets the number of models (40); a twentieth as many have compile
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ import torch
 import any_loop
 from any_loop import Judged, judge, run_plans_without_kernels
 from lsnn_ext.loops.plan import Plan
+from lsnn_ext.loops.sizes import Sizes
 from operator_calls import needs_compiled
 
 pytestmark = needs_compiled
 CASES = int(os.environ.get("LSNN_LOOP_CASES", "40"))
 COMPILED = 5000  # the number of the first model with compiled steps
+DYNAMIC = 13000  # of the first one that is called with many sizes
 REORDERED = 9000  # of the first one whose recording runs in another order, with a kernel or not
 
 
@@ -30,8 +33,8 @@ def alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     torch.set_default_dtype(before[1])
 
 
-def _check(seed: int) -> Judged:
-    done = judge(seed)
+def _check(seed: int, is_dynamic: bool = False) -> Judged:
+    done = judge(seed, is_dynamic)
     assert not done.fault, (f"model {done.case.number}: {done.fault}\n{done.case.calls}\n"
                             f"{done.case.program.source}")
     return done
@@ -51,6 +54,22 @@ def test_another_order(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run_plans_without_kernels()
     for seed in range(first, first + 10):
         _check(seed)
+
+
+@pytest.mark.parametrize("first", range(DYNAMIC, DYNAMIC + CASES, 10))
+def test_sizes_that_are_predicted(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSNN_COMPILE", "0")
+    predicted = []
+    predict = Sizes.predict
+
+    def count(*args: Any) -> bool:
+        predicted.append(predict(*args))
+        return predicted[-1]
+
+    monkeypatch.setattr(Sizes, "predict", count)
+    for seed in range(first, first + 10):
+        _check(seed, True)
+    assert sum(predicted) >= 5
 
 
 @pytest.mark.parametrize("seed", range(COMPILED, COMPILED + max(1, CASES // 20)))

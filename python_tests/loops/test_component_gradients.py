@@ -206,7 +206,8 @@ class Oscillating(nn.Module):
         u, z, w = (torch.zeros(x.shape[1], len(self.a), requires_grad=True) for _ in range(3))
         spikes = []
         for one in x:
-            decay, rho = torch.exp(-1 / (5 + 20 * self.fast)), torch.exp(-1 / (60 + 240 * self.slow))
+            decay = torch.exp(-1 / (5 + 20 * self.fast))
+            rho = torch.exp(-1 / (60 + 240 * self.slow))
             u = decay * u + (1 - decay) * (self.w_in(one) + self.w_rec(z) - w)
             above = u - 1
             slope = (1 / torch.exp(5 * above.abs())).detach()

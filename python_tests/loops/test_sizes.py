@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from converted_nets import Net, assert_same, draw_x, plans_are_useful  # noqa: F401
 from lsnn_ext.loops import convert, fuse
 from lsnn_ext.loops.paths import ATTRIBUTE
-from lsnn_ext.loops.sizes import UnpredictableError, compress, expand, fit, set_size
+from lsnn_ext.loops.trees import UnpredictableError, compress, expand, fit, set_size
 from lsnn_ext.zoo.surrogates import triangle
 
 
@@ -79,7 +79,7 @@ def make_pair(kind: type[Any]) -> tuple[Any, Any]:
 
 
 def count_predicted(model: Any) -> int:
-    return len(vars(model)[ATTRIBUTE].predicted)
+    return len(vars(model)[ATTRIBUTE].sizes.predicted)
 
 
 def draw_batch(B: int, seed: int = 0) -> Tensor:
@@ -160,7 +160,7 @@ def test_a_function_is_fused_for_all_sizes() -> None:
     fused: Any = fuse(run, (draw_x(7), w), dynamic=True)
     for T in (8, 9, 10, 21):
         torch.testing.assert_close(fused(draw_x(T), w), run(draw_x(T), w))
-    assert len(fused.replayer.predicted) == 2
+    assert len(fused.replayer.sizes.predicted) == 2
 
 
 def test_trees_of_two_sizes_define_a_third() -> None:
