@@ -1,4 +1,4 @@
-"""All private interfaces of torch that this package uses, of torch 2.11 to 2.13.
+"""All private interfaces of torch that this package uses, of torch 2.11 to 2.15.
 
 python_tests/operators/test_torch_internals.py calls each of them, and names the torch version that
 dropped one.

@@ -97,9 +97,9 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
         verify: compare each recording with the original: outputs, states and gradients.
         exact: compute products outside of recurrences as the original does, those of a loop step
             by step. Default False: at once and without zeros, which rounds otherwise.
-        dynamic: your promise that each step computes the same, whatever its index and the size of
-            the inputs. After recordings of three lengths of the sequence, or three batch sizes,
-            calls with other ones are not recorded. Default False: each size is.
+        dynamic: your promise that the model computes the same whatever the length of the sequence
+            or the batch size. If the recording of a third size is what those of two others
+            predict, larger sizes are not recorded. Default False: each size is.
         speed: time forward and backward passes on x, original and converted in turns, for the
             report.
 
