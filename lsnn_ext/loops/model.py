@@ -99,7 +99,7 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
             by step. Default False: at once and without zeros, which rounds otherwise.
         dynamic: your promise that the model computes the same whatever the length of the sequence
             or the batch size. If the recording of a third size is what those of two others
-            predict, larger sizes are not recorded. Default False: each size is.
+            predict, sizes between these are not recorded. Default False: each size is.
         speed: time forward and backward passes on x, original and converted in turns, for the
             report.
 

@@ -163,7 +163,7 @@ class Builder:
                 part.body if isinstance(part, Loop) else [BodyCall(part, ())])],
             self.base.leaves, self.kinds, self._make(result),
             [(path.value, self._make(one)) for path, one in changed],
-            dict(self._make_pairs(written)), {}, read=self.base.read,
+            dict(self._make_pairs(written)), {}, read={**self.base.read},
             checked=dict(zip(self._find_all(checked), [one.value for one in expand(read)],
                              strict=True)),
             strides=dict(zip(self._find_all(strided), expand(strides), strict=True)),

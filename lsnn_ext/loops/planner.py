@@ -203,7 +203,7 @@ class Planner:
         where = find_time_index(index)
         if where is not None and isinstance(target, Before):
             size = self.recording.kinds[target.initial[0]].shape[where[0]]
-            where = where[0], [i % size for i in where[1]]
+            where = where[0], [range(size)[i] for i in where[1]]
         if (where is None or not isinstance(target, Before) or target.lag != 1
                 or len(set(where[1])) < len(where[1])
                 or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):

@@ -157,7 +157,7 @@ class Replayer:
         for entry in entries:
             if entry.guard.settle(inputs):
                 return self._replay(root, entry, original, inputs, args, kwargs)
-        shapes = len(self.entries) - len(self.sizes.predicted)
+        shapes = len(self.entries.keys() - {one for one, *_ in self.sizes.predicted})
         if len(entries) >= CHANGES or (not entries and shapes >= SHAPES):
             what = ("the model changes between calls" if entries else
                     f"inputs of more than {SHAPES} shapes")
@@ -250,7 +250,7 @@ class Replayer:
             entry = self._entry(root, key, origins, recording, inputs, codes, result)
             self.entries.setdefault(key, []).append(entry)
             if self.options.dynamic:
-                self.sizes.add(key, entry)
+                self.sizes.add(self.entries, key, entry)
         except Refused as refused:
             self._stop(key, str(refused))
 

@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import torch
+
+from ..codegen.plain import generator_states, set_generator_states
 from .guards import Guard
-from .ir import Refused
+from .ir import Call
+from .paths import resolve
 from .plan import Plan
 from .plan_trees import Builder, describe_plan
 from .trees import Linear, Tree, UnpredictableError, fit, list_integers, make_atom, set_size
+from .values import Frame
 
-MOST_RECORDED = 8  # recordings of which any two may define a template
+MOST_RECORDED = 16  # recordings of which any two may define a template
 MOST_PREDICTED = 64  # entries that are kept
-
-
-def describe_key(key: Any) -> Tree:
-    """Returns the tree of what tells inputs apart, nested tuples."""
-    if isinstance(key, tuple):
-        return tuple(map(describe_key, key))
-    return key if type(key) is int else make_atom(key)
 
 
 class Recorded(NamedTuple):
@@ -32,19 +30,31 @@ class Recorded(NamedTuple):
     entry: Any  # of the replayer
 
 
+def describe_key(key: Any) -> Tree:
+    """Returns the tree of what tells inputs apart: shapes, and all else in nested tuples."""
+    shapes = [tuple(kind[0]) for kind in key[1] if isinstance(kind[0], torch.Size)]
+    return tuple(shapes), _describe(key)
+
+
+def _describe(key: Any) -> Tree:
+    if isinstance(key, tuple):
+        return tuple(map(_describe, key))
+    return key if type(key) is int else make_atom(key)
+
+
 class Template:
     """What the recordings of two sizes have in common."""
 
     def __init__(self, one: Recorded, other: Recorded) -> None:
-        """Raises UnpredictableError: they differ in more than integers."""
-        sizes = zip(list_integers(one.key), list_integers(other.key), strict=False)
+        """Raises UnpredictableError: they differ in more than integers, or in no shape."""
+        sizes = zip(list_integers(one.key[0]), list_integers(other.key[0]), strict=False)
         size, other_size = next(((a, b) for a, b in sizes if a != b), (0, 0))
         if size == other_size:
             raise UnpredictableError
         self.entry = other.entry
         self.key = fit(one.key, other.key, size, other_size)
         self.tree = fit(one.tree, other.tree, size, other_size)
-        self.least = min(size, other_size)
+        self.sizes = [size, other_size]  # of the recordings that agree
         self.is_confirmed = False
 
     def find_size(self, key: Tree) -> int | None:
@@ -53,23 +63,48 @@ class Template:
         return size if size is not None and set_size(self.key, size) == key else None
 
     def make_entry(self, size: int, inputs: list[Any], exact: bool) -> Any:
-        """Returns the entry of a size. Raises UnpredictableError or Refused."""
-        guard = self.entry.guard
-        recording, parts = Builder(self.entry.plan.recording).make(set_size(self.tree, size))
-        recording.numbers.update((value, tensor.detach())
-                                 for value, tensor in guard.look_up(inputs).items())
+        """Returns the entry of a size, whose plan has run on these inputs. Raises what it does."""
+        guard, base = self.entry.guard, self.entry.plan.recording
+        recording, parts = Builder(base).make(set_size(self.tree, size))
+        leaves = guard.look_up(inputs)
+        recording.numbers.update((value, one.detach()) for value, one in leaves.items())
         plan = Plan(recording, exact, parts)
         recording.release()
+        if recording.read.keys() != base.read.keys():  # which the guard would not compare
+            raise UnpredictableError
+        states = generator_states()
+        _check_shapes(plan, *plan.run(leaves, True, {
+            path: resolve(guard.function, path) for path in recording.attributes}))
+        set_generator_states(states)
         return self.entry._replace(plan=plan, plain={}, comparison=None)
 
 
 def _find_sizes(template: Tree, tree: Tree) -> Iterator[int]:
     """Yields the integers in the places of a template that are the size itself."""
-    if template == Linear(1, 0) and type(template) is Linear:
-        yield from [tree] if type(tree) is int else []
+    if type(template) is Linear:
+        yield from [tree] if template == Linear(1, 0) and type(tree) is int else []
     elif type(template) is type(tree) is tuple:
         for one, other in zip(template, tree, strict=False):
             yield from _find_sizes(one, other)
+
+
+def _check_shapes(plan: Plan, _: Any, frames: dict[int, Frame]) -> None:
+    """Raises UnpredictableError unless a run has made values of the predicted shapes: those that
+    depend on the size in another way have others."""
+    kinds = plan.recording.kinds
+    loops = [part[0] for part in plan.parts if not isinstance(part, Call)]
+    for number, frame in frames.items():
+        for place in [*frame.products]:
+            frame.whole(place)
+        for (q, k), tensor in frame.sequences.items():
+            wanted = (tensor.shape[1:] if number < 0 else
+                      kinds[loops[number].made[0][q][k]].shape)
+            if tensor.shape != (frame.iterations, *wanted):
+                raise UnpredictableError
+    for values in {id(frame.values): frame.values for frame in frames.values()}.values():
+        for value in [*values.tensors, *values.products]:
+            if values.get(value).shape != kinds[value].shape:
+                raise UnpredictableError
 
 
 def _holds(guard: Guard, inputs: list[Any]) -> bool:
@@ -81,46 +116,63 @@ class Sizes:
 
     def __init__(self) -> None:
         self.recorded: list[Recorded] = []
-        self.holding: list[Recorded] = []  # those that hold for the call that is being recorded
         self.templates: list[Template] = []
-        self.predicted: list[Any] = []  # keys of the entries made from templates, the latest last
+        # those that hold for the call that is being recorded
+        self.holding: tuple[list[Recorded], list[Template]] = [], []
+        # entries made from templates, the latest last: key, entry, template
+        self.predicted: list[tuple[Any, Any, Template]] = []
 
     def begin(self, inputs: list[Any]) -> None:
-        """Notes, before a call is recorded, which recordings hold but for the size of inputs."""
-        self.holding = [one for one in self.recorded if _holds(one.entry.guard, inputs)]
+        """Notes, before a call is recorded, what holds but for the size of the inputs."""
+        self.holding = ([one for one in self.recorded if _holds(one.entry.guard, inputs)],
+                        [one for one in self.templates if _holds(one.entry.guard, inputs)])
 
-    def add(self, key: Any, entry: Any) -> None:
+    def add(self, entries: dict[Any, list[Any]], key: Any, entry: Any) -> None:
         """Adds a recording: it confirms templates, or makes new ones with those that hold."""
         if entry.plan is None:
             return
         new = Recorded(describe_key(key), describe_plan(entry.plan), entry)
-        matching = [(one, size) for one in self.templates
+        matching = [(one, size) for one in self.holding[1]
                     if (size := one.find_size(new.key)) is not None]
         for one, size in matching:
             one.is_confirmed = set_size(one.tree, size) == new.tree
-            one.entry, one.least = entry, min(one.least, size)
-            if not one.is_confirmed:
+            if one.is_confirmed:
+                one.entry = entry
+                one.sizes.append(size)
+            else:
                 self.templates.remove(one)
+                self._forget(entries, [each for each in self.predicted if each[2] is one])
         if not any(one.is_confirmed for one, _ in matching):
-            for other in self.holding:
+            for other in self.holding[0]:
                 with suppress(UnpredictableError):
                     self.templates.append(Template(other, new))
         self.recorded = [*self.recorded, new][-MOST_RECORDED:]
 
     def predict(self, entries: dict[Any, list[Any]], key: Any, inputs: list[Any],
                 exact: bool) -> bool:
-        """Adds an entry for inputs that were not recorded, if a template is confirmed by three
-        recordings and the size is not below theirs. Returns whether there is one."""
+        """Adds an entry for inputs of a size between those of three recordings or more that agree.
+        Returns whether there is one."""
         tree = describe_key(key)
         for one in self.templates:
             size = one.find_size(tree) if one.is_confirmed else None
-            if size is None or size < one.least or not _holds(one.entry.guard, inputs):
+            if size is None or not min(one.sizes) <= size <= max(one.sizes) or not _holds(
+                    one.entry.guard, inputs):
                 continue
-            with suppress(UnpredictableError, Refused):
+            try:
                 entry = one.make_entry(size, inputs, exact)
-                if len(self.predicted) == MOST_PREDICTED:
-                    del entries[self.predicted.pop(0)]
-                self.predicted.append(key)
-                entries.setdefault(key, []).append(entry)
-                return True
+            except Exception:  # of any operator, as the original perhaps
+                continue
+            self._forget(entries, self.predicted[: 1 - MOST_PREDICTED])
+            self.predicted.append((key, entry, one))
+            entries.setdefault(key, []).append(entry)
+            return True
         return False
+
+    def _forget(self, entries: dict[Any, list[Any]], which: list[Any]) -> None:
+        """Removes entries that were predicted."""
+        for each in which:
+            key, entry, _ = each
+            self.predicted = [one for one in self.predicted if one is not each]
+            left = [one for one in entries.pop(key, []) if one is not entry]
+            if left:
+                entries[key] = left

@@ -76,7 +76,7 @@ def make_slices(q: int, one: BodyCall, invariant: Set[int]) -> Callable[[Frame],
 def _slice(dim: int, indices: list[Any], tensor: Tensor) -> Tensor:
     moved = tensor.movedim(dim, 0)
     if isinstance(indices[0], int):
-        taken = find_slice([i % len(moved) for i in indices])
+        taken = find_slice([range(len(moved))[i] for i in indices])
         # a slice of all steps would copy the gradient
         return moved if taken == slice(0, len(moved), 1) else moved[taken]
     rows = [[*(range(len(moved))[one] if isinstance(one, slice) else one)] for one in indices]
