@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._core.torch_internals import find_storage
 from ..codegen.plain import find_layout
+from .functions import find_line
 from .indexing import Index
 from .ir import Refused
 
@@ -65,7 +66,7 @@ class Memory:
         live = {id(one): (one, known.version) for known in self.tensors.values()
                 if (one := known.tensor()) is not None}
         if any(one._version != version for one, version in {**before, **live}.values()):
-            raise Refused(UNSEEN_WRITE)
+            raise Refused(UNSEEN_WRITE, find_line())
 
     def note_parts(self, name: str, args: Any, given: Sequence[Tensor],
                    results: Sequence[Any]) -> None:

@@ -63,8 +63,9 @@ class Nodes:
         found = {(source.position, source.output): node for node, _, source in self.list_products()}
         if len(found) > 1:
             last = max(node.position for node in found.values())
-            raise Refused("expected recurrent products of one value, got those of "
-                          f"{len(found)}", self.line(last))
+            lines = ", ".join(sorted({self.line(position) for position, _ in found}))
+            raise Refused(f"expected recurrent products of one value, got those of {len(found)}, "
+                          f"from {lines}", self.line(last))
         if found:
             return next(iter(found))
         spikes = [place for place in self.outputs

@@ -152,6 +152,7 @@ class Builder:
         self.made: list[Any] = []  # values by part; of a loop as Loop.made
 
     def make(self, tree: Tree) -> tuple[Recording, list[Part]]:
+        """Returns the recording and its calls and loops. Raises UnpredictableError."""
         (_, kinds, parts, result, changed, written, checked, read, strided, strides, steps, _,
          shared, detached) = tree
         self.kinds.update(zip(self.leaves, _make_kinds(kinds), strict=True))

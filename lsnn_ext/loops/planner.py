@@ -186,9 +186,12 @@ class Planner:
             return Stage("sliced", (q,), run)
         read, last = self._outputs((q,))
         in_order = partial(stages.run_in_order, self.loop, (q,), read, last)
-        if one.call.is_random or (self.exact and one.call.name in PRODUCTS) or any(
-                isinstance(slot, Numbers) for slot in one.slots):
-            return Stage("in order", (q,), in_order)
+        reason = ("a random draw" if one.call.is_random else
+                  "exact=True" if self.exact and one.call.name in PRODUCTS else
+                  "a constant that changes with each iteration" if any(
+                      isinstance(slot, Numbers) for slot in one.slots) else "")
+        if reason:
+            return Stage("in order", (q,), in_order, reason)
         kinds = [self.recording.kinds[value] for value in self.loop.made[0][q]]
         return Stage("batched", (q,), Batched(q, one, in_order, kinds, is_pointwise(one.call)))
 

@@ -345,7 +345,7 @@ class _Recorder(TorchFunctionMode):
         known = self.tensors.get(id(tensor))
         if known is not None and known.tensor() is tensor:
             if known.version != tensor._version:
-                raise Refused(UNSEEN_WRITE)
+                raise Refused(UNSEEN_WRITE, find_line())
             return known.value
         leaf = self.origins.find(tensor)
         if leaf is None:

@@ -142,10 +142,10 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
 
 def _reason_of(stage: Stage) -> str:
     """Returns why a stage runs its calls for each iteration; empty: it does not."""
-    reasons = {"loop": stage.reason, "drawn": "random draws keep their order",
-               "in order": "a constant that changes, a random draw, or exact=True"}
-    if stage.kind in reasons:
-        return reasons[stage.kind]
+    if stage.kind == "drawn":
+        return "random draws keep their order"
+    if stage.kind in ("loop", "in order"):
+        return stage.reason
     return "" if getattr(stage.run, "has_rule", True) else "no rule of torch.vmap"
 
 

@@ -1,7 +1,8 @@
 """Sizes: entries for sizes of the inputs that were not recorded, with dynamic=True.
 
 Recordings of two sizes, such as lengths of the sequence, that differ in integers only define a
-template. It is used once it predicts a third recording exactly.
+template. It is used once it predicts a third recording exactly, and between the sizes of these.
+Shapes that are no linear functions of the size, as of a part of the input, show in the first run.
 """
 from collections.abc import Iterator
 from contextlib import suppress

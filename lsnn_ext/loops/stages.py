@@ -21,7 +21,7 @@ class Stage(NamedTuple):
     kind: str
     positions: tuple[int, ...]
     run: Callable[[Frame], None]
-    reason: str = ""  # why a component is a loop
+    reason: str = ""  # why its calls run for each iteration
     line: str = ""
     freed: tuple[Place, ...] = ()  # results that nothing reads afterwards
 

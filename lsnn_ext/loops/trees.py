@@ -33,6 +33,7 @@ class Linear(NamedTuple):
 
 
 def make_atom(value: Any) -> Atom:
+    """Returns the atom of a value that == compares."""
     return Atom(value, value)
 
 

@@ -1,4 +1,6 @@
 """Recurrent components that no kernel can run stay loops, with a reason."""
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,6 +47,22 @@ def test_autocast_is_refused():
     _, _, plan = run(model, (random(T, B, N).float(), random(N, N).float(), random(B, N).float()))
     assert [stage.reason for stage in plan.stages if stage.kind == "loop"] == [
         "expected no autocast"]
+
+
+def test_two_populations_are_named():
+    def model(x, w, other):
+        u = v = z = y = torch.zeros(B, N, dtype=x.dtype)
+        for one in x:
+            u = 0.9 * u + one + y @ w
+            z = spike(u - 0.5)
+            v = 0.8 * v + z @ other
+            y = spike(v - 0.5)
+        return u, v
+
+    _, _, plan = run(model, (random(T, B, N), random(N, N), random(N, N, seed=1)))
+    reason = next(stage.reason for stage in plan.stages if stage.kind == "loop")
+    assert re.fullmatch("expected recurrent products of one value, got those of 2, from "
+                        r"test_component_refused.py:\d+, test_component_refused.py:\d+", reason)
 
 
 def test_a_recurrent_convolution_is_named():
