@@ -10,25 +10,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from .ir import (
-    Before,
-    BodyCall,
-    Call,
-    Container,
-    Fixed,
-    Kind,
-    Later,
-    Leaf,
-    Loop,
-    Now,
-    Numbers,
-    Part,
-    Recording,
-    Ref,
-    Step,
-    Varying,
-    flatten_arguments,
-)
+from . import ir
+from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Part, Recording, Ref, Varying
 from .plan import Plan
 from .reader import SLOTS
 from .reroll import make_constant_key
@@ -96,11 +79,11 @@ class _Description:
             return one
         if isinstance(one, slice):
             return "slice", *map(self._describe, (one.start, one.stop, one.step))
-        if isinstance(one, Later):
+        if isinstance(one, ir.Later):
             return "later", one.step
-        if isinstance(one, Container):
+        if isinstance(one, ir.Container):
             return "container", one.number
-        if isinstance(one, Leaf):
+        if isinstance(one, ir.Leaf):
             return make_atom(one)
         if type(one) in (list, tuple, torch.Size):
             return "sequence", make_atom(type(one)), compress([*map(self._describe, one)])
@@ -161,14 +144,14 @@ class Builder:
         pairs = self._make_pairs(shared)
         recording = Recording(
             [one.call for part in made for one in (
-                part.body if isinstance(part, Loop) else [BodyCall(part, ())])],
+                part.body if isinstance(part, Loop) else [ir.BodyCall(part, ())])],
             self.base.leaves, self.kinds, self._make(result),
             [(path.value, self._make(one)) for path, one in changed],
             dict(self._make_pairs(written)), {}, read={**self.base.read},
             checked=dict(zip(self._find_all(checked), [one.value for one in expand(read)],
                              strict=True)),
             strides=dict(zip(self._find_all(strided), expand(strides), strict=True)),
-            steps=[Step(function.value, self._make(args)) for function, args in expand(steps)],
+            steps=[ir.Step(function.value, self._make(args)) for function, args in expand(steps)],
             attributes=self.base.attributes,
             shared={one: (first, is_detached.value) for (one, first), is_detached in zip(
                 pairs, expand(detached), strict=True)})
@@ -216,9 +199,9 @@ class Builder:
             case "slice", start, stop, step:
                 return slice(*map(self._make, (start, stop, step)))
             case "later", step:
-                return Later(step)
+                return ir.Later(step)
             case "container", number:
-                return Container(number)
+                return ir.Container(number)
             case "fixed", address:
                 return Fixed(self._find(address))
             case "now", position, output:
@@ -231,17 +214,17 @@ class Builder:
                 return Numbers(tuple(map(self._make, expand(runs))))
         raise AssertionError(tree)
 
-    def _make_call(self, tree: Tree, get_first: Callable[[Any], Any]) -> BodyCall:
+    def _make_call(self, tree: Tree, get_first: Callable[[Any], Any]) -> ir.BodyCall:
         """get_first: of an argument its value in the first iteration."""
         function, args, names, values, results, written, mode, is_random, line = tree
         arguments = (tuple(map(self._make, args)),
                      dict(zip(names.value, map(self._make, values), strict=True)))
         first_args, first_kwargs = pytree.tree_map(get_first, arguments, is_leaf=_is_slot)
-        leaves, spec = flatten_arguments(first_args, first_kwargs)
+        leaves, spec = ir.flatten_arguments(first_args, first_kwargs)
         slots = pytree.tree_leaves(arguments, is_leaf=_is_slot)
         call = Call(function.value, tuple(leaves), spec, self._make(results),
                     tuple(self._make_pairs(written)), mode.value, is_random.value, line.value)
-        return BodyCall(call, tuple(slots))
+        return ir.BodyCall(call, tuple(slots))
 
     def _make_single(self, call: Tree, kinds: Tree) -> Call:
         self.made.append([*map(self._add, _make_kinds(kinds))])
