@@ -219,7 +219,7 @@ class Oscillating(nn.Module):
 
 
 def test_a_step_that_enlarges_rounding_is_fused():
-    """Results of a run on random numbers differ by no more than those from inputs moved by ulps."""
+    """Rounding changes its results as much as an ulp of its inputs does."""
     torch.manual_seed(0)
     _, report = convert(Oscillating(), 5 * torch.rand(50, 16, 140))
     assert report.fused
