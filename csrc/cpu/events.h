@@ -48,23 +48,27 @@ LSNN_LOCAL void sum_columns(int64_t vectors, const T* w, const uint32_t* rows, c
   if constexpr (C > 1) sum_columns<C - 1, weighted>(vectors, w, rows, weights, n, x, x_left, c);
 }
 
-// c [N] = x [N] + sum over the events of their rows of w, in blocks of columns that fit the
-// registers. rows: offsets into w; weights: factors, or null. What c holds beyond N, up to a whole
-// vector, is undefined.
-template <class T> LSNN_INLINE void sum_events(const T* w, const uint32_t* rows, const T* weights,
-                                               int64_t n, const T* x, int64_t N, T* c) {
+// Calls sum(vectors, n0) for the columns [0, N) in blocks that fit the registers.
+template <class T, class F> LSNN_INLINE void each_block(int64_t N, const F& sum) {
   constexpr int L = Vec<T>::lanes;
   const int64_t vectors = (N + L - 1) / L, blocks = (vectors + column_vectors - 1) / column_vectors;
   for (int64_t b = 0, at = 0; b < blocks; b++) {
-    const int64_t n_vectors = (vectors - at + blocks - b - 1) / (blocks - b), n0 = at * L;
-    if (weights)
-      sum_columns<column_vectors, true>(n_vectors, w + n0, rows, weights, n, x + n0, N - n0,
-                                        c + n0);
-    else
-      sum_columns<column_vectors, false>(n_vectors, w + n0, rows, weights, n, x + n0, N - n0,
-                                         c + n0);
+    const int64_t n_vectors = (vectors - at + blocks - b - 1) / (blocks - b);
+    sum(n_vectors, at * L);
     at += n_vectors;
   }
+}
+
+// c [N] = x [N] + sum over the events of their rows of w. rows: offsets into w; weights: factors,
+// or null. What c holds beyond N, up to a whole vector, is undefined.
+template <class T> LSNN_INLINE void sum_events(const T* w, const uint32_t* rows, const T* weights,
+                                               int64_t n, const T* x, int64_t N, T* c) {
+  each_block<T>(N, [&](int64_t vectors, int64_t n0) LSNN_LAMBDA {
+    if (weights)
+      sum_columns<column_vectors, true>(vectors, w + n0, rows, weights, n, x + n0, N - n0, c + n0);
+    else
+      sum_columns<column_vectors, false>(vectors, w + n0, rows, weights, n, x + n0, N - n0, c + n0);
+  });
 }
 
 // to[n] += x from[n]

@@ -12,7 +12,7 @@ namespace {
 template <class T> struct StepScratch {
   T* states;  // [states,items,NP] carried
   T* z;  // [items,NP] z' as numbers: in the first step, and with smooth spikes
-  T* c;  // [currents,NP] the sum of (1) of one item
+  T* c;  // [items,currents,NP] the sums of (1): with smooth spikes of all items, else of one
   int64_t capacity;  // most events of an item in a step
   // [items,capacity] offsets of weight rows, or row numbers with lists of synapses
   uint32_t* rows;
@@ -23,12 +23,15 @@ template <class T> struct StepScratch {
     const int64_t n = tile_items(l.B), NP = padded(l.N);
     states = own.take<T>(l.sizes.states * n * NP);
     z = own.take<T>(n * NP);
-    c = own.take<T>(l.sizes.currents * NP);
+    c = own.take<T>((l.smooth ? n : 1) * l.sizes.currents * NP);
     rows = own.take<uint32_t>(n * capacity);
     weights = own.take<T>(n * capacity);
     nonzero = own.take<uint32_t>(n * (words(in.I) + 1));
   }
 };
+
+// Rows of weights that are added to the sums of all items in turn.
+inline constexpr int64_t few_rows = 16;
 
 // x: [T,B,N], or [T,B,I] of a projection that has no bits.
 template <class T> struct Steps : Tile {
@@ -127,10 +130,39 @@ template <class T> struct Steps : Tile {
     }
   }
 
+  // The sums of (1) of an item.
+  LSNN_METHOD T* sums(int64_t b) const { return s.c + (l.smooth ? b : 0) * K * NP; }
+  // Events of an item that add rows of weights; those that add listed synapses follow.
+  LSNN_METHOD int64_t row_events(int64_t b) const { return p.sum_sparse ? n_inputs[b] : n[b]; }
+  LSNN_METHOD const T* weights_of(int64_t k) const {
+    return (p.w ? p.w : p.w_in) + k * p.w_stride + n0;
+  }
+
+  // The rows in the sums of smooth spikes, where items have nearly the same: a few for each item in
+  // turn, which stay in the L1 cache.
+  LSNN_METHOD void sum_rows_of_items(int64_t t) const {
+    const int64_t alive = items_alive(t);
+    int64_t most = 1;
+    for (int64_t b = 0; b < alive; b++) most = row_events(b) > most ? row_events(b) : most;
+    for (int64_t k = 0; k < K; k++)
+      each_block<T>(n1 - n0, [&](int64_t vectors, int64_t at) LSNN_LAMBDA {
+        for (int64_t e = 0; e < most; e += few_rows)
+          for (int64_t b = 0; b < alive; b++) {
+            const int64_t list = b * s.capacity + e, left = row_events(b) - e;
+            T* const c = sums(b) + k * NP + n0 + at;
+            const T* from = e ? c : (I ? p.bias : x_row(t, b)) + k * N + n0 + at;
+            if (!e || left > 0)
+              sum_columns<column_vectors, true>(vectors, weights_of(k) + at, s.rows + list,
+                                                s.weights + list, left < few_rows ? left : few_rows,
+                                                from, e ? NP : n1 - n0 - at, c);
+          }
+      });
+  }
+
   // Collects the events of step t: for all items before any is summed, and all words of bits before
-  // any is unpacked, since loads wider than recent stores cause store-forwarding stalls. Past
-  // spikes are past.bits(t, b, member) [W], in one part or in one for each member, or past.real(t,
-  // b) [N] if smooth.
+  // any is unpacked, since loads wider than recent stores cause store-forwarding stalls. Smooth
+  // ones are summed. Past spikes are past.bits(t, b, member) [W], in one part or in one for each
+  // member, or past.real(t, b) [N] if smooth.
   template <class Past> LSNN_METHOD void collect(int64_t t, const Past& past) {
     input_rows = 0;
     const int64_t alive = items_alive(t);
@@ -159,6 +191,7 @@ template <class T> struct Steps : Tile {
                            });
       }
     }
+    if (l.smooth) sum_rows_of_items(t);
   }
 
   // Outputs of a step as in StepRow; null: not written.
@@ -170,33 +203,33 @@ template <class T> struct Steps : Tile {
     T* const* traces;
   };
 
-  // Item b at step t: (1) to (9). before: bits of z', or null if s.z holds z'.
+  // Item b at step t: (1), unless spikes are smooth, to (9). before: bits of z', or null if s.z
+  // holds z'.
   LSNN_METHOD void advance(int64_t t, int64_t b, const uint32_t* before, const Written& to) const {
     const T* start = I ? p.bias : x_row(t, b);
     if (!I && t + 1 < l.T)
       for (int64_t k = 0; k < K; k++)
         for (int64_t n = n0; n < n1; n += 64 / (int64_t)sizeof(T))
           prefetch(start + x_stride_t + k * N + n);
-    const int64_t list = b * s.capacity;
+    const int64_t list = b * s.capacity, whole = row_events(b);
     const uint32_t* rows = s.rows + list;
     const T* weights = weighted[b] ? s.weights + list : nullptr;
-    const int64_t whole = p.sum_sparse ? n_inputs[b] : n[b];
-    const T* const w = p.w ? p.w : p.w_in;
-    for (int64_t k = 0; k < K; k++)
-      sum_events(w + k * p.w_stride + n0, rows, weights, whole, start + k * N + n0, n1 - n0,
-                 s.c + k * NP + n0);  // (1)
+    T* const c = sums(b);
+    for (int64_t k = 0; k < K && !l.smooth; k++)
+      sum_events(weights_of(k), rows, weights, whole, start + k * N + n0, n1 - n0,
+                 c + k * NP + n0);  // (1)
     if (p.sum_sparse)
       add_sparse_events(p.sparse, N, rows + whole, weights ? weights + whole : nullptr,
-                        n[b] - whole, s.c, n0, n1);
+                        n[b] - whole, c, n0, n1);
     meter.split_item(0);
     if (neuron.saves_currents && to.saved.first)
       for (int64_t k = 0; k < K; k++)
-        memcpy(to.saved.first + k * to.saved.stride + n0, s.c + k * NP + n0, (n1 - n0) * sizeof(T));
+        memcpy(to.saved.first + k * to.saved.stride + n0, c + k * NP + n0, (n1 - n0) * sizeof(T));
     neuron.step(neuron.settings, {.coefficients = p.coefficients,
                                   .n0 = n0,
                                   .n1 = n1,
                                   .N = N,
-                                  .c = {s.c, NP},
+                                  .c = {c, NP},
                                   .before = {before, before ? nullptr : s.z + b * NP, NP},
                                   .states = states(b),
                                   .is_last = to.is_last,
