@@ -4,7 +4,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,9 @@ SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
     "fooling_gradients", "fooling_judge", "fooling_programs", "fooling_recording",
     "interrupts", "package_models", "packages", "plan", "plan_memory", "scripted_surrogate",
     "six_loops", "generate", "operators", "random", "reroll"))}
-# LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases.
-LARGE_TABLE = 30
+# LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases; of a
+# slow one with fewer, but for those of the house, each of which sees another page or file.
+LARGE_TABLE, LARGE_SLOW_TABLE = 30, 6
 
 
 def _read_part() -> tuple[int, int]:
@@ -41,12 +42,13 @@ def _read_part() -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def cases_left_out(names: list[str], k: int, n: int) -> set[int]:
+def cases_left_out(names: list[str], k: int, n: int, slow: Collection[str] = ()) -> set[int]:
     """The places of the cases of large tables that are not in the k-th of n parts."""
     tables: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         tables.setdefault(name.partition("[")[0], []).append(i)
-    return {i for table in tables.values() if len(table) >= LARGE_TABLE
+    return {i for table in tables.values()
+            if len(table) >= (LARGE_SLOW_TABLE if names[table[0]] in slow else LARGE_TABLE)
             for place, i in enumerate(table) if place % n != k}
 
 
@@ -60,7 +62,7 @@ def _convert_what_is_small(request: pytest.FixtureRequest, monkeypatch: pytest.M
 def pytest_report_header(config: pytest.Config) -> list[str]:
     k, n = _read_part()
     part = [] if n == 1 else [f"LSNN_CASES={k}/{n}: a part of each test with {LARGE_TABLE} cases "
-                              f"and more"]
+                              f"and more, of slow ones with {LARGE_SLOW_TABLE}"]
     return [*lsnn_ext.show_config().splitlines(), *part]
 
 
@@ -71,7 +73,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not SLOW.isdisjoint((item.path.parent.name, item.path.stem)):
             item.add_marker(pytest.mark.slow)
-    left_out = cases_left_out([item.nodeid for item in items], *_read_part())
+    slow = {item.nodeid for item in items if item.get_closest_marker("slow")
+            and item.path.parent.name != "house"}
+    left_out = cases_left_out([item.nodeid for item in items], *_read_part(), slow)
     config.hook.pytest_deselected(items=[items[i] for i in sorted(left_out)])
     items[:] = sorted((item for i, item in enumerate(items) if i not in left_out),
                       key=lambda item: item.path.stem not in FIRST)

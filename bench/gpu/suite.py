@@ -16,8 +16,9 @@ TESTS = "test_kernels_cuda"  # the target of the C++ tests, which no build makes
 RAN = r"test_kernels: [1-9]\d* runs"  # what they say when they have run
 NO_GPU = 2, r"test_kernels: no GPU, so nothing was run"  # and where there is none
 STAND_IN = Card("no card, a dry run", (9, 0), 132, "", "", "")
+# with clock stamps at once
 QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", "-DCMAKE_CUDA_FLAGS_DEBUG=-O0",
-         "-DCMAKE_CUDA_FLAGS=-Xptxas=-O0", "-DLSNN_ONLY_PORTABLE=ON")
+         "-DCMAKE_CUDA_FLAGS=-Xptxas=-O0", "-DLSNN_ONLY_PORTABLE=ON", "-DLSNN_STAMPS=ON")
 DRY_LIMIT = 3600.0  # seconds of a step of a dry run, whose builds may have one processor
 ROWS, PRIMITIVES = f"{WORK}/rows.jsonl", f"{WORK}/primitives.csv"
 KERNELS, STAMPS, CHOICES = (f"{WORK}/{name}.csv" for name in ("kernels", "stamps", "choices"))
@@ -76,6 +77,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
     """The steps of each of STAGES; those of one stage may run side by side, so timings stand alone.
     dry: in folders of their own, and nothing is optimized, as no kernel runs."""
     work = f"{WORK}/dry" if dry else WORK
+    stamped = f"{work}/lib" if dry else f"{work}/stamps/lib"
     program = f"{work}/tests/{TESTS}"
     folder = os.path.dirname(tool("nvcc") or "")
     environment = {"PATH": os.pathsep.join(filter(None, (folder, os.environ.get("PATH", ""))))}
@@ -117,7 +119,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
         [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}",
                            "--rows", ROWS]], 170, 50, needs=("build",),
               without_device=(2, "bench.gpu.layers: .* sees no CUDA device"))],
-        [Step("phases", [[*kernels, "--csv", STAMPS, "--extension", f"{work}/stamps/lib"]], 60, 20,
+        [Step("phases", [[*kernels, "--csv", STAMPS, "--extension", stamped]], 60, 20,
               needs=(STAMPED,), required=False, without_device=no_card)],
         [Step("choices", [[sys.executable, "-m", "bench.gpu.choices", "--seconds", "{seconds}",
                            "--csv", CHOICES]], 1500, 60, needs=("build",), required=False,
@@ -178,7 +180,8 @@ def _builds(card: Card, environment: dict[str, str], folder: str, work: str,
         Step(STAMPED,
              [[*inplace[:-1], "--build-temp", stamps, "--build-lib", f"{stamps}/lib"],
               [*has_cuda, f"{stamps}/lib"]], 300, 60,
-             extension | {"LSNN_CMAKE_ARGS": f"-DLSNN_STAMPS=ON {cmake.strip()}"}, required=False),
+             extension | {"LSNN_CMAKE_ARGS": f"-DLSNN_STAMPS=ON {cmake.strip()}"}, required=False,
+             dry=([*has_cuda, f"{work}/lib"],)),
         Step("build of the C++ tests",
              [["cmake", "-S", ".", "-B", f"{work}/tests", "-G", "Ninja", "-DLSNN_TESTS=ON",
                architecture, *compiler, *quick],

@@ -5,12 +5,13 @@ import pytest
 
 def test_the_parts_of_a_table_are_the_table() -> None:
     large = [f"a.py::test_large[{i}]" for i in range(conftest.LARGE_TABLE)]
-    names = ["a.py::test", *large, *(name.replace("large", "small") for name in large[1:])]
-    parts = [set(names) - {names[i] for i in conftest.cases_left_out(names, k, 7)}
+    slow = [f"a.py::test_slow[{i}]" for i in range(conftest.LARGE_SLOW_TABLE)]
+    names = ["a.py::test", *large, *slow, *(name.replace("large", "small") for name in large[1:])]
+    parts = [set(names) - {names[i] for i in conftest.cases_left_out(names, k, 7, slow)}
              for k in range(7)]
     assert set.union(*parts) == set(names)
-    assert set.intersection(*parts) == set(names) - set(large)  # small tables are in every part
-    assert sum(len(part & set(large)) for part in parts) == len(large)
+    assert set.intersection(*parts) == set(names) - {*large, *slow}  # small tables: in every part
+    assert sum(len(part & {*large, *slow}) for part in parts) == len(large) + len(slow)
     assert conftest.cases_left_out(names, 0, 1) == set()
 
 
