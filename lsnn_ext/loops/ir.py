@@ -235,7 +235,8 @@ class Recording:
     read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
     # bools that Python reads, as for a branch or an assertion; a replay with others does not count
     checked: dict[int, bool] = field(default_factory=dict, kw_only=True)
-    strides: dict[int, tuple[int, ...]] = field(default_factory=dict, kw_only=True)  # of results
+    # of results that are not contiguous, and of such arguments of draws
+    strides: dict[int, tuple[int, ...]] = field(default_factory=dict, kw_only=True)
     steps: list[Step] = field(default_factory=list, kw_only=True)  # see unread.py
     # numbers and arrays of attributes that steps read, in the recorded call
     attributes: dict[Any, Any] = field(default_factory=dict, kw_only=True)

@@ -20,7 +20,7 @@ from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
 from .stages import Stage
 from .unread import run_steps
-from .values import Frame, Layout, Values
+from .values import Frame, Layout, Values, match_strides
 
 LEAST_GAIN = 1.1  # how much faster a plan must be by estimate
 
@@ -43,7 +43,7 @@ class Plan:
         # Views among the results that share memory, and the first of these.
         self.views = {one: first for one, (first, is_detached) in recording.shared.items()
                       if not is_detached}
-        self.layout = Layout({}, {}, exact, bool(self.views))
+        self.layout = Layout({}, {}, exact, bool(self.views), recording.strides)
         places = self.layout.places
         loops = unbound = 0
         self.written = {value: leaf for leaf, value in recording.written.items()}
@@ -51,11 +51,6 @@ class Plan:
         read = _find_read(recording, parts, self.live)
         for part in parts:
             if isinstance(part, Call):
-                if loops and part.is_random and not all(
-                        recording.kinds[value].is_contiguous or value in recording.leaves
-                        for value in part.inputs):
-                    raise Refused("expected contiguous arguments of a random draw, which depends "
-                                  "on the order in memory", part.line)
                 self.parts.append(part)
                 if (part.name == "unbind" and len(part.outputs) > 1
                         and (part.mode.grad or not recording.kinds[part.inputs[0]].requires_grad)
@@ -218,17 +213,6 @@ class Plan:
         changed = [pytree.tree_map(result, tree) for _, tree in recording.changed]
         written = {leaf: values.get(value) for leaf, value in recording.written.items()}
         return (made, changed, written), values.frames
-
-
-def match_strides(tensor: Tensor, strides: tuple[int, ...] | None) -> Tensor:
-    """Returns the tensor with the dimensions in memory in the order of these strides; None:
-    contiguous. What draws random numbers of its kind, or views it, may depend on it."""
-    if strides is None:
-        return tensor.contiguous()
-    if tensor.stride() == strides:
-        return tensor
-    order = sorted(range(tensor.dim()), key=lambda d: -strides[d])
-    return tensor.permute(order).contiguous().permute([*map(order.index, range(tensor.dim()))])
 
 
 def make_plan(recording: Recording, exact: bool) -> Plan:

@@ -54,9 +54,9 @@ class Planner:
             for slot in one.slots)]
         others = [q for q, one in enumerate(body) if one.call.is_random and q not in drawn]
         for one in body:
-            if one.call.is_random and not all(map(self._is_contiguous, one.slots)):
-                raise Refused("expected contiguous arguments of a random draw, which depends on "
-                              "the order in memory", one.call.line)
+            if one.call.is_random and not all(map(self._is_in_order, one.slots)):
+                raise Refused("expected arguments of a random draw with dimensions in the order "
+                              "of memory", one.call.line)
         if len(others) > 1 or (others and drawn):
             raise Refused("random draws that depend on numbers of the loop stay in their order",
                           body[others[0]].call.line)
@@ -82,13 +82,12 @@ class Planner:
                 for k, stage in enumerate(found)]
 
     # -------------------------------------------------------------------------- structure
-    def _is_contiguous(self, slot: Any) -> bool:
-        kinds = self.recording.kinds
-        if isinstance(slot, Now | Before):
-            return all(kinds[made[slot.position][slot.output]].is_contiguous
-                       for made in self.loop.made)
-        return all(kinds[value].is_contiguous or value in self.recording.leaves
-                   for value in find_initial(slot))
+    def _is_in_order(self, slot: Any) -> bool:
+        """Whether draws of the kind of an argument are those of a contiguous one."""
+        values = [made[slot.position][slot.output] for made in self.loop.made] if isinstance(
+            slot, Now | Before) else find_initial(slot)
+        return all(value not in self.recording.strides or value in self.recording.leaves
+                   for value in values)
 
     def _find_final(self) -> set[int]:
         """Returns the calls of which only the last iteration is read."""

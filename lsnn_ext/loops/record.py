@@ -58,6 +58,7 @@ from .origins import Origins
 from .parameters import Parameters
 from .rewrite import make_copy, rewrite
 from .unread import Steps, add_read, to_later
+from .values import find_turned
 from .witness import Witness, check_generators
 
 
@@ -304,6 +305,8 @@ class _Recorder(TorchFunctionMode):
         self.memory.note_parts(name, args, tensors, [one for one in found if id(one) not in given])
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
         call = Call(function, leaves, spec, results, tuple(written), mode, self.is_random, line)
+        if self.is_random:
+            self.recording.strides.update(find_turned(zip(call.inputs, tensors, strict=True)))
         if name == "stack" and isinstance(results, Ref):
             self.writes.note_stack(args, kwargs, results.value)
         self.recording.calls += rewrite(call, self.recording.add_value, kinds)

@@ -120,6 +120,9 @@ class Replayer:
         if not _recording_lock.acquire(blocking=False):
             return original(*args, **kwargs)
         try:
+            for entry in entries:
+                if entry.guard.settle(inputs):
+                    return self._replay(root, entry, original, inputs, args, kwargs)
             if self.options.dynamic and self.sizes.predict(self.entries, key, inputs,
                                                            self.options.exact):
                 entry = self.entries[key][-1]
@@ -154,9 +157,6 @@ class Replayer:
     def _record(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
                 args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entries = self.entries.get(key, [])
-        for entry in entries:
-            if entry.guard.settle(inputs):
-                return self._replay(root, entry, original, inputs, args, kwargs)
         shapes = len(self.entries.keys() - {one for one, *_ in self.sizes.predicted})
         if len(entries) >= CHANGES or (not entries and shapes >= SHAPES):
             what = ("the model changes between calls" if entries else
@@ -327,7 +327,7 @@ class Replayer:
                 for leaf, value in values.items():
                     (leaves[leaf].data if leaves[leaf].requires_grad else leaves[leaf]).copy_(value)
             entry.guard.set_changed(changed)
-            if self.branches[entry.plan] > 0:
+            if self.branches.get(entry.plan, 0) > 0:
                 self.branches[entry.plan] -= RARE
             return result
         set_generator_states(states)

@@ -6,6 +6,7 @@ Shapes that are no linear functions of the size, as of a part of the input, show
 """
 from collections.abc import Iterator
 from contextlib import suppress
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +64,20 @@ class Template:
         size = next(_find_sizes(self.key, key), None)
         return size if size is not None and set_size(self.key, size) == key else None
 
+    def agrees(self, recorded: list[Recorded]) -> bool:
+        """Whether it predicts those of these recordings that are between its sizes."""
+        sizes = [self.find_size(one.key) for one in recorded]
+        return all(set_size(self.tree, size) == one.tree for one, size in zip(
+            recorded, sizes, strict=True)
+            if size is not None and min(self.sizes) <= size <= max(self.sizes))
+
+    def covers(self, size: int) -> bool:
+        """Whether a size is between those of the recordings, and differs from them by multiples of
+        what divides their differences: sizes that are all even tell nothing about odd ones."""
+        first = self.sizes[0]
+        return min(self.sizes) <= size <= max(self.sizes) and (
+            (size - first) % gcd(*(one - first for one in self.sizes)) == 0)
+
     def make_entry(self, size: int, inputs: list[Any], exact: bool) -> Any:
         """Returns the entry of a size, whose plan has run on these inputs. Raises what it does."""
         guard, base = self.entry.guard, self.entry.plan.recording
@@ -73,10 +88,17 @@ class Template:
         recording.release()
         if recording.read.keys() != base.read.keys():  # which the guard would not compare
             raise UnpredictableError
-        states = generator_states()
-        _check_shapes(plan, *plan.run(leaves, True, {
-            path: resolve(guard.function, path) for path in recording.attributes}))
-        set_generator_states(states)
+        if [one.kind for one in plan.stages] != [one.kind for one in self.entry.plan.stages]:
+            raise UnpredictableError  # such as a recurrence that is no kernel for this size
+        states = generator_states() if plan.is_random else []
+        frames: dict[int, Frame] = {}
+        try:
+            _, frames = plan.run(leaves, True, {
+                path: resolve(guard.function, path) for path in recording.attributes})
+            _check_shapes(plan, frames)
+        finally:
+            frames.clear()  # they and the list of them are a cycle
+            set_generator_states(states)
         return self.entry._replace(plan=plan, plain={}, comparison=None)
 
 
@@ -89,7 +111,7 @@ def _find_sizes(template: Tree, tree: Tree) -> Iterator[int]:
             yield from _find_sizes(one, other)
 
 
-def _check_shapes(plan: Plan, _: Any, frames: dict[int, Frame]) -> None:
+def _check_shapes(plan: Plan, frames: dict[int, Frame]) -> None:
     """Raises UnpredictableError unless a run has made values of the predicted shapes: those that
     depend on the size in another way have others."""
     kinds = plan.recording.kinds
@@ -136,17 +158,19 @@ class Sizes:
         matching = [(one, size) for one in self.holding[1]
                     if (size := one.find_size(new.key)) is not None]
         for one, size in matching:
-            one.is_confirmed = set_size(one.tree, size) == new.tree
+            one.sizes.append(size)
+            one.is_confirmed = one.agrees([new, *self.holding[0]])
             if one.is_confirmed:
                 one.entry = entry
-                one.sizes.append(size)
             else:
                 self.templates.remove(one)
                 self._forget(entries, [each for each in self.predicted if each[2] is one])
         if not any(one.is_confirmed for one, _ in matching):
             for other in self.holding[0]:
                 with suppress(UnpredictableError):
-                    self.templates.append(Template(other, new))
+                    template = Template(other, new)
+                    if template.agrees(self.holding[0]):
+                        self.templates.append(template)
         self.recorded = [*self.recorded, new][-MOST_RECORDED:]
 
     def predict(self, entries: dict[Any, list[Any]], key: Any, inputs: list[Any],
@@ -156,8 +180,7 @@ class Sizes:
         tree = describe_key(key)
         for one in self.templates:
             size = one.find_size(tree) if one.is_confirmed else None
-            if size is None or not min(one.sizes) <= size <= max(one.sizes) or not _holds(
-                    one.entry.guard, inputs):
+            if size is None or not one.covers(size) or not _holds(one.entry.guard, inputs):
                 continue
             try:
                 entry = one.make_entry(size, inputs, exact)

@@ -1,6 +1,6 @@
 """The values of one run of a plan: of plain calls, and of loops over all iterations."""
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._core.torch_internals import find_storage
-from .ir import Before, Call, Fixed, Mode, Now, Numbers, Ref, Varying
+from .ir import Before, Call, Fixed, Mode, Now, Numbers, Ref, Refused, Varying
 from .products import Operands, Stacked, find_operands
 
 SUMS = frozenset({"sum", "mean"})  # whose order is that of memory
@@ -23,6 +23,30 @@ def run_call(call: Call, values: Mapping[int, Tensor]) -> Iterator[tuple[int, Te
     return zip(call.outputs, call.run(leaves), strict=True)
 
 
+def find_turned(values: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yields the strides of values whose dimensions are in another order in memory. Raises
+    Refused."""
+    for value, one in values:
+        used = [stride for stride, n in zip(one.stride(), one.shape, strict=True) if n > 1]
+        kept = [stride for stride in used if stride]
+        if kept != sorted(kept, reverse=True):
+            if kept != used:
+                raise Refused("expected a draw of dimensions in the order of memory, got an "
+                              "expanded tensor")
+            yield value, one.stride()
+
+
+def match_strides(tensor: Tensor, strides: tuple[int, ...] | None) -> Tensor:
+    """Returns the tensor with the dimensions in memory in the order of these strides; None:
+    contiguous. What draws random numbers of its kind, or views it, may depend on it."""
+    if strides is None:
+        return tensor.contiguous()
+    if tensor.stride() == strides:
+        return tensor
+    order = sorted(range(tensor.dim()), key=lambda d: -strides[d])
+    return tensor.permute(order).contiguous().permute([*map(order.index, range(tensor.dim()))])
+
+
 class Layout(NamedTuple):
     """Where values are found in a run of a plan."""
 
@@ -30,6 +54,7 @@ class Layout(NamedTuple):
     ranges: dict[tuple[int, ...], list[Any]]  # of stacks of earlier runs
     exact: bool  # whether products are those of torch
     has_views: bool = False  # whether results are views of each other: products have one memory
+    strides: Mapping[int, tuple[int, ...]] = {}  # as of Recording
 
 
 class Values:
@@ -37,7 +62,7 @@ class Values:
 
     def __init__(self, leaves: dict[int, Tensor], layout: Layout) -> None:
         self.leaves, self.tensors = leaves, dict(leaves)
-        self.places, self.ranges, self.exact, self.has_views = layout
+        self.places, self.ranges, self.exact, self.has_views, self.strides = layout
         self.frames: dict[int, Frame] = {}  # of the loops so far, and below 0 of unbind
         self.products: dict[int, Operands | Stacked] = {}  # which are computed when they are read
         self.taken: set[int] = set()  # storages of stacks, and of what frames have views of
@@ -89,8 +114,9 @@ class Values:
             return
         leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
         if call.is_random:  # which draws in the order of memory
-            leaves = [one.contiguous() if isinstance(leaf, Ref) and leaf.value not in self.leaves
-                      else one for one, leaf in zip(leaves, call.leaves, strict=True)]
+            leaves = [match_strides(one, self.strides.get(leaf.value))
+                      if isinstance(leaf, Ref) and leaf.value not in self.leaves else one
+                      for one, leaf in zip(leaves, call.leaves, strict=True)]
         product = None if self.exact else find_operands(call, leaves)
         if product is not None and product.source.dim() > 1 and not product.is_vector and (
                 product.fits()):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from converted_nets import Net, assert_same, draw_x, plans_are_useful  # noqa: F401
-from lsnn_ext.loops import convert, fuse
+from lsnn_ext.loops import convert, fuse, sizes
 from lsnn_ext.loops.paths import ATTRIBUTE
 from lsnn_ext.loops.stages import _slice
 from lsnn_ext.loops.trees import UnpredictableError, compress, expand, fit, set_size
@@ -141,7 +141,8 @@ def test_many_sizes_keep_a_bounded_number_of_entries() -> None:
     for T in (9, 90, *range(10, 90)):
         model(draw_x(T))
     assert count_predicted(model) == 64
-    assert len(vars(model)[ATTRIBUTE].entries) == 3 + 64
+    replayer = vars(model)[ATTRIBUTE]
+    assert len(replayer.entries) == 3 + 64 and not replayer.branches
     assert_same(model, original, draw_x(15), replays=True)
     model.beta = original.beta = 0.5
     for T in (20, 80, 21, *range(10, 90)):
@@ -174,12 +175,15 @@ class Cut(Net):
             return super().forward(x[:20])
         if how == "stride":
             return super().forward(x[::5])
+        if how == "pad":
+            return super().forward(nn.functional.pad(x, (0, 0, 0, 0, 0, -len(x) % 4)))
         z = super().forward(x)
         return torch.stack([self.table[t] * one for t, one in enumerate(z)])
 
 
 @pytest.mark.parametrize(("how", "sizes"), [
-    ("part", (12, 14, 16, 40, 18, 25, 13)), ("stride", (26, 27, 28, 50, 31, 27, 40))])
+    ("part", (12, 14, 16, 40, 18, 25, 13)), ("stride", (26, 27, 28, 50, 31, 27, 40)),
+    ("pad", (16, 32, 24, 18, 31)), ("pad", (8, 10, 16, 12, 13, 14, 11))])
 def test_shapes_that_are_not_linear_are_recorded(how: str, sizes: tuple[int, ...]) -> None:
     model, original = make_pair(Cut)
     for T in sizes:
@@ -194,6 +198,25 @@ def test_a_run_of_other_shapes_is_not_predicted() -> None:
     assert template.make_entry(29, [draw_x(29), "stride"], False).plan is not None
     with pytest.raises(UnpredictableError):
         template.make_entry(36, [draw_x(36), "stride"], False)
+
+
+def test_a_prediction_without_draws_leaves_the_generators_alone(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may draw meanwhile."""
+    seen: list[Any] = []
+    monkeypatch.setattr(sizes, "set_generator_states", seen.append)
+    model, _ = make_pair(Net)
+    for T in (9, 20, 12):
+        model(draw_x(T))
+    assert count_predicted(model) == 1 and not any(seen)
+
+
+def test_a_new_equal_attribute_is_not_predicted_again() -> None:
+    model, original = make_pair(Net)
+    for T in (9, 20, 12, 11, 11, 11):
+        model.gains = original.gains = [1.0, 2.0]
+        assert_same(model, original, draw_x(T), replays=None)
+    assert count_predicted(model) == 1
 
 
 class Eighths(Net):
