@@ -24,8 +24,7 @@ def run_call(call: Call, values: Mapping[int, Tensor]) -> Iterator[tuple[int, Te
 
 
 def find_turned(values: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yields the strides of values whose dimensions are in another order in memory. Raises
-    Refused."""
+    """Yields strides of values with dimensions in another order in memory. Raises Refused."""
     for value, one in values:
         used = [stride for stride, n in zip(one.stride(), one.shape, strict=True) if n > 1]
         kept = [stride for stride in used if stride]

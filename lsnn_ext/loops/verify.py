@@ -168,7 +168,7 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
             raise VerificationError("other random draws, or another number of them", "results")
     has_flips = any(_has_flips(expected, loop, stages, frames[k])
                     for k, (loop, stages) in enumerate(expected.loops))
-    del frames
+    frames.clear()  # they and the list of them are a cycle
     refs, spec = pytree.tree_flatten((recording.result, [tree for _, tree in recording.changed],
                                       list(map(Ref, recording.written.values()))))
     replayed = 0
