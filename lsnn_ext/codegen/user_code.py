@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from importlib.util import resolve_name
 from types import CodeType
 
-FOREIGN = frozenset({"torch", "numpy", "lsnn_ext", "builtins"})
+# einops: only computes with its arguments
+FOREIGN = frozenset({"torch", "numpy", "lsnn_ext", "builtins", "einops"})
 
 
 @functools.cache

@@ -42,6 +42,26 @@ def test_states_in_one_tensor(name: str) -> None:
     compare(model, random(T, B, N), random(N, N, seed=1), random(B, N, seed=2))
 
 
+def test_calls_of_einops_are_those_of_torch() -> None:
+    einops = pytest.importorskip("einops")
+    layers = pytest.importorskip("einops.layers.torch")
+    turn = layers.Rearrange("b t n -> t b n")
+
+    def model(x: Tensor, w: Tensor, v: Tensor) -> Tensor:
+        v = einops.repeat(v, "n -> b n", b=len(x))
+        z, made = torch.zeros_like(v), []
+        for one in turn(x):
+            v = 0.9 * v + einops.rearrange(one, "b n -> b n") - z
+            v = v + einops.einsum(z, w, "b i, o i -> b o")
+            z = spike(v - 0.5)
+            made.append(z)
+        return einops.reduce(einops.rearrange(made, "t b n -> b t n"), "b t n -> b t", "mean")
+
+    given = random(B, T, N), random(N, N, seed=1), random(N, seed=2)
+    compare(model, *given)
+    torch.testing.assert_close(fuse(model, given)(*given), model(*given))
+
+
 def test_a_stack_that_is_written_to_has_other_parts() -> None:
     def model(x: Tensor, v: Tensor) -> Tensor:
         state = torch.stack((v, v))
