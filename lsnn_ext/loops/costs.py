@@ -64,14 +64,25 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
     return PRODUCT + found + multiplication * times * sqrt(prod(sizes) * size / times)
 
 
+def estimate_copies(call: Call, kinds: Mapping[int, Kind]) -> float:
+    """Returns the time that a plan takes beyond that of a call which writes to a tensor: it copies
+    the whole, and so does the backward pass."""
+    return 2 * WRITTEN * NUMBER * sum(prod(kinds[after].shape) for _, after in call.written)
+
+
 def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
     kinds = recording.kinds
     calls, n = [loop.body[q].call for q in stage.positions], loop.iterations
     if stage.kind == "fused":
         found = stage.run.__self__.found  # type: ignore[attr-defined]
-        return FUSED + n * _estimate_step(found, calls, kinds)
+        q, k = found.z
+        z = recording.numbers.get(loop.made[n // 2][q][k])
+        is_sparse = isinstance(loop.body[q].call.function, Apply) or (
+            z is not None and _ops.is_mostly_zero(z))
+        return FUSED + n * _estimate_step(found, calls, kinds, is_sparse)
     if stage.kind in ("loop", "drawn", "in order"):
-        return IN_ORDER * n * sum(estimate_call(call, kinds) for call in calls)
+        return n * sum(IN_ORDER * estimate_call(call, kinds) + estimate_copies(call, kinds)
+                       for call in calls)
     if stage.kind == "written":
         return CALL + WRITTEN * NUMBER * n * prod(kinds[calls[0].inputs[-1]].shape)
     if stage.kind == "batched":
@@ -81,11 +92,11 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
     return CALL
 
 
-def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind]) -> float:
+def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind],
+                   is_sparse: bool) -> float:
     """found: the Recurrence. If one current has a product, all take part in it."""
     numbers = sum(_count_numbers(call, kinds, FUSED_OPERATIONS) for call in calls)
-    is_spike = isinstance(found.loop.body[found.z[0]].call.function, Apply)
     width = sum(found.width(one.shape) for one in found.currents) * any(
         one.products for one in found.currents)
-    return FUSED_NUMBER * numbers + MULTIPLICATION * (SPIKES if is_spike else DENSE) * (
+    return FUSED_NUMBER * numbers + MULTIPLICATION * (SPIKES if is_sparse else DENSE) * (
         found.rows * found.neurons**2 * width)

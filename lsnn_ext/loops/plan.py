@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .._core.torch_internals import find_storage
 from . import ir
-from .costs import GUARD, estimate_call, estimate_stage, skips_zeros
+from .costs import GUARD, estimate_call, estimate_copies, estimate_stage, skips_zeros
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
@@ -121,7 +121,8 @@ class Plan:
     def estimate(self) -> float:
         """Estimates the time of a run, as costs.py."""
         kinds, numbers = self.recording.kinds, self.recording.numbers
-        calls = (estimate_call(part, kinds, 1, skips_zeros(part, numbers)) for part in self.parts
+        calls = (estimate_call(part, kinds, 1, skips_zeros(part, numbers))
+                 + estimate_copies(part, kinds) for part in self.parts
                  if isinstance(part, Call) and is_live(part, self.live))
         return GUARD + sum(calls) + sum(
             estimate_stage(part[0], stage, self.recording) for part in self.parts

@@ -5,7 +5,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lsnn_ext.loops import costs
 from lsnn_ext.loops.costs import estimate_call
-from small_loops import run
+from small_loops import prepare, run, spike
 
 M, K, N = 64, 512, 256
 
@@ -30,6 +30,34 @@ def test_small_results_cost_no_more():
     small, cached, large = kinds.values()
     assert small == cached == costs.CALL
     assert large == pytest.approx(costs.CALL + 2 * costs.CACHED * costs.NUMBER)
+
+
+def test_a_write_in_a_plan_copies_the_whole():
+    def write(x):
+        x = x * 2
+        x[0] = 1.0
+        return x
+
+    small, large = (run(write, (torch.rand(size),))[2].estimate() for size in (1, costs.CACHED))
+    assert large - small == pytest.approx(4 * costs.NUMBER * (costs.CACHED - 1))
+
+
+def test_a_recurrent_product_of_dropped_spikes_costs_less():
+    def estimate(gain):
+        def model(x, w):
+            v = z = torch.zeros_like(x[0])
+            for one in x:
+                v = 0.5 * v + gain * one + z @ w
+                z = spike(v - 1) * one
+            return z
+
+        plan, _ = prepare(model, [torch.rand(20, 8, N), 0.001 * torch.rand(N, N)])
+        loop, _ = next(part for part in plan.parts if isinstance(part, tuple))
+        return plan.estimate() / loop.iterations
+
+    # for each of the two currents
+    more = 2 * (costs.DENSE - costs.SPIKES) * costs.MULTIPLICATION * 8 * N * N
+    assert estimate(3.0) - estimate(0.6) == pytest.approx(more)
 
 
 @pytest.mark.parametrize("density", [0.05, 0.5])
