@@ -26,7 +26,11 @@ MULTIPLICATION = 0.09e-3
 PLANNED = 0.4  # of a product of a sequence that is mostly zero
 IN_ORDER = 1.5  # of calls in their order, whose arguments are taken apart and results stacked
 WRITTEN = 2  # copies of the parts that a loop writes to a tensor
+SPREAD = 0.7  # times as long takes a number of x in the gradient of x[t], which has the size of x
 SPIKES, DENSE = 0.45, 1.25  # times as long is a recurrent product of spikes, or of other numbers
+
+
+PARTS = frozenset({"select", "__getitem__"})
 
 
 def _count_numbers(call: Call, kinds: Mapping[int, Kind], operations: float = OPERATIONS) -> float:
@@ -53,6 +57,8 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
         return FUNCTION + found
     if is_operator(call.function):
         return OPERATOR + found
+    if call.name in PARTS and kinds[source := call.inputs[0]].requires_grad:
+        found += SPREAD * NUMBER * max(prod(kinds[source].shape) - CACHED, 0)
     if call.name not in PRODUCTS:
         return CALL + found
     if call.name.startswith("conv"):
@@ -65,9 +71,9 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
 
 
 def estimate_copies(call: Call, kinds: Mapping[int, Kind]) -> float:
-    """Returns the time that a plan takes beyond that of a call which writes to a tensor: it copies
-    the whole, and so does the backward pass."""
-    return 2 * WRITTEN * NUMBER * sum(prod(kinds[after].shape) for _, after in call.written)
+    """Returns the time that a plan takes beyond that of a call which writes to a tensor, of which
+    it copies the whole."""
+    return WRITTEN * NUMBER * sum(prod(kinds[after].shape) for _, after in call.written)
 
 
 def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:

@@ -73,7 +73,9 @@ class Origins:
             return False
         node = self.snapshot.node(value)
         return not self._changes(node) and all(
-            step in node.plain or isinstance(one, type) for step, one in node.held.items())
+            step in node.plain or isinstance(one, type)
+            or (type(one) in (tuple, list, dict) and self.is_constant(one))
+            for step, one in node.held.items())
 
     # ------------------------------------------------------------------------- after the call
     def changed(self, reference: Callable[[Any], Any],

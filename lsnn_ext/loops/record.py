@@ -321,7 +321,7 @@ class _Recorder(TorchFunctionMode):
             return  # such as of the state of the call before
         if leaf is not None and parameter is None and (
                 leaf.kind == "input" or tensor.requires_grad or is_flag):
-            what = "an input" if leaf.kind == "input" else "a parameter"
+            what = "an input" if leaf.kind == "input" else "a parameter, nor of what has a gradient"
             raise Refused(f"{name}: expected no write to {what}")
         if not is_flag:
             self.memory.check_write(name, tensor, args, parameter)

@@ -152,7 +152,8 @@ class Replayer:
             return ""
         if not entries and self.others:
             return f"x: expected dense tensors and plain values, got {', '.join(self.others)}"
-        return entries[0].reason if entries else "x: expected a call of the model, got none"
+        return entries[0].reason if entries else (
+            "x: expected a call of the model, got none; another method is one for lsnn_ext.fuse")
 
     def _record(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
                 args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -14,6 +14,8 @@ from .products import Operands, Stacked, find_operands
 SUMS = frozenset({"sum", "mean"})  # whose order is that of memory
 MOVES = frozenset({"transpose", "swapaxes", "movedim", "permute"})  # of axes
 
+MOST_RANGES = 8  # of a stack: the gradient of each has the size of the sequence
+
 Place = tuple[int, int]  # position in the body and output
 
 
@@ -143,8 +145,11 @@ class Values:
 
     def stack(self, values: tuple[int, ...]) -> Tensor:
         """Stacks values of one shape along a new first dimension, without a copy of a range."""
+        ranges = self.find_ranges(values)
+        if len(ranges) > MOST_RANGES:
+            ranges = [[*values]]
         pieces = [torch.stack([self.get(value) for value in one]) if isinstance(one, list)
-                  else self.frames[one.frame].range(*one[1:]) for one in self.find_ranges(values)]
+                  else self.frames[one.frame].range(*one[1:]) for one in ranges]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def find_ranges(self, values: tuple[int, ...]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Objects among the arguments of a call: a constant is one that the model holds and that does not
 change. What a call does beside calls of torch."""
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -19,9 +19,10 @@ class Slope:
     """The derivative of a spike."""
 
     height: float = 0.5
+    others: Any = field(default_factory=lambda: {"power": [(2,)]})
 
     def __call__(self, u: Tensor) -> Tensor:
-        return self.height / (1 + u.abs()) ** 2
+        return self.height / (1 + u.abs()) ** self.others["power"][0][0]
 
 
 class Spike(torch.autograd.Function):
@@ -96,6 +97,9 @@ def test_an_object_that_changes_between_calls() -> None:
     for height in (0.25, 2.0, 0.5):
         model.slope.height = theirs.slope.height = height
         _check(model, theirs, x)
+    for side in (model, theirs):
+        side.slope.others["power"][0] = (3,)
+    _check(model, theirs, x)
 
 
 def test_a_buffer_that_python_compares() -> None:

@@ -39,7 +39,7 @@ def test_a_write_in_a_plan_copies_the_whole():
         return x
 
     small, large = (run(write, (torch.rand(size),))[2].estimate() for size in (1, costs.CACHED))
-    assert large - small == pytest.approx(4 * costs.NUMBER * (costs.CACHED - 1))
+    assert large - small == pytest.approx(costs.WRITTEN * costs.NUMBER * (costs.CACHED - 1))
 
 
 def test_a_recurrent_product_of_dropped_spikes_costs_less():
@@ -58,6 +58,14 @@ def test_a_recurrent_product_of_dropped_spikes_costs_less():
     # for each of the two currents
     more = 2 * (costs.DENSE - costs.SPIKES) * costs.MULTIPLICATION * 8 * N * N
     assert estimate(3.0) - estimate(0.6) == pytest.approx(more)
+
+
+def test_a_part_of_a_sequence_with_a_gradient_costs_one_of_its_size():
+    x = torch.rand(4, costs.CACHED, requires_grad=True)
+    _, _, plan = run(lambda x: x[0] + x.detach()[1], (x,))
+    parts = [one for one in plan.recording.calls if one.name in costs.PARTS]
+    assert [estimate_call(one, plan.recording.kinds) for one in parts] == pytest.approx(
+        [costs.CALL + 3 * costs.CACHED * costs.SPREAD * costs.NUMBER, costs.CALL])
 
 
 @pytest.mark.parametrize("density", [0.05, 0.5])

@@ -263,6 +263,25 @@ def test_what_unbind_takes_apart_is_not_stacked_again(
     torch.testing.assert_close(*(torch.autograd.grad(one, (x, w), cotangent) for one in results))
 
 
+def test_a_stack_of_each_second_step_has_one_gradient_for_all(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of the size of the sequence for each of its steps."""
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        made = []
+        v = torch.zeros(B, N)
+        for one in x:
+            v = 0.9 * v + one + torch.tanh(v) @ w
+            made.append(v)
+        return torch.stack(made[::2])
+
+    x, w = torch.rand(T, B, N, requires_grad=True), torch.rand(N, N, requires_grad=True)
+    fused = fuse(run, (x, w))
+    seen = _spy(monkeypatch, Frame, "range", lambda *each: each)
+    torch.testing.assert_close(*(torch.autograd.grad(one(x, w).sum(), (x, w))
+                                 for one in (fused, run)))
+    assert len(seen) < 2
+
+
 def test_a_stack_of_what_unbind_makes_has_memory_of_its_own() -> None:
     def run(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
         current = 2 * x
