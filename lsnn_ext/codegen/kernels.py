@@ -15,7 +15,7 @@ from .._core.torch_internals import mark_constant, without_modes, without_saved_
 from .closure import Watch
 from .form import join_states, make_examples, split_coefficient
 from .neuron import Neuron, Parts, by_name, check_results, without_autocast
-from .program import Program, Prologue
+from .program import Program, Prologue, is_linear
 
 _lock = threading.RLock()
 _registered: set[int] = set()
@@ -191,6 +191,9 @@ def _make_kernel(neuron: Neuron, parts: Parts, like: Tensor,
         def prologue(given: Sequence[Coefficient], device: torch.device) -> list[Tensor]:
             return of_tensors([one for one in given if isinstance(one, Tensor)], device)
 
+    if getattr(neuron.step, "has_copies", False) and not is_linear(program):
+        raise StepError("step: expected a backward that is linear in the gradient, as several "
+                        "recurrent products need it, got another one")
     if len(program.nodes) > MOST_OPERATORS:
         raise StepError(f"step: expected at most {MOST_OPERATORS} operators, got "
                         f"{len(program.nodes)}")

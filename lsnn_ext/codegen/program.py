@@ -71,3 +71,39 @@ def find_reachable(ends: Iterable[int], arguments_of: Callable[[int], Iterable[i
             found.add(place)
             left += arguments_of(place)
     return found
+
+
+def is_linear(program: Program) -> bool:
+    """Whether the adjoint is linear in the gradients, so that one of a sum is the sum of those of
+    its terms. What clips or normalizes a gradient is not."""
+    first = program.currents + program.states + 1 + program.coefficients
+    found = set(range(first, first + program.states + 1))  # proportional to the gradients
+
+    def is_term(i: int) -> bool:
+        node = program.nodes[i]
+        return i in found or (node.operator, node.value) == ("constant", 0)
+
+    outputs = [i for i in (*program.d_currents, *program.d_states, program.d_z, *program.gradients)
+               if i is not None]
+    for i in sorted(find_reachable(outputs, lambda i: program.nodes[i].arguments)):
+        operator, arguments, _ = program.nodes[i]
+        if found.isdisjoint(arguments):
+            continue
+        a, *others = (one in found for one in arguments)
+        match operator:
+            case "add" | "sub" | "neg" | "float32":
+                fits = all(map(is_term, arguments))
+            case "select":
+                fits = not a and all(map(is_term, arguments[1:]))
+            case "mul":
+                fits = a != others[0]
+            case "div":
+                fits = not others[0]
+            case "fma":
+                fits = a != others[0] and is_term(arguments[2])
+            case _:
+                fits = False
+        if not fits:
+            return False
+        found.add(i)
+    return all(map(is_term, outputs))

@@ -103,8 +103,9 @@ class Component:
         projected; is_projecting: as of Currents.make."""
         first = {}
         if self.found.prefix:
-            first = run_calls(self.found.loop, self.found.before(self.found.z[0], True), 1,
-                              self._make_reader(given), given.initial)[0]
+            ahead = {q for one, _ in self.found.emitted for q in self.found.before(one, True)}
+            first = run_calls(self.found.loop, sorted(ahead), 1, self._make_reader(given),
+                              given.initial)[0]
         x, projection = self.currents.make(given, is_projecting)
         weights, delays = self.currents.make_weights(given)
         steps = range(max(delays, default=0) + 1)
@@ -114,8 +115,13 @@ class Component:
         states |= {name: self.found.turn(given.outside[slot].expand(1, *shape)).reshape(
             self.found.rows, -1).to(**self.options, copy=True)
             for (slot, shape), name in self.found.constants.items()}
-        coefficients = {name: make_coefficient(self.found, given.outside[slot], shape)
-                        for (slot, shape), name in self.found.coefficients.items()}
+        states = {name: self.found.copy(one, 1) for name, one in states.items()}
+        coefficients = {name: self.found.copy(make_coefficient(
+            self.found, given.outside[slot], shape), 0)
+            for (slot, shape), name in self.found.coefficients.items()}
+        if self.found.copies > 1:
+            numbers = torch.arange(self.found.copies, **self.options)
+            coefficients["copy"] = numbers.repeat_interleave(self.found.neurons)
         return (x, weights, delays[0] if len(delays) == 1 else delays or 0,
                 NeuronState(states, torch.stack(past)), coefficients, first, projection)
 
@@ -123,15 +129,15 @@ class Component:
         x, weights, delay, state, coefficients, first, projection = self.make_arguments(given)
         prefix, places = self.found.prefix, self.found.places
         traced = {place for place, name in places.items()
-                  if name != "z" and (place not in last or place[0] in prefix)}
+                  if not name.startswith("z") and (place not in last or place[0] in prefix)}
         spikes, after, traces = self.call(  # a trace has all states of all steps
             x, weights, delay, state, coefficients, bool(traced), **projection)
         found = {}
         for place, name in places.items():
             kind = self.found.reader.kind(*place)
-            one = spikes if name == "z" else (
-                traces[name] if place in traced else after.states[name][None])
-            one = self.restore(one, place)
+            states = traces if place in traced else {
+                name: one[None] for name, one in after.states.items()}
+            one = self.restore(self.found.take(name, spikes, states), place)
             if place[0] in prefix:
                 one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
             found[place] = one if kind.requires_grad else one.detach()
@@ -151,12 +157,15 @@ class Component:
         return find
 
     def _past_z(self, t: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
-        if t == 0:
-            return self.flatten(first[self.found.z], self.found.z)
-        value = self.found.history.get(t)
-        if value is None:
-            return torch.zeros(self.found.rows, self.found.neurons, **self.options)
-        return self.flatten(given.initial[value], self.found.z)
+        def find(place: Place) -> Tensor:
+            if t == 0:
+                return self.flatten(first[place], place)
+            value = self.found.history.get((place, t))
+            if value is None:
+                return torch.zeros(self.found.rows, self.found.neurons, **self.options)
+            return self.flatten(given.initial[value], place)
+
+        return torch.cat([*map(find, self.found.emitted)], 1)
 
     def _initial(self, register: Register, first: Mapping[Place, Tensor],
                  given: RunInputs) -> Tensor:

@@ -45,8 +45,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
         t += int(q in found.prefix) - register.lag
         return loop.made[t][q][k] if t >= 0 else None
 
-    def past_z(t: int) -> int | None:
-        return loop.made[t][found.z[0]][found.z[1]] if t >= 0 else found.history.get(t)
+    def past_z(place: Place, t: int) -> int | None:
+        return loop.made[t][place[0]][place[1]] if t >= 0 else found.history.get((place, t))
 
     def calls(back: int, t: int) -> list[Call]:
         steps = sorted((t - back + int(q in found.prefix), q) for q in found.positions)
@@ -58,18 +58,19 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     chunk = max(1, LARGEST // (found.rows * found.neurons))
     for start in range(0, last, chunk):
         steps = range(start, min(start + chunk, last))
-        states = {name: torch.cat([flat(past(one, t), one.place) for t in steps])
+        states = {name: found.copy(torch.cat([flat(past(one, t), one.place) for t in steps]), 1)
                   for one, name in found.registers.items()}
         states |= {name: state.states[name].repeat(len(steps), 1)
                    for name in found.constants.values()}
-        z = torch.stack([torch.cat([flat(past_z(t + ahead - 1 - d), found.z) for t in steps])
-                         for d in range(len(state.z))])
+        z = torch.stack([torch.cat([torch.cat([
+            flat(past_z(one, t + ahead - 1 - d), one) for t in steps]) for one in found.emitted], 1)
+            for d in range(len(state.z))])
         inner = x[start : steps.stop].reshape(1, len(steps) * found.rows, *x.shape[2:])
         spikes, _, traces = functional.recurrent(  # type: ignore[misc]
             inner, weights, component.neuron, delay=delay, state=NeuronState(states, z),
             trace=True, **coefficients)  # type: ignore[arg-type]
         for (q, k), name in places.items():
-            one = spikes if name == "z" else traces[name]
+            one = found.take(name, spikes, traces)
             one = one.reshape(len(steps), found.rows, *one.shape[2:])
             back = int(q in found.prefix)
             expected.compare(loop, (q, k), component.restore(one, (q, k)), start + back,

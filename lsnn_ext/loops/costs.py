@@ -81,10 +81,9 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
     calls, n = [loop.body[q].call for q in stage.positions], loop.iterations
     if stage.kind == "fused":
         found = stage.run.__self__.found  # type: ignore[attr-defined]
-        q, k = found.z
-        z = recording.numbers.get(loop.made[n // 2][q][k])
-        is_sparse = isinstance(loop.body[q].call.function, Apply) or (
-            z is not None and _ops.is_mostly_zero(z))
+        is_sparse = all(isinstance(loop.body[q].call.function, Apply) or (
+            (z := recording.numbers.get(loop.made[n // 2][q][k])) is not None
+            and _ops.is_mostly_zero(z)) for q, k in found.emitted)
         return FUSED + n * _estimate_step(found, calls, kinds, is_sparse)
     if stage.kind in ("loop", "drawn", "in order"):
         return n * sum(IN_ORDER * estimate_call(call, kinds) + estimate_copies(call, kinds)
@@ -101,8 +100,8 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
 def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind],
                    is_sparse: bool) -> float:
     """found: the Recurrence. If one current has a product, all take part in it."""
-    numbers = sum(_count_numbers(call, kinds, FUSED_OPERATIONS) for call in calls)
+    numbers = found.copies * sum(_count_numbers(call, kinds, FUSED_OPERATIONS) for call in calls)
     width = sum(found.width(one.shape) for one in found.currents) * any(
         one.products for one in found.currents)
     return FUSED_NUMBER * numbers + MULTIPLICATION * (SPIKES if is_sparse else DENSE) * (
-        found.rows * found.neurons**2 * width)
+        found.rows * (found.copies * found.neurons)**2 * width)

@@ -13,6 +13,7 @@ from .ir import Now, Numbers, Slot, Varying
 from .products import Operands, linear
 from .reader import First, Later, Product
 from .recurrence import Current, Recurrence
+from .values import Place
 
 
 class RunInputs(NamedTuple):
@@ -35,7 +36,7 @@ class Currents:
         differs by row; None: there is no such term."""
         found, reader = self.found, self.found.reader
         current = next(iter(found.currents))
-        if len(found.currents) > 1 or found.width(current.shape) > 1 or any(
+        if found.copies > 1 or len(found.currents) > 1 or found.width(current.shape) > 1 or any(
                 isinstance(one, First) for one in current.others):
             return None
         others = [one for one in current.others
@@ -59,7 +60,8 @@ class Currents:
         product = self._find_product(given) if is_projecting else None
         if product is not None:
             return self._project(product, given)
-        currents = [self.make_current(one, given) for one in self.found.currents]
+        currents = [self.found.copy(self.make_current(one, given), -1)
+                    for one in self.found.currents]
         return currents[0] if len(currents) == 1 else torch.cat(
             [one if one.dim() == 4 else one.unsqueeze(2) for one in currents], 2), {}
 
@@ -159,7 +161,7 @@ class Currents:
 
     def make_weights(self, given: RunInputs) -> tuple[Tensor | None, tuple[int, ...]]:
         """Returns w_rec for each delay, and the delays in steps."""
-        blocks: dict[tuple[int, int], Tensor] = {}
+        blocks: dict[tuple[int, int, Place], Tensor] = {}
         count = 0
         for current in self.found.currents:
             width = self.found.width(current.shape)
@@ -167,14 +169,16 @@ class Currents:
                 source: Any = product.source
                 matrix = self.found.put_axis_last(slice_matrix(product, given.outside).t(), width)
                 for k in range(width):
-                    key, one = (source.lag - 1, count + k), matrix[..., k]
+                    key, one = (source.lag - 1, count + k, source[:2]), matrix[..., k]
                     blocks[key] = blocks[key] + one if key in blocks else one
             count += width
         if not blocks:
             return None, ()
-        delays = tuple(sorted({delay for delay, _ in blocks}))
+        delays = tuple(sorted({delay for delay, *_ in blocks}))
         zeros = torch.zeros(self.found.neurons, self.found.neurons, **self.options)
-        rows = [[blocks.get((delay, k), zeros) for k in range(count)] for delay in delays]
+        rows = [[self.found.copy(torch.cat([blocks.get((delay, k, one), zeros)
+                                            for one in self.found.emitted]), 1)
+                 for k in range(count)] for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
 

@@ -2,7 +2,7 @@
 
 A sum with the products of z that only a sum of a later iteration reads becomes a part of that one.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from .functions import Apply
 from .ir import Before, Fixed, Now, Refused, Varying
 from .reader import First, Later, Product, Read, Reader, Term
 from .values import Place
+
+MOST_EMITTED = 4  # values of a neuron that products read
 
 
 class Node(NamedTuple):
@@ -26,9 +28,9 @@ class Nodes:
     def __init__(self, reader: Reader, outputs: Sequence[Place]) -> None:
         self.reader, self.outputs = reader, outputs
         self.by_position = self._find_nodes()
-        self.z = self._find_z()  # what the products read
+        self.emitted = self._find_emitted()  # what the products read
         self.zeros: set[int] = set()  # values from before the loop that must be 0
-        self.history: dict[int, int | None] = {}  # as of find_history
+        self.history: dict[tuple[Place, int], int | None] = {}  # as of find_history
         self.by_position = self._join_sums()
 
     def reads(self, node: Node) -> list[Read]:
@@ -58,26 +60,35 @@ class Nodes:
                 for term in node.terms or ()
                 if isinstance(term, Product) and isinstance(term.source, Read)]
 
-    def _find_z(self) -> Place:
-        """Returns the place that the products read; without products an output, a spike if any."""
-        found = {(source.position, source.output): node for node, _, source in self.list_products()}
-        if len(found) > 1:
-            last = max(node.position for node in found.values())
-            lines = ", ".join(sorted({self.line(position) for position, _ in found}))
-            raise Refused(f"expected recurrent products of one value, got those of {len(found)}, "
-                          f"from {lines}", self.line(last))
+    def _find_emitted(self) -> tuple[Place, ...]:
+        """Returns the places that the products read; without products an output, a spike if any."""
+        products = self.list_products()
+        found = {(source.position, source.output): node for node, _, source in products}
+        shapes = {self.reader.kind(*place).shape for place in found}
+        if len(found) > MOST_EMITTED or len(shapes) > 1:
+            raise self._refuse_products(found, max(node.position for node in found.values()))
         if found:
-            return next(iter(found))
+            return tuple(sorted(found))
         spikes = [place for place in self.outputs
                   if isinstance(self.reader.loop.body[place[0]].call.function, Apply)]
-        return (spikes or self.outputs)[-1]
+        return (spikes or self.outputs)[-1],
+
+    def _refuse_products(self, places: Collection[Place], position: int) -> Refused:
+        lines = ", ".join(sorted({self.line(one) for one, _ in places}))
+        return Refused(f"expected recurrent products of one value, or of up to {MOST_EMITTED} of "
+                       f"one shape from iterations before, got those of {len(places)}, from "
+                       f"{lines}", self.line(position))
 
     def find_prefix(self) -> frozenset[int]:
         """Returns the calls that run one iteration ahead: z and its inputs of this iteration."""
-        if all(source.lag for _, _, source in self.list_products()):
+        now = [node.position for node, _, source in self.list_products() if not source.lag]
+        if not now:
             return frozenset()
-        return frozenset(find_reachable([self.z[0]], lambda position: [
+        found = frozenset(find_reachable([q for q, _ in self.emitted], lambda position: [
             one.position for one in self.reads(self.by_position[position]) if not one.lag]))
+        if both := found.intersection(now):  # a product after another one in an iteration
+            raise self._refuse_products(self.emitted, max(both))
+        return found
 
     def _join_sums(self) -> dict[int, Node]:
         """Merges sums of sums that contain a product."""
@@ -88,7 +99,7 @@ class Nodes:
             shapes = [self.reader.kind(one.position, 0).shape for one in (inner, node)]
             if shapes[0] == shapes[1]:
                 return True
-            sizes = {prod(shape) for shape in (*shapes, self.reader.kind(*self.z).shape)}
+            sizes = {prod(shape) for shape in (*shapes, self.reader.kind(*self.emitted[0]).shape)}
             slots = [one.term if isinstance(one, Later) else one for one in terms]
             given = [prod(self.reader.kind_of(one).shape) for one in slots
                      if isinstance(one, Fixed | Now | Before | Varying)]
@@ -125,17 +136,17 @@ class Nodes:
                 terms) or not all(
                 isinstance(one, int | float) or self.reader.is_invariant(one) for one in others):
             return (read,)
-        self.history[-1] = None
+        self.history.update(((place, -1), None) for place in self.emitted)
         if not others and all(map(self.reader.recording.is_zero, read.initial)):
             self.zeros.update(read.initial)
             return tuple(turned)
         return (*turned, First(read.initial), *map(Later, others))
 
-    def find_history(self) -> dict[int, int | None]:
-        """Returns the values of z before the loop by iteration, -1 and so on; None: it is 0."""
+    def find_history(self) -> dict[tuple[Place, int], int | None]:
+        """Returns the emitted values before the loop by iteration, -1 and so on; None: 0."""
         for node, _, source in self.list_products():
             for t, value in enumerate(source.initial, -source.lag):
-                if self.history.setdefault(t, value) != value:
+                if self.history.setdefault((source[:2], t), value) != value:
                     raise Refused("expected one value before the loop for all recurrent products",
                                   self.line(node.position))
         return self.history

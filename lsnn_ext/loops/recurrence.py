@@ -1,13 +1,15 @@
 """Recurrence: the calls of a recurrent component as steps of the kernels.
 
-One value z is what the products read; a step of the kernels ends with z. Where products read the z
-of their own iteration, the calls that z depends on move to the end of the step before (retiming),
-and run once before the first step. What enters only a sum with a product is added to the current
-outside. Each value that is read outside is z or a state. A value of `width` times as many numbers
-as z has an axis of this size in the step, behind that of the neurons. In the loop it is behind,
-too, or in front of them where calls such as chunk take it apart, as the gates of an LSTM.
+One value z is what the products read; a step of the kernels ends with z. Where they read several,
+each neuron has a copy for each of these, with the same states, which ends with this one. Where
+products read the z of their own iteration, the calls that z depends on move to the end of the step
+before (retiming), and run once before the first step. What enters only a sum with a product is
+added to the current outside. Each value that is read outside is z or a state. A value of `width`
+times as many numbers as z has an axis of this size in the step, behind that of the neurons. In the
+loop it is behind, too, or in front of them where calls such as chunk take it apart, as the gates of
+an LSTM.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -55,8 +57,9 @@ class Recurrence:
         self.loop, self.reader = loop, Reader(loop, positions, recording)
         self.outputs = sorted(read)
         found = Nodes(self.reader, self.outputs)
-        self.nodes, self.z, self.zeros, self.line = (
-            found.by_position, found.z, found.zeros, found.line)
+        self.nodes, self.emitted, self.zeros, self.line = (
+            found.by_position, found.emitted, found.zeros, found.line)
+        self.copies, self.z = len(self.emitted), self.emitted[0]
         self.prefix, self.history = found.find_prefix(), found.find_history()
         self.device = self.reader.find_device(self.nodes)
         self.dtype = self.reader.find_dtype(self.nodes)
@@ -158,6 +161,21 @@ class Recurrence:
     def put_axis_back(self, tensor: Tensor) -> Tensor:
         """Returns values (..., N, K) as (..., N K) in the order of the loop."""
         return (tensor.transpose(-1, -2) if self.has_axis_first else tensor).flatten(-2)
+
+    def copy(self, tensor: Tensor, dim: int) -> Tensor:
+        """Returns numbers of each neuron, along this dimension, for each of its copies."""
+        if self.copies == 1 or not tensor.dim():
+            return tensor
+        return torch.cat([tensor] * self.copies, dim)
+
+    def take(self, name: str, spikes: Tensor, states: Mapping[str, Tensor]) -> Tensor:
+        """Returns a result of a run, (..., B, N) or with an axis of its own."""
+        if not name.startswith("z"):
+            one, start = states[name], 0
+        else:
+            one, start = spikes, int(name[1:] or 0)
+        axis = spikes.dim() - 1
+        return one.narrow(axis, start * self.neurons, self.neurons) if self.copies > 1 else one
 
     # --------------------------------------------------------------------------- the step
     def _translate(self, node: Node) -> "StepCall":
@@ -315,18 +333,21 @@ class Recurrence:
 
     def _is_z(self, register: Register) -> bool:
         """Whether this value is z of the step before."""
-        if register.place != self.z or register.lag > 1:
+        if register.place != self.z or register.lag > 1 or self.copies > 1:
             return False
         if not register.initial:
             return True
         initial = register.initial[0]
-        if self.history.setdefault(-1, initial) is None and self.reader.recording.is_zero(initial):
+        known = self.history.setdefault((self.z, -1), initial)
+        if known is None and self.reader.recording.is_zero(initial):
             self.zeros.add(initial)
             return True
-        return self.history[-1] == initial
+        return known == initial
 
     def _name_output(self, place: Place) -> str:
         """Returns the state after each step, or z, that equals the value."""
+        if self.copies > 1 and place in self.emitted:
+            return f"z{self.emitted.index(place)}"
         if place == self.z or (not self.prefix
                                and self.reader.read(Now(*place))[:3] == (*self.z, 0)):
             return "z"

@@ -36,14 +36,18 @@ class Step:
         self.inputs = (*currents, *registers.values(), *constants, "z")
         self.results = (
             *(found.name_result(one.place) if one.lag == 1 else found.name_register(one.after())
-              for one in registers), *constants, found.name_result(found.z))
-        self.key = (self.inputs, tuple(self.axes.items()), self.results,
+              for one in registers), *constants)
+        self.emitted = tuple(map(found.name_result, found.emitted))
+        # copies of a neuron, each with a part of the gradients, and a coefficient: which one it is
+        self.has_copies = found.copies > 1
+        copy = ("copy",) * self.has_copies
+        self.key = (self.inputs, tuple(self.axes.items()), self.results, self.emitted,
                     tuple(found.coefficients.values()), self.dtype,
                     tuple(map(_make_key, found.calls)))
         kind = inspect.Parameter
         self.__signature__ = inspect.Signature([
             *(kind(name, kind.POSITIONAL_OR_KEYWORD) for name in self.inputs),
-            *(kind(name, kind.KEYWORD_ONLY) for name in found.coefficients.values())])
+            *(kind(name, kind.KEYWORD_ONLY) for name in (*found.coefficients.values(), *copy))])
 
     def __call__(self, *values: Tensor, **coefficients: Tensor) -> tuple[Tensor, ...]:
         made: dict[str, Tensor] = dict(zip(self.inputs, values, strict=True)) | coefficients
@@ -80,7 +84,10 @@ class Step:
             if any(isinstance(leaf, Name) and leaf.has_first_axis for leaf in leaves):
                 results = [one.squeeze(0) if one.dim() == 3 else one for one in results]
             made.update(zip(names, map(_fit, results, widths), strict=True))
-        return tuple(made[name].to(self.dtype) for name in self.results)
+        z, *others = (made[name].to(self.dtype) for name in self.emitted)
+        for k, other in enumerate(others, 1):
+            z = torch.where(made["copy"] == k, other, z)
+        return *(made[name].to(self.dtype) for name in self.results), z
 
 
 def _fit(result: Tensor, width: int) -> Tensor:

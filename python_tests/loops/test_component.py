@@ -1,4 +1,5 @@
 """Recurrent components as fused runs: equal to the loops of their calls, with all gradients."""
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +49,42 @@ def test_alif():
     compare(over(step, 3, keep=(2, 0)), random(T, B, N, scale=9), random(N, N),
             torch.rand(N).double(), torch.tensor(0.9).double(), torch.rand(N).double() + 0.5,
             random(B, N, seed=1), random(B, N, seed=2).abs(), ones_and_zeros(B, N))
+
+
+def populations(x: Tensor, w: Tensor, tau: Tensor, u: Tensor, v: Tensor, z: Tensor, y: Tensor,
+                how: str) -> tuple[Tensor, ...]:
+    """A step of two neurons of other kinds, each of which reads the spikes of both."""
+    if how == "apart":
+        a, b = z @ w[:N, :N] - y @ w[N:, :N], F.linear(z, w[:N, N:]) + y @ w[N:, N:]
+    elif how == "together":
+        a, b = (torch.cat([z, y], -1) @ w).chunk(2, -1)
+    else:  # the same matrix, and spikes that no gradient reaches
+        a, b = (z + y.detach()) @ w[:N, :N], z.detach() @ w[:N, :N]
+    u = tau * u * (1 - z) + x + a
+    v = 0.5 * v + torch.tanh(b) - 0.25 * y.detach()
+    return u, v, spike(u - 0.5), torch.tanh(v)
+
+
+@pytest.mark.parametrize("how", ["apart", "together", "sum"])
+@pytest.mark.parametrize("keep", [(2,), (3, 0), (0, 1, 2, 3)])
+def test_two_populations_are_one_component(how, keep):
+    compare(over(partial(populations, how=how), 4, keep, last=(1,)), random(T, B, N),
+            random(2 * N, 2 * N), torch.rand(N).double(), random(B, N, seed=1),
+            random(B, N, seed=2), ones_and_zeros(B, N), random(B, N, seed=3))
+
+
+def test_a_product_of_two_states_of_a_neuron():
+    """As coRNN, with three iterations between."""
+    def model(x, w, h, y):
+        states, ys = [h, h, h], []
+        for one in x:
+            c = torch.tanh(one + F.linear(y, w[:, :N]) + F.linear(states[-3], w[:, N:]))
+            y = y + 0.05 * (c - 2.7 * states[-1] - 4.7 * y)
+            states.append(states[-1] + 0.05 * y)
+            ys.append(y)
+        return torch.stack(states[3:]), torch.stack(ys)
+
+    compare(model, random(T, B, N), random(N, 2 * N), random(B, N, seed=1), random(B, N, seed=2))
 
 
 def test_detached_reset_and_bias():

@@ -49,7 +49,7 @@ def test_autocast_is_refused():
         "expected no autocast"]
 
 
-def test_two_populations_are_named():
+def test_two_layers_with_feedback_are_named():
     def model(x, w, other):
         u = v = z = y = torch.zeros(B, N, dtype=x.dtype)
         for one in x:
@@ -61,8 +61,35 @@ def test_two_populations_are_named():
 
     _, _, plan = run(model, (random(T, B, N), random(N, N), random(N, N, seed=1)))
     reason = next(stage.reason for stage in plan.stages if stage.kind == "loop")
-    assert re.fullmatch("expected recurrent products of one value, got those of 2, from "
-                        r"test_component_refused.py:\d+, test_component_refused.py:\d+", reason)
+    assert re.fullmatch("expected recurrent products of one value, or of up to 4 of one shape from "
+                        r"iterations before, got those of 2, from test_component_refused.py:\d+, "
+                        r"test_component_refused.py:\d+", reason)
+
+
+class Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u):
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clamp(-1, 1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_copies_of_a_neuron_with_a_clipped_gradient_are_refused(count):
+    """Each would clip a part of the gradient."""
+    def model(x, w):
+        v = z = torch.zeros(B, N, dtype=x.dtype)
+        for one in x:
+            v = 0.9 * v * (1 - z) + one + z @ w + (v @ w if count == 2 else 0)
+            z = Clipped.apply(v - 0.5)
+        return v
+
+    _, _, plan = run(model, (random(T, B, N), random(N, N)))
+    reasons = [stage.reason for stage in plan.stages if stage.kind == "loop"]
+    assert len(reasons) == count - 1
+    assert all("a backward that is linear in the gradient" in one for one in reasons)
 
 
 def test_a_recurrent_convolution_is_named():
