@@ -176,9 +176,12 @@ class Currents:
             return None, ()
         delays = tuple(sorted({delay for delay, *_ in blocks}))
         zeros = torch.zeros(self.found.neurons, self.found.neurons, **self.options)
-        rows = [[self.found.copy(torch.cat([blocks.get((delay, k, one), zeros)
-                                            for one in self.found.emitted]), 1)
-                 for k in range(count)] for delay in delays]
+
+        def join(delay: int, k: int) -> Tensor:
+            first, *others = (blocks.get((delay, k, one), zeros) for one in self.found.emitted)
+            return self.found.copy(torch.cat([first, *others]) if others else first, 1)
+
+        rows = [[join(delay, k) for k in range(count)] for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
 
