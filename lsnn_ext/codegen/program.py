@@ -75,7 +75,7 @@ def find_reachable(ends: Iterable[int], arguments_of: Callable[[int], Iterable[i
 
 def is_linear(program: Program) -> bool:
     """Whether the adjoint is linear in the gradients, so that one of a sum is the sum of those of
-    its terms. What clips or normalizes a gradient is not."""
+    its terms. What clips, normalizes or casts a gradient is not."""
     first = program.currents + program.states + 1 + program.coefficients
     found = set(range(first, first + program.states + 1))  # proportional to the gradients
 
@@ -91,7 +91,7 @@ def is_linear(program: Program) -> bool:
             continue
         a, *others = (one in found for one in arguments)
         match operator:
-            case "add" | "sub" | "neg" | "float32":
+            case "add" | "sub" | "neg":
                 fits = all(map(is_term, arguments))
             case "select":
                 fits = not a and all(map(is_term, arguments[1:]))

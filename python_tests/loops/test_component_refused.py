@@ -66,24 +66,26 @@ def test_two_layers_with_feedback_are_named():
                         r"test_component_refused.py:\d+", reason)
 
 
-class Clipped(torch.autograd.Function):
+class Changed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u):
+    def forward(ctx, u, change):
+        ctx.change = change
         return (u > 0).to(u.dtype)
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient.clamp(-1, 1)
+        return ctx.change(gradient), None
 
 
+@pytest.mark.parametrize("change", [lambda g: g.clamp(-1, 1), lambda g: 2 * g.float().double()])
 @pytest.mark.parametrize("count", [1, 2])
-def test_copies_of_a_neuron_with_a_clipped_gradient_are_refused(count):
-    """Each would clip a part of the gradient."""
+def test_copies_of_a_neuron_with_a_clipped_gradient_are_refused(count, change):
+    """Each would clip, or round, a part of the gradient."""
     def model(x, w):
         v = z = torch.zeros(B, N, dtype=x.dtype)
         for one in x:
             v = 0.9 * v * (1 - z) + one + z @ w + (v @ w if count == 2 else 0)
-            z = Clipped.apply(v - 0.5)
+            z = Changed.apply(v - 0.5, change)
         return v
 
     _, _, plan = run(model, (random(T, B, N), random(N, N)))
