@@ -83,7 +83,7 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
         found = stage.run.__self__.found  # type: ignore[attr-defined]
         is_sparse = all(isinstance(loop.body[q].call.function, Apply) or (
             (z := recording.numbers.get(loop.made[n // 2][q][k])) is not None
-            and _ops.is_mostly_zero(z)) for q, k in found.emitted)
+            and z.dim() > 0 and _ops.is_mostly_zero(z)) for q, k in found.emitted)
         return FUSED + n * _estimate_step(found, calls, kinds, is_sparse)
     if stage.kind in ("loop", "drawn", "in order"):
         return n * sum(IN_ORDER * estimate_call(call, kinds) + estimate_copies(call, kinds)

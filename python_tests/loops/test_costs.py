@@ -60,6 +60,17 @@ def test_a_recurrent_product_of_dropped_spikes_costs_less():
     assert estimate(3.0) - estimate(0.6) == pytest.approx(more)
 
 
+def test_a_state_of_one_number_has_an_estimate():
+    def model(x):
+        v = x[0, 0]
+        for one in x[:, 0]:
+            v = 0.5 * v + one
+        return v
+
+    plan, _ = prepare(model, [torch.rand(20, 2)])
+    assert [stage.kind for stage in plan.stages].count("fused") == 1 and plan.estimate() > 0
+
+
 def test_a_part_of_a_sequence_with_a_gradient_costs_one_of_its_size():
     x = torch.rand(4, costs.CACHED, requires_grad=True)
     _, _, plan = run(lambda x: x[0] + x.detach()[1], (x,))
