@@ -191,7 +191,7 @@ def _make_kernel(neuron: Neuron, parts: Parts, like: Tensor,
         def prologue(given: Sequence[Coefficient], device: torch.device) -> list[Tensor]:
             return of_tensors([one for one in given if isinstance(one, Tensor)], device)
 
-    if getattr(neuron.step, "has_copies", False) and not is_linear(program):
+    if getattr(neuron.step, "needs_linear_backward", False) and not is_linear(program):
         raise StepError("step: expected a backward that is linear in the gradient, as several "
                         "recurrent products need it, got another one")
     if len(program.nodes) > MOST_OPERATORS:

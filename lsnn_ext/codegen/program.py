@@ -94,7 +94,7 @@ def is_linear(program: Program) -> bool:
             case "add" | "sub" | "neg":
                 fits = all(map(is_term, arguments))
             case "select":
-                fits = not a and all(map(is_term, arguments[1:]))
+                fits = all(map(is_term, arguments[1:]))  # a mask of them has ended it before
             case "mul":
                 fits = a != others[0]
             case "div":

@@ -39,8 +39,8 @@ class Step:
               for one in registers), *constants)
         self.emitted = tuple(map(found.name_result, found.emitted))
         # copies of a neuron, each with a part of the gradients, and a coefficient: which one it is
-        self.has_copies = found.copies > 1
-        copy = ("copy",) * self.has_copies
+        self.needs_linear_backward = found.copies > 1
+        copy = ("copy",) * self.needs_linear_backward
         self.key = (self.inputs, tuple(self.axes.items()), self.results, self.emitted,
                     tuple(found.coefficients.values()), self.dtype,
                     tuple(map(_make_key, found.calls)))

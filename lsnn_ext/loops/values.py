@@ -13,7 +13,6 @@ from .products import Operands, Stacked, find_operands
 
 SUMS = frozenset({"sum", "mean"})  # whose order is that of memory
 MOVES = frozenset({"transpose", "swapaxes", "movedim", "permute"})  # of axes
-
 MOST_RANGES = 8  # of a stack: the gradient of each has the size of the sequence
 
 Place = tuple[int, int]  # position in the body and output

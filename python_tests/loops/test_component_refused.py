@@ -77,9 +77,11 @@ class Changed(torch.autograd.Function):
         return ctx.change(gradient), None
 
 
-@pytest.mark.parametrize("change", [lambda g: g.clamp(-1, 1), lambda g: 2 * g.float().double()])
+@pytest.mark.parametrize("change", [
+    lambda g: g.clamp(-1, 1), lambda g: 2 * g.float().double(), lambda g: g * g, lambda g: g + 1,
+    lambda g: 2 / g, lambda g: torch.where(g > 1, g, 0)])
 @pytest.mark.parametrize("count", [1, 2])
-def test_copies_of_a_neuron_with_a_clipped_gradient_are_refused(count, change):
+def test_copies_of_a_neuron_whose_backward_is_not_linear_are_refused(count, change):
     """Each would clip, or round, a part of the gradient."""
     def model(x, w):
         v = z = torch.zeros(B, N, dtype=x.dtype)
