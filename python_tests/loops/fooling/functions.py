@@ -384,7 +384,8 @@ add(loop, Switched, "spike switch numbers",
     TensorIsReplaced=(lambda self, v: Reads.apply(v), staticmethod(
         lambda number: setattr(Reads, "slope", torch.tensor(number, dtype=torch.float64))),
         (4.0, 1.0)))
-add(refused("stay in the call"), Net, "result", SetsClass=set_scale)
+add(refused("stay in the call"), Net, "result reset",
+    SetsClass=(set_scale, staticmethod(lambda: setattr(Reads, "scale", 1.0))))
 add(refused("can be seen"), Net, "spike", WritesOutOfSight=lambda self, v: Writes.apply(v))
 add(refused("saved tensors that stay"), Net, "spike", ClearsSaved=lambda self, v: Clears.apply(v))
 add(loop, Net, "spike", BackwardRunsOnce=lambda self, v: RunsOnce.apply(v))
