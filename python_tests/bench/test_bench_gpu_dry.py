@@ -4,21 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_bench_gpu import ROOT, _tool, pytestmark  # noqa: F401
+from test_bench_gpu import ROOT, pytestmark  # noqa: F401
 
-from bench.gpu import __main__ as main_of
-from bench.gpu import card as cards
 from bench.gpu import suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import find_tool
 from bench.gpu.steps import Outcome, Processes, Step, run_stages
-
-
-class _Cards:
-    """bench.gpu.card of a machine with the tools of CUDA."""
-
-    NoCard, find_tool = cards.NoCard, staticmethod(_tool)
-
 
 SAYS = {f"dry/tests/{suite.TESTS}": "echo 'test_kernels: no GPU, so nothing was run: none'; exit 2",
         "dry/primitives": "echo 'primitives: no CUDA device: none'; exit 2"}
@@ -133,34 +124,6 @@ def test_the_whole_of_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     log = "\n".join(path.read_text() for path in out.glob("*.log"))
     assert "=== build of the C++ tests: failed\nno such target\n" in log
     assert "=== primitives: passed\ntest_kernels" in log
-
-
-@pytest.mark.parametrize("only", [*suite.STAGES, "routes,python", *suite.EXPERIMENTS])
-def test_a_dry_run_of_one_stage(only: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                capsys: pytest.CaptureFixture[str]) -> None:
-    """It runs the builds that the stage needs, and nothing else."""
-    monkeypatch.setattr(suite, "ROOT", tmp_path)
-    monkeypatch.setattr(main_of, "cards", _Cards)
-    ran: list[str] = []
-
-    def runner(step: Step, seconds: float) -> tuple[int | None, str]:
-        ran.append(step.name)
-        return _passing(step, seconds)
-
-    out = tmp_path / "there"
-    assert main(["--dry-run", "--only", only, "--out", str(out)], runner) == 0
-    stages = dict(zip(suite.STAGES, suite.dry_stages(), strict=True))
-    names = suite.named_stages(only)
-    wanted = {step.name for name in names for step in stages[name]} - {suite.STAMPED}
-    builds = {step.name for step in stages["build"]}
-    skipped = {step.name for stage in stages.values() for step in stage if step.skip}
-    assert wanted - skipped <= set(ran) and set(ran) - wanted <= builds
-    needed = {need for name in names for step in stages[name] for need in step.needs}
-    assert set(ran) & builds == (builds - {suite.STAMPED} if "build" in names else needed)
-    stem = f"no-card-a-dry-run-{'-'.join(names)}"
-    assert {path.name for path in out.iterdir()} == {f"{stem}.md", f"{stem}.log"}
-    command = f"`python -m bench.gpu --dry-run --only {','.join(names)}`"
-    assert command in (out / f"{stem}.md").read_text()
 
 
 def test_stages_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:

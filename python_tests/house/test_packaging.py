@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -75,32 +74,6 @@ def _trial_cmake(folder: Path) -> str:
     (folder / "cmake").write_text(TRIAL.format(python=sys.executable, cmake=shutil.which("cmake")))
     (folder / "cmake").chmod(0o755)
     return os.pathsep.join([str(folder), os.environ["PATH"]])
-
-
-def _sdist(tree: Path) -> Path:
-    ran = _python(tree, "-c", "from setuptools import build_meta; "
-                              "print(build_meta.build_sdist('dist'))")
-    assert ran.returncode == 0, ran.stderr
-    with tarfile.open(tree / "dist" / ran.stdout.splitlines()[-1]) as packed:
-        packed.extractall(tree / "unpacked", filter="data")
-    (unpacked,) = (tree / "unpacked").iterdir()
-    return unpacked
-
-
-# ---------------------------------------------------------------------------------------- the sdist
-def test_sdist_has_what_the_build_needs(tree: Path, tmp_path: Path) -> None:
-    """CMake starts from it; stage `wheel` of .ci/run builds a wheel from an sdist."""
-    unpacked = _sdist(tree)
-    packed = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")
-              if path.is_file()}
-    wanted = {name for name in _tracked() if name.startswith(("csrc/", "lsnn_ext/"))}
-    assert len(wanted) > 100
-    assert wanted | {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md",
-                     "CHANGELOG.md"} <= packed
-    assert not [name for name in packed if name.endswith((".so", ".pyc"))]
-    ran = _build(unpacked, PATH=_trial_cmake(tmp_path / "bin"))
-    assert "csrc/cpu/kernels.cpp.o" in ran.stdout and "Linking CXX shared module" in ran.stdout
-    assert "(CMake did not make _C" in ran.stderr  # since it was a trial
 
 
 # ------------------------------------------------------------------------------- a failure is heard
@@ -247,16 +220,6 @@ def _made_anew(ran: subprocess.CompletedProcess[str]) -> str:
     """For what reason; '' where the folder was taken as it was."""
     assert "Linking CXX shared module" in ran.stdout, ran.stdout + ran.stderr
     return "".join(re.findall(r"was made for another (.*) and is made anew", ran.stdout))
-
-
-def test_a_tree_is_moved(tree: Path, tmp_path: Path) -> None:
-    trial = _trial_cmake(tmp_path / "bin")
-    assert _made_anew(_build(tree, PATH=trial)) == ""
-    # as it should be: only what has changed is compiled
-    assert _made_anew(_build(tree, PATH=trial)) == ""
-    moved = tree.rename(tmp_path / "moved tree")
-    assert _made_anew(_build(moved, PATH=trial)) == "CMAKE_HOME_DIRECTORY"
-    assert f"CMAKE_HOME_DIRECTORY:INTERNAL={moved}\n" in _cache(moved).read_text()
 
 
 def test_what_was_made_with_others_is_made_anew(tree: Path, tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ import cProfile
 import gc
 import pstats
 import sys
-import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -86,21 +84,6 @@ def test_a_call_inside_of_a_call_runs_the_original() -> None:
 
     model, original = make_pair(Twice)
     assert_same(model, original, draw_x(), replays=True)
-
-
-def test_other_threads_run_the_original_during_a_recording() -> None:
-    class Waits(Net):
-        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-            if len(x) == 4 and threading.current_thread() is threading.main_thread():
-                with ThreadPoolExecutor(1) as pool:
-                    found.append(pool.submit(self, draw_x(5)).result())
-            return super().forward(x)
-
-    found: list[Tensor] = []
-    model, original = make_pair(Waits)
-    first = model(draw_x(4))
-    torch.testing.assert_close(first, Net.forward(original, draw_x(4)))
-    torch.testing.assert_close(found[0], Net.forward(original, draw_x(5)))
 
 
 def test_convert_runs_under_a_profiler() -> None:

@@ -5,11 +5,13 @@ import inspect
 import logging
 import os
 import pickle
+import random
 import sys
 import time
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,14 +65,18 @@ def test_convert_leaves_no_trace() -> None:
     model.total.fill_(3.0)
     model.project.weight.grad = gradient = torch.ones(4, 5)
     before = copy.deepcopy(model.state_dict())
+    versions = [one._version for one in model.parameters()]
     numbers = torch.random.get_rng_state()
+    others = random.getstate(), str(np.random.get_state())  # noqa: NPY002
     log = model.log
     convert(model, lambda one: one(x).sum().backward())
     assert model.v is None and model.log is log and not log
     assert model.project.weight.grad is gradient and (gradient == 1).all()
     assert model.back.weight.grad is None
     torch.testing.assert_close(model.state_dict(), before)
+    assert versions == [one._version for one in model.parameters()]
     assert torch.equal(torch.random.get_rng_state(), numbers)
+    assert others == (random.getstate(), str(np.random.get_state()))  # noqa: NPY002
 
 
 @pytest.mark.parametrize("name", ["copy", "deepcopy", "pickle", "save"])

@@ -1,13 +1,10 @@
 """Backward, copies and other owners of a converted model."""
-import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from fooling import judge
 from fooling.around import AllStates, LastOnly, Readout
@@ -97,23 +94,9 @@ def of_two_calls_in_the_other_order(model: Net) -> Any:
     return grads(model, x, y)
 
 
-def under_checkpoint(model: Net) -> Any:
-    x = x_of(1)
-    sum(losses(checkpoint(model, x, use_reentrant=False))).backward()
-    return grads(model, x)
-
-
-def with_other_parameters(model: Net) -> Any:
-    """functional_call puts other tensors in the place of parameters."""
-    others = {name: (2 * one.detach()).requires_grad_() for name, one in model.named_parameters()}
-    result = torch.func.functional_call(model, others, (x_of(1),))
-    return torch.autograd.grad(losses(result), list(others.values()), allow_unused=True)
-
-
 @each_model
 @pytest.mark.parametrize("run", [
-    of_one_step, of_inputs_only, of_two_calls_in_the_other_order, under_checkpoint,
-    with_other_parameters], ids=lambda run: run.__name__)
+    of_one_step, of_inputs_only, of_two_calls_in_the_other_order], ids=lambda run: run.__name__)
 def test_gradients(kind: type[Net], run: Run) -> None:
     same(kind, run)
 
@@ -160,25 +143,6 @@ def test_weights_written_before_backward(kind: type[Net]) -> None:
     for model in (build(kind), converted(kind)):
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             run(model)
-
-
-# ----------------------------------------------------------------------------------------- copies
-@each_model
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))],
-                         ids=["deepcopy", "pickle"])
-def test_copy_has_parameters_of_its_own(kind: type[Net], how: Callable[[Net], Net]) -> None:
-    model, reference = converted(kind), build(kind)
-    model(x_of(1))
-    other = how(model)
-    assert isinstance(other, kind)
-    with torch.no_grad():
-        for one in (other, reference):
-            one.back.weight.mul_(2)
-            one.beta = 0.5
-    for seed in range(1, 4):
-        expected = build(kind)(x_of(seed))
-        assert judge.differ(reference(x_of(seed)), other(x_of(seed))) == ""
-        assert judge.differ(expected, model(x_of(seed))) == ""
 
 
 class SavedByFunction(Writer):

@@ -1,13 +1,11 @@
 """What convert and recording leave behind: nothing but the result of the call."""
 import gc
-import random
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -42,32 +40,6 @@ def x_of(seed: int, requires_grad: bool = False) -> Tensor:
     return numbers(seed, T, B, I).requires_grad_(requires_grad)
 
 
-def generators() -> list[Any]:
-    return [torch.get_rng_state().tolist(), random.getstate(),
-            str(np.random.get_state())]  # noqa: NPY002
-
-
-@each_model
-def test_convert_leaves_all_as_it_was(kind: type[Net]) -> None:
-    model = build(kind)
-    for one in model.parameters():
-        one.grad = torch.ones_like(one)
-    x = x_of(0, requires_grad=True)
-    tensors = [x, *model.parameters(), *model.buffers()]
-    versions = [one._version for one in tensors]
-    before, drawn = judge.state_of(model), generators()
-    names = list(model.state_dict())
-    judge.convert(model, x)
-    assert judge.differ(before, judge.state_of(model)) == ""
-    assert generators() == drawn and list(model.state_dict()) == names
-    assert x.grad is None and all(bool((one.grad == 1).all()) for one in model.parameters())
-    assert [one is other for one, other in zip(
-        tensors, [x, *model.parameters(), *model.buffers()], strict=True)] == [True] * len(tensors)
-    if not isinstance(model, BatchNorm):
-        assert [one._version for one in tensors] == versions
-    assert isinstance(model, kind) and model.training
-
-
 @pytest.mark.parametrize("learns", [True, False])
 def test_nothing_is_kept_alive(learns: bool) -> None:
     model = build(Plain)
@@ -91,23 +63,6 @@ def test_nothing_is_kept_alive(learns: bool) -> None:
              and id(one) not in before and one.numel() >= B * N
              and not any(one is other or one is other.grad for other in model.parameters())]
     assert large == []
-
-
-def test_error_of_the_model_is_raised_and_all_is_put_back() -> None:
-    class Raises(Net):
-        count = 0
-
-        def forward(self, x: Tensor) -> Any:
-            self.count += 1
-            self.v = self.over(x, x)
-            raise KeyError("five")
-
-    model = build(Raises)
-    with pytest.raises(KeyError, match="five"):
-        judge.convert(model, x_of(0))
-    assert type(model) is Raises and model.count == 0 and not hasattr(model, "v")
-    with pytest.raises(KeyError, match="five"):
-        model(x_of(0))
 
 
 def test_error_in_a_recorded_call_leaves_no_recording() -> None:
@@ -166,20 +121,3 @@ def test_threads_call_one_model(same_shape: bool) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(model, inputs))
     assert len(found) == 16 and all(map(torch.equal, found, expected))
-
-
-def count(work: Callable[[], Any], code: Any) -> int:
-    found: list[bool] = []
-    with judge.notice(code, found):
-        work()
-    return len(found)
-
-
-def test_a_shape_is_recorded_once() -> None:
-    model = build(Plain)
-    code = Plain.forward.__code__
-    assert count(lambda: judge.convert(model, x_of(0)), code) <= 2
-    assert [count(lambda: model(x_of(1)), code) for _ in range(3)] == [0, 0, 0]
-    longer = numbers(3, T + 2, B, I)
-    assert [count(lambda: model(longer), code) for _ in range(3)] == [1, 0, 0]
-    assert count(lambda: model(x_of(2)), code) == 0

@@ -17,7 +17,6 @@ from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
 from lsnn_ext.loops.paths import format_path
 from lsnn_ext.loops.record import record
-from lsnn_ext.loops.snapshot import Snapshot
 from test_guards import Watched
 
 GLOBAL = torch.tensor(0.5)
@@ -236,13 +235,6 @@ def test_what_cannot_be_repeated_is_refused_by_name(call: Any, reason: str) -> N
     model.generator = np.random.default_rng(0)
     with pytest.raises(Refused, match=reason):
         _changes(model, call)
-
-
-def test_iterators_are_refused() -> None:
-    model = Model()
-    model.anything = iter([1, 2])
-    with pytest.raises(Refused, match="anything: expected no iterator"):
-        Snapshot(model, codes=())
 
 
 def test_everything_is_put_back() -> None:

@@ -11,11 +11,9 @@ from torch.utils import _pytree as pytree
 
 import lsnn_ext
 import package_models as models
-import papers
 import peer_layers as peers
 from compare import assert_same
 from originals import B, N, T, package, tolerance, uniform
-from package_rows import PACKAGES
 from test_packages import was_fused
 from whole_models import MAKERS, Case, made
 
@@ -76,20 +74,6 @@ def test_the_same_training(name: str) -> None:
 
 
 @WHOLE
-def test_back_again(name: str) -> None:
-    """The class of before; the parameters are the same objects."""
-    theirs, model, _ = _converted(name)
-    parameters = dict(model.named_parameters())
-    assert isinstance(model, type(theirs.model)) and type(model) is not type(theirs.model)
-    assert lsnn_ext.revert(model) is model
-    assert type(model) is type(theirs.model)
-    assert all(value is parameters[key] for key, value in model.named_parameters())
-    for one in (theirs.model, model):
-        _reset(one)
-    assert_same("results", _call(model, theirs.x), _call(theirs.model, theirs.x))
-
-
-@WHOLE
 def test_states_go_on(name: str) -> None:
     """From call to call, also into the model that revert returns."""
     theirs, model, _ = _converted(name)
@@ -102,21 +86,6 @@ def test_states_go_on(name: str) -> None:
                 lsnn_ext.revert(model)
             assert_same(f"call {call}", _call(model, theirs.x), _call(theirs.model, theirs.x),
                         tolerance=limit)
-
-
-@pytest.mark.parametrize("name", ["sinabs", "spikingjelly"])
-def test_another_batch(name: str) -> None:
-    """Recorded anew, and from new states."""
-    theirs, model, _ = _converted(name)
-    x = torch.cat([theirs.x] * 2, dim=int(name == "spikingjelly"))[..., :]
-    for one in (theirs.model, model):
-        _reset(one)
-        if name == "spikingjelly":
-            from spikingjelly.activation_based import functional
-            functional.reset_net(one)
-    for _ in range(2):
-        got, want = _call(model, x)[0], _call(theirs.model, x)[0]
-        assert_same("result", got.detach(), want.detach(), tolerance=1e-4)
 
 
 # ---------------------------------------------------------------------------------- given states
@@ -198,38 +167,6 @@ def test_given_states(name: str) -> None:
         assert (got is None) == (want is None)
         if got is not None and want is not None:
             assert_same(name, got.detach(), want.detach(), tolerance=limit)
-
-
-# ------------------------------------------------------------------------------- constants of files
-SURROGATES = {"G": lambda u: 0.25 * torch.exp(-(u / 0.75) ** 2 / 2) / (2 * torch.pi) ** 0.5 / 0.75,
-              "linear": lambda u: 0.25 * torch.relu(1 - u.abs()),
-              "slayer": lambda u: 0.25 * torch.exp(-5 * u.abs())}
-CONSTANTS: dict[str, dict[str, Any]] = {
-    **{name: {"act_fun_adp": lambda u, derivative=derivative: papers._spike(u, derivative)}
-       for name, derivative in SURROGATES.items()},
-    "b_j0_value": {"b_j0_value": 0.25}, "R_m": {"R_m": 2}, "beta_value": {"beta_value": 1.0}}
-
-
-@pytest.mark.parametrize("name", CONSTANTS)
-def test_constants_of_the_file_of_yin(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Globals of the module of the class, which the model reads in each call."""
-    row = next(row for row in PACKAGES["papers"]() if row.name == "Yin SRNN")
-    model, theirs = row.model(row.make()), row.model(row.make())
-    lsnn_ext.convert(model, model.inputs(3))
-    before = _call(model, model.inputs(3))
-    for key, value in CONSTANTS[name].items():
-        monkeypatch.setattr(papers, key, value)
-    x = model.inputs(3).requires_grad_()
-    for _ in range(2):  # recorded anew, and from that recording
-        sides = []
-        for side in (model, theirs):
-            found = _call(side, x)
-            gradients = torch.autograd.grad(found[0].sum(), [x, *side.layer.parameters()],
-                                            allow_unused=True)
-            sides.append([*found, *gradients])
-        assert_same(name, *sides, tolerance=tolerance(row.dtype))
-    is_surrogate = name in SURROGATES
-    assert torch.equal(before[0], _call(model, x)[0]) == is_surrogate
 
 
 # -------------------------------------------------------------------------------- truncated in time

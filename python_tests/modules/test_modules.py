@@ -114,21 +114,6 @@ def test_repr_of_networks_and_others_parametrizations() -> None:
         assert "spread=<()>" in repr(lsnn_ext.LearnedDelay(I, N, 2))
 
 
-@pytest.mark.parametrize(("options", "match"), [
-    ({"tau_mem": -1.0}, "tau_mem"), ({"tau_adapt": 0.0}, "tau_adapt"),
-    ({"threshold": -0.1}, "threshold"), ({"beta": float("nan")}, "beta"),
-    ({"beta": torch.ones(3)}, r"beta: expected .*\(8,\), got shape \(3,\)"),
-    ({"learn": ("tau",)}, "learn: expected .*, got 'tau'"), ({"refractory": -1}, "refractory"),
-    ({"delay": -1}, "delay"), ({"delay": torch.ones(N, N)}, "delay: expected an integer tensor"),
-    ({"dynamics": "no"}, "dynamics"), ({"surrogate": "no"}, "surrogate"),
-    ({"dampening": 0.0}, "dampening"), ({"dt": 0.0}, "dt"), ({"dropout": 2.0}, "dropout"),
-    ({"num_layers": 0}, "num_layers"), ({"dtype": torch.int64}, "dtype")])
-def test_bad_arguments(options: dict[str, Any], match: str) -> None:
-    with pytest.raises(TypeError if match.endswith("an integer tensor") else ValueError,
-                       match=match):
-        ALIF(I, N, **options)
-
-
 def test_readout() -> None:
     readout = LeakyReadout(N, 2, 10.0)
     nn.init.normal_(readout.bias)

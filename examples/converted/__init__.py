@@ -1,1 +1,0 @@
-"""Models of other packages, trained before and after lsnn_ext.convert."""
