@@ -63,11 +63,12 @@ def _run_operator(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments, opti
         call, options, checkpoint=call.checkpoint if _ops.has_cpu_kernels(x) else 0,
         outputs=_ops.make_mask("outputs", requested))
     numbers = numbers._replace(k_out=float(k_out))
-    v, a, i, r, z = call.state
-    tensors = _ops.Tensors(x.to(call.dtype), v, a, i, r, z, w_rec, call.delay, delay_kernel=kernel,
+    *states, z = call.state
+    tensors = _ops.Tensors(x.to(call.dtype), z, w_rec, call.delay, delay_kernel=kernel,
                            recurrent_mask=options.recurrent_mask, **fused)
     settings = _ops.Settings(call.delays, constants, numbers, _ops.forced_options())
-    out = _ops.run_recurrence(tensors, call.rows, settings, call.lengths)
+    out = _ops.run_recurrence(settings, tensors, [] if z is None else states, call.rows,
+                              call.lengths)
     return out, out.spikes.to(x.dtype)
 
 
@@ -86,16 +87,16 @@ def _run_reference(x: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
         lengths=None if call.lengths is None else call.lengths.each)
     result: Any = reference.alif(x, w_rec, **numbers, **settings._asdict())
     z, state, traces = result
-    empty = (x.new_empty(0) for _ in range(6))
-    return _ops.Outputs._make((z, *state, *traces, *empty, coefficients, None)), z
+    empty = x.new_empty(0)
+    return _ops.Outputs(z, tuple(state), tuple(traces), empty, empty, ()), z
 
 
 def run_neurons(current: Tensor, w_rec: Tensor | None, neuron: NeuronArguments,
                 options: CallArguments) -> Layered:
     """The recurrence of a current (T, B, N); as of functional.alif."""
     out, z = _run_operator(current, w_rec, neuron, options, {"spikes"})
-    traces = Traces(out.trace_v, out.trace_a, out.threshold) if options.trace else None
-    return Layered(z, State(out.v, out.a, out.i, out.r, out.z), traces, None, None)
+    traces = Traces(*out.traces) if options.trace else None
+    return Layered(z, State(*out.state), traces, None, None)
 
 
 def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
@@ -274,7 +275,7 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
     if spikes == "bits":
         # pack_spikes reads the numbers, which torch.vmap does not allow
         pack = pack_spikes if options.smooth else pack_unchecked
-        packed = PackedSpikes(out.bits, z) if route.returns_bits else pack(z)
-    traces = Traces(out.trace_v, out.trace_a, out.threshold) if options.trace else None
+        packed = PackedSpikes(out.saved[1], z) if route.returns_bits else pack(z)
+    traces = Traces(*out.traces) if options.trace else None
     numbers = z if returns_spikes and packed is None else None
-    return Layered(numbers, State(out.v, out.a, out.i, out.r, out.z), traces, p, p_last, packed)
+    return Layered(numbers, State(*out.state), traces, p, p_last, packed)

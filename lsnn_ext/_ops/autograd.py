@@ -6,6 +6,7 @@ accepts them where it saves what the backward pass needs, since torch.export lea
 in its programs.
 """
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,26 +16,34 @@ from torch import Tensor
 from .._core import torch_internals as internals
 from .._core.autograd_rules import forbid_second_derivative, loop_over_batch
 from .._core.bits import make_carrier
-from .._core.coefficients import Row, Rows, can_kernels_stack, split_gradient, stack_rows
+from .._core.coefficients import Rows, can_kernels_stack, split_gradient, stack_rows
 from .._core.decisions import report
 from .._core.lengths import Lengths
 from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
-from .load import _C, Constants, count_packed, has_bit, has_cpu_kernels, make_mask
+from .load import (
+    _C,
+    Constants,
+    Numbers,
+    count_bf16_parts,
+    count_packed,
+    forced_options,
+    has_bit,
+    has_cpu_kernels,
+    make_mask,
+)
+from .neuron import find_sizes
 
 
 class Tensors(NamedTuple):
-    """The tensors of a call without its coefficients, which are Rows. All but x may be None."""
+    """The tensors of a call without the states before the first step, (B, N) each, and without its
+    coefficients, which are Rows. All but x may be None."""
 
-    # (T, B, N) the current, or (T, B, I) the inputs of w_in; a carrier where x_bits are set
+    # (T, B, K N) the currents, or (T, B, I) the inputs of w_in; a carrier where x_bits are set
     x: Any
-    v: Any  # (B, N) the state before the first step, v to z; all five None: zeros
-    a: Any
-    i: Any
-    r: Any
-    z: Any  # (D, B, N)
-    w_rec: Any  # (N, N), or (S, N, N) for each of S delays
-    delay: Any = None  # (N, N) of each synapse
+    z: Any  # (D, B, N); None: all states are zeros, and there are none of them
+    w_rec: Any  # (N, N) or (K, N, N), or with S in front for each of S delays
+    delay: Any = None  # of each synapse, as a matrix of w_rec
     w_in: Any = None  # (N, I)
     bias: Any = None  # (N,)
     x_bits: Any = None  # (T, B, ceil(I / 32))
@@ -44,9 +53,13 @@ class Tensors(NamedTuple):
     lengths: Any = None  # (B,) steps of each sequence, descending, on the CPU; None: all T
     delay_kernel: Any = None  # (S, N) of axonal delays
     recurrent_mask: Any = None  # (B, N) bool
+    # (C, N) as the kernels of a generated neuron read its coefficients, without a gradient
+    rows: Any = None
 
     @property
     def neurons(self) -> int:
+        if self.rows is not None:
+            return int(self.rows.shape[1])
         if self.w_rec is not None:
             return int(self.w_rec.shape[-1])
         return self.x.shape[2] if self.w_in is None else self.w_in.shape[0]  # type: ignore[no-any-return]
@@ -56,23 +69,13 @@ class Outputs(NamedTuple):
     """The results of a call; shape (0,) where not requested."""
 
     spikes: Tensor  # (T, B, N), or their carrier where bits are requested
-    v: Tensor  # (B, N) the state after the last step
-    a: Tensor
-    i: Tensor
-    r: Tensor
-    z: Tensor  # (D, B, N)
-    trace_v: Tensor  # (T, B, N)
-    trace_a: Tensor
-    threshold: Tensor
+    state: tuple[Tensor, ...]  # (B, N) each, after the last step, and z (D, B, N)
+    traces: tuple[Tensor, ...]  # (T, B, N) each
     p: Tensor  # (T, B, O)
     p_last: Tensor  # (B, O)
-    # Saved for the backward pass, see docs/equations.md.
-    y: Tensor
-    bits: Tensor
-    smooth_z: Tensor
-    carry: Tensor
-    coefficients: Tensor  # (11, N)
-    packed: Tensor | None = None  # weights and coefficients, as the CUDA kernels read them
+    # For the backward pass: y, bits, smooth_z and carry, see docs/equations.md; the coefficients
+    # (11, N) of a model; weights and coefficients as the CUDA kernels read them, if they are kept.
+    saved: tuple[Tensor, ...]
 
 
 class Settings(NamedTuple):
@@ -82,6 +85,41 @@ class Settings(NamedTuple):
     constants: Any  # Constants
     numbers: Any  # Numbers
     options: tuple[int, ...] = ()  # Options, or none
+    key: int = 0  # of a generated neuron; 0: a model
+
+    @classmethod
+    def of_neuron(cls, key: int, delays: tuple[int, ...], outputs: Sequence[str], *,
+                  checkpoint: int = 0, coefficient_gradients: int = 0, autapses: bool = True,
+                  is_existing: bool = False) -> "Settings":
+        """Of a generated neuron; the constants and numbers that only models use are 0."""
+        constants = Constants(
+            checkpoint=checkpoint, outputs=make_mask("outputs", outputs),
+            coefficient_gradients=coefficient_gradients, bf16_parts=count_bf16_parts(),
+            without_autapses=int(not autapses), existing=int(is_existing))
+        numbers = Numbers(dampening=0.0, k_out=0.0, cutoff=math.inf)
+        return cls(delays, constants, numbers, forced_options(), key)
+
+
+class Inputs(NamedTuple):
+    """A call."""
+
+    settings: Settings
+    t: Tensors
+    states: Sequence[Tensor]  # (B, N) each, before the first step
+    rows: Rows
+
+    @classmethod
+    def of(cls, args: Sequence[Any]) -> "Inputs":
+        """The call of the arguments of _Recurrence."""
+        delays, constants, numbers, options, key, each, stacks, _, *tensors = args
+        t = Tensors(*tensors[:_FIELDS])
+        n = _FIELDS + (0 if t.z is None else find_sizes(key).states)
+        return cls(Settings(delays, Constants(*constants), numbers, options, key), t,
+                   tensors[_FIELDS:n], Rows(each, tuple(tensors[n:]), stacks))
+
+
+_FIELDS = len(Tensors._fields)
+_IN_FRONT = len(Settings._fields) + 3  # arguments of _Recurrence that are not of Tensors
 
 
 def is_transformed() -> bool:
@@ -137,32 +175,36 @@ def list_recurrence(t: Any) -> list[Any]:
     return found[:2] if t.delay_kernel is None and t.recurrent_mask is None else found
 
 
-def _lists(t: Tensors, coefficients: Tensor | None, settings: Settings) -> tuple[Any, ...]:
+def _lists(settings: Settings, t: Tensors, states: Sequence[Tensor],
+           coefficients: Tensor | None) -> tuple[Any, ...]:
     """The arguments that both operators share, from the state on."""
-    state = [] if t.v is None else [t.v, t.a, t.i, t.r, t.z]
+    state = [] if t.z is None else [*states, t.z]
     # the bits of a slice of a batch are not contiguous
     projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
     readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
     return state, coefficients, list_recurrence(t), list(settings.delays), projection, readout
 
 
-def _forward(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
+def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
     """Calls alif_forward. For spikes as bits a carrier of their gradient replaces the numbers."""
     N = t.neurons
     lists = list(settings.constants), list(settings.numbers), list(settings.options)
-    coefficients: Tensor | None = None
-    made: list[Tensor] = []  # the coefficients, unless the kernels make and return them
-    if not has_cpu_kernels(t.x) and can_kernels_stack(rows, t.x.dtype, t.x.device):
-        sources: tuple[Any, ...] = (list(rows.tensors),
-                                    [number for row in rows.each for number in row])
-    else:
-        coefficients, sources = stack_rows(rows, N, t.x.dtype, t.x.device), ()
-        made = [coefficients]
-    args = t.x, *_lists(t, coefficients, settings), *lists, t.lengths, *sources
+    coefficients: Tensor | None = t.rows
+    made: list[Tensor] = []  # the coefficients, unless they are given, or made by the kernels
+    more: tuple[Any, ...] = ([], [], settings.key) if settings.key else ()
+    if coefficients is None:
+        if not has_cpu_kernels(t.x) and can_kernels_stack(rows, t.x.dtype, t.x.device):
+            more = list(rows.tensors), [number for row in rows.each for number in row]
+        else:
+            coefficients = stack_rows(rows, N, t.x.dtype, t.x.device)
+            made = [coefficients]
+    args = t.x, *_lists(settings, t, states, coefficients), *lists, t.lengths, *more
     spikes, state, traces, readout, saved = call_interruptible(torch.ops.lsnn.alif_forward, *args)
     if has_bit("outputs", settings.constants.outputs, "bits"):
         spikes = make_carrier(state[0], *t.x.shape[:2], N)
-    return Outputs(spikes, *state, *traces, *readout, *saved[:4], *made, *saved[4:])
+    p, p_last = readout
+    return Outputs(spikes, tuple(state), tuple(traces), p, p_last,
+                   (*saved[:4], *made, *saved[4:]))
 
 
 def make_link(x: Tensor) -> Tensor | None:
@@ -182,139 +224,136 @@ def refuse_batch_of_gradients(g: Sequence[Tensor | None]) -> None:
                            "torch.func.vmap over torch.func.vjp")
 
 
-class _Alif(torch.autograd.Function):
-    """Settings and the rows as tuples, the stacks of the rows, a link, Tensors and the tensors of
-    the rows -> Outputs, differentiable."""
+class _Recurrence(torch.autograd.Function):
+    """Settings and the rows as tuples, the stacks of the rows, a link, Tensors, states and the
+    tensors of the rows -> the tensors of Outputs in turn, differentiable."""
 
     @staticmethod
-    def forward(delays: tuple[int, ...], constants: tuple[int, ...], numbers: tuple[float, ...],
-                options: tuple[int, ...], each: tuple[Row, ...], stacks: Any, link: Tensor | None,
-                *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        settings = Settings(delays, Constants(*constants), numbers, options)
-        out = _forward(*_split(each, tensors, stacks), settings)
-        return tuple(one for one in out if one is not None)
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        out = _forward(*Inputs.of(args))
+        return out.spikes, *out.state, *out.traces, out.p, out.p_last, *out.saved
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        delays, constants, numbers, options, each, _, link, *tensors = inputs
-        (t, rows), out = _split(each, tensors), Outputs(*output)
-        ctx.settings = Settings(delays, Constants(*constants), numbers, options)
-        ctx.each = each
+        settings, t, states, rows = Inputs.of(inputs)
+        out = _join(settings, output)
+        ctx.settings, ctx.each = settings, rows.each
         ctx.forms = [(one.shape, one.dtype, one.device) for one in rows.tensors]
-        saved = out.y, out.bits, out.smooth_z, out.carry, out.coefficients, out.packed
-        ctx.mark_non_differentiable(out.r, *(one for one in saved if one is not None))
+        ctx.sizes = len(states), len(out.saved)
+        without = out.state[find_sizes(settings.key).traces : -1]
+        ctx.mark_non_differentiable(*without, *out.saved)
         ctx.set_materialize_grads(False)
-        if t.w_in is None and not ctx.settings.constants.checkpoint:
+        if t.w_in is None and not settings.constants.checkpoint:
             t = t._replace(x=None)  # the backward pass does not read it
         # Only second derivatives need them, so they may be changed in place and are not saved.
         # Transforms see only what is saved.
         ctx.learned = () if is_transformed() else tuple(
             one for one in rows.tensors if one.requires_grad)
         depend = rows.tensors if internals.is_transforming() else ()
-        ctx.save_for_backward(link, *t, *saved, *depend)
+        link = inputs[_IN_FRONT - 1]
+        ctx.save_for_backward(link, *t, *states, *out.saved, *depend)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
         """One differentiable call for each element: different weights need different products."""
-        return loop_over_batch(_Alif.apply)(info, in_dims, *args)
+        return loop_over_batch(_Recurrence.apply)(info, in_dims, *args)
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(one is None for one in g):
+            return (None,) * len(ctx.needs_input_grad)
         refuse_batch_of_gradients(g)
         saved = ctx.saved_tensors  # read once: torch.utils.checkpoint computes them at each read
         with torch.no_grad():
-            found = _Alif.gradients(ctx, saved, Outputs(*g))  # type: ignore[arg-type]
+            found = _Recurrence.gradients(ctx, saved, _join(ctx.settings, g))  # type: ignore[arg-type]
         gradients = forbid_second_derivative(found, (*g, *saved, *ctx.learned))
-        return *(None for _ in Settings._fields), None, None, None, *gradients
+        return *[None] * _IN_FRONT, *gradients
 
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> tuple[Tensor | None, ...]:
-        n = 1 + len(Tensors._fields)
-        t, (*kept, coefficients, packed) = Tensors(*saved[1:n]), saved[n : n + 6]
-        settings, of_inputs = ctx.settings, ctx.needs_input_grad[len(Settings._fields) + 3 :]
-        needed, of_rows = Tensors(*of_inputs[: n - 1]), of_inputs[n - 1 :]
+        settings, (n_states, n_saved) = ctx.settings, ctx.sizes
+        t, others = Tensors(*saved[1 : 1 + _FIELDS]), saved[1 + _FIELDS :]
+        states, kept = others[:n_states], list(others[n_states : n_states + n_saved])
+        coefficients = kept.pop(4) if t.rows is None else t.rows
+        needed = ctx.needs_input_grad[_IN_FRONT :]
+        of_tensors, of_rows = Tensors(*needed[:_FIELDS]), needed[_FIELDS + n_states :]
         outputs = settings.constants.outputs
         # A compiled graph passes zeros of shape (0,) for what was not requested.
         has_spikes = has_bit("outputs", outputs, "spikes") or has_bit("outputs", outputs, "bits")
         has_traces = has_bit("outputs", outputs, "traces")
-        required = make_mask("gradients", (name for name in _C.gradients if getattr(needed, name)))
-        g_traces = [g.trace_v, g.trace_a, g.threshold] if has_traces else []
-        g_state = [g.v, g.a, g.i, g.z]
-        g_readout = [] if t.w_out is None else [g.p, g.p_last]
-        x, (w_rec, kernel), stack, (v, a, i, z), (w_in, bias), (
+        required = make_mask("gradients",
+                             (name for name in _C.gradients if getattr(of_tensors, name)))
+        g_state = [*g.state[: find_sizes(settings.key).traces], g.state[-1]]
+        x, (w_rec, kernel), stack, (*state, z), (w_in, bias), (
             w_out, p, b_out) = call_interruptible(
             torch.ops.lsnn.alif_backward, g.spikes if has_spikes else None,
-            g_traces, g_state, g_readout, t.x, *_lists(t, coefficients, settings),
-            kept if packed is None else [*kept, packed],
+            list(g.traces) if has_traces else [], g_state,
+            [] if t.w_out is None else [g.p, g.p_last], t.x,
+            *_lists(settings, t, states, coefficients), kept,
             list(settings.constants._replace(gradients=required)), list(settings.numbers),
-            list(settings.options), t.lengths)
+            list(settings.options), t.lengths, *([settings.key] if settings.key else []))
         report("gradients", kept[1])
-        if settings.constants.existing and needed.w_rec and not has_cpu_kernels(coefficients):
+        if settings.constants.existing and of_tensors.w_rec and not has_cpu_kernels(coefficients):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
-        found = Tensors(x, v, a, i, None, z, w_rec, None, w_in, bias, None, w_out, p, b_out,
-                        None, kernel)
+        found = Tensors(x, z, w_rec, None, w_in, bias, None, w_out, p, b_out, None, kernel)
         learned: Sequence[Tensor | None] = [None] * len(of_rows)
         if settings.constants.coefficient_gradients:
             learned = split_gradient(stack, ctx.each, ctx.forms, of_rows)
-        gradients = (value if need else None for value, need in zip(found, needed, strict=True))
-        return *gradients, *learned
+        gradients = (*found, *(*state, None)[:n_states], *learned)  # none of the counter r
+        return tuple(one if need else None for one, need in zip(gradients, needed, strict=True))
 
 
-def _split(each: tuple[Row, ...], tensors: Sequence[Any],
-           stacks: Any = None) -> tuple[Tensors, Rows]:
-    n = len(Tensors._fields)
-    return Tensors(*tensors[:n]), Rows(each, tuple(tensors[n:]), stacks)
-
-
-def count_bf16_parts() -> int:
-    """The number of bfloat16 parts of a factor of a product that
-    torch.set_float32_matmul_precision allows; 0: factors are not rounded."""
-    if torch.compiler.is_compiling():
-        return 0
-    return {"medium": 1, "high": 2}.get(torch.get_float32_matmul_precision(), 0)
+def _join(settings: Settings, tensors: Sequence[Any]) -> Outputs:
+    """Outputs of the results of _Recurrence, or of their gradients."""
+    sizes = find_sizes(settings.key)
+    n = 2 + sizes.states
+    m = n + sizes.traces
+    spikes, (p, p_last, *saved) = tensors[0], tensors[m:]
+    return Outputs(spikes, tuple(tensors[1:n]), tuple(tensors[n:m]), p, p_last, tuple(saved))
 
 
 def _saves_packed(t: Tensors, settings: Settings) -> bool:
     """Whether the packed weights are saved for the backward pass, which otherwise packs them again:
     on a GPU, where they are at most a sixteenth of the saved membranes."""
-    if has_cpu_kernels(t.x) or is_transformed():
+    if settings.key or has_cpu_kernels(t.x) or is_transformed():
         return False
     T, B, _ = t.x.shape
     return 16 * count_packed(len(settings.delays), t.neurons) <= T * B * t.neurons
 
 
-def _record(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
+def _record(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
     delays, constants, numbers = (tuple(part) for part in settings[:3])
     link = make_link(t.x) if t.w_in is None else None
-    return Outputs(*apply_function(_Alif, delays, constants, numbers, *settings[3:], rows.each,
-                            None if is_transformed() else rows.stacks, link, *t, *rows.tensors))
+    return _join(settings, apply_function(
+        _Recurrence, delays, constants, numbers, *settings[3:], rows.each,
+        None if is_transformed() else rows.stacks, link, *t, *states, *rows.tensors))
 
 
-def _run_in_order(t: Tensors, rows: Rows, settings: Settings) -> Outputs:
+def _run_in_order(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
     """The operator, under autograd if a gradient is required; settings have the requested outputs.
-    Outputs.bits are also returned where only `saved` is requested."""
+    The saved bits are also returned where only `saved` is requested."""
     if torch.compiler.is_compiling() and torch.is_grad_enabled():
         internals.leave_graph_of_transforms()
     forward_mode = not torch.compiler.is_compiling() and internals.is_forward_mode()
-    if t.v is None and torch.compiler.is_exporting():
+    if t.z is None and torch.compiler.is_exporting():
         # AOTInductor turns an empty list into None.
         shape = t.x.shape[1], t.neurons
-        t = t._replace(z=t.x.new_zeros(count_past_steps(settings.delays), *shape),
-                       **{name: t.x.new_zeros(shape) for name in ("v", "a", "i", "r")})
+        t = t._replace(z=t.x.new_zeros(count_past_steps(settings.delays), *shape))
+        states = [t.x.new_zeros(shape) for _ in range(find_sizes(settings.key).states)]
     constants = settings.constants
     if forward_mode or torch.is_grad_enabled() and (constants.coefficient_gradients or any(
-            value is not None and internals.requires_gradient(value) for value in t)):
+            value is not None and internals.requires_gradient(value) for value in (*t, *states))):
         saved = ["saved", "packed"] if _saves_packed(t, settings) else ["saved"]
         constants = constants._replace(outputs=constants.outputs | make_mask("outputs", saved))
         settings = settings._replace(constants=constants)
-        out = _record(t, rows, settings)
+        out = _record(settings, t, states, rows)
     else:
         rounding = make_mask("outputs", ["saved_bf16"])
         constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
         settings = settings._replace(constants=constants)
         with torch.no_grad():
-            out = _forward(t, rows, settings)
-    report("recurrence", t, rows, settings, out)
+            out = _forward(settings, t, states, rows)
+    report("recurrence", settings, t, rows, out)
     return out
 
 
@@ -330,35 +369,37 @@ def call_differentiable(args: Any) -> tuple[Any, ...] | None:
     w_rec, delay, kernel, mask = (*args.recurrence, *[None] * 4)[:4]
     w_in, bias, x_bits = (*args.projection, None, None, None)[:3]
     w_out, p, b_out = (*args.readout, None, None, None)[:3]
-    v, a, i, r, z = args.state or [None] * 5
-    t = Tensors(args.x, v, a, i, r, z, w_rec, delay, w_in, bias, x_bits, w_out, p, b_out,
-                args.lengths, kernel, mask)
+    *states, z = args.state or [None]
+    t = Tensors(args.x, z, w_rec, delay, w_in, bias, x_bits, w_out, p, b_out, args.lengths, kernel,
+                mask)
     rows = Rows(tuple((0.0, 1, k, 0.0) for k in range(len(COEFFICIENTS))),
                 args.coefficients.unbind())
-    out = _record(t, rows, Settings(args.delays, named, args.numbers, tuple(args.options)))
-    state = [out.v, out.a, out.i, out.r, out.z]
-    traces = [out.trace_v, out.trace_a, out.threshold]
-    saved = [out.y, out.bits, out.smooth_z, out.carry]
-    return out.spikes, state, traces, [out.p, out.p_last], saved
+    settings = Settings(args.delays, named, args.numbers, tuple(args.options))
+    out = _record(settings, t, states, rows)
+    return out.spikes, list(out.state), list(out.traces), [out.p, out.p_last], list(out.saved[:4])
 
 
-# The axis of the batch in the arguments and results of the operator.
-_BATCH_IN = {"x": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "x_bits": 1, "p": 0,
-             "recurrent_mask": 0}
-_BATCH_OUT = {"spikes": 1, "v": 0, "a": 0, "i": 0, "r": 0, "z": 1, "trace_v": 1, "trace_a": 1,
-              "threshold": 1, "p": 1, "p_last": 0}
+# The axis of the batch in Tensors.
+_BATCH = {"x": 1, "z": 1, "x_bits": 1, "p": 0, "recurrent_mask": 0}
 
 
-def run_recurrence(t: Tensors, rows: Rows, settings: Settings, lengths: Lengths | None) -> Outputs:
+def run_recurrence(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows,
+                   lengths: Lengths | None) -> Outputs:
     """The operator; sequences and results are in the order of the caller."""
     if lengths is None:
-        return _run_in_order(t, rows, settings)
+        return _run_in_order(settings, t, states, rows)
     t = t._replace(lengths=lengths.descending)
     if lengths.order is None:
-        return _run_in_order(t, rows, settings)
-    out = _run_in_order(t._replace(**{
-        name: lengths.sort(getattr(t, name), axis) for name, axis in _BATCH_IN.items()}),
-        rows, settings)
-    return out._replace(**{
-        name: lengths.restore(getattr(out, name), axis) for name, axis in _BATCH_OUT.items()
-        if getattr(out, name).dim() > 1})  # what was not requested has shape (0,)
+        return _run_in_order(settings, t, states, rows)
+    out = _run_in_order(
+        settings, t._replace(**{name: lengths.sort(getattr(t, name), axis)
+                                for name, axis in _BATCH.items()}),
+        [lengths.sort(one, 0) for one in states], rows)
+
+    def restore(one: Tensor, axis: int = 1) -> Tensor:
+        return lengths.restore(one, axis) if one.dim() > 1 else one  # (0,): not requested
+
+    *state, z = out.state
+    return out._replace(
+        spikes=restore(out.spikes), state=(*(restore(one, 0) for one in state), restore(z)),
+        traces=tuple(map(restore, out.traces)), p=restore(out.p), p_last=restore(out.p_last, 0))

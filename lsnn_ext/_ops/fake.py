@@ -15,22 +15,15 @@ from .._core.state import count_past_steps
 from .._core.torch_internals import bind_arguments, find_tensors
 from ..models import COEFFICIENTS
 from .load import _C, Constants, count_packed, has_bit
-from .neuron import CHUNK, NeuronSizes, find_sizes
+from .neuron import CHUNK, find_sizes
 
-# v, a, i, r of a model
-_MODEL = NeuronSizes(4, 1, len(COEFFICIENTS), len(COEFFICIENTS), False)
 _META = torch.device("meta")
-
-
-def _sizes(args: Any) -> NeuronSizes | None:
-    """The sizes of the neuron of a call; None for a model."""
-    return find_sizes(args.neuron) if args.neuron else None
 
 
 def _forward(args: Any) -> tuple[Any, ...]:
     c, new, delays = Constants(*args.constants), args.x.new_empty, args.delays
-    neuron = _sizes(args)
-    S, K = (neuron or _MODEL)[:2]
+    neuron = find_sizes(args.neuron)
+    S, K = neuron.states, neuron.currents
     (T, B, inputs), k = args.x.shape, args.coefficients
     w_rec = args.recurrence[0] if args.recurrence else None
     # On a GPU, which projects no inputs, the kernels may make k.
@@ -44,8 +37,8 @@ def _forward(args: Any) -> tuple[Any, ...]:
     def requested(name: str) -> bool:
         return has_bit("outputs", c.outputs, name)
 
-    save, every = requested("saved"), c.checkpoint or (CHUNK if neuron else _C.segment)
-    is_number = c.smooth or neuron is not None and neuron.has_number_spikes
+    save, every = requested("saved"), c.checkpoint or (CHUNK if args.neuron else _C.segment)
+    is_number = c.smooth or neuron.has_number_spikes
     y = new((T, B, K * N) if save and not c.checkpoint else (0,),
             dtype=torch.bfloat16 if requested("saved_bf16") else None)
     bits = new((T, B, count_words(N)) if save or requested("bits") else (0,), dtype=torch.int32)
@@ -54,7 +47,7 @@ def _forward(args: Any) -> tuple[Any, ...]:
              *([] if k is not None else [new(len(COEFFICIENTS), N)]),
              *([new(count_packed(len(delays), N))] if requested("packed") else [])]
     last = [*(new(B, N) for _ in range(S)), new(count_past_steps(delays), B, N)]
-    traces = [when(requested("traces"), T, B, N) for _ in range(S if neuron else 3)]
+    traces = [when(requested("traces"), T, B, N) for _ in range(neuron.traces)]
     return when(requested("spikes"), T, B, N), last, traces, [when(O, T, B, O),
                                                               when(O, B, O)], saved
 
@@ -63,8 +56,8 @@ def _backward(args: Any) -> tuple[Any, ...]:
     c, coefficients = Constants(*args.constants), args.coefficients
     new = coefficients.new_empty
     has_state = bool(args.state)
-    neuron = _sizes(args)
-    S, K, _, G, _ = neuron or _MODEL
+    neuron = find_sizes(args.neuron)
+    K, G = neuron.currents, neuron.gradients
     _, bits, *_ = args.saved
     (T, B, _), N = bits.shape, coefficients.shape[1]
     w_in, bias, _ = (*args.projection, None, None, None)[:3]
@@ -87,7 +80,7 @@ def _backward(args: Any) -> tuple[Any, ...]:
         when(requested("x") or cuda, (T, B, inputs)),
         [of("w_rec", w_rec), of("delay_kernel", kernel)],
         when(c.coefficient_gradients, (G, N)),
-        [*(when(has_state, (B, N)) for _ in range(S if neuron else 3)),
+        [*(when(has_state, (B, N)) for _ in range(neuron.traces)),
          when(has_state and (requested("z") or cuda), args.state[-1].shape if has_state else ())],
         [when(to_inputs, (N, inputs)), when(to_inputs and bias is not None, (N,))],
         [of("w_out", w_out), when(w_out is not None, () if w_out is None else (B, w_out.shape[0])),

@@ -261,6 +261,14 @@ def forced(**choices: str | int) -> Iterator[None]:
         _forced.reset(token)
 
 
+def count_bf16_parts() -> int:
+    """The number of bfloat16 parts of a factor of a product that
+    torch.set_float32_matmul_precision allows; 0: factors are not rounded."""
+    if torch.compiler.is_compiling():
+        return 0
+    return {"medium": 1, "high": 2}.get(torch.get_float32_matmul_precision(), 0)
+
+
 def count_packed(S: int, N: int) -> int:
     """Numbers of packed weights: packed_numbers of csrc/cuda/plan.h."""
     return (S * N + len(COEFFICIENTS)) * ((N + 3) // 4 * 4) + 1 + S

@@ -10,7 +10,7 @@ from .. import _ops
 from .._core import arguments
 from .._core import torch_internals as internals
 from .._core.bits import PackedSpikes, make_carrier
-from .._core.coefficients import Coefficient
+from .._core.coefficients import Coefficient, Row, Rows
 from .._core.decisions import is_listening, report
 from .._core.device_checks import warn_if_cpu_only, warn_of_slow_reference
 from .._core.lengths import Lengths, resolve_lengths
@@ -213,7 +213,7 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
 
 
 def make_operator(key: int, call: Call, options: CallArguments,
-                  is_existing: bool = False) -> _ops.NeuronCall:
+                  is_existing: bool = False) -> _ops.Settings:
     """Returns the arguments of the operator that are no tensors; key: of the kernels. They depend
     on the kinds of those that are."""
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
@@ -228,20 +228,25 @@ def make_operator(key: int, call: Call, options: CallArguments,
             warn_if_cpu_only("checkpoint_every", f"a state every {checkpoint} steps", call.x,
                              "the currents of every step are saved", 6)
         checkpoint = 0
-    wanted = sum(1 << k for k, one in enumerate(_split_coefficients(call))
-                 if one is not None and one.requires_grad)
-    constants = _ops.make_constants(
-        ["spikes", "traces"] if options.trace else ["spikes"], checkpoint=checkpoint,
-        coefficient_gradients=wanted, autapses=options.autapses, is_existing=is_existing)
-    return _ops.NeuronCall(key, call.delays, constants, _ops.forced_options())
+    return _ops.Settings.of_neuron(
+        key, call.delays, ["spikes", "traces"] if options.trace else ["spikes"],
+        checkpoint=checkpoint, coefficient_gradients=_list_rows(call).gradient_bits(),
+        autapses=options.autapses, is_existing=is_existing)
 
 
-def _split_coefficients(call: Call) -> list[Tensor | None]:
-    return [row for one in call.coefficients.values()
-            for row in (split_coefficient(one) if isinstance(one, Tensor) else [None])]
+def _list_rows(call: Call) -> Rows:
+    """The coefficients of which the kernels give the gradients."""
+    each: list[Row] = []
+    tensors: list[Tensor] = []
+    for one in call.coefficients.values():
+        split = split_coefficient(one) if isinstance(one, Tensor) else [None]
+        for row in split:
+            each.append((0.0, int(row is not None), len(tensors), 0.0))
+            tensors += [] if row is None else [row]
+    return Rows(tuple(each), tuple(tensors))
 
 
-def run_operator(operator: _ops.NeuronCall, call: Call, rows: Tensor,
+def run_operator(operator: _ops.Settings, call: Call, rows: Tensor,
                  options: CallArguments) -> Result:
     """Runs the kernels; rows: the coefficients as they read them."""
     forms = call.parts.forms
@@ -249,12 +254,12 @@ def run_operator(operator: _ops.NeuronCall, call: Call, rows: Tensor,
     rows_of_states = [row for one, form in zip(states, forms, strict=False)
                       for row in form.split(one)]
     weight, bias, bits = call.projection or (None, None, None)
-    made = _ops.run_neuron(
-        operator, _ops.NeuronTensors(call.x.flatten(2), call.w_rec, z, rows, call.delay, None, None,
-                                     weight, bias, bits, call.delay_kernel,
-                                     options.recurrent_mask),
-        rows_of_states, _split_coefficients(call), call.lengths)
-    return Result(made.spikes, join_states(made.states, forms), made.z,
+    tensors = _ops.Tensors(call.x.flatten(2), z, call.w_rec, call.delay, weight, bias, bits,
+                           delay_kernel=call.delay_kernel, recurrent_mask=options.recurrent_mask,
+                           rows=rows)
+    made = _ops.run_recurrence(operator, tensors, rows_of_states, _list_rows(call), call.lengths)
+    *after, last = made.state
+    return Result(made.spikes, join_states(after, forms), last,
                   join_states(made.traces, forms) if options.trace else [])
 
 
@@ -298,7 +303,7 @@ class RepeatedCall:
 
     def __init__(self, neuron: Neuron) -> None:
         self.neuron = neuron
-        self._known: dict[Any, tuple[Call, Watch, Kernel, _ops.NeuronCall]] = {}
+        self._known: dict[Any, tuple[Call, Watch, Kernel, _ops.Settings]] = {}
 
     def __call__(self, x: Tensor | PackedSpikes, w_rec: Tensor | None, delay: Any,
                  state: NeuronState, coefficients: dict[str, Tensor], trace: bool,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _ops
-from .._core.coefficients import Coefficient
+from .._core.coefficients import Coefficient, Rows
 from .._core.torch_internals import mark_constant, without_modes, without_saved_tensor_hooks
 from .closure import Watch
 from .form import join_states, make_examples, split_coefficient
@@ -208,8 +208,8 @@ def _make_kernel(neuron: Neuron, parts: Parts, like: Tensor,
                 raise
             return Kernel(0, prologue, program.coefficients, False, is_fixed, str(error))
     _ops.register_sizes(key, _ops.NeuronSizes(
-        program.states, program.currents, program.coefficients, len(program.gradients),
-        not program.is_spike))
+        program.states, program.states, program.currents, program.coefficients,
+        len(program.gradients), not program.is_spike))
     kernel = Kernel(key, prologue, program.coefficients, is_compiled, is_fixed)
     if N is not None:
         try:
@@ -283,14 +283,11 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, like: Tensor,
         states = join_states(list(s.clone()), parts.forms)
         wanted = check_results(neuron.step(*c.clone(), *states, z.clone(), **coefficients))
         rows = kernel.rows(list(coefficients.values()), c)
-        call = _ops.NeuronCall(kernel.key, (), _ops.make_constants(
-            ["spikes"], checkpoint=0, coefficient_gradients=0, autapses=True, is_existing=False),
-            _ops.forced_options())
-        made = _ops.run_neuron(call, _ops.NeuronTensors(
-            c.transpose(0, 1).reshape(1, B, K * N), None, z[None], rows, None, None), list(s), [],
-            None)
+        tensors = _ops.Tensors(c.transpose(0, 1).reshape(1, B, K * N), z[None], None, rows=rows)
+        made = _ops.run_recurrence(_ops.Settings.of_neuron(kernel.key, (), ["spikes"]), tensors,
+                                   list(s), Rows((), ()), None)
     names = *parts.states, neuron.inputs[-1]
-    results = (*join_states(made.states, parts.forms), made.spikes[0])
+    results = (*join_states(made.state[:-1], parts.forms), made.spikes[0])
     for name, got, want in zip(names, results, wanted, strict=True):
         close = torch.isclose(got, want.to(got.dtype), rtol=1e-3, atol=1e-3, equal_nan=True)
         if close.double().mean() < 0.5:

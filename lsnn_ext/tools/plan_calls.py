@@ -78,13 +78,20 @@ class Calls:
         self._in_front.append((one, is_of_layer))
 
     # ------------------------------------------------------------------------------------- layers
-    def _recurrence(self, t: Any, rows: Any, settings: Any, out: Any) -> None:
-        name = _ops._C.surrogates()[settings.constants.surrogate]
+    def _recurrence(self, settings: Any, t: Any, rows: Any, out: Any) -> None:
         one = self._begin("alif_forward", t.x, t.neurons,
                           (t.w_rec, t.w_in, t.bias, *rows.tensors, t.w_out))
+        y, bits = out.saved[:2]
+        if settings.key:
+            self._add_saved(one, settings, y, bits, "currents", "")
+            self._end(one, t.x, self._neuron)
+            if self._card:
+                one.choose(self._card, "generated kernels", "the step is compiled for the GPU")
+            return
+        name = _ops._C.surrogates()[settings.constants.surrogate]
         ends = (SURROGATES[name].has_bounded_support
                 or settings.numbers.cutoff < sys.float_info.max)
-        self._add_saved(one, settings, out.y, out.bits, "membranes", f"; {name} is "
+        self._add_saved(one, settings, y, bits, "membranes", f"; {name} is "
                         f"{'0 far from the threshold' if ends else 'nowhere 0'}")
         self._end(one, t.x, "")
         if (self._card or t.x.is_cuda) and t.w_rec is not None:
@@ -92,15 +99,6 @@ class Calls:
 
     def _step(self, neuron: Any) -> None:
         self._neuron = repr(neuron)
-
-    def _neuron_call(self, call: Any, t: Any, coefficients: Any, saved: Any) -> None:
-        one = self._begin("alif_forward", t.x, t.rows.shape[1],
-                          (t.w_rec, t.w_in, t.bias, *coefficients))
-        y, bits = saved[:2]
-        self._add_saved(one, call, y, bits, "currents", "")
-        self._end(one, t.x, self._neuron)
-        if self._card:
-            one.choose(self._card, "generated kernels", "the step is compiled for the GPU")
 
     def _prepared(self, layer: nn.Module, suffix: str, spikes: Tensor, steps: int) -> None:
         rows, N = spikes.shape

@@ -168,8 +168,7 @@ def test_raw_operators_refuse_what_the_kernels_lack() -> None:
                if form[0] == torch.float32 and made.n_rows == 2)
 
     def forward(*outputs: str, readout: tuple[Tensor, ...] = (), made: int = 0) -> Any:
-        constants = _ops.make_constants(outputs, checkpoint=0, coefficient_gradients=0,
-                                        autapses=True, is_existing=False)
+        constants = _ops.Settings.of_neuron(key, (), outputs).constants
         numbers = [0.0, 0.5, math.inf]
         found = torch.ops.lsnn.alif_forward(
             x, [], None if made else rows, [], [], [], list(readout), list(constants), numbers, [],
@@ -262,7 +261,7 @@ def test_without_a_compiler_the_loop_runs_with_a_warning(monkeypatch: pytest.Mon
 
 
 @needs_kernels
-@pytest.mark.parametrize("fails", [(_ops, "run_neuron"), (_ops._C, "register_cuda_neuron")],
+@pytest.mark.parametrize("fails", [(_ops, "run_recurrence"), (_ops._C, "register_cuda_neuron")],
                          ids=["check", "loader"])
 def test_a_passing_error_is_raised_and_forgotten(fails: tuple[Any, str],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
