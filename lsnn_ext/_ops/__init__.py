@@ -1,5 +1,5 @@
 """The compiled operators: loading, use_reference and options that tests force (load), shapes
-(fake), gradients (autograd, neuron) and linear maps (linear)."""
+(fake), calls (arguments), gradients (autograd) and linear maps (linear)."""
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +9,12 @@ import torch
 from .._core import torch_internals as internals
 from .._core.autograd_rules import loop_over_batch
 from . import autograd, fake, load
+from .arguments import *  # noqa: F403
 from .autograd import *  # noqa: F403
 from .linear import *  # noqa: F403
 from .linear import Filter
 from .load import *  # noqa: F403
 from .load import _C as _C
-from .neuron import *  # noqa: F403
 
 _DIFFERENTIATED: dict[str, Callable[..., Any]] = {
     "alif_forward": lambda *args: autograd.call_differentiable(SimpleNamespace(

@@ -6,9 +6,8 @@ accepts them where it saves what the backward pass needs, since torch.export lea
 in its programs.
 """
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,105 +20,16 @@ from .._core.decisions import report
 from .._core.lengths import Lengths
 from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
+from .arguments import FIELDS, IN_FRONT, Inputs, Outputs, Settings, Tensors, find_sizes
 from .load import (
     _C,
     Constants,
-    Numbers,
     count_bf16_parts,
     count_packed,
-    forced_options,
     has_bit,
     has_cpu_kernels,
     make_mask,
 )
-from .neuron import find_sizes
-
-
-class Tensors(NamedTuple):
-    """The tensors of a call without the states before the first step, (B, N) each, and without its
-    coefficients, which are Rows. All but x may be None."""
-
-    # (T, B, K N) the currents, or (T, B, I) the inputs of w_in; a carrier where x_bits are set
-    x: Any
-    z: Any  # (D, B, N); None: all states are zeros, and there are none of them
-    w_rec: Any  # (N, N) or (K, N, N), or with S in front for each of S delays
-    delay: Any = None  # of each synapse, as a matrix of w_rec
-    w_in: Any = None  # (N, I)
-    bias: Any = None  # (N,)
-    x_bits: Any = None  # (T, B, ceil(I / 32))
-    w_out: Any = None  # (O, N) of the readout
-    p: Any = None  # (B, O) its state; None: zeros
-    b_out: Any = None  # (O,) added to the readout, on a GPU
-    lengths: Any = None  # (B,) steps of each sequence, descending, on the CPU; None: all T
-    delay_kernel: Any = None  # (S, N) of axonal delays
-    recurrent_mask: Any = None  # (B, N) bool
-    # (C, N) as the kernels of a generated neuron read its coefficients, without a gradient
-    rows: Any = None
-
-    @property
-    def neurons(self) -> int:
-        if self.rows is not None:
-            return int(self.rows.shape[1])
-        if self.w_rec is not None:
-            return int(self.w_rec.shape[-1])
-        return self.x.shape[2] if self.w_in is None else self.w_in.shape[0]  # type: ignore[no-any-return]
-
-
-class Outputs(NamedTuple):
-    """The results of a call; shape (0,) where not requested."""
-
-    spikes: Tensor  # (T, B, N), or their carrier where bits are requested
-    state: tuple[Tensor, ...]  # (B, N) each, after the last step, and z (D, B, N)
-    traces: tuple[Tensor, ...]  # (T, B, N) each
-    p: Tensor  # (T, B, O)
-    p_last: Tensor  # (B, O)
-    # For the backward pass: y, bits, smooth_z and carry, see docs/equations.md; the coefficients
-    # (11, N) of a model; weights and coefficients as the CUDA kernels read them, if they are kept.
-    saved: tuple[Tensor, ...]
-
-
-class Settings(NamedTuple):
-    """The arguments of a call that are not tensors."""
-
-    delays: tuple[int, ...]  # distinct, ascending
-    constants: Any  # Constants
-    numbers: Any  # Numbers
-    options: tuple[int, ...] = ()  # Options, or none
-    key: int = 0  # of a generated neuron; 0: a model
-
-    @classmethod
-    def of_neuron(cls, key: int, delays: tuple[int, ...], outputs: Sequence[str], *,
-                  checkpoint: int = 0, coefficient_gradients: int = 0, autapses: bool = True,
-                  is_existing: bool = False) -> "Settings":
-        """Of a generated neuron; the constants and numbers that only models use are 0."""
-        constants = Constants(
-            checkpoint=checkpoint, outputs=make_mask("outputs", outputs),
-            coefficient_gradients=coefficient_gradients, bf16_parts=count_bf16_parts(),
-            without_autapses=int(not autapses), existing=int(is_existing))
-        numbers = Numbers(dampening=0.0, k_out=0.0, cutoff=math.inf)
-        return cls(delays, constants, numbers, forced_options(), key)
-
-
-class Inputs(NamedTuple):
-    """A call."""
-
-    settings: Settings
-    t: Tensors
-    states: Sequence[Tensor]  # (B, N) each, before the first step
-    rows: Rows
-
-    @classmethod
-    def of(cls, args: Sequence[Any]) -> "Inputs":
-        """The call of the arguments of _Recurrence."""
-        delays, constants, numbers, options, key, each, stacks, _, *tensors = args
-        t = Tensors(*tensors[:_FIELDS])
-        n = _FIELDS + (0 if t.z is None else find_sizes(key).states)
-        return cls(Settings(delays, Constants(*constants), numbers, options, key), t,
-                   tensors[_FIELDS:n], Rows(each, tuple(tensors[n:]), stacks))
-
-
-_FIELDS = len(Tensors._fields)
-_IN_FRONT = len(Settings._fields) + 3  # arguments of _Recurrence that are not of Tensors
 
 
 def is_transformed() -> bool:
@@ -250,7 +160,7 @@ class _Recurrence(torch.autograd.Function):
         ctx.learned = () if is_transformed() else tuple(
             one for one in rows.tensors if one.requires_grad)
         depend = rows.tensors if internals.is_transforming() else ()
-        link = inputs[_IN_FRONT - 1]
+        link = inputs[IN_FRONT - 1]
         ctx.save_for_backward(link, *t, *states, *out.saved, *depend)
 
     @staticmethod
@@ -267,16 +177,16 @@ class _Recurrence(torch.autograd.Function):
         with torch.no_grad():
             found = _Recurrence.gradients(ctx, saved, _join(ctx.settings, g))  # type: ignore[arg-type]
         gradients = forbid_second_derivative(found, (*g, *saved, *ctx.learned))
-        return *[None] * _IN_FRONT, *gradients
+        return *[None] * IN_FRONT, *gradients
 
     @staticmethod
     def gradients(ctx: Any, saved: tuple[Any, ...], g: Outputs) -> tuple[Tensor | None, ...]:
         settings, (n_states, n_saved) = ctx.settings, ctx.sizes
-        t, others = Tensors(*saved[1 : 1 + _FIELDS]), saved[1 + _FIELDS :]
+        t, others = Tensors(*saved[1 : 1 + FIELDS]), saved[1 + FIELDS :]
         states, kept = others[:n_states], list(others[n_states : n_states + n_saved])
         coefficients = kept.pop(4) if t.rows is None else t.rows
-        needed = ctx.needs_input_grad[_IN_FRONT :]
-        of_tensors, of_rows = Tensors(*needed[:_FIELDS]), needed[_FIELDS + n_states :]
+        needed = ctx.needs_input_grad[IN_FRONT :]
+        of_tensors, of_rows = Tensors(*needed[:FIELDS]), needed[FIELDS + n_states :]
         outputs = settings.constants.outputs
         # A compiled graph passes zeros of shape (0,) for what was not requested.
         has_spikes = has_bit("outputs", outputs, "spikes") or has_bit("outputs", outputs, "bits")

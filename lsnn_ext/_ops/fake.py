@@ -14,8 +14,8 @@ from .._core.bits import count_words
 from .._core.state import count_past_steps
 from .._core.torch_internals import bind_arguments, find_tensors
 from ..models import COEFFICIENTS
+from .arguments import CHUNK, find_sizes
 from .load import _C, Constants, count_packed, has_bit
-from .neuron import CHUNK, find_sizes
 
 _META = torch.device("meta")
 
