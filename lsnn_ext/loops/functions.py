@@ -164,6 +164,11 @@ def written_statistics(func: Any, args: Any) -> set[int]:
         named.get("running_mean"), named.get("running_var")) if isinstance(one, Tensor)}
 
 
+def is_unversioned(call: Any) -> bool:
+    """Whether what a recorded call writes to has the version of before."""
+    return call.name.startswith("_foreach") or call.name.endswith(("batch_norm", "instance_norm"))
+
+
 # Folders of torch and of this package.
 _INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep
                   for path in (torch.__file__, os.path.dirname(__file__)))

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from .._core.torch_internals import find_storage
 from . import ir
 from .costs import GUARD, estimate_call, estimate_copies, estimate_stage, skips_zeros
+from .functions import is_unversioned
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
@@ -36,6 +37,7 @@ class Plan:
                  parts: Sequence[Part] | None = None) -> None:
         """parts: calls and loops of the recording. Default: as find_loops."""
         self.recording = recording
+        self.replays = 0
         self.is_random = any(call.is_random for call in recording.calls)
         self.parts: list[Call | tuple[Loop, list[Stage]]] = []
         parts = find_loops(recording) if parts is None else parts
@@ -47,6 +49,7 @@ class Plan:
         places = self.layout.places
         loops = unbound = 0
         self.written = {value: leaf for leaf, value in recording.written.items()}
+        self.unversioned = _find_unversioned(recording)
         self.live = find_live(recording, parts)
         read = _find_read(recording, parts, self.live)
         for part in parts:
@@ -256,6 +259,20 @@ def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
                 found.update(find_initial(slot))
                 if isinstance(slot, Now | Before):
                     left.append(slot.position)
+    return found
+
+
+def _find_unversioned(recording: Recording) -> set[int]:
+    """Returns the leaves that calls write to without a new version, such as running statistics,
+    which an earlier call may have saved for its backward pass."""
+    owners = {leaf: leaf for leaf in recording.written}
+    found = set(owners)
+    for call in recording.calls:
+        for before, after in call.written:
+            if before in owners:
+                owners[after] = owners[before]
+                if not is_unversioned(call):
+                    found.discard(owners[before])
     return found
 
 

@@ -70,8 +70,6 @@ def record(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     Returns:
         its result, and the recording or why there is none. What the function raises is raised.
     """
-    if torch.is_inference_mode_enabled():
-        return function(*args, **kwargs), Refused("torch.inference_mode: expected torch.no_grad")
     recorder = _Recorder(origins, steps or Steps(False), keep_numbers)
     settings = read_settings()
     with intercept_functions(recorder), Witness(recorder), recorder, recorder.steps.run():

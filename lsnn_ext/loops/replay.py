@@ -1,11 +1,10 @@
 """Replayer: replays the recording of a function that holds, else records the call."""
-import gc
 import threading
 import warnings
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -13,10 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._core import torch_internals
 from ..codegen.plain import generator_states, make_key, set_generator_states
 from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Later, Recording, Refused
+from .modes import (
+    call_without_inference_mode,
+    copy_inference_states,
+    has_saved_tensor_hooks,
+    is_profiling,
+    must_run_original,
+    without_collections,
+)
 from .monitor import Monitor
 from .origins import Origins
 from .paths import Path, format_path, resolve
@@ -29,6 +35,7 @@ from .unread import Steps, is_number
 from .verify import Comparison, verify
 
 CHANGES = 8  # recordings for inputs of the same shapes
+EARNED = 64  # replays after which a recording may make room for another one
 SHAPES = 64  # of inputs that are recorded
 RARE = 1 / 8  # calls with other branches for each call with those of the plan
 _recording_lock = threading.Lock()
@@ -68,6 +75,7 @@ class Replayer:
         self.others: list[str] = []  # types of arguments of a call that was not recorded
         # calls with others than those of a plan, less a share of the calls with these
         self.branches: defaultdict[Plan, float] = defaultdict(float)
+        self.hooked: set[Any] = set()  # keys of calls that ran inside of hooks of saved tensors
         self.is_paused = False  # whether the original runs
         self.is_strict = False  # whether a difference that verify finds raises
         self._warned: set[str] = set()
@@ -93,8 +101,13 @@ class Replayer:
         Args:
             root: the model or function, from which leaves are looked up.
         """
-        if self.is_paused or not self.is_of(root) or _must_run_original():
+        if self.is_paused or not self.is_of(root) or must_run_original():
             return original(*args, **kwargs)
+        if torch.is_inference_mode_enabled():
+            return call_without_inference_mode(partial(self._call, root, original), args, kwargs)
+        return self._call(root, original, *args, **kwargs)
+
+    def _call(self, root: Any, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         inputs: list[Any] = list(args)
         spec: Any = len(args)
         if kwargs or any(type(one) is not Tensor for one in args):
@@ -109,17 +122,23 @@ class Replayer:
             entries = self.entries.get(key, ())
         except TypeError:  # arguments without a hash
             return original(*args, **kwargs)
+        if key in self.hooked and has_saved_tensor_hooks():
+            return original(*args, **kwargs)
         for entry in entries:
             if entry.guard.holds(inputs):
                 return self._replay(root, entry, original, inputs, args, kwargs)
         if key in self.stopped:
             return original(*args, **kwargs)
-        if _has_saved_tensor_hooks():  # those of a checkpoint run the call once more, as here
-            self.stopped[key] = "a call inside of hooks of saved tensors, which is not recorded"
+        if has_saved_tensor_hooks():  # those of a checkpoint run the call once more, as here
+            self.hooked.add(key)
+            reason = ("torch.utils.checkpoint: expected a first call with inputs of these shapes "
+                      "outside of it and of other hooks of saved tensors")
+            self._warn(reason, f"{reason}; inside of them the original runs", UserWarning)
             return original(*args, **kwargs)
         if not _recording_lock.acquire(blocking=False):
             return original(*args, **kwargs)
         try:
+            copy_inference_states(root)
             for entry in entries:
                 if entry.guard.settle(inputs):
                     return self._replay(root, entry, original, inputs, args, kwargs)
@@ -127,7 +146,7 @@ class Replayer:
                                                            self.options.exact):
                 entry = self.entries[key][-1]
                 return self._replay(root, entry, original, inputs, args, kwargs)
-            with _without_collections():
+            with without_collections():
                 return self._record(root, original, key, inputs, args, kwargs)
         finally:
             _recording_lock.release()
@@ -147,6 +166,8 @@ class Replayer:
         """Returns why no call is replayed; empty: some are."""
         if self.stopped:
             return next(iter(self.stopped.values()))
+        if self.hooked and not self.entries:
+            return "a call inside of hooks of saved tensors, which is not recorded"
         entries = self.all()
         if any(entry.plan is not None for entry in entries):
             return ""
@@ -158,6 +179,8 @@ class Replayer:
     def _record(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
                 args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entries = self.entries.get(key, [])
+        if len(entries) >= CHANGES:  # such as a schedule changes a number after each epoch
+            entries[:] = [one for one in entries if one.plan is None or one.plan.replays < EARNED]
         shapes = len(self.entries.keys() - {one for one, *_ in self.sizes.predicted})
         if len(entries) >= CHANGES or (not entries and shapes >= SHAPES):
             what = ("the model changes between calls" if entries else
@@ -247,6 +270,8 @@ class Replayer:
 
     def _add_entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
                    inputs: list[Any], codes: set[CodeType] | None, result: Any) -> None:
+        if isinstance(recording, Refused) and is_profiling() and not self.is_strict:
+            return
         try:
             entry = self._entry(root, key, origins, recording, inputs, codes, result)
             self.entries.setdefault(key, []).append(entry)
@@ -320,14 +345,17 @@ class Replayer:
             set_generator_states(states)
             return self._run_branch(root, entry, original, args, kwargs)
         except Exception as error:  # the original may catch it, as that of a singular matrix
-            if _has_saved_tensor_hooks():  # which raise themselves, as to end a recomputation
+            if has_saved_tensor_hooks():  # which raise themselves, as to end a recomputation
                 raise
             reason = f"{type(error).__name__}: {error}"
         else:
             with torch.no_grad():
                 for leaf, value in values.items():
-                    (leaves[leaf].data if leaves[leaf].requires_grad else leaves[leaf]).copy_(value)
+                    one = leaves[leaf]
+                    is_data = one.requires_grad or leaf in entry.plan.unversioned
+                    (one.data if is_data else one).copy_(value)
             entry.guard.set_changed(changed)
+            entry.plan.replays += 1
             if self.branches.get(entry.plan, 0) > 0:
                 self.branches[entry.plan] -= RARE
             return result
@@ -364,33 +392,7 @@ class Replayer:
             warnings.warn(f"lsnn_ext: {text}", category, stacklevel=3)
 
 
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Lets Python not search for garbage: what runs then is not the model's. A recording makes so
-    many objects that each search takes up to 0.3 s."""
-    is_collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if is_collecting:
-            gc.enable()
-
-
 def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[Any, Any]]:
     return {path: (before, after) for path, after in recording.changed
             if make_key(before := origins.snapshot.held(path)) is not None
             and make_key(after) is not None}
-
-
-def _must_run_original() -> bool:
-    """Whether a compiler, tracer, transform or mode intercepts the calls of torch."""
-    return (torch.compiler.is_compiling() or torch_internals.is_mode_active()
-            or torch_internals.is_transforming() or torch_internals.is_forward_mode()
-            or torch._C._get_tracing_state() is not None)
-
-
-def _has_saved_tensor_hooks() -> bool:
-    """Whether hooks of saved tensors are active, as inside of torch.utils.checkpoint."""
-    autograd: Any = torch._C._autograd
-    return autograd._top_saved_tensors_default_hooks(True) is not None

@@ -15,7 +15,9 @@ from lsnn_ext.codegen import call as codegen_call
 from lsnn_ext.functional import recurrent
 
 T, B, N = 11, 3, 5
-INTERPRETED: dict[str, dict[Any, Any]] = {name: {} for name in NEURONS}  # kernels that are kept
+ROUTES = ["loop", "compiled", "interpreted"]
+# Kernels that are kept, by route and neuron; those of other files may be of another route.
+KEPT: dict[str, dict[str, Any]] = {route: {name: {} for name in NEURONS} for route in ROUTES}
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(params=["loop", "compiled", "interpreted"])
+@pytest.fixture(params=ROUTES)
 def route(request: pytest.FixtureRequest, cache_folder: str,
           monkeypatch: pytest.MonkeyPatch) -> str:
     """How functional.recurrent computes."""
@@ -46,8 +48,8 @@ def route(request: pytest.FixtureRequest, cache_folder: str,
     monkeypatch.setenv("LSNN_CACHE_DIR", cache_folder)
     if request.param == "interpreted":
         monkeypatch.setenv("LSNN_COMPILE", "0")
-        for name, (neuron, _, _) in NEURONS.items():
-            monkeypatch.setattr(neuron, "kernels", INTERPRETED[name])
+    for name, (neuron, _, _) in NEURONS.items():
+        monkeypatch.setattr(neuron, "kernels", KEPT[request.param][name])
     return request.param  # type: ignore[no-any-return]
 
 

@@ -24,7 +24,7 @@ from converted_nets import (
     plans_are_useful,  # noqa: F401
     seen_replays,
 )
-from lsnn_ext.loops import convert, fuse, revert
+from lsnn_ext.loops import convert, fuse, replay, revert
 
 
 @pytest.mark.parametrize("run", [
@@ -75,6 +75,80 @@ def test_checkpoints_are_exact() -> None:
                                    [p.grad for p in original.parameters()])
 
 
+def test_a_shape_that_begins_in_a_checkpoint_is_recorded_outside() -> None:
+    """A call that the original has run is recomputed by it, whatever is recorded meanwhile."""
+    model, original = make_pair()
+    x = draw_x(5)
+    for one in (model, original):
+        result = checkpoint(one, x, use_reentrant=False)
+        one(x)
+        result.sum().backward()
+    torch.testing.assert_close(model.back.weight.grad, original.back.weight.grad)
+    assert_same(model, original, x, replays=True)
+
+
+@pytest.mark.parametrize("replays", [False, True])
+def test_calls_of_batch_norm_before_the_backward_pass(replays: bool) -> None:
+    """Its running statistics, which a graph holds, get no new version."""
+    class Normed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+            spikes = super().forward(x)
+            return torch.stack([self.norm(one) for one in spikes])
+
+    model, original = make_pair(Normed)
+    for one in (model, original):
+        first, second = one(draw_x(3 if replays else 6)), one(draw_x(3 if replays else 6, 1))
+        (first - second).square().sum().backward()
+    assert len(seen_replays) == 1 + replays
+    torch.testing.assert_close([p.grad for p in model.parameters()],
+                               [p.grad for p in original.parameters()])
+    torch.testing.assert_close(model.state_dict(), original.state_dict())
+
+
+def test_inference_mode_is_that_of_no_grad() -> None:
+    """States that it leaves may be those of a call with gradients."""
+    model, original = make_pair(Stateful)
+    x = draw_x()
+    for _ in range(4):
+        with torch.no_grad():
+            want = original(x)
+        with torch.inference_mode():
+            got = model(2 * x / 2)
+            model.last = 1 * model.last  # as a function of a package that resets states
+        torch.testing.assert_close(got, want)
+    assert len(seen_replays) == 2 and not model.v.is_inference()
+    for replays in (False, False, True):  # of a state without a gradient, and with one
+        assert_same(model, original, x, replays=replays)
+
+
+def test_inference_mode_returns_and_writes_arguments() -> None:
+    class Writes(Net):
+        def forward(self, x: Tensor, gain: float = 1.0) -> Any:
+            spikes = super().forward(x)
+            return (x.mul_(2), spikes) if gain == 2 else (x, spikes)
+
+    model, original = make_pair(Writes)
+    for gain in (1.0, 2.0, 1.0, 2.0):
+        with torch.inference_mode():
+            x, y = draw_x(), draw_x()
+            (got, spikes), (_, wanted) = model(x, gain), original(y, gain)
+        assert got is x and torch.equal(x, y) and torch.equal(spikes, wanted)
+
+
+def test_a_schedule_is_recorded_as_often_as_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings with many replays make room for others."""
+    monkeypatch.setattr(replay, "EARNED", 2)
+    model, original = make_pair()
+    for epoch in range(2 * replay.CHANGES):
+        model.beta = original.beta = 0.8 - epoch / 100
+        for call in range(4):
+            assert_same(model, original, draw_x(), replays=call > 0)
+
+
 def test_a_call_inside_of_a_call_runs_the_original() -> None:
     class Twice(Net):
         depth = 0
@@ -84,6 +158,15 @@ def test_a_call_inside_of_a_call_runs_the_original() -> None:
 
     model, original = make_pair(Twice)
     assert_same(model, original, draw_x(), replays=True)
+
+
+def test_what_a_profiler_hinders_is_recorded_after_it() -> None:
+    """with_stack=True reads attributes of tensors."""
+    model, original = make_pair()
+    with torch.profiler.profile(with_stack=True):
+        assert_same(model, original, draw_x(5))
+    assert_same(model, original, draw_x(5))
+    assert_same(model, original, draw_x(5), replays=True)
 
 
 def test_convert_runs_under_a_profiler() -> None:

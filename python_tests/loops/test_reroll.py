@@ -26,7 +26,7 @@ from lsnn_ext.loops.ir import (
     Ref,
     Varying,
 )
-from lsnn_ext.loops.replay import _without_collections
+from lsnn_ext.loops.modes import without_collections
 from lsnn_ext.loops.reroll import find_loops
 from recordings import (
     FUNCTIONS,
@@ -271,7 +271,7 @@ def test_nested_loops_and_two_loops_in_turn() -> None:
 # ---------------------------------------------------------------------------------------- time
 def _find_in_time(recording: Recording, limit: float = SECONDS) -> Sequence[Part]:
     start = time.process_time()
-    with _without_collections():  # as in replay.py: they search the objects of other tests
+    with without_collections():  # as in replay.py: they search the objects of other tests
         parts = find_loops(recording)
     seconds = time.process_time() - start
     check(parts, recording)
