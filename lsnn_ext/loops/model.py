@@ -19,9 +19,18 @@ Model = TypeVar("Model", bound=nn.Module)
 
 # ---------------------------------------------------------------------------------- subclasses
 @functools.cache
-def _make_metaclass(kind: type) -> type:
-    """Returns the metaclass of generated classes, which pickle as a call of make_subclass."""
-    made: type = type(kind.__name__, (kind,), {})
+def _make_metaclass(kind: Any) -> type:
+    """Returns the metaclass of generated classes, which pickle as a call of make_subclass. What is
+    set on them, as by type(model).threshold = 2.0, is set on the original class."""
+    def set_attribute(cls: Any, name: str, value: Any) -> None:
+        original = None if name == "__bases__" else vars(cls).get("_lsnn_original")
+        kind.__setattr__(cls if original is None else original, name, value)
+
+    def delete_attribute(cls: Any, name: str) -> None:
+        kind.__delattr__(vars(cls).get("_lsnn_original") or cls, name)
+
+    made: type = type(kind.__name__, (kind,), {
+        "__setattr__": set_attribute, "__delattr__": delete_attribute})
     copyreg.pickle(made, _reduce)
     return made
 

@@ -35,7 +35,7 @@ def copy_inference_states(root: Any) -> None:
     such as states that were reset in it: such tensors have no version. Tensors that share memory
     stay."""
     held = [(place, name, one) for module in
-            (root.modules() if isinstance(root, nn.Module) else ())
+            (nn.Module.modules(root) if isinstance(root, nn.Module) else ())
             for place in (vars(module), module._buffers) for name, one in place.items()
             if isinstance(one, Tensor) and one.is_inference()]
     copies = {id(one): one.clone() for *_, one in held}

@@ -32,6 +32,7 @@ from lsnn_ext import _ops
 from lsnn_ext.loops import Refused, convert, fuse, revert
 from lsnn_ext.loops.model import ATTRIBUTE
 from lsnn_ext.zoo.surrogates import triangle
+from surrogates import SpyTorch
 
 
 @pytest.mark.parametrize("kind", [Net, Stateful, Random, Meta])
@@ -361,3 +362,41 @@ def test_a_buffer_that_gets_a_gradient_is_restored() -> None:
     _, report = convert(model, draw_x())
     assert not report.converted and "add_" in report.reason
     assert not model.count.requires_grad and model.count.is_leaf and model.count == 0
+
+
+def test_what_is_set_on_the_class_is_set_on_the_original_one() -> None:
+    class Own(Net):
+        beta = 0.9
+
+        def __init__(self) -> None:
+            super().__init__()
+            del self.beta
+
+    model, original = make_pair(Own)
+    kind: Any = type(model)
+    for beta in (0.5, 0.1):
+        kind.beta = beta
+        assert Own.beta == beta and "beta" not in vars(kind)
+        assert_same(model, original, draw_x(), replays=False)
+        assert_same(model, original, draw_x(), replays=True)
+    del kind.beta
+    assert not hasattr(Own, "beta") and not hasattr(model, "beta")
+
+
+def test_a_surrogate_that_changes_before_its_backward_pass_raises(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original reads it there; kernels have the numbers of the forward pass."""
+    class Own(Net):
+        spike = staticmethod(SpyTorch.apply)
+
+    model, original = make_pair(Own)
+    loss, later = (model(draw_x()).sum() for _ in range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(SpyTorch, "scale", 20.0)
+        text = "SpyTorch: expected what its backward reads to stay"
+        with pytest.raises(RuntimeError, match=text):
+            loss.backward()
+        assert_same(model, original, draw_x(), replays=False)
+        assert_same(model, original, draw_x(), replays=True)
+    later.backward()
+    assert_same(model, original, draw_x(), replays=True)
