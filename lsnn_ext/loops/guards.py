@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..codegen.plain import MADE_OF, MISSING, SEQUENCES, are_same, find_oddity, is_mutable, make_key
@@ -139,6 +140,9 @@ class Guard:
                          for snapshot in snapshots
                          for one, places in snapshot.tensors.values() for number, step in places]
         self._others = [pair for pair in self._states if id(pair[0]) not in before.numbers]
+        ran = {id(call.function) for call in recording.calls}
+        # what torch itself calls by these names, which a library may replace
+        self._functional = [(name, one) for name, one in vars(F).items() if id(one) in ran]
         self._settle(before, origins.inputs)
 
     def _is_loose(self, leaf: Leaf) -> bool:
@@ -282,8 +286,9 @@ class Guard:
         return self._rest_holds(inputs)
 
     def _rest_holds(self, inputs: list[Any]) -> bool:
-        return (all(torch.equal(look_up(leaf, self.function, inputs), wanted)
-                    for leaf, wanted in self._read)
+        return (all(getattr(F, name) is one for name, one in self._functional)
+                and all(torch.equal(look_up(leaf, self.function, inputs), wanted)
+                        for leaf, wanted in self._read)
                 and all(len({id(look_up(leaf, self.function, inputs)) for leaf in group}) == 1
                         for group in self._aliases)
                 and self._find_changed(self._others) is None)
@@ -319,6 +324,17 @@ class Guard:
             return False
         self._settle(snapshot, inputs)
         return True
+
+    def find_change(self) -> str:
+        """Returns the first place that differs from the recorded call; empty: none was found."""
+        snapshot = Snapshot(self.function, self.codes)
+        for node, (_, now), (_, before) in zip(snapshot.nodes, snapshot.description,
+                                               self.description, strict=False):
+            for step in dict.fromkeys(one[0] for one in (*now, *before)):
+                if ([one for one in now if one[0] == step]
+                        != [one for one in before if one[0] == step]):
+                    return format_path((*node.path, step))
+        return ""
 
     def look_up(self, inputs: list[Any]) -> dict[int, Tensor]:
         """Returns the tensors of the leaves, by value, if the fingerprint holds."""

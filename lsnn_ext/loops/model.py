@@ -58,7 +58,9 @@ def make_subclass(original: type) -> type:
         def run(*args: Any, **kwargs: Any) -> Any:
             object.__setattr__(self, "__class__", original)  # which the program may look at
             try:
-                return self.forward(*args, **kwargs)
+                # One that an instance has got since calls this one.
+                return (original.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+                        if "forward" in vars(self) else self.forward(*args, **kwargs))
             finally:
                 object.__setattr__(self, "__class__", made)
 

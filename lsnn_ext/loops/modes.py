@@ -6,15 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils import _pytree as pytree
 
 from .._core import torch_internals
 from .._core.torch_internals import find_storage
 
 
-def must_run_original() -> bool:
-    """Whether a compiler, tracer, transform or mode intercepts the calls of torch."""
-    return (torch.compiler.is_compiling() or torch_internals.is_mode_active()
+def must_run_original(is_strict: bool) -> bool:
+    """Whether a compiler, tracer, transform or mode intercepts the calls of torch, or a hook those
+    of all modules, which convert refuses (is_strict)."""
+    return (not is_strict and _has_any_global_hook()  # type: ignore[no-untyped-call]
+            or torch.compiler.is_compiling() or torch_internals.is_mode_active()
             or torch_internals.is_transforming() or torch_internals.is_forward_mode()
             or torch._C._get_tracing_state() is not None)
 

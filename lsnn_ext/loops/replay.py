@@ -101,7 +101,7 @@ class Replayer:
         Args:
             root: the model or function, from which leaves are looked up.
         """
-        if self.is_paused or not self.is_of(root) or must_run_original():
+        if self.is_paused or not self.is_of(root) or must_run_original(self.is_strict):
             return original(*args, **kwargs)
         if torch.is_inference_mode_enabled():
             return call_without_inference_mode(partial(self._call, root, original), args, kwargs)
@@ -183,8 +183,8 @@ class Replayer:
             entries[:] = [one for one in entries if one.plan is None or one.plan.replays < EARNED]
         shapes = len(self.entries.keys() - {one for one, *_ in self.sizes.predicted})
         if len(entries) >= CHANGES or (not entries and shapes >= SHAPES):
-            what = ("the model changes between calls" if entries else
-                    f"inputs of more than {SHAPES} shapes")
+            what = (f"the model changes between calls, as {entries[-1].guard.find_change()} does"
+                    if entries else f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
         self.sizes.begin(inputs)

@@ -160,6 +160,25 @@ def test_a_call_inside_of_a_call_runs_the_original() -> None:
     assert_same(model, original, draw_x(), replays=True)
 
 
+def test_what_replaces_code_of_torch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As libraries do: a hook of all modules, a function that modules call, a forward that calls
+    the one of before."""
+    model, original = make_pair()
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, _, out: 2 * out if isinstance(module, nn.Linear) else None)
+    assert_same(model, original, draw_x(), replays=False)
+    handle.remove()
+    assert_same(model, original, draw_x(), replays=True)
+    for one in (model, original):
+        one.forward = lambda x, forward=one.forward: 2 * forward(x)
+    assert_same(model, original, draw_x())
+    assert_same(model, original, draw_x(), replays=True)
+    linear = nn.functional.linear
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.functional, "linear", lambda *args: 2 * linear(*args))
+        assert_same(model, original, draw_x(), replays=False)
+
+
 def test_what_a_profiler_hinders_is_recorded_after_it() -> None:
     """with_stack=True reads attributes of tensors."""
     model, original = make_pair()
