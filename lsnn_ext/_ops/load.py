@@ -163,30 +163,31 @@ def has_cpu_kernels(x: Tensor) -> bool:
 def why_not_cpu(x: Tensor, weight: Tensor) -> str:
     """Why operators with CPU kernels only may not be called with x and weight; empty if they
     may."""
+    return _why_not(x, weight) or ("" if has_cpu_kernels(x) else "x is not on the CPU")
+
+
+def can_use_cuda_operators(x: Tensor, weight: Tensor) -> bool:
+    """Whether the CUDA kernels of operators in front of and behind the recurrence take them."""
+    return not _why_not(x, weight) and not has_cpu_kernels(x)
+
+
+def _why_not(x: Tensor, weight: Tensor) -> str:
+    """Why operators may not be called with x and weight, wherever these are; empty if they may."""
     if not is_compiled_active():
         return "use_reference() is active, or the compiled part is missing"
     if type(x) is not Tensor:
         return "x is of a subclass of Tensor"
     if torch.compiler.is_compiling():
         return "torch.compile traces the call"
-    if not has_cpu_kernels(x):
+    if x.device.type not in ("cpu", "cuda"):
         return "x is not on the CPU"
     if is_batched(x) or is_batched(weight):
         return "torch.vmap maps over the call"
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled(x.device.type):
         return "autocast is enabled"
     if x.dtype not in (torch.float32, torch.float64):
         return "x is neither float32 nor float64"
     return "" if x.dtype == weight.dtype else "x and its weights have different dtypes"
-
-
-def can_use_cuda_operators(x: Tensor, weight: Tensor) -> bool:
-    """Whether the CUDA kernels of operators in front of and behind the recurrence take them."""
-    return (
-        is_compiled_active() and type(x) is Tensor and not torch.compiler.is_compiling()
-        and x.device.type in ("cpu", "cuda") and not has_cpu_kernels(x) and not is_batched(x)
-        and not is_batched(weight) and not torch.is_autocast_enabled(x.device.type)
-        and x.dtype in (torch.float32, torch.float64) and x.dtype == weight.dtype)
 
 
 def can_fuse_readout(x: Tensor, w_out: Tensor) -> bool:

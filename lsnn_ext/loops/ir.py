@@ -364,27 +364,25 @@ class Loop(NamedTuple):
         return {value: (t, position, k) for t, calls in enumerate(self.made)
                 for position, values in enumerate(calls) for k, value in enumerate(values)}
 
+    def leaf(self, slot: Any, t: int) -> Any:
+        """Returns what stands in the place of a slot in the recorded call of an iteration."""
+        if isinstance(slot, Numbers):
+            return slot.values[t]
+        if isinstance(slot, Fixed):
+            return Ref(slot.value)
+        if isinstance(slot, Varying):
+            return Ref(slot.values[t])
+        if isinstance(slot, Before) and t < slot.lag:
+            return Ref(slot.initial[t])
+        if isinstance(slot, Now | Before):
+            made = self.made[t - slot.lag if isinstance(slot, Before) else t]
+            return Ref(made[slot.position][slot.output])
+        return slot
+
     def expand(self, t: int, q: int) -> Call:
         """Returns the recorded call of an iteration and a position."""
-        one = self.body[q]
-
-        def leaf(slot: Any) -> Any:
-            if isinstance(slot, Numbers):
-                return slot.values[t]
-            if isinstance(slot, Fixed):
-                return Ref(slot.value)
-            if isinstance(slot, Varying):
-                return Ref(slot.values[t])
-            if isinstance(slot, Now):
-                return Ref(self.made[t][slot.position][slot.output])
-            if isinstance(slot, Before):
-                if t < slot.lag:
-                    return Ref(slot.initial[t])
-                return Ref(self.made[t - slot.lag][slot.position][slot.output])
-            return slot
-
-        leaves = tuple(map(leaf, one.slots))
-        call = one.call
+        call, slots = self.body[q]
+        leaves = tuple(self.leaf(slot, t) for slot in slots)
         names = dict(zip(call.outputs, self.made[t][q], strict=True))
         names.update((old.value, new.value) for old, new in zip(call.leaves, leaves, strict=True)
                      if isinstance(old, Ref))

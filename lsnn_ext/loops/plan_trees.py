@@ -238,18 +238,9 @@ class Builder:
                      for t in range(iterations))
         self.made.append(made)
 
-        def get_first(slot: Any) -> Any:
-            if isinstance(slot, Now):
-                return Ref(made[0][slot.position][slot.output])
-            if isinstance(slot, Fixed):
-                return Ref(slot.value)
-            if isinstance(slot, Numbers):
-                return slot.values[0]
-            if isinstance(slot, Before):
-                return Ref(slot.initial[0])
-            return Ref(slot.values[0]) if isinstance(slot, Varying) else slot
-
-        return Loop(iterations, tuple(self._make_call(one, get_first) for one in body), made)
+        loop = Loop(iterations, (), made)
+        return loop._replace(body=tuple(
+            self._make_call(one, lambda slot: loop.leaf(slot, 0)) for one in body))
 
 
 def _is_slot(one: Any) -> bool:

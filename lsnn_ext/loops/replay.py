@@ -296,6 +296,7 @@ class Replayer:
                 recording = plan.recording
                 if reason := plan.reason:
                     plan = None
+                    self._warn("plan", f"{reason}; the original runs", UserWarning)
             except Refused as refused:
                 plan, reason = None, str(refused)
         guard = Guard(root, origins, recording, codes)
