@@ -327,7 +327,10 @@ class Guard:
 
     def find_change(self) -> str:
         """Returns the first place that differs from the recorded call; empty: none was found."""
-        snapshot = Snapshot(self.function, self.codes)
+        try:
+            snapshot = Snapshot(self.function, self.codes)
+        except Refused as refused:
+            return str(refused)
         for node, (_, now), (_, before) in zip(snapshot.nodes, snapshot.description,
                                                self.description, strict=False):
             for step in dict.fromkeys(one[0] for one in (*now, *before)):

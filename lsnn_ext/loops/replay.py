@@ -183,7 +183,7 @@ class Replayer:
             entries[:] = [one for one in entries if one.plan is None or one.plan.replays < EARNED]
         shapes = len(self.entries.keys() - {one for one, *_ in self.sizes.predicted})
         if len(entries) >= CHANGES or (not entries and shapes >= SHAPES):
-            what = (f"the model changes between calls, as {entries[-1].guard.find_change()} does"
+            what = (f"the model changes between calls ({entries[-1].guard.find_change()})"
                     if entries else f"inputs of more than {SHAPES} shapes")
             self._stop(key, f"{what}; the original runs where no recording holds")
             return original(*args, **kwargs)
