@@ -49,12 +49,14 @@ def read_settings() -> tuple[Any, ...]:
     return *read_flags(), torch.get_num_threads(), torch.is_anomaly_enabled()
 
 
-def describe_inputs(inputs: list[Any]) -> tuple[Any, ...] | None:
-    """Returns the kinds of flattened arguments; None: not only tensors and plain values."""
+def describe_inputs(inputs: list[Any], are_read: bool = False) -> tuple[Any, ...] | None:
+    """Returns the kinds of flattened arguments; None: not only tensors and plain values. are_read:
+    those of torch.inference_mode count as others."""
     found: list[Any] = []
     for one in inputs:
         if type(one) is Tensor or type(one) is nn.Parameter:
-            if find_oddity(one) or vars(one):
+            is_read = are_read and one.is_inference()
+            if not is_read and find_oddity(one) or vars(one):
                 return None
             found.append((one.shape, one.dtype, one.device, one.requires_grad, one.stride()))
         else:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..codegen.plain import MISSING
 from .ir import Refused
 from .origins import Origins
 from .paths import ATTRIBUTE
@@ -21,13 +22,26 @@ Model = TypeVar("Model", bound=nn.Module)
 @functools.cache
 def _make_metaclass(kind: Any) -> type:
     """Returns the metaclass of generated classes, which pickle as a call of make_subclass. What is
-    set on them, as by type(model).threshold = 2.0, is set on the original class."""
+    set on them, as by type(model).threshold = 2.0, is set on the original class, until it is
+    deleted."""
+    before: dict[tuple[Any, str], Any] = {}  # what the original had
+
+    def find_owner(cls: Any, name: str) -> Any:
+        is_own = name in vars(cls) or name in vars(type)  # such as forward and __name__
+        return cls if is_own else vars(cls).get("_lsnn_original", cls)
+
     def set_attribute(cls: Any, name: str, value: Any) -> None:
-        original = None if name == "__bases__" else vars(cls).get("_lsnn_original")
-        kind.__setattr__(cls if original is None else original, name, value)
+        owner = find_owner(cls, name)
+        if owner is not cls:
+            before.setdefault((cls, name), vars(owner).get(name, MISSING))
+        kind.__setattr__(owner, name, value)
 
     def delete_attribute(cls: Any, name: str) -> None:
-        kind.__delattr__(vars(cls).get("_lsnn_original") or cls, name)
+        owner, value = find_owner(cls, name), before.pop((cls, name), MISSING)
+        if value is MISSING:
+            kind.__delattr__(owner, name)
+        else:
+            kind.__setattr__(owner, name, value)
 
     made: type = type(kind.__name__, (kind,), {
         "__setattr__": set_attribute, "__delattr__": delete_attribute})

@@ -2,7 +2,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch.utils import _pytree as pytree
 
 from .._core import torch_internals
 from .._core.torch_internals import find_storage
+from ..codegen.plain import generator_states, set_generator_states
+from .origins import Origins
 
 
 def must_run_original(is_strict: bool) -> bool:
@@ -35,39 +37,57 @@ def is_profiling() -> bool:
 
 def copy_inference_states(root: Any) -> None:
     """Puts copies in the place of tensors of torch.inference_mode among the attributes of a module,
-    such as states that were reset in it: such tensors have no version. Tensors that share memory
-    stay."""
-    held = [(place, name, one) for module in
-            (nn.Module.modules(root) if isinstance(root, nn.Module) else ())
-            for place in (vars(module), module._buffers) for name, one in place.items()
-            if isinstance(one, Tensor) and one.is_inference()]
+    and in lists and dicts there, such as states that were reset in it: they have no version, and
+    may not be written to outside of it. Tensors that share memory stay."""
+    held: list[tuple[Any, Any, Tensor]] = []
+
+    def find(place: Any, depth: int) -> None:
+        for name, one in enumerate(place) if isinstance(place, list) else place.items():
+            if isinstance(one, Tensor) and one.is_inference():
+                held.append((place, name, one))
+            elif depth and type(one) in (list, dict):
+                find(one, depth - 1)
+
+    for module in nn.Module.modules(root) if isinstance(root, nn.Module) else ():
+        find(vars(module), 2)
     copies = {id(one): one.clone() for *_, one in held}
     if len(copies) == len({find_storage(one) for *_, one in held}):
         for place, name, one in held:
             place[name] = copies[id(one)]
 
 
-def call_without_inference_mode(call: Callable[..., Any], args: tuple[Any, ...],
-                                kwargs: dict[str, Any]) -> Any:
-    """Returns call(*args, **kwargs) as under torch.no_grad, whose tensors may be states of a later
-    call with gradients. Tensors of torch.inference_mode among the arguments are copied."""
-    copies: dict[int, tuple[Tensor, Tensor]] = {}  # by id
+class NotReplayed(Exception):  # noqa: N818
+    """No recording holds for a call."""
 
-    def copy(one: Any) -> Any:
-        if not isinstance(one, Tensor) or not one.is_inference():
-            return one
-        if id(one) not in copies:
-            copies[id(one)] = one, one.clone()
-        return copies[id(one)][1]
 
-    with torch.inference_mode(False), torch.no_grad():
-        args, kwargs = pytree.tree_map(copy, (args, kwargs))
-        result = call(*args, **kwargs)
-    for one, other in copies.values():
-        if other._version:  # the call wrote to it
-            one.copy_(other)
-    given = {id(other): one for one, other in copies.values()}
-    return pytree.tree_map(lambda one: given.get(id(one), one), result) if copies else result
+class OnTheSide(NamedTuple):
+    """The original of a call that is only replayed: a recording of it is made on the side."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotReplayed
+
+
+def run_aside(run: Callable[[Any, Any], Any], root: Any, args: tuple[Any, ...],
+              kwargs: dict[str, Any]) -> str:
+    """Runs a call with copies of its arguments, and restores all state. Returns why it cannot run
+    outside of torch.inference_mode."""
+    copies: dict[int, Tensor] = {}
+    args, kwargs = pytree.tree_map_only(
+        Tensor, lambda one: copies.setdefault(id(one), one.clone()), (args, kwargs))
+    states = generator_states()
+    try:
+        origins = Origins(root, args, kwargs, has_copies=True)
+        try:
+            run(args, kwargs)
+        finally:
+            origins.restore()
+            set_generator_states(states)
+    except Exception as error:  # also of the program
+        return (f"torch.inference_mode: expected a call that runs under torch.no_grad, got "
+                f"{type(error).__name__}: {error}; the original runs")
+    return ""
 
 
 @contextmanager

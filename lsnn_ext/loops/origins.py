@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from .._core.torch_internals import find_storage
 from ..codegen import plain
-from .ir import Container, Leaf, Refused, list_containers
+from .ir import Container, Leaf, Recording, Refused, list_containers
 from .paths import Path, Step, format_path, is_read, resolve, set_step
 from .snapshot import Node, Snapshot
 
@@ -199,6 +199,12 @@ class Origins:
         return {value_of(other): (value_of(one), not other.requires_grad
                                   and plain.find_layout(one) == plain.find_layout(other))
                 for one, other in pairs if one is not other and find_storage(one) not in inputs}
+
+    def plain_changes(self, recording: Recording) -> dict[Path, tuple[Any, Any]]:
+        """Returns the plain values that the call has changed: before and after."""
+        return {path: (before, after) for path, after in recording.changed
+                if plain.make_key(before := self.snapshot.held(path)) is not None
+                and plain.make_key(after) is not None}
 
     def restore(self) -> None:
         """Restores attributes, tensors and generators to their state before the call."""

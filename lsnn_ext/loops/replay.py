@@ -4,6 +4,7 @@ import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import CodeType
 from typing import Any, NamedTuple
@@ -13,16 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..codegen.plain import generator_states, make_key, set_generator_states
+from . import modes
 from .guards import Guard, check_hooks, describe_inputs, read_flags
 from .ir import Later, Recording, Refused
-from .modes import (
-    call_without_inference_mode,
-    copy_inference_states,
-    has_saved_tensor_hooks,
-    is_profiling,
-    must_run_original,
-    without_collections,
-)
+from .modes import NotReplayed, OnTheSide, copy_inference_states, run_aside, without_collections
 from .monitor import Monitor
 from .origins import Origins
 from .paths import Path, format_path, resolve
@@ -101,18 +96,23 @@ class Replayer:
         Args:
             root: the model or function, from which leaves are looked up.
         """
-        if self.is_paused or not self.is_of(root) or must_run_original(self.is_strict):
+        if self.is_paused or not self.is_of(root) or modes.must_run_original(self.is_strict):
             return original(*args, **kwargs)
-        if torch.is_inference_mode_enabled():
-            return call_without_inference_mode(partial(self._call, root, original), args, kwargs)
-        return self._call(root, original, *args, **kwargs)
+        if not torch.is_inference_mode_enabled():
+            return self._call(root, original, args, kwargs)
+        for _ in range(2):  # a recording of torch.no_grad is made on the side, and replayed
+            with torch.inference_mode(False), torch.no_grad(), suppress(NotReplayed):
+                copy_inference_states(root)
+                return self._call(root, OnTheSide(original), args, kwargs)
+        return original(*args, **kwargs)
 
-    def _call(self, root: Any, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, root: Any, original: Any, args: tuple[Any, ...],
+              kwargs: dict[str, Any]) -> Any:
         inputs: list[Any] = list(args)
         spec: Any = len(args)
         if kwargs or any(type(one) is not Tensor for one in args):
             inputs, spec = pytree.tree_flatten((args, kwargs))
-        kinds = describe_inputs(inputs)
+        kinds = describe_inputs(inputs, isinstance(original, OnTheSide))
         if kinds is None:
             self.others = sorted({type(one).__name__ for one in inputs
                                   if not isinstance(one, Tensor) and make_key(one) is None})
@@ -122,14 +122,14 @@ class Replayer:
             entries = self.entries.get(key, ())
         except TypeError:  # arguments without a hash
             return original(*args, **kwargs)
-        if key in self.hooked and has_saved_tensor_hooks():
+        if key in self.hooked and modes.has_saved_tensor_hooks():
             return original(*args, **kwargs)
         for entry in entries:
             if entry.guard.holds(inputs):
                 return self._replay(root, entry, original, inputs, args, kwargs)
         if key in self.stopped:
             return original(*args, **kwargs)
-        if has_saved_tensor_hooks():  # those of a checkpoint run the call once more, as here
+        if modes.has_saved_tensor_hooks():  # those of a checkpoint run the call once more, as here
             self.hooked.add(key)
             reason = ("torch.utils.checkpoint: expected a first call with inputs of these shapes "
                       "outside of it and of other hooks of saved tensors")
@@ -147,7 +147,12 @@ class Replayer:
                 entry = self.entries[key][-1]
                 return self._replay(root, entry, original, inputs, args, kwargs)
             with without_collections():
-                return self._record(root, original, key, inputs, args, kwargs)
+                if not isinstance(original, OnTheSide):
+                    return self._record(root, original, key, args, kwargs)
+                run = partial(self._record, root, original.function, key)
+                if reason := run_aside(run, root, args, kwargs):
+                    self._stop(key, reason)
+                raise NotReplayed
         finally:
             _recording_lock.release()
 
@@ -176,8 +181,9 @@ class Replayer:
         return entries[0].reason if entries else (
             "x: expected a call of the model, got none; another method is one for lsnn_ext.fuse")
 
-    def _record(self, root: Any, original: Callable[..., Any], key: Any, inputs: list[Any],
-                args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _record(self, root: Any, original: Callable[..., Any], key: Any, args: tuple[Any, ...],
+                kwargs: dict[str, Any]) -> Any:
+        inputs = pytree.tree_leaves((args, kwargs))
         entries = self.entries.get(key, [])
         if len(entries) >= CHANGES:  # such as a schedule changes a number after each epoch
             entries[:] = [one for one in entries if one.plan is None or one.plan.replays < EARNED]
@@ -257,7 +263,7 @@ class Replayer:
         found = {path for path, tree in recording.changed
                  if any(isinstance(one, Later) for one in pytree.tree_leaves(tree))
                  and is_number(origins.snapshot.held(path))}
-        plain = _plain_changes(origins, recording)
+        plain = origins.plain_changes(recording)
         return found | {path for path in self._find_changing(key, plain)
                         if is_number(plain[path][0])}
 
@@ -270,7 +276,7 @@ class Replayer:
 
     def _add_entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
                    inputs: list[Any], codes: set[CodeType] | None, result: Any) -> None:
-        if isinstance(recording, Refused) and is_profiling() and not self.is_strict:
+        if isinstance(recording, Refused) and modes.is_profiling() and not self.is_strict:
             return
         try:
             entry = self._entry(root, key, origins, recording, inputs, codes, result)
@@ -289,7 +295,7 @@ class Replayer:
             recording = Recording([], {}, {}, None, [], {}, {})
             self._warn(reason, f"{reason}; the original runs", UserWarning)
         else:
-            plain = _plain_changes(origins, recording)
+            plain = origins.plain_changes(recording)
             try:
                 self._check(key, recording, plain)
                 plan = make_plan(recording, self.options.exact)
@@ -348,7 +354,7 @@ class Replayer:
             set_generator_states(states)
             return self._run_branch(root, entry, original, args, kwargs)
         except Exception as error:  # the original may catch it, as that of a singular matrix
-            if has_saved_tensor_hooks():  # which raise themselves, as to end a recomputation
+            if modes.has_saved_tensor_hooks():  # which raise themselves, as to end a recomputation
                 raise
             reason = f"{type(error).__name__}: {error}"
         else:
@@ -393,9 +399,3 @@ class Replayer:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(f"lsnn_ext: {text}", category, stacklevel=3)
-
-
-def _plain_changes(origins: Origins, recording: Recording) -> dict[Path, tuple[Any, Any]]:
-    return {path: (before, after) for path, after in recording.changed
-            if make_key(before := origins.snapshot.held(path)) is not None
-            and make_key(after) is not None}

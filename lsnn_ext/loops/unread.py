@@ -268,7 +268,8 @@ def run_steps(steps: list[Step], get: Callable[[Any, bool], Any]) -> list[Any]:
 def add_read(recorder: Any, tensor: Any, reason: str, result: Any = None) -> None:
     """Notes that Python reads numbers: of small attributes, or a bool, the result."""
     tensors, recording = recorder.tensors, recorder.recording
-    if id(tensor) not in tensors and recorder.origins.find(tensor) is None:
+    known = tensors.get(id(tensor))  # perhaps of one that is gone
+    if (known is None or known.tensor() is not tensor) and recorder.origins.find(tensor) is None:
         raise Refused(reason)  # such as one inside of a function of TorchScript
     value = recorder.value_of(tensor)
     found = recording.attributes_of(value, MOST_READ)

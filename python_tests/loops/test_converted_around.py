@@ -120,7 +120,7 @@ def test_inference_mode_is_that_of_no_grad() -> None:
             got = model(2 * x / 2)
             model.last = 1 * model.last  # as a function of a package that resets states
         torch.testing.assert_close(got, want)
-    assert len(seen_replays) == 2 and not model.v.is_inference()
+    assert len(seen_replays) == 4 and not model.v.is_inference()
     for replays in (False, False, True):  # of a state without a gradient, and with one
         assert_same(model, original, x, replays=replays)
 
