@@ -25,6 +25,7 @@ from converted_nets import (
     seen_replays,
 )
 from lsnn_ext.loops import convert, fuse, replay, revert
+from surrogates import SpyTorch
 
 
 @pytest.mark.parametrize("run", [
@@ -107,6 +108,25 @@ def test_calls_of_batch_norm_before_the_backward_pass(replays: bool) -> None:
     torch.testing.assert_close([p.grad for p in model.parameters()],
                                [p.grad for p in original.parameters()])
     torch.testing.assert_close(model.state_dict(), original.state_dict())
+
+
+def test_a_surrogate_that_changes_before_its_backward_pass_raises(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original reads it there; kernels have the numbers of the forward pass."""
+    class Own(Net):
+        spike = staticmethod(SpyTorch.apply)
+
+    model, original = make_pair(Own)
+    loss, later = (model(draw_x()).sum() for _ in range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(SpyTorch, "scale", 20.0)
+        text = "SpyTorch: expected what its backward reads to stay"
+        with pytest.raises(RuntimeError, match=text):
+            loss.backward()
+        assert_same(model, original, draw_x(), replays=False)
+        assert_same(model, original, draw_x(), replays=True)
+    later.backward()
+    assert_same(model, original, draw_x(), replays=True)
 
 
 def test_inference_mode_is_that_of_no_grad() -> None:
