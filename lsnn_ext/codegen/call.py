@@ -1,7 +1,9 @@
 """A call of functional.recurrent: its arguments checked, and computed by the kernels or by a loop
 over time."""
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -294,6 +296,15 @@ def _run_loop(neuron: Neuron, call: Call, options: CallArguments) -> Result:
                     options.trace)
 
 
+def _check_unchanged(watch: "ref[Watch]", _: Any) -> None:
+    """Raises RuntimeError before a backward pass of kernels, which have the numbers of the forward
+    pass, if the step would read others. Of a node, through which Python sees no cycle."""
+    one = watch()
+    if one is not None and (name := one.find_changed()) is not None:
+        raise RuntimeError(f"lsnn_ext: {name}: expected what a backward reads to stay from the "
+                           f"forward pass to the backward pass, got a change")
+
+
 class RepeatedCall:
     """functional.recurrent of one neuron: the first call with arguments of a kind checks them and
     finds the kernels, later ones run these.
@@ -321,7 +332,7 @@ class RepeatedCall:
             found, after, *traces = recurrent(*arguments)
             self._prepare(kind, check_call(*arguments), given)
             return found, after, traces[0] if traces else {}
-        call, _, kernel, operator = known
+        call, watch, kernel, operator = known
         parts, (K, N) = call.parts, call.like.shape[-2:]
         current, projection = (like, ()) if w_in is None else project(
             x, like, w_in, bias, w_rec, K, N, None)
@@ -332,6 +343,8 @@ class RepeatedCall:
         with without_autocast(like.device):
             rows = kernel.rows([*coefficients.values()], call.like)
         out = run_operator(operator, call, rows, given)
+        if out.spikes.grad_fn is not None:
+            out.spikes.grad_fn.register_prehook(partial(_check_unchanged, ref(watch)))
         return out.spikes, NeuronState(dict(zip(parts.states, out.states, strict=True)), out.z), (
             dict(zip(parts.states, out.traces, strict=True)) if trace else {})
 

@@ -1,10 +1,10 @@
 """Component: a recurrent component of a loop as a neuron that runs in the kernels."""
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial, reduce
 from math import prod
 from typing import Any
-from weakref import WeakValueDictionary, ref
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -52,16 +52,11 @@ class Component:
         self.unused: set[Slot | int] = set()  # slots and values that get no gradient
         # those with a gradient, by result; empty: the same of all results
         self.reached: dict[Place, set[Slot | int]] = {}
-        # raises if what the step reads has changed since the forward pass
-        self.before_backward: Callable[[], None] = lambda: None
         self._check()
 
     def run(self, frame: Frame) -> None:
         """Sets frame.sequences and frame.last of what is read."""
         made = self.make_sequences(frame, self.last)
-        for one in made.values():
-            if one.grad_fn is not None:
-                one.grad_fn.register_prehook(partial(_check_backward, ref(self)))
         frame.last.update((place, made.pop(place)[-1]) for place in self.last)
         frame.sequences.update(made)
 
@@ -338,12 +333,6 @@ class _DropUnreached(torch.autograd.Function):
         found = {key for place in places for key in ctx.reached[place]}
         return None, None, None, *(one if key in found else None
                                    for key, one in zip(ctx.keys, g, strict=True))
-
-
-def _check_backward(component: "ref[Component]", _: Any) -> None:
-    """Of a node, through which Python sees no cycle of a model and a state that it keeps."""
-    if (one := component()) is not None:
-        one.before_backward()
 
 
 def _note_used(used: dict[int, set[Place]], place: Place, gradient: Tensor | None) -> None:

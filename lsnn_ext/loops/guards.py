@@ -291,24 +291,10 @@ class Guard:
         return (all(getattr(F, name) is one for name, one in self._functional)
                 and all(torch.equal(look_up(leaf, self.function, inputs), wanted)
                         for leaf, wanted in self._read)
+                and all(step_into(value, step) is one for value, step, one in self._tensors)
                 and all(len({id(look_up(leaf, self.function, inputs)) for leaf in group}) == 1
                         for group in self._aliases)
-                and self._find_changed(self._others) is None)
-
-    def _find_changed(self, functions: list[tuple[Any, Any]]) -> Any:
-        """Returns one of these functions that backward may call, if what it reads has changed."""
-        return next(chain(
-            (value for value, step, one in self._tensors if step_into(value, step) is not one),
-            (one for one, wanted in functions if Snapshot(one).description != wanted)), None)
-
-    def check_functions(self) -> None:
-        """Raises RuntimeError before a backward pass of kernels, which have the numbers of the
-        forward pass, if what the functions of the program would read has changed since."""
-        if self._is_settled() and self._find_changed(self._others) is None:
-            return
-        if (one := self._find_changed(self._states)) is not None:
-            raise RuntimeError(f"lsnn_ext: {_get_name(one)}: expected what its backward reads to "
-                               f"stay from the forward pass to the backward pass, got a change")
+                and all(Snapshot(one).description == wanted for one, wanted in self._others))
 
     def check_backward(self) -> None:
         """Raises Refused if a backward pass has changed what its functions can reach."""

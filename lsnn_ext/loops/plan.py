@@ -4,7 +4,7 @@ The body of a loop is cut into strongly connected components. A component is a r
 in the kernels, or as a loop over its own calls. What is in none runs for all iterations at once.
 """
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,12 +96,6 @@ class Plan:
             if one not in results:
                 freed[k].append(one)
         return freed
-
-    def check_before_backward(self, check: Callable[[], None]) -> None:
-        """Has kernels call a function before their backward pass."""
-        for stage in self.stages:
-            if stage.kind == "fused":
-                stage.run.__self__.before_backward = check  # type: ignore[attr-defined]
 
     @property
     def stages(self) -> list[Stage]:

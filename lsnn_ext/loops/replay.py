@@ -319,8 +319,6 @@ class Replayer:
                 reason = f"verify: {error}"
                 self._stop(key, reason)
                 plan = None
-        if plan is not None:
-            plan.check_before_backward(guard.check_functions)
         recording.release()
         return Entry(guard, plan, reason, plain, comparison)
 

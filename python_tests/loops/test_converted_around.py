@@ -120,7 +120,7 @@ def test_a_surrogate_that_changes_before_its_backward_pass_raises(
     loss, later = (model(draw_x()).sum() for _ in range(2))
     with monkeypatch.context() as patch:
         patch.setattr(SpyTorch, "scale", 20.0)
-        text = "SpyTorch: expected what its backward reads to stay"
+        text = "scale: expected what a backward reads to stay"
         with pytest.raises(RuntimeError, match=text):
             loss.backward()
         assert_same(model, original, draw_x(), replays=False)
