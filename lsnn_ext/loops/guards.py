@@ -142,9 +142,7 @@ class Guard:
                          for snapshot in snapshots
                          for one, places in snapshot.tensors.values() for number, step in places]
         self._others = [pair for pair in self._states if id(pair[0]) not in before.numbers]
-        ran = {id(call.function) for call in recording.calls}
-        # what torch itself calls by these names, which a library may replace
-        self._functional = [(name, one) for name, one in vars(F).items() if id(one) in ran]
+        self._functional = [*vars(F).values()]  # what modules call, and a library may replace
         self._settle(before, origins.inputs)
 
     def _is_loose(self, leaf: Leaf) -> bool:
@@ -288,7 +286,7 @@ class Guard:
         return self._rest_holds(inputs)
 
     def _rest_holds(self, inputs: list[Any]) -> bool:
-        return (all(getattr(F, name) is one for name, one in self._functional)
+        return (are_same([*vars(F).values()], self._functional)
                 and all(torch.equal(look_up(leaf, self.function, inputs), wanted)
                         for leaf, wanted in self._read)
                 and all(step_into(value, step) is one for value, step, one in self._tensors)
