@@ -178,14 +178,14 @@ def find_line() -> str:
     """Returns the line of the program that runs, "file.py:12"."""
     frame = sys._getframe(1)
     while frame is not None:
-        if name := _find_file(frame.f_code.co_filename):
+        if name := find_file(frame.f_code.co_filename):
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""
 
 
 @functools.cache
-def _find_file(path: str) -> str:
+def find_file(path: str) -> str:
     """Returns the name of a file of the program; empty: of another one."""
     is_other = path.startswith(_INTERNAL) or "/contextlib.py" in path
     return "" if is_other else os.path.basename(path)

@@ -13,7 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..codegen.plain import MADE_OF, MISSING, SEQUENCES, are_same, find_oddity, is_mutable, make_key
 from ..codegen.user_code import find_globals
-from .functions import PLAIN, Apply
+from .functions import PLAIN, Apply, find_file
 from .ir import DEVICES, Leaf, Recording, Ref, Refused
 from .origins import Origins, look_up
 from .paths import (
@@ -75,6 +75,14 @@ def check_hooks(model: nn.Module) -> None:
         if module is not model and any(getattr(module, hooks) for hooks in BACKWARD_HOOKS):
             raise Refused(f"{name}: expected a module without backward hooks; register them with "
                           f"the converted model or with tensors")
+
+
+def check_functional() -> None:
+    """Raises Refused if a function of torch.nn.functional was replaced: under a mode, as a
+    recording is, torch calls what it finds by the name of one once more."""
+    for name, one in vars(F).items():
+        if isinstance(one, FunctionType) and (file := find_file(one.__code__.co_filename)):
+            raise Refused(f"torch.nn.functional.{name}: expected that of torch, got one of {file}")
 
 
 class AnyNumber(NamedTuple):

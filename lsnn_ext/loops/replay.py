@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ..codegen.plain import generator_states, make_key, set_generator_states
 from . import modes
-from .guards import Guard, check_hooks, describe_inputs, read_flags
+from .guards import Guard, check_functional, check_hooks, describe_inputs, read_flags
 from .ir import Later, Recording, Refused
 from .modes import NotReplayed, OnTheSide, copy_inference_states, run_aside, without_collections
 from .monitor import Monitor
@@ -198,6 +198,7 @@ class Replayer:
         try:
             if isinstance(root, nn.Module):
                 check_hooks(root)
+            check_functional()
             origins = Origins(root, args, kwargs)
             if self.has_unread:
                 while found := self._record_twin(root, key, origins, inputs, args, kwargs):

@@ -197,6 +197,8 @@ def test_what_replaces_code_of_torch_is_seen(monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(nn.functional, "linear", lambda *args: 2 * linear(*args))
         assert_same(model, original, draw_x(), replays=False)
+        _, report = convert(Net(), draw_x())
+        assert "torch.nn.functional.linear: expected that of torch" in report.reason
 
 
 def test_what_a_profiler_hinders_is_recorded_after_it() -> None:
