@@ -25,6 +25,7 @@ from converted_nets import (
     seen_replays,
 )
 from lsnn_ext.loops import convert, fuse, replay, revert
+from lsnn_ext.loops.modes import copy_inference_states
 from surrogates import SpyTorch
 
 
@@ -143,6 +144,18 @@ def test_inference_mode_is_that_of_no_grad() -> None:
     assert len(seen_replays) == 4 and not model.v.is_inference()
     for replays in (False, False, True):  # of a state without a gradient, and with one
         assert_same(model, original, x, replays=replays)
+
+
+def test_states_of_inference_mode_that_share_memory_stay() -> None:
+    model: Any = Net()
+    with torch.inference_mode():
+        model.v = torch.zeros(3)
+        model.first = model.v[:1]
+    copy_inference_states(model)
+    assert model.v.is_inference() and model.first.data_ptr() == model.v.data_ptr()
+    del model.first
+    copy_inference_states(model)
+    assert not model.v.is_inference()
 
 
 def test_inference_mode_returns_and_writes_arguments() -> None:
