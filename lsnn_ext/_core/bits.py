@@ -77,6 +77,38 @@ def pack_unchecked(spikes: Tensor) -> PackedSpikes:
     return PackedSpikes(*_Pack.apply(spikes))
 
 
+def attach_bits(spikes: Tensor, bits: Tensor) -> None:
+    """Lets find_bits return these contiguous bits (T, B, ceil(N / 32)) of spikes (T, B, N), for as
+    long as nobody writes numbers in a way that has no version, such as through numpy."""
+    if not spikes.is_inference():  # has no version either
+        spikes._lsnn_bits = bits, spikes._version  # type: ignore[attr-defined]
+
+
+def find_attached(x: Tensor) -> Tensor | None:
+    """Returns x, or the tensor of which it is a view, if it has bits."""
+    whole = x if x._base is None else x._base
+    return whole if hasattr(whole, "_lsnn_bits") else None
+
+
+def detach_bits(spikes: Tensor) -> None:
+    spikes.__dict__.pop("_lsnn_bits", None)
+
+
+def find_bits(x: Tensor) -> PackedSpikes | None:
+    """Returns x, whole rows (T, B, N) of spikes with attached bits, with these, and x itself as
+    carrier; None: there are none."""
+    whole = find_attached(x)
+    if whole is None or x.dim() != 3 or whole._version != whole._lsnn_bits[1]:  # type: ignore[attr-defined]
+        return None
+    bits: Tensor = whole._lsnn_bits[0]  # type: ignore[attr-defined]
+    N, words = whole.shape[2], bits.shape[2]
+    places = x.storage_offset() - whole.storage_offset(), *x.stride()[:2]
+    if x.shape[2] != N or x.stride(2) != 1 or any(place % N for place in places):
+        return None
+    offset, *strides = (place // N * words for place in places)
+    return PackedSpikes(bits.as_strided((*x.shape[:2], words), (*strides, 1), offset), x)
+
+
 def make_carrier(like: Tensor, *shape: int) -> Tensor:
     """Zeros of this shape, expanded from one number."""
     return like.new_zeros(()).expand(shape)

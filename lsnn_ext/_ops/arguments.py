@@ -72,7 +72,7 @@ class Tensors(NamedTuple):
 class Outputs(NamedTuple):
     """The results of a call; shape (0,) where not requested."""
 
-    spikes: Tensor  # (T, B, N), or their carrier where bits are requested
+    spikes: Tensor  # (T, B, N), or their carrier where bits alone are requested
     state: tuple[Tensor, ...]  # (B, N) each, after the last step, and z (D, B, N)
     traces: tuple[Tensor, ...]  # (T, B, N) each
     p: Tensor  # (T, B, O)

@@ -96,7 +96,8 @@ def _lists(settings: Settings, t: Tensors, states: Sequence[Tensor],
 
 
 def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
-    """Calls alif_forward. For spikes as bits a carrier of their gradient replaces the numbers."""
+    """Calls alif_forward. For spikes as bits alone a carrier of their gradient
+    replaces the numbers."""
     N = t.neurons
     lists = list(settings.constants), list(settings.numbers), list(settings.options)
     coefficients: Tensor | None = t.rows
@@ -110,7 +111,8 @@ def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Row
             made = [coefficients]
     args = t.x, *_lists(settings, t, states, coefficients), *lists, t.lengths, *more
     spikes, state, traces, readout, saved = call_interruptible(torch.ops.lsnn.alif_forward, *args)
-    if has_bit("outputs", settings.constants.outputs, "bits"):
+    outputs = settings.constants.outputs
+    if has_bit("outputs", outputs, "bits") and not has_bit("outputs", outputs, "spikes"):
         spikes = make_carrier(state[0], *t.x.shape[:2], N)
     p, p_last = readout
     return Outputs(spikes, tuple(state), tuple(traces), p, p_last,

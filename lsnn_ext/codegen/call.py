@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _ops
 from .._core import arguments
 from .._core import torch_internals as internals
-from .._core.bits import PackedSpikes, make_carrier
+from .._core.bits import PackedSpikes, attach_bits, make_carrier
 from .._core.coefficients import Coefficient, Row, Rows
 from .._core.decisions import is_listening, report
 from .._core.device_checks import warn_if_cpu_only, warn_of_slow_reference
@@ -215,9 +215,9 @@ def _run_kernels(neuron: Neuron, call: Call, options: CallArguments) -> Result:
 
 
 def make_operator(key: int, call: Call, options: CallArguments,
-                  is_existing: bool = False) -> _ops.Settings:
-    """Returns the arguments of the operator that are no tensors; key: of the kernels. They depend
-    on the kinds of those that are."""
+                  is_existing: bool = False, has_bits: bool = False) -> _ops.Settings:
+    """Returns the arguments of the operator that are no tensors; key: of the kernels; has_bits:
+    whether spikes have bits, see attach_bits. They depend on the kinds of those that are."""
     (T, B), (K, N) = call.x.shape[:2], call.like.shape[-2:]
     checkpoint = 0
     if options.checkpoint_every is not None:
@@ -230,8 +230,9 @@ def make_operator(key: int, call: Call, options: CallArguments,
             warn_if_cpu_only("checkpoint_every", f"a state every {checkpoint} steps", call.x,
                              "the currents of every step are saved", 6)
         checkpoint = 0
+    outputs = ["spikes", *["traces"] * options.trace, *["bits"] * has_bits]
     return _ops.Settings.of_neuron(
-        key, call.delays, ["spikes", "traces"] if options.trace else ["spikes"],
+        key, call.delays, outputs,
         checkpoint=checkpoint, coefficient_gradients=_list_rows(call).gradient_bits(),
         autapses=options.autapses, is_existing=is_existing)
 
@@ -260,6 +261,8 @@ def run_operator(operator: _ops.Settings, call: Call, rows: Tensor,
                            delay_kernel=call.delay_kernel, recurrent_mask=options.recurrent_mask,
                            rows=rows)
     made = _ops.run_recurrence(operator, tensors, rows_of_states, _list_rows(call), call.lengths)
+    if _ops.has_bit("outputs", operator.constants.outputs, "bits"):
+        attach_bits(made.spikes, made.saved[1])
     *after, last = made.state
     return Result(made.spikes, join_states(after, forms), last,
                   join_states(made.traces, forms) if options.trace else [])
@@ -358,7 +361,9 @@ class RepeatedCall:
                 watch, kernel = find_kernel(self.neuron, call.parts, call.like, call.coefficients)
         except NoKernelsError:
             return
-        operator = make_operator(kernel.key, call, options)
+        has_bits = not _ops.find_sizes(kernel.key).has_number_spikes
+        operator = make_operator(kernel.key, call, options, has_bits=(
+            has_bits and _ops.has_cpu_kernels(call.x)))
         K, N = call.like.shape[-2:]
         self._known[kind] = call._replace(  # without tensors of this call
             x=call.like.new_empty(0, 0, K, N), w_rec=None, coefficients=dict.fromkeys(

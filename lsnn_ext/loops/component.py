@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from .._core.bits import find_attached
 from .._core.decisions import listening
 from ..codegen.call import RepeatedCall
 from ..codegen.neuron import Neuron
@@ -57,6 +58,8 @@ class Component:
     def run(self, frame: Frame) -> None:
         """Sets frame.sequences and frame.last of what is read."""
         made = self.make_sequences(frame, self.last)
+        frame.values.packed += [one for one in map(find_attached, made.values())
+                                if one is not None]
         frame.last.update((place, made.pop(place)[-1]) for place in self.last)
         frame.sequences.update(made)
 
@@ -140,7 +143,7 @@ class Component:
             one = self.restore(self.found.take(name, spikes, states), place)
             if place[0] in prefix:
                 one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
-            found[place] = one if kind.requires_grad else one.detach()
+            found[place] = one.detach() if one.requires_grad > kind.requires_grad else one
         return found
 
     def _make_reader(self, given: RunInputs) -> Any:

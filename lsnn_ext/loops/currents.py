@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from .._core.route import choose_linear, pack_sparse_input
 from .ir import Now, Numbers, Slot, Varying
-from .products import Operands, linear
+from .products import Operands, find_events, linear
 from .reader import First, Later, Product
 from .recurrence import Current, Recurrence
 from .values import Place
@@ -81,6 +81,8 @@ class Currents:
             return None
         x = one.source if one.has_grad else one.source.detach()
         is_shifted = next(iter(self.found.currents)).shift and len(x) > 1
+        if not is_shifted and (bits := find_events(x, one.weight)) is not None:
+            return one._replace(source=bits)
         if x.is_contiguous() and not is_shifted:
             return one._replace(source=x)
         bits = pack_sparse_input(x, x.dtype)

@@ -81,7 +81,7 @@ class Memory:
     def find_parameter(self, tensor: Tensor) -> Tensor | None:
         """Returns the leaf of autograd whose data a tensor without gradient is."""
         found = (one() for one in self._sharing[find_storage(tensor)].values())
-        return next((one for one in found if one is not None and one.requires_grad and one.is_leaf
+        return next((one for one in found if one is not None and _is_learned(one)
                      and find_storage(one) == find_storage(tensor)
                      and find_layout(one) == find_layout(tensor)), None)
 
@@ -107,6 +107,13 @@ class Memory:
         writer = self._writers.get(find_storage(tensor))
         one = None if writer is None else writer()
         return one is not None and find_storage(one) == find_storage(tensor)
+
+
+def _is_learned(tensor: Tensor) -> bool:
+    try:
+        return tensor.requires_grad and tensor.is_leaf
+    except RuntimeError:  # a view made under no_grad, whose base was written to
+        return False
 
 
 def find_version(tensor: Tensor) -> tuple[int, bool]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .._core.bits import detach_bits
 from .._core.torch_internals import find_storage
 from . import ir
 from .costs import GUARD, estimate_call, estimate_copies, estimate_stage, skips_zeros
@@ -216,6 +217,8 @@ class Plan:
         made = pytree.tree_map(result, recording.result)
         changed = [pytree.tree_map(result, tree) for _, tree in recording.changed]
         written = {leaf: values.get(value) for leaf, value in recording.written.items()}
+        for one in values.packed:  # the caller may write to results
+            detach_bits(one)
         return (made, changed, written), values.frames
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .. import functional
-from .._core.route import pack_sparse_input
+from .._core.bits import PackedSpikes, find_bits
+from .._core.route import choose_linear, pack_sparse_input
 from .ir import Call
 
 COPIED = 1 << 24  # numbers of a sequence that are copied at once
@@ -137,6 +138,8 @@ def _has_dims(one: Any, dims: int) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Returns functional.linear of a sequence (iterations, B, ...). One with the batch in front in
     memory is read as bits, or copied in parts, or not at all."""
+    if (bits := find_events(x, weight)) is not None:
+        return functional.linear(bits, weight, bias)
     if x.dim() < 3 or x.is_contiguous():
         return functional.linear(x, weight, bias)
     if (bits := pack_sparse_input(x, x.dtype)) is not None:
@@ -146,6 +149,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     made = [functional.linear(part, weight, bias)
             for part in x.split(max(1, COPIED // max(1, x[0].numel())))]
     return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def find_events(x: Tensor, weight: Tensor) -> PackedSpikes | None:
+    """Returns spikes of a component with their bits where these are the faster to multiply."""
+    bits = find_bits(x)
+    return None if bits is None or choose_linear(x, weight)[0] != "events" else bits
 
 
 def bind(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[Any] | None:

@@ -66,6 +66,7 @@ class Values:
         self.frames: dict[int, Frame] = {}  # of the loops so far, and below 0 of unbind
         self.products: dict[int, Operands | Stacked] = {}  # which are computed when they are read
         self.taken: set[int] = set()  # storages of stacks, and of what frames have views of
+        self.packed: list[Tensor] = []  # spikes with bits, whose numbers nobody else may write yet
         self._leaves: set[int] | None = None
 
     def get(self, value: int) -> Tensor:
@@ -112,17 +113,28 @@ class Values:
         if isinstance(one, Stacked) and call.name in SUMS and not self.exact:
             self.tensors[call.outputs[0]] = _run_on(one.source, call).contiguous()
             return
-        leaves = [self.get(leaf.value) if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
+        if isinstance(one, Stacked) and one.has_grad == call.mode.grad and self._keep_product(
+                call, [one.source if isinstance(leaf, Ref) and leaf.value == call.inputs[0]
+                       else self._find_leaf(leaf) for leaf in call.leaves]):
+            return
+        leaves = [*map(self._find_leaf, call.leaves)]
         if call.is_random:  # which draws in the order of memory
             leaves = [match_strides(one, self.strides.get(leaf.value))
                       if isinstance(leaf, Ref) and leaf.value not in self.leaves else one
                       for one, leaf in zip(leaves, call.leaves, strict=True)]
+        if not self._keep_product(call, leaves):
+            self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
+
+    def _find_leaf(self, leaf: Any) -> Any:
+        return self.get(leaf.value) if isinstance(leaf, Ref) else leaf
+
+    def _keep_product(self, call: Call, leaves: list[Any]) -> bool:
+        """Keeps the result if it is a product of a matrix."""
         product = None if self.exact else find_operands(call, leaves)
-        if product is not None and product.source.dim() > 1 and not product.is_vector and (
-                product.fits()):
-            self._keep(call, product)
-            return
-        self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
+        if product is None or product.source.dim() < 2 or product.is_vector or not product.fits():
+            return False
+        self._keep(call, product)
+        return True
 
     def _keep(self, call: Call, product: Operands | Stacked) -> None:
         """Keeps a result that is computed when it is read."""

@@ -1,0 +1,121 @@
+"""Spikes of a component that products read as bits, while their numbers are there for all else."""
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from lsnn_ext import fuse
+from lsnn_ext._core import route
+from lsnn_ext._core.bits import attach_bits, detach_bits, find_attached, find_bits, pack_bits
+from lsnn_ext.codegen import call
+from lsnn_ext.functional import PackedSpikes
+from lsnn_ext.zoo.surrogates import triangle
+from test_projections import run_cells
+
+T, B, N, M = 200, 64, 70, 24
+
+
+def run_inside(x: Tensor, w: Tensor, u: Tensor, b: Tensor, is_next: bool = False) -> Any:
+    """A product in each step, which a second population reads, or the caller."""
+    v = z = w.new_zeros(B, N)
+    level = y = u.new_zeros(B, M)
+    made = []
+    for one in x:
+        v = 0.9 * v + one + z @ w - z
+        z = triangle(v - 1.0)
+        current = F.linear(z, u, b)
+        if is_next:
+            level = 0.8 * level + current + y @ w[:M, :M] - y
+            y = triangle(level - 1.0)
+        made.append(y if is_next else current)
+    return torch.stack(made), z
+
+
+# how what follows reads spikes (T, B, N), and whether it reads their bits
+READS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Any], bool]] = {
+    "whole": (lambda z, u, b: F.linear(z, u, b), True),
+    "and their numbers": (lambda z, u, b: (z @ u.t(), z, z.sum(0), z.transpose(0, 1)), True),
+    "batch in front": (lambda z, u, b: torch.stack(z.unbind(0), 1) @ u.t() + b, True),
+    "both axes in front": (lambda z, u, b: F.linear(torch.stack(z.unbind(0), 2).permute(
+        2, 0, 1), u), True),
+    "sum": (lambda z, u, b: torch.stack(z.unbind(0)).sum(0) @ u.t(), False),
+    "next layer": (lambda z, u, b: run_cells(F.linear(z, u, b), u[:, :M], B), True),
+    "two layers": (lambda z, u, b: run_cells(F.linear(run_cells(
+        2 * z, 0.1 * u.t() @ u, B), u), u[:, :M], B), True),
+    "written": (lambda z, u, b: F.linear(z.mul_(0.5), u), False),
+    "half": (lambda z, u, b: F.linear(z.float().double() / 2, u), False)}
+RUNS: dict[str, tuple[Callable[..., Any], bool]] = {
+    **{name: (lambda x, w, u, b, read=read: read(run_cells(x, w, B), u, b), has_bits)
+       for name, (read, has_bits) in READS.items()},
+    "in each step": (run_inside, True),
+    "in each step of the next layer": (lambda *given: run_inside(*given, is_next=True), True)}
+
+
+def draw(scale: float = 1.0) -> tuple[Tensor, ...]:
+    random = torch.Generator().manual_seed(0)
+    return tuple(factor * torch.randn(*shape, generator=random, dtype=torch.float64)
+                 for factor, shape in ((0.4 * scale, (T, B, N)), (0.03, (N, N)), (0.3, (M, N)),
+                                       (0.3, (M,))))
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each product so far was one of bits."""
+    found: list[bool] = []
+
+    def choose(original: Callable[..., Any], x: Any, *args: Any) -> Any:
+        found.append(isinstance(x, PackedSpikes))
+        return original(x, *args)
+
+    monkeypatch.setattr(route, "choose_linear", partial(choose, route.choose_linear))
+    monkeypatch.setattr(call, "choose_route", partial(choose, route.choose_route))
+    return found
+
+
+@pytest.mark.filterwarnings("error")  # a replay that raises runs the original
+@pytest.mark.parametrize(("name", "needs_gradient"), [
+    *((name, True) for name in RUNS), ("batch in front", False), ("next layer", False)])
+def test_results_and_gradients(name: str, needs_gradient: bool, read: list[bool]) -> None:
+    run, has_bits = RUNS[name]
+    given = [one.requires_grad_(needs_gradient) for one in draw()]
+    fused = fuse(run, tuple(given))
+    fused(*given)
+    read.clear()
+    made, wanted = fused(*given), run(*given)
+    assert read and any(read) == has_bits
+    torch.testing.assert_close(made, wanted, rtol=1e-9, atol=1e-9)
+    outputs = [one if isinstance(one, tuple) else (one,) for one in (made, wanted)]
+    assert not any(map(_has_bits, outputs[0]))  # the caller may write to results
+    if needs_gradient:
+        gradients = [torch.autograd.grad(sum(one.sin().sum() for one in each), given,
+                                         allow_unused=True) for each in outputs]
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def _has_bits(tensor: Tensor) -> bool:
+    return find_attached(tensor) is not None
+
+
+def test_bits_of_views() -> None:
+    numbers = (torch.rand(6, 5, 40) < 0.3).double()
+    attach_bits(numbers, pack_bits(numbers != 0))
+    views = [numbers, numbers[2:], numbers[1::2], numbers.transpose(0, 1), numbers[:, 3:4],
+             numbers.permute(1, 0, 2)[1:4, ::3], numbers[2:2], numbers.expand(6, 5, 40)]
+    for one in views:
+        found = find_bits(one)
+        assert found is not None and found.carrier is one
+        assert torch.equal(found.bits, pack_bits(one != 0))
+    others = [numbers[..., 1:], numbers[..., :32], numbers.transpose(1, 2), numbers[0],
+              numbers.view(6, 200)[:, 1:161].view(6, 4, 40), numbers.clone(), numbers[[0, 1]],
+              numbers.view(30, 40), numbers.as_strided((6, 5, 40), (0, 0, 1), 3),
+              numbers.view(6, 10, 20)]
+    assert all(find_bits(one) is None for one in others)
+    numbers[0, 0, 0] += 1
+    assert find_bits(numbers) is None and find_bits(views[1]) is None
+    detach_bits(numbers)
+    detach_bits(numbers)
+    assert not _has_bits(views[1])
