@@ -123,8 +123,8 @@ class Component:
             self.found, given.outside[slot], shape), 0)
             for (slot, shape), name in self.found.coefficients.items()}
         if self.found.copies > 1:
-            numbers = torch.arange(self.found.copies, **self.options)
-            coefficients["copy"] = numbers.repeat_interleave(self.found.neurons)
+            coefficients["copy"] = torch.cat([torch.full((size,), k, **self.options)
+                                              for k, size in enumerate(self.found.sizes)])
         return (x, weights, delays[0] if len(delays) == 1 else delays or 0,
                 NeuronState(states, torch.stack(past)), coefficients, first, projection)
 
@@ -140,7 +140,7 @@ class Component:
             kind = self.found.reader.kind(*place)
             states = traces if place in traced else {
                 name: one[None] for name, one in after.states.items()}
-            one = self.restore(self.found.take(name, spikes, states), place)
+            one = self.restore(self.found.take(place, name, spikes, states), place)
             if place[0] in prefix:
                 one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
             found[place] = one.detach() if one.requires_grad > kind.requires_grad else one
@@ -165,7 +165,7 @@ class Component:
                 return self.flatten(first[place], place)
             value = self.found.history.get((place, t))
             if value is None:
-                return torch.zeros(self.found.rows, self.found.neurons, **self.options)
+                return torch.zeros(self.found.step_shape(place), **self.options)
             return self.flatten(given.initial[value], place)
 
         return torch.cat([*map(find, self.found.emitted)], 1)
@@ -289,7 +289,7 @@ class Component:
         def draw(kind: Kind, *sizes: int, is_matrix: bool = False) -> Tensor:
             one = draw_normal((*sizes, *kind.shape), random, torch.float64)
             if is_matrix:
-                one = one / self.found.neurons**0.5  # values do not grow from step to step
+                one = one / sum(self.found.sizes)**0.5  # values do not grow from step to step
             elif kind.dtype == torch.bool or not sizes:
                 one = one > 0 if kind.dtype == torch.bool else one.abs()
             one = one.to(kind.device, kind.dtype)

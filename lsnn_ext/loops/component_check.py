@@ -55,7 +55,7 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     places = {one.place: name for one, name in found.registers.items() if one.lag == 1}
     places |= found.places
     last = loop.iterations - ahead
-    chunk = max(1, LARGEST // (found.rows * found.neurons))
+    chunk = max(1, LARGEST // (found.rows * sum(found.sizes)))
     for start in range(0, last, chunk):
         steps = range(start, min(start + chunk, last))
         states = {name: found.copy(torch.cat([flat(past(one, t), one.place) for t in steps]), 1)
@@ -70,7 +70,7 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
             inner, weights, component.neuron, delay=delay, state=NeuronState(states, z),
             trace=True, **coefficients)  # type: ignore[arg-type]
         for (q, k), name in places.items():
-            one = found.take(name, spikes, traces)
+            one = found.take((q, k), name, spikes, traces)
             one = one.reshape(len(steps), found.rows, *one.shape[2:])
             back = int(q in found.prefix)
             expected.compare(loop, (q, k), component.restore(one, (q, k)), start + back,

@@ -60,8 +60,10 @@ class Currents:
         product = self._find_product(given) if is_projecting else None
         if product is not None:
             return self._project(product, given)
-        currents = [self.found.copy(self.make_current(one, given), -1)
-                    for one in self.found.currents]
+        currents = [self.found.spread({self.found.size(one.shape): current for one in slot for
+                                       current in [self.make_current(one, given)]},
+                                      3 if self.found.width(slot[0].shape) > 1 else 2)
+                    for slot in self.found.slots]
         return currents[0] if len(currents) == 1 else torch.cat(
             [one if one.dim() == 4 else one.unsqueeze(2) for one in currents], 2), {}
 
@@ -77,7 +79,7 @@ class Currents:
         if not isinstance(one, Operands) or one.source.dim() != 3:
             return None
         sizes = one.source.shape[1], len(one.weight), one.source.dtype, one.weight.dtype
-        if sizes != (self.found.rows, self.found.neurons, *[self.found.dtype] * 2):
+        if sizes != (self.found.rows, *self.found.sizes, *[self.found.dtype] * 2):
             return None
         x = one.source if one.has_grad else one.source.detach()
         is_shifted = next(iter(self.found.currents)).shift and len(x) > 1
@@ -86,7 +88,7 @@ class Currents:
         if x.is_contiguous() and not is_shifted:
             return one._replace(source=x)
         bits = pack_sparse_input(x, x.dtype)
-        if bits is None and not x.is_contiguous() and x.shape[2] > self.found.neurons and (
+        if bits is None and not x.is_contiguous() and x.shape[2] > sizes[1] and (
                 choose_linear(x, one.weight)[0] != "events"):
             return None  # it takes longer to copy than the product
         if bits is None:
@@ -102,7 +104,7 @@ class Currents:
                 added.append(torch.tensor(one, **self.options))
             elif one is not self.projected:
                 added.append(make_coefficient(self.found, given.outside[one], current.shape))
-        bias = {"bias": reduce(torch.add, added).expand(self.found.neurons)} if added else {}
+        bias = {"bias": reduce(torch.add, added).expand(*self.found.sizes)} if added else {}
         return product.source, {"w_in": w_in, **bias}
 
     def make_current(self, current: Current, given: RunInputs) -> Tensor:
@@ -126,13 +128,13 @@ class Currents:
         made = reduce(torch.add, [self._make_term(one, shape, given) for one in terms] or [zero])
         width = self.found.width(shape)
         return made.expand(made.shape[0] if made.dim() else 1, self.found.rows,
-                           *(width,) * (width > 1), self.found.neurons)
+                           *(width,) * (width > 1), self.found.size(shape))
 
     def _arrange(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Returns values of the loop as (n, B, N), or with an axis of its own (n, B, K, N)."""
         found, width = self.found, self.found.width(shape)
         tensor = found.turn(tensor).to(**self.options)
-        tensor = tensor.reshape(-1, found.rows, found.neurons * width)
+        tensor = tensor.reshape(-1, found.rows, found.size(shape) * width)
         return tensor if width == 1 else found.put_axis_last(tensor, width).transpose(2, 3)
 
     def _make_term(self, one: Any, shape: tuple[int, ...], given: RunInputs) -> Tensor:
@@ -150,7 +152,7 @@ class Currents:
         is_arranged = False
         if isinstance(one, Product):
             weight = slice_matrix(one, given.outside)
-            is_arranged = width > 1 and len(weight) == size == self.found.neurons * width
+            is_arranged = width > 1 and len(weight) == size == self.found.size(shape) * width
             if is_arranged:  # in the order of the result, which need not be copied then
                 weight = self.found.put_axis_last(weight.t(), width).transpose(1, 2).flatten(1).t()
             tensor = linear(tensor, weight)
@@ -163,27 +165,31 @@ class Currents:
 
     def make_weights(self, given: RunInputs) -> tuple[Tensor | None, tuple[int, ...]]:
         """Returns w_rec for each delay, and the delays in steps."""
-        blocks: dict[tuple[int, int, Place], Tensor] = {}
-        count = 0
+        blocks: dict[tuple[int, Current, int, Place], Tensor] = {}
         for current in self.found.currents:
             width = self.found.width(current.shape)
             for product in current.products:
                 source: Any = product.source
                 matrix = self.found.put_axis_last(slice_matrix(product, given.outside).t(), width)
                 for k in range(width):
-                    key, one = (source.lag - 1, count + k, source[:2]), matrix[..., k]
+                    key, one = (source.lag - 1, current, k, source[:2]), matrix[..., k]
                     blocks[key] = blocks[key] + one if key in blocks else one
-            count += width
         if not blocks:
             return None, ()
         delays = tuple(sorted({delay for delay, *_ in blocks}))
-        zeros = torch.zeros(self.found.neurons, self.found.neurons, **self.options)
 
-        def join(delay: int, k: int) -> Tensor:
-            first, *others = (blocks.get((delay, k, one), zeros) for one in self.found.emitted)
-            return self.found.copy(torch.cat([first, *others]) if others else first, 1)
+        def join(delay: int, current: Current, k: int) -> Tensor:
+            """Returns the weights from all neurons to those of a current."""
+            size = self.found.size(current.shape)
+            parts = [torch.zeros(inputs, size, **self.options) if (
+                part := blocks.get((delay, current, k, one))) is None else part
+                for one, inputs in zip(self.found.emitted, self.found.sizes, strict=True)]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-        rows = [[join(delay, k) for k in range(count)] for delay in delays]
+        rows = [[self.found.spread({self.found.size(one.shape): join(delay, one, k)
+                                    for one in slot}, 1)
+                 for slot in self.found.slots for k in range(self.found.width(slot[0].shape))]
+                for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
 

@@ -64,8 +64,7 @@ class Nodes:
         """Returns the places that the products read; without products an output, a spike if any."""
         products = self.list_products()
         found = {(source.position, source.output): node for node, _, source in products}
-        shapes = {self.reader.kind(*place).shape for place in found}
-        if len(found) > MOST_EMITTED or len(shapes) > 1:
+        if len(found) > MOST_EMITTED:
             raise self._refuse_products(found, max(node.position for node in found.values()))
         if found:
             return tuple(sorted(found))
@@ -75,8 +74,8 @@ class Nodes:
 
     def _refuse_products(self, places: Collection[Place], position: int) -> Refused:
         lines = ", ".join(sorted({self.line(one) for one, _ in places}))
-        return Refused(f"expected recurrent products of one value, or of up to {MOST_EMITTED} of "
-                       f"one shape from iterations before, got those of {len(places)}, from "
+        return Refused(f"expected recurrent products of one value, or of up to {MOST_EMITTED} from "
+                       f"iterations before, got those of {len(places)}, from "
                        f"{lines}", self.line(position))
 
     def find_prefix(self) -> frozenset[int]:

@@ -1,14 +1,18 @@
 """Recurrence: the calls of a recurrent component as steps of the kernels.
 
 One value z is what the products read; a step of the kernels ends with z. Where they read several,
-each neuron has a copy for each of these, with the same states, which ends with this one. Where
-products read the z of their own iteration, the calls that z depends on move to the end of the step
-before (retiming), and run once before the first step. What enters only a sum with a product is
-added to the current outside. Each value that is read outside is z or a state. A value of `width`
+each neuron has a copy for each of these, with the same states, which ends with this one. If these
+have different sizes, as populations have, each copy has as many neurons as its own. States and
+coefficients of another size mean nothing there: they repeat their last neuron, without a gradient,
+and get no current. Where products read the z of their own iteration, the calls that z depends on
+move to the end of the step before (retiming), and run once before the first step. What enters only
+a sum with a product is added to the current outside. Each value that is read outside is z or a
+state. A value of `width`
 times as many numbers as z has an axis of this size in the step, behind that of the neurons. In the
 loop it is behind, too, or in front of them where calls such as chunk take it apart, as the gates of
 an LSTM.
 """
+import itertools
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -59,12 +63,12 @@ class Recurrence:
         found = Nodes(self.reader, self.outputs)
         self.nodes, self.emitted, self.zeros, self.line = (
             found.by_position, found.emitted, found.zeros, found.line)
-        self.copies, self.z = len(self.emitted), self.emitted[0]
+        self.z = self.emitted[0]
         self.prefix, self.history = found.find_prefix(), found.find_history()
         self.device = self.reader.find_device(self.nodes)
         self.dtype = self.reader.find_dtype(self.nodes)
         self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
-        self.rows, self.neurons = self._find_sizes(found)
+        self.rows, self.sizes = self._find_sizes(found)  # N of each emitted value
         self.has_axis_first = any(map(self._find_parts, self.nodes))
         self.currents: dict[Current, str] = {}
         self.coefficients: dict[tuple[Slot, tuple[int, ...]], str] = {}
@@ -78,23 +82,28 @@ class Recurrence:
         self.calls = tuple(map(self._translate, order))
         if not self.currents:  # a step has one
             self._name_current(Current((), (), (), 0))
+        self.slots = self._find_slots()
         self.places = {place: self._name_output(place) for place in self.outputs}
         self.positions = sorted({one for place in self.outputs
                                  for one in self.before(place[0], False)})
 
     # --------------------------------------------------------------------------- analysis
-    def _find_sizes(self, nodes: Nodes) -> tuple[int, int]:
-        """Returns B and N, whose product is the size of each value."""
+    def _find_sizes(self, nodes: Nodes) -> tuple[int, tuple[int, ...]]:
+        """Returns B, and N of each copy. The product of B and such an N is the size of each
+        value."""
         shape = self.reader.kind(*self.z).shape
         products = nodes.list_products()
-        neurons = products[0][1].inputs if products else self._choose_neurons(shape)
+        inputs = {source[:2]: product.inputs for _, product, source in products}
+        neurons = inputs[self.z] if products else self._choose_neurons(shape)
         rows = prod(shape) // max(neurons, 1)
+        sizes = tuple(inputs.get(one, neurons) for one in self.emitted)
         places = {(one.position, one.output) for node in self.nodes.values()
                   for one in nodes.reads(node)}
         for place in places.union(self.outputs):
             kind = self.reader.kind(*place)
             width, rest = divmod(prod(kind.shape), max(rows * neurons, 1))
-            if rest or not 1 <= width <= MAX_AXIS:
+            is_like_one = prod(kind.shape) in {rows * size for size in sizes}
+            if not is_like_one and (rest or not 1 <= width <= MAX_AXIS or len({*sizes}) > 1):
                 raise Refused(f"expected values of as many numbers as shape {tuple(shape)} has, or "
                               f"up to {MAX_AXIS} times as many, got {tuple(kind.shape)}",
                               self.line(place[0]))
@@ -111,19 +120,21 @@ class Recurrence:
             matrix, is_transposed = (product[1:3], *product.then)[-1]
             shape = self.reader.kind_of(matrix).shape
             outputs = prod(self.reader.kind(node.position, 0).shape) // rows
-            if product.inputs != neurons or (
+            numbers = prod(self.reader.kind(*source[:2]).shape)
+            if product.inputs * rows != numbers or (
                     shape[0 if is_transposed else 1] != outputs):
-                raise Refused(f"expected a recurrent matrix of shape {(outputs, neurons)}, got "
+                wanted = outputs, numbers // max(rows, 1)
+                raise Refused(f"expected a recurrent matrix of shape {wanted}, got "
                               f"{tuple(shape)}", self.line(node.position))
             series = [self.reader.kind_of(one[0]).shape for one in (product[1:3], *product.then)]
             is_first = (block := (node.position, source.lag)) not in blocks
             blocks.add(block)
-            work += rows * (is_first * outputs * neurons - sum(map(prod, series)))
+            work += rows * (is_first * outputs * product.inputs - sum(map(prod, series)))
         if DENSE * MULTIPLICATION * work > original:
             raise Refused(f"expected matrices that are faster as one product, got shapes "
                           f"{', '.join(str(tuple(one)) for one in series)}",
                           self.line(node.position))
-        return rows, neurons
+        return rows, sizes
 
     def _choose_neurons(self, shape: tuple[int, ...]) -> int:
         """Returns N of a component without products. Of feature maps each one is an item, so that
@@ -135,13 +146,22 @@ class Recurrence:
             return ([N for N in sizes if N >= LEAST_NEURONS] or sizes[:1] or [prod(shape)])[-1]
         return (sizes or [prod(shape)])[0]
 
+    @property
+    def copies(self) -> int:
+        return len(self.sizes)
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Returns N of a value."""
+        return self.sizes[0] if len({*self.sizes}) == 1 else prod(shape) // self.rows or 1
+
     def width(self, shape: tuple[int, ...]) -> int:
         """Returns the size of the own axis of a value in the step; 1: it has none."""
-        return prod(shape) // (self.rows * self.neurons) or 1
+        return prod(shape) // (self.rows * self.size(shape)) or 1
 
     def is_turned(self, shape: Sequence[int]) -> bool:
         """Whether values of the loop are (N, B)."""
-        return tuple(shape) == (self.neurons, self.rows) != (self.rows, self.neurons)
+        size = self.size(shape)
+        return tuple(shape) == (size, self.rows) != (self.rows, size)
 
     def turn(self, values: Tensor) -> Tensor:
         """Returns values (n, N, B) as (n, B, N), and others as they are."""
@@ -149,14 +169,15 @@ class Recurrence:
 
     def step_shape(self, place: Place) -> tuple[int, ...]:
         """Returns (B, N) or (B, N, K)."""
-        width = self.width(self.reader.kind(*place).shape)
-        return Form(width if width > 1 else 0).shape(self.rows, self.neurons)
+        shape = self.reader.kind(*place).shape
+        width = self.width(shape)
+        return Form(width if width > 1 else 0).shape(self.rows, self.size(shape))
 
     def put_axis_last(self, tensor: Tensor, width: int) -> Tensor:
         """Returns values (..., N K) in the order of the loop as (..., N, K)."""
         if not self.has_axis_first:
-            return tensor.unflatten(-1, (self.neurons, width))
-        return tensor.unflatten(-1, (width, self.neurons)).transpose(-1, -2)
+            return tensor.unflatten(-1, (-1, width))
+        return tensor.unflatten(-1, (width, -1)).transpose(-1, -2)
 
     def put_axis_back(self, tensor: Tensor) -> Tensor:
         """Returns values (..., N, K) as (..., N K) in the order of the loop."""
@@ -166,18 +187,44 @@ class Recurrence:
         """Returns numbers of each neuron, along this dimension, for each of its copies."""
         if self.copies == 1 or not tensor.dim():
             return tensor
-        return torch.cat([tensor] * self.copies, dim)
+        last = tensor.shape[dim] - 1
+        return torch.cat([tensor if size == last + 1 else tensor.detach().index_select(
+            dim, torch.arange(size, device=tensor.device).clamp(max=last))
+            for size in self.sizes], dim)
 
-    def take(self, name: str, spikes: Tensor, states: Mapping[str, Tensor]) -> Tensor:
+    def spread(self, parts: Mapping[int, Tensor], dim: int) -> Tensor:
+        """Returns numbers of all neurons along this dimension. parts: by their number; those of
+        other copies are 0."""
+        one = next(iter(parts.values()))
+        if len(self.sizes) == 1:
+            return one
+        return torch.cat([parts[size] if size in parts else one.new_zeros(()).expand(
+            *one.shape[:dim], size, *one.shape[dim:][1:]) for size in self.sizes], dim)
+
+    def take(self, place: Place, name: str, spikes: Tensor,
+             states: Mapping[str, Tensor]) -> Tensor:
         """Returns a result of a run, (..., B, N) or with an axis of its own."""
-        if not name.startswith("z"):
-            one, start = states[name], 0
-        else:
-            one, start = spikes, int(name[1:] or 0)
-        axis = spikes.dim() - 1
-        return one.narrow(axis, start * self.neurons, self.neurons) if self.copies > 1 else one
+        one = spikes if name.startswith("z") else states[name]
+        if self.copies == 1:
+            return one
+        size = self.size(self.reader.kind(*place).shape)
+        k = int(name[1:]) if name.startswith("z") else self.sizes.index(size)
+        return one.narrow(spikes.dim() - 1, sum(self.sizes[:k]), size)
 
     # --------------------------------------------------------------------------- the step
+    def _find_slots(self) -> list[tuple[Current, ...]]:
+        """Returns the currents of the kernels: those of populations of different sizes are one."""
+        found: dict[int, list[Current]] = {}
+        for one in self.currents:
+            found.setdefault(self.size(one.shape), []).append(one)
+        return [tuple(one for one in each if one is not None)
+                for each in itertools.zip_longest(*found.values())]
+
+    def find_copies(self, current: Current) -> tuple[int, ...]:
+        """Returns the copies to which a current goes."""
+        size = self.size(current.shape)
+        return tuple(k for k, one in enumerate(self.sizes) if one == size)
+
     def _translate(self, node: Node) -> "StepCall":
         """Returns a call with names for its arguments."""
         position, call = node.position, self.loop.body[node.position].call
@@ -225,7 +272,8 @@ class Recurrence:
         found = self.reader.find_parts(position) or []
         if not found:
             return ()
-        N, shape = self.neurons, self.reader.kind_of(self.loop.body[position].slots[0]).shape
+        shape = self.reader.kind_of(self.loop.body[position].slots[0]).shape
+        N = self.size(shape)
         if shape[-1] != N * self.width(shape) or any(one.start % N or one.stop % N
                                                      for one in found):
             return ()
@@ -301,9 +349,9 @@ class Recurrence:
         """Returns the number of axes of the batch."""
         for axes in range(len(shape) + 1):
             if prod(shape[:axes]) == self.rows and (
-                    prod(shape[axes:]) == self.neurons * self.width(shape)):
+                    prod(shape[axes:]) == self.size(shape) * self.width(shape)):
                 return axes
-        raise Refused(f"expected a shape of {self.rows} times {self.neurons} numbers, got "
+        raise Refused(f"expected a shape of {self.rows} times {self.size(shape)} numbers, got "
                       f"{tuple(shape)}", line)
 
     def is_per_neuron(self, shape: tuple[int, ...], result: tuple[int, ...], line: str) -> bool:

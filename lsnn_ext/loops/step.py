@@ -31,7 +31,12 @@ class Step:
                       if (width := found.width(one.shape)) > 1}
         self.axes = {name: shape[2] for one, name in registers.items()
                      if len(shape := found.step_shape(one.place)) > 2}
-        currents = [name for one in found.currents.values() for name in self.parts.get(one, (one,))]
+        first = [found.currents[slot[0]] for slot in found.slots]
+        currents = [name for one in first for name in self.parts.get(one, (one,))]
+        # currents of several populations: which copies read each of them
+        self.shared = tuple((name, tuple((found.currents[one], found.find_copies(one))
+                                         for one in slot))
+                            for name, slot in zip(first, found.slots, strict=True) if len(slot) > 1)
         constants = tuple(found.constants.values())
         self.inputs = (*currents, *registers.values(), *constants, "z")
         self.results = (
@@ -41,7 +46,7 @@ class Step:
         # copies of a neuron, each with a part of the gradients, and a coefficient: which one it is
         self.needs_linear_backward = found.copies > 1
         copy = ("copy",) * self.needs_linear_backward
-        self.key = (self.inputs, tuple(self.axes.items()), self.results, self.emitted,
+        self.key = (self.inputs, self.shared, tuple(self.axes.items()), self.results, self.emitted,
                     tuple(found.coefficients.values()), self.dtype,
                     tuple(map(_make_key, found.calls)))
         kind = inspect.Parameter
@@ -53,6 +58,13 @@ class Step:
         made: dict[str, Tensor] = dict(zip(self.inputs, values, strict=True)) | coefficients
         for name, rows in self.parts.items():
             made[name] = torch.stack([made[row] for row in rows], -1)
+
+        for slot, currents in self.shared:
+            both = made[slot]
+            for name, copies in currents:
+                made[name] = torch.zeros_like(both)
+                for k in copies:
+                    made[name] = torch.where(made["copy"] == k, both, made[name])
 
         def read(leaf: Any) -> Any:
             if not isinstance(leaf, Name):

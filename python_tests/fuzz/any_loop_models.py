@@ -1,4 +1,5 @@
 """Random models with a loop over time of their own, as source text."""
+import itertools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -96,6 +97,7 @@ class Model:
     """Writes one model."""
 
     def __init__(self, seed: object) -> None:
+        self.seed = seed
         self.d = d = Draw(seed)
         sizes = (1, 2, 3, 5, 7, 8, 16, 17)
         self.inputs = d.random.choice(sizes)
@@ -217,6 +219,7 @@ class Model:
         inputs = self.inputs if layers[0] is self.layers[0] else layers[0].inputs
         if self.odd and d.chance(0.5):
             step += self._on_input(inputs)
+        couple = self._couple(layers, number, before)
         for layer in layers:
             start, first, end, last = self._hold(layer, number)
             before += start
@@ -228,7 +231,7 @@ class Model:
                     "h = torch.cat" in line for line in lines) else lines
             if self.odd and d.chance(0.4):
                 lines += self._on_state(layer)
-            step += [*first, *lines]
+            step += [*first, *couple.get(layer.states[-1], []), *lines]
             if layer is not layers[-1]:
                 step.append(f"h = {layer.states[-1]}")
                 if self.odd and d.chance(0.3):
@@ -238,6 +241,7 @@ class Model:
         made = [layer.states[-1] for layer in layers[-1:]]
         made += [s for layer in layers for s in layer.states if d.chance(0.2) and s not in made]
         step += [line for line in ends if not line.startswith("if ")]
+        step += couple.get("", [])
         if self.odd and read and d.tag("warm-up", 0.15):
             self.odd -= 1
             before += ["for t in range(2):", *_indented(step, 4)]
@@ -245,6 +249,31 @@ class Model:
             self._collect(one, layers, before, step, after, is_last, number)
         self.body += [*before, head, *_indented(step, 4), *after]
         return f"out{number}_{made[0]}"
+
+    def _couple(self, layers: Sequence[Layer], number: int,
+                before: list[str]) -> dict[str, list[str]]:
+        """Lets the last layer act on one in front of it in the next iteration. Returns lines in
+        front of the step of that one, by the name of its spike, and at the end of an iteration."""
+        d = Draw(f"{self.seed} coupled {number}")
+        if len(layers) < 2 or not d.chance(0.25):
+            return {}
+        to, last = d.random.choice(layers[:-1]), layers[-1]
+        on_input, is_early = d.chance(0.5), d.chance(0.5)
+        size = to.inputs if on_input else to.size
+        self.init.append(f"self.couple{number} = nn.Linear({last.size}, {size}, "
+                         f"bias={d.chance(0.3)})")
+        self.d.tags.append(f"coupled {'input' if on_input else 'state'}")
+        z, product = last.states[-1], f"self.couple{number}({{}})"
+        before.append(f"back = torch.zeros(B, {size if is_early else last.size}, dtype=x.dtype)")
+        added = "back" if is_early else product.format("back")
+        name = "h" if on_input else d.one_of(*to.states[:-1] or to.states)
+        found = {to.states[-1]: [f"{name} = {name} + {added}"],
+                 "": [f"back = {product.format(z) if is_early else z}"]}
+        for one, after in itertools.pairwise(layers) if d.chance(0.7) else ():
+            past = f"past{number}_{after.states[-1]}"  # what a layer gives to the next waits
+            before.append(f"{past} = torch.zeros(B, {one.size}, dtype=x.dtype)")
+            found.setdefault(after.states[-1], []).append(f"h, {past} = {past}, h")
+        return found
 
     def _on_input(self, size: int) -> list[str]:
         self.odd -= 1

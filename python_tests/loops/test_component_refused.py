@@ -61,7 +61,7 @@ def test_two_layers_with_feedback_are_named():
 
     _, _, plan = run(model, (random(T, B, N), random(N, N), random(N, N, seed=1)))
     reason = next(stage.reason for stage in plan.stages if stage.kind == "loop")
-    assert re.fullmatch("expected recurrent products of one value, or of up to 4 of one shape from "
+    assert re.fullmatch("expected recurrent products of one value, or of up to 4 from "
                         r"iterations before, got those of 2, from test_component_refused.py:\d+, "
                         r"test_component_refused.py:\d+", reason)
 

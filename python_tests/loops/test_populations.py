@@ -1,0 +1,99 @@
+"""Populations that act on each other, of equal and of different sizes: each neuron of the kernels
+has a copy for each of the values that products read."""
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+import small_loops
+from small_loops import compare, spike
+
+T, B, I = 9, 4, 3
+
+# v, current, z of the step before and a coefficient -> v, z
+STEPS: list[Callable[..., tuple[Tensor, Tensor]]] = [
+    lambda v, c, z, k: ((v := k * v + c - z.detach()), spike(v - 0.3)),
+    lambda v, c, z, k: ((v := (1.0 - z) * (v + (c - v) * k)), spike(v - 0.2)),
+    lambda v, c, z, k: ((v := k * v + (1 - k) * torch.tanh(c)), v),
+    lambda v, c, z, k: ((v := v / (1 + k * k) + c), 2.0 * spike(v - 0.3))]
+
+
+def draw(seed: int) -> tuple[Callable[..., list[Any]], list[Tensor], list[int]]:
+    """A network, its tensors, and the sizes of its populations."""
+    d = random.Random(seed)
+    is_first = d.random() < 0.3  # products of values with the batch behind the neurons
+    sizes = [d.choice((1, 2, 5, 8) if is_first else (1, 2, B, 5, 8))
+             for _ in range(d.choice((2, 2, 2, 3)))]
+    steps = [d.choice(STEPS) for _ in sizes]
+    P = range(len(sizes))
+    given: list[Tensor] = [small_loops.random(T, B, I, seed=seed)]
+
+    def add(*shape: int, scale: float = 1.0) -> int:
+        given.append(small_loops.random(*shape, scale=scale, seed=seed + len(given)))
+        return len(given) - 1
+
+    forms = "number", "learned", "each"
+    coefficients: list[float | int] = [
+        d.uniform(0.3, 0.9) if (form := d.choice(forms)) == "number" else
+        add(*(sizes[p],) * (form == "each"), scale=0.5) for p in P]
+    inputs = [add(sizes[p], I) for p in P]
+    starts = [add(B, sizes[p]) if d.random() < 0.5 else None for p in P]
+    # all of a cycle, and some others: from q to p, by spikes of one or two steps before
+    pairs = {(p, (p + 1) % len(sizes)) for p in P} | {
+        (p, q) for p in P for q in P if d.random() < 0.5}
+    weights = {pair: (add(sizes[pair[0]], sizes[pair[1]]), d.choice((1, 1, 1, 2)))
+               for pair in sorted(pairs)}
+    delays = {q: lag for (_, q), (_, lag) in weights.items()}  # one for each source
+    collected = [d.random() < 0.8 or not p for p in P]
+
+    def run(*given: Tensor) -> list[Any]:
+        states = [given[0].new_zeros(B, sizes[p]) if starts[p] is None else given[starts[p]]
+                  for p in P]
+        past = [[torch.zeros_like(one)] * 2 for one in states]
+        rows: list[list[Tensor]] = []
+        for x in given[0]:
+            made = []
+            for p in P:
+                current = F.linear(x, given[inputs[p]])
+                for (to, q), (w, _) in weights.items():
+                    if to == p and is_first:
+                        current = current + (given[w] @ past[q][-delays[q]].t()).t()
+                    elif to == p:
+                        current = current + F.linear(past[q][-delays[q]], given[w])
+                k = coefficients[p]
+                made.append(steps[p](states[p], current, past[p][-1],
+                                     given[k].sigmoid() if isinstance(k, int) else k))
+            states = [v for v, _ in made]
+            past = [[older[-1], z] for older, (_, z) in zip(past, made, strict=True)]
+            rows.append([one for pair, is_read in zip(made, collected, strict=True) if is_read
+                         for one in pair])
+        return [*map(torch.stack, zip(*rows, strict=True)), *states]
+
+    return run, given, sizes
+
+
+def check(seed: int) -> None:
+    run, given, sizes = draw(seed)
+    try:
+        plan = compare(run, *given)
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}, sizes {sizes}") from error
+    (found,) = [stage.run.__self__.found  # type: ignore[attr-defined]
+                for stage in plan.stages if stage.kind == "fused"]
+    assert {*found.sizes} <= {*sizes}
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_random_populations(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSNN_COMPILE", "0")
+    for seed in range(first, first + 10):
+        check(seed)
+
+
+@pytest.mark.parametrize("seed", [1000, 1001])
+def test_compiled(seed: int) -> None:
+    check(seed)
