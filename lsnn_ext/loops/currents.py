@@ -1,6 +1,6 @@
 """Currents: what enters the neurons of a component from outside."""
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
 from math import prod
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 from .._core.route import choose_linear, pack_sparse_input
 from .ir import Now, Numbers, Slot, Varying
 from .products import Operands, find_events, linear
-from .reader import First, Later, Product
-from .recurrence import Current, Recurrence
+from .reader import Current, First, Later, Product
+from .recurrence import Recurrence
 from .values import Place
 
 
@@ -60,10 +60,9 @@ class Currents:
         product = self._find_product(given) if is_projecting else None
         if product is not None:
             return self._project(product, given)
-        currents = [self.found.spread({self.found.size(one.shape): current for one in slot for
-                                       current in [self.make_current(one, given)]},
-                                      3 if self.found.width(slot[0].shape) > 1 else 2)
-                    for slot in self.found.slots]
+        currents = [self._spread(slot, lambda one: self.make_current(one, given),
+                                 3 if self.found.width(slot[0].shape) > 1 else 2)
+                    for slot in self.found.list_slots()]
         return currents[0] if len(currents) == 1 else torch.cat(
             [one if one.dim() == 4 else one.unsqueeze(2) for one in currents], 2), {}
 
@@ -106,6 +105,10 @@ class Currents:
                 added.append(make_coefficient(self.found, given.outside[one], current.shape))
         bias = {"bias": reduce(torch.add, added).expand(*self.found.sizes)} if added else {}
         return product.source, {"w_in": w_in, **bias}
+
+    def _spread(self, slot: Sequence[Current], make: Callable[[Current], Tensor],
+                dim: int) -> Tensor:
+        return self.found.spread({self.found.size(one.shape): make(one) for one in slot}, dim)
 
     def make_current(self, current: Current, given: RunInputs) -> Tensor:
         """Returns a current (n, B, N), or (n, B, K, N) with an axis of its own."""
@@ -178,7 +181,7 @@ class Currents:
             return None, ()
         delays = tuple(sorted({delay for delay, *_ in blocks}))
 
-        def join(delay: int, current: Current, k: int) -> Tensor:
+        def join(delay: int, k: int, current: Current) -> Tensor:
             """Returns the weights from all neurons to those of a current."""
             size = self.found.size(current.shape)
             parts = [torch.zeros(inputs, size, **self.options) if (
@@ -186,10 +189,8 @@ class Currents:
                 for one, inputs in zip(self.found.emitted, self.found.sizes, strict=True)]
             return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-        rows = [[self.found.spread({self.found.size(one.shape): join(delay, one, k)
-                                    for one in slot}, 1)
-                 for slot in self.found.slots for k in range(self.found.width(slot[0].shape))]
-                for delay in delays]
+        rows = [[self._spread(slot, partial(join, delay, k), 1) for slot in self.found.list_slots()
+                 for k in range(self.found.width(slot[0].shape))] for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
 

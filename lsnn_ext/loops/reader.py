@@ -67,6 +67,13 @@ class Later(NamedTuple):
     term: Any
 
 
+class Current(NamedTuple):
+    products: tuple[Product, ...]
+    others: tuple[Any, ...]  # slots, numbers, and products of sequences from outside
+    shape: tuple[int, ...]  # to which they are broadcast
+    shift: int  # 1: read by the calls that run one iteration ahead
+
+
 Term: TypeAlias = Read | Slot | Product | First | Later | float
 
 

@@ -7,13 +7,12 @@ coefficients of another size mean nothing there: they repeat their last neuron, 
 and get no current. Where products read the z of their own iteration, the calls that z depends on
 move to the end of the step before (retiming), and run once before the first step. What enters only
 a sum with a product is added to the current outside. Each value that is read outside is z or a
-state. A value of `width`
-times as many numbers as z has an axis of this size in the step, behind that of the neurons. In the
-loop it is behind, too, or in front of them where calls such as chunk take it apart, as the gates of
-an LSTM.
+state. A value of `width` times as many numbers as z has an axis of this size in the step, behind
+that of the neurons. In the loop it is behind, too, or in front of them where calls such as chunk
+take it apart, as the gates of an LSTM.
 """
-import itertools
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from math import prod
 from typing import Any, NamedTuple
 
@@ -26,17 +25,10 @@ from .costs import DENSE, MULTIPLICATION, estimate_call
 from .functions import is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .nodes import Node, Nodes
-from .reader import SLOTS, First, Later, Name, Product, Read, Reader, StepCall
+from .reader import SLOTS, Current, First, Later, Name, Product, Read, Reader, StepCall
 from .values import Place
 
 LEAST_NEURONS = 64  # of a feature map
-
-
-class Current(NamedTuple):
-    products: tuple[Product, ...]
-    others: tuple[Any, ...]  # slots, numbers, and products of sequences from outside
-    shape: tuple[int, ...]  # to which they are broadcast
-    shift: int  # 1: read by the calls that run one iteration ahead
 
 
 class Register(NamedTuple):
@@ -82,7 +74,6 @@ class Recurrence:
         self.calls = tuple(map(self._translate, order))
         if not self.currents:  # a step has one
             self._name_current(Current((), (), (), 0))
-        self.slots = self._find_slots()
         self.places = {place: self._name_output(place) for place in self.outputs}
         self.positions = sorted({one for place in self.outputs
                                  for one in self.before(place[0], False)})
@@ -211,20 +202,15 @@ class Recurrence:
         k = int(name[1:]) if name.startswith("z") else self.sizes.index(size)
         return one.narrow(spikes.dim() - 1, sum(self.sizes[:k]), size)
 
-    # --------------------------------------------------------------------------- the step
-    def _find_slots(self) -> list[tuple[Current, ...]]:
+    def list_slots(self) -> list[tuple[Current, ...]]:
         """Returns the currents of the kernels: those of populations of different sizes are one."""
         found: dict[int, list[Current]] = {}
         for one in self.currents:
             found.setdefault(self.size(one.shape), []).append(one)
-        return [tuple(one for one in each if one is not None)
-                for each in itertools.zip_longest(*found.values())]
+        return [tuple(one for one in slot if one is not None)
+                for slot in zip_longest(*found.values())]
 
-    def find_copies(self, current: Current) -> tuple[int, ...]:
-        """Returns the copies to which a current goes."""
-        size = self.size(current.shape)
-        return tuple(k for k, one in enumerate(self.sizes) if one == size)
-
+    # --------------------------------------------------------------------------- the step
     def _translate(self, node: Node) -> "StepCall":
         """Returns a call with names for its arguments."""
         position, call = node.position, self.loop.body[node.position].call

@@ -31,12 +31,15 @@ class Step:
                       if (width := found.width(one.shape)) > 1}
         self.axes = {name: shape[2] for one, name in registers.items()
                      if len(shape := found.step_shape(one.place)) > 2}
-        first = [found.currents[slot[0]] for slot in found.slots]
+        slots = found.list_slots()
+        first = [found.currents[slot[0]] for slot in slots]
         currents = [name for one in first for name in self.parts.get(one, (one,))]
         # currents of several populations: which copies read each of them
-        self.shared = tuple((name, tuple((found.currents[one], found.find_copies(one))
-                                         for one in slot))
-                            for name, slot in zip(first, found.slots, strict=True) if len(slot) > 1)
+        self.shared = tuple(
+            (name, tuple((found.currents[one], tuple(
+                k for k, size in enumerate(found.sizes) if size == found.size(one.shape)))
+                for one in slot))
+            for name, slot in zip(first, slots, strict=True) if len(slot) > 1)
         constants = tuple(found.constants.values())
         self.inputs = (*currents, *registers.values(), *constants, "z")
         self.results = (
