@@ -89,7 +89,8 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
         return n * sum(IN_ORDER * estimate_call(call, kinds) + estimate_copies(call, kinds)
                        for call in calls)
     if stage.kind == "written":
-        return CALL + WRITTEN * NUMBER * n * prod(kinds[calls[0].inputs[-1]].shape)
+        return sum(CALL + WRITTEN * NUMBER * n * prod(kinds[call.inputs[-1]].shape)
+                   for call in calls)
     if stage.kind == "batched":
         q, = stage.positions
         is_sparse = skips_zeros(loop.expand(n // 2, q), recording.numbers)

@@ -13,7 +13,7 @@ from .functions import PRODUCTS, Apply, is_elementwise, is_pointwise
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying, find_initial
 from .reader import find_invariants
 from .recurrence import Recurrence
-from .stages import Batched, Stage, find_time_index
+from .stages import Batched, Stage
 from .values import Place
 
 INDEXING = (Tensor.__getitem__, Tensor.select, torch.select)
@@ -195,22 +195,33 @@ class Planner:
         return Stage("batched", (q,), Batched(q, one, in_order, kinds, is_pointwise(one.call)))
 
     def _written(self, component: tuple[int, ...]) -> Stage | None:
-        """out[t] = z of which only the last out is read."""
-        q = component[0]
-        one = self.loop.body[q]
+        """out[t] = z, once or more in each iteration, of which only the last out is read."""
         read, last = self._outputs(component)
-        if len(component) > 1 or one.call.function is not Tensor.__setitem__ or read != last:
+        if read != last or not read <= {(component[-1], 0)}:
             return None
-        target, index, given = pytree.tree_unflatten(one.slots, one.call.spec)[0]
-        where = find_time_index(index)
-        if where is not None and isinstance(target, Before):
-            size = self.recording.kinds[target.initial[0]].shape[where[0]]
-            where = where[0], [range(size)[i] for i in where[1]]
-        if (where is None or not isinstance(target, Before) or target.lag != 1
-                or len(set(where[1])) < len(where[1])
-                or not isinstance(given, Fixed | Now | Before | Varying) or given[:2] == (q, 0)):
+        calls = [self.loop.body[q] for q in component]
+        if any(one.call.function is not Tensor.__setitem__ for one in calls):
             return None
-        return Stage("written", (q,), partial(stages.write_all, q, one, target, given, *where))
+        given = [pytree.tree_unflatten(one.slots, one.call.spec)[0] for one in calls]
+        (first, *_), *_ = given
+        if not isinstance(first, Before) or first.lag != 1:
+            return None
+        writes, times = [], set()
+        for q, one, before, (target, index, z) in zip(
+                component, calls, (component[-1], *component), given, strict=False):
+            at = stages.find_write(index, self.recording.kinds[first.initial[0]].shape)
+            is_next = target[:2] == (before, 0) and isinstance(target, Before) == (target is first)
+            is_made = isinstance(z, Now | Before) and z.position in component
+            if at is None or not is_next or is_made or not isinstance(
+                    z, Fixed | Now | Before | Varying):
+                return None
+            writes.append((q, one, z, at[2]))
+            times.add(at[:2])
+        (dim, indices), *others = times
+        if others or len({*indices}) < len(indices):  # of two writes the later one is read
+            return None
+        return Stage("written", component, partial(
+            stages.write_all, writes, first, dim, indices))
 
 
 def is_live(call: Call, live: set[int]) -> bool:

@@ -103,18 +103,37 @@ def _take_rows(values: Tensor, rows: list[list[int]]) -> Tensor:
     return windows[:n, ..., ::step].movedim(-1, 1)
 
 
-def write_all(q: int, one: BodyCall, target: Before, given: Any, dim: int, indices: list[int],
-              frame: Frame) -> None:
-    """Runs out[t] = z of all iterations as one write."""
+def find_write(index: Any, shape: tuple[int, ...],
+               ) -> tuple[int, tuple[int, ...], tuple[Any, ...]] | None:
+    """Returns the dimension of t in an index such as t or (:, t, k), its numbers, and the entries
+    of the other dimensions, which are integers and slices; None: it is another index."""
+    is_tuple = isinstance(index, tuple) and not isinstance(index, Numbers)
+    entries = [*index] if is_tuple else [index]
+    dots = [d for d, one in enumerate(entries) if one is Ellipsis]
+    for d in dots[:1]:
+        entries[d : d + 1] = [slice(None)] * (len(shape) - len(entries) + 1)
+    at = [d for d, one in enumerate(entries) if isinstance(one, Numbers)]
+    others = [one for one in entries if not isinstance(one, Numbers)]
+    if len(at) != 1 or any(type(i) is not int for i in entries[at[0]].values) or any(
+            type(one) not in (int, slice) for one in others):
+        return None
+    return at[0], tuple(range(shape[at[0]])[i] for i in entries[at[0]].values), tuple(others)
+
+
+def write_all(writes: Sequence[tuple[int, BodyCall, Any, tuple[Any, ...]]], target: Before,
+              dim: int, indices: tuple[int, ...], frame: Frame) -> None:
+    """Runs out[t] = z of all iterations as one write, for each of some calls, of which writes has
+    the position, the call, z, and the others of find_write. target: out."""
     out = frame.initial(target)[0].clone()
-    values = frame.sequence(given)
     moved = out.movedim(dim, 0)
-    missing = moved.dim() - values.dim()
-    if missing > 0:
-        values = values.reshape(len(values), *[1] * missing, *values.shape[1:])
-    with torch.set_grad_enabled(one.call.mode.grad):
-        moved[find_slice(indices)] = values.to(out.dtype)
-    frame.last[q, 0] = out
+    for _, one, given, others in writes:
+        values, part = frame.sequence(given), moved[(slice(None), *others)]
+        missing = part.dim() - values.dim()
+        if missing > 0:
+            values = values.reshape(len(values), *[1] * missing, *values.shape[1:])
+        with torch.set_grad_enabled(one.call.mode.grad):
+            part[find_slice([*indices])] = values.to(out.dtype)
+    frame.last[writes[-1][0], 0] = out
 
 
 def run_in_order(loop: Loop, positions: Sequence[int], read: set[Place], last: set[Place],

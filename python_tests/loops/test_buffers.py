@@ -9,7 +9,7 @@ from torch import Tensor
 from lsnn_ext import fuse
 from lsnn_ext.loops.ir import Refused
 from lsnn_ext.zoo.surrogates import triangle
-from small_loops import compare, random
+from small_loops import compare, random, run
 
 T, B, N, D = 12, 3, 5, 6
 
@@ -118,3 +118,62 @@ def test_other_parts_are_equal_or_refused(look: Callable[..., Any], has_grad: bo
     torch.testing.assert_close(made, wanted)
     torch.testing.assert_close(*(torch.autograd.grad(one.cos().sum(), given[1])
                                  for one in (made, wanted)))
+
+
+# --------------------------------------------------------------------- several writes of a buffer
+ROWS = 2 * T
+SEVERAL: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
+    "layers": ((T, 2, B, N), lambda x, t, y, z: (put(x, (t, 0), y), put(x, (t, 1), z))),
+    "parts of an axis": ((B, T, 2 * N), lambda x, t, y, z: (
+        put(x, (slice(None), t, slice(N)), y), put(x, (slice(None), t, slice(N, None)), z))),
+    "time behind": ((2, B, N, T), lambda x, t, y, z: (
+        put(x, (-1, ..., t), z), put(x, (0, slice(None), slice(None), t), y))),
+    "one over the other": ((T, B, N), lambda x, t, y, z: (
+        put(x, t, y), put(x, (t, slice(1, None, 2)), z[1::2]), put(x, (t, slice(None), 0), y[:, 1]))),
+    "backwards, from the end": ((T, 3, B, N), lambda x, t, y, z: (
+        put(x, (-1 - t, 2), y), put(x, (T - 1 - t, 0), z))),
+    "rows of two steps": ((ROWS, 2, B, N), lambda x, t, y, z: (
+        put(x, (2 * t, 0), y), put(x, (2 * t, 1), z))),
+    "broadcast": ((T, 2, B, N), lambda x, t, y, z: (put(x, (t, 0), y[:, :1]), put(x, (t,), z)))}
+STAYING: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
+    "two times": ((T, B, N), lambda x, t, y, z: (put(x, t, y), put(x, T - 1 - t, z))),
+    "one time again": ((T, 2, B, N), lambda x, t, y, z: (
+        put(x, (t // 2, 0), y), put(x, (t // 2,), z))),
+    "times of two axes": ((T, T, B, N), lambda x, t, y, z: (put(x, (t, 0), y), put(x, (1, t), z))),
+    "a list": ((T, 2, B, N), lambda x, t, y, z: (put(x, (t, [0]), y), put(x, (t, [1, 0]), z)))}
+
+
+def put(x: Tensor, index: Any, value: Tensor) -> None:
+    x[index] = value
+
+
+def write_several(size: tuple[int, ...], write: Callable[..., Any]) -> Callable[..., Any]:
+    def model(x: Tensor, w: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        kept = x.new_zeros(size)
+        v = z = s = y = x.new_zeros(B, N)
+        for t in range(T):
+            v = 0.8 * v + x[t] + z @ w
+            z = triangle(v - 0.5)
+            s = 0.7 * s + z @ u
+            y = torch.tanh(s)
+            write(kept, t, y, z)
+        return kept, y
+
+    return model
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_writes_in_each_step_are_one_each(name: str) -> None:
+    plan = compare(write_several(*SEVERAL[name]), *several_given(), fused=2)
+    assert sum(stage.kind == "written" for stage in plan.stages) == 1
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_writes_whose_order_matters_stay(name: str) -> None:
+    want, got, plan = run(write_several(*STAYING[name]), several_given())
+    assert "loop" in {stage.kind for stage in plan.stages}
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def several_given() -> tuple[Tensor, ...]:
+    return random(T, B, N), random(N, N, scale=0.3), random(N, N, scale=0.3, seed=1)
