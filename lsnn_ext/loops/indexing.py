@@ -4,6 +4,7 @@
     x[:, t] = z; y = x[:, t]          y = z.clone()
     x[:, t + d] = z; y = x[:, t]      y = the z of d iterations before
     v, z = torch.stack([v, z])        v, z = v.clone(), z.clone()
+    x = torch.cat([z[None], x[:-1]])  x = torch.stack([z, z of the iteration before, ...])
 """
 import itertools
 import math
@@ -13,14 +14,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from .ir import Mode, Recording, Ref, Refused
+from .ir import Call, Mode, Recording, Ref, Refused
+from .products import bind
 from .rewrite import make_call
 
-PARTS = frozenset({"__getitem__", "__setitem__", "stack", "unbind"})  # of interest to Writes
+SHIFTS = frozenset({"cat", "concat", "concatenate", "roll"})
+PARTS = SHIFTS | {"__getitem__", "__setitem__", "stack", "unbind"}  # of interest to Writes
 MOST_PARTS = 8  # of a stack; a sequence has more
 MOST_INDICES = 64  # of a range of delays
-MOST_CALLS = 16  # among which a mask is looked for
+MOST_SHIFTED = 32  # parts of a tensor that cat or roll shifts
+MOST_CALLS = 16  # among which a mask or a part is looked for
 # Functions of a part and a number: where the gradient of the result is 0, so is that of the part.
 _LINEAR = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "neg"})
 
@@ -178,6 +183,8 @@ class Writes:
                 return None
             before = (slice(None),) * (dim % len(self.kinds[x.value].shape))
             found = [self._find((x, (*before, k)), written, one) for k, one in enumerate(results)]
+        elif name in SHIFTS:
+            found = [self._shift(name, args, kwargs)]
         else:
             found = [] if name == "stack" else [self._find(args, written, results[0])]
         return None if None in found else found  # type: ignore[return-value]
@@ -200,7 +207,8 @@ class Writes:
                 return None
             if at.dim is not None:
                 return values, at.dim  # type: ignore[return-value]
-            is_written = at.places[0] in parts.values  # its gradient, if any, is that of the value
+            # its gradient, if any, is that of the value
+            is_written = values[0] not in self.starts.values() and at.places[0] in parts.values
             if is_written and result.requires_grad != self.kinds[values[0]].requires_grad:  # type: ignore[index]
                 return None
             return values[0]
@@ -216,6 +224,79 @@ class Writes:
         parts.values[at.places[0]] = given[0].value if is_whole else None
         self.parts[written[0][1]] = parts
         return None
+
+    def note_values(self, values: int | tuple[list[int], int], value: int) -> None:
+        """Notes the parts of a value that `find` has found to be a stack."""
+        if isinstance(values, tuple):
+            self.parts[value] = _Parts((values[1],), {(k,): one for k, one in enumerate(
+                values[0])}, None)
+
+    def _shift(self, name: str, args: Any, kwargs: Any) -> tuple[list[int], int] | None:
+        """Returns the values of which cat([z[None], x[:-1]]) or roll(x, 1, 0) is the stack."""
+        if name == "roll":
+            given = bind(args, kwargs, "input", "shifts", "dims")
+            if given is None or [type(one) for one in given[1:]] != [int, int]:
+                return None
+            x, shift, dim = given
+            shape = self.kinds[x.value].shape
+            dim, n = dim % len(shape), shape[dim]
+            values = self._list_parts(x.value, dim, range(n)) if 1 < n <= MOST_SHIFTED else None
+            return None if values is None else ([values[(k - shift) % n] for k in range(n)], dim)
+        given = bind(args, kwargs, "tensors", "dim") or [()]
+        parts, dim = given[0], given[1] if len(given) > 1 else 0
+        shapes = [self.kinds[one.value].shape for one in parts if isinstance(one, Ref)]
+        if len(parts) < 2 or len(shapes) < len(parts) or type(dim) is not int or len(
+                {len(shape) for shape in shapes}) > 1:
+            return None
+        dim %= len(shapes[0])
+        if sum(shape[dim] for shape in shapes) > MOST_SHIFTED:
+            return None
+        makers = [next((call for call in self.recording.calls[-MOST_CALLS:]
+                        if one.value in call.outputs), None) for one in parts]
+        found: list[int] = []
+        has_new = False
+        for one, maker in zip(parts, makers, strict=True):
+            new = None if maker is None else self._find_new(maker, dim)
+            has_new |= new is not None
+            values = [new] if new is not None else self._list_slice(one.value, maker, dim)
+            if values is None:
+                return None
+            found += values
+        is_stack = has_new and len({self.kinds[one].dtype for one in found}) == 1
+        return (found, dim) if is_stack else None
+
+    def _find_new(self, maker: Call, dim: int) -> int | None:
+        """Returns the z of z[None] or z.unsqueeze(0), with the new axis in this place."""
+        args, kwargs = pytree.tree_unflatten(maker.leaves, maker.spec)
+        if maker.name == "unsqueeze":
+            given = bind(args, kwargs, "input", "dim")
+            shape = self.kinds[maker.outputs[0]].shape
+            return given[0].value if given and given[1] % len(shape) == dim else None
+        if maker.name != "__getitem__":
+            return None
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        is_new = len(index) > dim and index[dim] is None and all(
+            type(one) is slice and one == slice(None) or one is Ellipsis and d > dim
+            for d, one in enumerate(index) if d != dim)
+        return args[0].value if is_new else None
+
+    def _list_slice(self, value: int, maker: Call | None, dim: int) -> list[int] | None:
+        """Returns the parts of x[a:b], or of what is known to be a stack."""
+        if value in self.parts:
+            return self._list_parts(value, dim, range(self.kinds[value].shape[dim]))
+        if maker is None or maker.name != "__getitem__":
+            return None
+        x, index = pytree.tree_unflatten(maker.leaves, maker.spec)[0]
+        at = Index.of(index, self.kinds[x.value].shape)
+        return None if at is None or (at.axes, at.dim) != ((dim,), dim) else self._list_parts(
+            x.value, dim, at.numbers[dim])
+
+    def _list_parts(self, value: int, dim: int, numbers: Sequence[int]) -> list[int] | None:
+        """Returns the values x[k] for these k along a dimension; None: not all of them are
+        known."""
+        parts = self.parts.get(value, _Parts((dim,), {}, value))
+        found = [self._find_part(parts, (k,)) for k in numbers] if parts.axes == (dim,) else [None]
+        return None if None in found else found  # type: ignore[return-value]
 
     def _find_part(self, parts: _Parts, index: tuple[int, ...]) -> int | None:
         """Returns the value of a part; one from before all writes is read before them all, so that

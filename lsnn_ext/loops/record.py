@@ -291,7 +291,9 @@ class _Recorder(TorchFunctionMode):
         given = {id(one) for one in tensors}
         if name in PARTS and (values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
-                self.recording.calls.append(make_copy(value, self.add(one), line, kinds))
+                made = self.add(one)
+                self.recording.calls.append(make_copy(value, made, line, kinds))
+                self.writes.note_values(value, made)
             self.memory.note_parts(name, args, tensors, found)
             return
         if isinstance(function, Apply):

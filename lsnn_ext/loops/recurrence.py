@@ -93,8 +93,9 @@ class Recurrence:
         for place in places.union(self.outputs):
             kind = self.reader.kind(*place)
             width, rest = divmod(prod(kind.shape), max(rows * neurons, 1))
-            is_like_one = prod(kind.shape) in {rows * size for size in sizes}
-            if not is_like_one and (rest or not 1 <= width <= MAX_AXIS or len({*sizes}) > 1):
+            is_other = rest or not 1 <= width <= MAX_AXIS if len({*sizes}) == 1 else (
+                not rows or prod(kind.shape) not in {rows * size for size in sizes})
+            if is_other:
                 raise Refused(f"expected values of as many numbers as shape {tuple(shape)} has, or "
                               f"up to {MAX_AXIS} times as many, got {tuple(kind.shape)}",
                               self.line(place[0]))

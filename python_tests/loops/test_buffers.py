@@ -129,7 +129,8 @@ SEVERAL: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "time behind": ((2, B, N, T), lambda x, t, y, z: (
         put(x, (-1, ..., t), z), put(x, (0, slice(None), slice(None), t), y))),
     "one over the other": ((T, B, N), lambda x, t, y, z: (
-        put(x, t, y), put(x, (t, slice(1, None, 2)), z[1::2]), put(x, (t, slice(None), 0), y[:, 1]))),
+        put(x, t, y), put(x, (t, slice(1, None, 2)), z[1::2]),
+        put(x, (t, slice(None), 0), y[:, 1]))),
     "backwards, from the end": ((T, 3, B, N), lambda x, t, y, z: (
         put(x, (-1 - t, 2), y), put(x, (T - 1 - t, 0), z))),
     "rows of two steps": ((ROWS, 2, B, N), lambda x, t, y, z: (
@@ -177,3 +178,63 @@ def test_writes_whose_order_matters_stay(name: str) -> None:
 
 def several_given() -> tuple[Tensor, ...]:
     return random(T, B, N), random(N, N, scale=0.3), random(N, N, scale=0.3, seed=1)
+
+
+# ------------------------------------------------------------------------------- shift registers
+def _put_first(x: Tensor, z: Tensor) -> Tensor:
+    x = torch.roll(x, 1, 0)
+    x[0] = z
+    return x
+
+
+# (x, z) -> the next x of shape (D, B, N), or with the steps elsewhere; how z of D steps ago is read
+SHIFTED: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "new in front": (0, lambda x, z: torch.cat([z[None], x[:-1]]), lambda x: x[-1]),
+    "new behind": (0, lambda x, z: torch.cat((x[1:], z.unsqueeze(0)), 0), lambda x: x[0]),
+    "middle axis": (1, lambda x, z: torch.cat([x[:, 1:], z[:, None]], dim=1), lambda x: x[:, 0]),
+    "last axis": (2, lambda x, z: torch.cat([z[..., None], x[..., :-1]], -1),
+                  lambda x: x[..., D - 1]),
+    "roll": (0, _put_first, lambda x: x[-1]),
+    "two at once": (0, lambda x, z: torch.cat([z[None], (2 * z)[None], x[:-2]]), lambda x: x[-1]),
+    "several are read": (0, lambda x, z: torch.cat([z[None], x[:-1]]),
+                         lambda x: x[2] - x[1] + x[-1]),
+    "detached": (0, lambda x, z: torch.cat([z.detach()[None], x[:-1]]), lambda x: x[-2]),
+    "stack of them": (0, lambda x, z: torch.stack([z, *x.unbind(0)[:-1]]), lambda x: x[-1])}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_shift_registers_are_delays(name: str) -> None:
+    axis, shift, read = SHIFTED[name]
+
+    def model(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        v, past = x.new_zeros(B, N), x.new_zeros(D, B, N).movedim(0, axis)
+        past = past.contiguous()
+        made = []
+        for one in x:
+            v = 0.8 * v + one + read(past) @ w
+            z = triangle(v - 0.5)
+            past = shift(past, z)
+            made.append(z)
+        return torch.stack(made), past
+
+    compare(model, random(3 * T, B, N), random(N, N))
+
+
+@pytest.mark.parametrize("change", [
+    lambda x, z: torch.cat([z[None], x[:-1] * 0.5]), lambda x, z: torch.cat([x[:1], x[:-1]]) + z,
+    lambda x, z: torch.roll(x, (1, 1), (0, 1)) + z, lambda x, z: torch.roll(x, 1) + z,
+    lambda x, z: torch.cat([z[:, None].transpose(0, 1), x[:-1]]),
+    lambda x, z: torch.cat([z[None], x[[1, 0, 3, 2, 4]]]),
+    lambda x, z: torch.cat([z[None].float(), x[:-1]])])
+@pytest.mark.parametrize("is_learned", [False, True])
+def test_other_shifts_are_equal(change: Callable[..., Tensor], is_learned: bool) -> None:
+    def model(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        v, past = x.new_zeros(B, N), x.new_zeros(D, B, N)
+        past = past + w[0] if is_learned else past
+        for one in x:
+            v = 0.8 * v + one + past[-1] @ w
+            past = change(past, torch.tanh(v))
+        return v, past
+
+    want, got, _ = run(model, (random(T, B, N), random(N, N).requires_grad_()))
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
