@@ -1,4 +1,5 @@
-"""After any change a step without gradients equals one with them, errors too."""
+"""After any change a step without gradients equals one with them, errors too, and a call with
+cached coefficients equals one of a copy, which caches nothing."""
 import copy
 import pickle
 from collections.abc import Callable
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from compare import through_file
-from draws import draw
-from lsnn_ext import ALIF, LSNN, State
+from compare import assert_same, outputs_and_gradients, through_file
+from draws import draw, draw_spikes
+from lsnn_ext import ALIF, LSNN, State, functional
 from lsnn_ext.modules.parametrizations import Clamp
 from operator_calls import Calls
 from steps import I, N, assert_equal, needs_prepared_layers
@@ -41,7 +42,8 @@ def _optimizer(layer: ALIF) -> None:
 
 
 def _load(layer: ALIF, **how: Any) -> None:
-    layer.load_state_dict(ALIF(I, N, tau_mem=7.0, learn=LEARN).state_dict(), **how)
+    other = ALIF(I, N, tau_mem=7.0, learn=LEARN if layer.learn else ())
+    layer.load_state_dict(other.state_dict(), **how)
 
 
 def _swap_data(layer: ALIF) -> None:
@@ -110,6 +112,61 @@ def test_change_is_seen(name: str, layer: ALIF) -> None:
                         "refractory"):
             assert not torch.equal(got[1].v, before[1].v)
         assert_equal(layer.step(x, state), want)
+
+
+# Of a layer that learns no constant: its coefficients are cached between calls with gradients.
+CACHED: dict[str, Callable[[ALIF], Any]] = {name: CHANGES[name] for name in (
+    "data-expanded", "buffer-replaced", "tau", "threshold", "load", "load-assign", "dt",
+    "refractory", "autapses", "dynamics")} | {
+    "constant-through-numpy": lambda layer: layer.beta_l0.numpy().fill(0.3),
+    "data-of-another-dtype": lambda layer: setattr(
+        layer.tau_mem_l0, "data", layer.tau_mem_l0.double()),
+    "dampening": lambda layer: setattr(layer, "dampening", 0.7),
+    "delay": lambda layer: setattr(layer, "delay", 2),
+    "double": lambda layer: layer.double(),
+    "learns": lambda layer: layer.tau_mem_l0.requires_grad_()}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_cached_coefficients_see_a_change(name: str) -> None:
+    torch.manual_seed(0)
+    layer, x = ALIF(I, N), draw_spikes(30, 3, I, rate=0.3)
+
+    def run(layer: ALIF) -> list[Tensor]:
+        learned = [leaf for leaf in (*layer.parameters(), *layer.buffers()) if leaf.requires_grad]
+        return outputs_and_gradients(layer, learned, x.to(layer.weight_ih_l0.dtype))
+
+    before = run(layer)
+    for _ in range(2):
+        assert_same("again", run(layer), before)
+    with torch.no_grad():
+        CACHED[name](layer)
+    fresh = copy.deepcopy(layer)
+    assert "_coefficients" not in fresh.__dict__
+    after = run(layer)
+    assert_same(name, after, run(fresh))
+    same = [torch.equal(one.to(two.dtype), two) for one, two in zip(before, after, strict=False)]
+    assert not all(same) or name in ("double", "learns", "data-of-another-dtype")
+
+
+def test_another_tensor_for_one_call() -> None:
+    """torch.func.functional_call, with a gradient of a buffer too."""
+    layer, x = ALIF(I, N), draw_spikes(30, 3, I, rate=0.3)
+    want, tau = layer(x)[0], torch.tensor(5.0).requires_grad_()
+    other, state = torch.func.functional_call(layer, {"tau_mem_l0": tau}, (x,))
+    (gradient,) = torch.autograd.grad(state.v.sum(), tau)
+    assert not torch.equal(other, want) and bool(gradient.isfinite()) and bool(gradient)
+    assert_same("after it", layer(x)[0], want)
+
+
+def test_coefficients_cached_in_inference_mode() -> None:
+    layer, x = ALIF(I, N), draw_spikes(30, 200, I, rate=0.3)
+    with torch.inference_mode(), functional.use_reference():
+        layer(x)
+    layer(x)[0].sum().backward()
+    with torch.inference_mode():
+        layer(x)
+    layer(x)[0].sum().backward()
 
 
 def test_half_and_double(layer: ALIF) -> None:
