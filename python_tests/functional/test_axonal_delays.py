@@ -132,20 +132,6 @@ def test_any_neuron(neuron: Any, has_kernel: bool) -> None:
             assert_same(name, got, want, tolerance=1e-11)
 
 
-@needs_compiled
-def test_export() -> None:
-    arguments = _case(mask=True).arguments()
-
-    class Model(torch.nn.Module):
-        def forward(self, *given: Tensor) -> Tensor:
-            names = "current", "delay_kernel", "recurrent_mask"
-            return functional.alif(**arguments | dict(zip(names, given, strict=True)))[0]
-
-    given = arguments["current"], arguments["delay_kernel"], arguments["recurrent_mask"]
-    exported = torch.export.export(Model(), given).module()(*given)
-    assert torch.equal(exported, functional.alif(**arguments)[0]) and bool(exported.any())
-
-
 def test_vmap_over_kernels() -> None:
     arguments = _case(mask=True).arguments()
     kernel = arguments.pop("delay_kernel")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from compare import assert_same
-from lsnn_ext import LeakyReadout, _ops, functional, reference
+from lsnn_ext import _ops, functional, reference
 from operator_calls import needs_compiled
 from synaptic_readouts import drawn
 
@@ -134,15 +134,6 @@ def test_vmap(in_dims: tuple[int | None, ...]) -> None:
         wanted = torch.autograd.grad(want[0].square().sum(), (a, b))
         for one, other in zip((*got, *gradients), (*want, *wanted), strict=True):
             assert_same("vmap", one[i], other)
-
-
-@needs_compiled
-def test_exported_with_its_gradient() -> None:
-    module, x = LeakyReadout(5, 3), drawn(6, 2, 5, dtype=torch.float32)
-    program = torch.export.export(module, (x,)).module()
-    (want,) = torch.autograd.grad(module(x)[0].square().sum(), module.weight)
-    (got,) = torch.autograd.grad(program(x)[0].square().sum(), program.get_parameter("weight"))
-    assert_same("gradient", got, want)
 
 
 @needs_compiled

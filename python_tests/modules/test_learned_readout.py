@@ -94,17 +94,6 @@ def test_a_network() -> None:
     assert rates.shape == (1, B, 10)
 
 
-# ---------------------------------------------------------------------------------- within PyTorch
-@pytest.mark.slow
-def test_compiled_and_exported() -> None:
-    net, x = _net(), fired(T, B, N) * 2
-    want = net(x)[0].detach()
-    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
-    assert_same("compiled", compiled(x)[0].detach(), want, tolerance=1e-14)
-    program = torch.export.export(net, (x,))
-    assert_same("exported", program.module()(x)[0].detach(), want, tolerance=1e-14)
-
-
 def test_copies_pickles_and_state_dicts() -> None:
     net, x = _net(), fired(T, B, N) * 2
     with torch.no_grad():

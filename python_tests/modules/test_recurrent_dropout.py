@@ -140,13 +140,6 @@ def test_steps_without_recurrent_weights(kind: str) -> None:
     assert torch.equal(module.step(_x()[0])[0], wanted)
 
 
-def test_compile() -> None:
-    module = _make("ALIF", recurrent_dropout=P)
-    spikes = torch.compile(module, fullgraph=True, backend="aot_eager")(_x())[0]
-    spikes.square().sum().backward()
-    assert bool(spikes.any()) and bool(_get_weight(module).grad.any())  # type: ignore[union-attr]
-
-
 def test_settings_are_kept() -> None:
     layer = ALIF(I, N, recurrent_dropout=P)
     assert "recurrent_dropout=0.4" in repr(layer) and "dropout" not in repr(ALIF(I, N))

@@ -64,7 +64,11 @@ def test_compile_modes(options: dict[str, Any]) -> None:
 COMPILED: dict[str, Callable[[], tuple[Callable[..., Any], list[Any]]]] = {
     "readout": lambda: (LeakyReadout(5, 3), [_x()]),
     "synaptic readout": lambda: (make(learn=BOTH), [spikes(T, B, N), start()]),
+    "step": lambda: ((layer := ALIF(5, 7)).step, [_x(1)[0], layer(9 * _x())[1].detach()]),
+    "dropout": lambda: (ALIF(5, 7, recurrent_dropout=0.4), [_x()]),
     "network": lambda: (LSNN(5, 4, 5, 3), [_x(6)]),
+    "network with a learned readout": lambda: (
+        LSNN(5, 4, 5, 3, learn="tau_out", per_neuron=True), [_x(6)]),
     "network from a state": lambda: (net := LSNN(5, 4, 5, 3), [_x(6), net(_x(6))[1].detach()]),
     "existing synapses": lambda: (
         partial(functional.alif, sparse_grad="existing", **K),
@@ -90,11 +94,18 @@ def test_compiled_calls_are_bitwise_identical(name: str) -> None:
     call, args = COMPILED[name]()
     leaves = [one.requires_grad_() for one in args
               if isinstance(one, Tensor) and one.is_floating_point()]
-    leaves += list(call.parameters()) if isinstance(call, nn.Module) else []
+    module = getattr(call, "__self__", call)
+    leaves += list(module.parameters()) if isinstance(module, nn.Module) else []
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+
+    def run(call: Callable[..., Any]) -> list[Tensor]:
+        torch.manual_seed(0)
+        return (outputs_and_gradients(call, leaves, *args) if torch.is_grad_enabled()
+                else flat(call(*args)))
+
     with torch.no_grad():
-        assert_same(name, flat(compiled(*args)), flat(call(*args)))
-    got, want = (outputs_and_gradients(run, leaves, *args) for run in (compiled, call))
+        assert_same(name, run(compiled), run(call))
+    got, want = run(compiled), run(call)
     assert want[0].any() and all(gradient.any() for gradient in want[-len(leaves):])
     assert_same(name, got, want)
 

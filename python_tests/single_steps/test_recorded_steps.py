@@ -343,16 +343,6 @@ def test_network() -> None:
                                  for y in (ys, want)))
 
 
-def test_compiled_step() -> None:
-    layer = _layer("ALIF")
-    compiled = torch.compile(lambda x: layer.step(x)[0], backend="aot_eager", fullgraph=True)
-    x = draw(B, I)
-    got, want = compiled(x), layer.step(x)[0]
-    assert torch.equal(got, want)
-    torch.testing.assert_close(*(torch.autograd.grad(one.sum(), layer.weight_ih_l0)[0]
-                                 for one in (got, want)))
-
-
 def test_failed_pass_leaves_nothing_behind() -> None:
     """What a backward pass had added up before it failed is no part of the next one."""
     layer = _layer("ALIF")
