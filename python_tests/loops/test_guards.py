@@ -19,7 +19,7 @@ from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
 from lsnn_ext.loops.snapshot import Snapshot
 
-GAIN = 2.0
+GAIN, SLOPE = 2.0, 2.0
 UNUSED = 3.0
 SETTINGS = {"tau": 5.0, "names": ["a"]}
 
@@ -38,7 +38,7 @@ class Surrogate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * GAIN
+        return gradient * SLOPE
 
 
 class Slots:
@@ -187,7 +187,7 @@ def test_a_change_is_noticed(name: str) -> None:
 
 
 ELSEWHERE: dict[str, tuple[Any, Any, Any]] = {
-    "global": (globals(), "GAIN", 3.0),
+    "global": (globals(), "GAIN", 3.0), "global of a backward": (globals(), "SLOPE", 3.0),
     "dict in a global": (SETTINGS, "tau", 6.0),
     "list in a global": (SETTINGS, "names", ["a", "b"]),
     "function": (globals(), "_helper", lambda x: x),

@@ -64,16 +64,6 @@ class DecayAlternates(Changed):
         self.beta = 0.75 if call % 2 == 0 else 0.5
 
 
-@fused
-class TypeOfNumber(Changed):
-    """1.0 becomes True: equal, yet other types."""
-
-    changes = False
-
-    def to_change(self) -> None:
-        self.threshold = True  # type: ignore[assignment]
-
-
 def replace_parameter(self: Net) -> None:
     self.back.weight = nn.Parameter(self.back.weight.detach() * 2)
 
@@ -132,22 +122,6 @@ def step_as_optimizer(self: Net) -> None:
 
 
 add(fused, ChangedInPlace, "to_change", OptimizerStep=step_as_optimizer, StateLoaded=halve_state)
-
-
-@fused
-class SignOfZero(Changed):
-    changes = False
-    offset = 0.0
-
-    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v, z = super().step(x, v, z)
-        return v.clamp(max=2.0) * 0.75, z
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return math.copysign(1.0, self.offset) * spikes
-
-    def to_change(self) -> None:
-        self.offset = -0.0
 
 
 @fused
@@ -210,34 +184,3 @@ class PlainTensorWritten(PlainTensor):
 
 add(fused, PlainTensor, "to_change", PlainTensorOfOtherShape=lambda self: setattr(
     self, "gain", torch.tensor(2.0, dtype=self.dtype)))
-
-
-@fused
-class Property(Changed):
-    """A property that computes from an attribute with another name."""
-
-    hidden = 4
-
-    @property
-    def gain(self) -> float:
-        return self.hidden / 4
-
-    def order(self, x: Tensor) -> Any:
-        return x * self.gain
-
-    def to_change(self) -> None:
-        self.hidden = 8
-
-
-@fused
-class Renamed(Changed):
-    """Two layers change places."""
-
-    def prepare(self) -> None:
-        self.left, self.right = nn.Linear(N, 3), nn.Linear(N, 3)
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return self.left(spikes) - 2 * self.right(spikes)
-
-    def to_change(self) -> None:
-        self.left, self.right = self.right, self.left

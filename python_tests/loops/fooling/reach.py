@@ -19,7 +19,7 @@ from fooling.base import N, Net, Spike, add, fused, loop
 from fooling.changes import Changed, Switched
 from fooling.elsewhere import scaled
 
-SLOPE = 4.0
+TENSOR = torch.full((N,), 0.5, dtype=torch.float64)
 NUMBERS = {"gain": 1.0}
 
 
@@ -34,7 +34,7 @@ class Far(Changed):
 
     @classmethod
     def reset(cls) -> None:
-        elsewhere.GAIN = elsewhere.Scaler.gain = 1.0
+        elsewhere.GAIN = 1.0
 
 
 add(fused, Far, "order",
@@ -65,12 +65,6 @@ class OfObject(Far):
 
     def set(self, gain: float) -> None:
         self.scaler.gain = gain
-
-
-@fused
-class OfClassOfObject(OfObject):
-    def set(self, gain: float) -> None:
-        elsewhere.Scaler.gain = gain
 
 
 @fused
@@ -206,6 +200,10 @@ add(fused, Switched, "order switch",
     OfOptimizer=(lambda self, x: OPTIMIZER.param_groups[0]["lr"] * x,
                  staticmethod(lambda number: OPTIMIZER.param_groups[0].update(lr=number))))
 
+# The slope of a surrogate, an attribute of its class.
+add(fused, Switched, "switch numbers", OfSurrogate=(
+    staticmethod(lambda number: setattr(Spike, "scale", number)), (4.0, 1.0)))
+
 # What each thread or context has for itself.
 LOCAL, CONTEXT, EVENT = threading.local(), ContextVar("gain", default=1.0), threading.Event()
 add(fused, Switched, "order switch",
@@ -216,64 +214,34 @@ add(fused, Switched, "order switch",
              staticmethod(lambda number: EVENT.set() if number == 2 else EVENT.clear())))
 
 
-@fused
-class OfArray(Far):
-    """An array of NumPy, written to in place."""
-
-    def prepare(self) -> None:
-        self.gains = np.ones(3)
-
-    def order(self, x: Tensor) -> Tensor:
-        return float(self.gains[1]) * x
-
-    def set(self, gain: float) -> None:
-        self.gains[1] = gain
-
-
-# The array shares its memory with a tensor.
-add(loop, OfArray, "order", OfArrayShared=lambda self, x: torch.from_numpy(self.gains)[1] * x)
+# An array of NumPy, written to in place, shares its memory with a tensor.
+add(loop, Far, "prepare order set", OfArrayShared=(
+    lambda self: setattr(self, "gains", np.ones(3)),
+    lambda self, x: torch.from_numpy(self.gains)[1] * x,
+    lambda self, gain: self.gains.__setitem__(1, gain)))
 
 
 @fused
-class OfBackward(Switched):
-    """The backward of a class is replaced."""
+class OfGlobalTensor(Switched):
+    """Another tensor under the same name."""
 
-    numbers = 4.0, 1.0
+    numbers = 0.5, 2.0
+
+    def result(self, x: Tensor, spikes: Tensor) -> Any:
+        return spikes * TENSOR
 
     @staticmethod
     def switch(number: float) -> None:
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            return g / (number * ctx.saved_tensors[0].abs() + 1) ** 2
-
-        Spike.backward = staticmethod(backward)  # type: ignore[method-assign]
-
-    @classmethod
-    def reset(cls) -> None:
-        Spike.backward = ORIGINAL  # type: ignore[method-assign]
-
-
-ORIGINAL = Spike.__dict__["backward"]
-
-
-class Sloped(Spike):
-    """A backward that reads a global."""
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return g / (SLOPE * ctx.saved_tensors[0].abs() + 1) ** 2
+        global TENSOR
+        TENSOR = torch.full((N,), number, dtype=torch.float64)
 
 
 @fused
-class OfGlobalOfBackward(Switched):
-    numbers = 4.0, 1.0
+class OfGlobalTensorWritten(OfGlobalTensor):
+    replayed = (1, 2)
 
-    def spike(self, v: Tensor) -> Tensor:
-        return Sloped.apply(v)
-
-    @staticmethod
-    def switch(number: float) -> None:
-        global SLOPE
-        SLOPE = number
+    def change(self, call: int) -> None:
+        TENSOR.fill_(self.numbers[call > 1])
 
 
 @fused
@@ -294,24 +262,6 @@ ZEROS = Net.zeros
 
 
 @fused
-class StepsOfAttribute(Changed):
-    steps = 9
-
-    def order(self, x: Tensor) -> Any:
-        return (x[t] for t in range(self.steps))
-
-    def to_change(self) -> None:
-        self.steps = 7
-
-
-# Only a submodule goes to eval.
-add(loop, Changed, "prepare order to_change", PartEvaluates=(
-    lambda self: setattr(self, "drop", nn.Dropout(0.5)),
-    lambda self, x: (self.drop(x_t) for x_t in x),
-    lambda self: self.drop.eval()))
-
-
-@fused
 class LayerDeleted(Changed):
     def prepare(self) -> None:
         self.layers = nn.ModuleList([nn.Linear(N, N) for _ in range(3)])
@@ -323,9 +273,3 @@ class LayerDeleted(Changed):
 
     def to_change(self) -> None:
         del self.layers[1]
-
-
-@fused
-class LayersReversed(LayerDeleted):
-    def to_change(self) -> None:
-        self.layers[0], self.layers[2] = self.layers[2], self.layers[0]

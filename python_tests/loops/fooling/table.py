@@ -5,6 +5,6 @@ from fooling.base import PROGRAMS  # noqa: F401
 
 FILES = ("around", "bodies", "changes", "counters", "delays", "draws", "functions", "hooks",
          "indices", "layers", "memory", "modes", "outputs", "parts", "places", "reach", "results",
-         "scopes", "sizes", "traps", "unusual", "values", "writes")
+         "sizes", "traps", "unusual", "values", "writes")
 for name in FILES:
     import_module(f"fooling.{name}")
