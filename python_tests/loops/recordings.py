@@ -211,7 +211,9 @@ class Argument:
         if self.kind == "equal":
             self.numbers = [r.choice((3, 0.5, None, "mean", -1, True))] * T
         elif is_mixed and r.random() < 0.3:
-            pool = (0.0, -0.0, 1, 1.0, True, False, 0, None, float("nan"), torch.float32)
+            pool = r.choice((
+                (0.0, -0.0, 0, False), (1, 1.0, True), (0j, -0j), (slice(0, 1), slice(0, True)),
+                ((1,), (1.0,), (True,)), (None, float("nan"), torch.float32, torch.float64)))
             self.numbers = [r.choice(pool) for _ in range(T)]
         elif r.random() < 0.2:
             self.numbers = [slice(t, t + 1) for t in range(T)]
@@ -241,6 +243,8 @@ def add_loop(r: random.Random, recorder: Recorder, perturb: float) -> int:
     writes = [next((i for i, a in enumerate(each) if a.kind in ("now", "before")), None)
               if r.random() < 0.2 else None for each in arguments]
     is_random = [r.random() < 0.1 for _ in range(P)]
+    keywords = [{"alpha": 1} if r.random() < 0.2 else {} for _ in range(P)]
+    changes = r.sample(range(10), 3)
     is_other = [r.random() < perturb and t not in range(2, 2 + T // 2) for t in range(T)]
     rows: list[list[tuple[int, ...]]] = []
     start = len(recorder.calls)
@@ -249,9 +253,9 @@ def add_loop(r: random.Random, recorder: Recorder, perturb: float) -> int:
         for p in range(P):
             function, mode, draws = functions[p], GRAD, is_random[p]
             args = [a.at(t, rows) for a in arguments[p]]
-            where = writes[p]
+            where, outputs, keyword, is_in_place = writes[p], body[p], keywords[p], False
             if is_other[t] and r.random() < 0.5:
-                change = r.randrange(6)
+                change = r.choice(changes)
                 if change == 0:
                     function = r.choice(FUNCTIONS)
                 elif change == 1:
@@ -261,7 +265,15 @@ def add_loop(r: random.Random, recorder: Recorder, perturb: float) -> int:
                 elif change == 3:
                     args.append(r.choice((1, Ref(r.choice(list(recorder.leaves))))))
                 elif change == 4:
-                    where = None
+                    where = r.choice((None, *range(len(args))))
+                elif change == 5:
+                    keyword = {"beta": 1}
+                elif change == 6:
+                    outputs = 2
+                elif change == 7:
+                    is_in_place = outputs == 1
+                elif change == 8:
+                    draws = not draws
                 else:
                     recorder.call(r.choice(FUNCTIONS), Ref(recorder.count))
             if not any(isinstance(a, Ref) for a in args):
@@ -271,8 +283,11 @@ def add_loop(r: random.Random, recorder: Recorder, perturb: float) -> int:
                 written = [args[where].value]
                 if r.random() < 0.2:
                     args.append(args[where])
-            found = recorder.call(function, *args, outputs=body[p], writes=written, mode=mode,
-                                  is_random=draws)
+            is_in_place = is_in_place and bool(written)
+            found = recorder.call(function, *args, outputs=0 if is_in_place else outputs,
+                                  writes=written, mode=mode, is_random=draws, **keyword)
+            if is_in_place:
+                recorder.calls[-1] = recorder.calls[-1].replace(results=Ref(found[0]))
             rows[t].append(found)
     return len(recorder.calls) - start
 

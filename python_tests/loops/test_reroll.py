@@ -151,16 +151,6 @@ def test_a_value_of_many_iterations_before() -> None:
     assert covered(_loops(recorder.recording(past[-1]))) >= 8
 
 
-def test_a_value_of_the_first_iteration_in_all_later_ones() -> None:
-    """v0 is made in the loop, and all later iterations read it."""
-    recorder = Recorder()
-    v = first = recorder.leaf()
-    for t in range(20):
-        v, = recorder.call(F, Ref(v), Ref(first))
-        first = v if t == 0 else first
-    _loops(recorder.recording(v))
-
-
 def _more(recorder: Recorder, state: list[int], **options: Any) -> None:
     state[0], = recorder.call(F, Ref(state[0]), *options.pop("args", ()), **options)
 
@@ -179,49 +169,6 @@ def test_one_step_that_differs(name: str, step: int) -> None:
     recording = _simple(20, lambda t, *args: CHANGES[name](*args) if t == step else None)
     longest = max(step, 19 - step) - 3
     assert max((covered([loop]) for loop in _loops(recording)), default=0) >= 4 * longest
-
-
-@pytest.mark.parametrize("numbers", [
-    [1, 1.0, True, 1], [0.0, -0.0, 0.0, -0.0], [float("nan")] * 4, ["a", "b", "a", None],
-    [torch.float32, torch.float64, torch.float32, torch.float64],
-    [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)], [0, False, 0.0, -0.0],
-    [0j, -0j, 0.0, 0], [slice(0, 1), slice(0, 1.0), slice(0, True), slice(0, 1)],
-    [(1,), (1.0,), (True,), (1,)], [torch.Size([1]), (1,), torch.Size([1]), (1,)],
-])
-def test_numbers_that_only_compare_equal(numbers: list[object]) -> None:
-    recorder = Recorder()
-    v = recorder.leaf()
-    for number in 3 * numbers:
-        v, = recorder.call(F, Ref(v), number)
-        v, = recorder.call(G, Ref(v))
-    _loops(recorder.recording(v))
-
-
-def test_modes_draws_functions_and_keywords_are_compared() -> None:
-    recorder = Recorder()
-    v = recorder.leaf()
-    for t in range(12):
-        v, = recorder.call(F, Ref(v), mode=NO_GRAD if t == 5 else recorder.calls[0].mode
-                           if t else NO_GRAD)
-        v, = recorder.call(F, Ref(v), is_random=t == 3)
-        v, = recorder.call(G, Ref(v), **({"alpha": 1} if t == 7 else {"beta": 1}))
-        v, = recorder.call(H if t == 9 else G, Ref(v))
-    _loops(recorder.recording(v))
-
-
-def test_results_of_other_forms() -> None:
-    """A tuple in some iterations, one tensor in others; a result that is the written tensor."""
-    recorder = Recorder()
-    v = recorder.leaf()
-    for t in range(12):
-        v = recorder.call(F, Ref(v), outputs=2 if t % 5 == 4 else 1)[0]
-        call = recorder.calls[-1]
-        if t % 3 == 2:
-            after = recorder.value()
-            recorder.calls[-1] = call.replace(results=Ref(after),
-                                               written=((call.inputs[0], after),))
-            v = after
-    _loops(recorder.recording(v))
 
 
 @pytest.mark.parametrize("places", [(0,), (1,), (0, 1), (0, 1, 0), (1, 0, 0)])
@@ -286,32 +233,18 @@ def _fibonacci() -> Iterator[int]:
     return iter(b)
 
 
-def _nested() -> Iterator[int]:
-    """((a b)^3 c)^5 d and so on."""
-    word = [0, 1]
-    for letter, power in ((2, 3), (3, 5), (4, 7), (5, 11), (0, 13)):
-        word = word * power + [letter]
-    return iter(word)
-
-
 def _random() -> Iterator[int]:
     r = random.Random(1)
     return (r.randrange(2) for _ in count())
 
 
 WORDS: dict[str, Callable[[], Iterator[int]]] = {
-    "equal": lambda: iter([0] * MANY),
     "fibonacci": _fibonacci,
-    "nested": _nested,
     "random": _random,
-    "thue_morse": lambda: (bin(t).count("1") % 2 for t in count()),
     "ruler": lambda: (((t + 1) & -(t + 1)).bit_length() % 6 for t in count()),
     "growing": lambda: (int(t == 0) for n in count(1) for t in range(n)),
-    "shrinking": lambda: (int(t == 0) for n in range(210, 0, -1) for t in range(n)),
     "late": lambda: iter(([0] * 99 + [1]) * 100 + [2] + ([0] * 99 + [1]) * 100),
     "long body": lambda: iter(2 * [random.Random(t).randrange(6) for t in range(MANY // 2)]),
-    "almost": lambda: iter([int(t in (MANY // 3, MANY // 2)) for t in range(MANY)]),
-    "pairs": lambda: (t % 2 for t in count()),
 }
 
 
