@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import lsnn_ext
+from compare import weighted_gradients
 from lsnn_ext._core.decisions import listening
 from lsnn_ext.codegen import call as codegen_call
 from lsnn_ext.codegen.call import RepeatedCall
@@ -46,8 +47,7 @@ def run(function: Any, given: dict[str, Any]) -> list[Tensor]:
     leaves = [one for one in (given["x"], given["w_rec"], given["coefficients"]["a"],
                               *given["state"].states.values(), given.get("w_in"),
                               given.get("bias")) if one is not None and one.requires_grad]
-    total = sum((one * draw(*one.shape, seed=9)).sum() for one in results)
-    return [*results, *(torch.autograd.grad(total, leaves) if leaves else ())]
+    return [*results, *(weighted_gradients(results, leaves) if leaves else ())]
 
 
 def recurrent(x: Tensor, w_rec: Tensor, delay: Any, state: NeuronState,

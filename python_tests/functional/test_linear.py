@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import VIEWS, assert_same
+from compare import VIEWS, assert_same, outputs_and_gradients
 from lsnn_ext import functional
 from operator_calls import needs_compiled
 
@@ -22,10 +22,9 @@ def _run(linear: Callable[..., Tensor], leaves: list[Tensor],
          weights: Tensor | None = None) -> list[Tensor]:
     """The output, and the gradients of copies of the leaves."""
     copies = [leaf.clone().requires_grad_() for leaf in leaves]
-    out = linear(*copies)
     if weights is None:
-        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(5),
-                              dtype=out.dtype)
+        return outputs_and_gradients(linear, copies, *copies)
+    out = linear(*copies)
     return [out.detach(), *torch.autograd.grad(out, copies, weights)]
 
 
@@ -44,8 +43,7 @@ def test_same_as_torch(size: tuple[int, ...], rate: float, dtype: torch.dtype, b
     if rate < 1:
         x = (torch.rand(T, B, inputs, generator=random) < rate).to(dtype)
     leaves = [x, drawn(outputs, inputs), *([drawn(outputs)] if bias else [])]
-    weights = drawn(T, B, outputs)
-    found = [_run(linear, leaves, weights) for linear in LINEAR]
+    found = [_run(linear, leaves) for linear in LINEAR]
     assert_same("y, x, weight, bias", *found, tolerance=1e-5 if dtype == torch.float32 else 1e-13)
 
 

@@ -1,11 +1,12 @@
 """sparse_grad="existing": bitwise the gradients of nonzero synapses, else 0."""
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_all_same, assert_same
+from compare import assert_same, outputs_and_gradients
 from lsnn_ext import ALIF, LIF, LSNN, functional, init, optim, reference
 from module_kinds import run_steps
 from operator_calls import needs_compiled
@@ -28,13 +29,6 @@ def _layer(form: str, N: int, density: float, dtype: torch.dtype) -> tuple[Tenso
     return w, (0, 2, 5) if form == "matrices" else 1
 
 
-def _run(x: Tensor, w: Tensor, delay: Any, sparse_grad: str) -> dict[str, Tensor]:
-    x, w = x.clone().requires_grad_(), w.detach().clone().requires_grad_()
-    spikes, state = functional.alif(x, w, delay=delay, sparse_grad=sparse_grad, **K)
-    (spikes.square().sum() + state.v.sum()).backward()
-    return {"spikes": spikes.detach(), "d x": x.grad, "d w": w.grad}
-
-
 @needs_compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("N", "density"), [(7, 0.5), (33, 1.0), (70, 0.0), (130, 0.12),
@@ -43,10 +37,13 @@ def _run(x: Tensor, w: Tensor, delay: Any, sparse_grad: str) -> dict[str, Tensor
 def test_has_the_bits_of_all(form: str, N: int, density: float, dtype: torch.dtype) -> None:
     w, delay = _layer(form, N, density, dtype)
     x = torch.rand(25, 33, N, generator=torch.Generator().manual_seed(1), dtype=dtype) * 1.2
-    existing, of_all = (_run(x, w, delay, which) for which in ("existing", "all"))
-    assert_all_same(existing, of_all | {"d w": torch.where(w == 0, 0.0, of_all["d w"])})
-    assert bool((of_all["d w"][w == 0] != 0).any()) == (density < 1)
-    assert bool((existing["d w"] != 0).any()) == (density > 0)
+    leaves = x.requires_grad_(), w.requires_grad_()
+    (*existing, d_w), (*of_all, all_w) = (outputs_and_gradients(
+        partial(functional.alif, delay=delay, sparse_grad=which, **K), leaves, *leaves)
+        for which in ("existing", "all"))
+    assert_same("outputs, d x, d w", [*existing, d_w], [*of_all, all_w.where(w != 0, 0.0)])
+    assert bool((all_w[w == 0] != 0).any()) == (density < 1)
+    assert bool((d_w != 0).any()) == (density > 0)
 
 
 # ------------------------------------------------------------------------------------------ modules

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import lsnn_ext
+import originals
 from compare import assert_same
-from originals import tolerance, uniform
+from originals import tolerance
 from package_models import Row, Small, Values
 from package_rows import ROWS
 
@@ -32,16 +33,7 @@ def results(model: Small, x: Tensor, row: Row, names: tuple[str, ...] = ()) -> V
     torch.manual_seed(7)  # of the states that are drawn
     model.reset()
     x = x.clone().requires_grad_()
-    found = model(x)
-    leaves = {"x": x, **learned(model, row)}
-    loss = sum((value * uniform(-1, 1, *value.shape, dtype=value.dtype, seed=90 + index)).sum()
-               for index, (name, value) in enumerate(found.items()) if name in (names or found))
-    gradients: Any = [None] * len(leaves)
-    if isinstance(loss, Tensor) and loss.requires_grad:
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    return {name: value.detach().clone() for name, value in found.items()} | {
-        f"gradient of {name}": gradient for (name, _), gradient in zip(
-            leaves.items(), gradients, strict=True)}
+    return originals.results(lambda: model(x), {"x": x, **learned(model, row)}, names)
 
 
 def assert_equal(ours: Small, theirs: Small, x: Tensor, row: Row) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import lsnn_ext
+from compare import outputs_and_gradients
 from draws import draw_spikes
 from layers import First
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Profile, _ops, functional
@@ -212,19 +213,14 @@ def test_forms_of_input() -> None:
             and frozen.counters["backward_calls"] == 0)
 
 
-def _everything(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    out = layer(x)[0]
-    return [out, *torch.autograd.grad(out.square().sum(), list(layer.parameters()))]
-
-
 @pytest.mark.parametrize("name", ["alif", "two layers, both directions", "checkpoints", "double",
                                   "delays"])
 def test_counting_does_not_change_a_bit(name: str) -> None:
     layer, x = LAYERS[name]
-    before = _everything(layer, x)
+    before = outputs_and_gradients(layer, layer.parameters(), x)
     assert _ops._C.profile(True) is False
     try:
-        counted = _everything(layer, x)
+        counted = outputs_and_gradients(layer, layer.parameters(), x)
     finally:
         assert _ops._C.profile(False) is True
     assert all(torch.equal(a, b) for a, b in zip(before, counted, strict=True))
