@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial, reduce
 from math import prod
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class Component:
     def run(self, frame: Frame) -> None:
         """Sets frame.sequences and frame.last of what is read."""
         made = self.make_sequences(frame, self.last)
-        frame.values.packed += [one for one in map(find_attached, made.values())
+        frame.values.packed += [ref(one) for one in map(find_attached, made.values())
                                 if one is not None]
         frame.last.update((place, made.pop(place)[-1]) for place in self.last)
         frame.sequences.update(made)
@@ -119,8 +119,8 @@ class Component:
             self.found.rows, -1).to(**self.options, copy=True)
             for (slot, shape), name in self.found.constants.items()}
         states = {name: self.found.copy(one, 1) for name, one in states.items()}
-        coefficients = {name: self.found.copy(make_coefficient(
-            self.found, given.outside[slot], shape), 0)
+        coefficients = {name: self.found.copy_coefficient(make_coefficient(
+            self.found, given.outside[slot], shape), shape)
             for (slot, shape), name in self.found.coefficients.items()}
         if self.found.copies > 1:
             coefficients["copy"] = torch.cat([torch.full((size,), k, **self.options)

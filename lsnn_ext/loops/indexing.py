@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .functions import find_line
 from .ir import Call, Mode, Recording, Ref, Refused
 from .products import bind
 from .rewrite import make_call
@@ -184,7 +185,10 @@ class Writes:
             before = (slice(None),) * (dim % len(self.kinds[x.value].shape))
             found = [self._find((x, (*before, k)), written, one) for k, one in enumerate(results)]
         elif name in SHIFTS:
-            found = [self._shift(name, args, kwargs)]
+            values = self._shift(name, args, kwargs)
+            has_grad = values is not None and any(self.kinds[one].requires_grad
+                                                  for one in values[0])
+            found = [None if has_grad and not results[0].requires_grad else values]
         else:
             found = [] if name == "stack" else [self._find(args, written, results[0])]
         return None if None in found else found  # type: ignore[return-value]
@@ -259,7 +263,10 @@ class Writes:
             new = None if maker is None else self._find_new(maker, dim)
             has_new |= new is not None
             values = [new] if new is not None else self._list_slice(one.value, maker, dim)
-            if values is None:
+            has_grad = torch.is_grad_enabled() if maker is None else maker.mode.grad
+            if values is None or has_grad != torch.is_grad_enabled() or (  # a view under no_grad
+                    not self.kinds[one.value].requires_grad
+                    and any(self.kinds[value].requires_grad for value in values)):
                 return None
             found += values
         is_stack = has_new and len({self.kinds[one].dtype for one in found}) == 1
@@ -294,9 +301,26 @@ class Writes:
     def _list_parts(self, value: int, dim: int, numbers: Sequence[int]) -> list[int] | None:
         """Returns the values x[k] for these k along a dimension; None: not all of them are
         known."""
+        if value not in self.parts and not self._is_start(value):
+            return None
         parts = self.parts.get(value, _Parts((dim,), {}, value))
         found = [self._find_part(parts, (k,)) for k in numbers] if parts.axes == (dim,) else [None]
         return None if None in found else found  # type: ignore[return-value]
+
+    def _is_start(self, value: int) -> bool:
+        """Whether a value may be the first one of a register: what a factory has made, or what is
+        there before the call; not x[t] of each iteration, which would be cut into its numbers."""
+        for _ in range(0 if self.kinds[value].requires_grad else MOST_CALLS):
+            maker = next((call for call in reversed(self.recording.calls)
+                          if value in call.outputs), None)
+            if maker is None or not maker.inputs or maker.name.startswith("new_") or (
+                    maker.name.endswith("_like")):
+                return True
+            if len(maker.inputs) > 1 or maker.name in ("__getitem__", "select", "narrow") or len(
+                    maker.outputs) > 1:
+                return False
+            value, = maker.inputs
+        return False
 
     def _find_part(self, parts: _Parts, index: tuple[int, ...]) -> int | None:
         """Returns the value of a part; one from before all writes is read before them all, so that
@@ -314,6 +338,6 @@ class Writes:
             where = next((i + 1 for i in reversed(range(len(calls)))
                           if parts.first in calls[i].outputs), 0)
             calls.insert(where, make_call(Tensor.__getitem__, (Ref(parts.first), entries),
-                                          Ref(value), Mode.now(), calls[-1].line))
+                                          Ref(value), Mode.now(), find_line()))
             self.starts[key] = value
         return self.starts.get(key)

@@ -217,8 +217,9 @@ class Plan:
         made = pytree.tree_map(result, recording.result)
         changed = [pytree.tree_map(result, tree) for _, tree in recording.changed]
         written = {leaf: values.get(value) for leaf, value in recording.written.items()}
-        for one in values.packed:  # the caller may write to results
-            detach_bits(one)
+        for packed in values.packed:
+            if (spikes := packed()) is not None:
+                detach_bits(spikes)
         return (made, changed, written), values.frames
 
 

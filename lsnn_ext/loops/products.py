@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .. import functional
-from .._core.bits import PackedSpikes, find_bits
+from .._core.bits import PackedSpikes, find_bits, make_carrier
 from .._core.route import choose_linear, pack_sparse_input
 from .ir import Call
 
@@ -154,7 +154,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def find_events(x: Tensor, weight: Tensor) -> PackedSpikes | None:
     """Returns spikes of a component with their bits where these are the faster to multiply."""
     bits = find_bits(x)
-    return None if bits is None or choose_linear(x, weight)[0] != "events" else bits
+    if bits is None or choose_linear(x, weight)[0] != "events":
+        return None
+    return bits._replace(carrier=_Carrier.apply(x))
+
+
+class _Carrier(torch.autograd.Function):
+    """A carrier of the gradient of spikes, whose numbers are not kept until the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return make_carrier(x, *x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
 
 
 def bind(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[Any] | None:

@@ -93,9 +93,8 @@ class Recurrence:
         for place in places.union(self.outputs):
             kind = self.reader.kind(*place)
             width, rest = divmod(prod(kind.shape), max(rows * neurons, 1))
-            is_other = rest or not 1 <= width <= MAX_AXIS if len({*sizes}) == 1 else (
-                not rows or prod(kind.shape) not in {rows * size for size in sizes})
-            if is_other:
+            if rest or not 1 <= width <= MAX_AXIS if len({*sizes}) == 1 else (
+                    not rows or prod(kind.shape) not in {rows * size for size in sizes}):
                 raise Refused(f"expected values of as many numbers as shape {tuple(shape)} has, or "
                               f"up to {MAX_AXIS} times as many, got {tuple(kind.shape)}",
                               self.line(place[0]))
@@ -183,6 +182,13 @@ class Recurrence:
         return torch.cat([tensor if size == last + 1 else tensor.detach().index_select(
             dim, torch.arange(size, device=tensor.device).clamp(max=last))
             for size in self.sizes], dim)
+
+    def copy_coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Returns a coefficient of results of this shape for each copy. A learned one of all
+        neurons is one for each where copies of other sizes may have gradients that are NaN."""
+        if not tensor.dim() and tensor.requires_grad and len({*self.sizes}) > 1:
+            tensor = tensor.expand(self.size(shape))
+        return self.copy(tensor, 0)
 
     def spread(self, parts: Mapping[int, Tensor], dim: int) -> Tensor:
         """Returns numbers of all neurons along this dimension. parts: by their number; those of

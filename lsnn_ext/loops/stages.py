@@ -128,9 +128,8 @@ def write_all(writes: Sequence[tuple[int, BodyCall, Any, tuple[Any, ...]]], targ
     moved = out.movedim(dim, 0)
     for _, one, given, others in writes:
         values, part = frame.sequence(given), moved[(slice(None), *others)]
-        missing = part.dim() - values.dim()
-        if missing > 0:
-            values = values.reshape(len(values), *[1] * missing, *values.shape[1:])
+        missing = part.dim() - values.dim()  # < 0: z has axes of 1 in front
+        values = values.reshape(len(values), *[1] * missing, *values.shape[1 + max(-missing, 0):])
         with torch.set_grad_enabled(one.call.mode.grad):
             part[find_slice([*indices])] = values.to(out.dtype)
     frame.last[writes[-1][0], 0] = out

@@ -34,12 +34,13 @@ class Step:
         slots = found.list_slots()
         first = [found.currents[slot[0]] for slot in slots]
         currents = [name for one in first for name in self.parts.get(one, (one,))]
-        # currents of several populations: which copies read each of them
+        # of populations of several sizes: which copies read a current; the others, where it means
+        # nothing, must not give it a gradient that is NaN
         self.shared = tuple(
             (name, tuple((found.currents[one], tuple(
                 k for k, size in enumerate(found.sizes) if size == found.size(one.shape)))
                 for one in slot))
-            for name, slot in zip(first, slots, strict=True) if len(slot) > 1)
+            for name, slot in zip(first, slots, strict=True) if len({*found.sizes}) > 1)
         constants = tuple(found.constants.values())
         self.inputs = (*currents, *registers.values(), *constants, "z")
         self.results = (

@@ -2,6 +2,7 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ class Values:
         self.frames: dict[int, Frame] = {}  # of the loops so far, and below 0 of unbind
         self.products: dict[int, Operands | Stacked] = {}  # which are computed when they are read
         self.taken: set[int] = set()  # storages of stacks, and of what frames have views of
-        self.packed: list[Tensor] = []  # spikes with bits, whose numbers nobody else may write yet
+        self.packed: list[ref[Tensor]] = []  # spikes with bits, until the caller may write to them
         self._leaves: set[int] | None = None
 
     def get(self, value: int) -> Tensor:

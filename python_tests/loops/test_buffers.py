@@ -135,7 +135,9 @@ SEVERAL: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
         put(x, (-1 - t, 2), y), put(x, (T - 1 - t, 0), z))),
     "rows of two steps": ((ROWS, 2, B, N), lambda x, t, y, z: (
         put(x, (2 * t, 0), y), put(x, (2 * t, 1), z))),
-    "broadcast": ((T, 2, B, N), lambda x, t, y, z: (put(x, (t, 0), y[:, :1]), put(x, (t,), z)))}
+    "broadcast": ((T, 2, B, N), lambda x, t, y, z: (put(x, (t, 0), y[:, :1]), put(x, (t,), z))),
+    "axes of 1": ((T, 2, B, N), lambda x, t, y, z: (
+        put(x, (t, 0), y[None]), put(x, (t, 1), z[None, None])))}
 STAYING: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "two times": ((T, B, N), lambda x, t, y, z: (put(x, t, y), put(x, T - 1 - t, z))),
     "one time again": ((T, 2, B, N), lambda x, t, y, z: (
@@ -238,3 +240,45 @@ def test_other_shifts_are_equal(change: Callable[..., Tensor], is_learned: bool)
 
     want, got, _ = run(model, (random(T, B, N), random(N, N).requires_grad_()))
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def without_grad(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    with torch.no_grad():
+        return function(*args)
+
+
+@pytest.mark.parametrize("change", [
+    lambda x, z, t: torch.cat([without_grad(lambda: z[None]), x[:-1]]),
+    lambda x, z, t: torch.cat([z[None], without_grad(lambda: x[:-1])]),
+    lambda x, z, t: put(y := without_grad(torch.roll, x, 1, 0), 0, z) or y,
+    lambda x, z, t: (without_grad if t < 3 else lambda f, *args: f(*args))(
+        torch.cat, [z[None], x[:-1]])])
+def test_shifts_partly_under_no_grad(change: Callable[..., Tensor]) -> None:
+    def model(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        v, past = x.new_zeros(B, N), x.new_zeros(D, B, N)
+        made = []
+        for t, one in enumerate(x):
+            v = 0.8 * v + one + past[-1] @ w
+            made.append(triangle(v - 0.5))
+            past = change(past, made[-1], t)
+        return torch.stack(made), past
+
+    given = random(2 * T, B, N), random(N, N).requires_grad_()
+    try:
+        fused = fuse(model, given, verify=False)
+    except Refused:
+        return
+    gradients = [torch.autograd.grad(sum(one.cos().sum() for one in run(*given)), given[1])
+                 for run in (fused, model)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def test_a_leaf_is_shifted_first() -> None:
+    def model(past: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        past, v = torch.roll(past.detach(), 1, 0), x.new_zeros(B, N)
+        for one in x:
+            v = 0.8 * v + one + torch.roll(one, 1, 1) + past[-1] @ w
+            past = torch.cat([triangle(v - 0.5)[None], past[:-1]])
+        return v, past
+
+    compare(model, random(D, B, N), random(T, B, N), random(N, N))

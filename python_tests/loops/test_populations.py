@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import small_loops
+from lsnn_ext import fuse
 from small_loops import compare, spike
 
 T, B, I = 9, 4, 3
@@ -97,3 +98,50 @@ def test_random_populations(first: int, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("seed", [1000, 1001])
 def test_compiled(seed: int) -> None:
     check(seed)
+
+
+def hold(x: Tensor, *given: Any) -> tuple[Tensor, ...]:
+    """Excitation whose membrane explodes without its current, and the root of a current."""
+    v0, k, w_ie, w_ei = given
+    v, u = v0.expand(B, 8), x.new_zeros(B, 3)
+    z, y = torch.zeros_like(v), u
+    made = []
+    for one in x:
+        v = v + 0.1 * (k * v * v - one - (y @ w_ei).abs())
+        u = 0.9 * u + torch.sqrt(1e-9 + (z @ w_ie).square())
+        z, y = spike(v - 0.3), spike(u - 1.0)
+        made.append(z)
+    return torch.stack(made), v, u
+
+
+def test_what_means_nothing_in_a_copy_passes_no_gradient() -> None:
+    """A learned number and currents of populations of two sizes; where a copy does not hold the
+    membrane, it grows without end."""
+    def draw_held(level: float) -> tuple[Tensor, ...]:
+        x = 4 * level**2 + small_loops.random(150, B, 8, scale=0.01).abs()
+        others = torch.full((8,), level), torch.ones(()), *(
+            small_loops.random(*shape).abs() for shape in ((8, 3), (3, 8)))
+        return x, *(one.double().requires_grad_() for one in others)
+
+    fused = fuse(hold, draw_held(0.05))
+    for level in (0.05, 0.5, 1.0):
+        given = draw_held(level)
+        gradients = [torch.autograd.grad(sum(one.sum() for one in run(*given)), given[1:])
+                     for run in (fused, hold)]
+        assert all(one.isfinite().all() for one in gradients[1])
+        torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+
+
+def test_no_items() -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = z = x.new_zeros(x.shape[1], 6)
+        for one in x:
+            v = 0.9 * v + one + z @ w
+            z = spike(v - 0.5)
+        return v
+
+    w = small_loops.random(6, 6).requires_grad_()
+    fused = fuse(model, (small_loops.random(T, B, 6), w))
+    with pytest.warns(UserWarning, match="expected"):
+        made = fused(small_loops.random(T, 0, 6), w)
+    assert made.shape == (0, 6)

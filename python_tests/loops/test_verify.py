@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext.loops.functions import Apply
-from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers
+from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers, Refused
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.planner import Planner
 from lsnn_ext.loops.rounding import VerificationError, compare_gradients
@@ -391,3 +391,10 @@ def test_gradients_differ_by_what_rounding_amplifies(wrong: str) -> None:
 def test_gradients_that_vanish_are_equal() -> None:
     leaf = torch.ones(3, requires_grad=True)
     assert compare_gradients([leaf * 1e-40], [leaf * 0.0], [leaf], [leaf], "a") == 0.0
+
+
+def test_a_gradient_that_is_no_number():
+    x = torch.ones(3, requires_grad=True)
+    got = torch.where(x > 0, x, (x - 2).sqrt())
+    with pytest.raises(Refused, match="finite"):
+        compare_gradients([got], [x * 1], [x], [x], ["x"])
