@@ -78,8 +78,8 @@ def pack_unchecked(spikes: Tensor) -> PackedSpikes:
 
 
 def attach_bits(spikes: Tensor, bits: Tensor) -> None:
-    """Lets find_bits return these contiguous bits (T, B, ceil(N / 32)) of spikes (T, B, N), for as
-    long as nobody writes numbers in a way that has no version, such as through numpy."""
+    """Lets find_bits return these contiguous bits (T, B, ceil(N / 32)) of spikes (T, B, N), until
+    the spikes have a new version. A write through numpy makes none: detach them before."""
     if not spikes.is_inference():  # has no version either
         spikes._lsnn_bits = bits, spikes._version  # type: ignore[attr-defined]
 

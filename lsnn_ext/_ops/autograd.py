@@ -96,8 +96,8 @@ def _lists(settings: Settings, t: Tensors, states: Sequence[Tensor],
 
 
 def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
-    """Calls alif_forward. For spikes as bits alone a carrier of their gradient
-    replaces the numbers."""
+    """Calls alif_forward. Where bits alone are requested, a carrier of their gradient replaces the
+    spikes."""
     N = t.neurons
     lists = list(settings.constants), list(settings.numbers), list(settings.options)
     coefficients: Tensor | None = t.rows
