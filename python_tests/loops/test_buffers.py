@@ -227,7 +227,8 @@ def test_shift_registers_are_delays(name: str) -> None:
     lambda x, z: torch.roll(x, (1, 1), (0, 1)) + z, lambda x, z: torch.roll(x, 1) + z,
     lambda x, z: torch.cat([z[:, None].transpose(0, 1), x[:-1]]),
     lambda x, z: torch.cat([z[None], x[[1, 0, 3, 2, 4]]]),
-    lambda x, z: torch.cat([z[None].float(), x[:-1]])])
+    lambda x, z: torch.cat([z[None].float(), x[:-1]]),
+    lambda x, z: torch.cat([z.float()[None], x[:-1]])])
 @pytest.mark.parametrize("is_learned", [False, True])
 def test_other_shifts_are_equal(change: Callable[..., Tensor], is_learned: bool) -> None:
     def model(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
@@ -273,12 +274,27 @@ def test_shifts_partly_under_no_grad(change: Callable[..., Tensor]) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
-def test_a_leaf_is_shifted_first() -> None:
+def test_a_leaf_is_shifted_first_and_inputs_stay_whole() -> None:
     def model(past: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
         past, v = torch.roll(past.detach(), 1, 0), x.new_zeros(B, N)
-        for one in x:
+        for one in x.detach():
             v = 0.8 * v + one + torch.roll(one, 1, 1) + past[-1] @ w
             past = torch.cat([triangle(v - 0.5)[None], past[:-1]])
         return v, past
 
-    compare(model, random(D, B, N), random(T, B, N), random(N, N))
+    plan = compare(model, random(D, B, N), random(T, B, N), random(N, N))
+    assert sum(call.name == "roll" for call in plan.recording.calls) == T
+
+
+def test_a_write_under_no_grad_to_a_part_is_refused() -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        z = (x[0] @ w).clone()
+        with torch.no_grad():
+            z[:, 1] *= 2.0
+        v = z * 1
+        for one in x:
+            v = 0.8 * v + one
+        return v
+
+    with pytest.raises(Refused, match="shares its memory"):
+        fuse(model, (random(T, B, N), random(N, N).requires_grad_()))

@@ -1,4 +1,5 @@
 """Spikes of a component that products read as bits, while their numbers are there for all else."""
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +14,8 @@ from lsnn_ext._core import route
 from lsnn_ext._core.bits import attach_bits, detach_bits, find_attached, find_bits, pack_bits
 from lsnn_ext.codegen import call
 from lsnn_ext.functional import PackedSpikes
+from lsnn_ext.loops import component
+from lsnn_ext.loops.values import Frame
 from lsnn_ext.zoo.surrogates import triangle
 from test_projections import run_cells
 
@@ -98,6 +101,49 @@ def test_results_and_gradients(name: str, needs_gradient: bool, read: list[bool]
 
 def _has_bits(tensor: Tensor) -> bool:
     return find_attached(tensor) is not None
+
+
+def test_the_caller_may_write_to_spikes_before_the_backward_pass() -> None:
+    def run(x: Tensor, w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        z = run_cells(x, w, B)
+        return torch.stack(z.unbind(0)), F.linear(z, u)
+
+    given = [one.requires_grad_() for one in draw()[:3]]
+    fused = fuse(run, tuple(given))
+    fused(*given)
+    gradients = []
+    for call_it in (fused, lambda *given: (run(*given)[0].clone(), run(*given)[1])):
+        z, y = call_it(*given)
+        z.mul_(0.5)
+        gradients.append(torch.autograd.grad(y.sin().sum(), given))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def test_spikes_of_layers_before_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        for _ in range(3):
+            x = run_cells(x @ w, w, B)
+        return x.sum(0)
+
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[list[bool]] = []
+    original = component.Component.run
+
+    def spy(self: component.Component, frame: Frame) -> None:
+        alive.append([one() is not None for one in made])
+        original(self, frame)
+        found = [find_attached(one) for one in frame.sequences.values()]
+        made.extend(weakref.ref(one) for one in found if one is not None)
+
+    monkeypatch.setattr(component.Component, "run", spy)
+    x, w, *_ = draw(3.0)
+    with torch.no_grad():
+        fused = fuse(run, (x[:20], w))
+        fused(x[:20], w)
+        made.clear()
+        alive.clear()
+        fused(x[:20], w)
+    assert alive == [[], [True], [False, True]]
 
 
 def test_bits_of_views() -> None:
