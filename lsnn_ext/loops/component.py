@@ -105,15 +105,16 @@ class Component:
         the first iteration of calls that run ahead, and w_in and bias by name, empty if x is
         projected; is_projecting: as of Currents.make."""
         first = {}
-        if self.found.prefix:
-            ahead = {q for one, _ in self.found.emitted for q in self.found.before(one, True)}
+        if self.found.ahead:
+            ahead = {q for one in self.found.ahead for q in self.found.before(one, True)}
             first = run_calls(self.found.loop, sorted(ahead), 1, self._make_reader(given),
                               given.initial)[0]
         x, projection = self.currents.make(given, is_projecting)
         weights, delays = self.currents.make_weights(given)
         steps = range(max(delays, default=0) + 1)
-        past = [self._past_z(int(bool(self.found.prefix)) - 1 - d, first, given) for d in steps]
-        states = {name: self._initial(one, first, given)
+        past = [self._past_z(-1 - d, first, given) for d in steps]
+        states = {name: self._find_initial(one.place, -one.lag, first, given,
+                                           next(iter(one.initial), None))
                   for one, name in self.found.registers.items()}
         states |= {name: self.found.turn(given.outside[slot].expand(1, *shape)).reshape(
             self.found.rows, -1).to(**self.options, copy=True)
@@ -130,9 +131,9 @@ class Component:
 
     def _run(self, given: RunInputs, last: Collection[Place] = ()) -> dict[Place, Tensor]:
         x, weights, delay, state, coefficients, first, projection = self.make_arguments(given)
-        prefix, places = self.found.prefix, self.found.places
-        traced = {place for place, name in places.items()
-                  if not name.startswith("z") and (place not in last or place[0] in prefix)}
+        places, retiming = self.found.places, self.found.retiming
+        traced = {place for place, name in places.items() if not name.startswith("z") and (
+            place not in last or place[0] in self.found.ahead or retiming.groups > 1)}
         spikes, after, traces = self.call(  # a trace has all states of all steps
             x, weights, delay, state, coefficients, bool(traced), **projection)
         found = {}
@@ -140,9 +141,11 @@ class Component:
             kind = self.found.reader.kind(*place)
             states = traces if place in traced else {
                 name: one[None] for name, one in after.states.items()}
-            one = self.restore(self.found.take(place, name, spikes, states), place)
-            if place[0] in prefix:
-                one = torch.cat([first[place].expand(kind.shape)[None], one[:-1]])
+            one = self.found.take(place, name, spikes, states)
+            if steps := self.found.ahead.get(place[0], 0):
+                head = retiming.split(self.flatten(first[place], place)[None])
+                one = torch.cat([head[:steps], one[:-steps]])
+            one = self.restore(retiming.join(one, self.found.rows), place)
             found[place] = one.detach() if one.requires_grad > kind.requires_grad else one
         return found
 
@@ -159,24 +162,24 @@ class Component:
 
         return find
 
-    def _past_z(self, t: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
-        def find(place: Place) -> Tensor:
-            if t == 0:
-                return self.flatten(first[place], place)
-            value = self.found.history.get((place, t))
-            if value is None:
-                return torch.zeros(self.found.step_shape(place), **self.options)
-            return self.flatten(given.initial[value], place)
+    def _past_z(self, step: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
+        return torch.cat([self._find_initial(
+            place, step, first, given, self.found.history.get(
+                (place, self.found.retiming.locate(place[0], step)[0])))
+            for place in self.found.emitted], 1)
 
-        return torch.cat([*map(find, self.found.emitted)], 1)
-
-    def _initial(self, register: Register, first: Mapping[Place, Tensor],
-                 given: RunInputs) -> Tensor:
-        if register.initial:
-            return self.flatten(given.initial[register.initial[0]], register.place)
-        if register.place[0] in self.found.prefix:
-            return self.flatten(first[register.place], register.place)
-        return torch.zeros(self.found.step_shape(register.place), **self.options)
+    def _find_initial(self, place: Place, step: int, first: Mapping[Place, Tensor],
+                      given: RunInputs, value: int | None) -> Tensor:
+        """Returns what a place has in a step before the first one; value: that of an iteration
+        before the loop, None: 0."""
+        iteration, group = self.found.retiming.locate(place[0], step)
+        if iteration >= 0:
+            one = self.flatten(first[place], place)
+        elif value is None:
+            one = torch.zeros(self.found.step_shape(place), **self.options)
+        else:
+            one = self.flatten(given.initial[value], place)
+        return self.found.retiming.take_group(one, group)
 
     def restore(self, values: Tensor, place: Place) -> Tensor:
         """Returns values (n, B, N) or (n, B, N, K) of the step as those of the loop."""

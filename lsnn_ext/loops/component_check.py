@@ -27,54 +27,59 @@ def check_component(expected: Expected, loop: Loop, component: Component) -> flo
 
 
 def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
-    """Compares one step of each iteration, from recorded numbers, in batches. Calls of `prefix` run
-    one iteration ahead: step t makes their results of iteration t + 1."""
-    found, ahead = component.found, int(bool(component.found.prefix))
+    """Compares the results of each step, from recorded numbers, in batches."""
+    found, retiming, ahead = component.found, component.found.retiming, component.found.ahead
     x, weights, delay, state, coefficients, *_ = component.make_arguments(
         component.find_inputs(expected.frame(loop, found.reader.inside)), False)
 
-    def flat(value: int | None, place: Place) -> Tensor:
-        if value is None:
-            return torch.zeros(found.step_shape(place), **component.options)
-        return component.flatten(expected.numbers[value], place)
+    def read(place: Place, step: int, initial: int | None) -> Tensor:
+        """Returns what a place has in a step; initial: a value of an iteration before the loop."""
+        t, group = retiming.locate(place[0], step)
+        value = loop.made[t][place[0]][place[1]] if t >= 0 else initial
+        one = torch.zeros(found.step_shape(place), **component.options) if (
+            value is None) else component.flatten(expected.numbers[value], place)
+        return retiming.take_group(one, group)
 
-    def past(register: Register, t: int) -> int | None:
-        q, k = register.place
-        if t < len(register.initial):
-            return register.initial[t]
-        t += int(q in found.prefix) - register.lag
-        return loop.made[t][q][k] if t >= 0 else None
+    def past(register: Register, step: int) -> Tensor:
+        value = register.initial[step] if step < len(register.initial) else None
+        return read(register.place, step - register.lag, value)
 
-    def past_z(place: Place, t: int) -> int | None:
-        return loop.made[t][place[0]][place[1]] if t >= 0 else found.history.get((place, t))
+    def past_z(place: Place, step: int) -> Tensor:
+        return read(place, step, found.history.get((place, retiming.locate(place[0], step)[0])))
 
-    def calls(back: int, t: int) -> list[Call]:
-        steps = sorted((t - back + int(q in found.prefix), q) for q in found.positions)
+    def calls(position: int, t: int) -> list[Call]:
+        """Returns the calls of the steps that make a result of an iteration."""
+        lags = {q: ahead.get(q, 0) - ahead.get(position, 0) for q in found.positions}
+        steps = sorted((t + lag // retiming.groups, q) for q, lag in lags.items()
+                       if not lag % retiming.groups)
         return [expected.makers[loop.made[s][q][0]] for s, q in steps if 0 <= s < loop.iterations]
 
     places = {one.place: name for one, name in found.registers.items() if one.lag == 1}
     places |= found.places
-    last = loop.iterations - ahead
-    chunk = max(1, LARGEST // (found.rows * sum(found.sizes)))
+    rows, groups = retiming.count_rows(found.rows), retiming.groups
+    last = loop.iterations * groups - max(ahead.values(), default=0)
+    chunk = max(1, LARGEST // (found.rows * sum(found.sizes))) * groups
     for start in range(0, last, chunk):
-        steps = range(start, min(start + chunk, last))
-        states = {name: found.copy(torch.cat([flat(past(one, t), one.place) for t in steps]), 1)
+        # results of whole iterations: of calls that run ahead, those that start in these steps
+        steps = range(start, min(start + chunk + groups - 1, last))
+        states = {name: found.copy(torch.cat([past(one, step) for step in steps]), 1)
                   for one, name in found.registers.items()}
         states |= {name: state.states[name].repeat(len(steps), 1)
                    for name in found.constants.values()}
-        z = torch.stack([torch.cat([torch.cat([
-            flat(past_z(one, t + ahead - 1 - d), one) for t in steps]) for one in found.emitted], 1)
-            for d in range(len(state.z))])
-        inner = x[start : steps.stop].reshape(1, len(steps) * found.rows, *x.shape[2:])
+        z = torch.stack([torch.cat([torch.cat([past_z(one, step - 1 - d) for step in steps])
+                                    for one in found.emitted], 1) for d in range(len(state.z))])
+        inner = x[start : steps.stop].reshape(1, len(steps) * rows, *x.shape[2:])
         spikes, _, traces = functional.recurrent(  # type: ignore[misc]
             inner, weights, component.neuron, delay=delay, state=NeuronState(states, z),
             trace=True, **coefficients)  # type: ignore[arg-type]
         for (q, k), name in places.items():
             one = found.take((q, k), name, spikes, traces)
-            one = one.reshape(len(steps), found.rows, *one.shape[2:])
-            back = int(q in found.prefix)
-            expected.compare(loop, (q, k), component.restore(one, (q, k)), start + back,
-                             partial(calls, back))
+            one = one.reshape(len(steps), rows, *one.shape[2:])
+            first = -(-(start + ahead.get(q, 0)) // groups)  # the first whole iteration
+            one = one[first * groups - start - ahead.get(q, 0):][:chunk]
+            one = retiming.join(one[:len(one) // groups * groups], found.rows)
+            expected.compare(loop, (q, k), component.restore(one, (q, k)), first,
+                             partial(calls, q))
 
 
 def _check_gradients(expected: Expected, loop: Loop, component: Component) -> float:

@@ -105,4 +105,4 @@ def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind],
     width = sum(found.width(slot[0].shape) for slot in found.list_slots()) * any(
         one.products for one in found.currents)
     return FUSED_NUMBER * numbers + MULTIPLICATION * (SPIKES if is_sparse else DENSE) * (
-        found.rows * sum(found.sizes)**2 * width)
+        found.retiming.groups * found.retiming.count_rows(found.rows) * sum(found.sizes)**2 * width)

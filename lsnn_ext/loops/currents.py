@@ -121,9 +121,12 @@ class Currents:
             n, x = len(first[0]), x.expand(given.iterations, *x.shape[1:])
             head = torch.cat([self._arrange(given.initial[one], shape) for one in first[0]])
             x = torch.cat([x[:n] + head[:len(x)], x[n:] + self._add_terms(later, shape, given)])
+        retiming = self.found.retiming
+        if retiming.groups > 1:
+            x = retiming.split(x.expand(given.iterations, *x.shape[1:]))
         if current.shift and len(x) > 1:
-            x = _shift(x)
-        return x.expand(given.iterations, *x.shape[1:])
+            x = _shift(x, current.shift)
+        return x.expand(given.iterations * retiming.groups, *x.shape[1:])
 
     def _add_terms(self, terms: Sequence[Any], shape: tuple[int, ...], given: RunInputs) -> Tensor:
         """Returns a sum of terms (n, B, N) or (n, B, K, N); n = 1: the same in each iteration."""
@@ -195,9 +198,9 @@ class Currents:
         return each[0] if len(each) == 1 else torch.stack(each), delays
 
 
-def _shift(x: Tensor) -> Tensor:
-    """Returns the inputs of steps ahead; the last one has none, and no reader."""
-    return torch.cat([x[1:], x[-1:]])
+def _shift(x: Tensor, steps: int = 1) -> Tensor:
+    """Returns the inputs of steps ahead; the last ones have none, and no reader."""
+    return torch.cat([x[steps:], *[x[-1:]] * steps])
 
 
 def make_coefficient(found: Recurrence, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

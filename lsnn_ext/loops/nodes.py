@@ -2,11 +2,10 @@
 
 A sum with the products of z that only a sum of a later iteration reads becomes a part of that one.
 """
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
-from ..codegen.program import find_reachable
 from .functions import Apply
 from .ir import Before, Fixed, Now, Refused, Varying
 from .reader import First, Later, Product, Read, Reader, Term
@@ -65,29 +64,15 @@ class Nodes:
         products = self.list_products()
         found = {(source.position, source.output): node for node, _, source in products}
         if len(found) > MOST_EMITTED:
-            raise self._refuse_products(found, max(node.position for node in found.values()))
+            lines = ", ".join(sorted({self.line(one) for one, _ in found}))
+            raise Refused(f"expected recurrent products of up to {MOST_EMITTED} values, got those "
+                          f"of {len(found)}, from {lines}",
+                          self.line(max(node.position for node in found.values())))
         if found:
             return tuple(sorted(found))
         spikes = [place for place in self.outputs
                   if isinstance(self.reader.loop.body[place[0]].call.function, Apply)]
         return (spikes or self.outputs)[-1],
-
-    def _refuse_products(self, places: Collection[Place], position: int) -> Refused:
-        lines = ", ".join(sorted({self.line(one) for one, _ in places}))
-        return Refused(f"expected recurrent products of one value, or of up to {MOST_EMITTED} from "
-                       f"iterations before, got those of {len(places)}, from "
-                       f"{lines}", self.line(position))
-
-    def find_prefix(self) -> frozenset[int]:
-        """Returns the calls that run one iteration ahead: z and its inputs of this iteration."""
-        now = [node.position for node, _, source in self.list_products() if not source.lag]
-        if not now:
-            return frozenset()
-        found = frozenset(find_reachable([q for q, _ in self.emitted], lambda position: [
-            one.position for one in self.reads(self.by_position[position]) if not one.lag]))
-        if both := found.intersection(now):  # a product after another one in an iteration
-            raise self._refuse_products(self.emitted, max(both))
-        return found
 
     def _join_sums(self) -> dict[int, Node]:
         """Merges sums of sums that contain a product."""

@@ -4,8 +4,8 @@ One value z is what the products read; a step of the kernels ends with z. Where 
 each neuron has a copy for each of these, with the same states, which ends with this one. If these
 have different sizes, as populations have, each copy has as many neurons as its own. States and
 coefficients of another size mean nothing there: they repeat their last neuron, without a gradient,
-and get no current. Where products read the z of their own iteration, the calls that z depends on
-move to the end of the step before (retiming), and run once before the first step. What enters only
+and get no current. Calls that run ahead (retiming) run for the first iteration before the first
+step. What enters only
 a sum with a product is added to the current outside. Each value that is read outside is z or a
 state. A value of `width` times as many numbers as z has an axis of this size in the step, behind
 that of the neurons. In the loop it is behind, too, or in front of them where calls such as chunk
@@ -26,6 +26,7 @@ from .functions import is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .nodes import Node, Nodes
 from .reader import SLOTS, Current, First, Later, Name, Product, Read, Reader, StepCall
+from .retiming import find_retiming
 from .values import Place
 
 LEAST_NEURONS = 64  # of a feature map
@@ -36,7 +37,7 @@ class Register(NamedTuple):
 
     place: Place
     lag: int  # >= 1
-    initial: tuple[int, ...]  # the value of each iteration before the loop, oldest first
+    initial: tuple[int, ...]  # the value of each step before the loop, oldest first
 
     def after(self) -> "Register":
         """Returns the register whose value this one has a step later."""
@@ -56,7 +57,8 @@ class Recurrence:
         self.nodes, self.emitted, self.zeros, self.line = (
             found.by_position, found.emitted, found.zeros, found.line)
         self.z = self.emitted[0]
-        self.prefix, self.history = found.find_prefix(), found.find_history()
+        self.retiming, self.history = find_retiming(found), found.find_history()
+        self.ahead = self.retiming.ahead  # steps, by position
         self.device = self.reader.find_device(self.nodes)
         self.dtype = self.reader.find_dtype(self.nodes)
         self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
@@ -68,7 +70,7 @@ class Recurrence:
         # values from outside that differ by row, but not by iteration: states that stay
         self.constants: dict[tuple[Slot, tuple[int, ...]], str] = {}
         # the order of the step: calls that run ahead are last
-        order = sorted(self.nodes.values(), key=lambda one: (one.position in self.prefix,
+        order = sorted(self.nodes.values(), key=lambda one: (self.ahead.get(one.position, 0),
                                                              one.position))
         self.numbers = {node.position: k for k, node in enumerate(order)}
         self.calls = tuple(map(self._translate, order))
@@ -222,7 +224,7 @@ class Recurrence:
         """Returns a call with names for its arguments."""
         position, call = node.position, self.loop.body[node.position].call
         kind = self.reader.kind(position, 0)
-        ahead = int(position in self.prefix)
+        ahead = self.ahead.get(position, 0)
         places = [(position, k) for k in range(len(call.outputs))]
         names = tuple(map(self.name_result, places))
         widths = tuple(self.width(self.reader.kind(*place).shape) for place in places)
@@ -253,8 +255,9 @@ class Recurrence:
             slot = slot.term if isinstance(slot, Later) else slot
             if not isinstance(slot, First):
                 self._check_outside(slot.source if isinstance(slot, Product) else slot, call, True)
-        varies = any(not self.reader.is_invariant(one) and not isinstance(one, int | float)
-                     for one in others)
+        varies = self.retiming.groups > 1 or any(
+            not self.reader.is_invariant(one) and not isinstance(one, int | float)
+            for one in others)
         current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0)
         return StepCall(call, (*inner, Name(self._name_current(current), self.dtype)), names,
                         is_sum=True, widths=widths)
@@ -275,7 +278,7 @@ class Recurrence:
     def _with_steps(self, product: Product, ahead: int) -> Product:
         """Returns the product with the lag of its source in steps of the kernels."""
         source: Any = product.source
-        lag = source.lag + int(bool(self.prefix)) - ahead
+        lag = self.retiming.find_lag(source.position, source.lag, ahead)
         return product._replace(source=source._replace(lag=lag, initial=()))
 
     def name_result(self, place: Place) -> str:
@@ -306,11 +309,11 @@ class Recurrence:
             if self.is_per_neuron(self.reader.kind_of(slot).shape, shape, call.line):
                 name = f"k{len(self.coefficients)}"
                 return Name(self.coefficients.setdefault((slot, shape), name), dtype, is_one)
-            if not is_wide:
+            if not is_wide and self.retiming.groups == 1:
                 name = self.constants.setdefault((slot, shape), f"b{len(self.constants)}")
                 return Name(name, dtype, is_one, has_first)
-            ahead = 0
-        name = self._name_current(Current((), (slot,), shape, ahead))
+        is_same = self.retiming.groups == 1 and self.reader.is_invariant(slot)
+        name = self._name_current(Current((), (slot,), shape, 0 if is_same else ahead))
         return Name(name, dtype, is_one, has_first)
 
     def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
@@ -358,12 +361,13 @@ class Recurrence:
     def _name_read(self, read: Read, ahead: int) -> "Name":
         place = read.position, read.output
         dtype = self.reader.kind(*place).dtype
-        lag = read.lag + int(read.position in self.prefix) - ahead
+        lag = self.retiming.find_lag(read.position, read.lag, ahead)
         if any(self.reader.kinds[value].dtype != dtype for value in read.initial):
             raise Refused(f"expected {dtype} before the loop as in it", self.line(read.position))
         if not lag:
             return Name(self.name_result(place), dtype)
-        return Name(self.name_register(Register(place, lag, read.initial[ahead:])), dtype)
+        initial = tuple(value for value in read.initial for _ in range(self.retiming.groups))
+        return Name(self.name_register(Register(place, lag, initial[ahead:])), dtype)
 
     def name_register(self, register: Register) -> str:
         if register.lag > 1:
@@ -389,7 +393,7 @@ class Recurrence:
         """Returns the state after each step, or z, that equals the value."""
         if self.copies > 1 and place in self.emitted:
             return f"z{self.emitted.index(place)}"
-        if place == self.z or (not self.prefix
+        if place == self.z or (not self.ahead
                                and self.reader.read(Now(*place))[:3] == (*self.z, 0)):
             return "z"
         found = (name for one, name in self.registers.items() if one.place == place

@@ -306,4 +306,4 @@ def test_product_of_the_iteration_before(inputs, size):
                    torch.rand(N, size).double(), random(B, N, size), random(B, N),
                    random(B, N * size, seed=4), zeros(B, N))
     found = next(stage.run.__self__.found for stage in plan.stages if stage.kind == "fused")
-    assert not found.prefix
+    assert not found.ahead
