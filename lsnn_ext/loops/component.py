@@ -21,7 +21,7 @@ from .functions import is_elementwise
 from .ir import Before, Fixed, Kind, Now, Numbers, Refused, Slot
 from .products import Operands
 from .reader import SLOTS, run_calls
-from .recurrence import Recurrence, Register
+from .recurrence import Recurrence
 from .rounding import DRAWS, PERTURBED_ULPS, find_distance, perturb
 from .step import Step
 from .values import Frame, Place
@@ -116,18 +116,21 @@ class Component:
         states = {name: self._find_initial(one.place, -one.lag, first, given,
                                            next(iter(one.initial), None))
                   for one, name in self.found.registers.items()}
-        states |= {name: self.found.turn(given.outside[slot].expand(1, *shape)).reshape(
-            self.found.rows, -1).to(**self.options, copy=True)
-            for (slot, shape), name in self.found.constants.items()}
-        states = {name: self.found.copy(one, 1) for name, one in states.items()}
-        coefficients = {name: self.found.copy_coefficient(make_coefficient(
-            self.found, given.outside[slot], shape), shape)
-            for (slot, shape), name in self.found.coefficients.items()}
+        states = self.found.join_states(states | self.make_constants(given))
+        coefficients = {name: self.found.populations.join_coefficient(make_coefficient(
+            self.found, given.outside[slot], shape), population)
+            for (slot, shape, population), name in self.found.coefficients.items()}
         if self.found.copies > 1:
             coefficients["copy"] = torch.cat([torch.full((size,), k, **self.options)
                                               for k, size in enumerate(self.found.sizes)])
         return (x, weights, delays[0] if len(delays) == 1 else delays or 0,
                 NeuronState(states, torch.stack(past)), coefficients, first, projection)
+
+    def make_constants(self, given: RunInputs) -> dict[str, Tensor]:
+        """Returns states (B, N) that stay, by name."""
+        return {name: self.found.turn(given.outside[slot].expand(1, *shape)).reshape(
+            self.found.rows, -1).to(**self.options, copy=True)
+            for (slot, shape, _), name in self.found.constants.items()}
 
     def _run(self, given: RunInputs, last: Collection[Place] = ()) -> dict[Place, Tensor]:
         x, weights, delay, state, coefficients, first, projection = self.make_arguments(given)

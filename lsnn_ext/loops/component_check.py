@@ -29,8 +29,9 @@ def check_component(expected: Expected, loop: Loop, component: Component) -> flo
 def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     """Compares the results of each step, from recorded numbers, in batches."""
     found, retiming, ahead = component.found, component.found.retiming, component.found.ahead
-    x, weights, delay, state, coefficients, *_ = component.make_arguments(
-        component.find_inputs(expected.frame(loop, found.reader.inside)), False)
+    given = component.find_inputs(expected.frame(loop, found.reader.inside))
+    x, weights, delay, state, coefficients, *_ = component.make_arguments(given, False)
+    constants = component.make_constants(given)
 
     def read(place: Place, step: int, initial: int | None) -> Tensor:
         """Returns what a place has in a step; initial: a value of an iteration before the loop."""
@@ -62,10 +63,10 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     for start in range(0, last, chunk):
         # results of whole iterations: of calls that run ahead, those that start in these steps
         steps = range(start, min(start + chunk + groups - 1, last))
-        states = {name: found.copy(torch.cat([past(one, step) for step in steps]), 1)
-                  for one, name in found.registers.items()}
-        states |= {name: state.states[name].repeat(len(steps), 1)
-                   for name in found.constants.values()}
+        states = found.join_states({
+            **{name: torch.cat([past(one, step) for step in steps])
+               for one, name in found.registers.items()},
+            **{name: one.repeat(len(steps), 1) for name, one in constants.items()}})
         z = torch.stack([torch.cat([torch.cat([past_z(one, step - 1 - d) for step in steps])
                                     for one in found.emitted], 1) for d in range(len(state.z))])
         inner = x[start : steps.stop].reshape(1, len(steps) * rows, *x.shape[2:])

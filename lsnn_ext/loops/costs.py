@@ -102,7 +102,8 @@ def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind],
                    is_sparse: bool) -> float:
     """found: the Recurrence. If one current has a product, all take part in it."""
     numbers = found.copies * sum(_count_numbers(call, kinds, FUSED_OPERATIONS) for call in calls)
-    width = sum(found.width(slot[0].shape) for slot in found.list_slots()) * any(
-        one.products for one in found.currents)
+    width = any(one.products for one in found.currents) * sum(
+        found.width(one.shape) for one, name in found.currents.items()
+        if name in found.shared_currents)
     return FUSED_NUMBER * numbers + MULTIPLICATION * (SPIKES if is_sparse else DENSE) * (
         found.retiming.groups * found.retiming.count_rows(found.rows) * sum(found.sizes)**2 * width)

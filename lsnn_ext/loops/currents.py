@@ -60,9 +60,9 @@ class Currents:
         product = self._find_product(given) if is_projecting else None
         if product is not None:
             return self._project(product, given)
-        currents = [self._spread(slot, lambda one: self.make_current(one, given),
-                                 3 if self.found.width(slot[0].shape) > 1 else 2)
-                    for slot in self.found.list_slots()]
+        currents = [self._join(shared, lambda one: self.make_current(one, given),
+                               3 if self.found.width(shared[0].shape) > 1 else 2)
+                    for shared in self.list_shared()]
         return currents[0] if len(currents) == 1 else torch.cat(
             [one if one.dim() == 4 else one.unsqueeze(2) for one in currents], 2), {}
 
@@ -106,9 +106,15 @@ class Currents:
         bias = {"bias": reduce(torch.add, added).expand(*self.found.sizes)} if added else {}
         return product.source, {"w_in": w_in, **bias}
 
-    def _spread(self, slot: Sequence[Current], make: Callable[[Current], Tensor],
-                dim: int) -> Tensor:
-        return self.found.spread({self.found.size(one.shape): make(one) for one in slot}, dim)
+    def list_shared(self) -> list[list[Current]]:
+        """Returns the currents of the kernels: at most one of each population."""
+        by_name = {name: one for one, name in self.found.currents.items()}
+        return [[by_name[name] for name in names.values()]
+                for names in self.found.shared_currents.values()]
+
+    def _join(self, shared: Sequence[Current], make: Callable[[Current], Tensor],
+              dim: int) -> Tensor:
+        return self.found.populations.join({one.population: make(one) for one in shared}, dim)
 
     def make_current(self, current: Current, given: RunInputs) -> Tensor:
         """Returns a current (n, B, N), or (n, B, K, N) with an axis of its own."""
@@ -192,8 +198,8 @@ class Currents:
                 for one, inputs in zip(self.found.emitted, self.found.sizes, strict=True)]
             return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-        rows = [[self._spread(slot, partial(join, delay, k), 1) for slot in self.found.list_slots()
-                 for k in range(self.found.width(slot[0].shape))] for delay in delays]
+        rows = [[self._join(shared, partial(join, delay, k), 1) for shared in self.list_shared()
+                 for k in range(self.found.width(shared[0].shape))] for delay in delays]
         each = [row[0] if len(row) == 1 else torch.stack(row) for row in rows]
         return each[0] if len(each) == 1 else torch.stack(each), delays
 

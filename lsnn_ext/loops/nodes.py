@@ -34,11 +34,14 @@ class Nodes:
 
     def reads(self, node: Node) -> list[Read]:
         """Returns the results of the component that a call reads."""
-        if node.terms is None:
-            found = map(self.reader.read, self.reader.loop.body[node.position].slots)
-            return [one for one in found if isinstance(one, Read)]
-        terms = [one.source if isinstance(one, Product) else one for one in node.terms]
-        return [one for one in terms if isinstance(one, Read)]
+        products = [one.source for one in node.terms or () if isinstance(one, Product)]
+        return [*self.list_operands(node), *(one for one in products if isinstance(one, Read))]
+
+    def list_operands(self, node: Node) -> list[Read]:
+        """Returns those that no product reads."""
+        found = node.terms if node.terms is not None else map(
+            self.reader.read, self.reader.loop.body[node.position].slots)
+        return [one for one in found if isinstance(one, Read)]
 
     def _find_nodes(self, joined: Mapping[int, Node] | None = None) -> dict[int, Node]:
         """Returns the calls on which the outputs depend."""

@@ -71,7 +71,8 @@ class Current(NamedTuple):
     products: tuple[Product, ...]
     others: tuple[Any, ...]  # slots, numbers, and products of sequences from outside
     shape: tuple[int, ...]  # to which they are broadcast
-    shift: int  # 1: read by the calls that run one iteration ahead
+    shift: int  # steps that the calls that read it run ahead
+    population: int  # of these calls
 
 
 Term: TypeAlias = Read | Slot | Product | First | Later | float

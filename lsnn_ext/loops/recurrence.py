@@ -1,18 +1,12 @@
 """Recurrence: the calls of a recurrent component as steps of the kernels.
 
-One value z is what the products read; a step of the kernels ends with z. Where they read several,
-each neuron has a copy for each of these, with the same states, which ends with this one. If these
-have different sizes, as populations have, each copy has as many neurons as its own. States and
-coefficients of another size mean nothing there: they repeat their last neuron, without a gradient,
-and get no current. Calls that run ahead (retiming) run for the first iteration before the first
-step. What enters only
+Calls that run ahead (retiming) run for the first iteration before the first step. What enters only
 a sum with a product is added to the current outside. Each value that is read outside is z or a
 state. A value of `width` times as many numbers as z has an axis of this size in the step, behind
 that of the neurons. In the loop it is behind, too, or in front of them where calls such as chunk
 take it apart, as the gates of an LSTM.
 """
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from math import prod
 from typing import Any, NamedTuple
 
@@ -25,6 +19,7 @@ from .costs import DENSE, MULTIPLICATION, estimate_call
 from .functions import is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .nodes import Node, Nodes
+from .populations import Populations
 from .reader import SLOTS, Current, First, Later, Name, Product, Read, Reader, StepCall
 from .retiming import find_retiming
 from .values import Place
@@ -62,21 +57,31 @@ class Recurrence:
         self.device = self.reader.find_device(self.nodes)
         self.dtype = self.reader.find_dtype(self.nodes)
         self.options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
-        self.rows, self.sizes = self._find_sizes(found)  # N of each emitted value
+        self.rows, sizes = self._find_sizes(found)
+        self.populations = Populations(found, sizes)
+        self.sizes, self.copies = self.populations.sizes, self.populations.copies
         self.has_axis_first = any(map(self._find_parts, self.nodes))
         self.currents: dict[Current, str] = {}
-        self.coefficients: dict[tuple[Slot, tuple[int, ...]], str] = {}
+        # what has no axis of the batch and does not change: slot, shape of the result, population
+        self.coefficients: dict[tuple[Slot, tuple[int, ...], int], str] = {}
         self.registers: dict[Register, str] = {}
         # values from outside that differ by row, but not by iteration: states that stay
-        self.constants: dict[tuple[Slot, tuple[int, ...]], str] = {}
+        self.constants: dict[tuple[Slot, tuple[int, ...], int], str] = {}
         # the order of the step: calls that run ahead are last
         order = sorted(self.nodes.values(), key=lambda one: (self.ahead.get(one.position, 0),
                                                              one.position))
         self.numbers = {node.position: k for k, node in enumerate(order)}
         self.calls = tuple(map(self._translate, order))
         if not self.currents:  # a step has one
-            self._name_current(Current((), (), (), 0))
+            self._name_current(Current((), (), (), 0, self.populations.of_copy[0]))
         self.places = {place: self._name_output(place) for place in self.outputs}
+        population = self.populations.of_call
+        self.shared_currents = self.populations.share(
+            (name, one.population, self.width(one.shape)) for one, name in self.currents.items())
+        self.shared_states = self.populations.share([
+            *((name, population[one.place[0]], self.width(self.reader.kind(*one.place).shape))
+              for one, name in self.registers.items()),
+            *((name, one[2], 1) for one, name in self.constants.items())])
         self.positions = sorted({one for place in self.outputs
                                  for one in self.before(place[0], False)})
 
@@ -139,10 +144,6 @@ class Recurrence:
             return ([N for N in sizes if N >= LEAST_NEURONS] or sizes[:1] or [prod(shape)])[-1]
         return (sizes or [prod(shape)])[0]
 
-    @property
-    def copies(self) -> int:
-        return len(self.sizes)
-
     def size(self, shape: Sequence[int]) -> int:
         """Returns N of a value."""
         return self.sizes[0] if len({*self.sizes}) == 1 else prod(shape) // self.rows or 1
@@ -176,48 +177,21 @@ class Recurrence:
         """Returns values (..., N, K) as (..., N K) in the order of the loop."""
         return (tensor.transpose(-1, -2) if self.has_axis_first else tensor).flatten(-2)
 
-    def copy(self, tensor: Tensor, dim: int) -> Tensor:
-        """Returns numbers of each neuron, along this dimension, for each of its copies."""
-        if self.copies == 1 or not tensor.dim():
-            return tensor
-        last = tensor.shape[dim] - 1
-        return torch.cat([tensor if size == last + 1 else tensor.detach().index_select(
-            dim, torch.arange(size, device=tensor.device).clamp(max=last))
-            for size in self.sizes], dim)
-
-    def copy_coefficient(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Returns a coefficient of results of this shape for each copy. A learned one of all
-        neurons is one for each where copies of other sizes may have gradients that are NaN."""
-        if not tensor.dim() and tensor.requires_grad and len({*self.sizes}) > 1:
-            tensor = tensor.expand(self.size(shape))
-        return self.copy(tensor, 0)
-
-    def spread(self, parts: Mapping[int, Tensor], dim: int) -> Tensor:
-        """Returns numbers of all neurons along this dimension. parts: by their number; those of
-        other copies are 0."""
-        one = next(iter(parts.values()))
-        if len(self.sizes) == 1:
-            return one
-        return torch.cat([parts[size] if size in parts else one.new_zeros(()).expand(
-            *one.shape[:dim], size, *one.shape[dim:][1:]) for size in self.sizes], dim)
-
     def take(self, place: Place, name: str, spikes: Tensor,
              states: Mapping[str, Tensor]) -> Tensor:
         """Returns a result of a run, (..., B, N) or with an axis of its own."""
-        one = spikes if name.startswith("z") else states[name]
-        if self.copies == 1:
-            return one
-        size = self.size(self.reader.kind(*place).shape)
-        k = int(name[1:]) if name.startswith("z") else self.sizes.index(size)
-        return one.narrow(spikes.dim() - 1, sum(self.sizes[:k]), size)
+        if name.startswith("z"):
+            return spikes if name == "z" else self.populations.take(
+                int(name[1:]), spikes, spikes.dim() - 1)
+        values = next(states[one] for one, names in self.shared_states.items()
+                      if name in names.values())
+        copy = self.populations.of_copy.index(self.populations.of_call[place[0]])
+        return self.populations.take(copy, values, spikes.dim() - 1)
 
-    def list_slots(self) -> list[tuple[Current, ...]]:
-        """Returns the currents of the kernels: those of populations of different sizes are one."""
-        found: dict[int, list[Current]] = {}
-        for one in self.currents:
-            found.setdefault(self.size(one.shape), []).append(one)
-        return [tuple(one for one in slot if one is not None)
-                for slot in zip_longest(*found.values())]
+    def join_states(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns states (B, N) or (B, N, K) of populations as those of the kernels."""
+        return {one: self.populations.join({key: states[name] for key, name in names.items()}, 1)
+                for one, names in self.shared_states.items()}
 
     # --------------------------------------------------------------------------- the step
     def _translate(self, node: Node) -> "StepCall":
@@ -236,7 +210,7 @@ class Recurrence:
             is_copy = self.reader.source(position) is not None
             leaves = tuple(
                 None if is_copy and isinstance(slot, Fixed) else
-                self._name_argument(slot, call, kind.shape, ahead)
+                self._name_argument(slot, position)
                 if isinstance(slot, SLOTS) else slot for slot in self.loop.body[position].slots)
             return StepCall(call, leaves, names, is_copy, widths=widths)
         if kind.dtype != self.dtype:
@@ -258,7 +232,8 @@ class Recurrence:
         varies = self.retiming.groups > 1 or any(
             not self.reader.is_invariant(one) and not isinstance(one, int | float)
             for one in others)
-        current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0)
+        current = Current(tuple(products), tuple(others), kind.shape, ahead if varies else 0,
+                          self.populations.of_call[position])
         return StepCall(call, (*inner, Name(self._name_current(current), self.dtype)), names,
                         is_sum=True, widths=widths)
 
@@ -288,7 +263,9 @@ class Recurrence:
     def _name_current(self, current: Current) -> str:
         return self.currents.setdefault(current, f"c{len(self.currents)}")
 
-    def _name_argument(self, slot: Slot, call: Call, shape: tuple[int, ...], ahead: int) -> "Name":
+    def _name_argument(self, slot: Slot, position: int) -> "Name":
+        call, shape = self.loop.body[position].call, self.reader.kind(position, 0).shape
+        ahead, population = self.ahead.get(position, 0), self.populations.of_call[position]
         read = self.reader.read(slot)
         given = () if isinstance(slot, Numbers) else self.reader.kind_of(slot).shape
         is_wide, is_stack = self.width(shape) > 1, call.name == "stack"
@@ -308,12 +285,14 @@ class Recurrence:
         if self.reader.is_invariant(slot):
             if self.is_per_neuron(self.reader.kind_of(slot).shape, shape, call.line):
                 name = f"k{len(self.coefficients)}"
-                return Name(self.coefficients.setdefault((slot, shape), name), dtype, is_one)
+                name = self.coefficients.setdefault((slot, shape, population), name)
+                return Name(name, dtype, is_one)
             if not is_wide and self.retiming.groups == 1:
-                name = self.constants.setdefault((slot, shape), f"b{len(self.constants)}")
+                name = self.constants.setdefault((slot, shape, population),
+                                                 f"b{len(self.constants)}")
                 return Name(name, dtype, is_one, has_first)
         is_same = self.retiming.groups == 1 and self.reader.is_invariant(slot)
-        name = self._name_current(Current((), (slot,), shape, 0 if is_same else ahead))
+        name = self._name_current(Current((), (slot,), shape, 0 if is_same else ahead, population))
         return Name(name, dtype, is_one, has_first)
 
     def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
@@ -373,29 +352,36 @@ class Recurrence:
         if register.lag > 1:
             self.name_register(register.after())
         if self._is_z(register):
-            return "z"
+            return self._name_z(register.place)
         return self.registers.setdefault(register, f"s{len(self.registers)}")
 
     def _is_z(self, register: Register) -> bool:
         """Whether this value is z of the step before."""
-        if register.place != self.z or register.lag > 1 or self.copies > 1:
+        place = register.place
+        if place not in self.emitted or register.lag > 1 or len(
+                self.populations.list_copies(self.populations.of_call[place[0]])) > 1:
             return False
         if not register.initial:
             return True
         initial = register.initial[0]
-        known = self.history.setdefault((self.z, -1), initial)
+        t, _ = self.retiming.locate(place[0], -1)
+        known = self.history.setdefault((place, t), initial)
         if known is None and self.reader.recording.is_zero(initial):
             self.zeros.add(initial)
             return True
         return known == initial
 
+    def _name_z(self, place: Place) -> str:
+        return f"z{self.emitted.index(place)}" if self.copies > 1 else "z"
+
     def _name_output(self, place: Place) -> str:
         """Returns the state after each step, or z, that equals the value."""
-        if self.copies > 1 and place in self.emitted:
-            return f"z{self.emitted.index(place)}"
-        if place == self.z or (not self.ahead
-                               and self.reader.read(Now(*place))[:3] == (*self.z, 0)):
-            return "z"
+        source = place
+        if self.copies == 1 and not self.ahead and (
+                read := self.reader.read(Now(*place))).lag == 0:
+            source = read[:2]
+        if source in self.emitted:
+            return self._name_z(source)
         found = (name for one, name in self.registers.items() if one.place == place
                  and one.lag == 1)
         return next(found, "") or self.name_register(Register(place, 1, ()))

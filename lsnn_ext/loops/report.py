@@ -124,10 +124,10 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
             component = getattr(stage.run, "__self__", None)
             if isinstance(component, Component):
                 one = component.found
-                states = len(one.registers) or 1  # without others its output is its state
+                states = len(one.shared_states) or 1  # without others its output is its state
                 z = next((place for place, name in one.places.items() if name == "z"), one.z)
                 fused.append(Fused(
-                    one.line(z[0]), len(stage.positions), states, len(one.currents),
+                    one.line(z[0]), len(stage.positions), states, len(one.shared_currents),
                     any(current.products for current in one.currents)))
             elif (reason := _reason_of(stage)):
                 line = stage.line or loop.body[stage.positions[0]].call.line

@@ -62,7 +62,7 @@ class Retiming(NamedTuple):
 def find_retiming(nodes: Nodes) -> Retiming:
     """Returns the one of fewest groups: as many as a cycle of recurrent products needs."""
     edges = [(node.position, one.position, one.lag, False)
-             for node in nodes.by_position.values() for one in nodes.reads(node)]
+             for node in nodes.by_position.values() for one in nodes.list_operands(node)]
     edges += [(node.position, source.position, source.lag, True)
               for node, _, source in nodes.list_products()]
     for groups in range(1, MOST_EMITTED + 1):  # as many always do: a cycle has no more products
@@ -78,7 +78,7 @@ def _find_ahead(edges: Collection[tuple[int, int, int, bool]],
     None: these are more than `groups`. edges: reader, source, lag, whether a product reads it."""
     ahead = dict.fromkeys({position for one in edges for position in one[:2]}, 0)
     while True:
-        late = {}
+        late: dict[int, int] = {}
         for reader, source, lag, is_product in edges:
             steps = ahead[reader] - groups * lag + is_product
             if steps > ahead[source]:

@@ -19,7 +19,6 @@ class Step:
     """The step of a component, for functional.recurrent."""
 
     def __init__(self, found: Recurrence) -> None:
-        registers = found.registers
         self.dtype, self.line = found.dtype, ""
         # The kernels are traced anew when something behind the functions changes. Behind the
         # elements of a deque nothing is watched: calls do not change.
@@ -27,25 +26,28 @@ class Step:
         self.calls = deque(found.calls)
         # a current with an axis of its own: one for each of its numbers
         self.parts = {name: tuple(f"{name}_{k}" for k in range(width))
-                      for one, name in found.currents.items()
+                      for one, name in found.currents.items() if name in found.shared_currents
                       if (width := found.width(one.shape)) > 1}
-        self.axes = {name: shape[2] for one, name in registers.items()
-                     if len(shape := found.step_shape(one.place)) > 2}
-        slots = found.list_slots()
-        first = [found.currents[slot[0]] for slot in slots]
-        currents = [name for one in first for name in self.parts.get(one, (one,))]
-        # of populations of several sizes: which copies read a current; the others, where it means
-        # nothing, must not give it a gradient that is NaN
-        self.shared = tuple(
-            (name, tuple((found.currents[one], tuple(
-                k for k, size in enumerate(found.sizes) if size == found.size(one.shape)))
-                for one in slot))
-            for name, slot in zip(first, slots, strict=True) if len({*found.sizes}) > 1)
-        constants = tuple(found.constants.values())
-        self.inputs = (*currents, *registers.values(), *constants, "z")
-        self.results = (
-            *(found.name_result(one.place) if one.lag == 1 else found.name_register(one.after())
-              for one in registers), *constants)
+        self.axes = {name: shape[2] for one, name in found.registers.items()
+                     if name in found.shared_states
+                     and len(shape := found.step_shape(one.place)) > 2}
+        populations = found.populations
+        currents = [name for one in found.shared_currents for name in self.parts.get(one, (one,))]
+        self.inputs = (*currents, *found.shared_states, "z")
+        # a result for each state, by population, and its copies
+        results = {name: found.name_result(one.place) if one.lag == 1 else
+                   found.name_register(one.after()) for one, name in found.registers.items()}
+        results |= {name: name for name in found.constants.values()}
+        self.results = tuple(tuple((results[name], populations.list_copies(key))
+                                   for key, name in names.items())
+                             for names in found.shared_states.values())
+        # Copies of a population that holds no such value read 0: where it means nothing, it must
+        # not get a gradient that is NaN.
+        shared = {**found.shared_currents, **found.shared_states,
+                  "z": {key: f"z{k}" for k, key in enumerate(populations.of_copy)}}
+        self.shared = tuple((one, tuple((name, populations.list_copies(key))
+                                        for key, name in names.items()))
+                            for one, names in shared.items() if populations.are_several)
         self.emitted = tuple(map(found.name_result, found.emitted))
         # copies of a neuron, each with a part of the gradients, and a coefficient: which one it is
         self.needs_linear_backward = found.copies > 1
@@ -63,12 +65,16 @@ class Step:
         for name, rows in self.parts.items():
             made[name] = torch.stack([made[row] for row in rows], -1)
 
-        for slot, currents in self.shared:
-            both = made[slot]
-            for name, copies in currents:
-                made[name] = torch.zeros_like(both)
-                for k in copies:
-                    made[name] = torch.where(made["copy"] == k, both, made[name])
+        def choose(copies: Sequence[int], one: Tensor, other: Tensor) -> Tensor:
+            copy = made["copy"].unsqueeze(-1) if one.dim() == 3 else made["copy"]
+            for k in copies:
+                other = torch.where(copy == k, one, other)
+            return other
+
+        for shared, names in self.shared:
+            both = made[shared]
+            for own, copies in names:
+                made[own] = choose(copies, both, torch.zeros_like(both))
 
         def read(leaf: Any) -> Any:
             if not isinstance(leaf, Name):
@@ -83,7 +89,7 @@ class Step:
             return one != 0 if leaf.dtype == torch.bool else one.to(leaf.dtype)
 
         assert len(self.functions) == len(self.calls)  # named here, and so watched
-        for call, leaves, names, is_copy, is_sum, widths, parts in self.calls:
+        for call, leaves, found, is_copy, is_sum, widths, parts in self.calls:
             self.line = call.line
             given = [read(leaf) for leaf in leaves]
             if parts:
@@ -99,11 +105,17 @@ class Step:
                 results = call.run(given)
             if any(isinstance(leaf, Name) and leaf.has_first_axis for leaf in leaves):
                 results = [one.squeeze(0) if one.dim() == 3 else one for one in results]
-            made.update(zip(names, map(_fit, results, widths), strict=True))
+            made.update(zip(found, map(_fit, results, widths), strict=True))
         z, *others = (made[name].to(self.dtype) for name in self.emitted)
         for k, other in enumerate(others, 1):
-            z = torch.where(made["copy"] == k, other, z)
-        return *(made[name].to(self.dtype) for name in self.results), z
+            z = choose((k,), other, z)
+        states = []
+        for (name, _), *shared_with in self.results:
+            state = made[name].to(self.dtype)
+            for own, copies in shared_with:
+                state = choose(copies, made[own].to(self.dtype), state)
+            states.append(state)
+        return *states, z
 
 
 def _fit(result: Tensor, width: int) -> Tensor:

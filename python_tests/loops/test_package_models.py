@@ -43,10 +43,7 @@ def _converted(name: str) -> tuple[Case, nn.Module, Any]:
     torch.manual_seed(3)
     model, report = lsnn_ext.convert(ours.model, ours.x)
     assert model is ours.model and report.fused, str(report)
-    kept = [one.reason for loop in report.loops for one in loop.unfused]
-    # its second container has two matrices one behind the other
-    assert was_fused(report) or (name == "spikingjelly" and len(kept) == 1 and kept[0].startswith(
-        "expected recurrent products of one value")), str(report)
+    assert was_fused(report), str(report)
     return theirs, model, report
 
 
