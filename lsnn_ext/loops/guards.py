@@ -11,10 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..codegen.plain import MADE_OF, MISSING, SEQUENCES, are_same, find_oddity, is_mutable, make_key
+from ..codegen.plain import (
+    MADE_OF,
+    MISSING,
+    SEQUENCES,
+    are_same,
+    describe_tensor,
+    find_oddity,
+    is_mutable,
+    make_key,
+)
 from ..codegen.user_code import find_globals
 from .functions import PLAIN, Apply, find_file
-from .ir import DEVICES, Leaf, Recording, Ref, Refused
+from .ir import Leaf, Recording, Ref, Refused
 from .origins import Origins, look_up
 from .paths import (
     IMMUTABLE,
@@ -27,26 +36,11 @@ from .paths import (
     set_step,
     step_into,
 )
-from .snapshot import Node, Snapshot, describe
+from .snapshot import Node, Snapshot, describe, is_of_module
 
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
 EFFECTS = frozenset({"print", "open", "input"})
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
-
-
-def read_flags() -> tuple[Any, ...]:
-    """Returns the settings of torch that a call depends on."""
-    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
-            torch.get_default_device(),
-            *((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
-              for device in DEVICES), torch.is_autocast_cache_enabled(),
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled())
-
-
-def read_settings() -> tuple[Any, ...]:
-    """Returns the settings of torch that a call may change."""
-    return *read_flags(), torch.get_num_threads(), torch.is_anomaly_enabled()
 
 
 def describe_inputs(inputs: list[Any], are_read: bool = False) -> tuple[Any, ...] | None:
@@ -187,6 +181,8 @@ class Guard:
             self._constants += [one for one in held.values() if isinstance(one, Tensor)]
             self._mutable += [(one, node.plain[step]) for step, one in held.items()
                               if is_mutable(one)]
+        self._kinds_of = snapshot.kinds
+        self._single = {id(one) for one, places in snapshot.tensors.values() if len(places) == 1}
         self._contents = [one for *_, one in self._items.values()]
         self._keys = list(chain.from_iterable(self._dicts))
         self._values = list(chain.from_iterable(self._views))
@@ -234,6 +230,9 @@ class Guard:
             present = {key for kind, key in steps if key in holder}
             before = {key for kind, key in steps if (kind, key) in node.held}
             self._lengths.append(len(holder) - len(present) + len(before))
+        elif holder is value and any(map(is_of_module, holder)):
+            self._add_items(holder, "item", held)
+            self._add(holder, ())
         elif holder is not None:
             self._add_dict(holder)
         if isinstance(value, dict) and type(value) is not dict and hasattr(value, "__dict__"):
@@ -307,6 +306,38 @@ class Guard:
         for one, state in self._states:
             if Snapshot(one).description != state:
                 raise Refused(f"{_get_name(one)}: expected a backward that changes nothing")
+
+    def replace_tensors(self, inputs: list[Any]) -> bool:
+        """Whether all places hold the same objects, or new tensors of the same kinds, as another
+        model of a library leaves in its states; the quick check holds for these then."""
+        try:
+            pairs = [([*chain.from_iterable(self._views)], self._values),
+                     ([holder[key] for holder, key, _ in self._items.values()], self._contents)]
+        except LookupError:
+            return False
+        replaced: dict[int, Tensor] = {}
+        kinds = {**self._kinds_of}
+        for now, before in pairs:
+            if len(now) != len(before):
+                return False
+            for one, other in zip(now, before, strict=True):
+                if one is other:
+                    continue
+                if type(one) is not Tensor or id(one) in kinds or id(other) not in self._single or (
+                        find_oddity(one)) or describe_tensor(one) != kinds[id(other)] or vars(one):
+                    return False
+                replaced[id(other)] = one
+                kinds[id(one)] = kinds.pop(id(other))
+        self._values, self._contents = (now for now, _ in pairs)
+        self._items = {place: (holder, key, one) for (place, (holder, key, _)), one in zip(
+            self._items.items(), self._contents, strict=True)}
+        self._constants = [replaced.get(id(one), one) for one in self._constants]
+        self._single = {id(replaced[one]) if one in replaced else one
+                        for one in self._single}
+        self._kinds_of = kinds
+        self._fixed = {value: look_up(self.leaves[value], self.function, inputs)
+                       for value in self._fixed}
+        return bool(replaced) and self.holds(inputs)
 
     def settle(self, inputs: list[Any]) -> bool:
         """Whether the fingerprint holds: the full check, after which the quick one holds, too."""

@@ -130,11 +130,12 @@ def check_backward(outputs: Sequence[Tensor], live: Sequence[Tensor]) -> None:
         live: leaves of the recording.
     """
     leaves = [one for one in live if one.requires_grad and not one._backward_hooks]
-    if not outputs or not leaves:
-        return
     try:
-        torch.autograd.grad(outputs, leaves, list(map(torch.ones_like, outputs)),
-                            retain_graph=True, allow_unused=True)
+        # a view of a parameter that is made under no_grad requires a gradient, too
+        made = [one for one in outputs if one.grad_fn is not None]
+        if made and leaves:
+            torch.autograd.grad(made, leaves, list(map(torch.ones_like, made)),
+                                retain_graph=True, allow_unused=True)
     except RuntimeError as error:
         raise Refused(f"expected a backward pass without errors, got "
                       f"{str(error).partition(', which is')[0]}") from error

@@ -12,7 +12,23 @@ from torch.utils import _pytree as pytree
 from .._core import torch_internals
 from .._core.torch_internals import find_storage
 from ..codegen.plain import generator_states, set_generator_states
+from .ir import DEVICES
 from .origins import Origins
+
+
+def read_flags() -> tuple[Any, ...]:
+    """Returns the settings of torch that a call depends on."""
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
+            torch.get_default_device(),
+            *((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+              for device in DEVICES), torch.is_autocast_cache_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled())
+
+
+def read_settings() -> tuple[Any, ...]:
+    """Returns the settings of torch that a call may change."""
+    return *read_flags(), torch.get_num_threads(), torch.is_anomaly_enabled()
 
 
 def must_run_original(is_strict: bool) -> bool:

@@ -131,9 +131,11 @@ class Origins:
         return [(("contents", None), now)]
 
     def _differences(self, node: Node) -> list[tuple[Step, Any]]:
+        number = self.snapshot.numbers[id(node.value)]
         now = {step: one for step, one in self.snapshot.list_entries(node.value)
                if step in node.held or step[0] != "element" and is_read(
-                   node.value, step, one, self.snapshot.names, False)}
+                   node.value, step, one, self.snapshot.names, False)
+               and self.snapshot.unread.get((number, step), plain.MISSING) is not one}
         found = []
         for step, one in now.items():
             before = node.held.get(step, plain.MISSING)

@@ -49,10 +49,10 @@ from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
 from .applied import Bound, check_results, intercept_functions
 from .functions import Apply, find_line, get_name, get_property_name, is_static
-from .guards import read_settings
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import UNSEEN_WRITE, Memory, check_backward, find_version
+from .modes import read_settings
 from .monitor import run_with_profile
 from .origins import Origins
 from .parameters import Parameters

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ..codegen.plain import generator_states, make_key, set_generator_states
 from . import modes
-from .guards import Guard, check_functional, check_hooks, describe_inputs, read_flags
+from .guards import Guard, check_functional, check_hooks, describe_inputs
 from .ir import Later, Recording, Refused
 from .modes import NotReplayed, OnTheSide, copy_inference_states, run_aside, without_collections
 from .monitor import Monitor
@@ -117,7 +117,7 @@ class Replayer:
             self.others = sorted({type(one).__name__ for one in inputs
                                   if not isinstance(one, Tensor) and make_key(one) is None})
             return original(*args, **kwargs)
-        key = (spec, kinds, read_flags())
+        key = (spec, kinds, modes.read_flags())
         try:
             entries = self.entries.get(key, ())
         except TypeError:  # arguments without a hash
@@ -139,9 +139,10 @@ class Replayer:
             return original(*args, **kwargs)
         try:
             copy_inference_states(root)
-            for entry in entries:
-                if entry.guard.settle(inputs):
-                    return self._replay(root, entry, original, inputs, args, kwargs)
+            for check in (Guard.replace_tensors, Guard.settle):
+                for entry in entries:
+                    if check(entry.guard, inputs):
+                        return self._replay(root, entry, original, inputs, args, kwargs)
             if self.options.dynamic and self.sizes.predict(self.entries, key, inputs,
                                                            self.options.exact):
                 entry = self.entries[key][-1]

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..codegen.plain import MISSING, SEQUENCES, Same, describe_tensor, find_oddity, make_key
@@ -16,6 +16,12 @@ from .paths import SETS, Path, Step, format_path, is_opaque, is_read, is_walked,
 
 MAX_NODES = 20_000
 HOLDING = (enum.Enum, *SETS)  # plain values that hold others
+
+
+def is_of_module(key: Any) -> bool:
+    """Whether it is a weak reference to a module, the key of an entry that only code with this
+    module reads, as of a library's WeakKeyDictionary of all models."""
+    return isinstance(key, weakref.ref) and isinstance(key(), nn.Module)
 
 
 class Node(NamedTuple):
@@ -43,6 +49,7 @@ class Snapshot:
         self.tensors: dict[int, tuple[Tensor, list[tuple[int, Step]]]] = {}  # and their places
         self.kinds: dict[int, tuple[Any, ...]] = {}  # of the tensors, by id
         self.names = {"forward"}  # what torch calls
+        self.unread: dict[tuple[int, Step], Any] = {}  # entries of modules that are out of reach
         self._waiting: deque[tuple[Path, Any]] = deque([((), function)])
         self._made: set[int] = set()
         count = -1
@@ -55,8 +62,9 @@ class Snapshot:
                     self.nodes.append(Node(value, path, {}, {}))
                     self._read(self.nodes[-1])
             for node in self.nodes:
-                if isinstance(node.value, (type, types.ModuleType, Optimizer)):
-                    self._read(node)  # by the names that are known now
+                if isinstance(node.value, (type, types.ModuleType, Optimizer)) or (
+                        isinstance(node.value, dict) and any(map(is_of_module, node.value))):
+                    self._read(node)  # by the names and modules that are known now
         for node in self.nodes:  # in an order that no round of reading decides
             node.held.update({step: node.held.pop(step)
                               for step, _ in self.list_entries(node.value) if step in node.held})
@@ -81,6 +89,9 @@ class Snapshot:
         for step, one in self.list_entries(value):
             if step in node.held or not is_read(value, step, one, self.names, is_made) or not (
                     runs or step[0] == "attribute"):
+                continue
+            if is_of_module(step[1]) and id(step[1]()) not in self.numbers:
+                self.unread[number, step] = one
                 continue
             node.held[step] = one
             if step[0] in ("global", "closure") and isinstance(one, type):

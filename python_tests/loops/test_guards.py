@@ -3,6 +3,7 @@ import copy
 import enum
 import math
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lsnn_ext.loops.guards import Guard, check_hooks, describe_inputs, read_flags
+from lsnn_ext.loops.guards import Guard, check_hooks, describe_inputs
 from lsnn_ext.loops.ir import Refused
+from lsnn_ext.loops.modes import read_flags
 from lsnn_ext.loops.monitor import Monitor
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
@@ -22,6 +24,8 @@ from lsnn_ext.loops.snapshot import Snapshot
 GAIN, SLOPE = 2.0, 2.0
 UNUSED = 3.0
 SETTINGS = {"tau": 5.0, "names": ["a"]}
+OFFSETS: Any = weakref.WeakKeyDictionary()  # by model, as libraries keep them
+OTHERS = []
 
 
 class Reset(enum.Enum):
@@ -103,6 +107,7 @@ class Model(nn.Module):
         self.state: Any = None
         self.log: Any = []
         self.pair = (1.0, (2.0, "a"))
+        OFFSETS[self] = [1.0]
 
     def forward(self, x: Tensor) -> Tensor:
         state = torch.zeros(3) if self.state is None else self.state
@@ -112,7 +117,7 @@ class Model(nn.Module):
             state = _with_default(_helper(self.inner(Surrogate.apply(state))))
             self.log.append(state * 1)
         self.state = state
-        return torch.stack(self.log) + self.level + self.object.limit
+        return torch.stack(self.log) + self.level + self.object.limit + OFFSETS[self][0]
 
 
 class Watched:
@@ -130,8 +135,9 @@ class Watched:
         self.recording = recording
 
     def holds(self) -> tuple[bool, bool]:
-        """By objects, and by all that there is."""
-        return (self.guard.holds([self.x]), copy.copy(self.guard).settle([self.x]))
+        """By objects, but for tensors of the same kinds, and by all that there is."""
+        return (self.guard.holds([self.x]) or copy.copy(self.guard).replace_tensors([self.x]),
+                copy.copy(self.guard).settle([self.x]))
 
 
 def test_a_recording_holds_while_nothing_changes() -> None:
@@ -176,6 +182,12 @@ CHANGES: dict[str, Any] = {
     "hook of backward": lambda m: m.first.register_full_backward_hook(lambda *_: None),
     "tied": lambda m: setattr(m.second, "weight", m.first.weight),
     "forward": lambda m: setattr(m, "forward", lambda x: x),
+    "one constant for two": lambda m: setattr(m, "constant", m.trace),
+    "a new constant for two": lambda m: (setattr(m, "constant", torch.ones(3)),
+                                         m.register_buffer("trace", m.constant)),
+    "strides of a constant": lambda m: setattr(m, "constant", torch.ones(3, 2)[:, 0]),
+    "attribute of a constant": lambda m: setattr(m.constant, "scale", 2.0),
+    "entry of a registry": lambda m: OFFSETS[m].__setitem__(0, 2.0),
 }
 
 
@@ -248,6 +260,7 @@ SAME: dict[str, Any] = {
     "other state": lambda m: setattr(m, "state", torch.zeros(2, 3, requires_grad=True) * 1),
     "other log": lambda m: setattr(m, "log", [one + 0 for one in m.log]),
     "gradients": lambda m: m(torch.rand(4, 2, 3)).sum().backward(),
+    "another model in a registry": lambda m: OTHERS.append(Model()),
 }
 
 
@@ -261,6 +274,18 @@ def test_what_leaves_are_looked_up_for_may_change(name: str) -> None:
     tensors = [one for one, _ in Snapshot(watched.model).tensors.values()]
     assert len(found) == len(watched.recording.leaves)
     assert all(one is watched.x or any(one is other for other in tensors) for one in found.values())
+
+
+def test_new_tensors_of_the_same_kinds_are_taken() -> None:
+    """As states of another model, which a library keeps with those of this one."""
+    watched = Watched()
+    watched.model.constant = torch.zeros(3)
+    assert not watched.guard.holds([watched.x])
+    assert watched.guard.replace_tensors([watched.x])
+    assert any(one is watched.model.constant
+               for one in watched.guard.look_up([watched.x]).values())
+    watched.model.constant = torch.zeros(3).double()
+    assert not watched.guard.replace_tensors([watched.x])
 
 
 def test_globals_that_no_function_names_may_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,3 +95,19 @@ def test_a_part_that_nothing_has_written_has_a_gradient() -> None:
     x, w = draw_x(), torch.ones(5, requires_grad=True)
     fused = fuse(run, (x, w), verify=False)
     assert all(fused(x, w).requires_grad for _ in range(2))
+
+
+def test_a_view_of_a_parameter_under_no_grad() -> None:
+    """It requires a gradient, and has no backward pass."""
+    def run(x: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+        v, total = torch.zeros(2, 5), torch.zeros(2, 5)
+        for x_t in x:
+            v = 0.9 * v + x_t
+            total += v
+        return total, log_std.expand_as(total)
+
+    given = draw_x(), torch.zeros(5, requires_grad=True)
+    with torch.no_grad():
+        fused = fuse(run, given)
+        for one, other in zip(fused(*given), run(*given), strict=True):
+            assert torch.equal(one, other) and one.requires_grad == other.requires_grad
