@@ -84,14 +84,14 @@ class Twin:
         """Returns why a call of the copy, of functions with these codes, was none of the model."""
         mine = Snapshot(self.model, codes, self._snapshot)
         theirs = Snapshot(self._model, codes, self._before.snapshot)
-        one, other = _describe(mine), _describe(theirs)
-        for path in one.keys() ^ other.keys() or [key for key in one if one[key] != other[key]]:
-            return Refused(f"{format_path(path)}: expected a model that copy.deepcopy copies, for "
-                           f"a call with numbers of tensors or counters, got another copy")
         for path, held in mine.list_held():
             if self._copies.get(id(held), held) is not held:
                 return Refused(f"{format_path(path)}: expected a part of the model only inside of "
                                f"the model, for a call with numbers of tensors or counters")
+        one, other = _describe(mine), _describe(theirs)
+        for path in one.keys() ^ other.keys() or [key for key in one if one[key] != other[key]]:
+            return Refused(f"{format_path(path)}: expected a model that copy.deepcopy copies, for "
+                           f"a call with numbers of tensors or counters, got another copy")
         for name in after.list_changes_of(self._before):
             return Refused(f"{name}: expected a call with numbers of tensors or counters to change "
                            f"only attributes of the model")
