@@ -150,7 +150,7 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         outputs, inputs = (want, others) if run_perturbed is None else run_perturbed(random)
         outputs = [one for one in outputs if one.requires_grad]
         perturbed = run(outputs, [inputs[k] for k in suspects],
-                        [_perturb_by_ulp(one, random) for one in cotangents])
+                        [perturb_by_ulp(one, random) for one in cotangents])
         for (k, (apart, _)), one in zip([*suspects.items()], perturbed, strict=True):
             if one is not None:
                 distance = find_distance(one, first.setdefault(k, one))
@@ -186,11 +186,12 @@ def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[i
     for value, one in run_call(call, values):
         values[value] = one
         if one.is_floating_point() and one.requires_grad:
-            values[value] = one + (_perturb_by_ulp(numbers[value], random) - one).detach()
+            values[value] = one + (perturb_by_ulp(numbers[value], random) - one).detach()
 
 
-def _perturb_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:
-    if not tensor.numel():
+def perturb_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:
+    """Returns the tensor changed at random by an ulp of its largest number."""
+    if not tensor.numel() or not tensor.is_floating_point():
         return tensor
     return perturb(tensor, torch.finfo(tensor.dtype).eps * find_largest(tensor), 0, random)
 

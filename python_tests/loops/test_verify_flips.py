@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from lsnn_ext.loops.expected import Expected
 from lsnn_ext.loops.functions import Apply
@@ -58,22 +60,50 @@ def test_flip_at_the_threshold_counts():
     assert (error.value.step, error.value.neuron) == (7, (0, 3))
 
 
+def move_current(plan: Plan, share: float = 1e-15) -> None:
+    """Moves the input current of the first kernel by some ulps."""
+    stage = next(one for one in plan.stages if one.kind == "fused")
+    component = stage.run.__self__  # type: ignore[attr-defined]
+    make_current = component.currents.make_current
+    component.currents.make_current = lambda *args: make_current(*args) * (1 - share)
+    component.currents.projected = None  # the operator would make it
+
+
 def test_flip_in_a_run():
     """An input current of a kernel moves by an ulp, and a spike with it."""
     plan, result, _, _ = near_threshold()
-    i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
-                             if not isinstance(part, Call))
-    k = next(k for k, stage in enumerate(stages) if stage.kind == "fused")
-    component = stages[k].run.__self__
-    current = component.currents.make_current
-
-    def moved(*args):
-        return current(*args) * (1 - 1e-15)
-
-    component.currents.make_current = moved
+    move_current(plan)
     found = verify(plan, result)
     assert found.flips >= 1
     assert found.replayed >= 1
     assert found.gradients == 0
     assert "flip" in found.reason
     assert "flip" in str(found)
+
+
+def izhikevich(v: Tensor, b: Tensor, current: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A step of 1 ms, in which differences grow sixfold."""
+    v, b = v + 0.04 * v**2 + 5 * v + 0.14 - b + current, b + 0.02 * (0.2 * v - b)
+    z = spike(v - 0.3)
+    return (1 - z) * v - 0.5 * z, b + 0.08 * z, z
+
+
+def grow(x: Tensor, w: Tensor, other: Tensor) -> Tensor:
+    u = a = v = b = x.new_zeros(x.shape[1], len(w))
+    out = []
+    for x_t in x:
+        u, a, z = izhikevich(u, a, F.linear(x_t, w))
+        v, b, z = izhikevich(v, b, F.linear(z, other))
+        out.append(z)
+    return torch.stack(out)
+
+
+def test_a_run_whose_differences_grow():
+    """The original's own spikes flip when its numbers move by an ulp."""
+    given = [(random(60, 16, 80) > 0.8), random(256, 80, scale=0.06, seed=1),
+             random(256, 256, scale=0.04, seed=2)]
+    with torch.no_grad():
+        plan, result = prepare(grow, [one.float() for one in given])
+        move_current(plan, 1e-6)
+        found = verify(plan, result)
+    assert found.replayed and "flip" in found.reason
