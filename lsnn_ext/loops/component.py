@@ -292,6 +292,9 @@ class Component:
         matrices = {matrix for one in self.found.currents for product in one.products
                     for matrix, _ in (product[1:3], *product.then)}
 
+        indices = {product.positions: product.inputs for one in self.found.currents
+                   for product in one.products if product.positions is not None}
+
         def draw(kind: Kind, *sizes: int, is_matrix: bool = False) -> Tensor:
             one = draw_normal((*sizes, *kind.shape), random, torch.float64)
             if is_matrix:
@@ -302,6 +305,8 @@ class Component:
             return one.requires_grad_(kind.requires_grad and reader.has_grad)
 
         def draw_slot(slot: Slot) -> Tensor:
+            if slot in indices:
+                return torch.arange(*reader.kind_of(slot).shape) % indices[slot]
             known = reader.recording.read.get(slot.value) if isinstance(slot, Fixed) else None
             return draw(reader.kind_of(slot), *() if reader.is_invariant(slot) else (n,),
                         is_matrix=slot in matrices) if known is None else known

@@ -230,6 +230,9 @@ def slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
     for matrix, is_transposed in product.then:
         found = _transpose(matrix, is_transposed, outside) @ found
     found = found if product.sign > 0 else -found
+    if product.positions is not None:
+        wide = found.new_zeros(len(found), product.inputs)
+        return wide.index_add(1, outside[product.positions], found)
     return pad(found, product.part) if any(product.part) else found
 
 

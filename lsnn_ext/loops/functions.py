@@ -40,6 +40,7 @@ FLAGS = frozenset({"__set__", "requires_grad_", *(one.__name__ for one in IN_PLA
 # Operators that read numbers, or whose results have shapes that depend on them.
 VALUE_READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "__index__"})
 MOST_READ = 16  # numbers of an attribute that each call compares
+MOST_MASKED, MOST_CALLS = 1 << 14, 256  # the same of a mask, and calls between it and a use
 # FILLS take a number of a tensor, but no size.
 FILLS = frozenset({"full", "full_like", "new_full", "fill_", "masked_fill", "masked_fill_"})
 VALUE_TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
@@ -130,10 +131,16 @@ def list_numbers(data: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, A
     return (data,), kwargs
 
 
+def list_masks(func: Any, args: Any) -> list[Any]:
+    """Returns the arguments of an operator whose numbers it reads."""
+    if func is not torch.ops.aten.index.Tensor:
+        return [args[0]]
+    return [one for one in args[1] if one is not None and one.dtype in (torch.bool, torch.uint8)]
+
+
 def is_index_by_integers(func: Any, args: Any) -> bool:
     """Whether an operator is an index by integers, not by a mask: its shape is known."""
-    return func is torch.ops.aten.index.Tensor and not any(
-        one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
+    return func is torch.ops.aten.index.Tensor and not list_masks(func, args)
 
 
 class Effects(NamedTuple):

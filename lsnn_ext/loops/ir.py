@@ -235,6 +235,7 @@ class Recording:
     read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
     # bools that Python reads, as for a branch or an assertion; a replay with others does not count
     checked: dict[int, bool] = field(default_factory=dict, kw_only=True)
+    masks: set[int] = field(default_factory=set, kw_only=True)  # constant, as of add_mask
     # of results that are not contiguous, and of such arguments of draws
     strides: dict[int, tuple[int, ...]] = field(default_factory=dict, kw_only=True)
     steps: list[Step] = field(default_factory=list, kw_only=True)  # see unread.py
@@ -283,19 +284,23 @@ class Recording:
         return (next(makers, "") in ("zeros", "zeros_like", "new_zeros")
                 and not self.kinds[value].requires_grad)
 
-    def attributes_of(self, value: int, most: int, calls: int = 4) -> list[int]:
+    def attributes_of(self, value: int, most: int, calls: int = 4) -> list[int] | None:
         """Returns the attributes of at most `most` numbers from which the last calls compute a
-        value; empty: it depends on something else."""
+        value; None: it depends on something else."""
         leaf, kind = self.leaves.get(value), self.kinds[value]
         if leaf is not None:
             is_small = prod(kind.shape) <= most
-            return [value] if leaf.kind != "input" and not kind.requires_grad and is_small else []
+            return [value] if leaf.kind != "input" and not kind.requires_grad and is_small else None
         last = self.calls[-calls:] if calls else []
-        call = next((one for one in last if value in one.outputs), None)
+        call = next((one for one in reversed(last) if value in one.outputs), None)
         if call is None or call.is_random or call.written:
-            return []
-        parts = [self.attributes_of(one, most, calls - 1) for one in call.inputs]
-        return [one for part in parts for one in part] if all(parts) else []
+            return None
+        found: list[int] = []
+        for one in dict.fromkeys(call.inputs):
+            if (part := self.attributes_of(one, most, calls - 1)) is None:
+                return None
+            found += part
+        return found
 
 
 # ------------------------------------------------------------------------------------- loops

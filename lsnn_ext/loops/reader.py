@@ -48,6 +48,7 @@ class Product(NamedTuple):
     then: tuple[tuple[Slot, bool], ...] = ()  # matrices of products of this product
     part: tuple[int, int] = (0, 0)  # how many numbers of the source are in front, and behind
     sign: int = 1
+    positions: "Slot | None" = None  # which numbers of the source are multiplied
 
     @property
     def inputs(self) -> int:
@@ -350,6 +351,13 @@ class Reader:
     def _of_whole(self, product: Product) -> Product:
         """Returns the product of a part of a value, such as z[:, :n], as one of the value."""
         source: Any = product.source
+        call, slots = self.loop.body[source.position]
+        if call.name == "index_select" and not source.lag and self.is_invariant(slots[2]) and (
+                isinstance(whole := self.read(slots[0]), Read)):
+            size, inputs = self.kind_of(slots[0]).shape[-1], product.last
+            if slots[1] == len(self.kind_of(slots[0]).shape) - 1 and (
+                    self.kind(source.position, 0).shape[-1] == inputs):
+                return product._replace(source=whole, part=(0, size - inputs), positions=slots[2])
         parts = self.find_parts(source.position)
         whole = self.read(self.loop.body[source.position].slots[0]) if parts else None
         if parts is None or source.lag or not isinstance(whole, Read):

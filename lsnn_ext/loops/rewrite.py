@@ -25,8 +25,8 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
     becomes torch.where, which takes other numbers in each iteration; detach_ becomes detach, of
     which the tensor is the result, and einsum a product of numbers. nn.LSTMCell and nn.GRUCell
-    become their products and gates. An operator of SpikingJelly that loops over time becomes one
-    for each step.
+    become their products and gates, x[..., mask] and x[..., numbers] an index_select. An operator
+    of SpikingJelly that loops over time becomes one for each step.
     """
     if call.function in _FACTORIES:
         return [_make_factory(call, kinds)]
@@ -42,6 +42,8 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
         (_, after), = call.written
         return [call.replace(function=IN_PLACE_VIEWS[call.function], results=Ref(after),
                              written=())]
+    if call.name == "__getitem__":
+        return _select(call, add_value, kinds)
     if call.function in (torch.masked_fill, Tensor.masked_fill) and len(call.leaves) == 3:
         x, mask, value = call.leaves
         kind = kinds[call.outputs[0]]
@@ -125,6 +127,29 @@ def _make_multiplication(call: Call, kinds: dict[int, Kind]) -> Call:
         return call
     leaves, spec = flatten_arguments(operands, {})
     return call.replace(function=torch.mul, leaves=tuple(leaves), spec=spec)
+
+
+def find_positions(mask: Tensor, size: int) -> Tensor:
+    """Returns the positions that a mask, or an index that may be negative, takes of so many."""
+    return mask.nonzero().flatten() if mask.dtype == torch.bool else mask.remainder(size)
+
+
+def _select(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]) -> list[Call]:
+    """Returns the calls of x[..., index], whose index is a vector; else the call itself."""
+    (x, index), _ = pytree.tree_unflatten(list(call.leaves), call.spec)
+    *others, last = index if isinstance(index, tuple) else (index,)
+    kind = kinds[call.outputs[0]]
+    if not isinstance(x, Ref) or not isinstance(last, Ref) or call.written or (
+            kinds[last.value].dtype not in (torch.bool, torch.int64)) or (
+            len(kinds[last.value].shape) != 1 or not kind.is_contiguous) or not (
+            others == [Ellipsis] or others == [slice(None)] * (len(kinds[x.value].shape) - 1)):
+        return [call]
+    positions = Ref(add_value(kinds[last.value]._replace(shape=kind.shape[-1:],
+                                                         dtype=torch.int64)))
+    size = kinds[x.value].shape[-1]
+    return [make_call(find_positions, (last, size), positions, call.mode, call.line),
+            make_call(torch.index_select, (x, len(kind.shape) - 1, positions), call.results,
+                      call.mode, call.line)]
 
 
 def _split_dropout(call: Call, add_value: Callable[[Kind], int],

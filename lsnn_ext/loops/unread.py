@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..codegen.plain import Stand
-from .functions import MOST_READ, PLAIN, find_line
+from .functions import MOST_CALLS, MOST_MASKED, MOST_READ, PLAIN, find_line
 from .ir import Later, Leaf, Ref, Refused, Step
 from .paths import Path
 
@@ -267,18 +267,40 @@ def run_steps(steps: list[Step], get: Callable[[Any, bool], Any]) -> list[Any]:
 
 def add_read(recorder: Any, tensor: Any, reason: str, result: Any = None) -> None:
     """Notes that Python reads numbers: of small attributes, or a bool, the result."""
-    tensors, recording = recorder.tensors, recorder.recording
-    known = tensors.get(id(tensor))  # perhaps of one that is gone
+    value = _find_value(recorder, tensor, reason)
+    if _add_attributes(recorder, recorder.recording.attributes_of(value, MOST_READ)):
+        return
+    if not isinstance(result, bool):
+        raise Refused(reason)
+    recorder.recording.checked[value] = result
+
+
+def add_mask(recorder: Any, tensor: Any, reason: str) -> None:
+    """Notes that a shape depends on numbers: of attributes, or of constants."""
+    value, recording = _find_value(recorder, tensor, reason), recorder.recording
+    if value in recording.masks:
+        return
+    found = recording.attributes_of(value, MOST_MASKED, MOST_CALLS)
+    if found != [] and not _add_attributes(recorder, found):
+        raise Refused(reason)
+    recording.masks.add(value)
+
+
+def _find_value(recorder: Any, tensor: Any, reason: str) -> int:
+    known = recorder.tensors.get(id(tensor))  # perhaps of one that is gone
     if (known is None or known.tensor() is not tensor) and recorder.origins.find(tensor) is None:
         raise Refused(reason)  # such as one inside of a function of TorchScript
-    value = recorder.value_of(tensor)
-    found = recording.attributes_of(value, MOST_READ)
-    new = set(found) - recording.read.keys()
-    live = {known.value: one for known in tensors.values()
+    value: int = recorder.value_of(tensor)
+    return value
+
+
+def _add_attributes(recorder: Any, found: list[int] | None) -> bool:
+    """Notes that each call compares the numbers of these attributes; False: there are none."""
+    read = recorder.recording.read
+    new = set(found or ()) - read.keys()
+    live = {known.value: one for known in recorder.tensors.values()
             if known.value in new and (one := known.tensor()) is not None}
-    if found and new == live.keys():
-        recording.read.update((key, one.detach().clone()) for key, one in live.items())
-    elif isinstance(result, bool):
-        recording.checked[value] = result
-    else:
-        raise Refused(reason)
+    if not found or new != live.keys():
+        return False
+    read.update((key, one.detach().clone()) for key, one in live.items())
+    return True

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..codegen.plain import generator_states
 from . import functions as of
 from .ir import Refused
-from .unread import add_read
+from .unread import add_mask
 
 
 def find_constructor(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
@@ -70,8 +70,9 @@ class Witness(TorchDispatchMode):
                 or recorder.name in of.FILLS and not is_size(args[0], recorder.arguments)
                 or recorder.name == "__bool__"):
             with recorder.refusals():
-                add_read(recorder, args[0], f"{func}: expected no shape and no branch that depends "
-                                            f"on numbers")
+                for one in of.list_masks(func, args):
+                    add_mask(recorder, one, f"{func}: expected no shape and no branch that depends "
+                                            f"on numbers, but for constant ones")
         if effects.writes:
             recorder.unversioned |= of.written_statistics(func, args)
         if not effects.draws:

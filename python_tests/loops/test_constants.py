@@ -172,10 +172,15 @@ def test_number_is_read_in_each_call(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_size_by_a_number_is_refused(name: str) -> None:
+def test_size_by_a_number_is_compared_in_each_call(name: str) -> None:
     x = torch.randn(8, 3, 4)
+    original = Started(SIZES[name])
     model, report = convert(Started(SIZES[name]), x)
-    assert not report.converted and "depend" in report.reason
+    assert report.converted, str(report)
+    for level in (0.5, 0.75, 0.5):
+        original.level.fill_(level)
+        model.level.fill_(level)
+        assert torch.allclose(model(x), original(x), rtol=1e-6, atol=1e-6)
     model.level.fill_(-0.25)
     with pytest.raises(RuntimeError, match="size"):
         model(x)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import small_loops
-from lsnn_ext import fuse
+from lsnn_ext import convert, fuse
 from small_loops import compare, spike
 
 T, I = 9, 3
@@ -176,3 +176,64 @@ def test_no_items() -> None:
     with pytest.warns(UserWarning, match="expected"):
         made = fused(small_loops.random(T, 0, 6), w)
     assert made.shape == (0, 6)
+
+
+def make_mask() -> Tensor:
+    return torch.arange(8) % 3 == 0
+
+
+INDICES: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "masks": lambda: (make_mask(), ~make_mask()),
+    "where": lambda: (torch.where(make_mask())[0], torch.where(~make_mask())[0]),
+    "nonzero": lambda: (make_mask().nonzero().squeeze(1), (~make_mask()).nonzero().squeeze(1)),
+    "integers": lambda: (torch.tensor([0, -1, 2]), torch.tensor([3, 4, 4, 5, -7]))}
+
+
+@pytest.mark.parametrize("axes", ["all", "last"])
+@pytest.mark.parametrize("name", INDICES)
+def test_products_of_parts_by_constant_indices(name: str, axes: str) -> None:
+    """Excitatory and inhibitory neurons of one population, each with a matrix."""
+    def model(x: Tensor, w_e: Tensor, w_i: Tensor) -> Tensor:
+        v = z = x.new_zeros(x.shape[1:])
+        excitatory, inhibitory = INDICES[name]()
+        out = []
+        for one in x:
+            parts = (z[..., excitatory], z[..., inhibitory]) if axes == "last" else (
+                z[:, excitatory], z[:, inhibitory])
+            v = 0.9 * v + one + parts[0] @ w_e - F.linear(parts[1], w_i)
+            z = spike(v - 0.5)
+            out.append(z[:, excitatory].sum(1))
+        return torch.stack(out)
+
+    sizes = [len(torch.zeros(8)[one]) for one in INDICES[name]()]
+    compare(model, small_loops.random(T, 3, 8), small_loops.random(sizes[0], 8),
+            small_loops.random(8, sizes[1], seed=1))
+
+
+class Masked(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(50, 100)
+        self.register_buffer("mask", torch.arange(100) < 50)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = z = torch.zeros_like(x[0])
+        for one in x:
+            v = 0.9 * v + one + self.linear(z[:, self.mask])
+            z = spike(v - 0.5)
+        return z
+
+
+def test_a_mask_that_changes() -> None:
+    model, original = Masked(), Masked()
+    original.load_state_dict(model.state_dict())
+    x = small_loops.random(T, 3, 100).float()
+    model, report = convert(model, x)
+    assert report.converted
+    for shift in (0, 7, 7, 0):
+        for one in (model, original):
+            one.mask.copy_(torch.arange(100).roll(shift) < 50)
+        assert torch.equal(model(x), original(x))
+    model.mask.fill_(False)
+    with pytest.raises(RuntimeError, match="shape"):
+        model(x)
