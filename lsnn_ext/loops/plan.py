@@ -106,7 +106,8 @@ class Plan:
     @property
     def reason(self) -> str:
         """Why the plan is not faster than the original; empty: it is."""
-        if self.refused and not self.stages:
+        has_kernel = any(stage.kind == "fused" for stage in self.stages)
+        if self.refused and not has_kernel:
             return f"no recurrence that runs in a kernel; {self.refused[0][1]}"
         if all(isinstance(part, Call) for part in self.parts):
             return ("no loop: expected calls of torch that repeat step by step; a function whose "
@@ -114,7 +115,7 @@ class Plan:
         kept = max((stage for stage in self.stages if stage.kind == "loop"),
                    key=lambda stage: len(stage.positions), default=None)
         why = "" if kept is None else f"; {kept.line}: {kept.reason}"
-        if not any(stage.kind == "fused" for stage in self.stages):
+        if not has_kernel:
             return f"no recurrence that runs in a kernel{why}"
         original = sum(estimate_call(call, self.recording.kinds) for call in self.recording.calls)
         gain = original / self.estimate()

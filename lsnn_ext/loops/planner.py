@@ -1,7 +1,6 @@
 """Planner: cuts the body of a loop into stages, each of which runs for all iterations."""
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch.utils import _pytree as pytree
 from . import stages
 from .component import Component
 from .functions import PRODUCTS, Apply, is_elementwise, is_pointwise
-from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying, find_initial
+from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 from .reader import find_invariants
 from .recurrence import Recurrence
 from .stages import Batched, Stage
@@ -53,13 +52,9 @@ class Planner:
                                                    and slot.position not in self.invariant)
             for slot in one.slots)]
         others = [q for q, one in enumerate(body) if one.call.is_random and q not in drawn]
-        for one in body:
-            if one.call.is_random and not all(map(self._is_in_order, one.slots)):
-                raise Refused("expected arguments of a random draw with dimensions in the order "
-                              "of memory", one.call.line)
         if len(others) > 1 or (others and drawn):
-            raise Refused("random draws that depend on numbers of the loop stay in their order",
-                          body[others[0]].call.line)
+            raise Refused("a random draw whose arguments the loop computes and another draw stay "
+                          "in their order", body[others[0]].call.line)
         if drawn:
             places = {(q, k) for q in drawn for k in range(len(body[q].call.outputs))}
             found.append(Stage("drawn", tuple(drawn), partial(
@@ -82,13 +77,6 @@ class Planner:
                 for k, stage in enumerate(found)]
 
     # -------------------------------------------------------------------------- structure
-    def _is_in_order(self, slot: Any) -> bool:
-        """Whether draws of the kind of an argument are those of a contiguous one."""
-        values = [made[slot.position][slot.output] for made in self.loop.made] if isinstance(
-            slot, Now | Before) else find_initial(slot)
-        return all(value not in self.recording.strides or value in self.recording.leaves
-                   for value in values)
-
     def _find_final(self) -> set[int]:
         """Returns the calls of which only the last iteration is read."""
         found: set[int] = set()

@@ -309,7 +309,7 @@ class _Recorder(TorchFunctionMode):
             self.recording.strides.update(find_turned(zip(call.inputs, tensors, strict=True)))
         if name == "stack" and isinstance(results, Ref):
             self.writes.note_stack(args, kwargs, results.value)
-        self.recording.calls += rewrite(call, self.recording.add_value, kinds)
+        self.recording.calls += rewrite(call, self.recording)
         for parameter, old, numbers in parameters:
             self.parameters.assign(parameter, old, numbers, line)
 

@@ -9,7 +9,8 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from .functions import IN_PLACE_VIEWS, OneStep, is_operator
-from .ir import Call, Kind, Mode, Ref, flatten_arguments
+from .ir import Call, Kind, Mode, Recording, Ref, flatten_arguments
+from .values import find_order
 
 _FACTORIES: dict[Any, Callable[..., Tensor]] = {
     torch.zeros_like: torch.zeros, Tensor.new_zeros: torch.zeros, torch.ones_like: torch.ones,
@@ -18,8 +19,8 @@ _FACTORIES: dict[Any, Callable[..., Tensor]] = {
     torch.randn_like: torch.randn}
 
 
-def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]) -> list[Call]:
-    """Returns the calls that stand for a call.
+def rewrite(call: Call, recording: Recording) -> list[Call]:
+    """Returns the calls that stand for a call, of which recording has the kinds of all values.
 
     zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on.
     Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
@@ -28,10 +29,11 @@ def rewrite(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     become their products and gates, x[..., mask] and x[..., numbers] an index_select. An operator
     of SpikingJelly that loops over time becomes one for each step.
     """
+    add_value, kinds = recording.add_value, recording.kinds
     if call.function in _FACTORIES:
         return [_make_factory(call, kinds)]
     if call.function in (functional.dropout, torch.dropout):
-        return _split_dropout(call, add_value, kinds)
+        return _split_dropout(call, add_value, kinds, recording.strides)
     if is_operator(call.function) and str(call.function).startswith("sj_"):
         return _unroll(call, add_value, kinds)
     if call.function is torch.einsum:
@@ -152,20 +154,28 @@ def _select(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
                       call.mode, call.line)]
 
 
-def _split_dropout(call: Call, add_value: Callable[[Kind], int],
-                   kinds: dict[int, Kind]) -> list[Call]:
-    if not call.is_random or call.written or len(call.inputs) != 1 or not (
-            kinds[call.inputs[0]].is_contiguous):  # else the draw is in the order of its memory
+def _split_dropout(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind],
+                   strides: dict[int, tuple[int, ...]]) -> list[Call]:
+    """Returns a draw for ones and a product. The draw is in the order of memory of empty_like."""
+    if not call.is_random or call.written or len(call.inputs) != 1:
         return [call]
-    kind = kinds[call.inputs[0]]
-    ones, draw = (Ref(add_value(kind._replace(requires_grad=False))) for _ in range(2))
-    factory = make_call(torch.ones, (kind.shape,), ones, call.mode, call.line, dtype=kind.dtype,
-                        device=kind.device)
+    x, = call.inputs
+    kind = kinds[x]._replace(requires_grad=False, is_contiguous=x not in strides)
+    if not kinds[x].is_contiguous and kind.device.type != "cpu":  # one kernel, which reads strides
+        return [call]
+    order, back = find_order(strides[x]) if x in strides else ((), ())
+    shape = tuple(kind.shape[d] for d in order) or kind.shape
+    ones = Ref(add_value(kind._replace(shape=shape, is_contiguous=True)))
+    made = [make_call(torch.ones, (shape,), ones, call.mode, call.line, dtype=kind.dtype,
+                      device=kind.device)]
+    if order:
+        ones = Ref(add_value(kind))
+        strides[ones.value] = strides[x]
+        made.append(make_call(torch.permute, (made[0].results, back), ones, call.mode, call.line))
+    draw = Ref(add_value(kind))
     replaced = [ones if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-    drawn = call.replace(leaves=tuple(replaced), results=draw)
-    product = make_call(torch.mul, (Ref(call.inputs[0]), draw), Ref(call.outputs[0]), call.mode,
-                        call.line)
-    return [factory, drawn, product]
+    return [*made, call.replace(leaves=tuple(replaced), results=draw),
+            make_call(torch.mul, (Ref(x), draw), Ref(call.outputs[0]), call.mode, call.line)]
 
 
 class _Writer:

@@ -149,8 +149,8 @@ def run_in_order(loop: Loop, positions: Sequence[int], read: set[Place], last: s
     for t in range(loop.iterations):
         for q, run, arguments in calls:
             given = [get(t) for get in arguments]
-            if loop.body[q].call.is_random:  # which draws in the order of memory
-                given = [value.contiguous() if isinstance(slot, Now | Before | Varying) else value
+            if loop.body[q].call.is_random:
+                given = [frame.values.match(value, loop.leaf(slot, t))
                          for value, slot in zip(given, loop.body[q].slots, strict=True)]
             for k, tensor in enumerate(run(given)):
                 made[q, k].append(tensor)

@@ -30,11 +30,17 @@ def find_turned(values: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, tup
     for value, one in values:
         used = [stride for stride, n in zip(one.stride(), one.shape, strict=True) if n > 1]
         kept = [stride for stride in used if stride]
-        if kept != sorted(kept, reverse=True):
-            if kept != used:
+        if kept != sorted({*kept}, reverse=True):
+            if kept != used or len({*kept}) < len(kept):
                 raise Refused("expected a draw of dimensions in the order of memory, got an "
-                              "expanded tensor")
+                              "expanded or unfolded tensor; call contiguous() first")
             yield value, one.stride()
+
+
+def find_order(strides: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """Returns the dimensions in the order of memory, and the permutation back."""
+    order = sorted(range(len(strides)), key=lambda d: -strides[d])
+    return order, [*map(order.index, range(len(order)))]
 
 
 def match_strides(tensor: Tensor, strides: tuple[int, ...] | None) -> Tensor:
@@ -44,8 +50,8 @@ def match_strides(tensor: Tensor, strides: tuple[int, ...] | None) -> Tensor:
         return tensor.contiguous()
     if tensor.stride() == strides:
         return tensor
-    order = sorted(range(tensor.dim()), key=lambda d: -strides[d])
-    return tensor.permute(order).contiguous().permute([*map(order.index, range(tensor.dim()))])
+    order, back = find_order(strides)
+    return tensor.permute(order).contiguous().permute(back)
 
 
 class Layout(NamedTuple):
@@ -119,12 +125,16 @@ class Values:
                        else self._find_leaf(leaf) for leaf in call.leaves]):
             return
         leaves = [*map(self._find_leaf, call.leaves)]
-        if call.is_random:  # which draws in the order of memory
-            leaves = [match_strides(one, self.strides.get(leaf.value))
-                      if isinstance(leaf, Ref) and leaf.value not in self.leaves else one
-                      for one, leaf in zip(leaves, call.leaves, strict=True)]
+        if call.is_random:
+            leaves = [*map(self.match, leaves, call.leaves)]
         if not self._keep_product(call, leaves):
             self.tensors.update(zip(call.outputs, call.run(leaves), strict=True))
+
+    def match(self, one: Any, leaf: Any) -> Any:
+        """Returns an argument of a draw, which is in the order of memory, with recorded strides."""
+        if not isinstance(leaf, Ref) or one is self.leaves.get(leaf.value):
+            return one
+        return match_strides(one, self.strides.get(leaf.value))
 
     def _find_leaf(self, leaf: Any) -> Any:
         return self.get(leaf.value) if isinstance(leaf, Ref) else leaf
