@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from lsnn_ext import Refused, fuse
 from lsnn_ext.loops.expected import Expected
 from lsnn_ext.loops.functions import Apply
 from lsnn_ext.loops.ir import Call, Loop
 from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.rounding import VerificationError
+from lsnn_ext.loops.values import Values
 from lsnn_ext.loops.verify import verify
 from small_loops import prepare, random, spike
 
@@ -107,3 +109,54 @@ def test_a_run_whose_differences_grow():
         move_current(plan, 1e-6)
         found = verify(plan, result)
     assert found.replayed and "flip" in found.reason
+
+
+def mix_dtypes(x: Tensor, w_in: Tensor, beta: Tensor) -> Tensor:
+    """Adds numbers in float64 to a product in float32."""
+    v = z = torch.zeros(B, N, dtype=beta.dtype)
+    out = []
+    for current in (F.linear(x, w_in) + beta).unbind(0):
+        v = 0.9 * v + current - z.detach()
+        z = spike(v - 1.0)
+        out.append(z)
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("share", (0, 1e-9))
+def test_results_in_float64_of_products_in_float32(
+        share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call starts from recorded numbers: the rounding of a product is none of a later call."""
+    plan, result = prepare(mix_dtypes, [torch.rand(T, B, 4), torch.randn(N, 4),
+                                        torch.rand(N).double()])
+    run = Values.run
+
+    def run_wrong(values: Values, call: Call) -> None:
+        run(values, call)
+        one = values.get(call.outputs[0])
+        if call.name == "linear":
+            values.tensors[call.outputs[0]] = one * (1 + 2e-7)
+        if "add" in call.name:
+            values.tensors[call.outputs[0]] = one * (1 + share)
+
+    monkeypatch.setattr(Values, "run", run_wrong)
+    if share:
+        with pytest.raises(VerificationError, match="outside of loops"):
+            verify(plan, result)
+    else:
+        assert verify(plan, result).flips == 0
+
+
+def test_a_recurrence_of_two_dtypes_names_a_remedy() -> None:
+    def model(x: Tensor, beta: Tensor) -> Tensor:
+        v = z = torch.zeros(B, N)
+        out = []
+        for x_t in x.unbind(0):
+            v = beta * v + x_t + F.linear(z, w)
+            z = spike(v - 1.0).float()
+            out.append(z)
+        return torch.stack(out)
+
+    w = torch.rand(N, N)
+
+    with pytest.raises(Refused, match=r"got torch.float32; .*float\(\) or .*double\(\)"):
+        fuse(model, (torch.rand(T, B, N), torch.rand(N).double()))
