@@ -1,4 +1,5 @@
 """Memory: which live tensors share memory, and which parts of it they are."""
+import re
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .._core.torch_internals import find_storage
 from ..codegen.plain import find_layout
-from .functions import find_line
+from .functions import FLAGS, find_line
 from .indexing import Index
 from .ir import Refused
 
@@ -55,6 +56,7 @@ class Memory:
         # by storage and id; a dead tensor stays until another one has its id
         self._sharing: defaultdict[int, dict[int, weakref.ref[Tensor]]] = defaultdict(dict)
         self._writers: dict[int, weakref.ref[Tensor]] = {}  # by storage
+        self.has_new_versions = False  # without a write; the backward pass compares them
 
     def add(self, tensor: Tensor, value: int) -> None:
         """Adds a tensor, or gives it a new value."""
@@ -90,6 +92,9 @@ class Memory:
         """Raises Refused where a write changes another live tensor than this one and the parameter
         whose data it is."""
         storage = find_storage(tensor)
+        if name in FLAGS:
+            self._follow_version(tensor)
+            return
         part = Part.of(tensor, args[1]) if name == "__setitem__" else None
         for other in self._sharing[storage].values():
             one = other()
@@ -102,11 +107,25 @@ class Memory:
             live.version = tensor._version
         self._writers[storage] = weakref.ref(tensor)
 
+    def _follow_version(self, tensor: Tensor) -> None:
+        """Gives all views of its base the version that a call without a write has made."""
+        before = self.tensors[id(tensor)].version
+        self.has_new_versions |= tensor._version != before
+        for other in self._sharing[find_storage(tensor)].values():
+            one = other()
+            if one is not None and _find_base(one) is _find_base(tensor) and (
+                    live := self.tensors[id(one)]).version == before:
+                live.version = tensor._version
+
     def is_outdated(self, tensor: Tensor) -> bool:
         """Whether another tensor in the memory of this one was written to."""
         writer = self._writers.get(find_storage(tensor))
         one = None if writer is None else writer()
         return one is not None and find_storage(one) == find_storage(tensor)
+
+
+def _find_base(tensor: Tensor) -> Tensor:
+    return tensor if tensor._base is None else tensor._base
 
 
 def _is_learned(tensor: Tensor) -> bool:
@@ -138,4 +157,4 @@ def check_backward(outputs: Sequence[Tensor], live: Sequence[Tensor]) -> None:
                                 retain_graph=True, allow_unused=True)
     except RuntimeError as error:
         raise Refused(f"expected a backward pass without errors, got "
-                      f"{str(error).partition(', which is')[0]}") from error
+                      f"{re.split(', which is| Hint:', str(error))[0]}") from error

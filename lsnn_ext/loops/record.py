@@ -323,8 +323,7 @@ class _Recorder(TorchFunctionMode):
                 leaf.kind == "input" or tensor.requires_grad or is_flag):
             what = "an input" if leaf.kind == "input" else "a parameter, nor of what has a gradient"
             raise Refused(f"{name}: expected no write to {what}")
-        if not is_flag:
-            self.memory.check_write(name, tensor, args, parameter)
+        self.memory.check_write(name, tensor, args, parameter)
         start = self.parameters.find_leaf(before)
         if start in self.recording.leaves and parameter is None:
             self.recording.written[start] = len(self.recording.kinds)  # the value that add makes
@@ -395,7 +394,7 @@ class _Recorder(TorchFunctionMode):
                                                     self.value_of)
         self.memory.check_versions(self.origins.versions)
         check_generators(self.generators)
-        if any(call.written for call in recording.calls):
+        if self.memory.has_new_versions or any(call.written for call in recording.calls):
             live = [one for known in self.tensors.values()
                     if self.parameters.find_leaf(known.value) in recording.leaves
                     and (one := known.tensor()) is not None]

@@ -114,6 +114,15 @@ def turned(t: int, x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     return v, spike(v - 0.5)
 
 
+def viewed(t: int, x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    made = x @ w
+    current, other = made.view(N, B), made.unsqueeze(0)
+    current.transpose_(0, 1)
+    other.squeeze_(0)
+    v = 0.9 * v + current + 0.1 * other + 0.1 * made - z
+    return v, spike(v - 0.5)
+
+
 def filled(t: int, x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     v = (0.9 * v + x @ w).masked_fill(z > 0, t)
     return v, spike(torch.masked_fill(v, v > t, -0.25) - 0.5)
@@ -125,7 +134,8 @@ def copied(t: int, x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     return v, spike(v - 0.5)
 
 
-@pytest.mark.parametrize("step", [detached, turned, filled, copied], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("step", [detached, turned, viewed, filled, copied],
+                         ids=lambda one: one.__name__)
 def test_equivalent_calls(step: Callable[..., Any]) -> None:
     compare(run(step), random(T, B, N), random(N, N, seed=1), random(B, N, seed=2))
 
@@ -156,6 +166,24 @@ def test_a_write_to_a_view_in_place_is_refused() -> None:
 
     with pytest.raises(Refused, match="unsqueeze_: expected no write to an input"):
         record_and_run(model, (random(T, B, N),))
+
+
+def test_a_view_in_place_that_makes_the_backward_pass_raise_is_refused() -> None:
+    """It gives another version to what an earlier product has saved, in the original."""
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = torch.zeros(B, B, dtype=x.dtype)
+        for one in x:
+            y = one.reshape(N, B)
+            y.t_()
+            v = 0.9 * v + y @ w
+        return v
+
+    w = random(N, B).requires_grad_()
+    with pytest.raises(Refused, match="expected a backward pass without errors"):
+        record_and_run(model, (random(T, B, N), w))
+    with torch.no_grad():
+        want, got, _ = record_and_run(model, (random(T, B, N), w))
+    torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("make", [torch.empty_like, lambda v: v.new_empty(v.shape),
