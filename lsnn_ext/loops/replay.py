@@ -178,7 +178,8 @@ class Replayer:
         if any(entry.plan is not None for entry in entries):
             return ""
         if not entries and self.others:
-            return f"x: expected dense tensors and plain values, got {', '.join(self.others)}"
+            return (f"x: expected dense tensors and plain values, got {', '.join(self.others)}; "
+                    f"put other objects into the function: fuse(lambda x: run(net, x), x)")
         return entries[0].reason if entries else (
             "x: expected a call of the model, got none; another method is one for lsnn_ext.fuse")
 

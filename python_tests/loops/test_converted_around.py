@@ -25,6 +25,7 @@ from converted_nets import (
     seen_replays,
 )
 from lsnn_ext.loops import convert, fuse, replay, revert
+from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.modes import copy_inference_states
 from surrogates import SpyTorch
 
@@ -297,6 +298,8 @@ def test_a_model_is_collected() -> None:
     (lambda: convert(Net(), draw_x(), verify=1), TypeError, "verify: expected a bool"),  # type: ignore[arg-type]
     (lambda: convert(Net(), draw_x(), speed=1), TypeError, "speed: expected a bool"),
     (lambda: fuse(3, draw_x()), TypeError, "function: expected a callable"),  # type: ignore[arg-type]
+    (lambda: fuse(lambda net, x: net(x), (Net(), draw_x())), Refused,
+     r"got Net; put other objects into the function: fuse\(lambda x: run\(net, x\), x\)"),
     (lambda: revert(3), TypeError, "model: expected a torch.nn.Module"),
 ])
 def test_wrong_arguments_raise(call: Any, error: type[Exception], message: str) -> None:

@@ -1,4 +1,5 @@
 """What verify counts as rounding at a threshold."""
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,7 +81,11 @@ def test_flip_in_a_run():
     assert found.replayed >= 1
     assert found.gradients == 0
     assert "flip" in found.reason
-    assert "flip" in str(found)
+    assert "flip at a threshold" in str(found)
+    for one in (found, replace(found, flips=0)):
+        assert "in the whole run rounding adds up until spikes flip" in str(one)
+        assert "results equal" not in str(one)
+    assert str(replace(found, flips=0)).startswith("each step from recorded numbers within")
 
 
 def izhikevich(v: Tensor, b: Tensor, current: Tensor) -> tuple[Tensor, Tensor, Tensor]:
