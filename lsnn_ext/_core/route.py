@@ -14,6 +14,7 @@ ProjectionKind = Literal["fused", "events", "product", "torch"]
 _BITS = "its inputs are bits"
 _MOSTLY_ZERO = f"less than {_ops.SPARSE:.0%} of a sample of its inputs is nonzero"
 _DENSE = f"{_ops.SPARSE:.0%} or more of a sample of its inputs is nonzero"
+_FEW_ROWS = "its matrix is large for so few rows"
 _SCARCE = f"it has fewer than {_ops.SCARCE_OUTPUTS} outputs"
 _MANY_MULTIPLICATIONS = 1 << 21  # from which on adding rows is faster than a small product
 _OTHER_DTYPES = "w_rec or bias has another dtype"
@@ -33,7 +34,8 @@ class Route(NamedTuple):
     ``events``   in front of it, an operator that adds the rows of w_in of nonzero inputs. For the
                  same inputs as fused, where w_rec or bias has another dtype; on CUDA for spikes as
                  bits in float32, from compute capability 8.0 on
-    ``product``  in front of it, a matrix product in reused memory. On the CPU, for dense inputs
+    ``product``  in front of it, a matrix product in reused memory. On the CPU, for dense inputs and
+                 for few rows (T B) and a large w_in
     ``torch``    in front of it, torch.nn.functional.linear: short calls, dense ones up to a larger
                  size, other devices, autocast, torch.compile, tensor subclasses; and all other
                  bits, unpacked
@@ -112,9 +114,10 @@ def _choose_product(x: Tensor, weight: Tensor,
     is_short = x.numel() * weight.shape[0] < _MANY_MULTIPLICATIONS
     if why and (is_short or _ops.why_not_cpu(x, weight)):
         return "torch", why
-    if _ops.is_mostly_zero(x):
+    has_few_rows = _ops.has_few_rows(x.numel() // max(1, x.shape[-1]), weight.numel())
+    if not has_few_rows and _ops.is_mostly_zero(x):
         return "events", _MOSTLY_ZERO
-    return ("torch", why) if why else ("product", _DENSE)
+    return ("torch", why) if why else ("product", _FEW_ROWS if has_few_rows else _DENSE)
 
 
 def choose_linear(x: Tensor | PackedSpikes,

@@ -23,6 +23,9 @@ _MANY_BACK = 1 << 20  # as MANY, of the gradient of x
 # elements of inputs from which on spikes are packed; measured: no gain at 150,000 elements, 1/30 of
 # a training step at 4 million
 _MANY_SPIKES = 1 << 19
+# Adding rows transposes the matrix and its gradient. Measured with 2**15 to 2**21 numbers: a dense
+# product is as fast for rows**2 * _ROWS numbers, such as 64 rows and 256 x 256.
+_ROWS = 16
 SPARSE = 0.2  # share of nonzero inputs below which their rows are added
 _SAMPLE = 1 << 12, 32  # elements and rows at least in which zeros are counted
 
@@ -137,6 +140,12 @@ def is_mostly_zero(x: Tensor) -> bool:
     """Whether adding the rows of nonzero inputs is faster than a dense product, estimated on a
     sample of the rows of x (..., I)."""
     return x.numel() > 0 and sample_nonzero(x) < SPARSE
+
+
+def has_few_rows(rows: int, numbers: int) -> bool:
+    """Whether a dense product of so many rows and a matrix of so many numbers is faster than adding
+    the rows of nonzero inputs, however few."""
+    return rows**2 * _ROWS < numbers
 
 
 def pack_inputs(x: Tensor) -> Tensor | None:

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from math import prod, sqrt
 from typing import Any
 
-from torch import Tensor
-
 from .. import _ops
 from .functions import PRODUCTS, Apply, is_operator
 from .ir import Call, Kind, Loop, Recording, Ref
@@ -43,11 +41,16 @@ def _count_numbers(call: Call, kinds: Mapping[int, Kind], operations: float = OP
     return size * (operations if is_operator(call.function) else 1)
 
 
-def skips_zeros(call: Call, numbers: Mapping[int, Tensor]) -> bool:
-    """Whether a plan multiplies by what is mostly zero, as spikes are; numbers: recorded ones."""
-    source = next((one.source for one in list_operands(call, call.leaves)), None)
-    x = numbers.get(source.value) if isinstance(source, Ref) else None
-    return x is None or _ops.is_mostly_zero(x)
+def skips_zeros(call: Call, recording: Recording, times: int = 1) -> bool:
+    """Whether a plan multiplies by what is mostly zero, as spikes are, and adds rows of the matrix;
+    times: iterations at once."""
+    one = next(iter(list_operands(call, call.leaves)), None)
+    if one is None or not isinstance(one.source, Ref) or not isinstance(one.matrix, Ref):
+        return False
+    (*rows, _), matrix = (recording.kinds[ref.value].shape for ref in (one.source, one.matrix))
+    x = recording.numbers.get(one.source.value)
+    return not _ops.has_few_rows(times * prod(rows), prod(matrix)) and (
+        x is None or _ops.is_mostly_zero(x))
 
 
 def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
@@ -96,7 +99,7 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
                    for call in calls)
     if stage.kind == "batched":
         q, = stage.positions
-        is_sparse = skips_zeros(loop.expand(n // 2, q), recording.numbers)
+        is_sparse = skips_zeros(loop.expand(n // 2, q), recording, n)
         return BATCHED + estimate_call(calls[0], kinds, n, is_sparse)
     return CALL
 

@@ -125,8 +125,8 @@ class Plan:
 
     def estimate(self) -> float:
         """Estimates the time of a run, as costs.py."""
-        kinds, numbers = self.recording.kinds, self.recording.numbers
-        calls = (estimate_call(part, kinds, 1, skips_zeros(part, numbers))
+        kinds = self.recording.kinds
+        calls = (estimate_call(part, kinds, 1, skips_zeros(part, self.recording))
                  + estimate_copies(part, kinds) for part in self.parts
                  if isinstance(part, Call) and is_live(part, self.live))
         return GUARD + sum(calls) + sum(

@@ -3,11 +3,12 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from lsnn_ext._core.route import choose_linear
 from lsnn_ext.loops import costs
 from lsnn_ext.loops.costs import estimate_call
 from small_loops import prepare, run, spike
 
-M, K, N = 64, 512, 256
+M, K, N = 128, 512, 256
 
 
 @pytest.mark.parametrize("multiply", [
@@ -84,6 +85,15 @@ def test_a_product_of_spikes_costs_less(density):
     x, w = (torch.rand(M, K) < density).float(), torch.rand(N, K)
     _, _, plan = run(lambda x, w: x @ w.t(), (x, w))
     call = next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
-    values = dict(zip(call.inputs, (x, w.t()), strict=True))
-    assert costs.skips_zeros(call, values) == (density < 0.2)
-    assert costs.skips_zeros(call, {})  # unknown
+    assert costs.skips_zeros(call, plan.recording)  # unknown
+    plan.recording.numbers.update(zip(call.inputs, (x, w.t()), strict=True))
+    assert costs.skips_zeros(call, plan.recording) == (density < 0.2)
+
+
+def test_few_rows_are_multiplied_as_torch_does():
+    x, w = torch.zeros(4, 512), torch.rand(1024, 512)
+    _, _, plan = run(F.linear, (x, w))
+    call = next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
+    assert not costs.skips_zeros(call, plan.recording)
+    assert costs.skips_zeros(call, plan.recording, 100)  # in each of 100 iterations
+    assert [choose_linear(one, w)[0] for one in (x, x.repeat(100, 1))] == ["torch", "events"]
