@@ -8,13 +8,13 @@ from math import prod, sqrt
 from typing import Any
 
 from .. import _ops
-from .functions import PRODUCTS, Apply, is_operator
+from .functions import PRODUCTS, Apply, OneStep, is_operator
 from .ir import Call, Kind, Loop, Recording, Ref
 from .products import list_operands
 from .stages import Stage
 
 CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, of a matrix
-OPERATOR = 70.0  # of a package: a step of a neuron
+OPERATOR, STEP = 70.0, 48.0  # of a package: a step of a neuron; a step of one that runs many
 # times as long as other numbers take those of such a step, and those that a kernel computes for it
 OPERATIONS, FUSED_OPERATIONS = 7.5, 11.0
 GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
@@ -24,7 +24,9 @@ NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
 # which an addition of 2**17 numbers takes 0.17 ns for each, and 1.7 to 2.2 ns from 2**19 on.
 LARGE, LARGE_NUMBER = 1 << 19, 1.5e-3
 MULTIPLICATION = 0.09e-3
+WEIGHT = 0.5e-3  # of a matrix beyond the cache, read and its gradient written, however few rows
 PLANNED = 0.4  # of a product of a sequence that is mostly zero
+REPLAYED = 3.5  # to find the arguments of a call that a plan runs outside of loops
 IN_ORDER = 1.5  # of calls in their order, whose arguments are taken apart and results stacked
 WRITTEN = 2  # copies of the parts that a loop writes to a tensor
 SPREAD = 0.7  # times as long takes a number of x in the gradient of x[t], which has the size of x
@@ -62,7 +64,7 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
     if isinstance(call.function, Apply):
         return FUNCTION + found
     if is_operator(call.function):
-        return OPERATOR + found
+        return (STEP if isinstance(call.function, OneStep) else OPERATOR) + found
     if call.name in PARTS and kinds[source := call.inputs[0]].requires_grad:
         found += SPREAD * NUMBER * max(prod(kinds[source].shape) - CACHED, 0)
     if call.name not in PRODUCTS:
@@ -70,6 +72,9 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
     if call.name.startswith("conv"):
         each = prod(kinds[call.inputs[1]].shape[1:])  # of the weight (outputs, inputs, ...)
         return PRODUCT + found + MULTIPLICATION * each * size
+    one = next(iter(list_operands(call, call.leaves)), None)
+    if one is not None and isinstance(one.matrix, Ref):
+        found += WEIGHT * max(prod(kinds[one.matrix.value].shape) - CACHED, 0)
     # the sizes of both arguments and of the result: m k, k n, m n
     sizes = sorted(prod(kinds[value].shape) for value in call.inputs)[-2:]
     multiplication = MULTIPLICATION * (PLANNED if is_sparse else 1)

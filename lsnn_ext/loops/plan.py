@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from .._core.bits import detach_bits
 from .._core.torch_internals import find_storage
 from . import ir
-from .costs import GUARD, estimate_call, estimate_copies, estimate_stage, skips_zeros
+from .costs import GUARD, REPLAYED, estimate_call, estimate_copies, estimate_stage, skips_zeros
 from .functions import is_unversioned
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
@@ -126,7 +126,7 @@ class Plan:
     def estimate(self) -> float:
         """Estimates the time of a run, as costs.py."""
         kinds = self.recording.kinds
-        calls = (estimate_call(part, kinds, 1, skips_zeros(part, self.recording))
+        calls = (REPLAYED + estimate_call(part, kinds, 1, skips_zeros(part, self.recording))
                  + estimate_copies(part, kinds) for part in self.parts
                  if isinstance(part, Call) and is_live(part, self.live))
         return GUARD + sum(calls) + sum(

@@ -6,21 +6,36 @@ from torch.nn import functional as F  # noqa: N812
 from lsnn_ext._core.route import choose_linear
 from lsnn_ext.loops import costs
 from lsnn_ext.loops.costs import estimate_call
+from lsnn_ext.loops.functions import OneStep
 from small_loops import prepare, run, spike
 
 M, K, N = 128, 512, 256
 
 
-@pytest.mark.parametrize("multiply", [
-    lambda x, w, b: F.linear(x, w, b), lambda x, w, b: x @ w.t() + b,
-    lambda x, w, b: torch.addmm(b, x, w.t()), lambda x, w, b: F.conv1d(x.t(), w[..., None], b)],
+@pytest.mark.parametrize(("multiply", "matrix"), [
+    (lambda x, w, b: F.linear(x, w, b), K * N), (lambda x, w, b: x @ w.t() + b, K * N),
+    (lambda x, w, b: torch.addmm(b, x, w.t()), K * N),
+    (lambda x, w, b: F.conv1d(x.t(), w[..., None], b), 0)],
     ids=["linear", "matmul", "addmm", "conv"])
-def test_multiplications_are_counted(multiply):
+def test_multiplications_are_counted(multiply, matrix):
     """Whatever comes beside the two matrices."""
     _, _, plan = run(multiply, (torch.rand(M, K), torch.rand(N, K), torch.rand(N)))
     call = next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
     assert estimate_call(call, plan.recording.kinds) == pytest.approx(
-        costs.PRODUCT + costs.MULTIPLICATION * M * K * N)
+        costs.PRODUCT + costs.MULTIPLICATION * M * K * N
+        + costs.WEIGHT * max(matrix - costs.CACHED, 0))
+
+
+def test_calls_outside_of_loops_take_longer_than_in_the_original():
+    _, _, plan = run(lambda x: x.sin().cos().tanh(), (torch.rand(M),))
+    assert plan.estimate() == costs.GUARD + 3 * (costs.CALL + costs.REPLAYED)
+
+
+def test_a_step_of_an_operator_that_runs_many_costs_less():
+    _, _, plan = run(lambda x: x.sin(), (torch.rand(M),))
+    (call,), operator = plan.recording.calls, torch.ops.aten.sin.default
+    assert [estimate_call(call.replace(function=one), plan.recording.kinds)
+            for one in (operator, OneStep(operator))] == [costs.OPERATOR, costs.STEP]
 
 
 def test_small_results_cost_no_more():
