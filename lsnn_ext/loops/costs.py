@@ -20,9 +20,10 @@ OPERATIONS, FUSED_OPERATIONS = 7.5, 11.0
 GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
 CACHED = 1 << 15  # a result of at most so many numbers stays in the cache and costs nothing more
 NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
-# Numbers beyond so many lie in memory that is new in each call; measured on a virtual Zen 4, on
-# which an addition of 2**17 numbers takes 0.17 ns for each, and 1.7 to 2.2 ns from 2**19 on.
-LARGE, LARGE_NUMBER = 1 << 19, 1.5e-3
+# A result of at least so many numbers (32 MB, up to which glibc keeps what was freed) has new memory
+# in each call: 1.5 to 2 ns for each on a virtual Zen 4, in place of 0.15. What backward needs has it
+# in any case.
+LARGE, LARGE_NUMBER = 1 << 23, 1.5e-3
 MULTIPLICATION = 0.09e-3
 WEIGHT = 0.5e-3  # of a matrix beyond the cache, read and its gradient written, however few rows
 PLANNED = 0.4  # of a product of a sequence that is mostly zero
@@ -60,7 +61,9 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
     """Returns the time of a call, or of one call for several iterations; is_sparse: see
     skips_zeros."""
     size = times * _count_numbers(call, kinds)
-    found = NUMBER * max(size - CACHED, 0) + LARGE_NUMBER * max(size - LARGE, 0)
+    found = NUMBER * max(size - CACHED, 0)
+    if size >= LARGE and not any(kinds[value].requires_grad for value in call.outputs):
+        found += LARGE_NUMBER * size
     if isinstance(call.function, Apply):
         return FUNCTION + found
     if is_operator(call.function):

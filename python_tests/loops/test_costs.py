@@ -7,6 +7,8 @@ from lsnn_ext._core.route import choose_linear
 from lsnn_ext.loops import costs
 from lsnn_ext.loops.costs import estimate_call
 from lsnn_ext.loops.functions import OneStep
+from lsnn_ext.loops.origins import Origins
+from lsnn_ext.loops.record import record
 from small_loops import prepare, run, spike
 
 M, K, N = 128, 512, 256
@@ -112,3 +114,13 @@ def test_few_rows_are_multiplied_as_torch_does():
     assert not costs.skips_zeros(call, plan.recording)
     assert costs.skips_zeros(call, plan.recording, 100)  # in each of 100 iterations
     assert [choose_linear(one, w)[0] for one in (x, x.repeat(100, 1))] == ["torch", "events"]
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_new_memory_costs_more_unless_backward_needs_it(requires_grad):
+    x = torch.rand(M, requires_grad=requires_grad)
+    _, recording = record(torch.sin, (x,), {}, Origins(torch.sin, (x,), {}))
+    (call,), kinds = recording.calls, recording.kinds
+    times = costs.LARGE // M
+    few, many = (estimate_call(call, kinds, one) for one in (times - 1, times))
+    assert (many - few > costs.LARGE_NUMBER * costs.LARGE) is not requires_grad
