@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from .functions import IN_PLACE_VIEWS, OneStep, is_operator
-from .ir import Call, Kind, Mode, Recording, Ref, flatten_arguments
+from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
 from .values import find_order
 
 _FACTORIES: dict[Any, Callable[..., Tensor]] = {
@@ -161,10 +161,14 @@ def _split_dropout(call: Call, add_value: Callable[[Kind], int], kinds: dict[int
         return [call]
     x, = call.inputs
     kind = kinds[x]._replace(requires_grad=False, is_contiguous=x not in strides)
-    if not kinds[x].is_contiguous and kind.device.type != "cpu":  # one kernel, which reads strides
-        return [call]
     order, back = find_order(strides[x]) if x in strides else ((), ())
     shape = tuple(kind.shape[d] for d in order) or kind.shape
+    if not kinds[x].is_contiguous and kind.device.type != "cpu":
+        # one kernel, which draws in another order where memory has gaps
+        if not order or torch.empty(shape, device="meta").permute(back).stride() != strides[x]:
+            raise Refused(f"{call.name}: expected a contiguous value on {kind.device.type}, got a "
+                          f"slice; call contiguous() first", call.line)
+        return [call]
     ones = Ref(add_value(kind._replace(shape=shape, is_contiguous=True)))
     made = [make_call(torch.ones, (shape,), ones, call.mode, call.line, dtype=kind.dtype,
                       device=kind.device)]

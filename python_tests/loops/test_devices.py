@@ -11,6 +11,9 @@ from lsnn_ext import _ops
 from lsnn_ext.codegen import cuda, kernels
 from lsnn_ext.codegen.compile import CompileError
 from lsnn_ext.loops import convert
+from lsnn_ext.loops.ir import Refused
+from lsnn_ext.loops.origins import Origins
+from lsnn_ext.loops.record import record
 from surrogates import SpyTorch
 from test_six_loops import MODELS, build
 
@@ -50,6 +53,19 @@ def test_other_default_device_records_anew() -> None:
         with META:
             assert model(x).device == META
         assert model(x).device == x.device
+
+
+@pytest.mark.parametrize("read, is_refused", [
+    (lambda x: x[:, 1], True), (lambda x: x[:, 1].t(), True), (lambda x: x[0].t(), False)])
+def test_dropout_of_a_slice_on_a_gpu_is_refused(read: Any, is_refused: bool) -> None:
+    """Its kernel draws in another order where memory has gaps."""
+    def model(x: Tensor) -> Tensor:
+        return torch.dropout(read(x), 0.5, True)
+
+    x = torch.empty(3, 4, 5, device=META)
+    _, recording = record(model, (x,), {}, Origins(model, (x,), {}))
+    assert isinstance(recording, Refused) == is_refused
+    assert not is_refused or "call contiguous() first" in str(recording)
 
 
 @pytest.mark.skipif(not _ops.available, reason="the compiled part is missing")
