@@ -130,7 +130,7 @@ class _Search:
             for period in self._candidates(tokens, first, end):
                 for start, n in _runs(tokens, first, end, period):
                     found = self._verify(start, period, n)
-                    if found is not None and (best is None or _size(found) > _size(best)):
+                    if found is not None and (best is None or _rank(found) > _rank(best)):
                         best = found
                 if best is not None and _size(best) > 0.9 * (end - first):
                     return best
@@ -349,6 +349,11 @@ def _form(call: Call) -> Any:
 
 def _size(found: _Found) -> int:
     return found.iterations * found.period
+
+
+def _rank(found: _Found) -> tuple[int, int]:
+    """Of loops over the same calls the one with the shortest iteration is first."""
+    return _size(found), -found.period
 
 
 def _runs(tokens: Sequence[int], first: int, end: int, period: int) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext import fuse
-from small_loops import close, spike
+from small_loops import close, run, spike
 
 B, N = 3, 8
 
@@ -105,3 +105,21 @@ def test_the_loop_that_is_a_kernel_is_found(model: Any, T: int, iterations: list
     assert all(n - loop.iterations in (0, 1) for loop, n in zip(loops, iterations, strict=True))
     for got, one in zip(run(), want, strict=True):
         close(got, one, 1e-9, "result or gradient")
+
+
+def test_the_shortest_iteration_of_a_loop():
+    """Not four iterations as one, though the calls of a recurrence behind it repeat in such a
+    distance, which is no loop since a tensor grows."""
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = torch.zeros_like(x[0])
+        for x_t in x.unbind(0):
+            v = 0.5 * v + x_t
+        grown = v[None]
+        for _ in range(len(x)):
+            v = (grown[-1] @ w).sin().cos().tanh().exp()
+            grown = torch.cat((grown, v[None]))
+        return grown
+
+    *_, plan = run(model, (torch.rand(16, B, N), torch.rand(N, N)))
+    loop, = (part[0] for part in plan.parts if isinstance(part, tuple))
+    assert (loop.iterations, len(loop.body)) == (16, 2)
