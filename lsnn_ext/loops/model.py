@@ -126,7 +126,7 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
             or the batch size. If the recording of a third size is what those of two others
             predict, sizes between these are not recorded. Default False: each size is.
         speed: time forward and backward passes on x, original and converted in turns, for the
-            report.
+            report. A model that is slower converted stays as it was.
 
     Returns:
         the model, and a Report.
@@ -158,13 +158,15 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
     except BaseException:
         revert(model)
         raise
+    entry = next((one for one in replayer.all() if one.plan is not None), None)
+    if not reason and measured is not None and measured.ratio < 1:
+        reason = f"expected a faster model, got {measured}"
     if reason:
         revert(model)
-    entry = next((one for one in replayer.all() if one.plan is not None), None)
-    if reason or entry is None or entry.plan is None:
+    if entry is None or entry.plan is None:
         return model, Report(type(model).__name__, False, reason)
-    return model, Report(type(model).__name__, True, "", describe(entry.plan), entry.comparison,
-                         measured, len(entry.plan.recording.checked))
+    return model, Report(type(model).__name__, not reason, reason, describe(entry.plan),
+                         entry.comparison, measured, len(entry.plan.recording.checked))
 
 
 def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True, exact: bool = False,

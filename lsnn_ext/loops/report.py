@@ -78,8 +78,9 @@ class Speed:
     converted_bytes: int
 
     def __str__(self) -> str:
+        digits = 1 if self.ratio >= 1 else 2
         return (f"forward and backward {self.converted * 1e3:.1f} ms, original "
-                f"{self.original * 1e3:.1f} ms: {self.ratio:.1f} times as fast "
+                f"{self.original * 1e3:.1f} ms: {self.ratio:.{digits}f} times as fast "
                 f"({_count(self.rounds, 'round')} in turns, {_count(self.threads, 'thread')}); "
                 f"kept for backward {self.converted_bytes / 1e6:.1f} MB, original "
                 f"{self.original_bytes / 1e6:.1f} MB")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from converted_nets import Net, draw_x
 from lsnn_ext.loops import convert
-from lsnn_ext.loops.report import Report, describe, measure_speed
+from lsnn_ext.loops.report import Report, Speed, describe, measure_speed
 from lsnn_ext.loops.verify import verify
 from lsnn_ext.zoo.surrogates import super_spike
 from small_loops import line_of, prepare, random, spike
@@ -154,6 +154,17 @@ def test_state_is_restored_before_each_pass():
                   lambda: calls.append("prepare"), seconds=0.0)
     assert calls[-1] == "prepare"
     assert all(calls[k - 1] == "prepare" for k, one in enumerate(calls) if one != "prepare")
+
+
+@pytest.mark.parametrize("ratio", [0.987, 1.0])
+def test_a_model_that_is_slower_stays_as_it_was(monkeypatch, ratio):
+    speed = Speed(0.0987, 0.1, ratio, 5, 1, 0, 0)
+    monkeypatch.setattr("lsnn_ext.loops.model.measure_speed", lambda *_: speed)
+    model, report = convert(Net(), draw_x(T), speed=True)
+    assert report.converted is (type(model) is not Net) is (ratio >= 1)
+    assert report.speed is speed and len(report.fused) == 1
+    reason = "expected a faster model, got forward and backward 100.0 ms, original 98.7 ms: 0.99 "
+    assert report.reason.startswith(reason) if ratio < 1 else not report.reason
 
 
 @pytest.mark.parametrize("n", [1000, 5000])
