@@ -20,9 +20,9 @@ OPERATIONS, FUSED_OPERATIONS = 7.5, 11.0
 GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
 CACHED = 1 << 15  # a result of at most so many numbers stays in the cache and costs nothing more
 NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
-# A result of at least so many numbers (32 MB, up to which glibc keeps what was freed) has new memory
-# in each call: 1.5 to 2 ns for each on a virtual Zen 4, in place of 0.15. What backward needs has it
-# in any case.
+# A result of at least so many numbers, of 32 MB, up to which glibc keeps what was freed, has new
+# memory in each call: 1.5 to 2 ns for each on a virtual Zen 4, in place of 0.15. What backward
+# needs has it in any case.
 LARGE, LARGE_NUMBER = 1 << 23, 1.5e-3
 MULTIPLICATION = 0.09e-3
 WEIGHT = 0.5e-3  # of a matrix beyond the cache, read and its gradient written, however few rows
