@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 
 from . import stages
 from .component import Component
+from .costs import estimate_stage
 from .functions import PRODUCTS, Apply, is_elementwise, is_pointwise
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 from .reader import find_invariants
@@ -154,15 +155,24 @@ class Planner:
         if (stage := self._written(component)) is not None:
             return [stage]
         read, last = self._outputs(positions)
+        run = partial(stages.run_in_order, self.loop, component, read, last)
+        line = self.loop.body[component[0]].call.line
+        kept = Stage("loop", component, run, "", line)
         try:
             found = Recurrence(self.loop, positions, read, self.recording)
-            return [Stage("fused", positions, Component(found, last).run)]
+            fused = Stage("fused", positions, Component(found, last).run)
+            if found.retiming.groups > 1 and not self._is_faster(fused, kept):
+                raise Refused("expected a kernel that is faster than the calls, with a product of "
+                              "the iteration itself")
+            return [fused]
         except Refused as refused:
             if extra:  # what follows may be what cannot be fused
                 return [*self._recurrence(component, ()), *map(self._single, extra)]
-            run = partial(stages.run_in_order, self.loop, component, read, last)
-            line = refused.line or self.loop.body[component[0]].call.line
-            return [Stage("loop", component, run, refused.reason, line)]
+            return [kept._replace(reason=refused.reason, line=refused.line or line)]
+
+    def _is_faster(self, one: Stage, other: Stage) -> bool:
+        times = [estimate_stage(self.loop, stage, self.recording) for stage in (one, other)]
+        return times[0] < times[1]
 
     def _single(self, q: int) -> Stage:
         one = self.loop.body[q]

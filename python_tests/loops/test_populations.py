@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import small_loops
 from lsnn_ext import convert, fuse
-from small_loops import compare, spike
+from small_loops import compare, run, spike
 
 T, I = 9, 3
 
@@ -237,3 +237,17 @@ def test_a_mask_that_changes() -> None:
     model.mask.fill_(False)
     with pytest.raises(RuntimeError, match="shape"):
         model(x)
+
+
+def test_groups_that_are_slower_than_the_calls_stay_a_loop() -> None:
+    """Half of the joint matrix of two layers of numbers is zeros."""
+    def model(x: Tensor, w: Tensor, back: Tensor) -> Tensor:
+        u = v = x.new_zeros(x.shape[1], 400)
+        for one in x:
+            u = torch.tanh(one + v @ back)
+            v = torch.tanh(0.9 * v + u @ w)
+        return v
+
+    _, _, plan = run(model, (torch.rand(9, 64, 400), torch.rand(400, 400), torch.rand(400, 400)))
+    (loop,) = [stage for stage in plan.stages if stage.kind == "loop"]
+    assert "faster than the calls" in loop.reason and loop.line.startswith("test_populations.py")
