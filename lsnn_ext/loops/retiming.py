@@ -65,7 +65,8 @@ def find_retiming(nodes: Nodes) -> Retiming:
              for node in nodes.by_position.values() for one in nodes.list_operands(node)]
     edges += [(node.position, source.position, source.lag, True)
               for node, _, source in nodes.list_products()]
-    for groups in range(1, MOST_EMITTED + 1):  # as many always do: a cycle has no more products
+    # a cycle has at most MOST_EMITTED products, one of each value
+    for groups in range(1, MOST_EMITTED + 1):
         ahead = _find_ahead(edges, groups)
         if ahead is not None:
             return Retiming(groups, {position: steps for position, steps in ahead.items() if steps})
