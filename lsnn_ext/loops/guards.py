@@ -324,7 +324,7 @@ class Guard:
                 if one is other:
                     continue
                 if type(one) is not Tensor or id(one) in kinds or id(other) not in self._single or (
-                        find_oddity(one)) or describe_tensor(one) != kinds[id(other)] or vars(one):
+                        find_oddity(one)) or describe_tensor(one) != kinds[id(other)]:
                     return False
                 replaced[id(other)] = one
                 kinds[id(one)] = kinds.pop(id(other))
