@@ -338,3 +338,22 @@ def test_a_result_that_holds_itself_is_refused() -> None:
 
     with pytest.raises(Refused, match="result: expected no container that holds itself"):
         fuse(function, torch.randn(3, 2))
+
+
+REGISTRY: Any = weakref.WeakKeyDictionary()
+
+
+class SetsAll(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        for model in list(REGISTRY):
+            REGISTRY[model] = [3.0]
+        return x * 2
+
+
+def test_a_change_of_what_another_model_has_in_a_registry_is_seen() -> None:
+    REGISTRY[other := nn.Linear(2, 2)] = [1.0]
+    model, x = SetsAll(), torch.rand(3)
+    _, recording = record(model, (x,), {}, Origins(model, (x,), {}))
+    assert isinstance(recording, Refused) or any(
+        "REGISTRY" in str(path) for path, _ in recording.changed)
+    assert REGISTRY[other] == [3.0]
