@@ -94,11 +94,8 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
     kinds = recording.kinds
     calls, n = [loop.body[q].call for q in stage.positions], loop.iterations
     if stage.kind == "fused":
-        found = stage.run.__self__.found  # type: ignore[attr-defined]
-        is_sparse = all(isinstance(loop.body[q].call.function, Apply) or (
-            (z := recording.numbers.get(loop.made[n // 2][q][k])) is not None
-            and z.dim() > 0 and _ops.is_mostly_zero(z)) for q, k in found.emitted)
-        return FUSED + n * _estimate_step(found, calls, kinds, is_sparse)
+        return estimate_recurrence(loop, stage.run.__self__.found,  # type: ignore[attr-defined]
+                                   recording)
     if stage.kind in ("loop", "drawn", "in order"):
         return n * sum(IN_ORDER * estimate_call(call, kinds) + estimate_copies(call, kinds)
                        for call in calls)
@@ -110,6 +107,16 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
         is_sparse = skips_zeros(loop.expand(n // 2, q), recording, n)
         return BATCHED + estimate_call(calls[0], kinds, n, is_sparse)
     return CALL
+
+
+def estimate_recurrence(loop: Loop, found: Any, recording: Recording) -> float:
+    """Returns the time of a Recurrence in a kernel."""
+    n = loop.iterations
+    calls = [loop.body[q].call for q in found.reader.inside]
+    is_sparse = all(isinstance(loop.body[q].call.function, Apply) or (
+        (z := recording.numbers.get(loop.made[n // 2][q][k])) is not None
+        and z.dim() > 0 and _ops.is_mostly_zero(z)) for q, k in found.emitted)
+    return FUSED + n * _estimate_step(found, calls, recording.kinds, is_sparse)
 
 
 def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind],

@@ -1,6 +1,8 @@
 """Planner: cuts the body of a loop into stages, each of which runs for all iterations."""
+import itertools
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from . import stages
 from .component import Component
-from .costs import estimate_stage
+from .costs import estimate_recurrence, estimate_stage
 from .functions import PRODUCTS, Apply, is_elementwise, is_pointwise
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Varying
 from .reader import find_invariants
@@ -62,13 +64,10 @@ class Planner:
                 stages.run_in_order, self.loop, drawn, places, set())))
         before = self.invariant | set(drawn) | self.dead
         components = self._components(before)
-        absorbed = self._absorb([one for one in components if self._is_recurrent(one)], before)
-        taken = {q for extra in absorbed.values() for q in extra}
-        for component in components:
-            if self._is_recurrent(component):
-                found += self._recurrence(component, absorbed[component])
-            elif component[0] not in taken:
-                found.append(self._single(component[0]))
+        planned = self._plan(self._join(components, before), before)
+        if {one.positions for one in planned if one.kind == "loop"}.difference(components):
+            planned = self._plan(components, before)  # some that are joined cannot be fused
+        found += planned
         made = {(q, k): stage for stage, one in enumerate(found) for q in one.positions
                 for k in range(len(body[q].call.outputs))}
         last = {place: k for k, stage in enumerate(found) for q in stage.positions
@@ -76,6 +75,17 @@ class Planner:
         last = {place: k for place, k in (made | last).items() if place not in self.read}
         return [stage._replace(freed=tuple(place for place in last if last[place] == k))
                 for k, stage in enumerate(found)]
+
+    def _plan(self, components: Sequence[tuple[int, ...]], without: set[int]) -> list[Stage]:
+        absorbed = self._absorb([one for one in components if self._is_recurrent(one)], without)
+        taken = {q for extra in absorbed.values() for q in extra}
+        found: list[Stage] = []
+        for component in components:
+            if self._is_recurrent(component):
+                found += self._recurrence(component, absorbed[component])
+            elif component[0] not in taken:
+                found.append(self._single(component[0]))
+        return found
 
     # -------------------------------------------------------------------------- structure
     def _find_final(self) -> set[int]:
@@ -98,11 +108,43 @@ class Planner:
         return {slot.position for slot in self.loop.body[q].slots
                 if isinstance(slot, Now | Before) and slot.position not in without}
 
-    def _components(self, without: set[int]) -> list[tuple[int, ...]]:
+    def _join(self, found: list[tuple[int, ...]], without: set[int]) -> list[tuple[int, ...]]:
+        """Joins components of which one reads the other neuron by neuron, as a membrane reads its
+        synaptic current, where a kernel for both is faster."""
+        edges: list[tuple[int, int]] = []
+        for one, other in itertools.combinations(filter(self._is_recurrent, found), 2):
+            edge = one[0], other[0]
+            joined = self._components(without, [*edges, edge])
+            whole = next(each for each in joined if edge[0] in each)
+            parts = [each for each in found if each[0] in whole]
+            is_read = len(parts) > 2 or any(self._needed(q, without) & {*one} for q in other)
+            recurrent = [each for each in parts if self._is_recurrent(each)]
+            if len(parts) > 1 and is_read and all(
+                    each in recurrent or is_elementwise(self.loop.body[each[0]].call)
+                    for each in parts) and (
+                    self._estimate(whole) < sum(map(self._estimate, recurrent))):
+                found = joined
+                edges.append(edge)
+        return found
+
+    def _estimate(self, component: tuple[int, ...]) -> float:
+        """Returns the time of a component in a kernel; infinity: it cannot be fused."""
+        try:
+            found = Recurrence(self.loop, component, self._outputs(component)[0], self.recording)
+        except Refused:
+            return inf
+        return estimate_recurrence(self.loop, found, self.recording)
+
+    def _components(self, without: set[int],
+                    edges: Sequence[tuple[int, int]] = ()) -> list[tuple[int, ...]]:
         """Strongly connected components, each after those that it reads (Warshall): calls that
-        reach the same calls. What a component reads reaches fewer."""
+        reach the same calls. What a component reads reaches fewer. edges: pairs of calls that count
+        as connected; with them are those on paths between them."""
         reached = {q: sum(1 << other for other in {q, *self._needed(q, without)})
                    for q in range(len(self.loop.body)) if q not in without}
+        for one, other in edges:
+            reached[one] |= 1 << other
+            reached[other] |= 1 << one
         for k in reached:
             for q in reached:
                 if reached[q] >> k & 1:

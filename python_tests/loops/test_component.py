@@ -306,17 +306,18 @@ def test_product_of_an_input_inside():
 
 
 def test_equal_layers_share_their_kernels():
-    def model(x, v, u):
+    def model(x, w, v, u):
         results = []
         for t in range(T):
             v = 0.9 * v + x[t]
             z = spike(v)
-            u = 0.9 * u + 2 * z
+            u = 0.9 * u + z @ w
             y = spike(u)
             results.append((z, y))
         return results
 
-    plan = compare(model, random(T, B, N), random(B, N), random(B, N, seed=1), fused=2)
+    plan = compare(model, random(T, B, N), random(N, N), random(B, N), random(B, N, seed=1),
+                   fused=2)
     first, second = (stage.run.__self__ for stage in plan.stages if stage.kind == "fused")
     assert first.neuron is second.neuron
 

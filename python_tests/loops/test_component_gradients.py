@@ -57,7 +57,7 @@ def test_gradient_of_a_value_before_the_loop_only():
             membranes.append(v)
         return membranes
 
-    compare(model, random(B, N), random(B, N, seed=1), fused=2)
+    compare(model, random(B, N), random(B, N, seed=1))
 
 
 class _Carried(nn.Module):

@@ -37,7 +37,7 @@ def model(x, w_in, w, beta, other, start, before):
     for x_t in x.unbind(0):
         v = beta * v + x_t @ w_in + z @ w - z.detach()
         z = spike(v - 1.0)
-        y = 0.75 * y + z
+        y = 0.75 * y + z @ w
         out.append(y)
     return torch.stack(out), v, other.sum() + before.sum()
 
@@ -245,7 +245,7 @@ def other_slot(loop: Loop) -> Loop:
     """The readout takes the spike's argument for the spike."""
     z = next(q for q, one in enumerate(loop.body) if isinstance(one.call.function, Apply))
     (v,) = loop.body[z].slots
-    y = max(q for q, one in enumerate(loop.body) if name_of(one.call) == "add")
+    y = max(q for q, one in enumerate(loop.body) if name_of(one.call) == "matmul")
     body = list(loop.body)
     body[y] = body[y]._replace(slots=tuple(v if slot == Now(z, 0) else slot
                                            for slot in body[y].slots))
