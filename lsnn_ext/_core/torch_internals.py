@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn, overrides
 from torch._compile import _disable_dynamo as without_compiler  # noqa: F401
+from torch.autograd.graph import _engine_run_backward as run_backward  # noqa: F401
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as without_modes  # noqa: F401
 from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map as tree_map
@@ -95,6 +96,15 @@ def requires_gradient(tensor: Tensor) -> bool:
     if tensor.requires_grad or torch.compiler.is_compiling():
         return tensor.requires_grad
     return is_transforming() and any(level.requires_grad for level in _levels(tensor))
+
+
+class DispatchMode(TorchDispatchMode):
+    """A dispatch mode that does not ask whether a compiler is active: it takes longer than a small
+    operator, and first imports the compiler."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
 class ObservingMode(DispatchMode):

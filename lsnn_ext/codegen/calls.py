@@ -9,6 +9,7 @@ from .._core.torch_internals import tree_leaves
 from .program import find_reachable
 
 CPU = torch.device("cpu")
+META = torch.device("meta")  # tensors of a trace, which have no numbers
 
 
 class Call(NamedTuple):

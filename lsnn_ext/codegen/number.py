@@ -1,16 +1,16 @@
 """Arithmetic of Python numbers that are tensors while a step is traced."""
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from .._core.torch_internals import find_storage
-from .calls import Place
-from .values import Fixed, Values
+from .calls import CPU, META, Place
+from .values import NOT_OF_STEPS, Fixed, Values
 
 _DIVISIONS = {"div": operator.truediv, "true_divide": operator.truediv,
               "floor_divide": operator.floordiv, "floordiv": operator.floordiv,
@@ -28,9 +28,9 @@ class NumberArithmetic(TorchFunctionMode):
         self.tracer = tracer
 
     def _is_number(self, value: Any) -> bool:
-        if not isinstance(value, FakeTensor):
+        if not isinstance(value, Tensor) or not value.is_meta:
             return False
-        # Kernels of fake tensors call functions of torch with tensors of their own.
+        # Kernels of META call functions of torch with tensors of their own.
         known = self.tracer.values.get(find_storage(value))
         return isinstance(known, Fixed) and known.is_number
 
@@ -38,11 +38,18 @@ class NumberArithmetic(TorchFunctionMode):
         """A Python number, or the result of a function of Python numbers."""
         function, given = (None, (value,)) if arguments is None else (value, arguments)
         result = self.tracer.call(function, given, is_constant=function is None, is_number=True)
-        return self.tracer.give(torch.empty((), dtype=torch.float64, device="cpu"), result, True)
+        return self.tracer.give(torch.empty((), dtype=torch.float64, device=META), result, True)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if func == Tensor.device.__get__:  # torch's own code, such as checkpoint, sees META
+            is_torch = sys._getframe(1).f_code.co_filename.startswith(NOT_OF_STEPS)
+            return CPU if args[0].is_meta and not is_torch else func(*args)
+        if name == "to" or name in ("cpu", "cuda") and isinstance(args[0], Tensor):
+            return _cast(*args, **kwargs)
+        if name == "new_tensor":
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs})
         if not args or not any(map(self._is_number, (*args, *kwargs.values()))):
             return func(*args, **kwargs)
         base = name.strip("_")
@@ -69,3 +76,12 @@ class NumberArithmetic(TorchFunctionMode):
             kwargs = {key: x if isinstance(x, Tensor) or x is None
                       else torch.full((), x, dtype=args[0].dtype) for key, x in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def _cast(tensor: Tensor, *args: Any, device: Any = None, dtype: torch.dtype | None = None,
+          copy: bool = False, **_: Any) -> Tensor:
+    """Tensor.to, without the device: all tensors of a trace stay on META."""
+    given = [one.dtype if isinstance(one, Tensor) else one for one in args]
+    dtype = next((one for one in given if isinstance(one, torch.dtype)), dtype)
+    flags = [one for one in given if isinstance(one, bool)]  # non_blocking, copy
+    return tensor.to(dtype or tensor.dtype, copy=copy or len(flags) > 1 and flags[1])

@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .calls import Call, Place, Size, as_tensor, find_needed, repeat_calls
+from .calls import META, Call, Place, Size, as_tensor, find_needed, repeat_calls
 from .form import Form, get_form
+from .gradients import differentiate
 from .graph import Graph
 from .number import NumberArithmetic
 from .program import LIMITS, Node, Program, Prologue
@@ -95,13 +95,13 @@ def _are_equal(a: Any, b: Any) -> bool:
 
 
 # ----------------------------------------------------------------------------------------- tracing
-def _fake(tracer: WideTracer, value: Tensor | float, name: str, place: int) -> Tensor:
+def _make_coefficient(tracer: WideTracer, value: Tensor | float, name: str, place: int) -> Tensor:
     """Returns a coefficient without values."""
     call = tracer.call("coefficient", (place,), is_number=not isinstance(value, Tensor))
     if not isinstance(value, Tensor):
         if not isinstance(value, float | int):
             raise StepError(f"{name}: expected a number or a tensor, got {type(value).__name__}")
-        return tracer.give(torch.empty((), dtype=torch.float64, device="cpu"), call, True)
+        return tracer.give(torch.empty((), dtype=torch.float64, device=META), call, True)
     if value.dim() > 2:
         raise StepError(f"{name}: expected a tensor of shape (), (N,), (1, K) or (N, K), got one "
                         f"of shape {tuple(value.shape)}")
@@ -110,13 +110,13 @@ def _fake(tracer: WideTracer, value: Tensor | float, name: str, place: int) -> T
     form, shape = get_form(value), [tracer.neurons] * value.dim()
     if form.axis:
         shape = [1 if value.shape[0] == 1 else tracer.neurons, form.axis]
-    fake = torch.empty(shape, dtype=value.dtype, device="cpu")
+    made = torch.empty(shape, dtype=value.dtype, device=META)
     if form == Form():
-        tracer.give(fake, call, is_input=True)
+        tracer.give(made, call, is_input=True)
     else:
         tracer.axes.add(form.axis)
-        tracer.give_whole(fake, form, call)
-    return fake.requires_grad_(value.dtype.is_floating_point or value.is_complex())
+        tracer.give_whole(made, form, call)
+    return made.requires_grad_(value.dtype.is_floating_point or value.is_complex())
 
 
 def _make_rows(tracer: WideTracer, forms: Sequence[Form], dtype: torch.dtype,
@@ -125,10 +125,10 @@ def _make_rows(tracer: WideTracer, forms: Sequence[Form], dtype: torch.dtype,
     B, N = tracer.batch, tracer.neurons
     made = []
     for form in forms:
-        parts = [tracer.give(torch.empty(B, N, dtype=dtype, device="cpu"), Row(first + i))
+        parts = [tracer.give(torch.empty(B, N, dtype=dtype, device=META), Row(first + i))
                  for i in range(form.rows())]
         first += len(parts)
-        whole = torch.empty(form.shape(B, N), dtype=form.dtype(dtype), device="cpu")
+        whole = torch.empty(form.shape(B, N), dtype=form.dtype(dtype), device=META)
         tracer.axes.add(form.axis)
         made.append(parts[0] if form == Form() else tracer.give_rows(whole, form, parts))
     return made
@@ -142,8 +142,8 @@ def _trace_sizes(step: Callable[..., Any], currents: int, forms: Sequence[Form],
     tracer = WideTracer(graph, batch, neurons)
     # TorchScript runs other operators once it has seen some calls, unless told not to.
     with torch.inference_mode(False), torch.enable_grad(), torch.jit.optimized_execution(
-            False), torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
-        given = {name: _fake(tracer, value, name, i)
+            False), torch.device("cpu"):
+        given = {name: _make_coefficient(tracer, value, name, i)
                  for i, (name, value) in enumerate(coefficients.items())}
         before = [x.requires_grad_() for x in _make_rows(
             tracer, (*real * currents, *forms, *real), dtype, 0)]
@@ -154,7 +154,8 @@ def _trace_sizes(step: Callable[..., Any], currents: int, forms: Sequence[Form],
             results = tracer.run(step, *copies, **given)
         results = _check_results(tracer, results, forms, dtype)
         tracer.is_backward = True
-        gradients = tracer.run(_differentiate, results, [*before, *given.values()], after)
+        with NumberArithmetic(tracer):
+            gradients = tracer.run(_differentiate, results, [*before, *given.values()], after)
         nodes = [tracer.read(part, dtype) for x in results for part in tracer.rows_of(x)]
         found = [_find_gradients(tracer, x, form, dtype) for x, form in zip(
             gradients, (*real * currents, *forms, *real), strict=False)]
@@ -171,8 +172,7 @@ def _differentiate(results: Sequence[Tensor], inputs: Sequence[Tensor],
     wanted = [x for x in inputs if x.requires_grad]
     if not needed:
         return [None] * len(inputs)
-    found = iter(torch.autograd.grad([x for x, _ in needed], wanted, [g for _, g in needed],
-                                     allow_unused=True))
+    found = iter(differentiate([x for x, _ in needed], wanted, [g for _, g in needed]))
     return [next(found) if x.requires_grad else None for x in inputs]
 
 

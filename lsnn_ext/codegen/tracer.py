@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
-from torch._subclasses.fake_tensor import FakeTensor
 
 from .._core.torch_internals import bind_arguments, find_storage, find_tensors, without_modes
-from .calls import Place
+from .calls import META, Place
 from .translate import OPERATIONS
 from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
 
@@ -44,8 +43,6 @@ class Tracer(Values):
     # ----------------------------------------------------------------------------- dispatch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default:
-            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
         if not self.is_backward:
             number = torch._C._autograd._get_sequence_nr() - 1
             if number not in self.lines and (line := find_line(traceback.walk_stack(None))):
@@ -63,6 +60,8 @@ class Tracer(Values):
                     return args[0].copy_(made) if is_in_place else made
             except StepError:  # which names a part of it
                 raise self.error("elementwise operators", f"aten.{name}") from None
+        if name in ("lift_fresh", "lift_fresh_copy") and not args[0].is_meta:
+            return self._make_constant(args[0])
         self._check_operator(func, name, args)
         if factory := self._find_factory(name):
             return self._make(func, factory, args, kwargs)
@@ -71,18 +70,15 @@ class Tracer(Values):
         if not tensors:
             raise self.error("elementwise operators", f"aten.{name}")
         known = [self.value(x) for x in tensors]  # before an operator in place
-        if name in ("lift_fresh", "lift_fresh_copy") and not isinstance(args[0], FakeTensor):
-            self.tensors.pop(args[0]._cdata, None)
         fixed = [x for x in known if isinstance(x, Fixed)]
         try:
-            out = func(*args, **kwargs)
+            out = self.infer(func, args, kwargs)
         except (StepError, Resize):
             raise
         except RuntimeError as error:
             raise self.error("elementwise operators on (B, N)", f"aten.{name}: {error}") from error
         self._check_result(name, out)
         if is_in_place and (self.inputs & {find_storage(args[0])}
-                            or not isinstance(args[0], FakeTensor)
                             or (isinstance(known[0], Fixed) and known[0].is_number)):
             raise self.error("no write in place to a coefficient or a closed-over tensor",
                              f"aten.{name}_")
@@ -164,7 +160,7 @@ class Tracer(Values):
                 reversed(sizes), reversed(full), strict=False)):
             raise self.error("values of shape (), (N,) or (B, N)",
                              f"aten.{name} with a result of shape {sizes}, where (B, N) is {full}")
-        if out.is_sparse or out.dtype.is_complex or out.device.type != "cpu":
+        if out.is_sparse or out.dtype.is_complex or not out.is_meta:
             raise self.error("dense real numbers on the CPU", f"{out.dtype} on {out.device}")
 
     # ----------------------------------------------------------------------- fixed values
@@ -173,12 +169,20 @@ class Tracer(Values):
         base = name.removeprefix("new_").removesuffix("_like").removesuffix("_strided")
         return base if base in FACTORIES else None
 
+    def _make_constant(self, tensor: Tensor) -> Tensor:
+        """Returns what stands for a tensor that the step makes of Python numbers."""
+        known = self.hold(tensor)
+        self.tensors.pop(tensor._cdata)
+        with without_modes():
+            known = self.call(None, (tensor.clone(),), is_constant=tensor.numel() == 1)
+        return self.give(torch.empty(tensor.shape, dtype=tensor.dtype, device=META), known)
+
     def _make(self, func: Any, factory: str, args: Any, kwargs: Any) -> Tensor:
         value = FACTORIES[factory]
         if value is None:
             named = bind_arguments(func, args, kwargs)
             value = named.get("fill_value", named.get("s"))
-        out = func(*args, **kwargs)
+        out = self.infer(func, args, kwargs)
         value = 0 if factory == "empty" and not out.dtype.is_floating_point else value
         self._check_result(factory, out)
         return self.give(out, self.fill(out, value))
@@ -200,12 +204,8 @@ class Tracer(Values):
                 return self.sizes(value) if is_size else tuple(map(replace, value))
             return value
 
-        is_number = (name not in ("_to_copy", "lift_fresh") and all(x.is_number for x in fixed)
+        is_number = (name != "_to_copy" and all(x.is_number for x in fixed)
                      and out.dtype == torch.float64 and not out.dim())
-        if name in ("lift_fresh", "lift_fresh_copy"):
-            with without_modes():
-                tensor = args[0].clone()
-            return self.call(None, (tensor,), is_constant=tensor.numel() == 1)
         if name == "sum":
             if not self.is_zero(args[0]):
                 raise self.error("elementwise operators", "aten.sum of coefficients")

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from .._core.torch_internals import DispatchMode, find_storage, without_modes
-from .calls import CPU, Call, Place, Size, as_tensor, find_needed, make_key, repeat_calls
+from .calls import CPU, META, Call, Place, Size, as_tensor, find_needed, make_key, repeat_calls
+from .form import MAX_AXIS
 from .graph import Graph
 
 aten = torch.ops.aten
+SMALL = (MAX_AXIS + 1, MAX_AXIS + 2)  # sizes that no axis of its own has
 # Frames of these files are not those of a step.
 NOT_OF_STEPS = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep,
                 "<frozen")
@@ -97,6 +98,29 @@ class Values(DispatchMode):
                             f"{type(error).__name__}: {text} {line}".rstrip()) from error
 
     # ------------------------------------------------------------------------------- values
+    def infer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Returns the result of an operator, without numbers: views are views, others are found by
+        a run on small tensors. Most kernels for META are Python code that imports torch's compiler,
+        which takes longer than a trace."""
+        if func.is_view or torch.Tag.inplace_view in func.tags:
+            return func(*args, **kwargs)
+        small = dict(zip((self.batch, self.neurons), SMALL, strict=True))
+        large = {size: one for one, size in small.items()}
+
+        def shrink(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return torch.ones([small.get(size, size) for size in value.shape],
+                                  dtype=value.dtype, device=CPU)
+            if isinstance(value, list | tuple):
+                return [small.get(one, one) if type(one) is int else shrink(one) for one in value]
+            return CPU if value == META else value
+
+        out = func(*map(shrink, args), **{key: shrink(one) for key, one in kwargs.items()})
+        if func._schema.is_mutable:
+            return args[0]
+        return torch.empty([large.get(size, size) for size in out.shape], dtype=out.dtype,
+                           device=META)
+
     def give(self, tensor: Tensor, value: Fixed | Row, is_input: bool = False) -> Tensor:
         storage = find_storage(tensor)
         self.values[storage] = value
@@ -107,15 +131,11 @@ class Values(DispatchMode):
         return tensor
 
     def value(self, tensor: Tensor) -> Fixed | Row:
-        if not isinstance(tensor, FakeTensor):
-            return self.hold(tensor)
-        storage = find_storage(tensor)
-        if storage not in self.values and tensor.constant is not None:  # of TorchScript
-            return self.hold(tensor.constant)
-        if storage not in self.values:
-            raise self.error("tensors that the step makes from its arguments",
-                             "a tensor of another origin")
-        return self.values[storage]
+        return self.hold(tensor) if self.is_closed_over(tensor) else self.values[
+            find_storage(tensor)]
+
+    def is_closed_over(self, tensor: Tensor) -> bool:
+        return not tensor.is_meta or find_storage(tensor) not in self.values
 
     def call(self, function: Any, arguments: Sequence[Any], keywords: Mapping[str, Any] = {},  # noqa: B006
              is_constant: bool = False, is_number: bool = False) -> Fixed:

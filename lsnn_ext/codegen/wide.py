@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from .._core.torch_internals import bind_arguments, find_storage, tree_leaves, tree_map
-from .calls import CPU, Place, as_tensor
+from .calls import CPU, META, Place, as_tensor
 from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
 from .tracer import COPIES, FACTORIES, Tracer
@@ -56,6 +55,9 @@ class WideTracer(Tracer):
         self._real: torch.dtype | None = None  # of the parts of the complex arguments
 
     # ------------------------------------------------------------------------------ values
+    def is_closed_over(self, tensor: Tensor) -> bool:
+        return super().is_closed_over(tensor) and find_storage(tensor) not in self.wide
+
     def give_rows(self, tensor: Tensor, form: Form, parts: Sequence[Tensor]) -> Tensor:
         """Declares the value of a tensor."""
         self.wide[find_storage(tensor)] = Wide(tuple(parts), form)
@@ -69,7 +71,7 @@ class WideTracer(Tracer):
         self.shared.add(find_storage(tensor))
         body = tensor.shape[:-1] if form.axis else tensor.shape
         dtype = tensor.dtype.to_real() if form.is_complex else tensor.dtype
-        parts = [self.give(torch.empty(body, dtype=dtype, device="cpu"),
+        parts = [self.give(torch.empty(body, dtype=dtype, device=META),
                            self.call(take_part, (Place(whole.place), k, c)), is_input=True)
                  for k in (range(form.axis) if form.axis else (None,))
                  for c in ((0, 1) if form.is_complex else (None,))]
@@ -78,7 +80,7 @@ class WideTracer(Tracer):
     def find(self, value: Any) -> Wide | None:
         if not isinstance(value, Tensor):
             return None
-        if not isinstance(value, FakeTensor):
+        if self.is_closed_over(value):
             fake = self._hold_wide(value)
             return None if fake is None else self.wide[find_storage(fake)]
         return self.wide.get(find_storage(value))
@@ -117,19 +119,19 @@ class WideTracer(Tracer):
         if body and body[-1] not in (1, self.neurons):
             raise Resize(body[-1])
         self.alive.append(tensor)
-        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
         self.give_whole(fake, form, self.call(None, (tensor,)))
         return fake
 
-    def _take_to_cpu(self, value: Any) -> Any:
+    def _take_to_meta(self, value: Any) -> Any:
         """Returns what stands for a device, or for a tensor there, in a trace."""
-        if not _is_elsewhere(value):
-            return value
         if isinstance(value, torch.device):
-            return CPU
+            return META
+        if not isinstance(value, Tensor) or not self.is_closed_over(value):
+            return value
         fake = self._hold_wide(value)
         return fake if fake is not None else self.give(
-            torch.empty(value.shape, dtype=value.dtype, device="cpu"), self.hold(value), True)
+            torch.empty(value.shape, dtype=value.dtype, device=META), self.hold(value), True)
 
     def _is_fixed(self, value: Tensor) -> bool:
         return all(isinstance(self.value(part), Fixed) for part in self.rows_of(value))
@@ -155,14 +157,13 @@ class WideTracer(Tracer):
     # ---------------------------------------------------------------------------- dispatch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default:
-            return super().__torch_dispatch__(func, types, args, kwargs)
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
         values = tree_leaves((args, kwargs))
-        if any(map(_is_elsewhere, values)):
-            args, kwargs = tree_map(self._take_to_cpu, (args, kwargs))
-            values = tree_leaves((args, kwargs))
+        if name in ("lift_fresh", "lift_fresh_copy") and self.find(args[0]) is None:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        args, kwargs = tree_map(self._take_to_meta, (args, kwargs))
+        values = tree_leaves((args, kwargs))
         wide = [value for value in values if self.find(value) is not None]
         if is_in_place and (wide or find_storage(args[0]) in self.shared):
             return self._write(func, name.removesuffix("_"), args, kwargs)
@@ -176,7 +177,7 @@ class WideTracer(Tracer):
         axes = [found.form.axis for value in wide if (found := self.find(value)) is not None]
         self._real = next((x.dtype.to_real() for x in wide if x.is_complex()), None)
         try:
-            out = func(*args, **kwargs)
+            out = self.infer(func, args, kwargs)
         except RuntimeError as error:
             raise self.error("operators on (B, N) or (B, N, K)", f"aten.{name}: {error}") from error
         named = bind_arguments(func, args, kwargs)
@@ -323,15 +324,7 @@ class WideTracer(Tracer):
         return self.finish(out, form, rows)
 
 
-def _is_elsewhere(value: Any) -> bool:
-    """Whether a value is a device other than the CPU, or a tensor that the step closes over there.
-    A trace has all tensors on the CPU."""
-    device = value.device if isinstance(value, Tensor) else value
-    return (isinstance(device, torch.device) and device.type != "cpu"
-            and not isinstance(value, FakeTensor))
-
-
 def _fresh(out: Tensor) -> Tensor:
     """Returns a tensor with a new storage, by which its value is found."""
-    return torch.empty(out.shape, dtype=out.dtype, device="cpu")
+    return torch.empty(out.shape, dtype=out.dtype, device=META)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.torch_internals import find_storage
+from ..codegen.gradients import differentiate
 from ..codegen.plain import find_layout
 from .functions import FLAGS, find_line
 from .indexing import Index
@@ -153,8 +154,7 @@ def check_backward(outputs: Sequence[Tensor], live: Sequence[Tensor]) -> None:
         # a view of a parameter that is made under no_grad requires a gradient, too
         made = [one for one in outputs if one.grad_fn is not None]
         if made and leaves:
-            torch.autograd.grad(made, leaves, list(map(torch.ones_like, made)),
-                                retain_graph=True, allow_unused=True)
+            differentiate(made, leaves, list(map(torch.ones_like, made)))
     except RuntimeError as error:
         raise Refused(f"expected a backward pass without errors, got "
                       f"{re.split(', which is| Hint:', str(error))[0]}") from error

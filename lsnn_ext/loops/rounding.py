@@ -1,12 +1,12 @@
 """Differences of tensors: which are rounding errors."""
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..codegen.gradients import differentiate
 from ..codegen.plain import draw_normal
 from .ir import Call, Refused
 from .values import run_call
@@ -101,7 +101,6 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
             one = (one.reshape(*keep.shape, -1) * keep[..., None]).reshape(like.shape)
         return one
 
-    run: Any = partial(torch.autograd.grad, retain_graph=True, allow_unused=True)
     pairs = []
     for output, wanted in zip(got, want, strict=True):
         if output.requires_grad != wanted.requires_grad:
@@ -113,8 +112,8 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         return 0.0
     got, want = zip(*pairs, strict=True)
     cotangents = [draw(one) for one in want]
-    found, expected = run(got, leaves, cotangents), run(want, others, cotangents)
-    found = _add_earlier_graph(found, others)
+    expected = differentiate(want, others, cotangents)
+    found = _add_earlier_graph(differentiate(got, leaves, cotangents), others)
     for name, one in zip(names, expected, strict=False):
         if one is not None and one.layout != torch.strided:
             raise Refused(f"{name}: expected a dense gradient, got one of {one.layout}")
@@ -149,7 +148,7 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
             break
         outputs, inputs = (want, others) if run_perturbed is None else run_perturbed(random)
         outputs = [one for one in outputs if one.requires_grad]
-        perturbed = run(outputs, [inputs[k] for k in suspects],
+        perturbed = differentiate(outputs, [inputs[k] for k in suspects],
                         [perturb_by_ulp(one, random) for one in cotangents])
         for (k, (apart, _)), one in zip([*suspects.items()], perturbed, strict=True):
             if one is not None:
@@ -173,8 +172,7 @@ def _add_earlier_graph(
             if leaf.grad_fn is not None and one is not None]
     if not made:
         return tuple(found)
-    more = torch.autograd.grad([leaf for leaf, _ in made], leaves, [one for _, one in made],
-                               retain_graph=True, allow_unused=True)
+    more = differentiate([leaf for leaf, _ in made], leaves, [one for _, one in made])
     return tuple(other if one is None or leaf.grad_fn is not None else
                  one if other is None else one + other
                  for leaf, one, other in zip(leaves, found, more, strict=True))

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from .._core.torch_internals import DispatchMode
 from ..codegen.plain import generator_states
 from . import functions as of
 from .ir import Refused
@@ -40,17 +40,13 @@ def check_generators(before: Sequence[Tensor]) -> None:
                       "torch.manual_seed")
 
 
-class Witness(TorchDispatchMode):
+class Witness(DispatchMode):
     """Refuses operators that run outside of recorded calls."""
 
     def __init__(self, recorder: Any) -> None:
         super().__init__()
         self.recorder = recorder
         self.made: Tensor | None = None  # by the last constructor
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # to ask whether a compiler is active takes longer than a small operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "equal": (lambda v: v if torch.equal(v, v) else -v, "aten.equal"),
     "item": (lambda v: v * v.relu().item(), "RuntimeError: a Tensor with"),
     "float": (lambda v: v * float(v), "ValueError"),
-    "numpy": (lambda v: v * torch.from_numpy(v.detach().numpy()), "RuntimeError: .numpy()"),
+    "numpy": (lambda v: v * torch.from_numpy(v.detach().numpy()), "to numpy"),
     "half": (lambda v: v.half().to(v), "torch.float16"),
     "double": (lambda v: (v.double() * 2).to(v), "torch.float64"),
     "wide tensor": (lambda v: v * torch.ones(v.shape[1], dtype=torch.float64), "torch.float64"),
