@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, overrides
+from torch._C import DisableTorchFunction as without_functions  # noqa: F401
 from torch._compile import _disable_dynamo as without_compiler  # noqa: F401
 from torch.autograd.graph import _engine_run_backward as run_backward  # noqa: F401
 from torch.nn.modules.module import _has_any_global_hook

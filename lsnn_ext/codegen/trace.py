@@ -172,7 +172,8 @@ def _differentiate(results: Sequence[Tensor], inputs: Sequence[Tensor],
     wanted = [x for x in inputs if x.requires_grad]
     if not needed:
         return [None] * len(inputs)
-    found = iter(differentiate([x for x, _ in needed], wanted, [g for _, g in needed]))
+    found = iter(differentiate([x for x, _ in needed], wanted, [g for _, g in needed],
+                               has_modes=True))
     return [next(found) if x.requires_grad else None for x in inputs]
 
 

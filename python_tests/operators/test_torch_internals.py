@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lsnn_ext._core import torch_internals as internals
+from lsnn_ext.codegen.gradients import differentiate
 
 PACKAGE = Path(internals.__file__).parent
 # the reports name it: the first that breaks one of these is the one to look at
@@ -128,20 +129,42 @@ def test_modes() -> None:
             assert internals.is_mode_active(), VERSION
 
 
+class Functions(torch.overrides.TorchFunctionMode):
+    calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
 def test_a_mode_of_functions_is_disabled_if_it_is_the_innermost_one() -> None:
-    class Functions(torch.overrides.TorchFunctionMode):
-        calls = 0
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None,
-                               ) -> Any:
-            self.calls += 1
-            return func(*args, **(kwargs or {}))
-
     with Functions() as outer, Functions() as inner:
         for mode in (outer, inner):
             with internals.without_function_mode(mode):
                 torch.ones(2)
         assert (outer.calls, inner.calls) == (2, 1), VERSION
+
+
+@pytest.mark.parametrize("has_modes", [True, False])
+def test_gradients_and_modes_of_functions(has_modes: bool) -> None:
+    """As torch.autograd.grad, which disables the modes and imports more."""
+    x, unused = (torch.ones(3, requires_grad=True) for _ in range(2))
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * 2
+
+    y, ones = Double.apply(x), torch.ones(3)
+    with Functions() as mode:
+        for _ in range(2):  # the graph stays usable
+            found = differentiate([y], [x, unused], [ones], has_modes)
+    assert found[1] is None and torch.equal(found[0], 2 * ones), VERSION
+    assert mode.calls == (2 if has_modes else 0), VERSION
 
 
 def test_below_autograd() -> None:
