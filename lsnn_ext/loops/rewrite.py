@@ -42,6 +42,9 @@ def rewrite(call: Call, recording: Recording) -> list[Call]:
         return _expand_cell(call, add_value, kinds)
     if call.function in IN_PLACE_VIEWS and call.written:
         (_, after), = call.written
+        if kinds[after].requires_grad and not call.mode.grad:  # the gradient is not turned back
+            raise Refused(f"{call.name}: expected a value without gradient under no_grad",
+                          call.line)
         return [call.replace(function=IN_PLACE_VIEWS[call.function], results=Ref(after),
                              written=())]
     if call.name == "__getitem__":

@@ -186,6 +186,25 @@ def test_a_view_in_place_that_makes_the_backward_pass_raise_is_refused() -> None
     torch.testing.assert_close(got, want)
 
 
+def test_a_view_in_place_of_a_value_with_gradient_under_no_grad_is_refused() -> None:
+    """Its gradient is not turned back."""
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        w = 2 * w
+        with torch.no_grad():
+            w.t_()
+        v = torch.zeros(B, N, dtype=x.dtype)
+        for one in x:
+            v = torch.tanh(v @ w) + one
+        return v
+
+    given = random(T, B, N), random(N, N).requires_grad_()
+    with pytest.raises(Refused, match="t_: expected a value without gradient under no_grad"):
+        record_and_run(model, given)
+    with torch.no_grad():
+        want, got, _ = record_and_run(model, given)
+    torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("make", [torch.empty_like, lambda v: v.new_empty(v.shape),
                                   lambda v: torch.empty(B, N, dtype=v.dtype)])
 def test_uninitialized_memory_that_is_written_in_parts(make: Callable[..., Tensor]) -> None:
