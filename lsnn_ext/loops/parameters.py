@@ -1,7 +1,7 @@
 """Parameters: attributes with a gradient to whose data a recorded call writes."""
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .functions import get_name
 from .ir import Refused
@@ -13,6 +13,7 @@ class Parameters:
 
     def __init__(self, recorder: Any) -> None:
         self.recorder, self.recording = recorder, recorder.recording
+        self.detached: set[int] = set()  # values of attributes after detach_()
 
     def find_leaf(self, value: int) -> int:
         """Returns the leaf whose later value this one is, else the value itself."""
@@ -25,6 +26,19 @@ class Parameters:
         leaf = None if found is None else self.recording.leaves.get(
             self.find_leaf(memory.tensors[id(found)].value))
         return found if leaf is not None and leaf.kind == "attribute" else None
+
+    def is_detached(self, name: str, tensor: Tensor, before: int) -> bool:
+        """Whether a call detaches an attribute, such as the state of the call before. A replay does
+        not, so that other writes to it are refused."""
+        if before in self.detached and name != "detach_":
+            raise Refused(f"{name}: expected no write to an attribute after detach_()")
+        leaf = self.recording.leaves.get(before)
+        if leaf is None or leaf.kind == "input" or name != "detach_":
+            return False
+        if isinstance(tensor, nn.Parameter):
+            raise Refused("detach_: expected no write to a parameter")
+        self.detached.add(len(self.recording.kinds))  # the value that add makes
+        return True
 
     def assign(self, parameter: Tensor, old: int, numbers: int, line: str) -> None:
         """Notes that a parameter has other numbers."""

@@ -315,16 +315,16 @@ class _Recorder(TorchFunctionMode):
 
     def _check_write(self, name: str, tensor: Tensor, before: int, args: Any,
                      parameter: Tensor | None) -> None:
-        leaf = self.recording.leaves.get(before)
-        is_flag = name in of.FLAGS
-        if leaf is not None and leaf.kind != "input" and name == "detach_":
-            return  # such as of the state of the call before
+        start = self.parameters.find_leaf(before)
+        is_flag = name in of.FLAGS and name != "detach_"
+        leaf = self.recording.leaves.get(start if is_flag else before)
+        if self.parameters.is_detached(name, tensor, before):
+            return
         if leaf is not None and parameter is None and (
                 leaf.kind == "input" or tensor.requires_grad or is_flag):
             what = "an input" if leaf.kind == "input" else "a parameter, nor of what has a gradient"
             raise Refused(f"{name}: expected no write to {what}")
         self.memory.check_write(name, tensor, args, parameter)
-        start = self.parameters.find_leaf(before)
         if start in self.recording.leaves and parameter is None:
             self.recording.written[start] = len(self.recording.kinds)  # the value that add makes
 

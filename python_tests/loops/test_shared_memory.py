@@ -1,5 +1,6 @@
 """Results and states in the memory of others."""
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -90,3 +91,32 @@ def test_states_that_the_call_replaces_share_no_memory_with_new_ones(
     for _ in range(3):
         torch.testing.assert_close(model(x), original(x))
     assert all(entry.plan is not None for entry in model._lsnn_replayer.all())
+
+
+class Writes(nn.Module):
+    """Writes to what it has as attributes."""
+
+    def __init__(self, write: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.start, self.write = nn.Parameter(torch.ones(2, 4)), write
+        self.register_buffer("b", torch.ones(2, 4))
+        self.s: Any = 0.5 * self.start
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write(self)
+        v = torch.zeros(2, 4)
+        for one in x:
+            v = 0.9 * v + torch.tanh(one + v)
+        return v
+
+
+@pytest.mark.parametrize("write, reason", (
+    (lambda model: model.b.mul_(2).t_(), "t_: expected no write to a parameter"),
+    (lambda model: model.b.mul_(2).requires_grad_(), "requires_grad_: expected no write to a"),
+    (lambda model: model.start.detach_(), "detach_: expected no write to a parameter"),
+    (lambda model: model.s.detach_().fill_(2), "fill_: expected no write to an attribute after"),
+    (lambda model: model.s.detach_().t_(), "t_: expected no write to an attribute after")))
+def test_a_write_that_changes_the_kind_of_an_attribute_is_refused(
+        write: Callable[[Any], Any], reason: str) -> None:
+    report = convert(Writes(write), torch.rand(20, 2, 4))[1]
+    assert reason in report.reason
