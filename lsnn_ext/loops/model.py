@@ -61,8 +61,9 @@ def make_subclass(original: type) -> type:
 
     @functools.wraps(forward)
     def replay(self: Any, *args: Any, **kwargs: Any) -> Any:
-        replayer = self.__dict__.get(ATTRIBUTE)
-        if torch.compiler.is_compiling() or replayer is None:
+        replayer, kind = self.__dict__.get(ATTRIBUTE), type(self)
+        # parametrize and fully_shard give a model a subclass of its class
+        if torch.compiler.is_compiling() or replayer is None or kind is not made:
             return forward(self, *args, **kwargs)
         if not replayer.is_of(self):
             if getattr(self, "_is_replica", False):  # of nn.DataParallel, made for one call

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from converted_nets import (
@@ -45,6 +46,26 @@ def test_what_looks_at_a_model_sees_the_original(run: Any) -> None:
     torch.testing.assert_close(run(model, draw_x()), run(original, draw_x()))
     assert not seen_replays
     assert_same(model, original, draw_x())  # torch.compile leaves an attribute
+    assert_same(model, original, draw_x(), replays=True)
+
+
+def test_a_model_that_is_parametrized_later_runs_the_original() -> None:
+    """Its class becomes a subclass, until the parametrization is removed."""
+    class Scaled(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+
+        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+            return super().forward(x * self.scale.sum(), gain)
+
+    model, original = make_pair(Scaled)
+    for one in (model, original):
+        parametrize.register_parametrization(one, "scale", nn.Tanh())
+    assert_same(model, original, draw_x(), replays=False)
+    for one in (model, original):
+        parametrize.remove_parametrizations(one, "scale")
+    assert_same(model, original, draw_x())
     assert_same(model, original, draw_x(), replays=True)
 
 
