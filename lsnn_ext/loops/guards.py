@@ -11,31 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..codegen.plain import (
-    MADE_OF,
-    MISSING,
-    SEQUENCES,
-    are_same,
-    describe_tensor,
-    find_oddity,
-    is_mutable,
-    make_key,
-)
+from ..codegen import plain
 from ..codegen.user_code import find_globals
+from . import paths
 from .functions import PLAIN, Apply, find_file
 from .ir import Leaf, Recording, Ref, Refused
 from .origins import Origins, look_up
-from .paths import (
-    IMMUTABLE,
-    Path,
-    Step,
-    find_cell,
-    find_holder,
-    format_path,
-    resolve,
-    set_step,
-    step_into,
-)
 from .snapshot import Node, Snapshot, describe, is_of_module
 
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
@@ -50,14 +31,14 @@ def describe_inputs(inputs: list[Any], are_read: bool = False) -> tuple[Any, ...
     for one in inputs:
         if type(one) is Tensor or type(one) is nn.Parameter:
             is_read = are_read and one.is_inference()
-            if not is_read and find_oddity(one) or vars(one):
+            if not is_read and plain.find_oddity(one) or vars(one):
                 return None
             found.append((one.shape, one.dtype, one.device, one.requires_grad, one.stride()))
         else:
-            plain = make_key(one)
-            if plain is None or is_mutable(one):
+            key = plain.make_key(one)
+            if key is None or plain.is_mutable(one):
                 return None
-            found.append(plain)
+            found.append(key)
     return tuple(found)
 
 
@@ -135,8 +116,8 @@ class Guard:
                     id(node.value) in snapshot.numbers
                     and path[-1] in snapshot.node(node.value).held
                     for snapshot in snapshots):
-                raise Refused(f"{format_path(path)}: expected what an autograd.Function reads to "
-                              f"stay in the call")
+                raise Refused(f"{paths.format_path(path)}: expected what an autograd.Function "
+                              f"reads to stay in the call")
         self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
             self._is_loose(leaf) for leaf in group)]
         # which functions may hold as constants
@@ -162,12 +143,12 @@ class Guard:
         self._lengths: list[int] = []
         self._functions: list[FunctionType] = []
         self._cells: list[tuple[Any, Any]] = []
-        self._members: list[tuple[Any, Step, Any]] = []
+        self._members: list[tuple[Any, paths.Step, Any]] = []
         self._mutable: list[tuple[Any, Any]] = []
         self._constants: list[Tensor] = []
         # Of dicts that are compared in part: a dict, a key and the object there.
         self._items: dict[tuple[int, Any], tuple[Any, Any, Any]] = {}
-        loose: dict[int, set[Step]] = {}  # by node, in the order of the snapshot
+        loose: dict[int, set[paths.Step]] = {}  # by node, in the order of the snapshot
         for path in self.volatile:
             node = snapshot.find(path[:-1])
             assert node is not None
@@ -176,17 +157,17 @@ class Guard:
             node = snapshot.nodes[number]
             steps = loose.get(number, set())
             held = {step: one for step, one in node.held.items()
-                    if step not in steps and one is not MISSING}
+                    if step not in steps and one is not plain.MISSING}
             self._settle_node(node, steps, held)
             self._constants += [one for one in held.values() if isinstance(one, Tensor)]
             self._mutable += [(one, node.plain[step]) for step, one in held.items()
-                              if is_mutable(one)]
+                              if plain.is_mutable(one)]
         self._kinds_of = snapshot.kinds
         self._single = {id(one) for one, places in snapshot.tensors.values() if len(places) == 1}
         self._contents = [one for *_, one in self._items.values()]
         self._keys = list(chain.from_iterable(self._dicts))
         self._values = list(chain.from_iterable(self._views))
-        self._made_of = list(chain.from_iterable(map(MADE_OF, self._functions)))
+        self._made_of = list(chain.from_iterable(map(plain.MADE_OF, self._functions)))
         self._kinds = self._list_kinds()
         self._places = [(self._container(path), path, wanted)
                         for path, wanted in self.volatile.items()]
@@ -196,14 +177,14 @@ class Guard:
         self._loose = [(value, leaf) for value, leaf in self.leaves.items()
                        if value not in self._fixed]
 
-    def _container(self, path: Path) -> Any:
+    def _container(self, path: paths.Path) -> Any:
         """What the last step of a path is made from; MISSING where each call may set another
         one."""
         if any(path[:end] in self.volatile for end in range(1, len(path))):
-            return MISSING
-        return resolve(self.function, path[:-1])
+            return plain.MISSING
+        return paths.resolve(self.function, path[:-1])
 
-    def _settle_node(self, node: Node, steps: set[Step], held: dict[Step, Any]) -> None:
+    def _settle_node(self, node: Node, steps: set[paths.Step], held: dict[paths.Step, Any]) -> None:
         """Stores what an object holds; steps: entries that a call changes, held: the others."""
         value = node.value
         if isinstance(value, (FunctionType, ModuleType)):
@@ -212,16 +193,16 @@ class Guard:
                 if value.__kwdefaults__:
                     self._add_dict(value.__kwdefaults__)
                 self._functions.append(value)
-            self._add_items(find_holder(value, "global"), "global", held)
-            self._cells += [(find_cell(value, key), one) for (kind, key), one in held.items()
+            self._add_items(paths.find_holder(value, "global"), "global", held)
+            self._cells += [(paths.find_cell(value, key), one) for (kind, key), one in held.items()
                             if kind == "closure"]
             return
         if isinstance(value, threading.local):  # each thread has other attributes
             self._members += [(value, step, one) for step, one in held.items()]
             return
-        if isinstance(value, IMMUTABLE) and not steps:
+        if isinstance(value, paths.IMMUTABLE) and not steps:
             return
-        if isinstance(value, SEQUENCES) and not isinstance(value, tuple):
+        if isinstance(value, plain.SEQUENCES) and not isinstance(value, tuple):
             self._add(value, value)
         holder: Any = value if isinstance(value, dict) else getattr(value, "__dict__", None)
         if holder is not None and steps:
@@ -252,7 +233,7 @@ class Guard:
         else:
             self._empty.append(holder)
 
-    def _add_items(self, holder: Any, kind: str, held: dict[Step, Any]) -> None:
+    def _add_items(self, holder: Any, kind: str, held: dict[paths.Step, Any]) -> None:
         self._items |= {(id(holder), key): (holder, key, one) for (of, key), one in held.items()
                         if of == kind}
 
@@ -266,16 +247,16 @@ class Guard:
             return (
                 not any(self._empty)
                 and list(map(len, self._sized)) == self._lengths
-                and are_same(list(chain.from_iterable(self._views)), self._values)
+                and plain.are_same(list(chain.from_iterable(self._views)), self._values)
                 and list(chain.from_iterable(self._dicts)) == self._keys
-                and are_same([holder[key] for holder, key, _ in self._items.values()],
+                and plain.are_same([holder[key] for holder, key, _ in self._items.values()],
                              self._contents)
                 and self._list_kinds() == self._kinds
-                and all(map(is_, chain.from_iterable(map(MADE_OF, self._functions)),
+                and all(map(is_, chain.from_iterable(map(plain.MADE_OF, self._functions)),
                             self._made_of))
                 and all(cell.cell_contents is one for cell, one in self._cells)
-                and all(step_into(value, step) is one for value, step, one in self._members)
-                and all(make_key(value) == plain for value, plain in self._mutable))
+                and all(paths.step_into(value, step) is one for value, step, one in self._members)
+                and all(plain.make_key(value) == key for value, key in self._mutable))
         except (LookupError, AttributeError, ValueError):
             return False
 
@@ -285,18 +266,18 @@ class Guard:
         if not self._is_settled():
             return False
         for container, path, wanted in self._places:
-            if container is MISSING:
-                container = resolve(self.function, path[:-1])
-            value = step_into(container, path[-1])
+            if container is plain.MISSING:
+                container = paths.resolve(self.function, path[:-1])
+            value = paths.step_into(container, path[-1])
             if wanted != (AnyNumber.of if isinstance(wanted, AnyNumber) else describe)(value):
                 return False
         return self._rest_holds(inputs)
 
     def _rest_holds(self, inputs: list[Any]) -> bool:
-        return (are_same([*vars(F).values()], self._functional)
+        return (plain.are_same([*vars(F).values()], self._functional)
                 and all(torch.equal(look_up(leaf, self.function, inputs), wanted)
                         for leaf, wanted in self._read)
-                and all(step_into(value, step) is one for value, step, one in self._tensors)
+                and all(paths.step_into(value, step) is one for value, step, one in self._tensors)
                 and all(len({id(look_up(leaf, self.function, inputs)) for leaf in group}) == 1
                         for group in self._aliases)
                 and all(Snapshot(one).description == wanted for one, wanted in self._others))
@@ -324,7 +305,7 @@ class Guard:
                 if one is other:
                     continue
                 if type(one) is not Tensor or id(one) in kinds or id(other) not in self._single or (
-                        find_oddity(one)) or describe_tensor(one) != kinds[id(other)]:
+                        plain.find_oddity(one)) or plain.describe_tensor(one) != kinds[id(other)]:
                     return False
                 replaced[id(other)] = one
                 kinds[id(one)] = kinds.pop(id(other))
@@ -361,7 +342,7 @@ class Guard:
             for step in dict.fromkeys(one[0] for one in (*now, *before)):
                 if ([one for one in now if one[0] == step]
                         != [one for one in before if one[0] == step]):
-                    return format_path((*node.path, step))
+                    return paths.format_path((*node.path, step))
         return ""
 
     def look_up(self, inputs: list[Any]) -> dict[int, Tensor]:
@@ -371,10 +352,11 @@ class Guard:
 
     def set_changed(self, trees: list[Any]) -> None:
         """Sets what the call changes to these values, in the order of Recording.changed."""
-        containers = [resolve(self.function, path[:-1]) if container is MISSING else container
-                      for container, path in self._targets]
+        containers = [
+            paths.resolve(self.function, path[:-1]) if container is plain.MISSING else container
+            for container, path in self._targets]
         for container, (_, path), new in zip(containers, self._targets, trees, strict=True):
-            set_step(container, path[-1], new)
+            paths.set_step(container, path[-1], new)
 
 
 def _get_name(one: Any) -> str:
@@ -385,7 +367,7 @@ def _list_codes(snapshot: Snapshot) -> set[CodeType]:
     return {node.value.__code__ for node in snapshot.nodes if isinstance(node.value, FunctionType)}
 
 
-def _reachable(snapshot: Snapshot, loose: dict[int, set[Step]]) -> list[int]:
+def _reachable(snapshot: Snapshot, loose: dict[int, set[paths.Step]]) -> list[int]:
     """Returns the nodes that are reached without a place that a call changes."""
     found = {0}
     waiting = [0]

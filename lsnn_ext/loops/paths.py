@@ -19,16 +19,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..codegen.plain import (
-    MISSING,
-    SEQUENCES,
-    WRAPPERS,
-    find_referent,
-    is_apply,
-    list_elements,
-    list_members,
-    make_key,
-)
+from ..codegen import plain
 from ..codegen.user_code import find_globals, find_imports, is_user
 from .ir import Refused
 
@@ -42,8 +33,8 @@ OPEN = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap,
 OPAQUE = (Iterator, MappingView, types.MappingProxyType, bytearray, memoryview)
 OPAQUE_MODULES = frozenset({"array", "ctypes", "multiprocessing", "queue"})
 SETS = (set, frozenset)
-WALKED = (nn.Module, torch.optim.Optimizer, dict, *WRAPPERS, *SEQUENCES, *SETS)
-IMMUTABLE = (tuple, *WRAPPERS)
+WALKED = (nn.Module, torch.optim.Optimizer, dict, *plain.WRAPPERS, *plain.SEQUENCES, *SETS)
+IMMUTABLE = (tuple, *plain.WRAPPERS)
 HOLDERS = {"attribute": "__dict__", "global": "__globals__", "default": "__defaults__",
            "keyword": "__kwdefaults__", "base": "__bases__"}
 STATE_DICTS = frozenset({  # of a module; nothing that forward reads
@@ -70,7 +61,7 @@ def is_walked(value: Any) -> bool:
     """Whether the contents of the value are part of the fingerprint."""
     if isinstance(value, WALKED):
         return type(value) is not torch.Size
-    if is_apply(value):
+    if plain.is_apply(value):
         return True
     if isinstance(value, enum.Enum):
         return is_user(get_module_name(type(value)))
@@ -114,7 +105,7 @@ def is_read(value: Any, step: Step, one: Any, names: Container[str], is_made: bo
 
 
 def is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) or make_key(value) is not None
+    return isinstance(value, Tensor) or plain.make_key(value) is not None
 
 
 def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
@@ -138,8 +129,8 @@ def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
         yield from _list_held(value, "base")
         yield ("class", None), type(value)
     elif isinstance(value, weakref.ref | ContextVar):
-        yield ("referent", None), find_referent(value)
-    elif members := list_members(value):
+        yield ("referent", None), plain.find_referent(value)
+    elif members := plain.list_members(value):
         yield from ((("member", key), one) for key, one in members.items())
     else:
         yield from _parts(value)
@@ -164,17 +155,17 @@ def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
         yield from _list_elements(value)
     elif isinstance(value, SETS):
         yield from _list_elements(value)
-    elif isinstance(value, SEQUENCES):
-        yield from ((("item", key), one) for key, one in enumerate(list_elements(value)))
+    elif isinstance(value, plain.SEQUENCES):
+        yield from ((("item", key), one) for key, one in enumerate(plain.list_elements(value)))
     elif isinstance(value, functools._lru_cache_wrapper):
         yield ("member", "__wrapped__"), value.__wrapped__
-    if type(value) not in (dict, *SEQUENCES, *SETS):
+    if type(value) not in (dict, *plain.SEQUENCES, *SETS):
         for key, one in getattr(value, "__dict__", {}).items():
             if not (key in STATE_DICTS and isinstance(value, nn.Module)):
                 yield ("attribute", key), one
         for kind in type(value).__mro__:
             if "__slots__" in vars(kind):
-                yield from ((("member", key), getattr(value, key, MISSING)) for key, one in
+                yield from ((("member", key), getattr(value, key, plain.MISSING)) for key, one in
                             vars(kind).items() if isinstance(one, types.MemberDescriptorType))
         yield ("class", None), type(value)
 
@@ -182,14 +173,14 @@ def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
 def _list_elements(value: Any) -> Iterator[tuple[Step, Any]]:
     """Yields keys of a dict or elements of a set that may have a state."""
     yield from ((("element", one), one) for one in value
-                if make_key(one) is None and not isinstance(one, (Tensor, weakref.ref)))
+                if plain.make_key(one) is None and not isinstance(one, (Tensor, weakref.ref)))
 
 
 def step_into(value: Any, step: Step) -> Any:
     """Returns the entry at a step; MISSING: there is none."""
     kind, key = step
-    if value is MISSING:
-        return MISSING
+    if value is plain.MISSING:
+        return plain.MISSING
     try:
         if kind in HOLDERS:
             return find_holder(value, kind)[key]
@@ -203,9 +194,9 @@ def step_into(value: Any, step: Step) -> Any:
             return sys.modules[key]
         if kind == "element":
             return key
-        return type(value) if kind == "class" else find_referent(value)
+        return type(value) if kind == "class" else plain.find_referent(value)
     except (LookupError, AttributeError, ValueError, TypeError):
-        return MISSING
+        return plain.MISSING
 
 
 def resolve(value: Any, path: Path) -> Any:
@@ -224,11 +215,11 @@ def set_step(value: Any, step: Step, new: Any) -> None:
     elif kind in ("member", "closure") or kind == "attribute" and isinstance(value, type):
         where = find_cell(value, key) if kind == "closure" else value
         name = "cell_contents" if kind == "closure" else key
-        delattr(where, name) if new is MISSING else setattr(where, name, new)
+        delattr(where, name) if new is plain.MISSING else setattr(where, name, new)
     elif kind in ("attribute", "global") or kind == "item" and isinstance(value, dict):
         where = value if kind == "item" else find_holder(value, kind)
         of: Any = OrderedDict if isinstance(where, OrderedDict) else dict  # of no class of a user
-        if new is not MISSING:
+        if new is not plain.MISSING:
             of.__setitem__(where, key, new)
         elif key in where:
             of.__delitem__(where, key)
