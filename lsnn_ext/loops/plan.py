@@ -51,8 +51,7 @@ class Plan:
         loops = unbound = 0
         self.written = {value: leaf for leaf, value in recording.written.items()}
         self.unversioned = _find_unversioned(recording)
-        self.live = find_live(recording, parts)
-        read = _find_read(recording, parts, self.live)
+        self.live, read = find_live(recording, parts)
         for part in parts:
             if isinstance(part, Call):
                 self.parts.append(part)
@@ -244,27 +243,29 @@ def make_plan(recording: Recording, exact: bool) -> Plan:
     return inner
 
 
-def find_live(recording: Recording, parts: Sequence[Part]) -> set[int]:
-    """Returns the values that are read. A call of a loop runs in all iterations or in none."""
-    found = recording.find_results()
+def find_live(recording: Recording, parts: Sequence[Part]) -> tuple[set[int], set[int]]:
+    """Returns the values that are read, and those that are read outside of the iteration or loop
+    that makes them. A call of a loop runs in all iterations or in none."""
+    read = recording.find_results()
+    inside: set[int] = set()  # of loops
     for part in reversed(parts):
         if isinstance(part, Call):
-            if is_live(part, found):
-                found.update(part.inputs)
+            if is_live(part, read):
+                read.update(part.inputs)
             continue
-        left = list(set(range(len(part.body))) - find_dead(part, found))
+        left = list(set(range(len(part.body))) - find_dead(part, read))
         done: set[int] = set()
         while left:
             q = left.pop()
             if q in done:
                 continue
             done.add(q)
-            found.update(value for made in part.made for value in made[q])
+            inside.update(value for made in part.made for value in made[q])
             for slot in part.body[q].slots:
-                found.update(find_initial(slot))
+                read.update(find_initial(slot))
                 if isinstance(slot, Now | Before):
                     left.append(slot.position)
-    return found
+    return read | inside, read
 
 
 def _find_unversioned(recording: Recording) -> set[int]:
@@ -278,18 +279,4 @@ def _find_unversioned(recording: Recording) -> set[int]:
                 owners[after] = owners[before]
                 if not is_unversioned(call):
                     found.discard(owners[before])
-    return found
-
-
-def _find_read(recording: Recording, parts: Sequence[Part], live: set[int]) -> set[int]:
-    """Returns the values that are read outside of the iteration or loop that makes them."""
-    found = recording.find_results()
-    for part in parts:
-        if isinstance(part, Call):
-            if is_live(part, live):
-                found.update(part.inputs)
-            continue
-        dead = find_dead(part, live)
-        found.update(value for q, one in enumerate(part.body) if q not in dead
-                     for slot in one.slots for value in find_initial(slot))
     return found
