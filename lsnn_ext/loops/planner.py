@@ -217,11 +217,11 @@ class Planner:
         return times[0] < times[1]
 
     def _single(self, q: int) -> Stage:
-        one = self.loop.body[q]
+        one, kinds = self.loop.body[q], self.recording.kinds
         if q in self.final:
             return Stage("last", (q,), partial(stages.run_last, q, one))
         if one.call.function in INDEXING and (run := stages.make_slices(
-                q, one, self.invariant)) is not None:
+                q, one, self.invariant, len(kinds[one.call.inputs[0]].shape))) is not None:
             return Stage("sliced", (q,), run)
         read, last = self._outputs((q,))
         in_order = partial(stages.run_in_order, self.loop, (q,), read, last)
@@ -231,8 +231,8 @@ class Planner:
                       isinstance(slot, Numbers) for slot in one.slots) else "")
         if reason:
             return Stage("in order", (q,), in_order, reason)
-        kinds = [self.recording.kinds[value] for value in self.loop.made[0][q]]
-        return Stage("batched", (q,), Batched(q, one, in_order, kinds, is_pointwise(one.call)))
+        made = [kinds[value] for value in self.loop.made[0][q]]
+        return Stage("batched", (q,), Batched(q, one, in_order, made, is_pointwise(one.call)))
 
     def _written(self, component: tuple[int, ...]) -> Stage | None:
         """out[t] = z, once or more in each iteration, of which only the last out is read."""

@@ -26,17 +26,19 @@ class Stage(NamedTuple):
     freed: tuple[Place, ...] = ()  # results that nothing reads afterwards
 
 
-def find_time_index(index: Any, kinds: tuple[type, ...] = (int,)) -> tuple[int, list[Any]] | None:
-    """Returns the dimension and the entries of an index such as t, (:, t) or (..., t); kinds: of
-    the entries, also slice and range."""
-    entries = index if isinstance(index, tuple) and not isinstance(index, Numbers) else (index,)
+def find_time_index(index: Any, dims: int) -> tuple[int, tuple[Any, ...], list[Any]] | None:
+    """Returns the dimension of t in an index of a tensor of so many dimensions such as t, (..., t)
+    or (:, t, k), its entries, and those of the other dimensions; None: no entry changes, or
+    several."""
+    is_tuple = isinstance(index, tuple) and not isinstance(index, Numbers)
+    entries = [*index] if is_tuple else [index]
+    if Ellipsis in entries:
+        d = entries.index(Ellipsis)
+        entries[d : d + 1] = [slice(None)] * (dims - len(entries) + 1)
     at = [d for d, one in enumerate(entries) if isinstance(one, Numbers)]
-    if len(at) != 1 or any(type(i) not in kinds for i in entries[at[0]].values):
+    if len(at) != 1:
         return None
-    others = [one for one in entries if not isinstance(one, Numbers)]
-    if any(one is not Ellipsis and one != slice(None) for one in others):
-        return None
-    return at[0] - len(entries) * (Ellipsis in entries[: at[0]]), list(entries[at[0]].values)
+    return at[0], entries.pop(at[0]).values, entries
 
 
 def run_invariant(q: int, one: BodyCall, frame: Frame) -> None:
@@ -53,23 +55,25 @@ def run_last(q: int, one: BodyCall, frame: Frame) -> None:
         frame.last[q, k] = tensor
 
 
-def make_slices(q: int, one: BodyCall, invariant: Set[int]) -> Callable[[Frame], None] | None:
+def make_slices(q: int, one: BodyCall, invariant: Set[int],
+                dims: int) -> Callable[[Frame], None] | None:
     """Returns a function that takes x[t] or x[t:t + n] of an x from before the loop; None: the call
-    has an index of another kind. invariant: positions of calls that are the same in each
-    iteration."""
+    has an index of another kind. invariant: positions of calls that are the same in each iteration;
+    dims: of x."""
     args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
     is_fixed = isinstance(args[0], Fixed) or (
         isinstance(args[0], Now) and args[0].position in invariant)
     if kwargs or not is_fixed:
         return None
     if one.call.function is Tensor.__getitem__:
-        found = find_time_index(args[1], (int, slice, range))
+        found = find_time_index(args[1], dims)
     else:
-        found = args[1], [*args[2].values] if isinstance(args[2], Numbers) else []
-    if found is None or not found[1]:
+        found = (args[1], args[2].values, []) if isinstance(args[2], Numbers) else None
+    if found is None or any(type(i) not in (int, slice, range) for i in found[1]) or any(
+            other != slice(None) for other in found[2]):
         return None
-    dim, indices = found
-    return lambda frame: frame.take_view((q, 0), args[0], partial(_slice, dim, indices),
+    dim, indices, _ = found
+    return lambda frame: frame.take_view((q, 0), args[0], partial(_slice, dim, [*indices]),
                                          one.call.mode.grad, dim)
 
 
@@ -105,19 +109,14 @@ def _take_rows(values: Tensor, rows: list[list[int]]) -> Tensor:
 
 def find_write(index: Any, shape: tuple[int, ...],
                ) -> tuple[int, tuple[int, ...], tuple[Any, ...]] | None:
-    """Returns the dimension of t in an index such as t or (:, t, k), its numbers, and the entries
-    of the other dimensions, which are integers and slices; None: it is another index."""
-    is_tuple = isinstance(index, tuple) and not isinstance(index, Numbers)
-    entries = [*index] if is_tuple else [index]
-    dots = [d for d, one in enumerate(entries) if one is Ellipsis]
-    for d in dots[:1]:
-        entries[d : d + 1] = [slice(None)] * (len(shape) - len(entries) + 1)
-    at = [d for d, one in enumerate(entries) if isinstance(one, Numbers)]
-    others = [one for one in entries if not isinstance(one, Numbers)]
-    if len(at) != 1 or any(type(i) is not int for i in entries[at[0]].values) or any(
-            type(one) not in (int, slice) for one in others):
+    """Returns find_time_index of an index of integers, which are counted from the front, and
+    slices; None: it is another index."""
+    found = find_time_index(index, len(shape))
+    if found is None or any(type(i) is not int for i in found[1]) or any(
+            type(one) not in (int, slice) for one in found[2]):
         return None
-    return at[0], tuple(range(shape[at[0]])[i] for i in entries[at[0]].values), tuple(others)
+    dim, indices, others = found
+    return dim, tuple(range(shape[dim])[i] for i in indices), tuple(others)
 
 
 def write_all(writes: Sequence[tuple[int, BodyCall, Any, tuple[Any, ...]]], target: Before,
