@@ -29,7 +29,7 @@ PRODUCTS = {f"{name}_backward" for name in ("elu", "gelu", "hardsigmoid", "hards
 LINEAR = {"add": ("self", "other"), "sub": ("self", "other"), "neg": ("self",), "mul": ("self",),
           "div": ("self",), "where": ("self", "other"), "masked_fill": ("self", "value")} | {
     f"{name}_backward": ("grad_output",)
-    for name in ("sigmoid", "tanh", "threshold", "hardtanh", "leaky_relu", "silu")} | {
+    for name in ("sigmoid", "tanh", "hardtanh", "silu")} | {
     name: ("grad_output",) for name in PRODUCTS}
 # Elementwise operators that PyTorch does not tag as such; the last one not in 2.11.
 UNTAGGED = {"hardswish", "log_sigmoid", "log_sigmoid_forward", "_prelu_kernel", "leaky_relu"}

@@ -123,13 +123,6 @@ def _clamp(g: Graph, self: int, min: int | None = None, max: int | None = None) 
 
 
 # -------------------------------------------------------------------------------------- gradients
-def _leaky_relu_backward(g: Graph, grad_output: int, self: int, negative_slope: int,
-                         self_is_result: int) -> int:
-    assert g.value(self_is_result) == 0  # only in place, which has been replaced
-    is_above = g.add("gt", self, g.constant(0))
-    return g.add("select", is_above, grad_output, g.add("mul", grad_output, negative_slope))
-
-
 def _hardsigmoid_backward(g: Graph, grad_output: int, self: int) -> int:
     """torch's kernel has 1 / 6 in float32, in float64 too."""
     inside = g.add("lt", g.add("abs", self), g.constant(3))
@@ -187,12 +180,9 @@ OPERATIONS: dict[str, Callable[..., int]] = {
         "mul", g.add("mul", grad_output, g.add("sub", g.constant(1), output)), output),
     "tanh_backward": lambda g, grad_output, output: g.add(
         "mul", grad_output, g.multiply_add(g.add("neg", output), output, g.constant(1))),
-    "threshold_backward": lambda g, grad_output, self, threshold: g.add(
-        "select", g.add("le", self, threshold), g.constant(0), grad_output),
     "hardtanh_backward": lambda g, grad_output, self, min_val, max_val: g.add(
         "select", g.add("or", g.add("le", self, min_val), g.add("ge", self, max_val)),
         g.constant(0), grad_output),
-    "leaky_relu_backward": _leaky_relu_backward,
     "silu_backward": _silu_backward,
     "hardsigmoid_backward": _hardsigmoid_backward,
     "hardshrink_backward": _shrink_backward,
