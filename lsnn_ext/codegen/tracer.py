@@ -65,7 +65,7 @@ class Tracer(Values):
         self._check_operator(func, name, args)
         if factory := self._find_factory(name):
             return self._make(func, factory, args, kwargs)
-        args = self._round_numbers(func, name, args)
+        args = self._round_numbers(name, args)
         tensors = find_tensors((args, kwargs))
         if not tensors:
             raise self.error("elementwise operators", f"aten.{name}")
@@ -217,9 +217,8 @@ class Tracer(Values):
                                is_constant, is_number)
         return result
 
-    def _round_numbers(self, func: Any, name: str, args: Any) -> Any:
-        """Casts tensors that are Python numbers in the loop as torch casts numbers: they never
-        decide the dtype of a result."""
+    def _round_numbers(self, name: str, args: Any) -> Any:
+        """Casts tensors that are Python numbers in the loop as torch casts numbers."""
         tensors = find_tensors(args)
         numbers = [x for x in tensors
                    if isinstance(known := self.value(x), Fixed) and known.is_number]
@@ -295,7 +294,7 @@ class Tracer(Values):
         self._check_dtype(dtype)
         g.rounds_to_single = g.dtype == torch.float64 and dtype == torch.float32
         try:
-            node = self._add_nodes(func, name, named, dtype, out)
+            node = self._add_nodes(name, named, dtype, out)
         finally:
             g.rounds_to_single = False
         if dtype != out.dtype and not has_sum and out.dtype.is_floating_point:
@@ -304,7 +303,7 @@ class Tracer(Values):
             node = g.is_true(node)
         return Row(node, has_sum)
 
-    def _add_nodes(self, func: Any, name: str, named: dict[str, Any], dtype: torch.dtype,
+    def _add_nodes(self, name: str, named: dict[str, Any], dtype: torch.dtype,
                    out: Tensor) -> int:
         g = self.graph
         if name in ("fill", "zero"):

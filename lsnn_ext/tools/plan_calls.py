@@ -84,7 +84,7 @@ class Calls:
         y, bits = out.saved[:2]
         if settings.key:
             self._add_saved(one, settings, y, bits, "currents", "")
-            self._end(one, t.x, self._neuron)
+            self._end(one, self._neuron)
             if self._card:
                 one.choose(self._card, "generated kernels", "the step is compiled for the GPU")
             return
@@ -93,7 +93,7 @@ class Calls:
                 or settings.numbers.cutoff < sys.float_info.max)
         self._add_saved(one, settings, y, bits, "membranes", f"; {name} is "
                         f"{'0 far from the threshold' if ends else 'nowhere 0'}")
-        self._end(one, t.x, "")
+        self._end(one)
         if (self._card or t.x.is_cuda) and t.w_rec is not None:
             self._choose_designs(one, t, settings)
 
@@ -106,20 +106,20 @@ class Calls:
                         "prepared call", {"T": steps, "B": rows // steps, "N": N})
         one.choose("call", "prepared", f"T B N = {spikes.numel():,} is below {_ops.MANY:,}, and no "
                                        f"gradients, or those of one step, are recorded")
-        self._end(one, spikes, "")
+        self._end(one)
 
     def _loop(self, neuron: Any, x: Tensor, w_rec: Tensor | None, why: str) -> None:
         one = self._begin("loop", x, x.shape[-1], (w_rec,))
         one.choose("call", "a loop over time", why)
-        self._end(one, x, repr(neuron))
+        self._end(one, repr(neuron))
 
     def _reference(self) -> None:
         one = LayerPlan("", "reference", {})
         one.choose("call", "operators of torch", "use_reference() is active")
-        self._end(one, None, "")
+        self._end(one)
 
     def _readout(self, x: Tensor) -> None:
-        self._end(self._begin("leaky_readout", x, x.shape[-1], ()), x, "")
+        self._end(self._begin("leaky_readout", x, x.shape[-1], ()))
 
     def _begin(self, operator: str, x: Tensor, N: int, tensors: Sequence[Any]) -> LayerPlan:
         T, B = x.shape[:2]
@@ -129,7 +129,7 @@ class Calls:
                        or "settings or tensors of the layer that a prepared call does not take")
         return one
 
-    def _end(self, one: LayerPlan, x: Tensor | None, neuron: str) -> None:
+    def _end(self, one: LayerPlan, neuron: str = "") -> None:
         """Adds what every call has: its projection, saved bytes, tiles and threads."""
         for front, _ in self._in_front[-1:]:
             one.choices = front.choices | one.choices
