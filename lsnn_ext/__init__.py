@@ -1,5 +1,4 @@
-"""lsnn_ext: recurrent spiking networks with adaptive neurons as one fused operator over the whole
-sequence."""
+"""Recurrent spiking networks with adaptive neurons as one fused operator over the sequence."""
 
 from . import functional, init, optim, reference
 from .codegen.neuron import Neuron

@@ -168,8 +168,7 @@ class DeepR(Optimizer):
         return loss
 
     def _rewire(self, group: dict[str, Any], members: list[_Rewired]) -> int:
-        """Shrinks, diffuses and reconnects the thetas of a group. Returns the number of
-        reconnections."""
+        """Shrinks, diffuses and reconnects the thetas of a group; returns how many it made."""
         lr = float(group["lr"])
         l1 = float(group.get("l1", self.l1))
         temperature = float(group.get("temperature", self.temperature))

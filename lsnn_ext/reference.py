@@ -65,8 +65,7 @@ class _Stepper(NamedTuple):
         return y - z * (A if self.model.reset == "A" else self.k["R"])
 
     def compute_margin(self, n: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-        """m of (7), and whether it passes the test, which needs no division; m is 0 if s is zero or
-        subnormal."""
+        """m of (7), 0 if s is zero or subnormal, and whether the test passes, without division."""
         d, width = n - A, self.k["width"]
         if self.model.scale == "1":
             return d / width, _passes_test(self.model.ge, d)
@@ -85,14 +84,12 @@ def _passes_test(ge: bool, d: Tensor) -> Tensor:
 
 
 def stop_gradient(value: Tensor) -> Tensor:
-    """The value, detached. All detached paths of the models call it, so that tests can replace
-    it."""
+    """The value, detached: a function, so that tests can replace it for all models."""
     return value.detach()
 
 
 class _Spike(torch.autograd.Function):
-    """z of (7): the test, or with smooth=True the antiderivative; the gradient of both is dampening
-    * psi(m)."""
+    """z of (7), or with smooth=True its antiderivative; the gradient is dampening * psi(m)."""
 
     generate_vmap_rule = True
 

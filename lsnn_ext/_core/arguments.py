@@ -21,8 +21,7 @@ _ORDINARY = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 def is_readable(tensor: Tensor) -> bool:
-    """Whether Python may read the numbers of the tensor: it is on the CPU, and no compiler, tracer,
-    mode or vmap is active."""
+    """Whether Python may read the numbers: on the CPU, without compiler, tracer, mode or vmap."""
     return (not torch.compiler.is_compiling() and not torch.jit.is_tracing()
             and has_numbers(tensor))
 

@@ -30,8 +30,7 @@ class PackedSpikes(NamedTuple):
         return self.carrier.shape
 
     def check(self, name: str = "packed") -> None:
-        """Raises TypeError or ValueError where bits and carrier do not fit; name: of the
-        argument."""
+        """Raises TypeError or ValueError where bits and carrier do not fit; name: the argument."""
         for part, value in zip(("bits", "carrier"), self, strict=True):
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name}.{part}: expected a tensor, got {type(value).__name__}")

@@ -1,5 +1,4 @@
-"""Reports of decisions: code that chooses an operator or a kernel tells lsnn_ext.plan, if it
-listens."""
+"""Reports of decisions: which operator or kernel code has chosen, for lsnn_ext.plan."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,5 +1,4 @@
-"""Sequences of unequal length in one call: sorted by descending length for the operator, and put
-back in order."""
+"""Sequences of unequal length in one call: sorted by descending length, and put back in order."""
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -79,8 +78,7 @@ def _to_integers(lengths: Any) -> Tensor:
 
 
 def add_bias(p: Tensor, bias: Tensor, lengths: Lengths | None) -> Tensor:
-    """A readout p (T, B, O) plus its bias, 0 after the end of each sequence. Without lengths p may
-    have any shape (..., O)."""
+    """A readout p (T, B, O), or (..., O) without lengths, plus its bias, 0 after the end."""
     p = p + bias
     return p if lengths is None else lengths.mask(p)
 

@@ -179,6 +179,5 @@ def pack_sparse_input(x: Tensor, dtype: torch.dtype) -> PackedSpikes | None:
 
 
 def is_packing_faster(x: Tensor | PackedSpikes, w_in: Tensor) -> bool:
-    """Whether a layer with inputs x and weights w_in (N, I) should pass its spikes as bits to the
-    next layer."""
+    """Whether spikes of a layer with inputs x and weights w_in (N, I) should be passed as bits."""
     return not _ops.why_not_reused(x.carrier if isinstance(x, PackedSpikes) else x, w_in)

@@ -1,5 +1,4 @@
-"""The surrogates psi(m) of equation (7) in plain torch, and the cutoffs of surrogate_cutoff of
-functional.alif."""
+"""The surrogates psi(m) of equation (7) in plain torch, and the cutoffs of surrogate_cutoff."""
 import functools
 import math
 from collections.abc import Callable
@@ -15,8 +14,7 @@ LARGEST_CUTOFF = 0.01
 
 
 class Surrogate(NamedTuple):
-    """A surrogate: dz/dm := dampening * psi(m). Its antiderivative, integral, rises from 0 or
-    1/2."""
+    """A surrogate, dz/dm := dampening * psi(m); its integral rises from 0 or 1/2."""
 
     psi: Callable[[Tensor], Tensor]
     integral: Callable[[Tensor], Tensor]

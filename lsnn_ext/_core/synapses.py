@@ -1,5 +1,4 @@
-"""The recurrent synapses of a call: axonal delays, masks of spikes, and equation (1) for loops over
-time."""
+"""The recurrent synapses of a call: axonal delays, masks, and equation (1) for loops over time."""
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -32,8 +32,7 @@ def bind_arguments(op: Any, args: Iterable[Any], kwargs: Any = ()) -> dict[str, 
 
 
 def is_transforming() -> bool:
-    """Whether a transform of torch.func is active, such as grad or vmap. They always record the
-    backward pass."""
+    """Whether a transform of torch.func is active, which always records the backward pass."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -87,8 +86,7 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def is_legacy_batched(tensor: Tensor) -> bool:
-    """Whether autograd maps over it (is_grads_batched=True), for which operators have no batching
-    rules."""
+    """Whether autograd maps over it (is_grads_batched=True): operators have no rules for it."""
     return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
@@ -139,8 +137,7 @@ def without_dispatch_modes() -> AbstractContextManager[Any]:
 
 
 def below_autograd() -> AbstractContextManager[Any]:
-    """Skips the autograd kernels of operators, whose overhead matters in short calls that are not
-    recorded."""
+    """Skips the autograd kernels of operators, whose overhead matters in short calls."""
     return torch._C._AutoDispatchBelowAutograd()
 
 
@@ -230,16 +227,14 @@ def is_compiled_module(module: nn.Module) -> bool:
 
 
 def has_plain_call(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a call of the module runs the forward of kind and nothing else, so it may be
-    skipped."""
+    """Whether a call runs the forward of kind and nothing else, so it may be skipped."""
     return (type(module).forward is kind.forward and "forward" not in module.__dict__
             and type(module).__call__ is nn.Module.__call__ and not is_compiled_module(module)
             and not has_hooks(module))
 
 
 def without_saved_tensor_hooks() -> AbstractContextManager[Any]:
-    """Disables saved tensor hooks, such as those of torch.utils.checkpoint, for graphs built
-    inside."""
+    """Disables saved tensor hooks, as of torch.utils.checkpoint, for graphs built inside."""
     autograd: Any = torch._C._autograd
     if (not autograd._saved_tensors_hooks_is_enabled()
             or autograd._top_saved_tensors_default_hooks(True) is None):

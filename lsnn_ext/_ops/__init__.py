@@ -25,8 +25,7 @@ _DIFFERENTIATED: dict[str, Callable[..., Any]] = {
 
 
 def _autograd_kernel(name: str) -> Callable[..., Any]:
-    """Returns the autograd kernel of a raw operator: an error where a gradient would be silently
-    lost."""
+    """Returns the autograd kernel of a raw operator: an error where a gradient would be lost."""
     op = getattr(torch.ops.lsnn, name).default
     lists = {k for k, argument in enumerate(op._schema.arguments)
              if str(argument.type) == "List[int]"}

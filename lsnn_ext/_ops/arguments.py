@@ -105,8 +105,6 @@ class Settings(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """A call."""
-
     settings: Settings
     t: Tensors
     states: Sequence[Tensor]  # (B, N) each, before the first step

@@ -33,8 +33,7 @@ from .load import (
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func or a compiler is active, which always record the backward
-    pass."""
+    """Whether a compiler or a transform is active, which always record the backward pass."""
     return torch.compiler.is_compiling() or internals.is_transforming()
 
 
@@ -96,8 +95,7 @@ def _lists(settings: Settings, t: Tensors, states: Sequence[Tensor],
 
 
 def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
-    """Calls alif_forward. Where bits alone are requested, a carrier of their gradient replaces the
-    spikes."""
+    """Calls alif_forward. Where only bits are requested, a carrier replaces the spikes."""
     N = t.neurons
     lists = list(settings.constants), list(settings.numbers), list(settings.options)
     coefficients: Tensor | None = t.rows
@@ -120,8 +118,7 @@ def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Row
 
 
 def make_link(x: Tensor) -> Tensor | None:
-    """An empty tensor in the graph of x, by which a second derivative is noticed where x is not
-    saved."""
+    """An empty tensor in the graph of x, which shows a second derivative where x is not saved."""
     if torch.compiler.is_compiling() or not internals.requires_gradient(x):
         return None
     return x[:0].clone()

@@ -93,8 +93,7 @@ def _with_last(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on_one_device(name: str, kernel: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Returns a kernel that takes arguments by name, after a check that they are on one device,
-    lengths on the CPU."""
+    """Returns a kernel of arguments by name, checked to be on one device, lengths on the CPU."""
     op = getattr(torch.ops.lsnn, name).default
 
     def checked(*values: Any) -> Any:

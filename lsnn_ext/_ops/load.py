@@ -155,14 +155,12 @@ def is_compiled_active() -> bool:
 
 
 def has_cpu_kernels(x: Tensor) -> bool:
-    """Whether the CPU kernels compute calls with x: on the CPU, unless the CUDA kernels are
-    emulated there."""
+    """Whether the CPU kernels compute calls with x: on the CPU, without emulated CUDA kernels."""
     return x.device.type == "cpu" and not (_C.emulator and "LSNN_EMULATE" in os.environ)
 
 
 def why_not_cpu(x: Tensor, weight: Tensor) -> str:
-    """Why operators with CPU kernels only may not be called with x and weight; empty if they
-    may."""
+    """Why operators with CPU kernels only may not be called with x and weight, else empty."""
     return _why_not(x, weight) or ("" if has_cpu_kernels(x) else "x is not on the CPU")
 
 

@@ -1,5 +1,4 @@
-"""A call of functional.recurrent: its arguments checked, and computed by the kernels or by a loop
-over time."""
+"""A call of functional.recurrent: checked, and computed by the kernels or a loop over time."""
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -142,8 +141,7 @@ def _count_neurons(x: Tensor, w_in: Tensor | None) -> int:
 
 def _check_coefficients(neuron: Neuron, given: Mapping[str, Any], N: int, device: torch.device,
                         dtype: torch.dtype) -> dict[str, Coefficient]:
-    """Returns numbers unchanged, and tensors () or (N,), or (1, K) or (N, K) with an axis, in the
-    dtype of the computation."""
+    """Returns numbers, and tensors () or (N,), or (1, K) or (N, K), in the dtype of the call."""
     found = neuron.all_coefficients(given)
     sizes = set(neuron.axes.values())
     for name, value in found.items():

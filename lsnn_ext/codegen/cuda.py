@@ -117,8 +117,7 @@ class Nvrtc:
 
 @functools.cache
 def find_nvrtc() -> Nvrtc | None:
-    """Returns NVRTC of the CUDA version of torch, from a wheel or as the linker finds it; or
-    None."""
+    """Returns NVRTC of the CUDA version of torch, from a wheel or as the linker finds it."""
     major = (torch.version.cuda or "").partition(".")[0]
     if not major:
         return None

@@ -1,5 +1,4 @@
-"""Forms of states and coefficients: complex numbers and an own axis become several real rows of
-the kernels."""
+"""Forms of states and coefficients: complex numbers and axes as several rows of the kernels."""
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

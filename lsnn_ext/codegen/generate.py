@@ -1,5 +1,4 @@
-"""Writes a program as C++: a step for the row functions of rows.h, or for the CUDA kernels of
-cuda_threads.h."""
+"""Writes a program as C++: a step for rows.h, or for the CUDA kernels of cuda_threads.h."""
 import math
 
 import torch

@@ -72,8 +72,7 @@ def find_key_and_rows(neuron: Neuron, parts: Parts, x: Tensor,
 
 def find_kernel(neuron: Neuron, parts: Parts, x: Tensor,
                 coefficients: Mapping[str, Coefficient]) -> tuple[Watch, Kernel]:
-    """Returns the kernels, and what the step reads. Outside of torch.compile; raises as
-    find_key_and_rows."""
+    """Returns the kernels, and what the step reads, outside of torch.compile. Raises as above."""
     watch, kernel = _find_or_make(neuron, parts, x, coefficients, x.shape[-1])
     if kernel.why_not:
         raise NoKernelsError(kernel.why_not)

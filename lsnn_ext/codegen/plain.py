@@ -153,8 +153,7 @@ def list_elements(value: Any) -> list[Any]:
 
 
 def make_restore(value: Any) -> Callable[[], object] | None:
-    """Returns a function that restores the value; None: it cannot change in place, or cannot be
-    restored."""
+    """Returns a function that restores the value; None: it cannot change, or be restored."""
     if isinstance(value, np.ndarray):
         return functools.partial(np.copyto, value, value.copy(), "no")
     if isinstance(value, set):

@@ -121,8 +121,7 @@ class Tracer(Values):
 
     def _find_decomposition(self, func: Any, name: str, is_in_place: bool,
                             args: Any) -> Callable[..., Any] | None:
-        """Returns PyTorch's definition of an elementwise operator, or of the gradient of one, by
-        others."""
+        """Returns torch's definition of an elementwise operator, or its gradient, by others."""
         if self._is_known(name, args) or self._are_fixed(args):
             return None
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):

@@ -50,8 +50,7 @@ class Row(NamedTuple):
 
 
 def find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
-    """Returns the line of the step, or of the backward of a Function: the outermost frame inside
-    of Values.run."""
+    """Returns the line of the step, or of a backward: the outermost frame inside Values.run."""
     found = None
     for frame, line in frames:
         if frame.f_code is Values.run.__code__:

@@ -59,7 +59,6 @@ class WideTracer(Tracer):
         return super().is_closed_over(tensor) and find_storage(tensor) not in self.wide
 
     def give_rows(self, tensor: Tensor, form: Form, parts: Sequence[Tensor]) -> Tensor:
-        """Declares the value of a tensor."""
         self.wide[find_storage(tensor)] = Wide(tuple(parts), form)
         self.shared |= {find_storage(part) for part in parts}
         self.alive.append(tensor)
@@ -106,8 +105,7 @@ class WideTracer(Tracer):
         return self.run_part("full_like", like, number)
 
     def _hold_wide(self, tensor: Tensor) -> Tensor | None:
-        """Returns a tensor without values for a closed-over one, if it is complex or has an
-        axis."""
+        """Returns a tensor without values for a closed-over one that is complex or has an axis."""
         has_axis = tensor.dim() > 1 and tensor.shape[-1] in self.axes
         if not has_axis and not tensor.is_complex():
             return None

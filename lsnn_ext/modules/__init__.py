@@ -1,5 +1,4 @@
-"""The layers: parameters, shapes and state around functional.alif; nothing is computed in loops
-over time here."""
+"""The layers: parameters, shapes and state around functional.alif, without loops over time."""
 from .alif import ALIF, LIF
 from .linear import Linear
 from .lsnn import LSNN, LSNNState

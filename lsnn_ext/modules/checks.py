@@ -1,5 +1,4 @@
-"""Checks of arguments of a layer, and of inputs, state and lengths of a call, with hints; and
-conversions."""
+"""Checks of arguments of a layer, and of inputs, state and lengths of a call; conversions."""
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real

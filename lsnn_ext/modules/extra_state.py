@@ -17,8 +17,7 @@ _SETTINGS = ("dt", "refractory", "autapses")
 
 
 def encode(description: Mapping[str, Any]) -> Tensor:
-    """JSON as bytes: a tensor like all else in a state dict, so whatever moves or stores tensors
-    takes it too."""
+    """JSON as bytes: a tensor like all else in a state dict, so whatever moves those takes it."""
     text = json.dumps(description, sort_keys=True, default=float)  # float: a NumPy number
     return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 

@@ -29,8 +29,7 @@ class CheckedArguments(NamedTuple):
     height: float  # of the surrogate, dampening psi(0)
 
     def select_per_neuron(self, learned: Iterable[str]) -> tuple[str, ...]:
-        """The learned constants with one number per neuron. Raises TypeError or ValueError
-        naming per_neuron."""
+        """The learned constants with a number per neuron. Raises an error naming per_neuron."""
         learned, per_neuron = tuple(learned), self.options.per_neuron
         if isinstance(per_neuron, bool):
             return learned if per_neuron else ()

@@ -1,5 +1,4 @@
-"""LSNN: the paper's network, regular and adaptive neurons in one recurrent layer with a leaky
-readout."""
+"""LSNN: the paper's network, regular and adaptive neurons in one layer with a leaky readout."""
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, NamedTuple, Unpack
 
@@ -48,8 +47,7 @@ make_savable(LSNNState)
 
 
 def _split_state(state: LSNNState | None) -> tuple[State | None, Any]:
-    """The states of the neurons and of the readout. Raises TypeError for anything but an LSNNState
-    or None."""
+    """The states of the neurons and of the readout. Raises TypeError for another type."""
     if state is None:
         return None, None
     if not isinstance(state, LSNNState):

@@ -12,8 +12,7 @@ Record: TypeAlias = Tensor | slice | range | list[int] | tuple[int, ...]
 
 
 def select_neurons(record: Record | None, N: int, device: torch.device) -> Tensor | None:
-    """The indices of the recorded neurons of N, or None. Raises TypeError or ValueError naming
-    record."""
+    """The indices of the recorded neurons of N, or None. Raises an error naming record."""
     if record is None:
         return None
     if isinstance(record, slice):

@@ -78,8 +78,7 @@ def _parse_learn(learn: Any, initial: Mapping[str, float | None]) -> tuple[str, 
 
 
 def check_filter(name: str, tau: float, dt: float, nothing: str = "None") -> None:
-    """Raises TypeError or ValueError for a wrong time constant; nothing: the value that means no
-    filter."""
+    """Raises TypeError or ValueError for a time constant; nothing: what means no filter."""
     checks.check_positive(name, tau)
     check_unit(name, tau, dt, f"for no filter give {name}={nothing}")
 

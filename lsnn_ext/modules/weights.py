@@ -136,8 +136,7 @@ def broadcast_to(name: str, value: Tensor, weight: Tensor) -> Tensor:
 
 
 def check_signs(value: Tensor, weight: Tensor) -> Tensor:
-    """A copy of signs in the shape and dtype of a weight. Raises ValueError if the weight has other
-    signs."""
+    """A copy of signs in the shape and dtype of a weight. Raises ValueError for others."""
     sign = broadcast_to("signs", value, weight).to(weight.dtype, copy=True)
     if not bool((sign.abs() == 1).all()):
         raise ValueError("signs: expected 1 and -1, got other numbers")

@@ -49,8 +49,7 @@ def find_models(to: bool | None = None) -> list[str]:
 
 
 def read_metadata(node: Any, where: str) -> dict[str, Any]:
-    """The metadata that to_nir wrote to a node or graph, in plain types. Raises ValueError for
-    other types."""
+    """The metadata that to_nir wrote to a node or graph, in plain types. Raises ValueError."""
     metadata = {} if node.metadata is None else node.metadata
     metadata = metadata.get(OURS, {}) if isinstance(metadata, Mapping) else metadata
     if not isinstance(metadata, Mapping):

@@ -14,8 +14,7 @@ one_at_a_time = threading.Lock()  # the counters and the listener are shared by 
 
 
 class Passes:
-    """Runs target(*inputs), and the backward pass of the first tensor of the result times fixed
-    random numbers."""
+    """Runs target(*inputs), and the backward pass of its first tensor times fixed numbers."""
 
     def __init__(self, target: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
         if not callable(target):
@@ -61,8 +60,7 @@ class Passes:
         torch.autograd.grad(out, self.leaves, self.cotangents[out.shape], allow_unused=True)
 
     def warm_up(self) -> None:
-        """Fills caches: neurons are compiled, and converted models recorded, from their first state
-        and from the one after a call."""
+        """Fills caches: neurons are compiled, models recorded from the first and next state."""
         for _ in range(2):
             self.backward(self.forward())
 

@@ -27,8 +27,7 @@ def _get_axes(ax: "Axes | None") -> "Axes":
 
 
 def _get_array(name: str, value: Any, batch: int, dims: int = 2) -> np.ndarray:
-    """An array (T, N) of a tensor (T, N), or of one sequence of (T, B, N); with dims=3 all
-    sequences."""
+    """An array (T, N) of a tensor (T, N), or of a sequence of (T, B, N); dims=3: of all."""
     if not isinstance(value, Tensor | np.ndarray):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value

@@ -87,8 +87,7 @@ def _comparison() -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Prints versions, processor, show_config(), environment and the comparison, for bug
-    reports."""
+    """Prints versions, processor, show_config(), environment and the comparison."""
     from ... import __version__
 
     is_equal, comparison = _comparison()
