@@ -20,7 +20,7 @@ from .currents import Currents, RunInputs, make_coefficient
 from .functions import is_elementwise
 from .ir import Before, Fixed, Kind, Now, Numbers, Refused, Slot
 from .products import Operands
-from .reader import SLOTS, run_calls
+from .reader import SLOTS
 from .recurrence import Recurrence
 from .rounding import DRAWS, PERTURBED_ULPS, find_distance, perturb
 from .step import Step
@@ -107,8 +107,7 @@ class Component:
         first = {}
         if self.found.ahead:
             ahead = {q for one in self.found.ahead for q in self.found.before(one, True)}
-            first = run_calls(self.found.loop, sorted(ahead), 1, self._make_reader(given),
-                              given.initial)[0]
+            first = self._run_calls(ahead, 1, given)[0]
         x, projection = self.currents.make(given, is_projecting)
         weights, delays = self.currents.make_weights(given)
         steps = range(max(delays, default=0) + 1)
@@ -152,18 +151,30 @@ class Component:
             found[place] = one.detach() if one.requires_grad > kind.requires_grad else one
         return found
 
-    def _make_reader(self, given: RunInputs) -> Any:
-        def find(slot: Any, t: int) -> Any:
+    def _run_calls(self, positions: Collection[int], iterations: int,
+                   given: RunInputs) -> list[dict[Place, Tensor]]:
+        """Runs some calls one by one, and returns their results by iteration."""
+        made: list[dict[Place, Tensor]] = [{} for _ in range(iterations)]
+
+        def argument(slot: Any, t: int) -> Any:
+            if not isinstance(slot, SLOTS):
+                return slot
             if isinstance(slot, Numbers):
                 return slot.values[t]
-            if isinstance(slot, Before) and slot.position in self.found.reader.inside:
-                return given.initial[slot.initial[t]]
+            if isinstance(slot, Now | Before) and slot.position in self.found.reader.inside:
+                old = slot.initial if isinstance(slot, Before) else ()
+                return given.initial[old[t]] if t < len(old) else made[t - len(old)][slot[:2]]
             one = given.outside[slot]
             if isinstance(one, Operands):
                 return one._replace(source=one.source[t : t + 1]).compute()[0]
             return one if self.found.reader.is_invariant(slot) else one[t]
 
-        return find
+        for t in range(iterations):
+            for position in sorted(positions):
+                call, slots = self.found.loop.body[position]
+                results = call.run([argument(slot, t) for slot in slots])
+                made[t] |= {(position, k): one for k, one in enumerate(results)}
+        return made
 
     def _past_z(self, step: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
         return torch.cat([self._find_initial(
@@ -223,8 +234,7 @@ class Component:
                 reasons.append(facts[-1])
 
         def run_original(given: RunInputs) -> dict[Place, Tensor]:
-            rows = run_calls(found.loop, found.positions, n, self._make_reader(given),
-                             given.initial)
+            rows = self._run_calls(found.positions, n, given)
             return {place: torch.stack([row[place].expand(one.shape[1:]) for row in rows])
                     for place, one in made.items()}
 

@@ -1,12 +1,11 @@
 """Reader: what the calls of a recurrent component read, and which are products or sums."""
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from . import ir
@@ -109,32 +108,6 @@ def find_invariants(loop: Loop) -> frozenset[int]:
                 for slot in slots if isinstance(slot, SLOTS)):
             found.add(position)
     return frozenset(found)
-
-
-def run_calls(loop: Loop, positions: Sequence[int], iterations: int,
-              outside: Callable[[Slot, int], Any], initial: Mapping[int, Tensor],
-              ) -> list[dict[tuple[int, int], Tensor]]:
-    """Runs some calls one by one, and returns their results by iteration. outside: the argument of
-    a slot of no result of these calls, in an iteration; initial: values from before the loop."""
-    made: list[dict[tuple[int, int], Tensor]] = []
-
-    def argument(slot: Any, t: int) -> Any:
-        if not isinstance(slot, SLOTS):
-            return slot
-        if not isinstance(slot, Now | Before) or slot.position not in positions:
-            return outside(slot, t)
-        lag = slot.lag if isinstance(slot, Before) else 0
-        if isinstance(slot, Before) and t < lag:
-            return initial[slot.initial[t]]
-        return made[t - lag][slot.position, slot.output]
-
-    for t in range(iterations):
-        made.append({})
-        for position in sorted(positions):
-            call, slots = loop.body[position]
-            results = call.run([argument(slot, t) for slot in slots])
-            made[t] |= {(position, k): one for k, one in enumerate(results)}
-    return made
 
 
 class Reader:
