@@ -17,6 +17,14 @@ from .reader import SLOTS
 from .reroll import make_constant_key
 from .trees import Atom, Tree, UnpredictableError, compress, expand, make_atom
 
+# What stands in arguments and results: its fields, which are a value, values, or anything.
+FIELDS: dict[type, dict[str, str]] = {
+    Ref: {"value": "value"}, Fixed: {"value": "value"}, Varying: {"values": "values"},
+    Now: {"position": "any", "output": "any"},
+    Before: {"position": "any", "output": "any", "lag": "any", "initial": "values"},
+    Numbers: {"values": "any"}, ir.Later: {"step": "any"}, ir.Container: {"number": "any"},
+    slice: {"start": "any", "stop": "any", "step": "any"}}
+
 
 def _describe_kinds(kinds: Iterable[Kind]) -> Tree:
     return tuple((tuple(kind.shape), make_atom(kind[1:]), len(list(group)))
@@ -28,13 +36,8 @@ def _make_kinds(tree: Tree) -> list[Kind]:
             for kind in [Kind(shape, *rest.value)] * length]
 
 
-def describe_plan(plan: Plan) -> Tree:
-    """Returns the tree of the calls and loops of a plan, and of what its recording changes."""
-    return _Description(plan).tree
-
-
-class _Description:
-    """The tree of a plan."""
+class Description:
+    """The tree of the calls and loops of a plan, and of what its recording changes."""
 
     def __init__(self, plan: Plan) -> None:
         recording = self.recording = plan.recording
@@ -70,19 +73,12 @@ class _Description:
         return compress([self.addresses[value] for value in values])
 
     def _describe(self, one: Any) -> Tree:
-        """Returns the tree of arguments or results."""
-        if isinstance(one, Ref):
-            return "ref", self.addresses[one.value]
-        if isinstance(one, SLOTS):
-            return self._describe_slot(one)
+        if type(one) in FIELDS:
+            return "object", make_atom(type(one)), tuple(
+                self._describe_field(kind, getattr(one, name))
+                for name, kind in FIELDS[type(one)].items())
         if type(one) is int:
             return one
-        if isinstance(one, slice):
-            return "slice", *map(self._describe, (one.start, one.stop, one.step))
-        if isinstance(one, ir.Later):
-            return "later", one.step
-        if isinstance(one, ir.Container):
-            return "container", one.number
         if isinstance(one, ir.Leaf):
             return make_atom(one)
         if type(one) in (list, tuple, torch.Size):
@@ -92,16 +88,10 @@ class _Description:
             return Atom(make_constant_key(one), one)
         return "tree", make_atom(spec), tuple(map(self._describe, leaves))
 
-    def _describe_slot(self, slot: Any) -> Tree:
-        if isinstance(slot, Fixed):
-            return "fixed", self.addresses[slot.value]
-        if isinstance(slot, Now):
-            return "now", *slot
-        if isinstance(slot, Before):
-            return "before", *slot[:3], self._describe_values(slot.initial)
-        if isinstance(slot, Varying):
-            return "varying", self._describe_values(slot.values)
-        return "numbers", compress([*map(self._describe, slot.values)])
+    def _describe_field(self, kind: str, field: Any) -> Tree:
+        if kind == "any":
+            return self._describe(field)
+        return self.addresses[field] if kind == "value" else self._describe_values(field)
 
     def _describe_call(self, call: Call, leaves: Sequence[Any]) -> Tree:
         args, kwargs = pytree.tree_unflatten(leaves, call.spec)
@@ -158,7 +148,6 @@ class Builder:
         return recording, made
 
     def _find(self, address: Tree) -> int:
-        """Returns the value at an address."""
         if min(address[1:]) < 0:
             raise UnpredictableError
         try:
@@ -184,35 +173,23 @@ class Builder:
         return self.next - 1
 
     def _make(self, tree: Tree) -> Any:
-        """Returns the arguments or results of a tree."""
         match tree:
             case Atom():
                 return tree.value
             case int():
                 return tree
-            case "ref", address:
-                return Ref(self._find(address))
+            case "object", kind, fields:
+                return kind.value(*map(self._make_field, FIELDS[kind.value].values(), fields))
             case "sequence", kind, items:
                 return kind.value(map(self._make, expand(items)))
             case "tree", spec, items:
                 return pytree.tree_unflatten([*map(self._make, items)], spec.value)
-            case "slice", start, stop, step:
-                return slice(*map(self._make, (start, stop, step)))
-            case "later", step:
-                return ir.Later(step)
-            case "container", number:
-                return ir.Container(number)
-            case "fixed", address:
-                return Fixed(self._find(address))
-            case "now", position, output:
-                return Now(position, output)
-            case "before", position, output, lag, runs:
-                return Before(position, output, lag, self._find_all(runs))
-            case "varying", runs:
-                return Varying(self._find_all(runs))
-            case "numbers", runs:
-                return Numbers(tuple(map(self._make, expand(runs))))
         raise AssertionError(tree)
+
+    def _make_field(self, kind: str, tree: Tree) -> Any:
+        if kind == "any":
+            return self._make(tree)
+        return self._find(tree) if kind == "value" else self._find_all(tree)
 
     def _make_call(self, tree: Tree, get_first: Callable[[Any], Any]) -> ir.BodyCall:
         """get_first: of an argument its value in the first iteration."""

@@ -16,7 +16,7 @@ from .guards import Guard
 from .ir import Call
 from .paths import resolve
 from .plan import Plan
-from .plan_trees import Builder, describe_plan
+from .plan_trees import Builder, Description
 from .trees import Linear, Tree, UnpredictableError, fit, list_integers, make_atom, set_size
 from .values import Frame
 
@@ -112,8 +112,7 @@ def _find_sizes(template: Tree, tree: Tree) -> Iterator[int]:
 
 
 def _check_shapes(plan: Plan, frames: dict[int, Frame]) -> None:
-    """Raises UnpredictableError unless a run has made values of the predicted shapes: those that
-    depend on the size in another way have others."""
+    """Raises UnpredictableError unless a run has made values of the predicted shapes."""
     kinds = plan.recording.kinds
     loops = [part[0] for part in plan.parts if not isinstance(part, Call)]
     for number, frame in frames.items():
@@ -154,7 +153,7 @@ class Sizes:
         """Adds a recording: it confirms templates, or makes new ones with those that hold."""
         if entry.plan is None:
             return
-        new = Recorded(describe_key(key), describe_plan(entry.plan), entry)
+        new = Recorded(describe_key(key), Description(entry.plan).tree, entry)
         matching = [(one, size) for one in self.holding[1]
                     if (size := one.find_size(new.key)) is not None]
         for one, size in matching:
@@ -175,8 +174,7 @@ class Sizes:
 
     def predict(self, entries: dict[Any, list[Any]], key: Any, inputs: list[Any],
                 exact: bool) -> bool:
-        """Adds an entry for inputs of a size between those of three recordings or more that agree.
-        Returns whether there is one."""
+        """Adds an entry for inputs of a size between those that agree. Returns whether it did."""
         tree = describe_key(key)
         for one in self.templates:
             size = one.find_size(tree) if one.is_confirmed else None
@@ -193,7 +191,6 @@ class Sizes:
         return False
 
     def _forget(self, entries: dict[Any, list[Any]], which: list[Any]) -> None:
-        """Removes entries that were predicted."""
         for each in which:
             key, entry, _ = each
             self.predicted = [one for one in self.predicted if one is not each]
