@@ -48,7 +48,7 @@ class Planner:
     def stages(self) -> list[Stage]:
         """Returns the stages in the order in which they run."""
         body = self.loop.body
-        found = [Stage("invariant", (q,), partial(stages.run_invariant, q, body[q]))
+        found = [Stage("invariant", (q,), partial(stages.run_once, q, body[q], True))
                  for q in sorted(self.invariant)]
         drawn = [q for q, one in enumerate(body) if one.call.is_random and not any(
             isinstance(slot, Before | Varying) or (isinstance(slot, Now)
@@ -219,7 +219,7 @@ class Planner:
     def _single(self, q: int) -> Stage:
         one, kinds = self.loop.body[q], self.recording.kinds
         if q in self.final:
-            return Stage("last", (q,), partial(stages.run_last, q, one))
+            return Stage("last", (q,), partial(stages.run_once, q, one, False))
         if one.call.function in INDEXING and (run := stages.make_slices(
                 q, one, self.invariant, len(kinds[one.call.inputs[0]].shape))) is not None:
             return Stage("sliced", (q,), run)

@@ -41,18 +41,12 @@ def find_time_index(index: Any, dims: int) -> tuple[int, tuple[Any, ...], list[A
     return at[0], entries.pop(at[0]).values, entries
 
 
-def run_invariant(q: int, one: BodyCall, frame: Frame) -> None:
-    """Runs a call with the same arguments in each iteration once."""
-    leaves = [slot if (fixed := frame.fixed(slot)) is None else fixed for slot in one.slots]
-    for k, tensor in enumerate(one.call.run(leaves)):
-        frame.invariant[q, k] = tensor
-
-
-def run_last(q: int, one: BodyCall, frame: Frame) -> None:
-    """Runs a call of which only the last iteration is read."""
+def run_once(q: int, one: BodyCall, is_invariant: bool, frame: Frame) -> None:
+    """Runs a call of equal arguments in each iteration, or of which only the last is read."""
     leaves = [frame.at_last(slot) for slot in one.slots]
+    made = frame.invariant if is_invariant else frame.last
     for k, tensor in enumerate(one.call.run(leaves)):
-        frame.last[q, k] = tensor
+        made[q, k] = tensor
 
 
 def make_slices(q: int, one: BodyCall, invariant: Set[int],
