@@ -132,15 +132,10 @@ def list_numbers(data: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, A
 
 
 def list_masks(func: Any, args: Any) -> list[Any]:
-    """Returns the arguments of an operator whose numbers it reads."""
+    """Returns the masks whose numbers an operator reads: none of an index by integers."""
     if func is not torch.ops.aten.index.Tensor:
         return [args[0]]
     return [one for one in args[1] if one is not None and one.dtype in (torch.bool, torch.uint8)]
-
-
-def is_index_by_integers(func: Any, args: Any) -> bool:
-    """Whether an operator is an index by integers, not by a mask: its shape is known."""
-    return func is torch.ops.aten.index.Tensor and not list_masks(func, args)
 
 
 class Effects(NamedTuple):
@@ -160,8 +155,7 @@ def find_effects(func: Any) -> Effects:
 
 
 def written_statistics(func: Any, args: Any) -> set[int]:
-    """Returns the storages of running statistics that batch normalization writes to, or of lists,
-    which increments no version."""
+    """Returns the storages that batch norms or _foreach write to without a new version."""
     if func._schema.name.startswith("aten::_foreach"):
         return {find_storage(one) for one in args[0]}
     named = dict(zip((one.name for one in func._schema.arguments), args, strict=False))

@@ -62,7 +62,7 @@ class Witness(DispatchMode):
                 return self.made
         effects = of.find_effects(func)
         if effects.reads and not (
-                recorder.masked.is_reading or of.is_index_by_integers(func, args)
+                recorder.masked.is_reading
                 or recorder.name in of.FILLS and not is_size(args[0], recorder.arguments)
                 or recorder.name == "__bool__"):
             with recorder.refusals():
