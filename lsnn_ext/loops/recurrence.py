@@ -222,7 +222,8 @@ class Recurrence:
                 inner.append(self._name_read(term, ahead)._replace(
                     has_new_axis=self.width(shape) < self.width(kind.shape)))
             elif isinstance(term, Product) and isinstance(term.source, Read):
-                products.append(self._with_steps(term, ahead))
+                lag = self.retiming.find_lag(term.source.position, term.source.lag, ahead)
+                products.append(term._replace(source=term.source._replace(lag=lag, initial=())))
             else:
                 others.append(term)
         for slot in others:
@@ -249,12 +250,6 @@ class Recurrence:
                                                      for one in found):
             return ()
         return tuple(slice(one.start // N, one.stop // N) for one in found)
-
-    def _with_steps(self, product: Product, ahead: int) -> Product:
-        """Returns the product with the lag of its source in steps of the kernels."""
-        source: Any = product.source
-        lag = self.retiming.find_lag(source.position, source.lag, ahead)
-        return product._replace(source=source._replace(lag=lag, initial=()))
 
     def name_result(self, place: Place) -> str:
         """Returns the name of a result, equal for equal components."""
