@@ -203,7 +203,7 @@ class Replayer:
             check_functional()
             origins = Origins(root, args, kwargs)
             if self.has_unread:
-                while found := self._record_twin(root, key, origins, inputs, args, kwargs):
+                while found := self._record_twin(root, key, origins, args, kwargs):
                     self.counters |= found
         except (Refused, ProgramError) as error:
             reason = str(error)
@@ -222,11 +222,11 @@ class Replayer:
                 self.entries.pop(key, None)  # which have their former values
             self.has_unread = steps.is_wanted or bool(counters)
         if not self.has_unread:  # else the next call is recorded
-            self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
+            self._add_entry(root, key, origins, recording, monitor.codes, result)
         return result
 
-    def _record_twin(self, root: nn.Module, key: Any, origins: Origins, inputs: list[Any],
-                     args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[Path]:
+    def _record_twin(self, root: nn.Module, key: Any, origins: Origins, args: tuple[Any, ...],
+                     kwargs: dict[str, Any]) -> set[Path]:
         """Records a call of a copy, with an Unread for each number of a tensor and each counter.
         Returns counters that were found; empty: the call is recorded."""
         with restored_modes():  # a __deepcopy__ may draw parameters
@@ -252,7 +252,7 @@ class Replayer:
                          or twin.find_difference(before, monitor.codes) or recording)
             found = self._find_counters(key, origins, recording) - self.counters
             if not found:
-                self._add_entry(root, key, origins, recording, inputs, monitor.codes, result)
+                self._add_entry(root, key, origins, recording, monitor.codes, result)
         finally:
             before.restore()
         return found
@@ -278,11 +278,11 @@ class Replayer:
                 != make_key(plain[path][1])]
 
     def _add_entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
-                   inputs: list[Any], codes: set[CodeType] | None, result: Any) -> None:
+                   codes: set[CodeType] | None, result: Any) -> None:
         if isinstance(recording, Refused) and modes.is_profiling() and not self.is_strict:
             return
         try:
-            entry = self._entry(root, key, origins, recording, inputs, codes, result)
+            entry = self._entry(root, key, origins, recording, codes, result)
             self.entries.setdefault(key, []).append(entry)
             if self.options.dynamic:
                 self.sizes.add(self.entries, key, entry)
@@ -290,7 +290,7 @@ class Replayer:
             self._stop(key, str(refused))
 
     def _entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
-               inputs: list[Any], codes: set[CodeType] | None, result: Any) -> Entry:
+               codes: set[CodeType] | None, result: Any) -> Entry:
         plan, reason = None, ""
         plain: dict[Path, tuple[Any, Any]] = {}
         if isinstance(recording, Refused):
