@@ -1,5 +1,4 @@
-"""The linear maps of a whole sequence: products with weights, in reused memory and event by event
-for sparse input, and the filter of a readout."""
+"""The linear maps of a whole sequence: products with weights, and the filter of a readout."""
 import math
 from typing import Any
 
@@ -137,14 +136,12 @@ def sample_nonzero(x: Tensor) -> float:
 
 
 def is_mostly_zero(x: Tensor) -> bool:
-    """Whether adding the rows of nonzero inputs is faster than a dense product, estimated on a
-    sample of the rows of x (..., I)."""
+    """Whether adding rows of nonzero inputs is faster than a dense product, by a sample of x."""
     return x.numel() > 0 and sample_nonzero(x) < SPARSE
 
 
 def has_few_rows(rows: int, numbers: int) -> bool:
-    """Whether a dense product of so many rows and a matrix of so many numbers is faster than adding
-    the rows of nonzero inputs, however few."""
+    """Whether a dense product is faster than adding rows of nonzero inputs, however few."""
     return rows**2 * _ROWS < numbers
 
 

@@ -1,5 +1,4 @@
-"""The compiled part: whether it is available, its tables, which tensors its kernels take, and
-options that tests and benchmarks force on it."""
+"""The compiled part: its tables, which tensors its kernels take, and options to force on it."""
 import importlib.util
 import os
 import sys

@@ -118,8 +118,7 @@ def _checksum(path: Path) -> str:
 
 
 def _open_trusted(folder: Path) -> Path:
-    """Makes the folder; returns its real path. Raises OSError where others could place a file in
-    it, as code is loaded from there."""
+    """Makes the folder; returns its real path. Raises OSError where others could write to it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     folder = folder.resolve(strict=True)

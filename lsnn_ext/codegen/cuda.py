@@ -1,5 +1,4 @@
-"""Compiles the CUDA kernels of a neuron: by NVRTC, which torch's CUDA wheels bring, or by nvcc; for
-the emulator of the tests by the C++ compiler."""
+"""Compiles the CUDA kernels of a neuron: by NVRTC or nvcc; for the emulator as C++."""
 import ctypes
 import functools
 import os

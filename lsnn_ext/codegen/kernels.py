@@ -149,8 +149,7 @@ def _compute_rows_of_graph(like: Tensor, coefficients: Sequence[Tensor | None],
 
 
 def _find_architecture(like: Tensor) -> str:
-    """Returns what kernels for a tensor are compiled for: cpu, host for the emulator, or sm_90 for
-    a GPU of compute capability 9.0."""
+    """Returns what kernels for a tensor are compiled for: cpu, host (the emulator), or sm_90."""
     if like.device.type == "cuda":
         return "sm_{}{}".format(*torch.cuda.get_device_capability(like.device))
     return "cpu" if _ops.has_cpu_kernels(like) else "host"

@@ -74,8 +74,7 @@ def _make_apply(recorder: Any, kind: type) -> Apply:
 
 
 def _describe_class(kind: type) -> tuple[Any, ...]:
-    """Returns what is equal for classes that the same code has made with equal values, as in each
-    step."""
+    """Returns what is equal for classes that the same code has made with equal values."""
     if "<locals>" not in kind.__qualname__:
         return (kind,)
     held = {name: _describe_member(kind, one) for name, one in vars(kind).items()
@@ -96,8 +95,7 @@ def _describe_member(kind: type, one: Any) -> Any:
 
 
 def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
-    """Refuses results of an autograd.Function that are older tensors, but no arguments: their
-    history changes."""
+    """Refuses older tensors, except arguments, as results of a Function: their history changes."""
     if getattr(begun.function.function, "clear_saved_tensors_on_access", False):
         raise Refused(f"{begun.function.__name__}: expected saved tensors that stay")
     refs = [leaf for leaf in begun.leaves if isinstance(leaf, Ref)]
@@ -172,7 +170,6 @@ class Bound:
         return is_own and frame is caller and caller.f_lasti == instruction
 
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """Runs such a call."""
         recorder = self.recorder
         with recorder.inside():
             made = function(*args, **kwargs)

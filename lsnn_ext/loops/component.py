@@ -184,8 +184,7 @@ class Component:
 
     def _find_initial(self, place: Place, step: int, first: Mapping[Place, Tensor],
                       given: RunInputs, value: int | None) -> Tensor:
-        """Returns what a place has in a step before the first one; value: that of an iteration
-        before the loop, None: 0."""
+        """Returns what a place has in a step before the first; value: from before the loop."""
         iteration, group = self.found.retiming.locate(place[0], step)
         if iteration >= 0:
             one = self.flatten(first[place], place)
@@ -372,8 +371,7 @@ def _find_close(got: Tensor, want: Tensor) -> Tensor:
 
 
 def _is_close(got: Tensor | None, want: Tensor | None, moved: Sequence[Tensor | None] = ()) -> bool:
-    """Whether numbers agree, but for few, or differ little more than those of runs from inputs
-    that are moved by an ulp."""
+    """Whether numbers agree, but for few, or differ little more than those of moved inputs."""
     if got is None or want is None:
         return want is None
     if bool(_find_close(got, want).double().mean() > LEAST_CLOSE) or not want.numel():

@@ -17,8 +17,7 @@ LARGEST = 1 << 24  # numbers of a state in one call of a kernel
 
 
 def check_component(expected: Expected, loop: Loop, component: Component) -> float:
-    """Returns the largest relative difference of a gradient. Raises VerificationError for a step or
-    a gradient that differs by more than rounding."""
+    """Returns the largest relative difference of a gradient. Raises VerificationError."""
     with torch.no_grad():
         _check_steps(expected, loop, component)
     if not component.found.reader.has_grad:

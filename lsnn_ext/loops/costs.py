@@ -45,8 +45,7 @@ def _count_numbers(call: Call, kinds: Mapping[int, Kind], operations: float = OP
 
 
 def skips_zeros(call: Call, recording: Recording, times: int = 1) -> bool:
-    """Whether a plan multiplies by what is mostly zero, as spikes are, and adds rows of the matrix;
-    times: iterations at once."""
+    """Whether a plan multiplies by what is mostly zero; times: iterations at once."""
     one = next(iter(list_operands(call, call.leaves)), None)
     if one is None or not isinstance(one.source, Ref) or not isinstance(one.matrix, Ref):
         return False
@@ -58,8 +57,7 @@ def skips_zeros(call: Call, recording: Recording, times: int = 1) -> bool:
 
 def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
                   is_sparse: bool = False) -> float:
-    """Returns the time of a call, or of one call for several iterations; is_sparse: see
-    skips_zeros."""
+    """Returns the time of one call for some iterations; is_sparse: see skips_zeros."""
     size = times * _count_numbers(call, kinds)
     found = NUMBER * max(size - CACHED, 0)
     if size >= LARGE and not any(kinds[value].requires_grad for value in call.outputs):
@@ -85,8 +83,7 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
 
 
 def estimate_copies(call: Call, kinds: Mapping[int, Kind]) -> float:
-    """Returns the time that a plan takes beyond that of a call which writes to a tensor, of which
-    it copies the whole."""
+    """Returns the time of the copies that a plan makes of what a call writes to."""
     return WRITTEN * NUMBER * sum(prod(kinds[after].shape) for _, after in call.written)
 
 

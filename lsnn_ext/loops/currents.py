@@ -32,8 +32,7 @@ class Currents:
         self.projected = self._find_projected()
 
     def _find_projected(self) -> Any:
-        """Returns the slot or product that the operator may project itself: the only term that
-        differs by row; None: there is no such term."""
+        """Returns what the operator may project itself: the only term that differs by row."""
         found, reader = self.found, self.found.reader
         current = next(iter(found.currents))
         if found.copies > 1 or len(found.currents) > 1 or found.width(current.shape) > 1 or any(
@@ -55,8 +54,7 @@ class Currents:
         return slot == (one.source if isinstance(one, Product) else one)
 
     def make(self, given: RunInputs, is_projecting: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns x, w_in and bias of functional.recurrent; is_projecting: False: x is the current
-        itself."""
+        """Returns x, w_in and bias of functional.recurrent; or x only, the current itself."""
         product = self._find_product(given) if is_projecting else None
         if product is not None:
             return self._project(product, given)

@@ -17,8 +17,7 @@ class Expected:
     """The numbers of a recording, and what was compared with them."""
 
     def __init__(self, plan: Plan) -> None:
-        """Runs each recorded call once more, from recorded numbers. Raises VerificationError where
-        one gives another result."""
+        """Runs each recorded call again from recorded numbers. Raises VerificationError."""
         self.recording = recording = plan.recording
         self.loops = [part for part in plan.parts if not isinstance(part, Call)]
         self.makers = {value: call for call in recording.calls for value in call.outputs}

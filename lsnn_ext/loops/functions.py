@@ -132,7 +132,7 @@ def list_numbers(data: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, A
 
 
 def list_masks(func: Any, args: Any) -> list[Any]:
-    """Returns the masks whose numbers an operator reads: none of an index by integers."""
+    """Returns the arguments whose numbers an operator reads: none of an index by integers."""
     if func is not torch.ops.aten.index.Tensor:
         return [args[0]]
     return [one for one in args[1] if one is not None and one.dtype in (torch.bool, torch.uint8)]

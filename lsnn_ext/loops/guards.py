@@ -178,8 +178,7 @@ class Guard:
                        if value not in self._fixed]
 
     def _container(self, path: paths.Path) -> Any:
-        """What the last step of a path is made from; MISSING where each call may set another
-        one."""
+        """What holds the last step of a path; MISSING: each call may set another one."""
         if any(path[:end] in self.volatile for end in range(1, len(path))):
             return plain.MISSING
         return paths.resolve(self.function, path[:-1])

@@ -299,8 +299,7 @@ class Writes:
             x.value, dim, at.numbers[dim])
 
     def _list_parts(self, value: int, dim: int, numbers: Sequence[int]) -> list[int] | None:
-        """Returns the values x[k] for these k along a dimension; None: not all of them are
-        known."""
+        """Returns the values x[k] for these k along a dimension; None: not all are known."""
         if value not in self.parts and not self._is_start(value):
             return None
         parts = self.parts.get(value, _Parts((dim,), {}, value))

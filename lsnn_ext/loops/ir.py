@@ -169,7 +169,6 @@ class Call:
         return getattr(self.function, "__name__", "")
 
     def replace(self, **changed: Any) -> "Call":
-        """A copy with other fields."""
         return replace(self, **changed)
 
     @cached_property
@@ -249,7 +248,6 @@ class Recording:
     generators: list[Tensor] = field(default_factory=list)  # states before the call
 
     def add_value(self, kind: Kind) -> int:
-        """Returns a new value."""
         self.kinds[value := len(self.kinds)] = kind
         return value
 

@@ -90,8 +90,7 @@ class Memory:
 
     def check_write(self, name: str, tensor: Tensor, args: Any,
                     parameter: Tensor | None = None) -> None:
-        """Raises Refused where a write changes another live tensor than this one and the parameter
-        whose data it is."""
+        """Raises Refused where a write changes a live tensor besides this one and its parameter."""
         storage = find_storage(tensor)
         if name in FLAGS:
             self._follow_version(tensor)

@@ -233,8 +233,7 @@ def _check_options(**options: Any) -> None:
 
 def _try(function: Any, replayer: Replayer, x: Inputs,
          has_speed: bool) -> tuple[str, Speed | None]:
-    """Runs the function on x and restores its state. Returns why nothing is replayed, and the
-    speed."""
+    """Runs the function on x and restores its state. Returns why nothing replays, and the speed."""
     args: tuple[Any, ...] = () if callable(x) and not isinstance(x, Tensor) else (
         x if isinstance(x, tuple) else (x,))
     root = function.function if isinstance(function, Fused) else function

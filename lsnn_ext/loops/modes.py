@@ -87,8 +87,7 @@ class OnTheSide(NamedTuple):
 
 def run_aside(run: Callable[[Any, Any], Any], root: Any, args: tuple[Any, ...],
               kwargs: dict[str, Any]) -> str:
-    """Runs a call with copies of its arguments, and restores all state. Returns why it cannot run
-    outside of torch.inference_mode."""
+    """Runs a call with copies of its arguments, and restores all state. Returns why it fails."""
     copies: dict[int, Tensor] = {}
     args, kwargs = pytree.tree_map_only(
         Tensor, lambda one: copies.setdefault(id(one), one.clone()), (args, kwargs))

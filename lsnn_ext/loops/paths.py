@@ -137,7 +137,6 @@ def list_entries(value: Any) -> Iterator[tuple[Step, Any]]:
 
 
 def _list_held(value: Any, kind: str) -> list[tuple[Step, Any]]:
-    """Returns the entries of one kind."""
     held = find_holder(value, kind) or ()
     entries = enumerate(held) if isinstance(held, tuple) else held.items()
     return [((kind, key), one) for key, one in entries]

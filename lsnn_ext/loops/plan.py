@@ -99,7 +99,6 @@ class Plan:
 
     @property
     def stages(self) -> list[Stage]:
-        """The stages of all loops."""
         return [stage for part in self.parts if not isinstance(part, Call) for stage in part[1]]
 
     @property
@@ -224,8 +223,7 @@ class Plan:
 
 
 def make_plan(recording: Recording, exact: bool) -> Plan:
-    """Returns the plan of the longest loops; where one of them is no kernel and contains loops,
-    that of these if it is faster. Raises Refused."""
+    """Returns the plan of the longest loops, or of loops inside if faster. Raises Refused."""
     plan = Plan(recording, exact)
     kinds = {stage.kind for stage in plan.stages}
     if "fused" in kinds and "loop" not in kinds:

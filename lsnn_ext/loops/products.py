@@ -45,8 +45,7 @@ class Operands(NamedTuple):
             return self._replace(source=get_view(self.source))
 
     def fits(self) -> bool:
-        """Whether the source has the inputs and the dtype of the matrix; where one axis is of 1,
-        einsum multiplies others too."""
+        """Whether source and matrix fit; where an axis is of 1, einsum multiplies others too."""
         return (self.source.dtype, self.source.shape[-1]) == (
             self.matrix.dtype, self.weight.shape[1])
 

@@ -343,7 +343,6 @@ class _Recorder(TorchFunctionMode):
         return value
 
     def value_of(self, tensor: Tensor) -> int:
-        """Returns the current value of the tensor."""
         known = self.tensors.get(id(tensor))
         if known is not None and known.tensor() is tensor:
             if known.version != tensor._version:

@@ -87,8 +87,7 @@ class Recurrence:
 
     # --------------------------------------------------------------------------- analysis
     def _find_sizes(self, nodes: Nodes) -> tuple[int, tuple[int, ...]]:
-        """Returns B, and N of each copy. The product of B and such an N is the size of each
-        value."""
+        """Returns B, and N of each copy; B times such an N is the size of each value."""
         shape = self.reader.kind(*self.z).shape
         products = nodes.list_products()
         inputs = {source[:2]: product.inputs for _, product, source in products}

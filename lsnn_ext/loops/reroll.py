@@ -357,8 +357,7 @@ def _rank(found: _Found) -> tuple[int, int]:
 
 
 def _runs(tokens: Sequence[int], first: int, end: int, period: int) -> list[tuple[int, int]]:
-    """Returns the longest stretch with this period as (start, iterations), aligned to its end and
-    to its beginning."""
+    """Returns the longest stretch with this period as (start, iterations), aligned both ways."""
     best, run = (0, first), 0
     for i in range(first + period, end + 1):
         if i < end and tokens[i] == tokens[i - period]:

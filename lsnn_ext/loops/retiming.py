@@ -36,7 +36,6 @@ class Retiming(NamedTuple):
         return iteration, group
 
     def count_rows(self, rows: int) -> int:
-        """Returns the rows of a group."""
         return -(-rows // self.groups)
 
     def take_group(self, values: Tensor, group: int) -> Tensor:

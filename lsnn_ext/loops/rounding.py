@@ -225,8 +225,7 @@ def is_close(one: Tensor, other: Tensor) -> bool:
 
 
 def perturb(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Tensor:
-    """Returns the tensor changed by size, up, down, or 0: at random. Integers, such as spikes,
-    are unchanged."""
+    """Returns the tensor changed by size, up, down, or 0: at random; integers are unchanged."""
     if not tensor.is_floating_point():
         return tensor
     signs: Any = sign

@@ -72,7 +72,6 @@ class Snapshot:
         self._before = None
 
     def node(self, value: Any) -> Node:
-        """Returns the node of an object."""
         return self.nodes[self.numbers[id(value)]]
 
     def _read(self, node: Node) -> None:
@@ -158,7 +157,6 @@ class Snapshot:
                 yield node.path, key() if isinstance(key, weakref.ref) else key
 
     def find(self, path: Path) -> Node | None:
-        """Returns the node at a path."""
         return next((node for node in self.nodes if node.path == path), None)
 
     def held(self, path: Path) -> Any:

@@ -72,8 +72,7 @@ def _move(tree: Tree, steps: Iterator[int]) -> Tree:
 
 
 def compress(items: Sequence[Tree]) -> Tree:
-    """Returns the runs of items 0, p, 2 p, ..., of items 1, p + 1, ... and so on, for the period p
-    that gives the fewest."""
+    """Returns the runs of items k, k + p, k + 2 p, ... for the period p that gives the fewest."""
     found: list[Tree] = [_find_runs(items)]
     for period in range(2, min(MOST_PERIOD, len(items) // 2) + 1):
         if sum(map(len, found)) <= FEW:
@@ -111,7 +110,6 @@ def _find_runs(items: Sequence[Tree]) -> Tree:
 
 
 def _list_runs(runs: Tree) -> Iterator[Tree]:
-    """Yields the trees of runs."""
     for first, steps, length in runs:
         if length < 0:
             raise UnpredictableError

@@ -55,8 +55,7 @@ class Content(NamedTuple):
 
 
 class Unread(Stand):
-    """A number, array or list. Its class has the special methods that the class of its value
-    has."""
+    """A number, array or list, whose class has the special methods of that of its value."""
 
     __slots__ = ("_content",)
 
@@ -176,13 +175,11 @@ class Steps:
                     _refuse(one, "an argument")
 
     def get(self, path: Path, value: Any) -> Unread:
-        """Returns the number or array of an attribute."""
         self.attributes[path] = value
         return self._add(Step(_return, (Leaf("attribute", path),)), value)
 
     def read(self, recorder: Any, name: str, args: Any, kwargs: Any) -> tuple[Unread] | None:
-        """Calls item or numpy; None: another function, or one whose result is read. Refuses an
-        Unread among the arguments."""
+        """Calls item or numpy; None: another function, or one whose result is read."""
         self.check(args, kwargs)
         if name not in READS or len(args) != 1 or kwargs or args[0].dtype == torch.bool:
             return None

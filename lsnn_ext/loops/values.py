@@ -321,7 +321,6 @@ class Frame:
         return self.element(slot[:2], self.iterations - 1) if isinstance(slot, Now) else slot
 
     def range(self, place: Place, first: int, length: int, step: int) -> Tensor:
-        """Returns the results of some iterations, in steps of 1 or -1."""
         if place in self.invariant:
             return self.invariant[place].expand(length, *self.invariant[place].shape)
         if place in self.last:
