@@ -1,5 +1,4 @@
 """The base class of ALIF and LIF: parameters, forms of inputs, layers and directions."""
-import inspect
 import math
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -11,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .._core.arguments import refuse_freed_graph
 from .._core.call import run_layer
 from .._core.lengths import Lengths, LengthsArgument
-from .._core.options import PASSED_TO_CALLS, PASSED_TO_NEURONS, CallArguments
+from .._core.options import LAYER_DEFAULTS, PASSED_TO_CALLS, PASSED_TO_NEURONS, CallArguments
 from .._core.route import is_packing_faster
 from .._core.state import State, Traces
 from .._core.torch_internals import has_hooks
@@ -90,21 +89,16 @@ class Recurrent(Constants):
         """Sizes, then all that differs from the defaults."""
         parts = [str(self.input_size), str(self.hidden_size)]
         defaults = find_defaults(self.dynamics, self._kind)
-        signature = inspect.signature(type(self)).parameters
-        arguments = {name: parameter.default for name, parameter in signature.items()
-                     if parameter.kind is not parameter.VAR_KEYWORD}
-        for name in (*arguments, *(name for name in self._neuron if name not in arguments)):
+        for name, default in LAYER_DEFAULTS.items():
             value = getattr(self, name + self._suffixes[0] if name in self._neuron else name, None)
             if name == "learn":
                 value = format_forms(self, self.learn, self._suffixes[0])
             if isinstance(value, Tensor) and not value.dim() and not value.is_meta:
                 value = round_number(value)
-            default = arguments.get(name)
             if default is None:
                 default = defaults.get(name)
                 default = default.decay(self.dt) if isinstance(default, Rate) else default
-            if value is not None and name not in ("input_size", "hidden_size") and (
-                    isinstance(value, Tensor) or value != default):
+            if value is not None and (isinstance(value, Tensor) or value != default):
                 parts.append(f"{name}={format_value(value)}")
         return ", ".join(parts)
 
