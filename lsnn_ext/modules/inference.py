@@ -2,7 +2,7 @@
 
 Without gradients these are sequences of a few steps, with gradients single steps.
 """
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,13 +73,10 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
     return cache[suffix]
 
 
-# x (steps * B, I), the state as of forward, and PreparedLayers or RecordedLayers by suffix
-_ShortCall: TypeAlias = tuple[Tensor, State, dict[str, Any]]
-
-
 def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...],
-                  state: State | None) -> _ShortCall | None:
-    """The parts of a short call; None if the operators have to run or raise the error."""
+                  state: State | None) -> tuple[Tensor, State, dict[str, Any]] | None:
+    """x (steps * B, I), the state as of forward, and the layers of a short call by suffix; None if
+    the operators have to run or raise the error."""
     if type(x) is not Tensor:
         return None
     B, N, L, dtype = batch[0] if batch else 1, layer.hidden_size, layer.num_layers, x.dtype
