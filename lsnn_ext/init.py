@@ -121,14 +121,13 @@ def dale(net: LSNN, connectivity: float = 1.0, excitatory: float = 0.75, *,
     neurons = net.neurons
     of_neurons = signs(neurons.hidden_size, excitatory)
     sources = signs(neurons.input_size, excitatory, shuffle=True, generator=generator)
-    directions = ("", "_reverse")[:1 + neurons.bidirectional]
+    of_layers = of_neurons.repeat(1 + neurons.bidirectional)
     found: dict[Tensor, Tensor] = {}
-    for layer in range(neurons.num_layers):
-        for direction in directions:
-            found[neurons.get_parameter(f"weight_ih_l{layer}{direction}")] = sources
-            found[neurons.get_parameter(f"weight_hh_l{layer}{direction}")] = of_neurons
-        sources = of_neurons.repeat(len(directions))
-    found[net.readout.weight] = sources
+    for suffix in neurons._suffixes:
+        is_first = suffix.startswith("_l0")
+        found[neurons.get_parameter("weight_ih" + suffix)] = sources if is_first else of_layers
+        found[neurons.get_parameter("weight_hh" + suffix)] = of_neurons
+    found[net.readout.weight] = of_layers
     masks = find_synapses(net)[1]
     for weight, sign in found.items():
         dale_(weight, sign, connectivity, mask=masks.get(weight), generator=generator)
