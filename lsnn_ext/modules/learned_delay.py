@@ -14,8 +14,6 @@ from .checks import cast_weights, check_input, check_number, check_whole_number,
 from .neuron import format_value
 from .recurrent_dropout import drop_synapses
 
-__all__ = ["LearnedDelay"]
-
 # sparse_grad: a weight of 0 contributes to the gradient of the delay, so all need gradients.
 _UNSUPPORTED = ("num_layers", "delay", "bidirectional", "dropout", "batch_first", "recurrent",
                 "sparse_grad")
