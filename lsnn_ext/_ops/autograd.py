@@ -20,16 +20,8 @@ from .._core.decisions import report
 from .._core.lengths import Lengths
 from .._core.state import count_past_steps
 from ..models import COEFFICIENTS
+from . import load
 from .arguments import FIELDS, IN_FRONT, Inputs, Outputs, Settings, Tensors, find_sizes
-from .load import (
-    _C,
-    Constants,
-    count_bf16_parts,
-    count_packed,
-    has_bit,
-    has_cpu_kernels,
-    make_mask,
-)
 
 
 def is_transformed() -> bool:
@@ -72,7 +64,7 @@ def call_interruptible(op: Callable[..., Any], *args: Any) -> Any:
     try:
         return call_operator(op, *args)
     except RuntimeError:
-        raised = _C.take_signal_exception()
+        raised = load._C.take_signal_exception()
         if raised is None:
             raise
         raise raised from None
@@ -102,7 +94,7 @@ def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Row
     made: list[Tensor] = []  # the coefficients, unless they are given, or made by the kernels
     more: tuple[Any, ...] = ([], [], settings.key) if settings.key else ()
     if coefficients is None:
-        if not has_cpu_kernels(t.x) and can_kernels_stack(rows, t.x.dtype, t.x.device):
+        if not load.has_cpu_kernels(t.x) and can_kernels_stack(rows, t.x.dtype, t.x.device):
             more = list(rows.tensors), [number for row in rows.each for number in row]
         else:
             coefficients = stack_rows(rows, N, t.x.dtype, t.x.device)
@@ -110,7 +102,7 @@ def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Row
     args = t.x, *_lists(settings, t, states, coefficients), *lists, t.lengths, *more
     spikes, state, traces, readout, saved = call_interruptible(torch.ops.lsnn.alif_forward, *args)
     outputs = settings.constants.outputs
-    if has_bit("outputs", outputs, "bits") and not has_bit("outputs", outputs, "spikes"):
+    if load.has_bit("outputs", outputs, "bits") and not load.has_bit("outputs", outputs, "spikes"):
         spikes = make_carrier(state[0], *t.x.shape[:2], N)
     p, p_last = readout
     return Outputs(spikes, tuple(state), tuple(traces), p, p_last,
@@ -188,10 +180,10 @@ class _Recurrence(torch.autograd.Function):
         of_tensors, of_rows = Tensors(*needed[:FIELDS]), needed[FIELDS + n_states :]
         outputs = settings.constants.outputs
         # A compiled graph passes zeros of shape (0,) for what was not requested.
-        has_spikes = has_bit("outputs", outputs, "spikes") or has_bit("outputs", outputs, "bits")
-        has_traces = has_bit("outputs", outputs, "traces")
-        required = make_mask("gradients",
-                             (name for name in _C.gradients if getattr(of_tensors, name)))
+        has_spikes = any(load.has_bit("outputs", outputs, name) for name in ("spikes", "bits"))
+        has_traces = load.has_bit("outputs", outputs, "traces")
+        required = load.make_mask(
+            "gradients", (name for name in load._C.gradients if getattr(of_tensors, name)))
         g_state = [*g.state[: find_sizes(settings.key).traces], g.state[-1]]
         x, (w_rec, kernel), stack, (*state, z), (w_in, bias), (
             w_out, p, b_out) = call_interruptible(
@@ -202,7 +194,8 @@ class _Recurrence(torch.autograd.Function):
             list(settings.constants._replace(gradients=required)), list(settings.numbers),
             list(settings.options), t.lengths, *([settings.key] if settings.key else []))
         report("gradients", kept[1])
-        if settings.constants.existing and of_tensors.w_rec and not has_cpu_kernels(coefficients):
+        if (settings.constants.existing and of_tensors.w_rec
+                and not load.has_cpu_kernels(coefficients)):
             w_rec = w_rec.masked_fill_(t.w_rec == 0, 0.0)
         found = Tensors(x, z, w_rec, None, w_in, bias, None, w_out, p, b_out, None, kernel)
         learned: Sequence[Tensor | None] = [None] * len(of_rows)
@@ -224,10 +217,10 @@ def _join(settings: Settings, tensors: Sequence[Any]) -> Outputs:
 def _saves_packed(t: Tensors, settings: Settings) -> bool:
     """Whether the packed weights are saved for the backward pass, which otherwise packs them again:
     on a GPU, where they are at most a sixteenth of the saved membranes."""
-    if settings.key or has_cpu_kernels(t.x) or is_transformed():
+    if settings.key or load.has_cpu_kernels(t.x) or is_transformed():
         return False
     T, B, _ = t.x.shape
-    return 16 * count_packed(len(settings.delays), t.neurons) <= T * B * t.neurons
+    return 16 * load.count_packed(len(settings.delays), t.neurons) <= T * B * t.neurons
 
 
 def _record(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
@@ -253,11 +246,11 @@ def _run_in_order(settings: Settings, t: Tensors, states: Sequence[Tensor], rows
     if forward_mode or torch.is_grad_enabled() and (constants.coefficient_gradients or any(
             value is not None and internals.requires_gradient(value) for value in (*t, *states))):
         saved = ["saved", "packed"] if _saves_packed(t, settings) else ["saved"]
-        constants = constants._replace(outputs=constants.outputs | make_mask("outputs", saved))
+        constants = constants._replace(outputs=constants.outputs | load.make_mask("outputs", saved))
         settings = settings._replace(constants=constants)
         out = _record(settings, t, states, rows)
     else:
-        rounding = make_mask("outputs", ["saved_bf16"])
+        rounding = load.make_mask("outputs", ["saved_bf16"])
         constants = constants._replace(checkpoint=0, outputs=constants.outputs & ~rounding)
         settings = settings._replace(constants=constants)
         with torch.no_grad():
@@ -269,12 +262,12 @@ def _run_in_order(settings: Settings, t: Tensors, states: Sequence[Tensor], rows
 def call_differentiable(args: Any) -> tuple[Any, ...] | None:
     """alif_forward with gradients, as exported programs call it; None for neurons that are no
     models, and unless `saved` is requested and neither `bits` nor `packed`."""
-    named = Constants(*args.constants)
-    if args.neuron or not has_bit("outputs", named.outputs, "saved") or any(
-            has_bit("outputs", named.outputs, name) for name in ("bits", "packed")):
+    named = load.Constants(*args.constants)
+    if args.neuron or not load.has_bit("outputs", named.outputs, "saved") or any(
+            load.has_bit("outputs", named.outputs, name) for name in ("bits", "packed")):
         return None
     every = (1 << len(COEFFICIENTS)) - 1 if args.coefficients.requires_grad else 0
-    named = named._replace(coefficient_gradients=every, bf16_parts=count_bf16_parts())
+    named = named._replace(coefficient_gradients=every, bf16_parts=load.count_bf16_parts())
     w_rec, delay, kernel, mask = (*args.recurrence, *[None] * 4)[:4]
     w_in, bias, x_bits = (*args.projection, None, None, None)[:3]
     w_out, p, b_out = (*args.readout, None, None, None)[:3]
