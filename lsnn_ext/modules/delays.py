@@ -62,8 +62,7 @@ def read_delay(layer: Any) -> int | Delays:
                 layer.__dict__["_distinct"] = (low,)
                 return low
         seen, distinct = layer.__dict__.get("_seen", (None, ()))
-        if (seen is None or seen.dtype != delay.dtype or seen.shape != delay.shape
-                or not torch.equal(seen, delay)):
+        if seen is None or seen.dtype != delay.dtype or not torch.equal(seen, delay):
             distinct = Delays.of(delay).distinct
             layer.__dict__["_seen"] = delay.detach().clone(), distinct
         layer.__dict__["_distinct"] = distinct
