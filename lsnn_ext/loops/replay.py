@@ -78,9 +78,6 @@ class Replayer:
     def __reduce__(self) -> tuple[Any, ...]:
         return Replayer, (self.options,)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Replayer":
-        return Replayer(self.options)
-
     def is_of(self, root: Any) -> bool:
         """Whether the recordings belong to this model, the first that called, or to a function."""
         if not isinstance(root, nn.Module):
