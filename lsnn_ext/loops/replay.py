@@ -36,10 +36,6 @@ RARE = 1 / 8  # calls with other branches for each call with those of the plan
 _recording_lock = threading.Lock()
 
 
-class ProgramError(Exception):
-    """A recorded call that raises, perhaps because C code expects a number."""
-
-
 class Options(NamedTuple):
     verify: bool
     exact: bool
@@ -202,8 +198,8 @@ class Replayer:
             if self.has_unread:
                 while found := self._record_twin(root, key, origins, args, kwargs):
                     self.counters |= found
-        except (Refused, ProgramError) as error:
-            reason = str(error)
+        except Refused as refused:
+            reason = str(refused)
         if self.has_unread or reason:
             result = original(*args, **kwargs)  # which may raise what the twin did
             if reason:
@@ -241,9 +237,9 @@ class Replayer:
                                                self.options.verify, steps)
                 except Exception as error:
                     if not steps.refused and not monitor.refused:
-                        raise ProgramError(
-                            f"{type(error).__name__}: expected no number of a tensor in Python, "
-                            f"got {error}") from None
+                        # perhaps because C code expects a number
+                        raise Refused(f"{type(error).__name__}: expected no number of a tensor in "
+                                      f"Python, got {error}") from None
                     result, recording = None, Refused("expected no error")
             recording = (monitor.refused or steps.refused or monitor.caught
                          or twin.find_difference(before, monitor.codes) or recording)
