@@ -79,6 +79,7 @@ class Net(nn.Module):
     rounds = False  # whether results may differ by the rounding of a product
     replayed: tuple[int, ...] = (1, 2, 4)  # calls of a fused program that must not run its forward
     losses: tuple[str, ...] = ()  # attributes that the loss has, beside the results
+    learns = True  # whether parameters get a gradient that is not 0
     spoils = False  # whether the caller writes to the results before the next call
     changes = False  # whether `change` must have changed what the last call returns
 

@@ -145,8 +145,8 @@ class NoGradientAtAll(Spike):
 
 add(loop, Net, "spike",
     OnceDifferentiable=lambda self, v: Once.apply(v),
-    NeedsGradient=lambda self, v: Needs.apply(v),
-    NoneAsGradient=lambda self, v: NoGradientAtAll.apply(v))
+    NeedsGradient=lambda self, v: Needs.apply(v))
+add(loop, Net, "spike learns", NoneAsGradient=(lambda self, v: NoGradientAtAll.apply(v), False))
 
 
 class SetUp(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Runs a fooling program beside its original, and says what differs."""
+"""Runs a converted fooling program beside the original, and returns what differs."""
 import dataclasses
 import math
 import re
@@ -248,9 +248,22 @@ def spoil(*results: list[Tensor]) -> None:
             one.detach().fill_(k + 1)
 
 
+def check_program(kind: type[Net], seen: Seen) -> list[str]:
+    """Returns why no wrong conversion of the program could be found, by its first call."""
+    if seen.error is not None:
+        return [f"the program raises {seen.error!r}"]
+    results = [one.double() for one in tensors_of(seen.result) if not one.is_complex()]
+    is_still = results and all(bool((one == one.flatten()[0]).all()) for one in results)
+    learns = any(one is not None and one.any() for one in seen.gradients.values())
+    return [text for text, is_wrong in (
+        ("all results of the program are equal", is_still),
+        ("the program does not run its forward", not seen.ran),
+        ("the program has other gradients than `learns` tells", learns != kind.learns)) if is_wrong]
+
+
 def judge(kind: type[Net], wanted: Wanted, convert: Convert = convert) -> list[str]:
-    """Returns what is wrong with how a program was converted."""
-    original, model = build(kind), build(kind)
+    """Returns what is wrong with a program or with how it was converted."""
+    original, model, unchanged = build(kind), build(kind), build(kind)
     code = kind.forward.__code__
     wrong = []
     try:
@@ -271,7 +284,10 @@ def judge(kind: type[Net], wanted: Wanted, convert: Convert = convert) -> list[s
             kind.reset()
             original.change(call)
             a = observe(original, code, kind, call)
+            wrong += check_program(kind, a) if call == 0 else []
             kind.reset()
+            if kind.changes:
+                same = observe(unchanged, code, kind, call)
             model.change(call)
             b = observe(model, code, kind, call)
             if text := difference(a, b, kind.rounds):
@@ -281,6 +297,8 @@ def judge(kind: type[Net], wanted: Wanted, convert: Convert = convert) -> list[s
                 spoil(tensors_of(a.result), tensors_of(b.result))
                 text = differ([a.result, state_of(original)], [b.result, state_of(model)])
                 wrong += [f"after writes to the result of call {call}: {text}"] if text else []
+        if kind.changes and not difference(a, same, kind.rounds):
+            wrong.append("the change of the program has no effect")
     finally:
         kind.reset()
     if wanted.how == "fused":

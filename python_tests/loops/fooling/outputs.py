@@ -104,6 +104,8 @@ class OutReadEarlier(Net):
 
 @loop
 class OutByView(Net):
+    learns = False
+
     def forward(self, x: Tensor) -> Any:
         out = x.new_zeros(len(x), x.shape[1], N)
         for row, (_, _, _, z) in zip(out, self.run_steps(x), strict=True):

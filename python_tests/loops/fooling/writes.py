@@ -46,6 +46,8 @@ class SameMembrane(Writer):
 class ListedThenWritten(Net):
     """The list holds one tensor, which the loop writes to: all its entries are the last value."""
 
+    learns = False
+
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)
         out = []
@@ -275,7 +277,8 @@ def put_other_numbers(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
 add(fused, Buffered, "get", ReadBack=lambda self, out, t: out[..., t, :])
 add(fused, Buffered, "put", PutTwice=put_twice)
 add(fused, Net, "result", PutThenRow=put_then_row, PutThenScaled=put_then_scale,
-    PutWithoutGradient=put_without_gradient, PutOtherNumbers=put_other_numbers)
+    PutOtherNumbers=put_other_numbers)
+add(fused, Net, "result learns", PutWithoutGradient=(put_without_gradient, False))
 
 
 def write_to_parameter(self: Net, x: Tensor) -> Tensor:
