@@ -81,7 +81,7 @@ class Net(nn.Module):
     losses: tuple[str, ...] = ()  # attributes that the loss has, beside the results
     learns = True  # whether parameters get a gradient that is not 0
     spoils = False  # whether the caller writes to the results before the next call
-    changes = False  # whether `change` must have changed what the last call returns
+    changes = False  # whether `change` must change what a call returns
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,10 @@ class Net(nn.Module):
         return self.step(x, v, z)
 
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.feed(x) + self.back(z) - self.threshold * z.detach()
+        return self.fire(self.feed(x) + self.back(z), v, z)
+
+    def fire(self, current: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v = self.beta * v + current - self.threshold * z.detach()
         return v, self.spike(v - self.threshold)
 
     def spike(self, v: Tensor) -> Tensor:
@@ -156,6 +159,16 @@ class Net(nn.Module):
     @classmethod
     def reset(cls) -> None:
         """Puts back what `change` has changed outside of the model."""
+
+
+class OwnLoop(Net):
+    """Programs with a loop of their own, which yields what is stacked."""
+
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Iterator[Tensor]:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.stack(list(self.iterate(x, *self.zeros(x))))
 
 
 def numbers(seed: int, *shape: int) -> Tensor:

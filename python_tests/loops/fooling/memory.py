@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fooling.base import N, Net, Spike, loop
+from fooling.base import N, Net, OwnLoop, Spike, add, loop
 
 
 def few_bits(v: Tensor) -> Tensor:
@@ -13,128 +13,96 @@ def few_bits(v: Tensor) -> Tensor:
     return torch.round(v.detach() * 16) / 16
 
 
-@loop
-class States(Net):
-    """States in attributes, from zero in each call."""
+class Stateful(OwnLoop):
+    """Programs that read their state before each step, and write it after."""
 
-    def forward(self, x: Tensor) -> Any:
-        self.v, self.z = self.zeros(x)
-        out = []
+    def prepare(self) -> None:
+        self.store(None, None)
+
+    def load(self) -> Any:
+        return self.v, self.z
+
+    def store(self, v: Any, z: Any) -> None:
+        self.v, self.z = v, z
+
+    def begin(self, v: Tensor, z: Tensor) -> None:
+        """Sets the first state, from zeros."""
+        self.store(v, z)
+
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
+        self.begin(v, z)
         for x_t in x:
-            self.v, self.z = self.step(x_t, self.v, self.z)
-            out.append(self.z)
-        return torch.stack(out)
+            v, z = self.step(x_t, *self.load())
+            self.store(v, z)
+            yield z
 
 
 @loop
-class StatesCarried(Net):
+class StatesFromZero(Stateful):
+    """Nothing goes from call to call."""
+
+
+@loop
+class StatesCarried(Stateful):
     """States go from call to call, detached; another batch begins at zero."""
 
-    def prepare(self) -> None:
-        self.v: Tensor | None = None
-        self.z: Tensor | None = None
+    def begin(self, v: Tensor, z: Tensor) -> None:
+        last = self.load()
+        if last[0] is not None and len(last[0]) == len(v):
+            v, z = last
+        self.store(*self.cut(v, z))
 
-    def begin(self) -> None:
-        self.v, self.z = few_bits(self.v), self.z.detach()
-
-    def forward(self, x: Tensor) -> Any:
-        if self.v is None or self.v.shape[0] != x.shape[1]:
-            self.v, self.z = self.zeros(x)
-        self.begin()
-        out = []
-        for x_t in x:
-            self.v, self.z = self.step(x_t, self.v, self.z)
-            out.append(self.z)
-        return torch.stack(out)
+    def cut(self, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return few_bits(v), z.detach()
 
 
-@loop
-class StatesReset(StatesCarried):
-    """The user resets them between calls."""
+# The states keep their graph, so that the second backward raises.
+add(loop, StatesCarried, "cut", StatesWithGraph=lambda self, v, z: (v, z))
 
-    def change(self, call: int) -> None:
-        if call in (2, 5):
-            self.v = None
+
+class ChangedStates(StatesCarried):
+    """Programs whose states the user sets between calls."""
 
     changes = True
 
 
-@loop
-class StatesSet(StatesCarried):
-    """The user sets them between calls."""
-
-    def change(self, call: int) -> None:
-        if call == 2:
-            self.v = torch.full_like(self.v, 0.5)
-        if call == 5:
-            self.z.fill_(1)
-
-    changes = True
+def set_states(self: Any, call: int) -> None:
+    if call == 2:
+        self.v = torch.full_like(self.v, 0.5)
+    if call == 5:
+        self.z.fill_(1)
 
 
-@loop
-class StatesWithGraph(StatesCarried):
-    """The states keep their graph, so that the second backward raises."""
-
-    def begin(self) -> None:
-        """Detaches nothing."""
-
-
-@loop
-class StatesInList(Net):
-    def prepare(self) -> None:
-        self.states: list[Tensor | None] = [None] * 2
-
-    def forward(self, x: Tensor) -> Any:
-        if self.states[0] is None or len(self.states[0]) != x.shape[1]:
-            self.states = list(self.zeros(x))
-        self.states[0] = few_bits(self.states[0])
-        self.states[1] = self.states[1].detach()
-        out = []
-        for x_t in x:
-            self.states[0], self.states[1] = self.step(x_t, *self.states)
-            out.append(self.states[1])
-        return torch.stack(out)
+add(loop, ChangedStates, "change",
+    StatesReset=lambda self, call: self.store(None, None) if call in (2, 5) else None,
+    StatesSet=set_states)
 
 
 class Pair(NamedTuple):
     """The state of a layer."""
 
-    v: Tensor
-    z: Tensor
+    v: Any
+    z: Any
 
 
-@loop
-class StatesInTuple(Net):
-    state: Pair | None = None
-
-    def forward(self, x: Tensor) -> Any:
-        if self.state is None or self.state.v.shape[0] != x.shape[1]:
-            self.state = Pair(*self.zeros(x))
-        self.state = Pair(*(few_bits(one) for one in self.state))
-        out = []
-        for x_t in x:
-            self.state = Pair(*self.step(x_t, *self.state))
-            out.append(self.state.z)
-        return torch.stack(out)
+def prepare_list(self: Any) -> None:
+    self.states = [None, None]
 
 
-@loop
-class StatesInObject(Net):
-    def prepare(self) -> None:
-        self.kept = SimpleNamespace(v=None, z=None)
+def store_in_list(self: Any, v: Any, z: Any) -> None:
+    self.states[0], self.states[1] = v, z
 
-    def forward(self, x: Tensor) -> Any:
-        kept = self.kept
-        if kept.v is None or kept.v.shape[0] != x.shape[1]:
-            kept.v, kept.z = self.zeros(x)
-        v, z = few_bits(kept.v), kept.z.detach()
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out.append(z)
-        kept.v, kept.z = v, z
-        return torch.stack(out)
+
+def prepare_object(self: Any) -> None:
+    self.kept = SimpleNamespace(v=None, z=None)
+
+
+add(loop, StatesCarried, "prepare load store",
+    StatesInList=(prepare_list, lambda self: self.states, store_in_list),
+    StatesInObject=(prepare_object, lambda self: (self.kept.v, self.kept.z),
+                    lambda self, v, z: vars(self.kept).update(v=v, z=z)))
+add(loop, StatesCarried, "load store", StatesInTuple=(
+    lambda self: self.state, lambda self, v, z: setattr(self, "state", Pair(v, z))))
 
 
 class Neuron(nn.Module):
@@ -152,7 +120,7 @@ class Neuron(nn.Module):
 
 
 @loop
-class StatesInSubmodule(Net):
+class StatesInSubmodule(OwnLoop):
     """From a number to a tensor; the user resets before some calls."""
 
     def prepare(self) -> None:
@@ -161,13 +129,10 @@ class StatesInSubmodule(Net):
     def change(self, call: int) -> None:
         self.neuron.v = 0.0 if call != 2 else self.neuron.v.detach()
 
-    def forward(self, x: Tensor) -> Any:
-        z = x.new_zeros(x.shape[1], N)
-        out = []
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         for x_t in x:
             z = self.neuron(self.feed(x_t) + self.back(z))
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
     changes = True
 
@@ -177,14 +142,14 @@ class StatesInBuffer(Net):
     def prepare(self) -> None:
         self.register_buffer("v", torch.zeros(1, N, dtype=self.dtype))
 
+    def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = super().zeros(x)
+        return self.v.expand_as(v), z
+
     def forward(self, x: Tensor) -> Any:
-        v, z = self.v.expand(x.shape[1], N), x.new_zeros(x.shape[1], N)
-        out = []
-        for x_t in x:
-            v, z = self.step(x_t, v, z)
-            out.append(z)
+        spikes, v = self.over_with_membrane(x)
         self.v = few_bits(v[:1])
-        return torch.stack(out)
+        return spikes
 
 
 @loop
