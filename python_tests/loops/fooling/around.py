@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fooling.base import I, N, Net, Spike, add, fused, loop, numbers
+from fooling.base import I, N, Net, OwnLoop, Spike, add, fused, loop, numbers
 
 add(loop, Net, "spike",
     Graded=lambda self, v: 0.5 * Spike.apply(v),
@@ -102,20 +102,14 @@ class AllStates(Net):
         return torch.stack(membranes), torch.stack(spikes)
 
 
-@loop
-class ConcatenatedBefore(Net):
-    """cat of input and spikes before one product."""
-
-    def prepare(self) -> None:
-        self.both = nn.Linear(I + N, N)
-
-    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.both(torch.cat([x, z], 1)) - z.detach()
-        return v, Spike.apply(v - 1)
+# cat of input and spikes before one product.
+add(loop, Net, "prepare step", ConcatenatedBefore=(
+    lambda self: setattr(self, "both", nn.Linear(I + N, N)),
+    lambda self, x, v, z: self.fire(self.both(torch.cat([x, z], 1)), v, z)))
 
 
 @fused
-class Readout(Net):
+class Readout(OwnLoop):
     """A leaky readout without spikes."""
 
     def prepare(self) -> None:
@@ -124,15 +118,12 @@ class Readout(Net):
     def input(self, x: Tensor, y: Tensor) -> Tensor:
         return x
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         y = x.new_zeros(x.shape[1], 4)
-        out = []
         for x_t in x:
             v, z = self.step(self.input(x_t, y), v, z)
             y = 0.5 * y + self.out(z)
-            out.append(y)
-        return torch.stack(out)
+            yield y
 
 
 # The readout is an input of the next step.
@@ -140,19 +131,15 @@ add(loop, Readout, "input", FedBack=lambda self, x, y: x + y.sum(1, keepdim=True
 
 
 @loop
-class LayersBackwards(Net):
+class LayersBackwards(OwnLoop):
     """The second layer runs before the first, and reads its spikes of the step before."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         w, y = self.zeros(x)
-        out = []
         for x_t in x:
-            w = 0.5 * w + self.back(z) - y.detach()
-            y = Spike.apply(w - 1)
+            w, y = self.fire(self.back(z), w, y)
             v, z = self.step(x_t, v, y)
-            out.append(z + 2 * y)
-        return torch.stack(out)
+            yield z + 2 * y
 
 
 add(fused, Net, "result",
@@ -163,16 +150,10 @@ add(loop, Net, "result",
         torch.cat(list(spikes), 0), torch.cat(list(spikes), 1)))
 
 
-@loop
-class NoInput(Net):
-    """Only the weights drive the neurons."""
-
-    def order(self, x: Tensor) -> Any:
-        return range(9)
-
-    def step(self, x: Any, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.feed.bias + self.back(z) - z.detach()
-        return v, Spike.apply(v - 0.25)
+# Only the weights drive the neurons.
+add(loop, Net, "order step", NoInput=(
+    lambda self, x: range(9),
+    lambda self, x, v, z: self.fire(2 * self.feed.bias + self.back(z), v, z)))
 
 
 @loop
@@ -212,16 +193,13 @@ class MaskedWeights(Net):
 
 
 @loop
-class WeightsThatChange(Net):
+class WeightsThatChange(OwnLoop):
     """A weight that each step makes anew from spikes: plasticity."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        w, out = self.back.weight, []
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
+        w = self.back.weight
         for x_t in x:
-            v = self.beta * v + self.feed(x_t) + F.linear(z, w) - z.detach()
-            y = Spike.apply(v - 1)
+            v, y = self.fire(self.feed(x_t) + F.linear(z, w), v, z)
             w = w + (y.t() @ z) / 16
             z = y
-            out.append(z)
-        return torch.stack(out)
+            yield z

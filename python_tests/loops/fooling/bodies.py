@@ -1,11 +1,12 @@
 """Loops whose iterations are unlike each other, and values that cross iterations in other ways."""
+import itertools
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fooling.base import N, Net, Spike, add, fused, loop
+from fooling.base import N, Net, OwnLoop, Spike, add, fused, loop
 
 
 def step_without_gradient(self: Net, t: int, *args: Tensor) -> Any:
@@ -50,8 +51,7 @@ class AlternatingWeights(Net):
         return self.back if t % 2 else self.other
 
     def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.feed(x) + self.choose(t)(z) - z.detach()
-        return v, Spike.apply(v - self.threshold)
+        return self.fire(self.feed(x) + self.choose(t)(z), v, z)
 
 
 add(loop, AlternatingWeights, "choose",
@@ -59,18 +59,16 @@ add(loop, AlternatingWeights, "choose",
 
 
 @loop
-class OldMembraneOnce(Net):
+class OldMembraneOnce(OwnLoop):
     """Step 3 reads the membrane of two steps before."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        old, out = v, []
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
+        old = v
         for t, x_t in enumerate(x):
             previous = v
             v, z = self.step(x_t, old if t == 3 else v, z)
             old = previous
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
 
 @loop
@@ -111,17 +109,6 @@ class StateOfTheFirst(Net):
         return torch.stack(out), w
 
 
-@loop
-class EarlyExit(Net):
-    def forward(self, x: Tensor) -> Any:
-        out = []
-        for t, _, _, z in self.run_steps(x):
-            if t == len(x) - 3:
-                break
-            out.append(z)
-        return torch.stack(out), z
-
-
 @fused
 class FirstDiffers(Net):
     def zeros(self, x: Tensor) -> Any:
@@ -135,25 +122,28 @@ class FirstDiffers(Net):
         return v, Spike.apply(v - 1)
 
 
+def exit_early(self: Net, x: Tensor) -> Any:
+    *out, z = (step[3] for step in itertools.islice(self.run_steps(x), len(x) - 2))
+    return torch.stack(out), z
+
+
 add(loop, Net, "forward",
+    EarlyExit=exit_early,
     LastDiffers=lambda self, x: torch.stack(
         [z if t < len(x) - 1 else v for t, _, v, z in self.run_steps(x)]))
 
 
 @loop
-class WarmUp(Net):
+class WarmUp(OwnLoop):
     """The first steps have no gradient."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         with torch.no_grad():
             for x_t in x[:4]:
                 v, z = self.step(x_t, v, z)
         for x_t in x[4:]:
             v, z = self.step(x_t, v, z)
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
 
 @loop

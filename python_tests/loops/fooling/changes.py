@@ -46,22 +46,10 @@ class Decay(Changed):
         self.beta = 0.5
 
 
-@fused
-class DecayEveryCall(Changed):
-    """More often than recordings are made."""
-
-    replayed = ()
-
-    def change(self, call: int) -> None:
-        self.beta = 0.75 - call / 16
-
-
-@fused
-class DecayAlternates(Changed):
-    replayed = (2, 5)
-
-    def change(self, call: int) -> None:
-        self.beta = 0.75 if call % 2 == 0 else 0.5
+add(fused, Changed, "change replayed",
+    # More often than recordings are made.
+    DecayEveryCall=(lambda self, call: setattr(self, "beta", 0.75 - call / 16), ()),
+    DecayAlternates=(lambda self, call: setattr(self, "beta", (0.75, 0.5)[call % 2]), (2, 5)))
 
 
 def replace_parameter(self: Net) -> None:

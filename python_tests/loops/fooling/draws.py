@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fooling.base import N, Net, Spike, add, loop, refused
+from fooling.base import N, Net, OwnLoop, add, loop, refused
 
 
 class Draws(Net):
@@ -117,13 +117,9 @@ add(loop, Net, "zeros", FirstState=lambda self, x: (
 
 
 @loop
-class DropoutOfWeights(Net):
-    def forward(self, x: Tensor) -> Any:
+class DropoutOfWeights(OwnLoop):
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         weight = F.dropout(self.back.weight, 0.25)
-        v, z = self.zeros(x)
-        out = []
         for x_t in x:
-            v = self.beta * v + self.feed(x_t) + F.linear(z, weight) - z.detach()
-            z = Spike.apply(v - 1)
-            out.append(z)
-        return torch.stack(out)
+            v, z = self.fire(self.feed(x_t) + F.linear(z, weight), v, z)
+            yield z

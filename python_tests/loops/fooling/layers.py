@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fooling.base import N, Net, Spike, add, fused, loop
+from fooling.base import N, Net, OwnLoop, add, fused, loop
 
 
 @loop
@@ -16,15 +16,12 @@ class Substeps(Net):
 
 
 @loop
-class AsManySubsteps(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
+class AsManySubsteps(OwnLoop):
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         for t in range(5):
             for k in range(5):
                 v, z = self.step(x[t] + x[k], v, z)
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
 
 @loop
@@ -78,22 +75,18 @@ class EqualLayers(Net):
 
 
 @fused
-class LayersInside(Net):
+class LayersInside(OwnLoop):
     def prepare(self) -> None:
         self.layers = nn.ModuleList([nn.Linear(N, N) for _ in range(3)])
 
-    def forward(self, x: Tensor) -> Any:
-        states = [self.zeros(x)] * 3
-        out = []
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
+        states = [(v, z)] * 3
         for x_t in x:
             z = self.feed(x_t)
             for k, layer in enumerate(self.layers):
-                v, last = states[k]
-                v = self.beta * v + layer(z) - last.detach()
-                z = Spike.apply(v - 1)
+                v, z = self.fire(layer(z), *states[k])
                 states[k] = v, z
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
 
 @fused
@@ -106,8 +99,7 @@ class LayersOutside(LayersInside):
             v, z = self.zeros(x)
             out = []
             for y_t in y:
-                v = self.beta * v + layer(y_t) + self.back(z) - z.detach()
-                z = Spike.apply(v - 1)
+                v, z = self.fire(layer(y_t) + self.back(z), v, z)
                 out.append(z)
             y = torch.stack(out)
         return y

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import N, Net, add, fused, loop
+from fooling.base import N, Net, OwnLoop, add, fused, loop
 
 
 class Collects(Net):
@@ -126,32 +126,26 @@ class OutAlias(Net):
 
 
 @loop
-class Ring(Net):
+class Ring(OwnLoop):
     """A buffer of four delays that is written in a circle."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         ring = x.new_zeros(4, x.shape[1], N)
-        out = []
         for t in range(len(x)):
             v, z = self.step(x[t], v, ring[(t + 1) % 4].clone())
             ring = ring.clone()
             ring[t % 4] = z
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
 
 @loop
-class Rolled(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
+class Rolled(OwnLoop):
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         past = x.new_zeros(3, x.shape[1], N)
-        out = []
         for x_t in x:
             v, z = self.step(x_t, v, past[-1])
             past = torch.cat([z[None], past[:-1]])
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
 
 def total_in_place(self: Net, x: Tensor) -> Tensor:

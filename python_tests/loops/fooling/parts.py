@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from fooling.base import I, N, Net, Spike, T, add, fused, loop
+from fooling.base import I, N, Net, T, add, fused, loop
 from fooling.changes import Changed
 
 
@@ -21,8 +21,7 @@ class Between(Net):
         raise NotImplementedError
 
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.between(self.feed(x)) + self.back(z) - z.detach()
-        return v, Spike.apply(v - self.threshold)
+        return self.fire(self.between(self.feed(x)) + self.back(z), v, z)
 
 
 @loop
@@ -198,5 +197,4 @@ class CalledByForward(Net):
     """Layers whose forward is called directly, without hooks."""
 
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.feed.forward(x) + self.back.forward(z) - z.detach()
-        return v, Spike.apply(v - self.threshold)
+        return self.fire(self.feed.forward(x) + self.back.forward(z), v, z)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fooling.base import N, Net, Spike, add, fused, loop, numbers
+from fooling.base import N, Net, add, fused, loop, numbers
 
 
 class Result(NamedTuple):
@@ -235,8 +235,7 @@ class StepInThread(Net):
     def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         with ThreadPoolExecutor(1) as pool:
             fed_back = pool.submit(self.back, z).result()
-        v = 0.75 * v + self.feed(x) + fed_back - z.detach()
-        return v, Spike.apply(v - 1)
+        return self.fire(self.feed(x) + fed_back, v, z)
 
 
 @loop

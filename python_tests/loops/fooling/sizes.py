@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import B, I, N, Net, Spike, add, fused, loop, numbers
+from fooling.base import B, I, N, Net, OwnLoop, add, fused, loop, numbers
 
 
 @fused
@@ -45,19 +45,13 @@ add(loop, LastStates, "given",
 
 
 @loop
-class StepsOfLength(Net):
+class StepsOfLength(OwnLoop):
     """The decay depends on the length of the sequence."""
 
-    def forward(self, x: Tensor) -> Any:
-        beta = 1 - 1 / len(x)
-        v, z = self.zeros(x)
-        out = []
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         for x_t in x:
-            v = beta * v + self.feed(x_t) + self.back(z)
-            z = Spike.apply(v - 1)
-            v = v - z.detach()
-            out.append(z)
-        return torch.stack(out)
+            v, z = self.step(x_t, (1 - 1 / len(x)) * v, z)
+            yield z
 
 
 @loop

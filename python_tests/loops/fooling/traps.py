@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fooling.base import I, N, Net, Spike, T, add, fused, loop, numbers
+from fooling.base import I, N, Net, OwnLoop, Spike, T, add, fused, loop, numbers
 
 
 class Between(Net):
@@ -130,17 +130,15 @@ class Middle(Net):
 
 
 @loop
-class LongDelay(Net):
+class LongDelay(OwnLoop):
     """A delay longer than the sequence."""
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         past = [z + k / 16 for k in range(40)]
         for x_t in x:
-            v = self.beta * v + self.feed(x_t) + self.back(past.pop(0)) - z.detach()
-            z = Spike.apply(v - 1)
+            v, z = self.fire(self.feed(x_t) + self.back(past.pop(0)), v, z)
             past.append(z)
-        return torch.stack(past)
+        yield from past
 
 
 @loop

@@ -5,18 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import Net, Spike, add, fused, loop, refused
+from fooling.base import Net, OwnLoop, Spike, add, fused, loop, refused
 from fooling.changes import Changed, Switched
 from fooling.functions import ClipsGradient
 
 
 @loop
-class ClassInForward(Changed):
+class ClassInForward(Changed, OwnLoop):
     """Each call defines a class of its own, with the slope in its closure."""
 
     slope = 4.0
 
-    def forward(self, x: Tensor) -> Any:
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         slope = self.slope
 
         class Local(Spike):
@@ -24,13 +24,10 @@ class ClassInForward(Changed):
             def backward(ctx: Any, g: Tensor) -> Tensor:
                 return g / (slope * ctx.saved_tensors[0].abs() + 1) ** 2
 
-        v, z = self.zeros(x)
-        out = []
         for x_t in x:
             v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
             z = Local.apply(v - self.threshold)
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
     def to_change(self) -> None:
         self.slope = 1.0

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import N, Net, Spike, T, add, fused, loop, refused
+from fooling.base import N, Net, OwnLoop, Spike, T, add, fused, loop, refused
 
 
 class Writer(Net):
@@ -43,18 +43,15 @@ class SameMembrane(Writer):
 
 
 @loop
-class ListedThenWritten(Net):
+class ListedThenWritten(OwnLoop):
     """The list holds one tensor, which the loop writes to: all its entries are the last value."""
 
     learns = False
 
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        out = []
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         for x_t in x:
             v.mul_(0.5).add_(self.feed(x_t).detach())
-            out.append(v)
-        return torch.stack(out)
+            yield v
 
 
 def write_by_other_name(self: Net, v: Tensor, z: Tensor) -> Tensor:
