@@ -24,8 +24,8 @@ each_model = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__nam
 Run = Callable[[Net], Any]
 
 
-def x_of(seed: int, requires_grad: bool = True) -> Tensor:
-    return numbers(seed, T, B, I).requires_grad_(requires_grad)
+def x_of(seed: int) -> Tensor:
+    return numbers(seed, T, B, I).requires_grad_()
 
 
 def converted(kind: type[Net]) -> Net:
@@ -34,13 +34,8 @@ def converted(kind: type[Net]) -> Net:
     return model
 
 
-def outputs(result: Any) -> list[Tensor]:
-    return [one for one in judge.tensors_of(result) if one.requires_grad]
-
-
 def losses(result: Any) -> list[Tensor]:
-    return [(one * torch.linspace(0.5, 1.5, one.numel(), dtype=one.dtype).view(one.shape)).sum()
-            for one in outputs(result)]
+    return judge.losses(judge.tensors_of(result))
 
 
 def same(kind: type[Net], run: Run) -> None:
@@ -67,7 +62,7 @@ def grads(model: Net, *others: Tensor) -> list[Tensor | None]:
 
 @each_model
 def test_of_each_output_alone(kind: type[Net]) -> None:
-    for k in range(len(outputs(build(kind)(x_of(1))))):
+    for k in range(len(losses(build(kind)(x_of(1))))):
         def run(model: Net, k: int = k) -> Any:
             x = x_of(1)
             losses(model(x))[k].backward()
@@ -77,7 +72,7 @@ def test_of_each_output_alone(kind: type[Net]) -> None:
 
 def of_one_step(model: Net) -> Any:
     x = x_of(1)
-    outputs(model(x))[0][-2].sum().backward()
+    judge.tensors_of(model(x))[0][-2].sum().backward()
     return grads(model, x)
 
 
@@ -131,18 +126,13 @@ def test_of_gradients_raises_or_is_equal(kind: type[Net]) -> None:
 
 @each_model
 def test_weights_written_before_backward(kind: type[Net]) -> None:
-    """The graph holds what forward has read, or raises."""
-    def run(model: Net) -> Any:
-        x = x_of(1)
-        loss = sum(losses(model(x)))
+    for model in (build(kind), converted(kind)):
+        loss = sum(losses(model(x_of(1))))
         with torch.no_grad():
             for one in model.parameters():
                 one.mul_(2)
-        loss.backward()
-        return grads(model, x)
-    for model in (build(kind), converted(kind)):
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            run(model)
+            loss.backward()
 
 
 class SavedByFunction(Writer):

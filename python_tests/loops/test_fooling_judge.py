@@ -115,8 +115,7 @@ def leaves_an_attribute(model: nn.Module, forward: Forward, x: Tensor) -> Any:
 class Unused(Net):
     """A parameter without a gradient."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def prepare(self) -> None:
         self.unused = nn.ParameterList([nn.Parameter(torch.ones(2))])
 
 

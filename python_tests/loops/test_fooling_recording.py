@@ -15,17 +15,10 @@ from torch.utils._python_dispatch import _len_torch_dispatch_stack  # type: igno
 
 from fooling import judge
 from fooling.base import B, I, N, Net, Spike, T, build, numbers
-from fooling.counters import CountsAndReads, History
-from fooling.draws import Uniform
 from fooling.indices import Plain
 from fooling.layers import LayersInside
-from fooling.memory import StatesCarried
-from fooling.parts import BatchNorm
-from fooling.values import Item
 
 pytestmark = pytest.mark.usefixtures("interpreted")
-MODELS = [Plain, LayersInside, BatchNorm, StatesCarried, CountsAndReads, History, Uniform, Item]
-each_model = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
 
 
 @pytest.fixture(autouse=True)

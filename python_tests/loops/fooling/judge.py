@@ -119,8 +119,7 @@ def unfold(result: Any) -> Any:
     return result
 
 
-def observe(model: nn.Module, code: Any, kind: type[Net], call: int,
-            backward: Callable[[list[Tensor]], None] | None = None) -> Seen:
+def observe(model: nn.Module, code: Any, kind: type[Net], call: int) -> Seen:
     """One call, forward and backward, with the seeds of the call."""
     import random
 
@@ -140,7 +139,9 @@ def observe(model: nn.Module, code: Any, kind: type[Net], call: int,
             outputs = tensors_of(result)
             state = torch.get_rng_state()
             outputs += [getattr(model, name) for name in kind.losses]
-            (backward or backpropagate)(outputs)
+            terms = losses(outputs)
+            if terms:
+                torch.stack([term.double() for term in terms]).sum().backward()
             torch.set_rng_state(state)
         except Exception as raised:
             error = raised
@@ -153,13 +154,11 @@ def observe(model: nn.Module, code: Any, kind: type[Net], call: int,
     return Seen(result, error, gradients, state_of(model), arguments, drawn, same, bool(found))
 
 
-def backpropagate(outputs: list[Tensor]) -> None:
-    """The gradient of a sum of all results, each number with a weight of its own."""
-    terms = [(one * torch.linspace(0.5, 1.5, max(one.numel(), 1), dtype=one.dtype)[:one.numel()]
-              .view(one.shape)).sum()
-             for one in outputs if one.requires_grad and not one.is_complex()]
-    if terms:
-        torch.stack([term.double() for term in terms]).sum().backward()
+def losses(outputs: list[Tensor]) -> list[Tensor]:
+    """The sum of each output that has a gradient, each number with a weight of its own."""
+    return [(one * torch.linspace(0.5, 1.5, max(one.numel(), 1), dtype=one.dtype)[:one.numel()]
+             .view(one.shape)).sum()
+            for one in outputs if one.requires_grad and not one.is_complex()]
 
 
 # --------------------------------------------------------------------------------------- difference
