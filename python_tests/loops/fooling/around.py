@@ -20,12 +20,16 @@ class Rounds(Net):
     rounds = True
 
 
-class SquareRounds(Rounds):
+class Square(Net):
     """Steps, batch and neurons are of one size."""
 
     @classmethod
     def inputs(cls, call: int) -> tuple[Any, ...]:
         return (numbers(call, N, N, I),)
+
+
+class SquareRounds(Rounds, Square):
+    """The same, with results that may differ by rounding."""
 
 
 def softmax(axis: int) -> Any:
@@ -69,6 +73,8 @@ def growing_cat(self: Net, x: Tensor) -> Tensor:
 
 add(loop, Rounds, "forward", SoftmaxOfBatch=softmax(0), SoftmaxOfNeurons=softmax(1))
 add(loop, SquareRounds, "forward", SquareSoftmax=softmax(1))
+add(loop, Square, "forward", SquareSoftmaxOfTime=lambda self, x: (
+    torch.softmax(self.over(x, x), 0), self.over(x, x).sum(0)))
 add(loop, Net, "forward",
     Concatenated=concatenate(1),
     ConcatenatedByDefault=concatenate(0),

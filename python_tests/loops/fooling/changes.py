@@ -1,6 +1,4 @@
 """What the user changes between calls: the third call and those after it must see it."""
-import math
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -85,7 +83,6 @@ def replace_method(self: Net) -> None:
 
 
 add(fused, Changed, "to_change",
-    NotANumber=lambda self: setattr(self, "threshold", math.nan),
     ParameterReplaced=replace_parameter,
     ParameterData=replace_data,
     StateAssigned=lambda self: halve_state(self, assign=True),
@@ -112,40 +109,21 @@ def step_as_optimizer(self: Net) -> None:
 add(fused, ChangedInPlace, "to_change", OptimizerStep=step_as_optimizer, StateLoaded=halve_state)
 
 
-@fused
-class LayerAdded(Changed):
-    def prepare(self) -> None:
-        self.after = nn.ModuleList()
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        for layer in self.after:
-            spikes = layer(spikes)
-        return spikes
-
-    def to_change(self) -> None:
-        self.after.append(nn.Flatten(1))
-        self.after.append(nn.Flatten(0))
+def append_layers(self: Net) -> None:
+    self.after = nn.Sequential(*[nn.Linear(N, N) for _ in range(3)])
 
 
+add(fused, Changed, "prepare result to_change",
+    LayerAdded=(append_layers, lambda self, x, spikes: self.after(spikes),
+                lambda self: self.after.append(nn.Flatten(0))),
+    LayerDeleted=(append_layers, lambda self, x, spikes: self.after(spikes),
+                  lambda self: self.after.pop(1)))
 add(fused, Changed, "prepare to_change", Thawed=(
     lambda self: self.back.weight.requires_grad_(False),
     lambda self: self.back.weight.requires_grad_(True)))
 
-add(fused, Changed, "order to_change",
-    # An attribute that is not there at first.
-    Appears=(lambda self, x: x * getattr(self, "gain", 1.0),
-             lambda self: setattr(self, "gain", 2.0)),
-    TrainingOnly=(lambda self, x: x if self.training else 2 * x, lambda self: self.eval()))
-
-add(fused, Changed, "prepare order to_change",
-    ListOfNumbers=(lambda self: setattr(self, "gains", [1.0, [1.0, 1.0]]),
-                   lambda self, x: x * self.gains[1][0],
-                   lambda self: self.gains[1].__setitem__(0, 2.0)),
-    # An object with settings, which is no module.
-    Settings=(lambda self: setattr(self, "settings", SimpleNamespace(
-                  inner=SimpleNamespace(gain=1.0))),
-              lambda self, x: x * self.settings.inner.gain,
-              lambda self: setattr(self.settings.inner, "gain", 2.0)))
+add(fused, Changed, "order to_change", TrainingOnly=(
+    lambda self, x: x if self.training else 2 * x, lambda self: self.eval()))
 
 
 @fused
@@ -168,7 +146,3 @@ class PlainTensorWritten(PlainTensor):
 
     def to_change(self) -> None:
         self.gain[0] = 2
-
-
-add(fused, PlainTensor, "to_change", PlainTensorOfOtherShape=lambda self: setattr(
-    self, "gain", torch.tensor(2.0, dtype=self.dtype)))

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,11 +56,9 @@ class FirstCall(Net):
     is_first = True
 
     def forward(self, x: Tensor) -> Any:
-        spikes = self.over(x, x)
-        if self.is_first:
-            self.is_first = False
-            return spikes * 2
-        return spikes
+        scale = 2 if self.is_first else 1
+        self.is_first = False
+        return scale * self.over(x, x)
 
 
 @loop
@@ -90,18 +87,6 @@ class LastFew(History):
 
     def before(self) -> Any:
         return self.history[0] / 512 if len(self.history) == 4 else 0.0
-
-
-@loop
-class CountsInArray(Memory):
-    def prepare(self) -> None:
-        self.counts = np.zeros(2)
-
-    def before(self) -> Any:
-        return float(self.counts[0]) / 512
-
-    def after(self, z: Tensor) -> None:
-        self.counts[0] += 1
 
 
 def count_in_closure() -> Callable[[], int]:

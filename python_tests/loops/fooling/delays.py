@@ -9,18 +9,6 @@ from fooling.base import Net, Spike, add, loop
 
 
 @loop
-class DelayOfTwo(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        old, out = z, []
-        for x_t in x:
-            v = self.beta * v + self.feed(x_t) + self.back(old) - z.detach()
-            old, z = z, Spike.apply(v - 1)
-            out.append(z)
-        return torch.stack(out)
-
-
-@loop
 class DelayByDeque(Net):
     def forward(self, x: Tensor) -> Any:
         v, z = self.zeros(x)

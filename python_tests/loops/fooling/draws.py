@@ -38,12 +38,6 @@ class OwnGenerator(Draws):
         return torch.rand(v.shape, generator=self.generator, dtype=v.dtype)
 
 
-def draw_by_new_generator(self: Net, t: int, v: Tensor) -> Tensor:
-    """A generator with the same seed in each step."""
-    generator = torch.Generator().manual_seed(t // 2)
-    return torch.rand(v.shape, generator=generator, dtype=v.dtype)
-
-
 def draw_after_seed(self: Net, t: int, v: Tensor) -> Tensor:
     torch.manual_seed(t)
     return torch.rand_like(v)
@@ -77,7 +71,6 @@ add(loop, Draws, "draw",
     Dropout=lambda self, t, v: F.dropout(v, 0.5),
     DropoutOfNothing=lambda self, t, v: (
         F.dropout(v, 0.0) + F.dropout(v, 0.5, training=False) - 2 * v),
-    NewGenerator=draw_by_new_generator,
     SeedInLoop=draw_after_seed,
     StateOfGenerator=draw_and_restore,
     Forked=draw_forked,
@@ -87,11 +80,6 @@ add(refused("random"), Draws, "draw",
     PythonRandom=lambda self, t, v: random.random(),
     PythonRandomBranch=lambda self, t, v: 0.5 if random.random() < 0.5 else 0.0,
     NumpyRandom=lambda self, t, v: float(np.random.rand()))  # noqa: NPY002
-
-
-def seed_and_draw(self: Net, x: Tensor) -> Tensor:
-    torch.manual_seed(3)
-    return x + torch.rand_like(x)
 
 
 def draw_before_the_loop(self: Net, x: Tensor) -> Any:
@@ -104,8 +92,7 @@ add(loop, Net, "order",
     BeforeTheLoop=draw_before_the_loop,
     # A permutation of time, read by Python.
     Permutation=lambda self, x: (x[t] for t in torch.randperm(len(x)).tolist()),
-    PermutationOfInputs=lambda self, x: x[torch.randperm(len(x))],
-    SeedInForward=seed_and_draw)
+    PermutationOfInputs=lambda self, x: x[torch.randperm(len(x))])
 
 # A mask of NumPy before the loop, of shape (I,).
 add(refused("random|from_numpy|lift_fresh"), Net, "order",

@@ -276,7 +276,8 @@ add(fused, Net, "spike",
     WritesToItsArgumentEarly=lambda self, v: early(halves(v + 0)),
     CheckpointEarly=lambda self, v: checkpoint(lambda one: early(one) + 0, v, use_reentrant=False),
     EarlyTwice=lambda self, v: early(set_up(v, 2.0) - 0.5) * set_up(early(v), 2.0),
-    ReturnsItsArgument=lambda self, v: Spike.apply(ClipsGradient.apply(v)),
+    ReturnsItsArgument=lambda self, v: ClipsGradient.apply(
+        Spike.apply(ClipsGradient.apply(v))),
     WritesToItsArgument=lambda self, v: Spike.apply(Halves.apply(v + 0)),
     OwnApply=lambda self, v: Named.apply(v, slope=2.0))
 

@@ -1,5 +1,4 @@
 """Which input a step reads, and how many steps there are."""
-import itertools
 from typing import Any
 
 import numpy as np
@@ -83,19 +82,9 @@ add(fused, Net, "forward given",
 
 
 @fused
-class WhileCounts(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        t, out = 0, []
-        while t < len(x):
-            v, z = self.step(x[t], v, z)
-            out.append(z)
-            t += 1
-        return torch.stack(out)
-
-
-@fused
 class Recursive(Net):
+    """No statement of Python loops."""
+
     def go(self, x: Tensor, t: int, v: Tensor, z: Tensor) -> list[Tensor]:
         if t == len(x):
             return []
@@ -104,14 +93,6 @@ class Recursive(Net):
 
     def forward(self, x: Tensor) -> Any:
         return torch.stack(self.go(x, 0, *self.zeros(x)))
-
-
-@fused
-class Accumulated(Net):
-    def forward(self, x: Tensor) -> Any:
-        states = itertools.accumulate(x, lambda state, x_t: self.step(x_t, *state),
-                                      initial=self.zeros(x))
-        return torch.stack([z for _, z in states][1:])
 
 
 @loop

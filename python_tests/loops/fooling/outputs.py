@@ -46,18 +46,6 @@ class OutAdded(Collects):
 
 
 @loop
-class OutAddedElsewhere(Collects):
-    """Each step adds to its own and to the next row."""
-
-    def make(self, x: Tensor) -> Tensor:
-        return x.new_zeros(len(x) + 1, x.shape[1], N)
-
-    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
-        out[t] += z
-        out[t + 1] += 0.5 * z
-
-
-@loop
 class OutInEvenSteps(Collects):
     def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
         if t % 2 == 0:

@@ -99,16 +99,6 @@ class Convolution(BeforeNeurons):
         return (self.between(self.feed(x_t)[:, None])[:, :I] for x_t in x)
 
 
-@loop
-class LayerNormOfMembrane(Between):
-    def make(self) -> nn.Module:
-        return nn.LayerNorm(N)
-
-    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v, z = Net.step(self, x, v, z)
-        return self.between(v), z
-
-
 class Reparametrized(Net):
     """A layer whose weight is computed."""
 

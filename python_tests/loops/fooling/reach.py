@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD
 
 from fooling import elsewhere
@@ -115,7 +115,6 @@ class Mode(enum.Enum):
     """A setting."""
 
     PLAIN = 1.0
-    DOUBLE = 2.0
 
     def __init__(self, gain: float) -> None:
         self.settings = {"gain": gain}
@@ -153,13 +152,6 @@ class Frozen:
     gain: float = 1.0
 
 
-add(fused, Far, "order set mode",
-    OfEnum=(lambda self, x: self.mode.value * x,
-            lambda self, gain: setattr(self, "mode", Mode(gain)), Mode.PLAIN),
-    OfText=(lambda self, x: 2 * x if self.mode.startswith("double") else x,
-            lambda self, gain: setattr(self, "mode", "plain" if gain == 1 else "doubled"),
-            "plain"))
-
 add(fused, Far, "prepare order set",
     OfPartial=(lambda self: self.set(1.0),
                lambda self, x: self.partial(x),
@@ -167,9 +159,6 @@ add(fused, Far, "prepare order set",
     OfFrozen=(lambda self: setattr(self, "settings", Frozen()),
               lambda self, x: self.settings.gain * x,
               lambda self, gain: setattr(self, "settings", replace(self.settings, gain=gain))),
-    OfSet=(lambda self: setattr(self, "options", {"plain"}),
-           lambda self, x: 2 * x if "double" in self.options else x,
-           lambda self, gain: self.options.add("double" if gain == 2 else "plain")),
     # The order of a dictionary.
     OfOrder=(lambda self: setattr(self, "gains", {"a": 1.0, "b": 2.0}),
              lambda self, x: next(iter(self.gains.values())) * x,
@@ -237,14 +226,6 @@ class OfGlobalTensor(Switched):
 
 
 @fused
-class OfGlobalTensorWritten(OfGlobalTensor):
-    replayed = (1, 2)
-
-    def change(self, call: int) -> None:
-        TENSOR.fill_(self.numbers[call > 1])
-
-
-@fused
 class OfBase(Switched):
     """A method of the base class is replaced."""
 
@@ -259,17 +240,3 @@ class OfBase(Switched):
 
 
 ZEROS = Net.zeros
-
-
-@fused
-class LayerDeleted(Changed):
-    def prepare(self) -> None:
-        self.layers = nn.ModuleList([nn.Linear(N, N) for _ in range(3)])
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        for layer in self.layers:
-            spikes = layer(spikes)
-        return spikes
-
-    def to_change(self) -> None:
-        del self.layers[1]

@@ -71,23 +71,6 @@ class ItsInput(Net):
 
 
 @loop
-class LazyResult(Net):
-    """A generator, whose loop runs after the call."""
-
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-
-        def steps() -> Any:
-            nonlocal v, z
-            for x_t in x:
-                v, z = self.step(x_t, v, z)
-                yield z
-
-        out = list(steps())
-        return iter(out).__length_hint__(), out
-
-
-@loop
 class WritesToResult(Net):
     """The caller writes to the results of the last call before the next."""
 
@@ -226,16 +209,6 @@ class InThread(Net):
 
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(work).result() * 2
-
-
-@loop
-class StepInThread(Net):
-    """One operator of each step runs in another thread."""
-
-    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        with ThreadPoolExecutor(1) as pool:
-            fed_back = pool.submit(self.back, z).result()
-        return self.fire(self.feed(x) + fed_back, v, z)
 
 
 @loop

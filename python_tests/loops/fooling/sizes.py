@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import B, I, N, Net, OwnLoop, add, fused, loop, numbers
+from fooling.base import B, Net, OwnLoop, add, fused, loop, numbers
 
 
 @fused
@@ -52,18 +52,6 @@ class StepsOfLength(OwnLoop):
         for x_t in x:
             v, z = self.step(x_t, (1 - 1 / len(x)) * v, z)
             yield z
-
-
-@loop
-class Square(Net):
-    """Steps, batch and neurons are of one size."""
-
-    def forward(self, x: Tensor) -> Any:
-        return torch.softmax(self.over(x, x), 0), self.over(x, x).sum(0)
-
-    @classmethod
-    def inputs(cls, call: int) -> tuple[Any, ...]:
-        return (numbers(call, N, N, I),)
 
 
 @loop

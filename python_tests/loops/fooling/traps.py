@@ -159,12 +159,6 @@ class BatchNormRead(Net):
 
 
 @loop
-class InstanceNormRead(BatchNormRead):
-    def prepare(self) -> None:
-        self.norm = nn.BatchNorm1d(I, affine=False, momentum=0.5)
-
-
-@loop
 class MaximumNorm(Net):
     """An embedding that scales its own weight."""
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fooling.base import Net, OwnLoop, Spike, add, fused, loop, refused
 from fooling.changes import Changed, Switched
-from fooling.functions import ClipsGradient
 
 
 @loop
@@ -71,27 +70,6 @@ class ClassWithTensor(Net):
                 return g / (slope * ctx.saved_tensors[0].abs() + 1) ** 2
 
         return Local.apply(v)
-
-
-class Dirty(torch.autograd.Function):
-    """Writes to its argument."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        return x.sign_().clamp_(min=0)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return g
-
-
-class Same(ClipsGradient):
-    """With half of the gradient."""
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return g / 2
 
 
 class Counting(Spike):
@@ -170,8 +148,6 @@ class BranchesBackward(Spike):
 
 
 add(loop, Net, "spike",
-    MarkDirty=lambda self, v: Dirty.apply(v),
-    ReturnsArgument=lambda self, v: Same.apply(Spike.apply(Same.apply(v))),
     # Escape noise: a draw inside of a function.
     DrawsInside=fires_where(lambda x: torch.rand_like(x) < torch.sigmoid(x)),
     ReadsBatch=fires_where(lambda x: x > x.mean(0)),  # not elementwise
@@ -193,24 +169,8 @@ class Chooses(Spike):
         return g / 2, None
 
 
-class Returns(Chooses):
-    """Returns what a call before it has made."""
-
-    last: Any = None
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, others: list[Tensor]) -> Tensor:  # type: ignore[override]
-        return Returns.last[0]
-
-
-def choose(self: Net, v: Tensor) -> Tensor:
-    Returns.last = [v * 2]
-    return Spike.apply(Returns.apply(v, []))
-
-
 add(refused("new tensors, or arguments"), Net, "spike",
     ElementOfList=lambda self, v: Spike.apply(Chooses.apply(v, [v * 2])))
-add(loop, Net, "spike", OlderTensor=choose)
 
 
 class Prints(Spike):

@@ -71,15 +71,6 @@ def write_through_view(self: Net, v: Tensor, z: Tensor) -> None:
     half *= 0.5
 
 
-def write_through_transpose(self: Net, v: Tensor, z: Tensor) -> None:
-    v.t()[0] *= 0.5
-
-
-def write_through_reshape(self: Net, v: Tensor, z: Tensor) -> None:
-    """reshape is a view here."""
-    v.reshape(-1)[:5] -= 0.25
-
-
 def write_through_data(self: Net, v: Tensor, z: Tensor) -> None:
     v.data.mul_(0.5)
 
@@ -147,8 +138,6 @@ add(loop, Writer, "write",
     OtherNameWritten=write_by_other_name,
     SpikesWrittenLater=write_spikes_later,
     ThroughView=write_through_view,
-    ThroughTranspose=write_through_transpose,
-    ThroughReshape=write_through_reshape,
     ThroughContiguous=lambda self, v, z: v.contiguous().mul_(0.5),  # the tensor itself here
     ThroughData=write_through_data,
     ThroughDetached=write_through_detached,
