@@ -389,4 +389,4 @@ add(refused("stay in the call"), Net, "result reset",
     SetsClass=(set_scale, staticmethod(lambda: setattr(Reads, "scale", 1.0))))
 add(refused("can be seen"), Net, "spike", WritesOutOfSight=lambda self, v: Writes.apply(v))
 add(refused("saved tensors that stay"), Net, "spike", ClearsSaved=lambda self, v: Clears.apply(v))
-add(loop, Net, "spike", BackwardRunsOnce=lambda self, v: RunsOnce.apply(v))
+add(refused("can run again"), Net, "spike", BackwardRunsOnce=lambda self, v: RunsOnce.apply(v))
