@@ -68,6 +68,18 @@ class Spike(torch.autograd.Function):
         return g / (Spike.scale * x.abs() + 1) ** 2
 
 
+def spike_by(**methods: Any) -> Any:
+    """Returns the method `spike` of a program, whose surrogate has another forward or backward."""
+    function: Any = type("Local", (Spike,), {
+        name: staticmethod(method) for name, method in methods.items()})
+
+    def spike(self: Net, v: Tensor) -> Tensor:
+        return function.apply(v)
+
+    spike.__module__ = next(iter(methods.values())).__module__  # that of the program
+    return spike
+
+
 class Net(nn.Module):
     """A recurrent layer of leaky neurons; programs are subclasses of it.
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from fooling.base import Net, Spike, add, fused, loop, refused
+from fooling.base import Net, Spike, add, fused, loop, refused, spike_by
 from fooling.changes import Changed, Switched
 
 early = Spike.apply  # before anything is recorded
@@ -68,7 +68,7 @@ class NumberOfTime(Net):
     """Another slope in each step."""
 
     def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.feed(x) + self.back(z) - z.detach()
+        v, _ = self.step(x, v, z)
         return v, Scaled.apply(v - self.threshold, 1.0 + t)
 
 
@@ -122,31 +122,12 @@ add(loop, Net, "step", StepAsFunction=lambda self, x, v, z: SeveralGradients.app
     v, self.feed(x) + self.back(z)))
 
 
-class Once(Spike):
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return g * (x.abs() < 0.5)
-
-
-class Needs(Spike):
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        return g / (1 + x.abs()) if ctx.needs_input_grad[0] else None
-
-
-class NoGradientAtAll(Spike):
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return None
-
-
 add(loop, Net, "spike",
-    OnceDifferentiable=lambda self, v: Once.apply(v),
-    NeedsGradient=lambda self, v: Needs.apply(v))
-add(loop, Net, "spike learns", NoneAsGradient=(lambda self, v: NoGradientAtAll.apply(v), False))
+    OnceDifferentiable=spike_by(backward=once_differentiable(
+        lambda ctx, g: g * (ctx.saved_tensors[0].abs() < 0.5))),
+    NeedsGradient=spike_by(backward=lambda ctx, g: (
+        g / (1 + ctx.saved_tensors[0].abs()) if ctx.needs_input_grad[0] else None)))
+add(loop, Net, "spike learns", NoneAsGradient=(spike_by(backward=lambda ctx, g: None), False))
 
 
 class SetUp(torch.autograd.Function):
@@ -346,15 +327,12 @@ class Reads(Spike):
         return Reads.scale * g / (Reads.slope * ctx.saved_tensors[0].abs() + 1) ** 2
 
 
-class Writes(Spike):
-    """Writes to a tensor out of sight."""
+TOTAL = torch.zeros((), dtype=torch.float64)
 
-    total = torch.zeros((), dtype=torch.float64)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        Writes.total.add_(1)
-        return Spike.forward(ctx, x)
+def write_out_of_sight(ctx: Any, x: Tensor) -> Tensor:
+    TOTAL.add_(1)
+    return Spike.forward(ctx, x)
 
 
 class RunsOnce(Spike):
@@ -387,6 +365,6 @@ add(loop, Switched, "spike switch numbers",
         (4.0, 1.0)))
 add(refused("stay in the call"), Net, "result reset",
     SetsClass=(set_scale, staticmethod(lambda: setattr(Reads, "scale", 1.0))))
-add(refused("can be seen"), Net, "spike", WritesOutOfSight=lambda self, v: Writes.apply(v))
+add(refused("can be seen"), Net, "spike", WritesOutOfSight=spike_by(forward=write_out_of_sight))
 add(refused("saved tensors that stay"), Net, "spike", ClearsSaved=lambda self, v: Clears.apply(v))
 add(refused("can run again"), Net, "spike", BackwardRunsOnce=lambda self, v: RunsOnce.apply(v))

@@ -33,15 +33,8 @@ add(loop, Modes, "mode",
         lambda one: one.clone(), lambda one: one))
 
 
-@loop
-class Autocast(Modes):
-    rounds = True
-
-    @staticmethod
-    def mode() -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", torch.bfloat16)
-
-    dtype = torch.float32
+add(loop, Modes, "mode rounds dtype",
+    Autocast=(lambda: torch.autocast("cpu", torch.bfloat16), True, torch.float32))
 
 
 @loop
@@ -57,17 +50,10 @@ class AutocastInside(Net):
         return v, Spike.apply(v - 1)
 
 
-@fused
-class OnMeta(Modes):
-    """The default device changes."""
-
-    def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        v = torch.zeros(x.shape[1], N, dtype=x.dtype)
-        return v, v.clone()
-
-    @staticmethod
-    def mode() -> AbstractContextManager[Any]:
-        return torch.device("meta")
+# The default device changes.
+add(fused, Modes, "zeros mode", OnMeta=(
+    lambda self, x: [torch.zeros(x.shape[1], N, dtype=x.dtype) for _ in range(2)],
+    lambda: torch.device("meta")))
 
 
 @loop

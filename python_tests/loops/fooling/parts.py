@@ -53,14 +53,8 @@ add(loop, BatchNorm, "change", BatchNormTrainThenEval=train_or_evaluate)
 add(loop, Dropout, "change", DropoutTrainThenEval=train_or_evaluate)
 
 
-@loop
-class DropoutRate(Dropout):
-    """The rate changes between calls."""
-
-    changes = True
-
-    def change(self, call: int) -> None:
-        self.between.p = 0.25 if call > 1 else 0.5
+add(loop, Dropout, "change changes", DropoutRate=(
+    lambda self, call: setattr(self.between, "p", 0.25 if call > 1 else 0.5), True))
 
 
 class BeforeNeurons(Between):
@@ -69,34 +63,18 @@ class BeforeNeurons(Between):
     step = Net.step
 
 
-@loop
-class BatchNormPerStep(BeforeNeurons):
-    def make(self) -> nn.Module:
-        return nn.ModuleList([nn.BatchNorm1d(N) for _ in range(T)])
-
-    def order(self, x: Tensor) -> Any:
-        norms = iter(self.between)
-        return (next(norms)(self.feed(x_t))[:, :I] for x_t in x)
-
-
-@loop
-class Recurrent(BeforeNeurons):
-    """torch's own recurrent cell over the neurons of each step."""
-
-    def make(self) -> nn.Module:
-        return nn.GRU(1, 1, batch_first=True)
-
-    def order(self, x: Tensor) -> Any:
-        return (self.between(x_t[:, :, None])[0][:, :, 0] for x_t in x)
-
-
-@loop
-class Convolution(BeforeNeurons):
-    def make(self) -> nn.Module:
-        return nn.Sequential(nn.Conv1d(1, 2, 3, padding=1), nn.MaxPool1d(2), nn.Flatten())
-
-    def order(self, x: Tensor) -> Any:
-        return (self.between(self.feed(x_t)[:, None])[:, :I] for x_t in x)
+add(loop, BeforeNeurons, "make order",
+    BatchNormPerStep=(
+        lambda self: nn.ModuleList([nn.BatchNorm1d(N) for _ in range(T)]),
+        lambda self, x: (norm(self.feed(x_t))[:, :I]
+                         for norm, x_t in zip(self.between, x, strict=False))),
+    # torch's own recurrent cell over the neurons of each step.
+    Recurrent=(
+        lambda self: nn.GRU(1, 1, batch_first=True),
+        lambda self, x: (self.between(x_t[:, :, None])[0][:, :, 0] for x_t in x)),
+    Convolution=(
+        lambda self: nn.Sequential(nn.Conv1d(1, 2, 3, padding=1), nn.MaxPool1d(2), nn.Flatten()),
+        lambda self, x: (self.between(self.feed(x_t)[:, None])[:, :I] for x_t in x)))
 
 
 class Reparametrized(Net):

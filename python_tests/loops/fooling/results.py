@@ -70,13 +70,6 @@ class ItsInput(Net):
         return spikes, x, x[0], self.back.weight, self.back.weight.t()
 
 
-@loop
-class WritesToResult(Net):
-    """The caller writes to the results of the last call before the next."""
-
-    spoils = True
-
-
 @fused
 class SinglePrecision(Net):
     dtype = torch.float32
@@ -103,26 +96,11 @@ class OtherDtypeLater(Net):
         return (x.float() if call > 1 else x,)
 
 
-@fused
-class Transposed(Net):
-    """The input is contiguous in some calls only."""
-
-    replayed = (1,)
-
-    @staticmethod
-    def given(x: Tensor, call: int) -> tuple[Any, ...]:
-        return (x.transpose(0, 1).contiguous().transpose(0, 1) if call % 2 else x,)
-
-
-@fused
-class InputLearns(Net):
-    """The input has a gradient, in some calls."""
-
-    replayed = (1, 4)
-
-    @staticmethod
-    def given(x: Tensor, call: int) -> tuple[Any, ...]:
-        return (x.requires_grad_(call not in (2, 5)),)
+add(fused, Net, "given replayed",
+    # The input is contiguous, and has a gradient, in some calls only.
+    Transposed=(lambda x, call: (
+        x.transpose(0, 1).contiguous().transpose(0, 1) if call % 2 else x,), (1,)),
+    InputLearns=(lambda x, call: (x.requires_grad_(call not in (2, 5)),), (1, 4)))
 
 
 class Tagged(Tensor):

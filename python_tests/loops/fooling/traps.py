@@ -83,14 +83,9 @@ add(loop, Between, "each",
     ShapeOfTime=lambda self, t, x: x + torch.ones(t + 1, 1, dtype=x.dtype).sum() / 16)
 
 
-@loop
-class DtypeOnce(Between):
-    """One step rounds to float32."""
-
-    rounds = True
-
-    def each(self, t: int, x: Tensor) -> Tensor:
-        return (x / 3).to(torch.float32 if t == 5 else torch.float64).to(torch.float64)
+# One step rounds to float32.
+add(loop, Between, "each rounds", DtypeOnce=(
+    lambda self, t, x: (x / 3).to(torch.float32 if t == 5 else torch.float64).double(), True))
 
 
 def copy_layer(self: Net, x: Tensor) -> Any:
@@ -201,15 +196,15 @@ class TimesSpikes(Net):
         return torch.stack(out), count
 
 
-@loop
-class ResultIsAttribute(Net):
-    """One tensor as result and as attribute, which the caller writes to."""
+def keep_result(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    self.last = spikes
+    return spikes
 
-    spoils = True
 
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        self.last = spikes
-        return spikes
+# One tensor as result and as attribute, and views of one another, which the caller writes to.
+add(loop, Net, "result spoils",
+    ResultIsAttribute=(keep_result, True),
+    ViewsOfResult=(lambda self, x, spikes: (spikes, spikes[2], spikes[3:5], spikes.detach()), True))
 
 
 @loop
@@ -225,16 +220,6 @@ class ResultIsRead(Net):
         gain = 1.0 if self.last is None else self.last.detach().sum() / 4096
         self.last = self.over(x, x * gain)
         return self.last
-
-
-@loop
-class ViewsOfResult(Net):
-    """Views of one another, which the caller writes to."""
-
-    spoils = True
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return spikes, spikes[2], spikes[3:5], spikes.detach()
 
 
 # The input is the result of something that learns.

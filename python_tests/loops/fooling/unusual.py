@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import Net, OwnLoop, Spike, add, fused, loop, refused
+from fooling.base import Net, OwnLoop, Spike, add, fused, loop, refused, spike_by
 from fooling.changes import Changed, Switched
 
 
@@ -74,77 +74,33 @@ class ClassWithTensor(Net):
 
 class Counting(Spike):
     calls = 0
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        Counting.calls += 1
-        ctx.save_for_backward(x)
-        return (x > (0.25 if Counting.calls % 5 == 0 else 0)).to(x.dtype)
-
-
-@loop
-class CountsInside(Net):
-    """A function with a counter in its class, which it reads."""
-
-    def change(self, call: int) -> None:
-        Counting.calls = call
-
-    def spike(self, v: Tensor) -> Tensor:
-        return Counting.apply(v)
-
-    @classmethod
-    def reset(cls) -> None:
-        Counting.calls = 0
-
-
-class Closes(Spike):
+    passes = 0
     offset = torch.tensor(0.0, dtype=torch.float64)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return (x > Closes.offset).to(x.dtype)
+
+def count_and_read(x: Tensor) -> Tensor:
+    Counting.calls += 1
+    return x > (0.25 if Counting.calls % 5 == 0 else 0)
 
 
-@loop
-class TensorOfClass(Switched):
-    """A tensor that no argument shows, and that changes in place."""
-
-    numbers = 0.0, 0.5
-
-    def spike(self, v: Tensor) -> Tensor:
-        return Closes.apply(v)
-
-    @staticmethod
-    def switch(number: float) -> None:
-        Closes.offset.fill_(number)
-
-
-@loop
-class StraightThrough(Net):
+def estimate_straight_through(self: Net, v: Tensor) -> Tensor:
     """No function at all."""
-
-    def spike(self, v: Tensor) -> Tensor:
-        soft = torch.clamp(v + 0.5, 0, 1)
-        return soft + ((v > 0).to(v.dtype) - soft).detach()
+    soft = torch.clamp(v + 0.5, 0, 1)
+    return soft + ((v > 0).to(v.dtype) - soft).detach()
 
 
 def fires_where(condition: Callable[[Tensor], Tensor]) -> Any:
     """A surrogate with spikes where the condition holds."""
-    class Local(Spike):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return condition(x).to(x.dtype)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return condition(x).to(x.dtype)
 
-    return lambda self, v: Local.apply(v)
+    return spike_by(forward=forward)
 
 
-class BranchesBackward(Spike):
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return g / (1 + x.abs()) if float(g.sum()) > 0 else g / (2 + x.abs())
+def branch_on_gradient(ctx: Any, g: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    return g / (1 + x.abs()) if float(g.sum()) > 0 else g / (2 + x.abs())
 
 
 add(loop, Net, "spike",
@@ -153,8 +109,18 @@ add(loop, Net, "spike",
     ReadsBatch=fires_where(lambda x: x > x.mean(0)),  # not elementwise
     # A function that reads values of its own argument.
     BranchesInside=fires_where(lambda x: x > 0 if x.max() > 1 else torch.zeros_like(x)),
-    BranchesInBackward=lambda self, v: BranchesBackward.apply(v),
+    BranchesInBackward=spike_by(backward=branch_on_gradient),
+    StraightThrough=estimate_straight_through,
     NumpyInside=fires_where(lambda x: torch.from_numpy(x.detach().numpy() > 0)))
+
+
+add(loop, Switched, "spike switch numbers",
+    # A function with a counter in its class, which it reads.
+    CountsInside=(fires_where(count_and_read),
+                  staticmethod(lambda number: setattr(Counting, "calls", number)), (0, 2)),
+    # A tensor that no argument shows, and that changes in place.
+    TensorOfClass=(fires_where(lambda x: x > Counting.offset),
+                   staticmethod(Counting.offset.fill_), (0.0, 0.5)))
 
 
 class Chooses(Spike):
@@ -173,26 +139,17 @@ add(refused("new tensors, or arguments"), Net, "spike",
     ElementOfList=lambda self, v: Spike.apply(Chooses.apply(v, [v * 2])))
 
 
-class Prints(Spike):
-    """Prints in the backward pass."""
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        print(end="")
-        return Spike.backward(ctx, g)
+def print_backward(ctx: Any, g: Tensor) -> Tensor:
+    print(end="")
+    return Spike.backward(ctx, g)
 
 
-class Counts(Spike):
-    """Counts backward passes."""
-
-    passes = 0
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        Counts.passes += 1
-        return Spike.backward(ctx, g)
+def count_backward(ctx: Any, g: Tensor) -> Tensor:
+    Counting.passes += 1
+    return Spike.backward(ctx, g)
 
 
+PRINTS, COUNTS = spike_by(backward=print_backward), spike_by(backward=count_backward)
 add(refused("changes nothing"), Net, "result",
-    PrintsInBackward=lambda self, x, z: Prints.apply(z - 0.5),
-    CountsInBackward=lambda self, x, z: Counts.apply(z - 0.5))
+    PrintsInBackward=lambda self, x, z: PRINTS(self, z - 0.5),
+    CountsInBackward=lambda self, x, z: COUNTS(self, z - 0.5))
