@@ -11,12 +11,12 @@ class Writer(Net):
     """Programs that write something in each step."""
 
     def write(self, v: Tensor, z: Tensor) -> Any:
-        """Writes to v or z; returns what becomes the membrane, None for v itself."""
+        """Writes to v or z, and returns what becomes the membrane."""
+        return v
 
     def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         v, z = self.step(x, v, z)
-        w = self.write(v, z)
-        return (v if w is None else w), z
+        return self.write(v, z), z
 
     def forward(self, x: Tensor) -> Any:
         return self.over_with_membrane(x)
@@ -54,6 +54,15 @@ class ListedThenWritten(OwnLoop):
             yield v
 
 
+class WriterInPlace(Writer):
+    """Programs that write to the membrane or the spikes, and return nothing."""
+
+    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        v, z = self.step(x, v, z)
+        self.write(v, z)
+        return v, z
+
+
 def write_by_other_name(self: Net, v: Tensor, z: Tensor) -> Tensor:
     """A second name of the membrane sees the write."""
     other = v
@@ -66,23 +75,6 @@ def write_spikes_later(self: Net, v: Tensor, z: Tensor) -> None:
         z.mul_(0.5)
 
 
-def write_through_view(self: Net, v: Tensor, z: Tensor) -> None:
-    half = v[:, :4]
-    half *= 0.5
-
-
-def write_through_data(self: Net, v: Tensor, z: Tensor) -> None:
-    v.data.mul_(0.5)
-
-
-def write_through_detached(self: Net, v: Tensor, z: Tensor) -> None:
-    v.detach().mul_(0.5)
-
-
-def replace_data(self: Net, v: Tensor, z: Tensor) -> None:
-    v.data = v.data * 0.5
-
-
 def write_through_numpy(self: Net, v: Tensor, z: Tensor) -> Tensor:
     """An array that shares the memory."""
     w = v.detach().clone()
@@ -93,10 +85,6 @@ def write_through_numpy(self: Net, v: Tensor, z: Tensor) -> Tensor:
 def write_by_item(self: Net, v: Tensor, z: Tensor) -> None:
     v[:, 0] = 0.25
     v[0] *= 0.5
-
-
-def write_masked(self: Net, v: Tensor, z: Tensor) -> None:
-    v[z > 0] = 0.0
 
 
 def write_parts(self: Net, v: Tensor, z: Tensor) -> Tensor:
@@ -113,6 +101,10 @@ def write_out(self: Net, v: Tensor, z: Tensor) -> None:
     """out= of a function."""
     with torch.no_grad():
         torch.mul(v, 0.5, out=v)
+
+
+def add_masked(self: Net, v: Tensor, z: Tensor) -> None:
+    v[z > 0] -= 0.5
 
 
 def scatter(self: Net, v: Tensor, z: Tensor) -> Tensor:
@@ -136,17 +128,9 @@ def zero_scratch(self: Net, v: Tensor, z: Tensor) -> Tensor:
 
 add(loop, Writer, "write",
     OtherNameWritten=write_by_other_name,
-    SpikesWrittenLater=write_spikes_later,
-    ThroughView=write_through_view,
     ThroughContiguous=lambda self, v, z: v.contiguous().mul_(0.5),  # the tensor itself here
-    ThroughData=write_through_data,
-    ThroughDetached=write_through_detached,
-    DataReplaced=replace_data,
     ThroughNumpy=write_through_numpy,
-    ByItem=write_by_item,
-    Masked=write_masked,
     MaskedFill=lambda self, v, z: v.masked_fill_(z > 0, 0.25),
-    Out=write_out,
     Copied=lambda self, v, z: torch.empty_like(v).copy_(v * 0.5),
     Scattered=scatter,
     DetachedInPlace=lambda self, v, z: v.detach_(),
@@ -154,9 +138,16 @@ add(loop, Writer, "write",
     Resized=resize,
     Zeroed=zero_scratch)
 
-
-def add_masked(self: Net, v: Tensor, z: Tensor) -> None:
-    v[z > 0] -= 0.5
+add(loop, WriterInPlace, "write",
+    SpikesWrittenLater=write_spikes_later,
+    ThroughView=lambda self, v, z: v[:, :4].mul_(0.5),
+    ThroughData=lambda self, v, z: v.data.mul_(0.5),
+    ThroughDetached=lambda self, v, z: v.detach().mul_(0.5),
+    DataReplaced=lambda self, v, z: setattr(v, "data", v.data * 0.5),
+    ByItem=write_by_item,
+    Masked=lambda self, v, z: v.__setitem__(z > 0, 0.0),
+    Out=write_out)
+add(fused, WriterInPlace, "write", MaskedAdd=add_masked)
 
 
 def write_part_of_old(self: Net, v: Tensor, z: Tensor) -> Tensor:
@@ -168,8 +159,7 @@ def write_part_of_old(self: Net, v: Tensor, z: Tensor) -> Tensor:
     return w
 
 
-add(fused, Writer, "write", MaskedAdd=add_masked, MaskedParts=write_parts,
-    PartOfOld=write_part_of_old)
+add(fused, Writer, "write", MaskedParts=write_parts, PartOfOld=write_part_of_old)
 
 
 def change_mask(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
