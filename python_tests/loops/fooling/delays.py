@@ -5,21 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fooling.base import Net, Spike, add, loop
+from fooling.base import Net, OwnLoop, Spike, add, loop
 
 
 @loop
-class DelayByDeque(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
+class DelayByDeque(OwnLoop):
+    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
         past = deque([z] * 5, maxlen=5)
-        out = []
         for x_t in x:
-            v = self.beta * v + self.feed(x_t) + self.back(past[0]) - z.detach()
-            z = Spike.apply(v - 1)
+            v, z = self.fire(self.feed(x_t) + self.back(past[0]), v, z)
             past.append(z)
-            out.append(z)
-        return torch.stack(out)
+            yield z
 
 
 class ReadsOutputs(Net):

@@ -12,24 +12,15 @@ from fooling.changes import Changed, Switched
 early = Spike.apply  # before anything is recorded
 
 
+def bind_spike(self: Net) -> None:
+    self.function = Spike.apply
+
+
 add(fused, Net, "spike", EarlyBound=lambda self, v: early(v))
-
-
-@fused
-class BoundByAttribute(Net):
-    def prepare(self) -> None:
-        self.function = Spike.apply
-
-    def spike(self, v: Tensor) -> Tensor:
-        return self.function(v)
-
-
-@loop
-class BoundReplaced(BoundByAttribute, Changed):
-    rounds = True
-
-    def to_change(self) -> None:
-        self.function = torch.sigmoid
+add(fused, Net, "prepare spike", BoundByAttribute=(bind_spike, lambda self, v: self.function(v)))
+add(loop, Changed, "prepare spike to_change rounds", BoundReplaced=(
+    bind_spike, lambda self, v: self.function(v),
+    lambda self: setattr(self, "function", torch.sigmoid), True))
 
 
 class Scaled(torch.autograd.Function):

@@ -40,24 +40,22 @@ add(loop, Changed, "prepare to_change", HookRemoved=(
     lambda self: self.handle.remove()))
 
 
-@loop
-class HookOfAll(Net):
+HANDLES: list[Any] = []
+
+
+def remove_hook() -> None:
+    while HANDLES:
+        HANDLES.pop().remove()
+
+
+def hook_all(self: Net, call: int) -> None:
     """A hook of all modules, which is set for some calls."""
+    if call in (2, 3, 5):
+        HANDLES.append(nn.modules.module.register_module_forward_hook(
+            lambda module, args, result: result / 2 if type(module) is nn.Linear else None))
 
-    handle: Any = None
 
-    def change(self, call: int) -> None:
-        if call in (2, 3, 5):
-            HookOfAll.handle = nn.modules.module.register_module_forward_hook(
-                lambda module, args, result: result / 2 if type(module) is nn.Linear else None)
-
-    @classmethod
-    def reset(cls) -> None:
-        if HookOfAll.handle is not None:
-            HookOfAll.handle.remove()
-            HookOfAll.handle = None
-
-    changes = True
+add(loop, Net, "change reset changes", HookOfAll=(hook_all, staticmethod(remove_hook), True))
 
 
 @loop

@@ -1,4 +1,5 @@
 """Several loops, loops in loops, and several layers."""
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,12 +8,19 @@ from torch import Tensor, nn
 from fooling.base import N, Net, OwnLoop, add, fused, loop
 
 
-@loop
-class Substeps(Net):
-    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        for _ in range(3):
+def repeat_step(count: Callable[[int], int]) -> Any:
+    """A method that makes as many substeps as count returns for a step."""
+    def step_at(self: Net, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        for _ in range(count(t)):
             v, z = self.step(x, v, z)
         return v, z
+
+    return step_at
+
+
+add(loop, Net, "step_at order",
+    Substeps=(repeat_step(lambda t: 3), Net.order),
+    MoreAndMoreSubsteps=(repeat_step(lambda t: t + 1), lambda self, x: (x[t] for t in range(6))))
 
 
 @loop
@@ -22,17 +30,6 @@ class AsManySubsteps(OwnLoop):
             for k in range(5):
                 v, z = self.step(x[t] + x[k], v, z)
             yield z
-
-
-@loop
-class MoreAndMoreSubsteps(Net):
-    def order(self, x: Tensor) -> Any:
-        return (x[t] for t in range(6))
-
-    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        for _ in range(t + 1):
-            v, z = self.step(x, v, z)
-        return v, z
 
 
 @fused

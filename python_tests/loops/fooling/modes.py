@@ -56,8 +56,17 @@ add(fused, Modes, "zeros mode", OnMeta=(
     lambda: torch.device("meta")))
 
 
+class Leaves(Net):
+    """A setting changes for what comes after it."""
+
+    @classmethod
+    def reset(cls) -> None:
+        torch.set_default_dtype(torch.float32)
+        torch.autograd.set_detect_anomaly(False)
+
+
 @loop
-class DefaultDtype(Net):
+class DefaultDtype(Leaves):
     """New tensors have the default dtype."""
 
     def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,20 +76,7 @@ class DefaultDtype(Net):
     def change(self, call: int) -> None:
         torch.set_default_dtype(torch.float64 if call in (2, 5) else torch.float32)
 
-    @classmethod
-    def reset(cls) -> None:
-        torch.set_default_dtype(torch.float32)
-
     changes = True
-
-
-class Leaves(Net):
-    """A call that changes a setting for what comes after it."""
-
-    @classmethod
-    def reset(cls) -> None:
-        torch.set_default_dtype(torch.float32)
-        torch.autograd.set_detect_anomaly(False)
 
 
 add(refused("leaves settings"), Leaves, "result",

@@ -131,18 +131,11 @@ class Shared(Net):
 
 
 @loop
-class Untied(Changed):
-    """The weight of one of two names is replaced."""
-
-    def prepare(self) -> None:
-        self.tied = nn.Linear(N, N, bias=False)
-        self.tied.weight = self.back.weight
+class Untied(Changed, Shared):
+    """The weight of one of the layers is replaced."""
 
     def to_change(self) -> None:
         self.tied.weight = nn.Parameter(self.back.weight.detach() * 2)
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return self.tied(spikes)
 
 
 class Cell(Net):

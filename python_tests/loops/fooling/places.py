@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fooling import elsewhere
 from fooling.base import N, Net, add, fused, loop, refused
-from fooling.changes import Changed
+from fooling.changes import Changed, Switched
 from fooling.reach import Far
 
 
@@ -216,36 +216,19 @@ class Registers(Registered, name="one"):
         return len(self.names) * x
 
 
-# --------------------------------------------------------------------------- functions of torch
-LINEAR, RELU = nn.Linear.forward, torch.relu
+# ---------------------------------------------------------------------------- functions of others
+def patch(owner: Any, name: str) -> Any:
+    """A switch between a function and twice what it returns."""
+    function = getattr(owner, name)
+    return staticmethod(lambda number: setattr(
+        owner, name, function if number == 1 else lambda *args: 2 * function(*args)))
 
 
-@fused
-class LinearPatched(Changed):
-    """The forward of a class of torch is replaced."""
-
-    def change(self, call: int) -> None:
-        nn.Linear.forward = LINEAR if call < 2 else (  # type: ignore[method-assign]
-            lambda self, x: 2 * LINEAR(self, x))
-
-    @classmethod
-    def reset(cls) -> None:
-        nn.Linear.forward = LINEAR  # type: ignore[method-assign]
-
-
-@fused
-class FunctionPatched(Changed):
-    """A function of torch is replaced."""
-
-    def order(self, x: Tensor) -> Tensor:
-        return torch.relu(x - 0.5)
-
-    def change(self, call: int) -> None:
-        torch.relu = RELU if call < 2 else lambda x: 2 * RELU(x)  # type: ignore[assignment]
-
-    @classmethod
-    def reset(cls) -> None:
-        torch.relu = RELU
+# A method of torch, one of the base class, and a function of torch.
+add(fused, Switched, "switch", LinearPatched=patch(nn.Linear, "forward"),
+    OfBase=patch(Net, "spike"))
+add(fused, Switched, "order switch", FunctionPatched=(
+    lambda self, x: torch.relu(x - 0.5), patch(torch, "relu")))
 
 
 # ------------------------------------------------------------------------------- kinds of tensors
@@ -266,20 +249,6 @@ add(refused("storage_offset|is_leaf|is_neg|attributes"), Net, "order given",
                 lambda x, call: (torch.complex(x, -x).conj().imag if call > 1 else x,)))
 add(refused("attributes"), Net, "result",
     AttributeOfResult=lambda self, x, spikes: (setattr(spikes, "tag", "spikes"), spikes)[1])
-
-
-@fused
-class StridesOfAttribute(Changed):
-    """The numbers stay, in another order in memory."""
-
-    def prepare(self) -> None:
-        self.gain = torch.full((N, N), 0.5, dtype=self.dtype)
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return spikes * self.gain[0] if self.gain.is_contiguous() else spikes
-
-    def to_change(self) -> None:
-        self.gain = torch.full((N, 2 * N), 0.5, dtype=self.dtype)[:, ::2]
 
 
 add(refused("dense"), Net, "forward given",

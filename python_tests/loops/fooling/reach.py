@@ -7,7 +7,6 @@ import threading
 from collections import OrderedDict
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from fooling import elsewhere
-from fooling.base import N, Net, Spike, add, fused, loop
+from fooling.base import N, Spike, add, fused, loop
 from fooling.changes import Changed, Switched
 from fooling.elsewhere import scaled
 
@@ -78,22 +77,11 @@ class OfBoundMethod(OfObject):
 
 
 # By a string.
-add(loop, Switched, "order switch", OfGlobals=(
-    lambda self, x: globals()["NUMBERS"]["gain"] * x,
-    staticmethod(lambda number: NUMBERS.update(gain=number))))
-
-
-@loop
-class OfEnvironment(Far):
-    def order(self, x: Tensor) -> Tensor:
-        return float(os.environ.get("FOOLING_GAIN", "1")) * x
-
-    def set(self, gain: float) -> None:
-        os.environ["FOOLING_GAIN"] = str(gain)
-
-    @classmethod
-    def reset(cls) -> None:
-        os.environ.pop("FOOLING_GAIN", None)
+add(loop, Switched, "order switch",
+    OfGlobals=(lambda self, x: globals()["NUMBERS"]["gain"] * x,
+               staticmethod(lambda number: NUMBERS.update(gain=number))),
+    OfEnvironment=(lambda self, x: float(os.environ["FOOLING_GAIN"]) * x,
+                   staticmethod(lambda number: os.environ.update(FOOLING_GAIN=str(number)))))
 
 
 class OfAttribute(Far):
@@ -210,33 +198,8 @@ add(loop, Far, "prepare order set", OfArrayShared=(
     lambda self, gain: self.gains.__setitem__(1, gain)))
 
 
-@fused
-class OfGlobalTensor(Switched):
-    """Another tensor under the same name."""
-
-    numbers = 0.5, 2.0
-
-    def result(self, x: Tensor, spikes: Tensor) -> Any:
-        return spikes * TENSOR
-
-    @staticmethod
-    def switch(number: float) -> None:
-        global TENSOR
-        TENSOR = torch.full((N,), number, dtype=torch.float64)
-
-
-@fused
-class OfBase(Switched):
-    """A method of the base class is replaced."""
-
-    @staticmethod
-    def switch(number: float) -> None:
-        Net.zeros = lambda self, x: tuple(  # type: ignore[method-assign]
-            number - 1 + x.new_zeros(x.shape[1], N) for _ in range(2))
-
-    @classmethod
-    def reset(cls) -> None:
-        Net.zeros = ZEROS  # type: ignore[method-assign]
-
-
-ZEROS = Net.zeros
+# Another tensor under the same name.
+add(fused, Switched, "result switch numbers", OfGlobalTensor=(
+    lambda self, x, spikes: spikes * TENSOR,
+    staticmethod(lambda number: globals().update(
+        TENSOR=torch.full((N,), number, dtype=torch.float64))), (0.5, 2.0)))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fooling.base import N, Net, add, fused, loop, numbers
+from fooling.changes import Changed
 
 
 class Result(NamedTuple):
@@ -78,22 +79,10 @@ class SinglePrecision(Net):
         self.beta = 0.5
 
 
-@fused
-class OtherDtypeLater(Net):
-    """The model and its input become float32."""
-
-    replayed = (1,)
-
-    def prepare(self) -> None:
-        self.beta = 0.5
-
-    def change(self, call: int) -> None:
-        if call == 2:
-            self.float()
-
-    @staticmethod
-    def given(x: Tensor, call: int) -> tuple[Any, ...]:
-        return (x.float() if call > 1 else x,)
+# The model and its input become float32.
+add(fused, Changed, "prepare to_change given", OtherDtypeLater=(
+    SinglePrecision.prepare, lambda self: self.float(),
+    lambda x, call: (x.float() if call > 1 else x,)))
 
 
 add(fused, Net, "given replayed",
@@ -114,22 +103,12 @@ add(loop, Net, "given",
     Subclass=lambda x, call: (x.as_subclass(Tagged) if call in (1, 2) else x,))
 
 
-@fused
-class Integers(Net):
-    """Indices into an embedding."""
-
-    def prepare(self) -> None:
-        self.embedding = nn.Embedding(3, 5)
-
-    def zeros(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return super().zeros(self.back.weight.new_zeros(*x.shape, 1))
-
-    def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.step(self.embedding(x), v, z)
-
-    @staticmethod
-    def given(x: Tensor, call: int) -> tuple[Any, ...]:
-        return ((2 * x[..., 0]).long(),)
+# Indices into an embedding.
+add(fused, Net, "prepare zeros step_at given", Integers=(
+    lambda self: setattr(self, "embedding", nn.Embedding(3, 5)),
+    lambda self, x: Net.zeros(self, self.back.weight.new_zeros(*x.shape, 1)),
+    lambda self, t, x, v, z: self.step(self.embedding(x), v, z),
+    lambda x, call: ((2 * x[..., 0]).long(),)))
 
 
 @loop

@@ -9,38 +9,31 @@ from fooling.base import Net, OwnLoop, Spike, add, fused, loop, refused, spike_b
 from fooling.changes import Changed, Switched
 
 
+def define_spike(slope: Any) -> Callable[[Tensor], Tensor]:
+    """A new class of surrogates, with the slope in its closure."""
+    class Local(Spike):
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g / (slope * ctx.saved_tensors[0].abs() + 1) ** 2
+
+    return Local.apply
+
+
 @loop
 class ClassInForward(Changed, OwnLoop):
-    """Each call defines a class of its own, with the slope in its closure."""
+    """Each call defines a class of its own."""
 
     slope = 4.0
 
     def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
-        slope = self.slope
-
-        class Local(Spike):
-            @staticmethod
-            def backward(ctx: Any, g: Tensor) -> Tensor:
-                return g / (slope * ctx.saved_tensors[0].abs() + 1) ** 2
-
+        spike = define_spike(self.slope)
         for x_t in x:
             v = self.beta * v + self.feed(x_t) + self.back(z) - z.detach()
-            z = Local.apply(v - self.threshold)
+            z = spike(v - self.threshold)
             yield z
 
     def to_change(self) -> None:
         self.slope = 1.0
-
-
-@fused
-class ClassInStep(Net):
-    """Each step defines a class of its own."""
-
-    def spike(self, v: Tensor) -> Tensor:
-        class Local(Spike):
-            pass
-
-        return Local.apply(v)
 
 
 @loop
@@ -48,28 +41,14 @@ class ClassOfTime(Net):
     """Each step defines a class with another slope."""
 
     def step_at(self, t: int, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        class Local(Spike):
-            @staticmethod
-            def backward(ctx: Any, g: Tensor) -> Tensor:
-                return g / (t * ctx.saved_tensors[0].abs() + 1) ** 2
-
         v = self.beta * v + self.feed(x) + self.back(z) - z.detach()
-        return v, Local.apply(v - self.threshold)
+        return v, define_spike(t)(v - self.threshold)
 
 
-@refused("without tensors")
-class ClassWithTensor(Net):
-    """The slope of the class is a tensor of the call."""
-
-    def spike(self, v: Tensor) -> Tensor:
-        slope = v.detach().abs().amax() + 4
-
-        class Local(Spike):
-            @staticmethod
-            def backward(ctx: Any, g: Tensor) -> Tensor:
-                return g / (slope * ctx.saved_tensors[0].abs() + 1) ** 2
-
-        return Local.apply(v)
+add(fused, Net, "spike", ClassInStep=lambda self, v: define_spike(4.0)(v))
+# The slope of the class is a tensor of the call.
+add(refused("without tensors"), Net, "spike",
+    ClassWithTensor=lambda self, v: define_spike(v.detach().abs().amax() + 4)(v))
 
 
 class Counting(Spike):
