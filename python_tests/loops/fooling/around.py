@@ -162,24 +162,9 @@ add(loop, Net, "order step", NoInput=(
     lambda self, x, v, z: self.fire(2 * self.feed.bias + self.back(z), v, z)))
 
 
-@loop
-class LayerNormInside(Net):
-    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.beta * v + self.feed(x) + self.back(z) - z.detach()
-        v = F.layer_norm(v, (N,))
-        return v, Spike.apply(v - 0.5)
-
-
-@loop
-class MeanOfBatchInside(Net):
-    """The membrane is reset to the mean of the batch."""
-
-    def step(self, x: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        v, z = super().step(x, v, z)
-        return v - v.sum(0) / 8, z
-
-
 add(loop, Net, "step_at",
+    LayerNormInside=lambda self, t, x, v, z: self.step(x, F.layer_norm(v, (N,)), z),
+    MeanOfBatchInside=lambda self, t, x, v, z: self.step(x, v - v.sum(0) / 8, z),
     # Each neuron reads its neighbour's membrane.
     NeighboursInside=lambda self, t, x, v, z: self.step(x, v + torch.roll(v, 1, dims=1) / 4, z),
     # Each sequence reads the next one's membrane, through a broadcast and a transpose.

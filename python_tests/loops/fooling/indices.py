@@ -95,23 +95,11 @@ class Recursive(Net):
         return torch.stack(self.go(x, 0, *self.zeros(x)))
 
 
-@loop
-class BiasOverTime(Net):
-    """A parameter with a row for each step."""
-
-    def prepare(self) -> None:
-        self.bias = nn.Parameter(torch.zeros(T + 2, I))
-
-    def order(self, x: Tensor) -> Any:
-        return (x[t] + self.bias[t] for t in range(len(x)))
-
-
-@loop
-class LayerOverTime(Net):
-    """Another layer at each step."""
-
-    def prepare(self) -> None:
-        self.layers = nn.ModuleList([nn.Linear(I, I) for _ in range(T)])
-
-    def order(self, x: Tensor) -> Any:
-        return (layer(x_t) for layer, x_t in zip(self.layers, x, strict=False))
+add(loop, Net, "prepare order",
+    # A parameter with a row for each step, and another layer at each step.
+    BiasOverTime=(lambda self: setattr(self, "bias", nn.Parameter(torch.zeros(T + 2, I))),
+                  lambda self, x: (x[t] + self.bias[t] for t in range(len(x)))),
+    LayerOverTime=(lambda self: setattr(self, "layers", nn.ModuleList(
+                       [nn.Linear(I, I) for _ in range(T)])),
+                   lambda self, x: (layer(x_t) for layer, x_t in zip(
+                       self.layers, x, strict=False))))

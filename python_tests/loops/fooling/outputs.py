@@ -1,4 +1,5 @@
 """Outputs and past spikes that are written to tensors, lists and dictionaries."""
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,19 +24,20 @@ class Collects(Net):
         return out
 
 
-@fused
-class OutByIndex(Collects):
-    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
-        out[t] = z
+def write_at(index: Callable[[int], Any]) -> Any:
+    """A method that writes the spikes at an index that depends on the step."""
+    def write(self: Net, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+        out[index(t)] = z
+
+    return write
 
 
-@loop
-class OutInEmpty(Collects):
-    def make(self, x: Tensor) -> Tensor:
-        return torch.empty(x.shape[1], len(x), N, dtype=x.dtype)
-
-    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
-        out[:, t] = z
+add(fused, Collects, "write", OutByIndex=write_at(lambda t: t))
+add(loop, Collects, "make write",
+    OutInEmpty=(lambda self, x: torch.empty(x.shape[1], len(x), N, dtype=x.dtype),
+                write_at(lambda t: (slice(None), t))),
+    # All steps write to three rows.
+    OutTwice=(lambda self, x: x.new_zeros(3, x.shape[1], N), write_at(lambda t: t % 3)))
 
 
 @loop
@@ -50,17 +52,6 @@ class OutInEvenSteps(Collects):
     def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
         if t % 2 == 0:
             out[t] = z
-
-
-@loop
-class OutTwice(Collects):
-    """All steps write to three rows."""
-
-    def make(self, x: Tensor) -> Tensor:
-        return x.new_zeros(3, x.shape[1], N)
-
-    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
-        out[t % 3] = z
 
 
 @loop

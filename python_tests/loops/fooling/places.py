@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fooling import elsewhere
 from fooling.base import N, Net, add, fused, loop, refused
-from fooling.changes import Changed, Switched
+from fooling.changes import Switched
 from fooling.reach import Far
 
 
@@ -43,17 +43,13 @@ def import_lazy(self: Net, x: Tensor) -> Tensor:
     return late.LAZY * x
 
 
-class OfLateModule(Changed):
+class OfLateModule(Switched):
     """Programs with a number of a module that only forward imports."""
 
-    def change(self, call: int) -> None:
+    @staticmethod
+    def switch(number: float) -> None:
         from fooling import late
-        late.GAIN = 2.0 if call > 1 else 1.0
-
-    @classmethod
-    def reset(cls) -> None:
-        from fooling import late
-        late.GAIN = 1.0
+        late.GAIN = number
 
 
 add(fused, OfLateModule, "order", ImportInForward=import_module, ImportOfName=import_name,
