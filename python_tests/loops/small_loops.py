@@ -1,5 +1,5 @@
 """Small functions with a loop, recorded and run as a plan."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ def prepare(function: Callable[..., Any], args: list[Tensor]) -> tuple[Plan, Any
     return Plan(recording), result
 
 
+def find_components(plan: Plan) -> list[Component]:
+    """Those that run in kernels."""
+    return [stage.run.__self__ for stage in plan.stages  # type: ignore[attr-defined]
+            if stage.kind == "fused"]
+
+
 def line_of(path: str, text: str) -> str:
     """FILE:NUMBER of the first line with this text."""
     lines = Path(path).read_text().splitlines()
@@ -68,6 +74,36 @@ def over(step: Callable[..., tuple[Tensor, ...]], states: int, keep: tuple[int, 
     return model
 
 
+def run_cells(currents: Iterable[Tensor], w: Tensor, rows: int,
+              threshold: Tensor | float = 1.0) -> Tensor:
+    """Spikes of leaky neurons with a matrix."""
+    v = z = w.new_zeros(rows, len(w))
+    made = []
+    for current in currents:
+        v = 0.9 * v + current + z @ w - z
+        z = spike(v - threshold)
+        made.append(z)
+    return torch.stack(made)
+
+
+def compare_calls(fused: Callable[..., Any], function: Callable[..., Any], *args: Any,
+                  seeds: Sequence[int] = (0,), **limits: float) -> None:
+    """Fails unless a fused function and the original agree in results, draws and gradients."""
+    learned = [one for one in args if one.requires_grad]
+    for seed in seeds:
+        found = []
+        for call in (fused, function):
+            torch.manual_seed(seed)
+            results = pytree.tree_leaves(call(*args))
+            has_gradients = [one.requires_grad for one in results]
+            gradients: Sequence[Tensor | None] = ()
+            if learned and any(has_gradients):
+                total = sum(one.sin().sum() for one in results if one.requires_grad)
+                gradients = torch.autograd.grad(total, learned, allow_unused=True)
+            found.append((results, has_gradients, gradients, torch.get_rng_state()))
+        torch.testing.assert_close(*found, **limits)
+
+
 def compare(function: Callable[..., Any], *args: Tensor, fused: int = 1,
             tolerance: float = 1e-9) -> Plan:
     """Fails unless results and all gradients of the function and of its plan agree, and as many
@@ -77,9 +113,8 @@ def compare(function: Callable[..., Any], *args: Tensor, fused: int = 1,
     reasons = [(stage.kind, stage.reason, stage.line) for stage in plan.stages
                if stage.kind in ("fused", "loop")]
     assert [kind for kind, *_ in reasons] == ["fused"] * fused, reasons
-    for stage in plan.stages:
-        if stage.kind == "fused":
-            check_device(stage.run.__self__)  # type: ignore[attr-defined]
+    for component in find_components(plan):
+        check_device(component)
     gradients = []
     results = [pytree.tree_leaves(one) for one in (want, got)]
     for one, other in zip(*results, strict=True):

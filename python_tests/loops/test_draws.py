@@ -1,4 +1,5 @@
 """Random numbers within a recurrence."""
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -8,9 +9,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from lsnn_ext import fuse
 from lsnn_ext.loops.ir import Refused
-from lsnn_ext.loops.origins import Origins
-from lsnn_ext.loops.record import record
-from small_loops import run, spike
+from small_loops import compare_calls, run, spike
+from small_loops import random as draw_double
 
 T, B, N = 12, 3, 5
 
@@ -37,7 +37,7 @@ DRAWS = dict(
 def test_what_is_drawn_for_a_shape_runs_before_the_recurrence(name):
     """Spikes, states and gradients are those of the loop, with other draws in each call."""
     def model(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        v = z = torch.zeros(B, N, dtype=x.dtype)
+        v = z = x.new_zeros(B, N)
         made = []
         for one in x:
             v = 0.9 * v + one + z @ w + 0.5 * DRAWS[name](v)
@@ -45,23 +45,12 @@ def test_what_is_drawn_for_a_shape_runs_before_the_recurrence(name):
             made.append(z)
         return torch.stack(made), v
 
-    random = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(shape, generator=random, dtype=torch.float64, requires_grad=True)
-            for shape in ((T, B, N), (N, N)))
+    x, w = (draw_double(*shape).requires_grad_() for shape in ((T, B, N), (N, N)))
     fused = fuse(model, (x, w))
     kinds = [stage.kind for stage in fused.replayer.all()[0].plan.stages]
     assert kinds.count("fused") == 1
     assert "loop" not in kinds
-    for seed in (1, 2):
-        found = []
-        for function in (model, fused):
-            torch.manual_seed(seed)
-            z, v = function(x, w)
-            found.append((z, v, *torch.autograd.grad((z.sum() + v.square().sum()), (x, w)),
-                          torch.rand(1)))
-        assert all(torch.allclose(one, other, 1e-9, 1e-12)
-                   for one, other in zip(*found, strict=True))
-        assert torch.equal(found[0][0], found[1][0])
+    compare_calls(fused, model, x, w, seeds=(1, 2), rtol=1e-9, atol=1e-12)
 
 
 def test_draws_from_numbers_of_a_component_are_refused():
@@ -82,8 +71,7 @@ def test_draws_from_numbers_of_a_component_are_refused():
     lambda v: torch.zeros_like(v, dtype=torch.float64), lambda v: v.new_full([], True),
     lambda v: v.new_full((2,), 1j, dtype=torch.complex64)])
 def test_constants_read_no_tensor(make):
-    x = torch.rand(2, 3)
-    want, got, plan = run(make, (x,))
+    want, got, plan = run(make, (torch.rand(2, 3),))
     assert not plan.recording.calls[0].inputs
     assert torch.equal(got, want)
     assert got.dtype == want.dtype
@@ -95,10 +83,8 @@ def test_constants_read_no_tensor(make):
     lambda x: x.new_full((3,), torch.tensor(2.0))])
 def test_constants_of_more_than_a_shape_stay(make):
     """A layout, the number of a tensor, and requires_grad."""
-    x = torch.rand(2, 3)
-    want, recording = record(make, (x,), {}, Origins(make, (x,), {}))
-    assert recording.calls[-1].inputs
-    _, got, _ = run(make, (x,))
+    want, got, plan = run(make, (torch.rand(2, 3),))
+    assert plan.recording.calls[-1].inputs
     assert torch.equal(got, want)
     assert (got.stride(), got.requires_grad) == (want.stride(), want.requires_grad)
 
@@ -124,17 +110,13 @@ def test_what_reads_the_order_in_memory_is_exact(read: Any, is_late: bool) -> No
             torch.stack(made))
 
     x, v = torch.rand(T, B, N), torch.rand(B, N)
-    torch.manual_seed(2)
-    want = model(x, v)
     for exact in (False, True):
-        try:
-            fused = fuse(model, (x, v), verify=False, exact=exact)
-        except Refused as refused:
-            assert read is strided, refused
+        if read is strided:
+            with pytest.raises(Refused):
+                fuse(model, (x, v), verify=False, exact=exact)
         else:
-            assert read is not strided
-            torch.manual_seed(2)
-            assert torch.equal(fused(x, v), want)
+            fused = fuse(model, (x, v), verify=False, exact=exact)
+            compare_calls(fused, model, x, v, rtol=0, atol=0)
 
 
 def same(x: Tensor) -> Tensor:
@@ -143,6 +125,14 @@ def same(x: Tensor) -> Tensor:
 
 def drop(x: Tensor) -> Tensor:
     return F.dropout(x, 0.5)
+
+
+def integrate(currents: Iterable[Tensor], v: Tensor) -> Tensor:
+    made = []
+    for one in currents:
+        v = 0.9 * v + one
+        made.append(v)
+    return torch.stack(made)
 
 
 @pytest.mark.parametrize("draw", (
@@ -160,32 +150,21 @@ def test_draws_of_slices_in_the_loop_are_those_of_the_original(draw: Any, turn: 
         return torch.stack(made)
 
     x, w = torch.rand(B, T, N), torch.randn(N, N)
-    fused = fuse(model, (x, w))
-    for seed in (2, 3):
-        torch.manual_seed(seed)
-        want = model(x, w)
-        torch.manual_seed(seed)
-        torch.testing.assert_close(fused(x, w), want)
+    compare_calls(fuse(model, (x, w)), model, x, w, seeds=(2, 3))
 
 
 def test_a_draw_of_a_state_that_is_a_turned_argument_is_that_of_the_original() -> None:
     """The first iteration draws in the order of the argument, the others in that of results."""
     def model(x: Tensor, v: Tensor) -> Tensor:
         u = z = torch.zeros(B, N)
-        made = []
         for one in x:
             noise, v = F.alpha_dropout(v, 0.5, True), torch.sin(one)
             u = 0.9 * u + noise - z
             z = spike(u - 0.5)
-            made.append(z)
-        return torch.stack(made)
+        return u
 
     x, v = torch.rand(T, B, N), torch.rand(N, B).t()
-    fused = fuse(model, (x, v), verify=False)
-    torch.manual_seed(2)
-    want = model(x, v)
-    torch.manual_seed(2)
-    torch.testing.assert_close(fused(x, v), want)
+    compare_calls(fuse(model, (x, v), verify=False), model, x, v)
 
 
 def test_a_draw_that_keeps_its_loop_is_the_reason() -> None:
@@ -212,30 +191,17 @@ def test_draws_of_turned_tensors_are_those_of_the_original(
         before: Any, each: Any, behind: Any) -> None:
     """In the order of memory: of a batch that comes first, and of a result."""
     def model(x: Tensor, v: Tensor) -> Tensor:
-        made = []
-        for one in before(x):
-            v = 0.9 * v + each(one)
-            made.append(v)
-        return behind(torch.stack(made))
+        return behind(integrate(map(each, before(x)), v))
 
     x, v = torch.rand(B, T, N), torch.rand(B, N)
-    fused = fuse(model, (x, v))
-    for seed in (2, 3):
-        torch.manual_seed(seed)
-        want = model(x, v)
-        torch.manual_seed(seed)
-        torch.testing.assert_close(fused(x, v), want)
+    compare_calls(fuse(model, (x, v)), model, x, v, seeds=(2, 3))
 
 
 @pytest.mark.parametrize("read", (
     lambda x: x.expand(-1, -1, N).transpose(0, 1), lambda x: x.reshape(-1).unfold(0, N, 1)[:B]))
 def test_a_draw_of_the_kind_of_an_expanded_or_unfolded_tensor_is_refused(read: Any) -> None:
     def model(x: Tensor, v: Tensor) -> Tensor:
-        made = []
-        for one in drop(read(x)):
-            v = 0.9 * v + one
-            made.append(v)
-        return torch.stack(made)
+        return integrate(drop(read(x)), v)
 
     with pytest.raises(Refused, match="got an expanded or unfolded tensor"):
         fuse(model, (torch.rand(B, T, 1), torch.rand(B, N)))
