@@ -1,7 +1,7 @@
 """Small models to convert, and whether a converted one does what the original does."""
 import abc
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -66,8 +66,8 @@ class Stateful(Net):
         v = torch.zeros(x.shape[1], 4) if self.v is None else self.v.detach()
         z = torch.zeros_like(v)
         self.log = []
-        for t in range(len(x)):
-            v = self.beta * v + self.project(x[t]) + self.back(z)
+        for x_t in x:
+            v = self.beta * v + self.project(x_t) + self.back(z)
             z = triangle(v - 0.3)
             self.log.append(z)
         with torch.no_grad():
@@ -93,7 +93,7 @@ def draw_x(T: int = 3, seed: int = 0) -> Tensor:
     return 2 * torch.rand(T, 2, 5, generator=torch.Generator().manual_seed(seed))
 
 
-def make_pair(kind: type[Any] = Net) -> tuple[Any, Any]:
+def make_pair(kind: Callable[[], Any] = Net) -> tuple[Any, Any]:
     """A converted model and a copy of the original."""
     torch.manual_seed(0)
     original = kind()

@@ -9,7 +9,7 @@ from torch import Tensor
 from lsnn_ext import fuse
 from lsnn_ext.loops.ir import Refused
 from lsnn_ext.zoo.surrogates import triangle
-from small_loops import compare, random, run
+from small_loops import compare, compare_calls, random, run, run_cells
 
 T, B, N, D = 12, 3, 5, 6
 
@@ -57,14 +57,8 @@ def test_delays_between_layers(name: str, start: Callable[..., Tensor]) -> None:
     lambda x, t: x.transpose(0, 1)[:, t:t + 2].reshape(B, -1)[:, :N],
     lambda x, t: x.movedim(0, -1)[..., t:t + 2].mean(-1), lambda x, t: x[-t - 3:-t - 1].mean(0)])
 def test_windows_of_the_input(take: Callable[[Tensor, int], Tensor]) -> None:
-    def run(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        v = z = torch.zeros(B, N, dtype=x.dtype)
-        made = []
-        for t in range(T):
-            v = 0.9 * v + take(x, t) + z @ w - z
-            z = triangle(v - 0.5)
-            made.append(z)
-        return torch.stack(made), v
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        return run_cells((take(x, t) for t in range(T)), w, B)
 
     plan = compare(run, random(T + 4, B, N).abs(), random(N, N))
     assert not any(stage.kind in ("loop", "in order") for stage in plan.stages)
@@ -114,10 +108,7 @@ def test_other_parts_are_equal_or_refused(look: Callable[..., Any], has_grad: bo
         fused = fuse(run, given)
     except Refused:
         return
-    made, wanted = fused(*given), run(*given)
-    torch.testing.assert_close(made, wanted)
-    torch.testing.assert_close(*(torch.autograd.grad(one.cos().sum(), given[1])
-                                 for one in (made, wanted)))
+    compare_calls(fused, run, *given)
 
 
 # --------------------------------------------------------------------- several writes of a buffer
@@ -138,7 +129,7 @@ SEVERAL: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "broadcast": ((T, 2, B, N), lambda x, t, y, z: (put(x, (t, 0), y[:, :1]), put(x, (t,), z))),
     "axes of 1": ((T, 2, B, N), lambda x, t, y, z: (
         put(x, (t, 0), y[None]), put(x, (t, 1), z[None, None])))}
-STAYING: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
+STAYING: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {  # their order matters
     "two times": ((T, B, N), lambda x, t, y, z: (put(x, t, y), put(x, T - 1 - t, z))),
     "one time again": ((T, 2, B, N), lambda x, t, y, z: (
         put(x, (t // 2, 0), y), put(x, (t // 2,), z))),
@@ -150,7 +141,10 @@ def put(x: Tensor, index: Any, value: Tensor) -> None:
     x[index] = value
 
 
-def write_several(size: tuple[int, ...], write: Callable[..., Any]) -> Callable[..., Any]:
+@pytest.mark.parametrize("name", [*SEVERAL, *STAYING])
+def test_several_writes_in_each_step(name: str) -> None:
+    size, write = (SEVERAL | STAYING)[name]
+
     def model(x: Tensor, w: Tensor, u: Tensor) -> tuple[Tensor, ...]:
         kept = x.new_zeros(size)
         v = z = s = y = x.new_zeros(B, N)
@@ -162,24 +156,14 @@ def write_several(size: tuple[int, ...], write: Callable[..., Any]) -> Callable[
             write(kept, t, y, z)
         return kept, y
 
-    return model
-
-
-@pytest.mark.parametrize("name", SEVERAL)
-def test_several_writes_in_each_step_are_one_each(name: str) -> None:
-    plan = compare(write_several(*SEVERAL[name]), *several_given(), fused=2)
-    assert sum(stage.kind == "written" for stage in plan.stages) == 1
-
-
-@pytest.mark.parametrize("name", STAYING)
-def test_writes_whose_order_matters_stay(name: str) -> None:
-    want, got, plan = run(write_several(*STAYING[name]), several_given())
-    assert "loop" in {stage.kind for stage in plan.stages}
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
-
-
-def several_given() -> tuple[Tensor, ...]:
-    return random(T, B, N), random(N, N, scale=0.3), random(N, N, scale=0.3, seed=1)
+    given = random(T, B, N), random(N, N, scale=0.3), random(N, N, scale=0.3, seed=1)
+    if name in SEVERAL:
+        plan = compare(model, *given, fused=2)
+        assert sum(stage.kind == "written" for stage in plan.stages) == 1
+    else:
+        want, got, plan = run(model, given)
+        assert "loop" in {stage.kind for stage in plan.stages}
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
 # ------------------------------------------------------------------------------- shift registers
@@ -209,8 +193,7 @@ def test_shift_registers_are_delays(name: str) -> None:
     axis, shift, read = SHIFTED[name]
 
     def model(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        v, past = x.new_zeros(B, N), x.new_zeros(D, B, N).movedim(0, axis)
-        past = past.contiguous()
+        v, past = x.new_zeros(B, N), x.new_zeros(D, B, N).movedim(0, axis).contiguous()
         made = []
         for one in x:
             v = 0.8 * v + one + read(past) @ w
@@ -269,9 +252,7 @@ def test_shifts_partly_under_no_grad(change: Callable[..., Tensor]) -> None:
         fused = fuse(model, given, verify=False)
     except Refused:
         return
-    gradients = [torch.autograd.grad(sum(one.cos().sum() for one in run(*given)), given[1])
-                 for run in (fused, model)]
-    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+    compare_calls(fused, model, *given, rtol=1e-9, atol=1e-9)
 
 
 def test_a_leaf_is_shifted_first_and_inputs_stay_whole() -> None:

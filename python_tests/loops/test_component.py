@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lsnn_ext import fuse
 from lsnn_ext.loops.plan import Plan
-from small_loops import close, compare, over, random, run, spike
+from small_loops import close, compare, find_components, over, random, run, spike
 
 T, B, N, I = 7, 5, 6, 4
 
@@ -35,8 +35,7 @@ def ones_and_zeros(*shape: int, seed: int = 0) -> Tensor:
 
 def currents(plan: Plan) -> int:
     """Of the first component in a kernel."""
-    run = next(stage.run for stage in plan.stages if stage.kind == "fused")
-    return len(run.__self__.found.currents)
+    return len(find_components(plan)[0].found.currents)
 
 
 def test_alif():
@@ -318,7 +317,7 @@ def test_equal_layers_share_their_kernels():
 
     plan = compare(model, random(T, B, N), random(N, N), random(B, N), random(B, N, seed=1),
                    fused=2)
-    first, second = (stage.run.__self__ for stage in plan.stages if stage.kind == "fused")
+    first, second = find_components(plan)
     assert first.neuron is second.neuron
 
 

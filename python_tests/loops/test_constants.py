@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compare import assert_same
+from compare import assert_same, weighted_gradients
 from lsnn_ext.loops.model import convert
 
 T, B, N = 12, 3, 5
@@ -78,10 +78,8 @@ def _check(model: Layer, theirs: Layer, x: Tensor) -> None:
         for side in (model, theirs):
             spikes = side(x)
             assert bool(spikes.any())
-            gradients: tuple[Tensor, ...] = ()
-            if spikes.requires_grad:
-                gradients = torch.autograd.grad((spikes * x.detach()).sum(),
-                                                [x, *side.parameters()])
+            gradients = (weighted_gradients([spikes], [x, *side.parameters()])
+                         if spikes.requires_grad else ())
             sides.append((spikes, *gradients))
         assert_same("spikes and gradients", *sides, tolerance=1e-12)
 
@@ -129,17 +127,15 @@ def test_fused_or_refused(kind: str, reason: str) -> None:
 
 
 # --------------------------------------------------------------- torch.full of numbers and sizes
-FILLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "full": lambda x, level: torch.full((3, 4), level),
-    "full by name": lambda x, level: torch.full(size=(3, 4), fill_value=level),
-    "full_like": torch.full_like,
-    "new_full": lambda x, level: x.new_full((3, 4), level)}
-SIZES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "full": lambda x, level: torch.full((3, 3 + (level > 0).long()), 1.0),
-    "full by name": lambda x, level: torch.full(
-        size=(3, 3 + (level > 0).long()), fill_value=1.0),
-    "full with a tensor": lambda x, level: torch.full((3, 3 + (level > 0).long()), level),
-    "zeros": lambda x, level: torch.zeros(3, 3 + (level > 0).long())}
+FILLS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda x, level: torch.full((3, 4), level),
+    lambda x, level: torch.full(size=(3, 4), fill_value=level), torch.full_like,
+    lambda x, level: x.new_full((3, 4), level)]
+SIZES: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda x, level: torch.full((3, 3 + (level > 0).long()), 1.0),
+    lambda x, level: torch.full(size=(3, 3 + (level > 0).long()), fill_value=1.0),
+    lambda x, level: torch.full((3, 3 + (level > 0).long()), level),
+    lambda x, level: torch.zeros(3, 3 + (level > 0).long())]
 
 
 class Started(nn.Module):
@@ -158,29 +154,18 @@ class Started(nn.Module):
         return v
 
 
-@pytest.mark.parametrize("name", FILLS)
-def test_number_is_read_in_each_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LSNN_COMPILE", "0")
-    x = torch.randn(8, 3, 4)
-    original = Started(FILLS[name])
-    model, report = convert(Started(FILLS[name]), x)
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(("start", "is_size"), [
+    *((one, False) for one in FILLS), *((one, True) for one in SIZES)])
+def test_a_number_is_read_in_each_call(start: Callable[..., Tensor], is_size: bool) -> None:
+    x, original = torch.randn(8, 3, 4), Started(start)
+    model, report = convert(Started(start), x)
     assert report.converted, str(report)
-    for level in (0.5, 0.5, -0.25):
+    for level in (0.5, 0.75, 0.5, -0.25):
         original.level.fill_(level)
         model.level.fill_(level)
-        assert torch.allclose(model(x), original(x), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_size_by_a_number_is_compared_in_each_call(name: str) -> None:
-    x = torch.randn(8, 3, 4)
-    original = Started(SIZES[name])
-    model, report = convert(Started(SIZES[name]), x)
-    assert report.converted, str(report)
-    for level in (0.5, 0.75, 0.5):
-        original.level.fill_(level)
-        model.level.fill_(level)
-        assert torch.allclose(model(x), original(x), rtol=1e-6, atol=1e-6)
-    model.level.fill_(-0.25)
-    with pytest.raises(RuntimeError, match="size"):
-        model(x)
+        if is_size and level < 0:
+            with pytest.raises(RuntimeError, match="size"):
+                model(x)
+        else:
+            assert torch.allclose(model(x), original(x), rtol=1e-6, atol=1e-6)

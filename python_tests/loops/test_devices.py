@@ -14,8 +14,8 @@ from lsnn_ext.loops import convert
 from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
-from surrogates import SpyTorch
-from test_six_loops import MODELS, build
+from small_loops import run_cells
+from test_public_loops import MODELS, build
 
 META = torch.device("meta")  # stands for a GPU: its operators refuse tensors of the CPU
 N = 7
@@ -36,14 +36,8 @@ def test_other_default_device_records_anew() -> None:
     """torch.zeros without a device makes tensors on the default one."""
     class Model(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            v = torch.zeros(x.shape[1:])
-            spikes = []
-            for x_t in x:
-                v = 0.9 * v + x_t.to(v)
-                z = SpyTorch.apply(v - 1.0)
-                v = v - z
-                spikes.append(z)
-            return torch.stack(spikes)
+            w = torch.zeros(N, N)
+            return run_cells((x_t.to(w) for x_t in x), w, 2)
 
     x = torch.rand(5, 2, N)
     model, report = convert(Model(), x)

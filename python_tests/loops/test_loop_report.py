@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from converted_nets import Net, draw_x
-from lsnn_ext.loops import convert
+from lsnn_ext.loops import Refused, convert, fuse
 from lsnn_ext.loops.report import Report, Speed, describe, measure_speed
 from lsnn_ext.loops.verify import verify
 from lsnn_ext.zoo.surrogates import super_spike
@@ -88,14 +88,17 @@ class Branching(Net):
 
 
 def test_report_of_what_is_refused():
-    _, report = convert(Branching(), draw_x(T))
-    assert not report.converted
+    model, report = convert(Branching(), draw_x(T))
+    line = line_of(__file__, "# line of the branch")
+    assert type(model) is Branching and not report.converted
     assert str(report).startswith("Branching: not converted: ")
-    assert line_of(__file__, "# line of the branch") in str(report)
+    assert line in str(report)
+    with pytest.raises(Refused, match=f"{line}: __float__"):
+        fuse(model.forward, draw_x(T))
 
 
-@pytest.mark.parametrize(("T", "N", "converted"), [(4, 8, False), (8, 400_000, True),
-                                                   (100, 8, True)])
+@pytest.mark.parametrize(("T", "N", "converted"), [
+    (4, 8, False), (8, 400_000, True), (100, 8, True)])
 def test_what_would_not_be_faster_stays(monkeypatch, T, N, converted):
     """A kernel takes longer than a few calls of torch with a few numbers."""
     monkeypatch.undo()  # of conftest.py
@@ -103,12 +106,10 @@ def test_what_would_not_be_faster_stays(monkeypatch, T, N, converted):
     class Leaky(nn.Module):
         def forward(self, x):
             v = z = x.new_zeros(x.shape[1:])
-            out = []
             for one in x:
                 v = 0.9 * v + one - z
                 z = spike(v - 1)
-                out.append(z)
-            return torch.stack(out)
+            return z
 
     model, report = convert(Leaky(), torch.rand(T, N))
     assert report.converted is converted

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import small_loops
 from lsnn_ext import convert, fuse
-from small_loops import compare, run, spike
+from small_loops import compare, compare_calls, find_components, run, run_cells, spike
 
 T, I = 9, 3
 
@@ -88,9 +88,8 @@ def check(seed: int, has_now: bool = False) -> None:
         plan = compare(run, *given)
     except AssertionError as error:
         raise AssertionError(f"seed {seed}, sizes {sizes}") from error
-    (found,) = [stage.run.__self__.found  # type: ignore[attr-defined]
-                for stage in plan.stages if stage.kind == "fused"]
-    assert {*found.sizes} <= {*sizes}
+    (component,) = find_components(plan)
+    assert {*component.found.sizes} <= {*sizes}
 
 
 @pytest.mark.parametrize("has_now", [False, True])
@@ -148,8 +147,7 @@ def test_axis_of_its_own(is_now: bool, B: int) -> None:
 
     plan = compare(model, *(small_loops.random(*shape, seed=k) for k, shape in enumerate(
         [(T, B, I), (I + 5, 15), (I + 5, 15), (5, 3), (5,)])))
-    (found,) = [stage.run.__self__.found  # type: ignore[attr-defined]
-                for stage in plan.stages if stage.kind == "fused"]
+    found = find_components(plan)[0].found
     assert found.retiming.groups == 1 + is_now
     assert len(found.shared_states) < len(found.registers)
 
@@ -179,20 +177,12 @@ def test_what_means_nothing_in_a_copy_passes_no_gradient() -> None:
 
     fused = fuse(hold, draw_held(0.05))
     for level in (0.05, 0.5, 1.0):
-        given = draw_held(level)
-        gradients = [torch.autograd.grad(sum(one.sum() for one in run(*given)), given[1:])
-                     for run in (fused, hold)]
-        assert all(one.isfinite().all() for one in gradients[1])
-        torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+        compare_calls(fused, hold, *draw_held(level), rtol=1e-8, atol=1e-8)
 
 
 def test_no_items() -> None:
     def model(x: Tensor, w: Tensor) -> Tensor:
-        v = z = x.new_zeros(x.shape[1], 6)
-        for one in x:
-            v = 0.9 * v + one + z @ w
-            z = spike(v - 0.5)
-        return v
+        return run_cells(x, w, x.shape[1]).sum(0)
 
     w = small_loops.random(6, 6).requires_grad_()
     fused = fuse(model, (small_loops.random(T, 4, 6), w))

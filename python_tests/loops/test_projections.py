@@ -199,24 +199,3 @@ def test_names_repeated_inputs_and_switches(run: Callable[..., Any], inputs: int
                      for shape in ((T, B, inputs), (N, I), (N, N), (N,)))
     given = (x, w_in, w, b)
     compare_calls(fuse(run, given, verify=False), run, *given, rtol=1e-9, atol=1e-9)
-
-
-def run_shared(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    current = F.linear(x, w_in, b)
-    return run_cells(current, w), current, current.transpose(0, 1)
-
-
-def run_parts(x: Tensor, w_in: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    current = F.linear(x, w_in, b)
-    parts = current.unbind(0)
-    return run_cells(parts, w), torch.stack(parts), current, current.transpose(0, 1)[1], parts[2]
-
-
-@pytest.mark.parametrize("run", [run_shared, run_parts])
-def test_results_share_memory_where_those_of_the_original_do(run: Callable[..., Any]) -> None:
-    given = torch.rand(T, B, I), torch.rand(N, I), torch.rand(N, N), torch.rand(N)
-    results = fuse(run, given)(*given), run(*given)
-    for made in results:
-        for k, one in enumerate(made):
-            one.add_(k)
-    torch.testing.assert_close(*results)

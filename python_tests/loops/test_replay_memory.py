@@ -120,42 +120,6 @@ def test_a_part_of_the_steps_is_copied_in_parts(monkeypatch: pytest.MonkeyPatch)
     compare_calls(lambda *_: made, torch.nn.functional.linear, part, w)
 
 
-def test_results_that_no_iteration_changes_are_tensors_of_their_own() -> None:
-    def run(x: Tensor) -> tuple[Tensor, ...]:
-        v = torch.zeros(B, N)
-        others = [torch.zeros(B, N) for _ in range(6)]
-        for t in range(T):
-            v = 0.9 * v + x[t]
-        return v, *others
-
-    x = torch.rand(T, B, N)
-    fused = fuse(run, x)
-    fused(x)
-    _, first, second, *_ = fused(x)
-    first += 1
-    assert not second.any()
-
-
-def test_results_share_no_memory() -> None:
-    """Neither with an input that is stacked again, nor with each other."""
-    def model(x: Tensor) -> tuple[Tensor, ...]:
-        v, seen, membranes = torch.zeros(B, N), [], []
-        for t in range(T):
-            v = 0.9 * v + torch.tanh(x[t])
-            seen.append(x[t])
-            membranes.append(v)
-        return (torch.stack(seen), torch.stack(seen).flatten(1), torch.stack(membranes),
-                torch.stack(membranes), torch.stack(membranes[3:]))
-
-    x = torch.rand(T, B, N)
-    fused = fuse(model, x)
-    for _ in range(2):
-        results = fused(x)
-        assert all(map(torch.equal, results, model(x)))
-        storages = {one.untyped_storage()._cdata for one in (x, *results)}
-        assert len(storages) == 1 + len(results)
-
-
 class Peeled(nn.Module):
     """Another input in the first iteration, whose results are not read."""
 

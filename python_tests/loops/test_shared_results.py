@@ -1,4 +1,5 @@
-"""Results of a replay share memory where those of the original do, and nowhere else."""
+"""Results and states of a replay share memory where those of the original do, and nowhere else."""
+import copy
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -6,40 +7,75 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from converted_nets import draw_x, plans_are_useful, seen_replays  # noqa: F401
 from lsnn_ext.loops import convert, fuse
+from small_loops import run_cells
 
-
-def test_views_of_results_share_memory() -> None:
-    fused = fuse(share, draw_x())
-    for _ in range(2):
-        turned, detached = fused(draw_x())
-        detached.fill_(3.0)
-        assert bool((turned == 3.0).all())
-    fused = fuse(keep_last, draw_x())
-    for _ in range(2):
-        out, last = fused(draw_x())
-        last.fill_(3.0)
-        assert not bool((out == 3.0).any())
+T, B, N = 20, 3, 5
 
 
 def integrate(x: Tensor) -> list[Tensor]:
-    v, out = torch.zeros(2, 5), []
+    v, out = torch.zeros_like(x[0]), []
     for x_t in x:
         v = 0.9 * v + x_t
         out.append(v)
     return out
 
 
-def keep_last(x: Tensor) -> tuple[Tensor, Tensor]:
+def share(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    turned = torch.stack(integrate(x)).transpose(0, 1)
+    return turned, turned.detach()
+
+
+def keep_last(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
     out = integrate(x)
     return torch.stack(out), out[-1].detach()
 
 
-def share(x: Tensor) -> tuple[Tensor, Tensor]:
-    turned = torch.stack(integrate(x)).transpose(0, 1)
-    return turned, turned.detach()
+def stack_again(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    """An input and a state, in memory of their own."""
+    seen = list(x.unbind(0))
+    states = integrate(torch.tanh(x))
+    return (torch.stack(seen), torch.stack(seen).flatten(1), torch.stack(states),
+            torch.stack(states), torch.stack(states[3:]))
+
+
+def return_zeros(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    """Tensors that no iteration changes."""
+    others = [torch.zeros(B, N) for _ in range(6)]
+    return integrate(x)[-1], *others
+
+
+def project(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    current = F.linear(x, w)
+    return run_cells(current, w, B), current, current.transpose(0, 1)
+
+
+def project_parts(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    current = F.linear(x, w)
+    parts = current.unbind(0)
+    return (run_cells(parts, w, B), torch.stack(parts), current, current.transpose(0, 1)[1],
+            parts[2])
+
+
+@pytest.mark.filterwarnings("error")  # a replay that raises runs the original
+@pytest.mark.parametrize("run", [share, keep_last, stack_again, return_zeros, project,
+                                 project_parts])
+def test_results_share_memory(run: Callable[..., Any]) -> None:
+    """Each result is changed: a number shows by which ones."""
+    x, w = torch.rand(T, B, N), torch.rand(N, N)
+    fused = fuse(run, (x, w))
+    for _ in range(2):
+        given = [(x.clone(), w) for _ in range(2)]
+        results = [call(*args) for call, args in zip((fused, run), given, strict=True)]
+        torch.testing.assert_close(*results)
+        for made in results:
+            for k, one in enumerate(made):
+                one.add_(2**k)
+        torch.testing.assert_close(*results)
+        torch.testing.assert_close(*given)
 
 
 class Keeps(nn.Module):
@@ -100,14 +136,113 @@ def test_a_part_that_nothing_has_written_has_a_gradient() -> None:
 def test_a_view_of_a_parameter_under_no_grad() -> None:
     """It requires a gradient, and has no backward pass."""
     def run(x: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
-        v, total = torch.zeros(2, 5), torch.zeros(2, 5)
-        for x_t in x:
-            v = 0.9 * v + x_t
-            total += v
-        return total, log_std.expand_as(total)
+        last = integrate(x)[-1]
+        return last, log_std.expand_as(last)
 
     given = draw_x(), torch.zeros(5, requires_grad=True)
     with torch.no_grad():
         fused = fuse(run, given)
         for one, other in zip(fused(*given), run(*given), strict=True):
             assert torch.equal(one, other) and one.requires_grad == other.requires_grad
+
+
+class Viewed(nn.Module):
+    """Keeps a view of a parameter as its state."""
+
+    def __init__(self, is_view: bool) -> None:
+        super().__init__()
+        self.start, self.is_view = nn.Parameter(torch.rand(4)), is_view
+        self.s: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.start.expand(2, 4) if self.s is None else self.s
+        self.s = s.detach() if self.is_view else s.detach().clone()
+        return integrate(x * s)[-1]
+
+
+def test_a_state_that_changes_with_a_parameter_is_refused() -> None:
+    x = torch.rand(20, 2, 4)
+    assert convert(Viewed(False), x)[1].converted
+    report = convert(Viewed(True), x)[1]
+    assert report.reason.startswith("start: expected states in other memory")
+
+
+class ReturnsView(nn.Module):
+    """Returns a view of a parameter, as actors do of a deviation."""
+
+    def __init__(self, is_in_loop: bool) -> None:
+        super().__init__()
+        self.log_std, self.is_in_loop = nn.Parameter(torch.rand(4)), is_in_loop
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        v = torch.zeros(2, 4)
+        for t in range(20):
+            v = 0.9 * v + torch.tanh(x[t] + v)
+            std = self.log_std.expand_as(v) if self.is_in_loop or not t else std  # noqa: F821
+        return v, std, self.log_std[1:].detach()
+
+
+@pytest.mark.parametrize("is_in_loop", [False, True])
+def test_a_view_of_a_parameter_is_a_result(is_in_loop: bool) -> None:
+    x = torch.rand(20, 2, 4)
+    original, (model, report) = ReturnsView(is_in_loop), convert(ReturnsView(is_in_loop), x)
+    assert report.converted is not is_in_loop
+    original.load_state_dict(model.state_dict())
+    made, wanted = model(x), original(x)
+    torch.testing.assert_close(made, wanted)
+    assert [one.requires_grad for one in made] == [False, True, False]
+    with torch.no_grad():
+        model.log_std += 1  # as the step of an optimizer
+    torch.testing.assert_close(made[1:], (wanted[1] + 1, wanted[2] + 1))
+
+
+class KeepsInputs(nn.Module):
+    """Keeps views of its input until the next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back, self.kept = nn.Linear(5, 5), {"x": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept["x"] = []
+        self.kept["x"] += x.unbind(0)
+        return run_cells(self.kept["x"], self.back.weight, x.shape[1])
+
+
+def test_states_that_the_call_replaces_share_no_memory_with_new_ones() -> None:
+    model, x = KeepsInputs(), torch.randn(9, 3, 5)
+    original = copy.deepcopy(model)
+    model, report = convert(model, x)
+    assert report.converted
+    for _ in range(3):
+        torch.testing.assert_close(model(x), original(x))
+    assert all(entry.plan is not None for entry in model._lsnn_replayer.all())
+
+
+class Writes(nn.Module):
+    """Writes to what it has as attributes."""
+
+    def __init__(self, write: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.start, self.write = nn.Parameter(torch.ones(2, 4)), write
+        self.register_buffer("b", torch.ones(2, 4))
+        self.s: Any = 0.5 * self.start
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write(self)
+        v = torch.zeros(2, 4)
+        for one in x:
+            v = 0.9 * v + torch.tanh(one + v)
+        return v
+
+
+@pytest.mark.parametrize("write, reason", (
+    (lambda model: model.b.mul_(2).t_(), "t_: expected no write to a parameter"),
+    (lambda model: model.b.mul_(2).requires_grad_(), "requires_grad_: expected no write to a"),
+    (lambda model: model.start.detach_(), "detach_: expected no write to a parameter"),
+    (lambda model: model.s.detach_().fill_(2), "fill_: expected no write to an attribute after"),
+    (lambda model: model.s.detach_().t_(), "t_: expected no write to an attribute after")))
+def test_a_write_that_changes_the_kind_of_an_attribute_is_refused(
+        write: Callable[[Any], Any], reason: str) -> None:
+    report = convert(Writes(write), torch.rand(20, 2, 4))[1]
+    assert reason in report.reason
