@@ -78,7 +78,7 @@ class Stateful(Net):
 
 class Random(Net):
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        return super().forward(nn.functional.dropout(x, 0.5) + torch.rand(3, 2, 5))
+        return super().forward(nn.functional.dropout(x, 0.5) + torch.rand(x.shape))
 
 
 class Smooth(Net):
