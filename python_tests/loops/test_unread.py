@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from converted_nets import Net, draw_x, plans_are_useful, seen_replays
+import converted_nets
+from converted_nets import Net, plans_are_useful, seen_replays
 from lsnn_ext.loops import convert
 from lsnn_ext.loops.unread import Unread
 
@@ -49,6 +50,10 @@ class Logs(Net):
             log.append(self.note(z, v))
         self.mean += z.detach().mean(0)
         return torch.stack(spikes), self.end(self, log)
+
+
+def read_spikes(z: Tensor, v: Tensor) -> Any:
+    return z.sum().item()
 
 
 def sum_in_order(self: Any, log: list[Any]) -> Any:
@@ -84,16 +89,16 @@ def list_anew(self: Any, log: list[Any]) -> Any:
 
 
 GOOD = {
-    "item": (lambda z, v: z.sum().item(), sum_in_order),
+    "item": (read_spikes, sum_in_order),
     "membranes": (lambda z, v: v.mean().item(), sum_in_order),
     "integers": (lambda z, v: (z > 0).sum().item(), sum_in_order),
-    "attributes": (lambda z, v: z.sum().item(), count),
-    "moved": (lambda z, v: z.sum().item(), move),
+    "attributes": (read_spikes, count),
+    "moved": (read_spikes, move),
     "arrays": (lambda z, v: (z.detach().numpy(), v.detach().cpu().numpy().mean(1)), None),
     "array attribute": (lambda z, v: v.detach().numpy(), keep),
     "NumPy": (lambda z, v: np.float32(2) * v.detach().numpy().mean(), sum_in_order),
     "functions": (lambda z, v: (np.mean(v.detach().numpy()), np.abs(v.detach().numpy())), None),
-    "list attribute": (lambda z, v: z.sum().item(), list_anew),
+    "list attribute": (read_spikes, list_anew),
     "buffer": (lambda z, v: 0, lambda self, log: (self.mean.sum().item(), self.mean.tolist())),
     "protocols": (lambda z, v: [isinstance(z.mean().item(), one) for one in (
         float, Hashable, Iterable)] + [hasattr(z.mean().item(), "__len__")], None),
@@ -155,10 +160,14 @@ if sys.version_info >= (3, 12):  # where sum has another order of additions for 
     BAD["sum"] = GOOD.pop("sum")[0]
 
 
-def make(note: Any, end: Any) -> Any:
+def make(note: Any = read_spikes, end: Any = None) -> Any:
     torch.manual_seed(0)
     members = {"note": staticmethod(note)} | ({} if end is None else {"end": staticmethod(end)})
     return type("Logs", (Logs,), members)().double()
+
+
+def draw_x(T: int = 3, seed: int = 0) -> Tensor:
+    return converted_nets.draw_x(T, seed).double()
 
 
 def call(model: Any, x: Tensor) -> list[Any]:
@@ -185,13 +194,13 @@ def assert_same(got: list[Any], want: list[Any]) -> None:
 def test_numbers_are_those_of_the_original(name: str) -> None:
     model = make(*GOOD[name])
     original = copy.deepcopy(model)
-    model, report = convert(model, draw_x().double())
+    model, report = convert(model, draw_x())
     assert report.converted, report.reason
     assert_same([model.total, model.rate, model.calls], [0, None, 0])
     for k in range(6):
         if k == 4:
             model.total = original.total = 0.5
-        x = draw_x(4 if k == 3 else 3, seed=k).double()
+        x = draw_x(4 if k == 3 else 3, seed=k)
         assert_same(call(model, x), call(original, x))
     assert len(seen_replays) >= 2
 
@@ -200,10 +209,10 @@ def test_numbers_are_those_of_the_original(name: str) -> None:
 def test_a_number_that_is_read_is_refused(name: str) -> None:
     model = make(BAD[name], None)
     before = copy.deepcopy(model.state_dict())
-    model, report = convert(model, draw_x().double())
+    model, report = convert(model, draw_x())
     assert not report.converted and report.reason
     torch.testing.assert_close(model.state_dict(), before)
-    assert_same(call(model, draw_x().double()), call(make(BAD[name], None), draw_x().double()))
+    assert_same(call(model, draw_x()), call(make(BAD[name], None), draw_x()))
 
 
 def test_a_recording_has_no_effects() -> None:
@@ -212,12 +221,12 @@ def test_a_recording_has_no_effects() -> None:
         self.kept.append(len(log))
         return torch.rand(1), nn.functional.dropout(torch.ones(9)), log
 
-    model = make(lambda z, v: z.sum().item(), end)
+    model = make(end=end)
     model.kept = []
     original = copy.deepcopy(model)
-    model, report = convert(model, draw_x().double())
+    model, report = convert(model, draw_x())
     assert report.converted and model.kept == []
-    x = draw_x(5).double()  # recorded
+    x = draw_x(5)  # recorded
     for _ in range(2):
         assert_same(call(model, x), call(original, x))
         assert model.kept == original.kept
@@ -231,11 +240,11 @@ def test_an_error_at_a_later_recording_leaves_no_trace() -> None:
             raise ValueError("five")
         return log
 
-    model = make(lambda z, v: z.sum().item(), end)
+    model = make(end=end)
     original = copy.deepcopy(model)
-    model, _ = convert(model, draw_x().double())
+    model, _ = convert(model, draw_x())
     for k, T in enumerate((3, 5, 3, 4)):
-        x = draw_x(T, seed=k).double()
+        x = draw_x(T, seed=k)
         if T == 5:
             for one in (model, original):
                 with pytest.raises(ValueError, match="five"):
@@ -266,10 +275,10 @@ class Remembers(Logs):
 def test_a_state_with_a_history() -> None:
     torch.manual_seed(0)
     original = Remembers().double()
-    model, report = convert(copy.deepcopy(original), draw_x().double())
+    model, report = convert(copy.deepcopy(original), draw_x())
     assert report.converted, report.reason
     for k in range(4):
-        x = draw_x(seed=k).double()
+        x = draw_x(seed=k)
         results = [one(x) for one in (model, original)]
         for out, *_ in results:
             out.sum().backward(retain_graph=True)
@@ -283,33 +292,17 @@ def test_a_state_with_a_history() -> None:
 def test_results_share_memory_as_those_of_the_original() -> None:
     torch.manual_seed(0)
     original = Remembers().double()
-    model, _ = convert(copy.deepcopy(original), draw_x().double())
+    model, _ = convert(copy.deepcopy(original), draw_x())
     for one in (model, original):
         one.v = None
-        one(draw_x().double())
+        one(draw_x())
         one.v = None
-        out, last, array = one(draw_x().double())
+        out, last, array = one(draw_x())
         array[:] = 7.0
         assert bool((last == 7.0).all()) and not bool((out == 7.0).any())
         last.fill_(3.0)
         assert bool((array == 3.0).all()) and not bool((out == 3.0).any())
         assert bool((one.v == 3.0).all())
-
-
-def test_a_model_that_cannot_be_copied_is_refused() -> None:
-    model = make(lambda z, v: z.sum().item(), None)
-    model.lock = threading.Lock()
-    _, report = convert(model, draw_x().double())
-    assert not report.converted and "copy.deepcopy" in report.reason
-
-
-def test_a_number_outside_of_the_model_is_refused() -> None:
-    def end(self: Any, log: list[Any]) -> Any:
-        Logs.kept.append(log[0])
-
-    model, report = convert(make(lambda z, v: z.sum().item(), end), draw_x().double())
-    assert not report.converted and "attributes of the model" in report.reason
-    assert Logs.kept == []
 
 
 DEFAULT = (torch.ones(4, dtype=torch.float64),)
@@ -346,11 +339,11 @@ def test_a_copy_shares_defaults_but_never_reaches_the_model(is_hooked: bool) -> 
     model.load_state_dict(original.state_dict())
     if is_hooked:
         model.project.register_forward_hook(lambda module, args, out: out * model.gain)
-    model, report = convert(model, draw_x().double())
+    model, report = convert(model, draw_x())
     assert report.converted != is_hooked
     assert not is_hooked or "inside of the model" in report.reason or "copies" in report.reason
     for k in range(0 if is_hooked else 3):
-        x = draw_x(seed=k).double()
+        x = draw_x(seed=k)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # as of a replay that raises
             torch.testing.assert_close(model(x), original(x))
@@ -360,17 +353,12 @@ def test_a_copy_shares_defaults_but_never_reaches_the_model(is_hooked: bool) -> 
 REGISTRY: dict[Any, float] = {}
 
 
-def test_a_key_that_is_a_part_of_the_model_is_refused() -> None:
-    def note(z: Tensor, v: Tensor) -> float:
-        return z.sum().item()
+def look_up(self: Any, log: list[Any]) -> Any:
+    return log[0] * REGISTRY.get(weakref.ref(self.project), 1.0)
 
-    def end(self: Any, log: list[Any]) -> Any:
-        return log[0] * REGISTRY.get(weakref.ref(self.project), 1.0)
 
-    model = make(note, end)
-    REGISTRY[weakref.ref(model.project)] = 2.0
-    _, report = convert(model, draw_x().double())
-    assert not report.converted and "inside of the model" in report.reason
+def keep_outside(self: Any, log: list[Any]) -> None:
+    Logs.kept.append(log[0])
 
 
 def tag(self: Any, log: list[Any]) -> None:
@@ -382,16 +370,24 @@ def make_folder(self: Any, log: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(("end", "reason"), [
-    (tag, "back.weight: expected no new attributes of a tensor"), (make_folder, "mkdir")])
+    (look_up, "inside of the model"), (keep_outside, "attributes of the model"),
+    (tag, "back.weight: expected no new attributes of a tensor"), (make_folder, "mkdir"),
+    (None, "copy.deepcopy")])
 def test_effects_are_refused(end: Any, reason: str, tmp_path: Path,
                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a model that cannot be copied."""
     monkeypatch.chdir(tmp_path)
-    _, report = convert(make(lambda z, v: None, end), draw_x().double())
+    model = make((lambda z, v: None) if end in (tag, make_folder) else read_spikes, end)
+    REGISTRY[weakref.ref(model.project)] = 2.0
+    if end is None:
+        model.lock = threading.Lock()
+    _, report = convert(model, draw_x())
     assert not report.converted and reason in report.reason
+    assert Logs.kept == []
 
 
 def test_an_expanded_input_with_nan() -> None:
-    model, _ = convert(make(lambda z, v: z.sum().item(), None), draw_x().double())
+    model, _ = convert(make(), draw_x())
     x = torch.full((1, 2, 5), torch.nan, dtype=torch.float64).expand(3, 2, 5)
     assert bool(x.isnan().all()) and len(model(x)) == 2
     convert(make(lambda z, v: None, None), x)

@@ -15,7 +15,7 @@ from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.planner import Planner
 from lsnn_ext.loops.rounding import VerificationError, compare_gradients
 from lsnn_ext.loops.verify import check_order, verify
-from small_loops import line_of, prepare, random, spike
+from small_loops import line_of, prepare, random, run_cells, spike
 from surrogates import Triangle
 
 T, B, N, I = 9, 3, 5, 4
@@ -56,21 +56,28 @@ def prepare_model() -> tuple[Plan, Any]:
     return prepare(model, arguments())
 
 
+def find_loop(plan: Plan) -> tuple[int, Loop, list[Any]]:
+    """The place of the loop among the parts, the loop, and its stages."""
+    (place, (loop, stages)), = [(i, part) for i, part in enumerate(plan.parts)
+                                if not isinstance(part, Call)]
+    return place, loop, stages
+
+
+def find_calls(loop: Loop, name: str) -> list[int]:
+    """The positions of the calls of this name."""
+    return [q for q, one in enumerate(loop.body) if one.call.name == name]
+
+
 def tamper(plan: Plan, change: Callable[[Loop], Loop], has_order: bool = True) -> None:
     """Changes the loop of a plan.
 
     Args:
         has_order: only what runs; the loop that check_order sees stays right.
     """
-    (place, (loop, _)), = [(i, part) for i, part in enumerate(plan.parts)
-                           if not isinstance(part, Call)]
+    place, loop, _ = find_loop(plan)
     changed = change(loop)
     stages = Planner(changed, plan.recording, set(plan.layout.places), plan.live, False).stages()
     plan.parts[place] = (loop if has_order else changed, stages)
-
-
-def name_of(call: Call) -> str:
-    return str(getattr(call.function, "__name__", ""))
 
 
 def change_slots(loop: Loop, change: Callable[[Call, Any], Any]) -> Loop:
@@ -91,22 +98,16 @@ def find_fault(run: Callable[..., Any], *args: Any, match: str | None = None) ->
     return error.value
 
 
-def find_stage(plan: Plan, kind: str) -> tuple[int, Any, list[Any], int]:
-    """The place of the loop among the parts, the loop, its stages, and the first of this kind."""
-    i, (loop, stages) = next((i, part) for i, part in enumerate(plan.parts)
-                             if not isinstance(part, Call))
-    return i, loop, stages, next(k for k, stage in enumerate(stages) if stage.kind == kind)
-
-
 def run_otherwise(plan: Plan, kind: str, change: Callable[[Any, Any], None]) -> None:
-    """Changes the frame after a stage; change gets the stage and the frame."""
-    i, loop, stages, k = find_stage(plan, kind)
+    """Changes the frame after the first stage of a kind; change gets the stage and the frame."""
+    place, loop, stages = find_loop(plan)
+    stage = next(one for one in stages if one.kind == kind)
 
     def run(frame):
-        stages[k].run(frame)
-        change(stages[k], frame)
+        stage.run(frame)
+        change(stage, frame)
 
-    plan.parts[i] = (loop, [one._replace(run=run) if one is stages[k] else one for one in stages])
+    plan.parts[place] = (loop, [one._replace(run=run) if one is stage else one for one in stages])
 
 
 NEURON = "v = beta * v + x_t"  # the lines of the model
@@ -164,34 +165,9 @@ def test_written_values():
     assert (found.flips, found.replayed, found.gradients) == (0, 0, 2)
 
 
-def uninitialized(x, w):
-    """Memory with any numbers, before and in the loop, which is written to at once."""
-    v, z = torch.empty_like(x[0]).copy_(x[0]), torch.zeros(B, N).double()
-    out = []
-    for x_t in x.unbind(0):
-        v = 0.9 * v + x_t + torch.empty_like(z).copy_(z) @ w
-        z = spike(v - 1.0)
-        out.append(z)
-    return torch.stack(out)
-
-
-def test_uninitialized_memory():
-    for _ in range(3):
-        junk = [torch.full((B, N), 7.0).double() for _ in range(50)]
-        plan, result = prepare(uninitialized, [random(T, B, N), random(N, N)])
-        del junk
-        assert verify(plan, result).replayed == 0
-
-
 def drawn(x, w):
     """Dropout in each step."""
-    v, z = torch.zeros(B, N).double(), torch.zeros(B, N).double()
-    out = []
-    for x_t in x.unbind(0):
-        v = 0.9 * v + torch.nn.functional.dropout(x_t, 0.4) + z @ w
-        z = spike(v - 1.0)
-        out.append(z)
-    return torch.stack(out)
+    return run_cells((torch.nn.functional.dropout(x_t, 0.4) for x_t in x.unbind(0)), w, B)
 
 
 def test_random_draws_are_repeated():
@@ -243,9 +219,8 @@ def test_autocast(has_grad):
 # ------------------------------------------------------------------------------ wrong loops
 def other_slot(loop: Loop) -> Loop:
     """The readout takes the spike's argument for the spike."""
-    z = next(q for q, one in enumerate(loop.body) if isinstance(one.call.function, Apply))
+    (z,), y = find_calls(loop, "Triangle.apply"), find_calls(loop, "matmul")[-1]
     (v,) = loop.body[z].slots
-    y = max(q for q, one in enumerate(loop.body) if name_of(one.call) == "matmul")
     body = list(loop.body)
     body[y] = body[y]._replace(slots=tuple(v if slot == Now(z, 0) else slot
                                            for slot in body[y].slots))
@@ -254,7 +229,7 @@ def other_slot(loop: Loop) -> Loop:
 
 def other_lag(loop: Loop) -> Loop:
     """The readout is that of two steps before."""
-    y = max(q for q, one in enumerate(loop.body) if name_of(one.call) == "add")
+    y = find_calls(loop, "add")[-1]
     return change_slots(loop, lambda _, slot: slot._replace(
         lag=2, initial=slot.initial * 2) if isinstance(slot, Before) and slot.position == y
         else slot)
@@ -337,10 +312,9 @@ def test_another_reset_gradient():
     plan, result = prepare_model()
 
     def change(loop: Loop) -> Loop:
-        z = next(q for q, one in enumerate(loop.body) if isinstance(one.call.function, Apply))
-        detached = {q for q, one in enumerate(loop.body) if name_of(one.call) == "detach"}
+        detached = find_calls(loop, "detach")
         (before,) = {slot for q in detached for slot in loop.body[q].slots}
-        assert before.position == z
+        assert [before.position] == find_calls(loop, "Triangle.apply")
         return change_slots(loop, lambda _, slot: before if isinstance(slot, Now)
                             and slot.position in detached else slot)
 

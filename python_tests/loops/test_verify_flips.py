@@ -15,7 +15,7 @@ from lsnn_ext.loops.plan import Plan
 from lsnn_ext.loops.rounding import VerificationError
 from lsnn_ext.loops.values import Values
 from lsnn_ext.loops.verify import verify
-from small_loops import prepare, random, spike
+from small_loops import find_components, prepare, random, spike
 
 T, B, N = 9, 3, 5
 
@@ -65,8 +65,7 @@ def test_flip_at_the_threshold_counts():
 
 def move_current(plan: Plan, share: float = 1e-15) -> None:
     """Moves the input current of the first kernel by some ulps."""
-    stage = next(one for one in plan.stages if one.kind == "fused")
-    component = stage.run.__self__  # type: ignore[attr-defined]
+    component = find_components(plan)[0]
     make_current = component.currents.make_current
     component.currents.make_current = lambda *args: make_current(*args) * (1 - share)
     component.currents.projected = None  # the operator would make it
