@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lsnn_ext.loops.component import Component, RunInputs
@@ -102,11 +102,14 @@ def run_cells(currents: Iterable[Tensor], w: Tensor, rows: int,
 
 def compare_calls(fused: Callable[..., Any], function: Callable[..., Any], *args: Any,
                   seeds: Sequence[int] = (0,), **limits: float) -> None:
-    """Fails unless a fused function and the original agree in results, draws and gradients."""
-    learned = [one for one in args if one.requires_grad]
+    """Fails unless a fused function, or a converted module, and the original agree in results,
+    draws and gradients."""
     for seed in seeds:
         found = []
         for call in (fused, function):
+            learned = [one for one in args if one.requires_grad]
+            if isinstance(call, nn.Module):
+                learned += call.parameters()
             torch.manual_seed(seed)
             results = pytree.tree_leaves(call(*args))
             has_gradients = [one.requires_grad for one in results]

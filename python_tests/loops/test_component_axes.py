@@ -31,15 +31,6 @@ def test_branches(size):
     compare(branches, *arguments(size))
 
 
-def test_weights_with_a_mask():
-    """Each input reaches one branch of a neuron."""
-    def model(x, w, mask, *args):
-        return branches(x, w * mask, *args)
-
-    x, w, *args = arguments()
-    compare(model, x, w, ones_and_zeros(*w.shape, seed=3), *args)
-
-
 def test_mask_within_the_loop():
     def step(x, w, mask, beta, d, v, z):
         d = beta * d + F.linear(z, w * mask).view(B, N, K) + x.view(B, N, K)
@@ -158,19 +149,6 @@ def test_two_axes():
 
     compare(over(step, 4, last=(0, 1)), random(T, B, N), random(N * 2, N), random(N * 3, N),
             random(B, N, 2), random(B, N, 3), random(B, N), ones_and_zeros(B, N))
-
-
-def test_writes_in_place():
-    def step(x, w, beta, d, v, z):
-        d.mul_(beta).add_(F.linear(z, w).view(-1, N, K)).add_(x.unsqueeze(-1))
-        v = 0.9 * v + d.sum(-1)
-        return d, v, spike(v - 0.5)
-
-    def model(x, w, beta, d, v, z):
-        return over(step, 3, last=(0,))(x, w, beta, d.clone(), v, z)
-
-    compare(model, random(T, B, N), random(N * K, N), random(N, K).sigmoid(), random(B, N, K),
-            random(B, N), ones_and_zeros(B, N))
 
 
 def test_flat_state():

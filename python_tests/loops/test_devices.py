@@ -1,5 +1,4 @@
 """Loops of tensors on another device than the default one, and of a GPU without kernels."""
-import warnings
 from typing import Any
 
 import pytest
@@ -14,11 +13,9 @@ from lsnn_ext.loops import convert
 from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
-from small_loops import run_cells
 from test_public_loops import MODELS, build
 
 META = torch.device("meta")  # stands for a GPU: its operators refuse tensors of the CPU
-N = 7
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -30,23 +27,6 @@ def test_the_default_device_is_not_used(name: str) -> None:
         got = tree_leaves(model(*args))
     assert report.fused and not report.reason
     torch.testing.assert_close(got, wanted)
-
-
-def test_other_default_device_records_anew() -> None:
-    """torch.zeros without a device makes tensors on the default one."""
-    class Model(torch.nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            w = torch.zeros(N, N)
-            return run_cells((x_t.to(w) for x_t in x), w, 2)
-
-    x = torch.rand(5, 2, N)
-    model, report = convert(Model(), x)
-    assert report.fused
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # of a replay that fails
-        with META:
-            assert model(x).device == META
-        assert model(x).device == x.device
 
 
 @pytest.mark.parametrize("read, is_refused", [

@@ -1,4 +1,5 @@
 """The first iteration of a loop, in which states are made or broadcast."""
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -6,15 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils import _pytree as pytree
 
 from lsnn_ext import fuse
 from lsnn_ext.loops.ir import Call
-from lsnn_ext.loops.origins import Origins
-from lsnn_ext.loops.plan import Plan
-from lsnn_ext.loops.record import record
-from lsnn_ext.loops.verify import verify
-from small_loops import close, spike
+from small_loops import compare_calls, find_components, random, spike
 
 T, B, I, N = 9, 5, 4, 6
 
@@ -25,10 +21,8 @@ class Cells(nn.Module):
     def __init__(self, make: Callable[..., Any], read: Callable[..., Any] | None = None,
                  rate: float = 0.0) -> None:
         super().__init__()
-        random = torch.Generator().manual_seed(3)
         self.w_in, self.w, self.start = (
-            nn.Parameter(torch.randn(shape, generator=random, dtype=torch.float64))
-            for shape in ((N, I), (N, N), ()))
+            nn.Parameter(random(*shape, seed=3)) for shape in ((N, I), (N, N), ()))
         self.make, self.read, self.rate = make, read, rate
 
     def forward(self, x: Tensor) -> Any:
@@ -102,6 +96,7 @@ def with_gradient(model: Cells, c: Tensor) -> tuple[Tensor, Tensor]:
     return v, torch.zeros_like(c)
 
 
+@pytest.mark.filterwarnings("error")  # a replay that raises runs the original
 @pytest.mark.parametrize(("model", "iterations"), [
     (Cells(zeros), T), (Cells(written), T), (Cells(filled), T),
     (Cells(of_a_tensor), T - 1), (Cells(learned), T), (Cells(of_current), T - 1),
@@ -111,35 +106,13 @@ def with_gradient(model: Cells, c: Tensor) -> tuple[Tensor, Tensor]:
     (Cells(zeros, read=lambda shrunk, c: shrunk), T),
     (Cells(zeros, read=lambda shrunk, c: shrunk + c), T - 1), (TwoLoops(learned), 20)])
 def test_first_iteration(model: Cells, iterations: int) -> None:
-    x = torch.randn(T, B, I, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    origins = Origins(model, (x,), {})
-    result, recording = record(model, (x,), {}, origins, True)
-    assert not isinstance(recording, Exception)
-    generator = recording.generators[0].clone()
-    plan = Plan(recording)
+    x, original = random(T, B, I), copy.deepcopy(model)
+    fuse(model, x)  # which compares each step
+    plan = model._lsnn_replayer.all()[0].plan
     loops = [part[0].iterations for part in plan.parts if not isinstance(part, Call)]
     assert sum(loops) == iterations
-    assert any(stage.kind == "fused" for stage in plan.stages)
-    parameters = dict(model.named_parameters())
-    wanted = _gradients(result, parameters)
-    verify(plan, result)
-    for _ in range(2):
-        torch.set_rng_state(generator)
-        leaves = {value: x if leaf.kind == "input" else parameters[leaf.path[-1][1]]
-                  for value, leaf in recording.leaves.items()}
-        got = plan(leaves)[0]
-        for one, other in zip(pytree.tree_leaves(got), pytree.tree_leaves(result), strict=True):
-            close(one.detach(), other.detach(), 1e-9, "result")
-        for name, one in _gradients(got, parameters).items():
-            assert (one is None) == (wanted[name] is None), name
-            if one is not None:
-                close(one, wanted[name], 1e-9, name)
-
-
-def _gradients(result: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor | None]:
-    total = sum((one * one.detach().cos()).sum() for one in pytree.tree_leaves(result))
-    found = torch.autograd.grad(total, [*parameters.values()], retain_graph=True, allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
+    assert find_components(plan)
+    compare_calls(model, original, x, seeds=(0, 1), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("call", [
@@ -147,7 +120,7 @@ def _gradients(result: Any, parameters: dict[str, nn.Parameter]) -> dict[str, Te
     lambda a: F.rrelu(a, training=True), lambda a: a.mul_(0.5), lambda a: a.cumsum(0)])
 def test_states_of_other_shapes(call: Callable[[Tensor], Tensor]) -> None:
     """Only elementwise calls may read an expanded state: others depend on its shape."""
-    w = torch.randn(N, N, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    w = random(N, N)
 
     def model(x: Tensor) -> tuple[Tensor, Tensor]:
         v = z = x.new_zeros(B, N)
@@ -160,10 +133,5 @@ def test_states_of_other_shapes(call: Callable[[Tensor], Tensor]) -> None:
             made.append(z)
         return torch.stack(made), a
 
-    x = torch.randn(T, B, N, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    fused = fuse(model, x, verify=False)
-    states = []
-    for one in (model, fused):
-        torch.manual_seed(0)
-        states.append((*one(x), torch.get_rng_state()))
-    torch.testing.assert_close(*states)
+    x = random(T, B, N)
+    compare_calls(fuse(model, x, verify=False), model, x)

@@ -1,4 +1,5 @@
 """Loops within the iterations of other loops: that over time is the one to find."""
+import copy
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lsnn_ext import fuse
-from small_loops import close, run, spike
+from small_loops import compare_calls, random, run, spike
 
 B, N = 3, 8
 
@@ -86,25 +87,16 @@ class Nested(nn.Module):
     (Layers(3), 20, [20, 20, 20]), (Layers(4), 20, [20] * 4), (Branches(3), 20, [20, 20, 20]),
     (Chunks(10), 40, [10] * 4), (Nested(4), 40, [40])], ids=lambda one: type(one).__name__)
 def test_the_loop_that_is_a_kernel_is_found(model: Any, T: int, iterations: list[int]) -> None:
-    model = model.double()
-    x = torch.randn(T, B, N, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x.requires_grad_()
-
-    def run() -> list[Tensor]:
-        made = model(x)
-        leaves = [x, *model.parameters()]
-        return [made.detach(), *torch.autograd.grad(made.square().sum(), leaves)]
-
-    want = run()
+    original = copy.deepcopy(model.double())
+    x = random(T, B, N).requires_grad_()
     fuse(model, x)
-    plan = next(one.plan for one in model._lsnn_replayer.all())
+    plan = model._lsnn_replayer.all()[0].plan
     loops = [part[0] for part in plan.parts if type(part) is tuple]
     assert [stage.kind for stage in plan.stages if stage.kind in ("fused", "loop")] == (
         ["fused"] * len(iterations))
     # a first iteration may stay outside
     assert all(n - loop.iterations in (0, 1) for loop, n in zip(loops, iterations, strict=True))
-    for got, one in zip(run(), want, strict=True):
-        close(got, one, 1e-9, "result or gradient")
+    compare_calls(model, original, x, rtol=1e-9, atol=1e-9)
 
 
 def test_the_shortest_iteration_of_a_loop():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from compare import weighted_gradients
+from compare import assert_same, outputs_and_gradients
 from lsnn_ext.loops import convert
 from surrogates import MultiGaussian, SpyTorch
 
@@ -143,10 +143,7 @@ def build(name: str, dtype: torch.dtype) -> tuple[nn.Module, tuple[Tensor, ...]]
 def step(model: nn.Module, args: tuple[Tensor, ...]) -> list[Tensor]:
     """The results of a model and the gradients of all parameters and arguments."""
     args = tuple(arg.detach().clone().requires_grad_() for arg in args)
-    found = model(*args)
-    results = [found] if isinstance(found, Tensor) else list(found)
-    gradients = weighted_gradients(results, [*model.parameters(), *args])
-    return [*(one.detach() for one in results), *gradients]
+    return outputs_and_gradients(model, [*model.parameters(), *args], *args)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -159,10 +156,8 @@ def test_converted_model_equals_the_original(name: str, dtype: torch.dtype) -> N
     want = step(original, args)
     assert all(float(gradient.abs().max()) > 0 for gradient in want[-len(args):])
     for _ in range(2):  # the first call may be recorded
-        got = step(model, args)
-        for one, other in zip(want, got, strict=True):
-            limit = 1e-9 if dtype == torch.float64 else 1e-4
-            assert float((one - other).abs().max()) <= limit * float(one.abs().max())
+        assert_same("results and gradients", step(model, args), want,
+                    tolerance=1e-9 if dtype == torch.float64 else 1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
