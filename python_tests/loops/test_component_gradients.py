@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lsnn_ext import Refused, convert, fuse
-from small_loops import compare
+from small_loops import compare, over
 from test_component import B, N, T, random, spike
 
 
@@ -63,9 +63,9 @@ def test_gradient_of_a_value_before_the_loop_only():
 class _Carried(nn.Module):
     """Keeps the last spike, with its graph, and starts the membrane anew in each call."""
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.w = nn.Parameter(random(N, N) * scale)
+        self.w = nn.Parameter(random(N, N))
         self.z = self.v = torch.zeros(B, N).double()
 
     def forward(self, x):
@@ -107,18 +107,13 @@ class _Vanishing(torch.autograd.Function):
 
 
 def test_gradients_that_are_not_finite_keep_the_original():
-    torch.manual_seed(0)
+    def step(x, w, v, z):
+        v = 0.9 * v + x + z @ w
+        return v, _Vanishing.apply(v - 2.0)
 
-    def model(x, w):
-        v = z = torch.zeros(B, N).double()
-        for t in range(T):
-            v = 0.9 * v + x[t] + z @ w
-            z = _Vanishing.apply(v - 2.0)
-        return z + v
-
-    w = random(N, N).requires_grad_()
+    given = random(T, B, N), random(N, N).requires_grad_(), *torch.zeros(2, B, N).double()
     with pytest.raises(Refused, match="expected a gradient that is finite where that of the"):
-        fuse(model, (random(T, B, N), w))
+        fuse(over(step, 2, last=(0,)), given)
 
 
 def spikes_and_membranes(x, w, theta):
@@ -131,15 +126,16 @@ def spikes_and_membranes(x, w, theta):
     return torch.stack(spikes), torch.stack(membranes)
 
 
-def fuse_spikes_and_membranes():
+def fuse_with_gradients(model):
+    """The fused function and its arguments, after a first call."""
     args = [one.requires_grad_() for one in (random(T, B, N), random(N, N), random(N))]
-    fused = fuse(spikes_and_membranes, tuple(args))
+    fused = fuse(model, tuple(args))
     fused(*args)
     return fused, args
 
 
 def test_what_no_used_result_depends_on_has_no_gradient():
-    fused, args = fuse_spikes_and_membranes()
+    fused, args = fuse_with_gradients(spikes_and_membranes)
     results, wanted = fused(*args), spikes_and_membranes(*args)
     assert all(one.grad_fn is not None for one in results)
     for which in ((1,), (0, 1), (0,), (1,)):  # again on the same graph
@@ -151,7 +147,7 @@ def test_what_no_used_result_depends_on_has_no_gradient():
 
 def test_backward_passes_at_the_same_time_do_not_meet():
     """Each thread with a result of its own, of one graph."""
-    fused, args = fuse_spikes_and_membranes()
+    fused, args = fuse_with_gradients(spikes_and_membranes)
     results = fused(*args)
 
     def is_none(k):
@@ -164,7 +160,7 @@ def test_backward_passes_at_the_same_time_do_not_meet():
 
 
 def test_a_backward_pass_that_raises_leaves_nothing():
-    fused, args = fuse_spikes_and_membranes()
+    fused, args = fuse_with_gradients(spikes_and_membranes)
     spikes, membranes = fused(*args)
     with pytest.raises(RuntimeError, match="vmap"):
         torch.autograd.grad(spikes, args, torch.ones(2, *spikes.shape).double(),
@@ -185,9 +181,7 @@ def test_none_passes_through_what_lies_before():
             membranes.append(v)
         return torch.stack(spikes), torch.stack(membranes)
 
-    args = [one.requires_grad_() for one in (random(T, B, N), random(N, N), random(N))]
-    fused = fuse(model, tuple(args))
-    fused(*args)
+    fused, args = fuse_with_gradients(model)
     for k, is_none in ((1, True), (0, False)):
         _, w, decay = torch.autograd.grad(fused(*args)[k].sum(), args, allow_unused=True)
         assert (w is None, decay is None) == (is_none, is_none)

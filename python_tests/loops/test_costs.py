@@ -7,11 +7,13 @@ from lsnn_ext._core.route import choose_linear
 from lsnn_ext.loops import costs
 from lsnn_ext.loops.costs import estimate_call
 from lsnn_ext.loops.functions import OneStep
-from lsnn_ext.loops.origins import Origins
-from lsnn_ext.loops.record import record
 from small_loops import prepare, run, spike
 
 M, K, N = 128, 512, 256
+
+
+def find_product(plan):
+    return next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
 
 
 @pytest.mark.parametrize(("multiply", "matrix"), [
@@ -22,8 +24,7 @@ M, K, N = 128, 512, 256
 def test_multiplications_are_counted(multiply, matrix):
     """Whatever comes beside the two matrices."""
     _, _, plan = run(multiply, (torch.rand(M, K), torch.rand(N, K), torch.rand(N)))
-    call = next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
-    assert estimate_call(call, plan.recording.kinds) == pytest.approx(
+    assert estimate_call(find_product(plan), plan.recording.kinds) == pytest.approx(
         costs.PRODUCT + costs.MULTIPLICATION * M * K * N
         + costs.WEIGHT * max(matrix - costs.CACHED, 0))
 
@@ -101,7 +102,7 @@ def test_a_part_of_a_sequence_with_a_gradient_costs_one_of_its_size():
 def test_a_product_of_spikes_costs_less(density):
     x, w = (torch.rand(M, K) < density).float(), torch.rand(N, K)
     _, _, plan = run(lambda x, w: x @ w.t(), (x, w))
-    call = next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
+    call = find_product(plan)
     assert costs.skips_zeros(call, plan.recording)  # unknown
     plan.recording.numbers.update(zip(call.inputs, (x, w.t()), strict=True))
     assert costs.skips_zeros(call, plan.recording) == (density < 0.2)
@@ -110,7 +111,7 @@ def test_a_product_of_spikes_costs_less(density):
 def test_few_rows_are_multiplied_as_torch_does():
     x, w = torch.zeros(4, 512), torch.rand(1024, 512)
     _, _, plan = run(F.linear, (x, w))
-    call = next(one for one in plan.recording.calls if one.name in costs.PRODUCTS)
+    call = find_product(plan)
     assert not costs.skips_zeros(call, plan.recording)
     assert costs.skips_zeros(call, plan.recording, 100)  # in each of 100 iterations
     assert [choose_linear(one, w)[0] for one in (x, x.repeat(100, 1))] == ["torch", "events"]
@@ -118,9 +119,8 @@ def test_few_rows_are_multiplied_as_torch_does():
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_new_memory_costs_more_unless_backward_needs_it(requires_grad):
-    x = torch.rand(M, requires_grad=requires_grad)
-    _, recording = record(torch.sin, (x,), {}, Origins(torch.sin, (x,), {}))
-    (call,), kinds = recording.calls, recording.kinds
+    _, _, plan = run(lambda x: x.sin(), (torch.rand(M, requires_grad=requires_grad),))
+    (call,), kinds = plan.recording.calls, plan.recording.kinds
     times = costs.LARGE // M
     few, many = (estimate_call(call, kinds, one) for one in (times - 1, times))
     assert (many - few > costs.LARGE_NUMBER * costs.LARGE) is not requires_grad

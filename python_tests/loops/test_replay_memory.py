@@ -43,19 +43,15 @@ class Deep(nn.Module):
         return torch.stack(out).mean(0)
 
 
-def _make_pair(model: nn.Module, x: Tensor) -> tuple[nn.Module, nn.Module]:
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model, x = Deep(), torch.rand(B, T, N)
     converted, report = convert(copy.deepcopy(model), x)
     assert len(report.fused) == 2
     for _ in range(2):  # the second call finds a state, and is recorded
         assert torch.allclose(converted(x), model(x), atol=1e-6)
-    return converted, model
-
-
-@pytest.fixture
-def pair() -> tuple[nn.Module, nn.Module, Tensor]:
-    torch.manual_seed(0)
-    x = torch.rand(B, T, N)
-    return *_make_pair(Deep(), x), x
+    return converted, model, x
 
 
 def test_values_are_freed_after_their_last_use(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
