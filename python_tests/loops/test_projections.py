@@ -13,7 +13,7 @@ from lsnn_ext import fuse
 from lsnn_ext.loops import component
 from small_loops import compare_calls, spike, spy
 
-T, B, I, N = 128, 32, 160, 24  # enough numbers to be read as bits
+T, B, I, N = 32, 128, 160, 24  # enough numbers to be read as bits
 
 
 run_cells = partial(small_loops.run_cells, rows=B)
@@ -109,7 +109,7 @@ RUNS: dict[str, Callable[..., Any]] = {
     "detached": lambda x, w_in, w, b: run_cells(F.linear(x, w_in.detach(), b), w),
     "some steps": lambda x, w_in, w, b: run_cells(F.linear(x, w_in, b).transpose(0, 1).unbind(1)[
         3:-2], w),
-    "every second step": lambda x, w_in, w, b: run_cells(F.linear(x, w_in, b)[5:90:2], w),
+    "every second step": lambda x, w_in, w, b: run_cells(F.linear(x, w_in, b)[5:30:2], w),
     "steps by a list": lambda x, w_in, w, b: (lambda current: (
         run_cells(current, w), current[[0, 1]], current[0, 1], current[[0], [1]]))(
         F.linear(x, w_in, b)),

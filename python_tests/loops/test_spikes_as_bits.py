@@ -19,7 +19,7 @@ from lsnn_ext.loops import component
 from lsnn_ext.loops.values import Frame
 from small_loops import compare_calls, run_cells, spike
 
-T, B, N, M = 200, 64, 70, 24
+T, B, N, M = 50, 256, 70, 24
 
 
 def run_inside(x: Tensor, w: Tensor, u: Tensor, b: Tensor, is_next: bool = False) -> Any:
