@@ -1,6 +1,7 @@
 """A recording holds for the model, the settings and the shapes with which it was made."""
 import copy
 import enum
+import gc
 import math
 import types
 import weakref
@@ -278,6 +279,7 @@ def test_what_leaves_are_looked_up_for_may_change(name: str) -> None:
 
 def test_new_tensors_of_the_same_kinds_are_taken() -> None:
     """As states of another model, which a library keeps with those of this one."""
+    gc.collect()  # models of other tests, whose entries in the registry vanish with them
     watched = Watched()
     watched.model.constant = torch.zeros(3)
     assert not watched.guard.holds([watched.x])
