@@ -16,26 +16,17 @@ from package_models import DOUBLE, SINGLE, Make, Row, Small
 
 
 # ------------------------------------------------------------------------------------------- norse
-def _norse(kind: str, dtype: torch.dtype = DOUBLE, change: Callable[[Any], None] | None = None,
+def _norse(kind: str, dtype: torch.dtype = DOUBLE, others: dict[str, Tensor] | None = None,
            **arguments: Any) -> Make:
+    """others: parameters in place of those of peers."""
     def make() -> Any:
         # the gradient of its LIF's v_leak passes the float32 of the first state, in any dtype
         given = {name: value.detach() if dtype == SINGLE or (kind, name) == (
                      "LIFRecurrent", "v_leak") else value
                  for name, value in peers.norse_parameters(kind, dtype).items()}
-        layer = peers.norse(kind, dtype, given, **arguments)
-        if change is not None:
-            change(layer)
-        return layer
+        return peers.norse(kind, dtype, given | (others or {}), **arguments)
 
     return make
-
-
-def _norse_changed(**changes: Any) -> Callable[[Any], None]:
-    def change(layer: Any) -> None:
-        layer.p = layer.p._replace(**changes)
-
-    return change
 
 
 def _norse_other(name: str) -> Make:
@@ -59,7 +50,7 @@ def _rows_of_norse() -> list[Row]:
             *((method, {"method": method, "alpha": alpha}) for method, alpha in (
                 ("triangle", 0.4), ("tanh", 1.5), ("heavi_erfc", 1.25), ("super", 7.0),
                 ("heaviside", 1.0), ("circ", 1.0))),
-            ("no decay", {"change": _norse_changed(tau_mem_inv=torch.tensor(1500.0))})]
+            ("no decay", {"others": {"tau_mem_inv": torch.tensor(1500.0)}})]
         rows += [Row(f"norse {kind} {name}".rstrip(), models.Norse, _norse(kind, **more), DOUBLE)
                  for name, more in settings]
         rows.append(Row(f"norse {kind} float32", models.Norse, _norse(kind, SINGLE), SINGLE))
@@ -78,8 +69,8 @@ def _rows_of_norse() -> list[Row]:
 
 
 # ---------------------------------------------------------------------------------------- snnTorch
-def _snntorch(kind: str, change: Callable[[Any], None] | None = None, surrogate: str = "",
-              number: float | None = None, **arguments: Any) -> Make:
+def _snntorch(kind: str, surrogate: str = "", number: float | None = None,
+              attributes: dict[str, Any] | None = None, **arguments: Any) -> Make:
     def make() -> Any:
         if surrogate:
             package("snntorch")
@@ -87,8 +78,8 @@ def _snntorch(kind: str, change: Callable[[Any], None] | None = None, surrogate:
             numbers = () if number is None else (number,)
             arguments["spike_grad"] = getattr(functions, surrogate)(*numbers)
         layer = peers.snntorch(kind, **arguments)
-        if change is not None:
-            change(layer)
+        for name, value in (attributes or {}).items():
+            setattr(layer, name, value)
         return layer
 
     return make
@@ -150,8 +141,8 @@ def _rows_of_snntorch() -> list[Row]:
         add(f"{kind} reset_mem", _snntorch(kind), model=models.SnnTorchReset)
         add(f"{kind} inhibition", _snntorch(kind, inhibition=True), "torch.int64")
         add(f"{kind} state_quant", _snntorch(kind, state_quant=_eighths))
-        add(f"{kind} graded spikes", _snntorch(kind, lambda layer: setattr(
-            layer, "graded_spikes_factor", torch.tensor(2.0))), is_smooth=True)
+        add(f"{kind} graded spikes", _snntorch(kind, attributes={
+            "graded_spikes_factor": torch.tensor(2.0)}), is_smooth=True)
         add(f"{kind} convolution", _convolution(kind), "got conv2d", model=models.SnnTorchImages)
     return rows
 
@@ -170,10 +161,6 @@ def _sinabs(kind: str, of: dict[str, tuple[str, dict[str, Any]]] | None = None,
         return peers.sinabs(kind, **(arguments | made))
 
     return make
-
-
-def _sequential() -> nn.Sequential:
-    return nn.Sequential(peers.linear_of(6.0, True))
 
 
 def _iaf() -> Any:
@@ -217,8 +204,8 @@ def _rows_of_sinabs() -> list[Row]:
             _sinabs(kind, {"reset_fn": ("MembraneReset", {"reset_value": 0.1})}))
         add(f"{kind} subtracts 0.3",
             _sinabs(kind, {"reset_fn": ("MembraneSubtract", {"subtract_value": 0.3})}))
-        add(f"{kind} Sequential", lambda kind=kind: _sinabs(  # type: ignore[misc]
-            kind, rec_connect=_sequential())())
+        add(f"{kind} Sequential", lambda kind=kind: peers.sinabs(  # type: ignore[misc]
+            kind, rec_connect=nn.Sequential(peers.linear_of(6.0, True))))
     add("IAFRecurrent", _iaf, is_smooth=True)
     return rows
 

@@ -137,23 +137,15 @@ def expand(parts: Sequence[Part], leaves: dict[int, Leaf]) -> list[Call]:
 
 
 # --------------------------------------------------------------------------------- comparing
-def _is_same_constant(a: Any, b: Any) -> bool:
-    """Stricter than ==: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
-    return type(a) is type(b) and (a is b or repr(a) == repr(b))
-
-
 def difference(a: Call, b: Call) -> str | None:
-    """Words for what differs between two calls, apart from their lines."""
-    if a.function != b.function:
-        return f"function: {a.function.__name__} and {b.function.__name__}"
-    if a.spec != b.spec or len(a.leaves) != len(b.leaves):
-        return f"arguments: {a.spec} and {b.spec}"
-    for x, y in zip(a.leaves, b.leaves, strict=True):
-        if not _is_same_constant(x, y):
-            return f"leaves: {x!r} and {y!r}"
-    for name in ("results", "written", "mode", "is_random"):
+    """Words for what differs between two calls, apart from their lines. 1, 1.0 and True differ,
+    and so do 0.0 and -0.0."""
+    for name in ("function", "spec", "results", "written", "mode", "is_random"):
         if getattr(a, name) != getattr(b, name):
             return f"{name}: {getattr(a, name)} and {getattr(b, name)}"
+    for x, y in zip(a.leaves, b.leaves, strict=True):
+        if type(x) is not type(y) or repr(x) != repr(y):
+            return f"leaves: {x!r} and {y!r}"
     return None
 
 

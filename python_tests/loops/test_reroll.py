@@ -14,30 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from lsnn_ext.loops.ir import (
-    Before,
-    Call,
-    Fixed,
-    Loop,
-    Now,
-    Numbers,
-    Part,
-    Recording,
-    Ref,
-    Varying,
-)
+from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers, Part, Recording, Ref, Varying
 from lsnn_ext.loops.modes import without_collections
 from lsnn_ext.loops.reroll import find_loops
-from recordings import (
-    FUNCTIONS,
-    NO_GRAD,
-    Recorder,
-    add_loop,
-    check,
-    covered,
-    draw_recording,
-    words,
-)
+from recordings import FUNCTIONS, NO_GRAD, Recorder, add_loop, check, covered, draw_recording, words
 
 RECORDINGS = int(os.environ.get("LSNN_RECORDINGS", "120"))
 F, G, H = FUNCTIONS[:3]
@@ -131,24 +111,18 @@ def test_values_of_their_own_in_each_iteration() -> None:
     assert loop.body[0].slots == (Before(0, 0, 1, (8,)), Varying(tuple(rows)))
 
 
-@pytest.mark.parametrize("lag", [2, 3, 5])
-def test_values_of_several_iterations_before(lag: int) -> None:
+@pytest.mark.parametrize(("lag", "T", "least"), [(2, 30, 28), (3, 30, 27), (5, 30, 25),
+                                                 (40, 50, 8)])
+def test_values_of_several_iterations_before(lag: int, T: int, least: int) -> None:
+    """x[t - 40] of a loop of 50 steps, as long delays have it, too."""
     recorder = Recorder()
     past = [recorder.leaf() for _ in range(lag)]
-    for _ in range(30):
+    for _ in range(T):
         past += recorder.call(F, Ref(past[-lag]), Ref(past[-1]))
-    loop, = _loops(recorder.recording(past[-1]))
-    assert covered([loop]) >= 30 - lag
-    assert {slot.lag for slot in loop.body[0].slots if isinstance(slot, Before)} == {1, lag}
-
-
-def test_a_value_of_many_iterations_before() -> None:
-    """x[t - 40] of a loop of 50 steps, as long delays have it."""
-    recorder = Recorder()
-    past = [recorder.leaf() for _ in range(40)]
-    for _ in range(50):
-        past += recorder.call(F, Ref(past[-40]), Ref(past[-1]))
-    assert covered(_loops(recorder.recording(past[-1]))) >= 8
+    loops = _loops(recorder.recording(past[-1]))
+    assert covered(loops) >= least
+    slots = [slot for loop in loops for slot in loop.body[0].slots]
+    assert lag == 40 or {one.lag for one in slots if isinstance(one, Before)} == {1, lag}
 
 
 def _more(recorder: Recorder, state: list[int], **options: Any) -> None:
@@ -286,21 +260,14 @@ def test_time_with_lists_that_grow() -> None:
 
 
 # -------------------------------------------------------------------- the check can find faults
-def _one_loop() -> tuple[Loop, Recording]:
-    recording = _simple(6)
-    loop, = find_loops(recording)
-    assert isinstance(loop, Loop)
-    return loop, recording
-
-
 @pytest.mark.parametrize("position, place, slot", [
     (0, 1, Numbers((0, 1, 2, 3, 4, 4))), (0, 1, Numbers((0, 1, 2, 3, 4, 5.0))), (0, 0, Fixed(2)),
     (1, 0, Before(2, 0, 1, (4,))), (1, 0, Before(2, 0, 2, (3, 3))), (1, 0, Before(1, 0, 1, (3,))),
     (1, 3, 0.8), (2, 0, Before(1, 0, 1, (3,))), (2, 0, Now(0, 0)),
 ])
 def test_a_wrong_slot_is_found(position: int, place: int, slot: object) -> None:
-    loop, recording = _one_loop()
-    check([loop], recording)
+    recording = _simple(6)
+    loop, = _loops(recording)
     body = list(loop.body)
     slots = list(body[position].slots)
     slots[place] = slot
@@ -310,7 +277,8 @@ def test_a_wrong_slot_is_found(position: int, place: int, slot: object) -> None:
 
 
 def test_lost_and_moved_calls_are_found() -> None:
-    loop, recording = _one_loop()
+    recording = _simple(6)
+    loop, = _loops(recording)
     calls: list[Call] = recording.calls
     check(list(calls), recording)
     for wrong in (calls[:-1], [calls[1], calls[0], *calls[2:]], [loop, calls[0]]):
