@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, unpack_sequence
 
+from compare import assert_same
 from lsnn_ext import Neuron, NeuronState, Recurrent, use_reference
 from lsnn_ext.functional import recurrent
 
@@ -22,12 +23,16 @@ def leaves_of(values: dict[str, Any]) -> dict[str, Any]:
             if isinstance(one, Tensor) else one for name, one in values.items()}
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """Complex numbers as an axis of their parts."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
 def total(results: list[Tensor], seed: int = 7) -> Tensor:
     """A random real sum of the parts of all results."""
     random = torch.Generator().manual_seed(seed)
-    parts = [torch.view_as_real(one) if one.is_complex() else one for one in results]
     return sum(((part * torch.randn(part.shape, generator=random).to(part)).sum()
-                for part in parts), torch.zeros(()))
+                for part in map(as_real, results)), torch.zeros(()))
 
 
 def plain_loop(step: Callable[..., Any], x: Tensor, w: Tensor, states: list[Tensor], z: Tensor,
@@ -57,20 +62,17 @@ def check(neuron: Neuron, loop_step: Callable[..., Any], zeros: list[Tensor],
     assert 0.01 < float(spikes.detach().mean()) < 0.9
     assert torch.equal(spikes, wanted[0])
     close, of_gradients = TOLERANCES[dtype]
-    for one, other in zip(got, wanted, strict=True):
-        assert one.dtype == other.dtype and one.shape == other.shape
-        one, other = one.detach(), other.detach()
-        assert float((one - other).abs().max()) <= close * max(1.0, float(other.abs().max()))
-    wanted_leaves = [one for one in theirs.values() if isinstance(one, Tensor)]
-    expected = torch.autograd.grad(total(wanted), wanted_leaves)
+    for one, other in zip(map(as_real, got), map(as_real, wanted), strict=True):
+        largest = float(other.detach().abs().max())
+        assert_same("result", one, other, tolerance=close, scale=max(1.0, largest))
     names = [name for name, one in mine.items() if isinstance(one, Tensor)]
-    found = torch.autograd.grad(total(got), [mine[name] for name in names])
-    for name, one, other in zip(names, found, expected, strict=True):
-        assert one.shape == other.shape and one.dtype == other.dtype, name
+    found, expected = (torch.autograd.grad(total(results), [leaves[name] for name in names])
+                       for results, leaves in ((got, mine), (wanted, theirs)))
+    for name, one, other in zip(names, map(as_real, found), map(as_real, expected), strict=True):
         largest = float(other.abs().max())
         assert largest > 0 or not are_used, name
-        error = float((one - other).abs().max())
-        assert error <= of_gradients * largest + 1e-13, (name, error, largest)
+        assert_same(name, one, other, tolerance=of_gradients,
+                    scale=largest + 1e-13 / of_gradients)
 
 
 def check_with_the_reference(neuron: Neuron, tensors: dict[str, Tensor],
