@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lsnn_ext.codegen.trace import StepError
-from traced_steps import check_step, trace_step, values_of
+from traced_steps import check_step, values_of
 
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
 ULPS = 8  # of the larger one of argument and result
@@ -59,12 +58,3 @@ def test_values_are_close(name: str, dtype: torch.dtype) -> None:
 def test_gradients_are_those_of_torch(name: str, dtype: torch.dtype) -> None:
     function = FUNCTIONS[name]
     check_step(lambda c, v, z: (c * function(v) + v, z), dtype=dtype, is_exact=False)
-
-
-@pytest.mark.parametrize("function", [
-    torch.sinh, torch.softmax, torch.cumsum, torch.exp2], ids=lambda one: one.__name__)
-def test_others_are_refused_by_name(function: Callable[..., Tensor]) -> None:
-    """Primitive functions without an operator here, and those along an axis."""
-    args = (1,) if function in (torch.softmax, torch.cumsum) else ()
-    with pytest.raises(StepError, match=f"aten._?{function.__name__}"):
-        trace_step(lambda c, v, z: (function(v, *args), z))

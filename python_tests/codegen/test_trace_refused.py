@@ -66,6 +66,13 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "masked write of rows": (lambda v: torch.zeros_like(v).masked_scatter(v > 0, v), "scatter"),
     "cumsum": (lambda v: v.cumsum(0), "aten.cumsum"),
     "fmod": (lambda v: v.fmod(0.3), "aten.fmod"),
+    "sinh": (torch.sinh, "aten.sinh"),
+    "exp2": (torch.exp2, "aten.exp2"),
+    "floor by 0.3": (lambda v: torch.div(v, 0.3, rounding_mode="floor"), "power of 2"),
+    "floor_divide by 3": (lambda v: v.detach() // 3, "power of 2"),
+    "floor by a tensor": (lambda v: torch.div(v, v, rounding_mode="floor"), "power of 2"),
+    "floor by 0": (lambda v: v.detach() // 0, "power of 2"),
+    "decimals": (lambda v: v.round(decimals=2), "aten.round.decimals"),
     "rand": (lambda v: v + torch.rand_like(v), "no random numbers, got aten.rand_like"),
     "dropout": (lambda v: F.dropout(v, 0.5), "no random numbers"),
     "bool": (lambda v: v if v.sum() > 0 else -v, "aten.sum"),
@@ -156,15 +163,18 @@ def test_sums_of_the_step_are_not_gradients() -> None:
         def backward(ctx: Any, g: Tensor) -> Tensor:
             return g.sum(0, keepdim=True).expand_as(g)
 
-    class Shifted(torch.autograd.Function):
+    class Summed(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Tensor, k: Tensor) -> Tensor:
+        def forward(ctx: Any, x: Tensor, k: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+            ctx.change = change
             return x * k
 
         @staticmethod
         def backward(ctx: Any, g: Tensor) -> Any:
-            return g, g.sum(0) + 1
+            return g, ctx.change(g.sum(0)), None
 
     refuse(lambda c, v, z: (Expanded.apply(v + c), z), "aten.expand of a sum over the batch")
-    refuse(lambda c, v, z, *, k: (Shifted.apply(v, k), z), "aten.add of a sum over the batch",
-           torch.ones(3))
+    for name, change in (("add", lambda total: total + 1),
+                         ("div", lambda total: torch.div(total, 2, rounding_mode="trunc"))):
+        refuse(lambda c, v, z, *, k, change=change: (Summed.apply(v, k, change), z),
+               f"aten.{name} of a sum over the batch", torch.ones(3))

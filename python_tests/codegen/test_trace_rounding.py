@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext.codegen.trace import StepError
-from traced_steps import check_step, trace_step, values_of
+from traced_steps import check_step, values_of
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -97,34 +96,3 @@ def test_several_spikes_in_a_step(dtype: torch.dtype) -> None:
     for threshold in (0.3, torch.tensor(0.3, dtype=dtype)):
         program = check_step(step, {"threshold": threshold}, dtype=dtype, batch=200).program
         assert not program.is_spike
-
-
-REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "floor by 0.3": (lambda v: torch.div(v, 0.3, rounding_mode="floor"), "power of 2"),
-    "floor_divide by 3": (lambda v: v.detach() // 3, "power of 2"),
-    "floor by a tensor": (lambda v: torch.div(v, v, rounding_mode="floor"), "power of 2"),
-    "floor by 0": (lambda v: v.detach() // 0, "power of 2"),
-    "decimals": (lambda v: v.round(decimals=2), "aten.round.decimals")}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str) -> None:
-    function, text = REFUSED[name]
-    with pytest.raises(StepError, match=text):
-        trace_step(lambda c, v, z: (function(v), z))
-
-
-class RoundedSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, v, k):
-        return v * k
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, torch.div(gradient.sum(), 2, rounding_mode="trunc")
-
-
-def test_a_rounded_sum_over_the_batch_is_refused() -> None:
-    with pytest.raises(StepError, match="aten.div of a sum over the batch"):
-        trace_step(lambda c, v, z, *, k: (RoundedSum.apply(v, k), z),
-                   coefficients={"k": torch.tensor(1.0, requires_grad=True)})
