@@ -226,9 +226,7 @@ def test_random_steps(seed: int) -> None:
     (lambda c, u, z: (torch.exp(1j * u) + c, triangle(u.real)), "operators that complex rows have"),
     (lambda c, u, z: (1j * u.angle() + c, triangle(c)), "aten.angle"),
     (lambda c, u, z: ((0.5j * u).real.add_(c) * 1j, triangle(c)), "no write in place to a part"),
-    (lambda c, u, z: (1j * u + u.sum(), triangle(c)), "aten.sum"),
-    (lambda c, u, z: (1j * u.cumsum(1) + c, triangle(c)), "aten.cumsum"),
-    (lambda c, u, z: (1j * u.prod(0), triangle(c)), "aten.prod")])
+    (lambda c, u, z: (1j * u + u.sum(), triangle(c)), "aten.sum")])
 def test_refused_by_name_and_line(step: Callable[..., Any], text: str) -> None:
     with pytest.raises(StepError, match=f"{text}.*test_complex.py line"):
         functional.recurrent(torch.ones(T, N, N), None, Neuron(step))

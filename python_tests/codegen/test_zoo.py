@@ -10,22 +10,16 @@ import torch
 from torch import Tensor
 
 import lsnn_ext
-from compare import weighted_gradients
+from compare import assert_same, weighted_gradients
 from lsnn_ext import functional, zoo
 from lsnn_ext.zoo.__main__ import main
-from zoo_loops import DEFAULTS, DRIVE, LOOPS, B, N, T, count_currents, draw_call, zoo_coefficients
+from zoo_loops import DEFAULTS, DRIVE, LOOPS, count_currents, draw_call, zoo_coefficients
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def _leaves(*tensors: Tensor) -> list[Tensor]:
     return [tensor.detach().clone().requires_grad_() for tensor in tensors]
-
-
-def _real(states: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Complex ones as their parts."""
-    return {f"{part} {name}": getattr(one, part) for name, one in states.items()
-            for part in (("real", "imag") if one.is_complex() else ("real",))}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -40,7 +34,8 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
     current, weights = (mine[0], mine[1]) if K > 1 else (mine[0][:, :, 0], mine[1][0])
     spikes, state = functional.recurrent(current, weights, module.neuron, **named)
     assert tuple(state.states) == module.STATES
-    labels, states = zip(*_real(state.states).items(), strict=True)
+    states = [part for one in state.states.values()
+              for part in ((one.real, one.imag) if one.is_complex() else (one,))]
     got = weighted_gradients((spikes, *states), mine)
 
     theirs = _leaves(x, w, *values.values())
@@ -52,29 +47,10 @@ def test_neuron_is_that_of_the_paper(name: str, seed: int) -> None:
     assert 0.02 < rate < 0.6, rate
     assert torch.equal(spikes, wanted_spikes)
     assert set(spikes.unique().tolist()) == {0.0, 1.0}
-    assert len(wanted_states) == len(states)
-    for label, one, other in zip(labels, states, wanted_states, strict=True):
-        error = (one - other).abs().max() / other.abs().max().clamp(min=1)
-        assert error < 1e-12, (label, float(error))
+    assert_same("states", states, wanted_states, tolerance=1e-12)
     for label, one, other in zip(["x", "w_rec", *values], got, wanted, strict=True):
-        largest = float(other.abs().max())
-        assert largest > 0, label
-        assert float((one - other).abs().max()) < 1e-9 * largest, label
-
-
-@pytest.mark.parametrize("name", zoo.NEURONS)
-def test_every_coefficient_learns_in_a_layer(name: str) -> None:
-    torch.manual_seed(0)
-    values = {key: torch.full((N,), value, dtype=torch.float64)
-              for key, value in zoo_coefficients(name).items() if key != "dt"}
-    layer = lsnn_ext.Recurrent(zoo.NEURONS[name].neuron, 5, N, learn=values, dtype=torch.float64,
-                               **values)  # as above, so that nothing else is compiled
-    spikes, state = layer(zoo.NEURONS[name].CURRENT * torch.rand(T, B, 5, dtype=torch.float64))
-    (spikes.sum() + sum(one.sum() for one in _real(state.states).values())).backward()
-    for key in (*values, "weight_ih_l0", "weight_hh_l0"):
-        gradient = layer.get_parameter(key).grad
-        assert gradient is not None and bool(gradient.isfinite().all()), key
-    assert pickle.loads(pickle.dumps(zoo.NEURONS[name].neuron)) == zoo.NEURONS[name].neuron
+        assert bool(other.any()), label
+        assert_same(label, one, other, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("name", zoo.NEURONS)
@@ -92,6 +68,7 @@ def test_every_file_is_listed_and_tested() -> None:
         assert tuple(names[K:K + len(module.STATES)]) == module.STATES
         assert names[K + len(module.STATES)] == "z"
         assert isinstance(module.neuron, lsnn_ext.Neuron)
+        assert pickle.loads(pickle.dumps(module.neuron)) == module.neuron
         assert "Source:" in module.step.__doc__
 
 
