@@ -1,5 +1,4 @@
 """Axonal delays (delay_kernel) and masks of recurrent spikes (recurrent_mask) of the functions."""
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from any_neurons import ADAPTIVE, ANALOG, BRANCHES
 from cases import Case, build
-from compare import assert_all_same, assert_same, changed
+from compare import assert_all_same, assert_same, changed, run_on_copies
 from lsnn_ext import functional, use_reference
 from operator_calls import call_all_operators, needs_compiled
 from surrogates import Triangle
@@ -41,28 +40,22 @@ def test_plain_loop(B: int) -> None:
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, generator=random, dtype=torch.float64)
 
-    leaves = {"current": 8 * draw(T, B, N) - 2, "w_rec": 2 * draw(N, N) - 1,
-              "delay_kernel": draw(3, N) - 0.3, "z0": (draw(6, B, N) < 0.3).double()}
+    leaves = (8 * draw(T, B, N) - 2, 2 * draw(N, N) - 1, draw(3, N) - 0.3,
+              (draw(6, B, N) < 0.3).double())
     mask = draw(B, N) < 0.7
-    weight = draw(T, B, N)
-    results = []
-    for run in ("loop", "operator"):
-        now = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-        if run == "loop":
-            z, v = _loop(now["current"], now["w_rec"], now["delay_kernel"], mask, now["z0"])
-        else:
-            zero = torch.zeros(B, N, dtype=torch.float64)
-            z, _, traces = functional.alif(
-                now["current"], now["w_rec"], alpha=0.9, rho=0.95, theta=0.5, beta=1.2,
-                delay=DELAYS, delay_kernel=now["delay_kernel"], recurrent_mask=mask, trace=True,
-                state=functional.State(zero, zero, zero, zero, now["z0"]))
-            v = traces.v
-        assert 0.05 < float(z.detach().mean()) < 0.5
-        (z * weight + v * weight).sum().backward()
-        results.append((z.detach(), {name: leaf.grad for name, leaf in now.items()}))
-    (wanted, gradients), (spikes, found) = results
-    assert torch.equal(spikes, wanted)
-    assert_all_same(found, gradients, tolerance=1e-9)  # type: ignore[arg-type]
+    zero = torch.zeros(B, N, dtype=torch.float64)
+
+    def operator(x: Tensor, w: Tensor, kernel: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]:
+        z, _, traces = functional.alif(
+            x, w, alpha=0.9, rho=0.95, theta=0.5, beta=1.2, delay=DELAYS, delay_kernel=kernel,
+            recurrent_mask=mask, trace=True, state=functional.State(zero, zero, zero, zero, z0))
+        return z, traces.v
+
+    want = run_on_copies(lambda x, w, kernel, z0: _loop(x, w, kernel, mask, z0), *leaves)
+    found = run_on_copies(operator, *leaves)
+    assert 0.05 < float(want[0].mean()) < 0.5
+    assert torch.equal(found[0], want[0])
+    assert_same("z, v, gradients", found, want, tolerance=1e-9)
 
 
 def _case(**more: Any) -> Any:
@@ -104,32 +97,25 @@ def test_any_neuron(neuron: Any, has_kernel: bool) -> None:
     def draw(*shape: int) -> Tensor:
         return torch.randint(-64, 64, shape, generator=random).double() / 64
 
-    leaves = {"x": 3 * draw(30, 4, *several, 19) + 0.5, "w_rec": draw(*several, 19, 19) / 4,
-              "delay_kernel": draw(3, 19)}
+    leaves = [3 * draw(30, 4, *several, 19) + 0.5, draw(*several, 19, 19) / 4]
+    if has_kernel:
+        leaves.append(draw(3, 19))
     coefficients = {ADAPTIVE: {"theta": 0.5}, BRANCHES: {"tau": 4.0, "gain": 1.5},
                     ANALOG: {}}[neuron]
     delay: Any = DELAYS if has_kernel else torch.randint(3, (19, 19), generator=random)
     mask = torch.rand(4, 19, generator=random) < 0.7
-    results = []
-    for is_loop in (True, False):
-        now = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-        options: dict[str, Any] = {"delay": delay, "recurrent_mask": mask, "trace": True,
-                                   "lengths": [30, 7, 0, 21]}
-        if has_kernel:
-            options["delay_kernel"] = now["delay_kernel"]
-        with use_reference() if is_loop else nullcontext():
-            spikes, state, traces = functional.recurrent(
-                now["x"], now["w_rec"], neuron, **options, **coefficients)
-        loss = spikes.square().sum() + sum(one.sum() for one in traces.values())
-        gradients = torch.autograd.grad(loss, list(now.values()), allow_unused=True)
-        results.append((spikes.detach(), state.z.detach(), gradients))
-    (spikes, z, wanted), (found, found_z, gradients) = results
-    assert_same("spikes", found, spikes, tolerance=0 if neuron is not ANALOG else 1e-12)
-    assert_same("z", found_z, z, tolerance=0 if neuron is not ANALOG else 1e-12)
-    for name, got, want in zip(leaves, gradients, wanted, strict=True):
-        assert (got is None) == (want is None) == (name == "delay_kernel" and not has_kernel)
-        if got is not None and want is not None:
-            assert_same(name, got, want, tolerance=1e-11)
+
+    def call(x: Tensor, w_rec: Tensor, kernel: Tensor | None = None) -> list[Tensor]:
+        spikes, state, traces = functional.recurrent(
+            x, w_rec, neuron, delay=delay, delay_kernel=kernel, recurrent_mask=mask, trace=True,
+            lengths=[30, 7, 0, 21], **coefficients)
+        return [spikes, state.z, *traces.values()]
+
+    found = run_on_copies(call, *leaves)
+    with use_reference():
+        want = run_on_copies(call, *leaves)
+    assert_same("spikes, z", found[:2], want[:2], tolerance=1e-12 if neuron is ANALOG else 0)
+    assert_same("traces, gradients", found[2:], want[2:], tolerance=1e-11)
 
 
 def test_vmap_over_kernels() -> None:

@@ -142,16 +142,10 @@ def test_missing(name: str) -> None:
 
 # What is unusual, and works.
 UNUSUAL: dict[str, dict[str, Any]] = {
-    "no-steps": {"current": CURRENT[:0]},
-    "no-batch": {"current": CURRENT[:, :0],
-                 "state": functional.State(*(leaf[..., :0, :] for leaf in STATE))},
-    "current-not-contiguous": {"current": CURRENT.transpose(1, 2).contiguous().transpose(1, 2)},
     "current-batch-first": {"current": CURRENT.transpose(0, 1).contiguous().transpose(0, 1)},
     "current-expanded": {"current": CURRENT[:1, :1].expand(T, B, N)},
     "current-constant": {"current": torch.full((1, 1, 1), 0.75).expand(T, B, N)},
     "current-with-nan": {"current": _with(CURRENT, nan, 0, 0, 0)},
-    "w-transposed": {"w_rec": W.T},
-    "w-expanded": {"w_rec": W[:1].expand(N, N)},
     "w-zero": {"w_rec": torch.zeros(N, N)},
     "coefficient-expanded": {"theta": torch.tensor(0.5).expand(N)},
     "coefficient-strided": {"theta": torch.linspace(0.3, 0.8, 2 * N)[::2]},
@@ -161,16 +155,12 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "coefficient-double": {"alpha": GOOD["alpha"].double()},
     "beta-negative": {"beta": -0.1},
     "threshold-zero": {"theta": 0.0, "dynamics": "srnn"},
-    "dampening-zero": {"dampening": 0.0},
     "delay-int32": {"delay": DELAY.int()},
     "delay-transposed": {"delay": DELAY.T},
     "delay-all-the-same": {"delay": torch.full((N, N), 3)},
     "delay-longer-than-sequence": {"delay": 20, "state": _state(z=torch.ones(21, B, N))},
     "refractory-longer-than-sequence": {"refractory": 1000},
-    "checkpoint-longer-than-sequence": {"checkpoint_every": 1000},
-    "state-expanded": {"state": functional.State(*(leaf[..., :1, :].expand_as(leaf)
-                                                   for leaf in STATE))},
-    "state-with-more-past-steps": {"state": _state(z=torch.cat([STATE.z, STATE.z]))}}
+    "state-with-more-past-steps": {"state": _state(z=torch.cat([STATE.z, 1 - STATE.z]))}}
 
 
 def _named(result: Any) -> dict[str, Tensor]:

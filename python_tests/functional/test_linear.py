@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import VIEWS, assert_same, outputs_and_gradients
+from compare import VIEWS, assert_same, run_on_copies
 from lsnn_ext import functional
 from operator_calls import needs_compiled
 
@@ -16,16 +16,6 @@ SIZES = [(40, 9, 7, 5), (300, 20, 33, 70), (900, 30, 65, 10), (1100, 8, 1, 33), 
          (300, 40, 100, 12), (300, 40, 100, 35)]
 LINEAR = (functional.linear, torch.nn.functional.linear)
 RATES = {"spikes": 0.03, "half": 0.5, "dense": 1.0, "nothing": 0.0}
-
-
-def _run(linear: Callable[..., Tensor], leaves: list[Tensor],
-         weights: Tensor | None = None) -> list[Tensor]:
-    """The output, and the gradients of copies of the leaves."""
-    copies = [leaf.clone().requires_grad_() for leaf in leaves]
-    if weights is None:
-        return outputs_and_gradients(linear, copies, *copies)
-    out = linear(*copies)
-    return [out.detach(), *torch.autograd.grad(out, copies, weights)]
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
@@ -43,7 +33,7 @@ def test_same_as_torch(size: tuple[int, ...], rate: float, dtype: torch.dtype, b
     if rate < 1:
         x = (torch.rand(T, B, inputs, generator=random) < rate).to(dtype)
     leaves = [x, drawn(outputs, inputs), *([drawn(outputs)] if bias else [])]
-    found = [_run(linear, leaves) for linear in LINEAR]
+    found = [run_on_copies(linear, *leaves) for linear in LINEAR]
     assert_same("y, x, weight, bias", *found, tolerance=1e-5 if dtype == torch.float32 else 1e-13)
 
 
@@ -62,11 +52,12 @@ def test_gradients_in_any_layout(layout: str) -> None:
     """By events, with gradients that are not contiguous."""
     random = torch.Generator().manual_seed(4)
     x = (torch.rand(40, 300, 30, generator=random) < 0.05).double()
-    leaves = [x, *(torch.randn(*shape, generator=random, dtype=torch.float64)
-                   for shape in ((24, 30), (24,)))]
+    leaves = [leaf.requires_grad_() for leaf in (x, *(
+        torch.randn(*shape, generator=random, dtype=torch.float64) for shape in ((24, 30), (24,))))]
     drawn = torch.randn(40, 300, 24, generator=random, dtype=torch.float64)
-    found = [_run(linear, leaves, VIEWS[layout](drawn)) for linear in LINEAR]
-    assert_same("y, x, weight, bias", *found, tolerance=1e-13)
+    found = [torch.autograd.grad(linear(*leaves), leaves, VIEWS[layout](drawn))
+             for linear in LINEAR]
+    assert_same("x, weight, bias", *found, tolerance=1e-13)
 
 
 REDUCED = {"mean": lambda y: y.mean(0), "sum": lambda y: y.sum(0), "last": lambda y: y[-1],
@@ -83,7 +74,7 @@ def test_gradients_that_repeat_over_time(outputs: int, reduce: Callable[..., Ten
     x = (torch.rand(40, 60, 120, generator=random) < rate).double()
     leaves = [x, *(torch.randn(*shape, generator=random, dtype=torch.float64)
                    for shape in ((outputs, 120), (outputs,)))]
-    found = [_run(lambda *copies, linear=linear: reduce(linear(*copies)), leaves)
+    found = [run_on_copies(lambda *copies, linear=linear: reduce(linear(*copies)), *leaves)
              for linear in LINEAR]
     assert_same("y, x, weight, bias", *found, tolerance=1e-12)
     assert (found[0][1].stride(0) == 0) == (reduce in (REDUCED["mean"], REDUCED["sum"]))

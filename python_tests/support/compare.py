@@ -123,6 +123,12 @@ def outputs_and_gradients(call: Callable[..., Any], parameters: Iterable[Tensor]
     return [*(out.detach() for out in outputs), *weighted_gradients(outputs, parameters)]
 
 
+def run_on_copies(call: Callable[..., Any], *leaves: Tensor) -> list[Tensor]:
+    """All outputs of call(*leaves), then the gradients of the leaves, which get none themselves."""
+    copies = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    return outputs_and_gradients(call, copies, *copies)
+
+
 def _parts() -> dict[str, tuple[str, ...]]:
     """What stands in the lists that our operators take, by the names of these lists."""
     tensors = {"state": ("v", "a", "i", "r", "z"),
