@@ -58,38 +58,24 @@ def _x(name: str) -> Tensor:
     return torch.randn(20, 3, 5)
 
 
-def _stacked(of: Callable[[nn.Module], tuple[Tensor, ...]],
-             members: list[nn.Module]) -> list[Tensor]:
-    return [torch.stack(each) for each in zip(*map(of, members), strict=True)]
-
-
 @pytest.mark.parametrize("name", MODULES)
-def test_autograd_outside_of_vmap(name: str) -> None:
-    """The gradients that torch.vmap hides from what it maps over."""
+def test_gradients_of_each_member(name: str) -> None:
+    """By autograd outside of vmap, which hides it from what it maps over, and inside."""
     members, parameters, buffers, output = _ensemble(name)
     x = _x(name)
     y = vmap(output, (0, 0, None))(parameters, buffers, x)
     assert_same("outputs", y.detach(), torch.stack([m(x)[0].detach() for m in members]),
                 tolerance=1e-6)
-    got = torch.autograd.grad(y.square().sum(), list(parameters.values()))
-    want = _stacked(lambda m: torch.autograd.grad(m(x)[0].square().sum(), list(m.parameters())),
-                    members)
-    for key, one, other in zip(parameters, got, want, strict=True):
-        assert other.any(), key
-        assert_same(key, one, other, tolerance=1e-5)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_gradients_inside_of_vmap(name: str) -> None:
-    members, parameters, buffers, output = _ensemble(name)
-    x = _x(name)
+    outside = torch.autograd.grad(y.square().sum(), list(parameters.values()))
     leaves = {key: value.detach() for key, value in parameters.items()}
     slopes = grad(lambda *given: output(*given).square().sum())
-    found = vmap(slopes, (0, 0, None))(leaves, buffers, x)
-    want = _stacked(lambda m: torch.autograd.grad(m(x)[0].square().sum(), list(m.parameters())),
-                    members)
-    for (key, one), other in zip(found.items(), want, strict=True):
-        assert_same(key, one, other, tolerance=1e-5)
+    inside = vmap(slopes, (0, 0, None))(leaves, buffers, x)
+    want = zip(*(torch.autograd.grad(m(x)[0].square().sum(), list(m.parameters()))
+                 for m in members), strict=True)
+    for (key, one), other, each in zip(inside.items(), outside, want, strict=True):
+        wanted = torch.stack(each)
+        assert wanted.any(), key
+        assert_same(key, [one, other], [wanted, wanted], tolerance=1e-5)
 
 
 def test_gradients_of_each_sample() -> None:

@@ -45,14 +45,6 @@ def test_precision(precision: str, design: str) -> None:
             assert not torch.equal(got, wanted)
 
 
-def test_numbers_of_a_factor() -> None:
-    found = []
-    for precision in ("highest", "high", "medium"):
-        torch.set_float32_matmul_precision(precision)
-        found.append(_ops.count_bf16_parts())
-    assert found == [0, 2, 1]
-
-
 # --------------------------------------------------------------------------------- torch's products
 @pytest.mark.skipif(not _ops.available or not _ops.has_cpu_kernels(torch.empty(0)),
                     reason="the CPU kernels do not run here")
