@@ -52,15 +52,6 @@ def test_gradients_pass_between_chunks(dynamics: str) -> None:
     assert_all_same(got, want, tolerance=1e-11)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_no_steps_return_the_state(dtype: torch.dtype) -> None:
-    problem = build(replace(BUSY, T=0), dtype)
-    outputs = problem.outputs(functional.alif)
-    assert outputs["spikes"].shape == (0, 3, 33)
-    given = problem.arguments()["state"]
-    assert_all_same({name: outputs[f"state.{name}"] for name in given._fields}, given._asdict())
-
-
 def test_no_state_is_all_zeros() -> None:
     problem = build(replace(BUSY, state="none"), torch.float32)
     want, zero = problem.outputs(functional.alif), torch.zeros(3, 33)
@@ -77,11 +68,6 @@ def test_more_past_steps_than_needed() -> None:
     spikes, state = functional.alif(**arguments)
     assert_same("spikes", spikes, want["spikes"])
     assert_same("state.z", state.z, want["state.z"])
-
-
-def test_past_spikes_are_those_returned() -> None:
-    outputs = build(replace(BUSY, delay="each"), torch.float32).outputs(functional.alif)
-    assert_same("state.z", outputs["state.z"], outputs["spikes"][-4:].flip(0))
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])

@@ -4,7 +4,6 @@ of the table.
 Weights and currents are dyadic, so the sums of (1) are exact in any order; all else is written in
 one order of operations. Hence spikes and values agree in every bit, and gradients to rounding.
 """
-import importlib.util
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +14,10 @@ from cases import TABLE, Case, build
 from compare import assert_all_same, assert_same, assert_same_runs
 from lsnn_ext import _ops, functional, reference
 from lsnn_ext.models import MODELS
+from operator_calls import needs_compiled
 
 # Of gradients, relative to the largest of each.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 5e-5}
-# The reference sums its gradients as torch pleases: what is promised of bits and threads is asked
-# of compiled code.
-needs_compiled = pytest.mark.skipif(importlib.util.find_spec("lsnn_ext._C") is None,
-                                    reason="the compiled part of lsnn_ext is not built")
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
 OUTPUTS = ("spikes", "trace.v", "trace.a", "trace.threshold", "state.v", "state.a", "state.i",
            "state.z")
@@ -101,7 +97,7 @@ def test_dampening(dampening: float) -> None:
     Case("kernel", T=70, B=3, N=129, delay="kernel", mask=True, state="bits")],
     ids=["large", "long", "hard", "paper", "kernel"])
 def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> None:
-    """Threads share out the work, never the order of a sum."""
+    """Threads share out the work, never the order of a sum; torch's, in the reference, do."""
     problem = build(case, dtype)
     if case.mask and not _ops.has_cpu_kernels(problem.leaves["x"]):
         pytest.skip("the reference computes a mask on a GPU, by products of torch")
@@ -115,12 +111,11 @@ def test_same_bits_for_any_number_of_threads(case: Case, dtype: torch.dtype) -> 
 def test_threshold_met_exactly(dynamics: str) -> None:
     """Equation (7) with m = 0: only a model that tests >= spikes; v' = A is no crossing."""
     half, zero = torch.full((1, 1), 0.5), torch.zeros(1, 1)
+    # alpha = 0 and kappa = 1 make y the current: the new u, the old v' and A are all one half.
+    state = reference.State(half, zero, zero, zero, zero[None])
     for alif in (functional.alif, reference.alif):
-        # alpha = 0 and kappa = 1 make y the current: the new u, the old v' and A are all one half.
-        state = reference.State(half, zero, zero, zero, zero[None])
-        result: Any = alif(half[None], zero, alpha=0.0, kappa=1.0, theta=0.5, beta=0.0, q=1.0,
-                           eta=0.0, dynamics=dynamics, state=state, trace=True)
-        spikes, _, traces = result
+        spikes, _, traces = alif(half[None], zero, alpha=0.0, kappa=1.0, theta=0.5, beta=0.0, q=1.0,
+                                 eta=0.0, dynamics=dynamics, state=state, trace=True)
         assert float(spikes) == float(MODELS[dynamics].ge)
         assert float(traces.a) == 0.0
 
