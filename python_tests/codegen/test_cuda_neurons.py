@@ -4,7 +4,6 @@ The kernels run on a GPU, or emulated: LSNN_EMULATE=1 in a build with the emulat
 for a GPU, nvcc or NVRTC is enough.
 """
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -16,16 +15,18 @@ import torch
 from torch import Tensor
 
 from any_neurons import ADAPTIVE, ANALOG, NEURONS
+from compare import assert_same
 from lsnn_ext import Neuron, NeuronState, _ops, zoo
 from lsnn_ext.codegen import cache, cuda, kernels
 from lsnn_ext.codegen.compile import CompileError, Compiler, make_key
 from lsnn_ext.codegen.generate import generate
 from lsnn_ext.codegen.trace import trace
 from lsnn_ext.functional import pack_spikes, recurrent
+from operator_calls import EMULATED
+from wide_states import as_real, total
 from zoo_loops import count_currents, draw_call, zoo_coefficients
 
-EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
-CUDA = _ops.available and torch.cuda.is_available()
+CUDA = _ops.available and torch.cuda.is_available()  # also of a build without CUDA kernels
 DEVICE = "cuda" if CUDA else "cpu"
 needs_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
                                    reason="no CUDA kernels run here, not even emulated")
@@ -48,17 +49,11 @@ def _results(neuron: Neuron, given: dict[str, Any], device: str) -> dict[str, Te
     if call.get("state") is not None:
         leaves |= {**call["state"].states, "z": call["state"].z}
     spikes, state, traces = recurrent(neuron=neuron, trace=True, **call)
-    shown = {"spikes": spikes, "last z": state.z, **state.states,
+    found = {"spikes": spikes, "last z": state.z, **state.states,
              **{f"trace {name}": one for name, one in traces.items()}}
-    random = torch.Generator().manual_seed(7)
-    total: Any = 0.0
-    for one in shown.values():
-        factor = torch.randn(one.shape, generator=random, dtype=torch.float64).to(one)
-        total = total + (one * factor).real.sum()
-    gradients = torch.autograd.grad(total, list(leaves.values()))
-    found = {**shown, **{f"gradient of {name}": one
-                         for name, one in zip(leaves, gradients, strict=True)}}
-    return {name: one.detach().cpu() for name, one in found.items()}
+    gradients = torch.autograd.grad(total([*found.values()]), list(leaves.values()))
+    found |= {f"gradient of {name}": one for name, one in zip(leaves, gradients, strict=True)}
+    return {name: as_real(one.detach()).cpu() for name, one in found.items()}
 
 
 def _compare(neuron: Neuron, given: dict[str, Any], patch: pytest.MonkeyPatch,
@@ -72,10 +67,8 @@ def _compare(neuron: Neuron, given: dict[str, Any], patch: pytest.MonkeyPatch,
         assert torch.equal(got["spikes"], wanted["spikes"])
         assert torch.equal(got["last z"], wanted["last z"])
     for name, one in wanted.items():
-        error = float((got[name] - one).abs().max()) if one.numel() else 0.0
-        largest = float(one.abs().max()) if one.numel() else 0.0
-        assert largest > 0 or not one.numel(), name
-        assert error <= tolerance * largest, (name, error, largest)
+        assert bool(one.any()), name
+        assert_same(name, got[name], one, tolerance=tolerance)
     forms = [(form[0] if len(form) == 2 else form, made)
              for form, (_, made) in neuron.kernels.items()]
     of_gpu = [made for form, made in forms if form[3] != "cpu" and form[0] == given["x"].dtype]

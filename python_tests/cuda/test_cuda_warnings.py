@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_cuda_bits import DEVICE, EMULATED, needs_cuda_kernels, unsaid  # noqa: F401
+from test_cuda_bits import unsaid  # noqa: F401
 from torch import Tensor
 
 from compare import assert_same, saved_tensors
-from lsnn_ext import ALIF, _ops, functional
+from lsnn_ext import ALIF, functional
+from operator_calls import DEVICE, EMULATED, needs_compiled, needs_cuda_kernels
 
 K: dict[str, Any] = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
@@ -67,11 +68,9 @@ def test_saved_dtype_is_what_the_gpu_has() -> None:
     assert kept == {torch.float32: 40 * 3 * 33 * 4, torch.bfloat16: 40 * 3 * 33 * 2}
 
 
+@needs_compiled
+@pytest.mark.skipif(EMULATED, reason="the emulated kernels stand in for those of the CPU")
 def test_the_cpu_kernels_say_nothing() -> None:
-    if EMULATED:
-        pytest.skip("the emulated kernels stand in for those of the CPU")
-    if not _ops.available:
-        pytest.skip("the compiled part is missing")
     layer = ALIF(8, 33, checkpoint_every=16, saved_dtype=torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -14,10 +14,10 @@ from torch import Tensor
 from lsnn_ext import ALIF, LIF, LSNN, _ops, functional
 from lsnn_ext._ops import autograd
 from lsnn_ext.modules import delays, neuron, readout
+from operator_calls import EMULATED
 
-pytestmark = pytest.mark.skipif(
-    _ops._C is None or not _ops._C.emulator or "LSNN_EMULATE" not in os.environ,
-    reason="launches are counted by the emulator, with LSNN_EMULATE=1 in a build that has it")
+pytestmark = pytest.mark.skipif(not EMULATED, reason="launches are counted by the emulator, with "
+                                                     "LSNN_EMULATE=1 in a build that has it")
 if os.environ.get("LSNN_DESIGN") == "step":
     pytest.skip("the design step launches kernels for each step", allow_module_level=True)
 

@@ -111,7 +111,7 @@ def through_exported_file(program: Any) -> Any:
 def weighted_gradients(outputs: Iterable[Tensor], leaves: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """The gradients of a weighted sum of all outputs that have one."""
     learned = [out for out in outputs if out.requires_grad]
-    weights = [torch.linspace(-1, 1.5, out.numel(), dtype=out.dtype).view_as(out)
+    weights = [torch.linspace(-1, 1.5, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
                for out in learned]
     return torch.autograd.grad(learned, list(leaves), weights)
 

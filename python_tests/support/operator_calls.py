@@ -16,6 +16,11 @@ from lsnn_ext import _ops, functional
 
 needs_compiled = pytest.mark.skipif(not _ops.available,
                                     reason="the compiled part of lsnn_ext is not built")
+EMULATED = _ops.available and _ops._C.emulator and "LSNN_EMULATE" in os.environ
+CUDA = _ops.available and bool(_ops._C.cuda) and torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"  # of tests of CUDA kernels
+needs_cuda_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
+                                        reason="no CUDA kernels run here, not even emulated")
 REFUSING = ("alif_forward", "alif_backward", "linear_events", "linear_events_backward")
 NAMES = (*REFUSING, "leaky_readout", "leaky_readout_backward")
 
