@@ -1,7 +1,6 @@
 """functional.recurrent by each route, against its loop."""
 import os
 import warnings
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from any_neurons import ADAPTIVE, ANALOG, NEURONS
+from compare import run_on_copies
 from lsnn_ext import Neuron, NeuronState, _ops, use_reference
 from lsnn_ext.codegen import cache
 from lsnn_ext.codegen import call as codegen_call
@@ -57,24 +57,18 @@ def leaf(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float64) ->
     return (torch.randn(shape, dtype=dtype) * scale).requires_grad_()
 
 
-def coefficients_of(name: str) -> dict[str, Any]:
-    if name == "adaptive":
-        return {"tau": 4.0 + leaf(N).detach().abs(), "theta": torch.tensor(0.3)}
-    if name == "branches":
-        return {"tau": 3.0, "gain": leaf(N).detach()}
-    return {}
-
-
 def case(name: str, delays: str = "none", has_state: bool = False) -> dict[str, Any]:
     """Arguments of a call, leaves in float64."""
     torch.manual_seed(0)
     _, K, states = NEURONS[name]
     one = (N, N) if K == 1 else (K, N, N)
     delay: Any = {"none": 0, "one": 2, "each": torch.randint(0, 4, one), "own": [0, 3]}[delays]
+    coefficients = {"adaptive": {"tau": 4.0 + torch.randn(N).abs(), "theta": torch.tensor(0.3)},
+                    "branches": {"tau": 3.0, "gain": torch.randn(N)}, "analog": {}}[name]
     found = {"x": leaf(T, B, K, N, scale=3.0), "delay": delay,
              "w": leaf(*((2, *one) if delays == "own" else one)),
              "coefficients": {n: c.double().requires_grad_() if isinstance(c, Tensor) else c
-                              for n, c in coefficients_of(name).items()}, "state": None}
+                              for n, c in coefficients.items()}, "state": None}
     if has_state:
         z = torch.rand(4, B, N, dtype=torch.float64)
         z = (z if name == "analog" else z.round()).requires_grad_()
@@ -140,20 +134,21 @@ def test_projection_of_many_inputs(are_spikes: bool, more: dict[str, Any]) -> No
     shape, neurons = (70, 11, 24), 350
     inputs = (torch.rand(shape) < 0.05).double()
     inputs = inputs if are_spikes else inputs * torch.randn(shape)
-    w_in, bias = leaf(neurons, 24, scale=3.0), leaf(neurons)
-    w_rec, given = leaf(neurons, neurons, scale=0.1), case("adaptive")["coefficients"]
-    leaves = [inputs.requires_grad_(), w_in, bias, w_rec]
+    leaves = [inputs, leaf(neurons, 24, scale=3.0), leaf(neurons),
+              leaf(neurons, neurons, scale=0.1)]
     if "lengths" in more:
         more = {"lengths": torch.tensor(more["lengths"])}
-    found = []
-    for use in (nullcontext, use_reference):
-        with use():
-            spikes, state = recurrent(inputs, w_rec, NEURONS["adaptive"][0], w_in=w_in, bias=bias,
-                                      tau=5.0, theta=given["theta"].mean(), **more)
-            loss = spikes.sum() + sum(one.sum() for one in state.states.values())
-        found.append([spikes, *torch.autograd.grad(loss, leaves)])
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
-    assert 0.01 < float(found[0][0].mean()) < 0.9
+
+    def call(x: Tensor, w_in: Tensor, bias: Tensor, w_rec: Tensor) -> list[Tensor]:
+        spikes, state = recurrent(x, w_rec, ADAPTIVE, w_in=w_in, bias=bias, tau=5.0, theta=0.3,
+                                  **more)
+        return [spikes, *state.states.values()]
+
+    found = run_on_copies(call, *leaves)
+    with use_reference():
+        wanted = run_on_copies(call, *leaves)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    assert 0.01 < float(found[0].mean()) < 0.9
 
 
 def test_no_recurrence_and_no_gradient(route: str) -> None:
