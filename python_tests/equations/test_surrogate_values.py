@@ -1,12 +1,13 @@
 """The surrogates of the kernels to the last places, the end of surrogate_cutoff, and thresholds of
 exactly 0 in models whose surrogate is as wide as the threshold."""
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_all_same
+from compare import assert_same, run_on_copies
 from lsnn_ext import ALIF, LSNN, functional, reference
 from lsnn_ext._core.surrogates import SURROGATES
 from lsnn_ext.models import MODELS
@@ -80,13 +81,11 @@ def test_cutoff_ends_where_the_share_is_reached(surrogate: str, share: float) ->
 def recurrent(surrogate: str, share: float, dtype: torch.dtype, of: object) -> list[Tensor]:
     random = torch.Generator().manual_seed(3)
     B, N = 20, 41
-    x = torch.randn(30, B, N, generator=random, dtype=dtype).requires_grad_()
-    w = (torch.randn(N, N, generator=random, dtype=dtype) / math.sqrt(N)).requires_grad_()
-    z, _ = of.alif(x, w, alpha=0.9, rho=0.95, beta=0.5, theta=0.4, dynamics="srnn", width=0.2,
-                   surrogate=surrogate, surrogate_cutoff=share)
-    z.backward(torch.randn(z.shape, generator=random, dtype=dtype))
-    assert x.grad is not None and w.grad is not None
-    return [z.detach(), x.grad, w.grad]
+    x = torch.randn(30, B, N, generator=random, dtype=dtype)
+    w = torch.randn(N, N, generator=random, dtype=dtype) / math.sqrt(N)
+    return run_on_copies(lambda x, w: of.alif(
+        x, w, alpha=0.9, rho=0.95, beta=0.5, theta=0.4, dynamics="srnn", width=0.2,
+        surrogate=surrogate, surrogate_cutoff=share)[0], x, w)
 
 
 @pytest.mark.parametrize("share", [1e-8, 1e-2])
@@ -147,36 +146,29 @@ def test_cutoffs_that_are_refused(arguments: dict[str, object], said: str) -> No
 SCALED = [name for name, model in MODELS.items() if model.scale == "A"]
 
 
-def _run(alif: object, theta: Tensor, beta: float, smooth: bool,
-         dynamics: str) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x = (torch.randn(30, 3, 6, generator=generator, dtype=torch.float64) * 1024).round() / 1024
-    x[:5] = 0  # the membrane is exactly at the threshold
-    leaves = {"x": x.requires_grad_(), "theta": theta.clone().requires_grad_(),
-              "w": (torch.randn(6, 6, generator=generator,
-                                dtype=torch.float64) * 64).round().div(256).requires_grad_(),
-              "width": torch.ones(6, dtype=torch.float64, requires_grad=True)}
-    spikes, state, traces = alif(  # type: ignore[operator]
-        leaves["x"], leaves["w"], alpha=0.75, theta=leaves["theta"], rho=0.5, beta=beta,
-        width=leaves["width"], R=0.5, dynamics=dynamics, smooth=smooth, trace=True)
-    loss = spikes.sum() + traces.v.square().sum() + state.a.sum()
-    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True,
-                                    materialize_grads=True)
-    found = {"spikes": spikes.detach(), "v": traces.v.detach(),
-             "threshold": traces.threshold.detach()}
-    return found | {f"d {name}": g for name, g in zip(leaves, gradients, strict=True)}
-
-
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("dynamics", SCALED)
 def test_a_threshold_of_zero(dynamics: str, beta: float, smooth: bool) -> None:
     """As in the reference: no gradient passes the test where the threshold is 0."""
     theta = torch.tensor([0.0, 0.0, 0.5, -0.25, 1e-310, 0.0], dtype=torch.float64)
-    got, want = (
-        _run(alif, theta, beta, smooth, dynamics) for alif in (functional.alif, reference.alif))
-    assert bool((want["threshold"] == 0).any()) and bool(want["spikes"].any())
-    assert_all_same(got, want, tolerance=1e-11)
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(30, 3, 6, generator=generator, dtype=torch.float64) * 1024).round() / 1024
+    x[:5] = 0  # the membrane is exactly at the threshold
+    w = (torch.randn(6, 6, generator=generator, dtype=torch.float64) * 64).round().div(256)
+
+    def run(module: Any) -> list[Tensor]:
+        def call(x: Tensor, w: Tensor, theta: Tensor, width: Tensor) -> list[Tensor]:
+            spikes, state, traces = module.alif(
+                x, w, alpha=0.75, theta=theta, rho=0.5, beta=beta, width=width, R=0.5,
+                dynamics=dynamics, smooth=smooth, trace=True)
+            return [spikes, traces.threshold, traces.v, state.a]
+
+        return run_on_copies(call, x, w, theta, torch.ones_like(theta))
+
+    got, want = run(functional), run(reference)
+    assert bool((want[1] == 0).any()) and bool(want[0].any())
+    assert_same("results", got, want, tolerance=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

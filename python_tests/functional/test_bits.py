@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import lsnn_ext
-from compare import assert_all_same, assert_same, changed
+from compare import assert_same, changed, outputs_and_gradients
 from lsnn_ext import ALIF, functional
 from lsnn_ext.functional import PackedSpikes, layer, pack_spikes
 from lsnn_ext.modules import recurrent
@@ -75,26 +75,16 @@ def _stack(dropout: float = 0.0, bidirectional: bool = False) -> tuple[nn.Module
     return net, (torch.rand(200, 16, 20) < 0.1).float()
 
 
-def _stacked(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    x = x.clone().requires_grad_()
-    spikes, state = net(x)
-    assert float(spikes.mean()) > 0.001
-    (spikes * torch.linspace(-1, 1, spikes.shape[-1])).sum().backward()
-    grads = {name: value.grad.clone() for name, value in net.named_parameters()
-             if value.grad is not None}
-    net.zero_grad()
-    assert x.grad is not None and len(grads) >= 9
-    return {"spikes": spikes, "v": state.v, "x": x.grad, **grads}
-
-
 def test_stacked_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = _stack()
+    leaves = [x.requires_grad_(), *net.parameters()]
     with Calls() as calls:
-        got = _stacked(net, x)
+        got = outputs_and_gradients(net, leaves, x)
+    assert float(got[0].mean()) > 0.001
     assert ["bits" in call.given["requested"] for call in calls.forward] == [True, True, False]
     assert [call.given["x_bits"] is not None for call in calls.forward] == [False, True, True]
     monkeypatch.setattr(recurrent, "is_packing_faster", lambda x, w: False)
-    assert_all_same(got, _stacked(net, x))
+    assert_same("results", got, outputs_and_gradients(net, leaves, x))
 
 
 @pytest.mark.parametrize(("dropout", "bidirectional", "training", "bits"), [

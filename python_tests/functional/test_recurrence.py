@@ -1,5 +1,6 @@
 """Layers without recurrent weights, and with a weight of each synapse for each delay."""
 import importlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_all_same, assert_same, weighted_gradients
+from compare import assert_all_same, assert_same, outputs_and_gradients, weighted_gradients
 from layers import grid
 from lsnn_ext import ALIF, LIF, functional
 from module_kinds import run_steps
@@ -116,19 +117,16 @@ def test_module_without_recurrence(kind: type[ALIF | LIF], bidirectional: bool) 
         for name, parameter in zeros.named_parameters():
             parameter.copy_(layer.get_parameter(name) if "weight_hh" not in name else 0 * parameter)
     x = (torch.rand(T, B, I) < 0.3).float()
-    results = []
-    for module in (layer, zeros):
-        z, state, traces = module(x, trace=True)
-        names = [name for name, _ in layer.named_parameters()]
-        gradients = torch.autograd.grad(z.sum() + traces.v.square().sum(),
-                                        [module.get_parameter(n) for n in names])
-        results.append({"spikes": z, **state._asdict(), **dict(zip(names, gradients, strict=True))})
-    assert bool(results[0]["spikes"].any())
-    assert_all_same(*results, tolerance=1e-5)
-    assert_same("spikes", results[0]["spikes"], results[1]["spikes"])
+    got, want = (outputs_and_gradients(
+        partial(module, trace=True),
+        [module.get_parameter(name) for name, _ in layer.named_parameters()], x)
+        for module in (layer, zeros))
+    assert bool(got[0].any())
+    assert_same("results", got, want, tolerance=1e-5)
+    assert_same("spikes", got[0], want[0])
     if not bidirectional:
         with torch.no_grad():
-            assert_same("steps", run_steps(layer, x)[0], results[0]["spikes"])
+            assert_same("steps", run_steps(layer, x)[0], got[0])
     layer.reset_parameters()
 
 

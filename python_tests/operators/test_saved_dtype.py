@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case, build
-from compare import assert_same, assert_same_runs, saved_tensors
+from compare import assert_same, assert_same_runs, outputs_and_gradients, saved_tensors
 from lsnn_ext import ALIF, LSNN, _ops, functional
 
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
@@ -22,19 +22,15 @@ def test_membranes_in_half_the_memory(network: bool) -> None:
     for more in kinds:
         torch.manual_seed(1)
         net: nn.Module = LSNN(40, 64, 64, 3, **more) if network else ALIF(40, 128, **more)
-        out = net(x)[0]
-        out.square().sum().backward()
         sizes = {tensor.data_ptr(): tensor.nbytes if tensor.dim() == 3 else 0
                  for tensor in saved_tensors(lambda net=net: net(x))}
         kept.append(sum(sizes.values()))
-        gradients = {name: value.grad for name, value in net.named_parameters()
-                     if value.grad is not None}
-        results.append({"out": out.detach(), **gradients})
-    assert_same("out", results[1]["out"], results[0]["out"])
+        results.append(outputs_and_gradients(lambda x, net=net: net(x)[0], net.parameters(), x))
+    want, got = results
+    assert_same("out", got[0], want[0])
     assert kept[0] - kept[1] >= 50 * 8 * 128 * 2
-    for name, want in results[0].items():
-        assert_same(name, results[1][name], want, tolerance=0.03)
-    assert any(not torch.equal(results[1][name], want) for name, want in results[0].items())
+    assert_same("gradients", got, want, tolerance=0.03)
+    assert not all(map(torch.equal, got, want))
 
 
 def test_saved_dtype_is_named() -> None:

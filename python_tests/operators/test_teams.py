@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import lsnn_ext
+from compare import assert_same, outputs_and_gradients
 from lsnn_ext import LSNN, _ops
 
 
@@ -31,10 +32,7 @@ def _network(batch: int, neurons: int = 512) -> tuple[LSNN, Tensor]:
 
 
 def _results(net: LSNN, x: Tensor) -> list[Tensor]:
-    net.zero_grad()
-    out, state = net(x)[:2]
-    (out.square().sum() + state[0].v.sum()).backward()
-    return [out.detach().clone(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+    return outputs_and_gradients(net, net.parameters(), x)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 17])
@@ -45,9 +43,7 @@ def test_a_team_computes_the_same_bits(batch: int, team_size: int | str) -> None
         wanted = _results(net, x)
     assert wanted[0].abs().sum() > 0
     with _threads(4, team_size):
-        got = _results(net, x)
-    assert len(got) == len(wanted) > 3
-    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+        assert_same("results", _results(net, x), wanted)
 
 
 def test_neurons_are_shared_out() -> None:
