@@ -24,14 +24,6 @@ def rf(c: Tensor, u: Tensor, z: Tensor, *, b: Any, omega: Any, theta: Any,
     return u, triangle(u.real - theta)
 
 
-def pairs(c: Tensor, re: Tensor, im: Tensor, z: Tensor, *, b: Any, omega: Any, theta: Any,
-          dt: float = 0.1) -> tuple[Tensor, ...]:
-    """The same in real numbers."""
-    p, q = torch.exp(-b * dt) * torch.cos(omega * dt), torch.exp(-b * dt) * torch.sin(omega * dt)
-    re, im = p * re - q * im + c, p * im + q * re
-    return re, im, triangle(re - theta)
-
-
 def turned(c: Tensor, u: Tensor, v: Tensor, z: Tensor, *, alpha: Any, gain: Any,
            theta: float = 1.0) -> tuple[Tensor, ...]:
     """Every operator that complex rows have."""
@@ -83,17 +75,6 @@ def test_operators_of_coefficients(shape: tuple[int, ...]) -> None:
     check(Neuron(step), step, [zeros()[0]] * 2, coefficients(shape=shape))
 
 
-def test_equals_a_pair_of_real_states() -> None:
-    x, w = torch.randn(T, B, N, dtype=F64), 0.3 * torch.randn(N, N, dtype=F64)
-    given = coefficients()
-    options = {"lengths": [T, 11, 0], "delay": 2, "trace": True}
-    spikes, state, traces = functional.recurrent(x, w, Neuron(rf), **given, **options)
-    same, other, rows = functional.recurrent(x, w, Neuron(pairs), **given, **options)
-    assert torch.equal(spikes, same) and spikes.sum() > 0
-    for u, v in ((state.states["u"], other.states), (traces["u"], rows)):
-        torch.testing.assert_close(u, torch.complex(v["re"], v["im"]), rtol=1e-12, atol=1e-12)
-
-
 def test_state_in_and_out() -> None:
     x, neuron, given = torch.randn(T, B, N, dtype=F64), Neuron(rf), coefficients()
     state = wide_states.check_parts(neuron, x, None, "u", **given)
@@ -107,10 +88,11 @@ def test_state_in_and_out() -> None:
 @pytest.mark.parametrize("lengths", [None, [T, 4, 0]])
 def test_a_first_state_and_lengths(lengths: list[int] | None) -> None:
     u0 = torch.randn(B, N, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    tensors = {"x": torch.randn(T, B, N, dtype=F64), "w_rec": 0.3 * torch.randn(N, N, dtype=F64)}
     wide_states.check_with_the_reference(
-        Neuron(rf), {"x": torch.randn(T, B, N, dtype=F64), "u0": u0, **coefficients()},
-        lambda leaves: functional.NeuronState({"u": leaves["u0"]}, torch.zeros(1, B, N, dtype=F64)),
-        w_rec=None, lengths=lengths)
+        Neuron(rf), {**tensors, "u0": u0, **coefficients()},
+        lambda leaves: functional.NeuronState({"u": leaves["u0"]}, torch.zeros(3, B, N, dtype=F64)),
+        delay=2, lengths=lengths)
 
 
 def test_no_steps_of_the_loop() -> None:
