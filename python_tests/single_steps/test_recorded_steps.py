@@ -12,38 +12,22 @@ from torch import Tensor, nn
 
 from compare import assert_same
 from draws import draw
-from lsnn_ext import ALIF, LIF, LSNN, State
+from lsnn_ext import ALIF, LSNN, State
 from lsnn_ext.models import MODELS, find_defaults
 from module_kinds import round_weights, run_steps
-from steps import I, N, flat, needs_prepared_layers, without_operators
+from steps import LAYERS, I, N, flat, needs_prepared_layers, without_operators
 
 pytestmark = needs_prepared_layers
 T, B = 12, 3
-DELAYS = torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
 OTHERS = {**find_defaults("lsnn", "ALIF"), "threshold": 0.1, "p": 0.1, "q": 0.1, "sigma": 0.3}
-LAYERS: dict[str, Callable[[], Any]] = {
-    "ALIF": lambda: ALIF(I, N),
-    "float64": lambda: ALIF(I, N, dtype=torch.float64),
-    "no-bias": lambda: ALIF(I, N, bias=False),
-    "autapses": lambda: ALIF(I, N, autapses=True),
-    "feedforward": lambda: ALIF(I, N, recurrent=False),
-    "whole-rows": lambda: ALIF(I, 64, autapses=True),
-    "refractory": lambda: ALIF(I, N, refractory=3),
-    "delay": lambda: ALIF(I, N, delay=2),
-    "delays": lambda: ALIF(I, N, delay=DELAYS),
-    "delays-autapses": lambda: ALIF(I, N, delay=DELAYS, autapses=True),
-    "learned": lambda: ALIF(I, N, learn=("tau_mem", "tau_adapt", "beta", "threshold")),
-    "learned-each": lambda: ALIF(I, N, tau_mem=torch.linspace(10, 30, N), learn=("tau_mem",)),
-    "arctan": lambda: ALIF(I, N, surrogate="arctan", dampening=0.5),
-    "three-layers": lambda: ALIF(I, N, num_layers=3, refractory=1),
-    "LIF": lambda: LIF(I, N),
-    **{name: lambda name=name: ALIF(I, N, **{**OTHERS, "dynamics": name}) for name in MODELS}}
+EVERY: dict[str, Callable[[], Any]] = LAYERS | {
+    name: lambda name=name: ALIF(I, N, **{**OTHERS, "dynamics": name}) for name in MODELS}
 
 
 def _layer(name: str) -> Any:
     """Weights are multiples of 2^-8, so that sums are exact in any order."""
     torch.manual_seed(0)
-    return round_weights(LAYERS[name]())
+    return round_weights(EVERY[name]())
 
 
 def _start(layer: Any, dtype: torch.dtype) -> State:
@@ -64,7 +48,7 @@ def _in_steps(layer: Any, x: Tensor, state: State | None) -> tuple[Tensor, State
     return without_operators(run_steps, layer, x, state)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_equals_the_sequence(name: str) -> None:
     layer = _layer(name)
     dtype = layer.weight_ih_l0.dtype
@@ -99,41 +83,30 @@ def test_forms(batch: tuple[int, ...]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
 
-def _other_ways(layer: ALIF) -> dict[str, Callable[[], Tensor]]:
-    x = draw(B, I)
-    half = {"weight_ih_l0": layer.weight_ih_l0 * 1.0}
-    return {
-        "half": lambda: layer.step(x.bfloat16())[0].float(),
-        "autocast": lambda: torch.autocast("cpu", torch.bfloat16)(layer.step)(x)[0].float(),
-        "computed-weight": lambda: torch.func.functional_call(_Once(layer), {
-            f"layer.{name}": value for name, value in half.items()}, (x,)),
-        "bf16-saved": lambda: _with(layer, saved_dtype=torch.bfloat16).step(x)[0],
-        "checkpoints": lambda: _with(layer, checkpoint_every=16).step(x)[0]}
+class _Stepping(nn.Sequential):
+    def forward(self, x: Tensor) -> Any:
+        return self[0].step(x)
 
 
-class _Once(nn.Module):
-    def __init__(self, layer: ALIF) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer.step(x)[0]  # type: ignore[no-any-return]
+def _step_with_another_weight(x: Tensor) -> Any:
+    layer = ALIF(I, N)
+    weight = {"0.weight_ih_l0": layer.weight_ih_l0 * 1.0}
+    return torch.func.functional_call(_Stepping(layer), weight, (x,))
 
 
-def _with(layer: ALIF, **changed: Any) -> ALIF:
-    other = copy.deepcopy(layer)
-    for name, value in changed.items():
-        setattr(other, name, value)
-    return other
+UNUSUAL: dict[str, Callable[[Tensor], Any]] = {
+    "half": lambda x: ALIF(I, N).step(x.bfloat16()),
+    "autocast": torch.autocast("cpu", torch.bfloat16)(lambda x: ALIF(I, N).step(x)),
+    "computed-weight": _step_with_another_weight,
+    "bf16-saved": lambda x: ALIF(I, N, saved_dtype=torch.bfloat16).step(x),
+    "checkpoints": lambda x: ALIF(I, N, checkpoint_every=16).step(x)}
 
 
-@pytest.mark.parametrize("name", ["half", "autocast", "computed-weight", "bf16-saved",
-                                  "checkpoints"])
+@pytest.mark.parametrize("name", UNUSUAL)
 def test_what_is_unusual_takes_the_operators(name: str) -> None:
-    way = _other_ways(_layer("ALIF"))[name]
     with pytest.raises(AssertionError, match="called the operators"):
-        without_operators(way)
-    assert way().requires_grad
+        without_operators(UNUSUAL[name], draw(B, I))
+    assert UNUSUAL[name](draw(B, I))[0].requires_grad
 
 
 def _outputs(layer: ALIF, steps: int = 4) -> Tensor:

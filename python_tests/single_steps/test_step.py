@@ -8,32 +8,24 @@ import torch
 from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 from lsnn_ext._core import prepared_layer
-from lsnn_ext.models import find_defaults
 from module_kinds import round_weights, run_steps
 from operator_calls import Calls
-from steps import I, N, agree, assert_equal, flat, needs_prepared_layers, prepared
+from steps import LAYERS, I, N, agree, assert_equal, flat, needs_prepared_layers, prepared
 
-LAYERS: dict[str, Callable[[], Any]] = {
-    "ALIF": lambda: ALIF(I, N),
-    "ALIF-in-float64": lambda: ALIF(I, N, dtype=torch.float64),
-    "ALIF-without-bias": lambda: ALIF(I, N, bias=False, autapses=True),
-    "ALIF-three-layers": lambda: ALIF(I, N, num_layers=3, delay=2, refractory=2),
-    "ALIF-batch-first": lambda: ALIF(I, N, batch_first=True, tau_adapt=torch.linspace(20, 300, N)),
-    "ALIF-delays": lambda: ALIF(I, N, num_layers=2, delay=torch.arange(N * N).view(N, N) % 3),
-    "ALIF-learned": lambda: ALIF(I, N, learn=("tau_mem", "tau_adapt", "beta", "threshold")),
-    "ALIF-adlif": lambda: ALIF(I, N, **{**find_defaults("lsnn", "ALIF"), "dynamics": "adlif",
-                                            "threshold": 0.1, "p": 0.2, "q": 0.5}),
-    "ALIF-aligned": lambda: ALIF(I, 64, surrogate="arctan", dampening=0.5),
-    "LIF": lambda: LIF(I, N),
-    "LIF-norse": lambda: LIF(I, N, dynamics="norse_lif", threshold=0.01)}
+EVERY: dict[str, Callable[[], Any]] = LAYERS | {
+    "batch-first": lambda: ALIF(I, N, batch_first=True, tau_adapt=torch.linspace(20, 300, N)),
+    "adlif": lambda: ALIF(I, N, dynamics="adlif", tau_mem=20.0, tau_adapt=700.0, threshold=0.1,
+                          p=0.2, q=0.5),
+    "norse": lambda: LIF(I, N, dynamics="norse_lif", threshold=0.01)}
 
 
 @needs_prepared_layers
 @pytest.mark.parametrize("batch", [(), (1,), (3,)], ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_steps_equal_the_operator(name: str, batch: tuple[int, ...]) -> None:
+    """With gradients: test_recorded_steps.py compares those steps with one call."""
     torch.manual_seed(0)
-    module, state, fired = LAYERS[name](), None, 0.0
+    module, state, fired = EVERY[name](), None, 0.0
     for x in draw(20, *batch, I, dtype=module.weight_ih_l0.dtype):
         spikes, state = agree(module.step, x, state)
         fired += float(spikes.sum())
@@ -43,27 +35,14 @@ def test_steps_equal_the_operator(name: str, batch: tuple[int, ...]) -> None:
 @needs_prepared_layers
 @pytest.mark.parametrize("steps", [1, 2, 10])
 @pytest.mark.parametrize("form", ["unbatched", "one", "three"])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_short_sequences_equal_the_operator(name: str, form: str, steps: int) -> None:
     torch.manual_seed(0)
-    module = LAYERS[name]()
-    x = draw(steps, {"unbatched": 1, "one": 1, "three": 3}[form], I,
-               dtype=module.weight_ih_l0.dtype)
+    module = EVERY[name]()
+    x = draw(steps, 3 if form == "three" else 1, I, dtype=module.weight_ih_l0.dtype)
     x = x[:, 0] if form == "unbatched" else x.transpose(0, 1) if module.batch_first else x
     _, state = agree(module, x)
     agree(module, x, state)
-
-
-@needs_prepared_layers
-@pytest.mark.parametrize("name", LAYERS)
-def test_steps_equal_one_call(name: str) -> None:
-    """Sums of multiples of 2^-8 are exact in any order."""
-    torch.manual_seed(0)
-    module = round_weights(LAYERS[name]())
-    x = (draw(30, 2, I) * 2).round().to(module.weight_ih_l0.dtype)
-    steps, state = prepared(run_steps, module, x)
-    want, end = module(x.transpose(0, 1) if module.batch_first else x)
-    assert_equal([steps, state], [want.transpose(0, 1) if module.batch_first else want, end])
 
 
 @needs_prepared_layers

@@ -6,10 +6,27 @@ import pytest
 import torch
 
 from compare import flat
+from lsnn_ext import ALIF, LIF
 from lsnn_ext._core import prepared_layer
 from lsnn_ext.modules import recurrent
 
 I, N = 6, 37
+DELAYS = torch.arange(N * N).view(N, N) % 3
+LAYERS: dict[str, Callable[[], Any]] = {
+    "ALIF": lambda: ALIF(I, N),
+    "float64": lambda: ALIF(I, N, dtype=torch.float64),
+    "no-bias": lambda: ALIF(I, N, bias=False, autapses=True),
+    "feedforward": lambda: ALIF(I, N, recurrent=False),
+    "whole-rows": lambda: ALIF(I, 64, autapses=True),
+    "arctan": lambda: ALIF(I, 64, surrogate="arctan", dampening=0.5),
+    "refractory": lambda: ALIF(I, N, refractory=3),
+    "delay": lambda: ALIF(I, N, delay=2),
+    "delays": lambda: ALIF(I, N, num_layers=2, delay=DELAYS),
+    "delays-autapses": lambda: ALIF(I, N, delay=DELAYS, autapses=True),
+    "learned": lambda: ALIF(I, N, learn=("tau_mem", "tau_adapt", "beta", "threshold")),
+    "learned-each": lambda: ALIF(I, N, tau_mem=torch.linspace(10, 30, N), learn=("tau_mem",)),
+    "three-layers": lambda: ALIF(I, N, num_layers=3, delay=2, refractory=2),
+    "LIF": lambda: LIF(I, N)}
 needs_prepared_layers = pytest.mark.skipif(
     not prepared_layer._USABLE, reason="no compiled operators here, or emulated ones")
 
