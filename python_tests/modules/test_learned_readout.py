@@ -1,6 +1,7 @@
 """A readout whose time constant learns: values, gradients, forms of input, copies and files."""
 import copy
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -73,11 +74,8 @@ def test_a_network() -> None:
     parameters = dict(net.named_parameters())
     assert parameters[f"readout.{TAU}"].shape == (O,) and net.neurons.learn == ("tau_mem",)
     found = []
-    for chosen in (False, True):
-        if chosen:
-            with use_reference():
-                y, state = net(x)
-        else:
+    for context in (nullcontext, use_reference):
+        with context():
             y, state = net(x)
         loss = y.square().sum() + state.readout.sum()
         found.append([y, state.readout, *torch.autograd.grad(loss, list(parameters.values()))])

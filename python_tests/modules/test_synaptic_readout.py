@@ -1,5 +1,7 @@
 """A readout with a synaptic current in front of its membrane: values, gradients, forms of input."""
 import math
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,20 +31,15 @@ def test_values_and_gradients_are_those_of_the_loop(kind: str, reference: bool,
                                                     from_zero: bool) -> None:
     made = make(**KINDS[kind])
     found = []
-    for loop in (False, True):
+    for call in (made, partial(loop_of, made)):
         x = spikes(T, B, N).requires_grad_()
         state = None if from_zero else start().map(Tensor.requires_grad_)
-        if loop:
-            y, end = loop_of(made, x, state)
-        elif reference:
-            with use_reference():
-                y, end = made(x, state)
-        else:
-            y, end = made(x, state)
+        with use_reference() if reference else nullcontext():
+            y, end = call(x, state)
+        assert type(end) is ReadoutState
         loss = sum((leaf * drawn(*leaf.shape, seed=6)).sum() for leaf in (y, *end))
         leaves = [x, *made.parameters(), *(state or ())]
         found.append(([y, *end], torch.autograd.grad(loss, leaves)))
-    assert type(end) is ReadoutState
     assert_same("value", found[0][0], found[1][0], tolerance=1e-12)
     for got, want in zip(found[0][1], found[1][1], strict=True):
         # of a current without decay into the next step, the first one counts for nothing
