@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from draws import draw_spikes
 from lsnn_ext import ALIF, LearnedDelay, functional
 from lsnn_ext.functional import State, Traces
 
@@ -19,8 +20,16 @@ def _layer(per: str, seed: int = 0, dtype: torch.dtype = torch.float64,
     return LearnedDelay(I, N, LONGEST, per=per, dtype=dtype, **NEURON, **more)
 
 
+def _alif(layer: LearnedDelay, **options: Any) -> ALIF:
+    """With the same weights and the nearest whole delays."""
+    delay = layer.round_delays()
+    plain = ALIF(I, N, delay=delay, **NEURON, **options)
+    plain.load_state_dict(layer.neurons.state_dict() | {"delay": delay})
+    return plain
+
+
 def _x(T: int = 30, B: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
-    return (torch.rand(T, B, I, generator=torch.Generator().manual_seed(9)) < 0.2).to(dtype)
+    return draw_spikes(T, B, I, rate=0.2, dtype=dtype)
 
 
 def _run(layer: LearnedDelay | ALIF, *arguments: Any, **named: Any) -> tuple[Tensor, State, Traces]:
@@ -34,9 +43,7 @@ def test_whole_delays_are_those_of_alif(per: str) -> None:
     shape = (N,) if per == "neuron" else (N, N)
     first = torch.randint(LONGEST + 1, shape, generator=torch.Generator().manual_seed(3))
     layer = _layer(per, first=first.double())
-    plain = ALIF(I, N, delay=layer.round_delays(), dtype=torch.float64, **NEURON)
-    plain.load_state_dict(layer.neurons.state_dict() | {"delay": layer.round_delays()})
-    ours, theirs = _run(layer, _x()), _run(plain, _x())
+    ours, theirs = _run(layer, _x()), _run(_alif(layer, dtype=torch.float64), _x())
     assert torch.equal(ours[0], theirs[0])
     torch.testing.assert_close(ours[2].v, theirs[2].v, rtol=1e-12, atol=1e-15)
 
@@ -168,10 +175,8 @@ def test_bits_and_state_dict() -> None:
 def test_inputs_of_other_dtypes(dtype: torch.dtype, bias: bool) -> None:
     """As ALIF takes them: spikes of 0 and 1 in any of them, as numbers or as bits."""
     layer = _layer("neuron", dtype=torch.float32, first=torch.tensor([0.0, 1, 2, 3, 4]), bias=bias)
-    plain = ALIF(I, N, delay=layer.round_delays(), bias=bias, **NEURON)
-    plain.load_state_dict(layer.neurons.state_dict() | {"delay": layer.round_delays()})
-    x = _x().to(dtype)
-    ours, theirs = _run(layer, x), _run(plain, x)
+    x = _x(dtype=dtype)
+    ours, theirs = _run(layer, x), _run(_alif(layer, bias=bias), x)
     assert ours[0].dtype == theirs[0].dtype
     assert torch.equal(ours[0], theirs[0])
     assert ours[1].v.dtype == torch.float32

@@ -1,13 +1,11 @@
 """lsnn_ext.Linear stands in the place of nn.Linear."""
-import copy
-
 import pytest
 import torch
 from torch import nn
 
 from compare import assert_same, outputs_and_gradients
 from draws import draw_spikes
-from lsnn_ext import ALIF, Linear
+from lsnn_ext import Linear
 
 
 def _pair(inputs: int, outputs: int, **options: bool | torch.dtype) -> tuple[Linear, nn.Linear]:
@@ -58,20 +56,3 @@ def test_errors() -> None:
         for module in (ours, theirs):
             with pytest.raises(RuntimeError):
                 module(wrong)
-
-
-def test_as_a_readout() -> None:
-    """Behind a layer, in a copied model: the same as nn.Linear there."""
-    torch.manual_seed(0)
-    model = nn.ModuleDict({"layer": ALIF(6, 120), "readout": nn.Linear(120, 10)})
-    ours = copy.deepcopy(model)
-    ours["readout"] = Linear(120, 10)
-    ours.load_state_dict(model.state_dict())
-    x = torch.randn(60, 40, 6, generator=torch.Generator().manual_seed(2)) * 3
-    found = []
-    for one in (ours, model):
-        spikes, _ = one["layer"](x)
-        assert bool(spikes.any())
-        loss = one["readout"](spikes).mean(0).square().sum() + 0.1 * spikes.mean()
-        found.append([loss.detach(), *torch.autograd.grad(loss, list(one.parameters()))])
-    assert_same("loss and gradients", *found, tolerance=1e-4)

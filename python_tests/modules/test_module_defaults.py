@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from draws import draw
 from lsnn_ext import ALIF, LIF, functional
 from lsnn_ext.models import MODELS, Rate, find_defaults
 from module_kinds import make_kinds, neurons_of
@@ -18,10 +18,6 @@ KINDS = make_kinds(I, N)
 NUMBERS = {"tau_mem": 20.0, "alpha": 0.9, "tau_adapt": 100.0, "rho": 0.97, "sigma": 0.8, "q": 0.2,
            "p": 0.1, "beta": 0.5, "threshold": 0.5}
 PAIRS = {"tau_mem": "alpha", "alpha": "tau_mem", "tau_adapt": "rho", "rho": "tau_adapt"}
-
-
-def _x(*shape: int, seed: int = 3) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _missing(dynamics: str, kind: Any) -> dict[str, float]:
@@ -79,7 +75,7 @@ def test_all_coefficients(dynamics: str, each: bool) -> None:
                  for name, value in given.items()}
     layer = ALIF(I, N, dynamics=dynamics, refractory=1, autapses=True, delay=1,
                  dtype=torch.float64, **given)
-    x = _x(T, B, I)
+    x = draw(T, B, I, dtype=torch.float64)
     spikes, state = layer(x)
     theta = given.pop("threshold")
     want, end = functional.alif(x @ layer.weight_ih_l0.T + layer.bias_ih_l0, layer.weight_hh_l0.T,
@@ -94,12 +90,13 @@ def test_all_coefficients(dynamics: str, each: bool) -> None:
 
 def test_a_layer_without_adaptation_has_none() -> None:
     """Also where a model has its adaptation in the current."""
+    x = draw(T, B, I, dtype=torch.float64)
     for dynamics in ("adlif", "se_adlif"):
         layer = LIF(I, N, dynamics=dynamics, alpha=0.9, threshold=0.3, dtype=torch.float64)
-        current = _x(T, B, I) @ layer.weight_ih_l0.T
+        current = x @ layer.weight_ih_l0.T
         want, _ = functional.alif(current, layer._mask_recurrent_weight("_l0"), alpha=0.9,
                                   theta=0.3, eta=0.0, dynamics=dynamics)
-        got, _ = layer(_x(T, B, I))
+        got, _ = layer(x)
         assert got.any() and torch.equal(got, want)
 
 

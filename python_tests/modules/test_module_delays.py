@@ -23,6 +23,11 @@ def _layer(delay: Tensor, num_layers: int = 2) -> ALIF:
     return ALIF(I, N, num_layers, delay=delay)
 
 
+def _load(layer: ALIF, **how: Any) -> None:
+    other = _layer(torch.full((N, N), 4), layer.num_layers)
+    layer.load_state_dict(other.state_dict(), **how)
+
+
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "other-numbers": lambda layer: layer.delay.fill_(3),
     "larger-numbers": lambda layer: layer.delay.add_(2),
@@ -35,9 +40,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "replaced-by-another-dtype": lambda layer: setattr(layer, "delay",
                                                        torch.full((N, N), 2, dtype=torch.int32)),
     "data-replaced": lambda layer: setattr(layer.delay, "data", torch.full((N, N), 2)),
-    "loaded": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict()),
-    "assigned": lambda layer: layer.load_state_dict(_layer(torch.full((N, N), 4)).state_dict(),
-                                                    assign=True)}
+    "loaded": lambda layer: _load(layer), "assigned": lambda layer: _load(layer, assign=True)}
 
 
 @pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "none"])
@@ -134,7 +137,7 @@ def test_delays_that_were_changed(first: str, gradients: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("first", FIRST)
 def test_compiled_layer_refuses_what_it_has_not_seen(first: str) -> None:
-    layer = _layer(FIRST[first])
+    layer = _layer(FIRST[first], 1)
     compiled, x = torch.compile(layer, backend="aot_eager", fullgraph=True), draw(6, 2, I)
     assert_equal([leaf.detach() for leaf in flat(compiled(x))], layer(x))
     CHANGES["one-synapse"](layer)

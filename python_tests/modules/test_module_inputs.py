@@ -1,5 +1,6 @@
 """Spikes that are not numbers of the parameters' dtype, into and out of the modules."""
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from compare import assert_same
+from draws import draw_spikes
 from lsnn_ext import ALIF, LIF, LSNN, _ops
 from lsnn_ext.functional import PackedSpikes, pack_spikes
 
@@ -17,10 +19,7 @@ MODULES: dict[str, Callable[..., nn.Module]] = {
     "LIF of two layers": lambda **more: LIF(I, N, 2, threshold=0.03, **more),
     "both directions": lambda **more: ALIF(I, N, bidirectional=True, threshold=0.03, **more),
     "LSNN": lambda **more: LSNN(I, 13, 20, 3, threshold=0.03, **more)}
-
-
-def fired(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.2
+fired = partial(draw_spikes, rate=0.2, dtype=torch.bool)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -22,23 +22,11 @@ def _net(**options: Any) -> LSNN:
     return LSNN(I, 4, 5, O, **options)
 
 
-ON_A_PART: dict[str, Callable[[nn.Module, Callable[..., None]], Any]] = {
-    "forward": lambda part, note: part.register_forward_hook(lambda *_: note()),
-    "forward-always": lambda part, note: part.register_forward_hook(
-        lambda *_: note(), always_call=True),
-    "forward-with-kwargs": lambda part, note: part.register_forward_hook(
-        lambda *_: note(), with_kwargs=True),
-    "forward-pre": lambda part, note: part.register_forward_pre_hook(lambda *_: note()),
-    "full-backward": lambda part, note: part.register_full_backward_hook(lambda *_: note()),
-    "full-backward-pre": lambda part, note: part.register_full_backward_pre_hook(lambda *_: note())}
-FOR_ALL: dict[str, Callable[[Callable[[nn.Module], None]], Any]] = {
-    "forward": lambda note: hooks.register_module_forward_hook(lambda m, *_: note(m)),
-    "forward-always": lambda note: hooks.register_module_forward_hook(
-        lambda m, *_: note(m), always_call=True),
-    "forward-pre": lambda note: hooks.register_module_forward_pre_hook(lambda m, *_: note(m)),
-    "full-backward": lambda note: hooks.register_module_full_backward_hook(lambda m, *_: note(m)),
-    "full-backward-pre": lambda note: hooks.register_module_full_backward_pre_hook(
-        lambda m, *_: note(m))}
+# Names within those of the functions of torch that register hooks, and options.
+HOOKS: dict[str, tuple[str, dict[str, bool]]] = {
+    "forward": ("forward", {}), "forward-always": ("forward", {"always_call": True}),
+    "forward-with-kwargs": ("forward", {"with_kwargs": True}), "forward-pre": ("forward_pre", {}),
+    "full-backward": ("full_backward", {}), "full-backward-pre": ("full_backward_pre", {})}
 CALLS = {"forward": lambda net: net(draw(6, 2, I))[0], "step": lambda net: net.step(draw(2, I))[0],
          "batch-first-step": lambda net: net.step(draw(2, I))[0],
          "unbatched-step": lambda net: net.step(draw(I))[0]}
@@ -46,11 +34,12 @@ CALLS = {"forward": lambda net: net(draw(6, 2, I))[0], "step": lambda net: net.s
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("part", ["neurons", "readout"])
-@pytest.mark.parametrize("hook", ON_A_PART)
+@pytest.mark.parametrize("hook", HOOKS)
 def test_hooks_on_a_part(hook: str, part: str, call: str) -> None:
-    net, seen = _net(batch_first="first" in call), []
+    net, seen, (name, options) = _net(batch_first="first" in call), [], HOOKS[hook]
     want = CALLS[call](net)
-    handle = ON_A_PART[hook](net.get_submodule(part), lambda: seen.append(hook))
+    register = getattr(net.get_submodule(part), f"register_{name}_hook")
+    handle = register(lambda *_: seen.append(hook), **options)
     out = CALLS[call](net)
     (out * torch.linspace(1, 2, O)).sum().backward()
     assert len(seen) == 1
@@ -64,10 +53,11 @@ def test_hooks_on_a_part(hook: str, part: str, call: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["forward", "step"])
-@pytest.mark.parametrize("hook", FOR_ALL)
+@pytest.mark.parametrize("hook", [hook for hook in HOOKS if "kwargs" not in hook])
 def test_hooks_on_all_modules(hook: str, call: str) -> None:
-    net, seen = _net(), []
-    handle = FOR_ALL[hook](seen.append)
+    net, seen, (name, options) = _net(), [], HOOKS[hook]
+    register = getattr(hooks, f"register_module_{name}_hook")
+    handle = register(lambda module, *_: seen.append(module), **options)
     try:
         CALLS[call](net).sum().backward()
     finally:
