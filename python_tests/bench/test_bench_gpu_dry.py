@@ -1,5 +1,4 @@
 """`make gpu ARGS=--dry-run`: it fails where a program is missing or looks for no device."""
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,57 +8,35 @@ from test_bench_gpu import ROOT, pytestmark  # noqa: F401
 from bench.gpu import suite
 from bench.gpu.__main__ import main
 from bench.gpu.card import find_tool
-from bench.gpu.steps import Outcome, Processes, Step, run_stages
-
-SAYS = {f"dry/tests/{suite.TESTS}": "echo 'test_kernels: no GPU, so nothing was run: none'; exit 2",
-        "dry/primitives": "echo 'primitives: no CUDA device: none'; exit 2"}
+from bench.gpu.steps import Processes, Step, run_stages
 
 
-@pytest.fixture
-def rehearse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Outcome]]:
-    """The steps of a dry run that start programs, with scripts in place of what was built."""
-
-    def run(**programs: str) -> dict[str, Outcome]:
-        monkeypatch.setattr(suite, "WORK", str(tmp_path))
-        (tmp_path / "dry" / "tests").mkdir(parents=True, exist_ok=True)
-        for name, script in programs.items():
-            path = tmp_path / name
-            path.write_text(f"#!/bin/sh\n{script}\n")
+@pytest.mark.parametrize(("script", "state", "note"), [
+    ("echo 'test_kernels: no GPU, so nothing was run: none'; exit 2", "passed", ""),
+    (None, "failed", f"{suite.TESTS} could not be started"),  # the build has named no target
+    ("exit 2", "failed", "")], ids=["no device", "not built", "another reason"])
+def test_a_dry_run_passes_where_programs_say_that_there_is_no_device(
+        script: str | None, state: str, note: str, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts stand for what was built."""
+    monkeypatch.setattr(suite, "WORK", str(tmp_path))
+    (tmp_path / "dry" / "tests").mkdir(parents=True)
+    for name, lines in (("primitives", "echo 'primitives: no CUDA device: none'; exit 2"),
+                        (f"tests/{suite.TESTS}", script)):
+        if lines is not None:
+            path = tmp_path / "dry" / name
+            path.write_text(f"#!/bin/sh\n{lines}\n")
             path.chmod(0o755)
-        alone = [[replace(step, needs=()) for step in stage
-                  if step.commands[0][0].startswith(str(tmp_path))]
-                 for stage in suite.dry_stages()]
-        outcomes = run_stages(alone, Processes(ROOT, tmp_path / "logs"), 600)
-        return {outcome.name: outcome for outcome in outcomes}
-
-    return run
-
-
-def _designs(outcomes: dict[str, Outcome]) -> list[Outcome]:
-    return [outcomes[f"C++ tests {design}"] for design in suite.ROUTES]
-
-
-def test_a_dry_run_passes_where_every_program_says_that_there_is_no_device(
-    rehearse: Callable[..., dict[str, Outcome]]) -> None:
-    outcomes = rehearse(**SAYS)
-    assert {outcome.state for outcome in outcomes.values()} == {"passed"}
-    assert len(outcomes) == len(suite.ROUTES) + 1
-
-
-def test_a_dry_run_fails_where_the_tests_were_not_built(
-    rehearse: Callable[..., dict[str, Outcome]]) -> None:
-    """As a build does that names no target: the C++ tests are in no default one."""
-    outcomes = rehearse(**{"dry/primitives": SAYS["dry/primitives"]})
-    assert outcomes["primitives"].state == "passed"
-    for outcome in _designs(outcomes):
-        assert outcome.state == "failed" and outcome.bad
-        assert f"{suite.TESTS} could not be started" in outcome.note
-
-
-def test_a_dry_run_fails_where_a_program_does_not_miss_a_device(
-    rehearse: Callable[..., dict[str, Outcome]]) -> None:
-    outcomes = rehearse(**{**SAYS, f"dry/tests/{suite.TESTS}": "exit 2"})
-    assert all(outcome.state == "failed" and outcome.bad for outcome in _designs(outcomes))
+    alone = [[replace(step, needs=()) for step in stage
+              if step.commands[0][0].startswith(str(tmp_path))]
+             for stage in suite.dry_stages()]
+    found = run_stages(alone, Processes(ROOT, tmp_path / "logs"), 600)
+    outcomes = {outcome.name: outcome for outcome in found}
+    assert outcomes.pop("primitives").state == "passed"
+    assert outcomes.keys() == {f"C++ tests {design}" for design in suite.ROUTES}
+    for outcome in outcomes.values():
+        assert outcome.state == state and outcome.bad == (state == "failed")
+        assert note in outcome.note
 
 
 def test_every_step_builds_or_is_started_without_a_device() -> None:

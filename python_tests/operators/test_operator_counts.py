@@ -19,7 +19,7 @@ def _calls(run: Callable[[Tensor], Any], x: Tensor, gradients: bool) -> int:
         out = next(value for value in run(x) if isinstance(value, Tensor))
         if gradients:
             out.sum().backward()
-    return calls.total
+    return calls.counts.total()
 
 
 def _alif(alif: Callable[..., Any]) -> Callable[[Tensor], Any]:

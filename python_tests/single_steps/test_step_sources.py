@@ -129,13 +129,7 @@ def test_each_part_of_a_network(name: str) -> None:
         else:
             setattr(getattr(net, part), what, 2 * value)
 
-    with torch.no_grad():
-        before = [net.step(draw(2, I), state) for _ in range(2)][1]
-        change()
-        got = net.step(draw(2, I), state)
-    assert_equal(got, net.step(draw(2, I), state))
-    assert not all(
-        torch.equal(one, other) for one, other in zip(flat(got), flat(before), strict=True))
+    _check(net.step, (draw(2, I), state), change)
 
 
 @pytest.mark.parametrize("item", [0, 1])

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,16 +38,16 @@ class Call(NamedTuple):
 
 
 class Calls(TorchDispatchMode):
-    """Records calls of the operators of lsnn_ext, and counts those of all operators."""
+    """Records calls of the operators of lsnn_ext, and counts those of all operators by name."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.counts: Counter[str] = Counter()
         self.made: list[Call] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.total += 1
+        self.counts[func._opname] += 1
         if func.namespace == "lsnn" and func._opname != "buffer":
             self.made.append(Call(func, detached(args), result))
         return result

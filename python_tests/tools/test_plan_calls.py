@@ -1,33 +1,20 @@
 """lsnn_ext.plan: what it reports is what runs, and it changes nothing."""
 import os
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lsnn_ext
 from compare import count_saved_bytes
 from draws import draw_spikes
 from layers import First
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, Neuron, Recurrent, _ops, functional
+from operator_calls import Calls
 
 pytestmark = pytest.mark.skipif(_ops._C is None or "LSNN_EMULATE" in os.environ,
                                 reason="no CPU kernels run here")
-
-
-class Operators(TorchDispatchMode):
-    """Counts operators by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def _spiking(current: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,11 +51,11 @@ def test_the_projection_is_the_one_that_runs(name: str, chosen: str, why: str, r
         (one,) = lsnn_ext.plan(call, given).layers
         found = one.choices["projection"]
         assert chosen in found.chosen and why in found.why
-        with Operators() as operators:
+        with Calls() as calls:
             call(given)
-    assert operators.names["alif_forward"] == 1 and one.operator == "alif_forward"
-    assert all(operators.names[name] for name in ran.split()), operators.names
-    assert not any(operators.names[name] for name in did_not.split()), operators.names
+    assert calls.counts["alif_forward"] == 1 and one.operator == "alif_forward"
+    assert all(calls.counts[name] for name in ran.split()), calls.counts
+    assert not any(calls.counts[name] for name in did_not.split()), calls.counts
 
 
 def test_each_layer_of_a_model() -> None:

@@ -3,6 +3,7 @@ import copy
 import math
 import pickle
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -124,52 +125,52 @@ def test_own_parametrization_in_steps() -> None:
                 assert torch.equal(spikes, whole[t])
 
 
-REFUSED: list[tuple[Any, type[Exception], str]] = [
-    ({"tau_mem": "exp"}, ValueError,
-     "^learn: expected 'log', 'clamp', 'plain' or a parametrization for tau_mem, got 'exp'"),
-    ({"tau_mem": "logit"}, ValueError, "^learn: expected 'log'.*, got 'logit'"),
-    ({"beta": "log"}, ValueError, r"^learn: expected 'clamp', 'plain' or .* for beta, got 'log'"),
-    ({"tau_mem": "clamp"}, ValueError,
-     "^learn: expected a constant that the original 'lsnn' clamps .none.*, got 'tau_mem'; .*Clamp"),
-    ({"tau_mem": nn.Tanh()}, TypeError, "^learn: .*right_inverse for tau_mem, got Tanh"),
-    (("sigma",), ValueError, "^learn: .*got 'sigma'; .*sigma="),
-    (3, TypeError, "^learn: expected some of tau_mem, .*, got 3")]
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"learn": {"tau_mem": "exp"}}, ValueError,
+     "learn: expected 'log', 'clamp', 'plain' or a parametrization for tau_mem, got 'exp'"),
+    ({"learn": {"tau_mem": "logit"}}, ValueError, "learn: expected 'log'.*, got 'logit'"),
+    ({"learn": {"beta": "log"}}, ValueError,
+     "learn: expected 'clamp', 'plain' or .* for beta, got 'log'"),
+    ({"learn": {"tau_mem": "clamp"}}, ValueError,
+     "learn: expected a constant that the original 'lsnn' clamps .none.*, got 'tau_mem'; .*Clamp"),
+    ({"learn": {"tau_mem": nn.Tanh()}}, TypeError, "learn: .*right_inverse for tau_mem, got Tanh"),
+    ({"learn": ("sigma",)}, ValueError, "learn: .*got 'sigma'; .*sigma="),
+    ({"learn": 3}, TypeError, "learn: expected some of tau_mem, .*, got 3"),
+    ({"learn": "alpha", "alpha": 1.0}, ValueError,
+     "alpha: expected initial values between 0 and 1, .*got 1; .*plain"),
+    ({"learn": {"tau_mem": Clamp(5.0, 25.0)}, "tau_mem": 30.0}, ValueError,
+     "tau_mem: expected initial values .* 5 to 25, got 30"),
+    ({"learn": "tau_mem", "per_neuron": ("beta",)}, ValueError,
+     "per_neuron: expected names among those of learn, tau_mem, got 'beta'"),
+    ({"learn": "tau_mem", "per_neuron": 3}, TypeError,
+     "per_neuron: expected True, False or names")]
 
 
-@pytest.mark.parametrize(("learn", "error", "message"), REFUSED, ids=[row[2] for row in REFUSED])
-def test_refused(learn: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        ALIF(I, N, learn=learn)
+@pytest.mark.parametrize(("options", "error", "message"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        ALIF(I, N, **options)
 
 
-def test_starts_are_refused() -> None:
-    with pytest.raises(ValueError, match="^alpha: expected initial values between 0 and 1, .*"
-                                         "got 1; .*plain"):
-        ALIF(I, N, alpha=1.0, learn="alpha")
-    with pytest.raises(ValueError, match="^tau_mem: expected initial values .* 5 to 25, got 30"):
-        ALIF(I, N, tau_mem=30.0, learn={"tau_mem": Clamp(5.0, 25.0)})
+def test_refused_of_a_lif_and_of_clamps() -> None:
+    with pytest.raises(ValueError, match="^learn: .*got 'beta'; a LIF does not adapt"):
+        LIF(I, N, learn="beta")
     with pytest.raises(ValueError, match="^high: expected a number > low = 2"):
         Clamp(2.0, 1.0)
     with pytest.raises(TypeError, match="^low: expected a number, got '1'"):
         Clamp("1", 2.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="^per_neuron: expected names among those of learn, "
-                                         "tau_mem, got 'beta'"):
-        ALIF(I, N, learn="tau_mem", per_neuron=("beta",))
-    with pytest.raises(TypeError, match="^per_neuron: expected True, False or names"):
-        ALIF(I, N, learn="tau_mem", per_neuron=3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="^learn: .*got 'beta'; a LIF does not adapt"):
-        LIF(I, N, learn="beta")
 
 
-@pytest.mark.parametrize("how", ["deepcopy", "pickle", "copy of a copy"])
-def test_copies(how: str) -> None:
+@pytest.mark.parametrize("copied", [
+    copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)),
+    lambda layer: copy.deepcopy(copy.deepcopy(layer))], ids=["deepcopy", "pickle", "twice"])
+def test_copies(copied: Callable[[LSNN], LSNN]) -> None:
     """A copy is bitwise identical, learns, and loses a parametrization by itself."""
     layer = LSNN(I, 4, 5, 2, num_layers=2, learn=("tau_mem", "threshold", "beta"), per_neuron=True)
     x = draw(20, 3, I)
     with torch.no_grad():  # what is kept of a layer is not copied
         layer.step(x[0])
-    other = copy.deepcopy(layer) if how != "pickle" else pickle.loads(pickle.dumps(layer))
-    other = copy.deepcopy(other) if how == "copy of a copy" else other
+    other = copied(layer)
     assert torch.equal(layer(x)[0], other(x)[0])
     other(x)[0].sum().backward()
     assert all(p.grad is None for p in layer.parameters())

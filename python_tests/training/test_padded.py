@@ -201,7 +201,7 @@ def test_what_is_refused(kind: str) -> None:
 def test_compiled_graphs_take_any_lengths(kind: str) -> None:
     """One graph for all orders, forward and backward."""
     torch.manual_seed(1)
-    module = _exact(ALIF(I, N, 2, bidirectional=True, threshold=0.02) if kind == "ALIF"
+    module = _exact(ALIF(I, N, bidirectional=True, threshold=0.02) if kind == "ALIF"
                     else LSNN(I, 10, N - 10, O, threshold=0.02))
     compiled = torch.compile(lambda x, n: module(x, lengths=n), fullgraph=True, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True):
