@@ -99,6 +99,8 @@ def test_page_says_who_did_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["Q"], "yardsticks: expected some of P, M, L, SHD, small, long, got 'Q'"),
+    (["--like-for-like", "--yardsticks", "P,Q"],
+     "--yardsticks: expected some of P,M,L,SHD,small,long, got 'Q'"),
     (["--sweep", "N,Q"],
      "--sweep: expected all, none or some of N,B,T,rate,active,threads, got 'Q'"),
     (["--shape", "1,2,3"], "--shape: expected four whole numbers T,B,I,N >= 1, got '1,2,3'"),

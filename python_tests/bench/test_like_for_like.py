@@ -139,12 +139,6 @@ def test_a_run_leaves_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.Mon
         assert list(csv.DictReader(row for row in file if not row.startswith("#"))) == []
 
 
-def test_yardsticks_are_named_either_way(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--like-for-like", "--yardsticks", "P,Q"])
-    assert "--yardsticks: expected some of P,M,L,SHD,small,long, got 'Q'" in capsys.readouterr().err
-
-
 # ---------------------------------------------------------------------------------- row against row
 @pytest.mark.parametrize("row", MODELS)
 def test_every_row_fires_and_learns(row: str) -> None:

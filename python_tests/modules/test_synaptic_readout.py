@@ -140,38 +140,6 @@ def test_every_form_of_input(options: dict[str, Any]) -> None:
     assert made.step(x[0, :0])[0].shape == (0, O)
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["time first", "batch first"])
-@pytest.mark.parametrize("lengths", [[40, 17, 5], [5, 40, 0], [0, 0, 0]], ids=str)
-def test_sequences_of_unequal_length(lengths: list[int], first: bool) -> None:
-    """What a padded batch has after the end of a sequence is not read, not even NaN."""
-    made, clean = make(learn=BOTH, batch_first=first), spikes(T, B, N)
-    ended = torch.arange(T)[:, None, None] >= torch.tensor(lengths)[None, :, None]
-    x = clean.masked_fill(ended, math.nan).requires_grad_()
-    y, end = made(x.transpose(0, 1) if first else x, start(), lengths=lengths)
-    y = y.transpose(0, 1) if first else y
-    plain, total = make(learn=BOTH), torch.zeros((), dtype=torch.float64)
-    for item, steps in enumerate(lengths):
-        first_state = start().map(lambda leaf, item=item: leaf[item:item + 1])
-        if not steps:
-            assert_same("p", end.p[item], first_state.p[0])
-            assert_same("i", end.i[item], first_state.i[0])
-            continue
-        want, last = loop_of(plain, clean[:steps, item:item + 1], first_state)
-        assert_same("y", y[:steps, item].detach(), want[:, 0].detach(), tolerance=1e-12)
-        assert_same("p", end.p[item].detach(), last.p[0].detach(), tolerance=1e-12)
-        assert_same("i", end.i[item].detach(), last.i[0].detach(), tolerance=1e-12)
-        total = total + want.square().sum() + last.i.sum()
-    assert not y.detach().masked_select(ended.expand_as(y)).any()
-    if not any(lengths):
-        return
-    loss = y.square().sum() + end.i[torch.tensor(lengths) > 0].sum()
-    got = torch.autograd.grad(loss, [*made.parameters(), x])
-    for one, other in zip(got, torch.autograd.grad(total, list(plain.parameters())), strict=False):
-        assert_same("gradient", one, other, tolerance=1e-9)
-    assert bool(got[-1].isfinite().all())
-    assert not got[-1].masked_select(ended.expand_as(x)).any()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype) -> None:
     """Computed in float32 behind the product, state and output too."""

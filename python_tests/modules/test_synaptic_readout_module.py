@@ -93,21 +93,6 @@ def test_a_network_that_has_one() -> None:
         net.step(x[0], state._replace(readout=torch.zeros(B, O).double()))
 
 
-def test_it_learns() -> None:
-    """From the outputs of other time constants, these are found."""
-    target, made = make(12.0, 6.0), make(5.0, 2.0, learn=BOTH)
-    x = spikes(80, 4, N)
-    want = target(x)[0].detach()
-    taus = [made.get_parameter(f"parametrizations.{name}.original") for name in BOTH]
-    optimizer = torch.optim.Adam(taus, lr=0.05)
-    for _ in range(300):
-        optimizer.zero_grad()
-        (made(x)[0] - want).square().mean().backward()
-        optimizer.step()
-    found = sorted(float(tau.detach().exp()) for tau in taus)
-    assert math.isclose(found[0], 6.0, rel_tol=0.02) and math.isclose(found[1], 12.0, rel_tol=0.02)
-
-
 @pytest.mark.slow
 def test_exported() -> None:
     made, x = make(), spikes(T, B, N)

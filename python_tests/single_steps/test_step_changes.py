@@ -300,14 +300,11 @@ def test_bad_input_is_refused(name: str, layer: ALIF) -> None:
     assert refused[0] == refused[1]
 
 
-@pytest.mark.parametrize("x", [torch.rand(2, I + 1), torch.rand(1, 2, I)], ids=["wide", "3d"])
-def test_network_refuses(x: Tensor) -> None:
-    with torch.no_grad(), pytest.raises(ValueError, match="x: expected shape"):
-        LSNN(I, 3, 4, 2).step(x)
-
-
-def test_network_refuses_another_kind_or_state() -> None:
+def test_network_refuses() -> None:
     net = LSNN(I, 3, 4, 2)
+    for x in (torch.rand(2, I + 1), torch.rand(1, 2, I)):
+        with torch.no_grad(), pytest.raises(ValueError, match="x: expected shape"):
+            net.step(x)
     with pytest.raises(TypeError, match="x_t: expected a tensor, got list"):
         net.step([0.0])
     _, state = net.step(torch.rand(2, I))

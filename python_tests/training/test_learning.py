@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from draws import draw
@@ -16,6 +16,7 @@ from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
 from lsnn_ext.models import MODELS, find_defaults
 from lsnn_ext.modules.neuron import RANGES
 from lsnn_ext.modules.parametrizations import Clamp, Log, Logit
+from module_kinds import Exp
 
 I, N = 6, 9
 STARTS = {"tau_mem": 15.0, "tau_adapt": 120.0, "beta": 1.1, "threshold": 0.02, "alpha": 0.93,
@@ -102,20 +103,9 @@ def test_clamps() -> None:
     assert taus.parametrizations.tau_mem_l0[0].ends == (10.0, 50.0)  # type: ignore[union-attr,index]
 
 
-class Softplus(nn.Module):
-    """A parametrization of a user's own."""
-
-    def forward(self, value: Tensor) -> Tensor:
-        return nn.functional.softplus(value)
-
-    def right_inverse(self, value: Tensor) -> Tensor:
-        return value.expm1().log()
-
-
 def test_own_parametrization_in_steps() -> None:
     """Ways that keep what follows from the parameters do not know it, and compute it each time."""
-    layer = ALIF(I, N, learn={"threshold": Softplus()})
-    x, state = draw(5, 2, I), None
+    layer, x = ALIF(I, N, learn={"threshold": Exp()}), draw(5, 2, I)
     whole, _ = layer(x)
     for gradients in (False, True):
         state = None

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from compare import assert_all_same, assert_same, weighted_gradients
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State, functional
+from compare import assert_all_same, assert_same, flat, weighted_gradients
+from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, ReadoutState, State, functional
 from module_kinds import round_weights
 from operator_calls import needs_compiled
 
@@ -109,19 +109,22 @@ def test_networks(order: str, layers: int, bidirectional: bool, first: bool, apa
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["time first", "batch first"])
-@pytest.mark.parametrize("tau", [20.0, None])
+@pytest.mark.parametrize("options", [{"tau": 20.0}, {"tau": None}, {
+    "tau": 7.0, "tau_syn": 3.0, "learn": ("tau", "tau_syn")}], ids=str)
 @orders
-def test_readouts(order: str, tau: float | None, first: bool) -> None:
-    lengths, readout = ORDERS[order], LeakyReadout(I, O, tau, batch_first=first)
+def test_readouts(order: str, options: dict[str, Any], first: bool) -> None:
+    lengths, readout = ORDERS[order], LeakyReadout(I, O, batch_first=first, **options)
     with torch.no_grad():
         readout.bias.fill_(0.5)  # type: ignore[union-attr]
     readout = _exact(readout)
     x, clean = _spoiled(_x(first), lengths, first), _x(first).requires_grad_()
-    start = torch.linspace(-1, 1, B * O).double().view(B, O)
+    start: Any = torch.linspace(-1, 1, B * O).double().view(B, O)
+    start = ReadoutState(start, start.flip(0)) if "tau_syn" in options else start
     y, end = readout(x, start, lengths=lengths)
     want, want_end = readout(pack_padded_sequence(clean, torch.tensor(lengths), first,
                                                   enforce_sorted=False), start)
-    _compare(readout, {"y": y, "p": end}, {"y": _padded(want, first), "p": want_end}, (x, clean))
+    ours, theirs = (dict(enumerate(flat(state))) for state in (end, want_end))
+    _compare(readout, {"y": y, **ours}, {"y": _padded(want, first), **theirs}, (x, clean))
 
 
 @needs_compiled
@@ -142,25 +145,26 @@ def test_spikes_as_bits(order: str) -> None:
 
 
 @pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("kind", ["ALIF", "LSNN"])
+@pytest.mark.parametrize("kind", ["ALIF", "LSNN", "LeakyReadout"])
 def test_sequences_without_a_step(kind: str, grad: bool) -> None:
     """Their state stays; also in prepared calls."""
     torch.manual_seed(1)
-    module = ALIF(I, N, threshold=0.02) if kind == "ALIF" else LSNN(I, 10, N - 10, O,
-                                                                    threshold=0.02)
+    module: Any = {"ALIF": lambda: ALIF(I, N, threshold=0.02),
+                   "LSNN": lambda: LSNN(I, 10, N - 10, O, threshold=0.02),
+                   "LeakyReadout": lambda: LeakyReadout(I, O, tau_syn=3.0)}[kind]()
     x, steps = _x().float()[:6], torch.tensor([0, 6, 2, 0, 6])
     with torch.set_grad_enabled(grad):
         _, start = module(x)
         out, end = module(x, start, lengths=steps)
         whole, _ = module(x, start)
-    neurons = (start, end) if kind == "ALIF" else (start.neurons, end.neurons)
-    for before, after in zip(*neurons, strict=True):
+    for before, after in zip(flat(start), flat(end), strict=True):
         assert_same("state", after[..., ::3, :], before[..., ::3, :])
     assert not bool(out[:, ::3].any()) and not bool(out[2:, 2].any())
     assert_same("out", out[:, 1::3], whole[:, 1::3], tolerance=0 if kind == "ALIF" else 1e-6)
     assert not torch.equal(out, whole)
     empty, end = module(x[:0], start, lengths=[0] * B)
     assert empty.shape[:2] == (0, B)
+    assert_same("state", flat(end), flat(start))
     none, _ = module(x[:, :0], lengths=torch.zeros(0, dtype=torch.int64))
     assert none.shape[:2] == (6, 0)
 
