@@ -157,8 +157,10 @@ def test_sequences_without_a_step(kind: str, grad: bool) -> None:
         _, start = module(x)
         out, end = module(x, start, lengths=steps)
         whole, _ = module(x, start)
-    for before, after in zip(flat(start), flat(end), strict=True):
-        assert_same("state", after[..., ::3, :], before[..., ::3, :])
+        _, of_one_step = module(x[:1], start, lengths=steps.clamp(max=1))
+    for state in (end, of_one_step):
+        for before, after in zip(flat(start), flat(state), strict=True):
+            assert_same("state", after[..., ::3, :], before[..., ::3, :])
     assert not bool(out[:, ::3].any()) and not bool(out[2:, 2].any())
     assert_same("out", out[:, 1::3], whole[:, 1::3], tolerance=0 if kind == "ALIF" else 1e-6)
     assert not torch.equal(out, whole)
