@@ -160,15 +160,8 @@ def test_matrices_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "--weight-decay: expected 0 beside --deepr" in capsys.readouterr().err
 
 
-def test_settings() -> None:
-    quick, paper = ecg.arguments([]), ecg.arguments(["--paper"])
-    assert (quick.epochs, quick.batch, paper.epochs, paper.batch) == (20, 16, 100, 16)
-    assert (quick.average, quick.kept_back, quick.steady) == (None, None, False)
-    assert (paper.average, paper.kept_back, paper.steady) == (0.998, 0, True)
-    assert (quick.weight_decay, paper.weight_decay) == (0, 0.03)
-    assert ecg.arguments(["--paper", "--kept-back", "5"]).kept_back == 5
-    assert quick.neurons == 36 and quick.chunk == 326 and ecg.PUBLISHED == 0.859
-    net, control = (ecg.network(quick, adapts) for adapts in (True, False))
+def test_networks() -> None:
+    net, control = (ecg.network(ecg.arguments([]), adapts) for adapts in (True, False))
     assert (net.n_regular, net.n_adaptive) == (0, 36)
     assert (control.n_regular, control.n_adaptive) == (36, 0)
     learned = {name.split(".")[-2] for name, _ in net.neurons.named_parameters() if "tau" in name}

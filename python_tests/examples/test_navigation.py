@@ -326,13 +326,10 @@ def test_learns_to_find_a_goal(tmp_path: Path) -> None:
 
 
 def test_settings() -> None:
-    quick = navigation.arguments([])
-    assert (quick.places, quick.ms, quick.gamma, quick.gap, quick.minutes) == (4, 2000, 0.98, 0, 6)
-    dark = navigation.arguments(["--gap", "200"])
-    assert (dark.places, dark.ms, dark.gamma, dark.minutes) == (4, 3000, 0.98, 25)
-    assert (quick.place, dark.place) == (0, 0.3)
-    assert (quick.shift, dark.shift) == (None, 0.3)
-    assert (quick.radius, dark.radius) == (0.3, 0.2)
-    for gap, ms in (("0.0", 2000), ("200", 3000)):
-        paper = navigation.arguments(["--paper"] + ["--gap", gap] * (gap != "0.0"))
-        assert (paper.places, paper.deepr, paper.minutes, paper.ms) == (0, 0.2, 240, ms)
+    """Other ones with darkness, which the paper's precede."""
+    quick, dark, paper = navigation.QUICK, navigation.DARK, navigation.PAPER
+    for given, setting in (([], quick), (["--gap", "200"], quick | dark),
+                           (["--paper"], quick | paper),
+                           (["--paper", "--gap", "200"], quick | dark | paper)):
+        options = vars(navigation.arguments(given))
+        assert options == options | setting

@@ -94,14 +94,13 @@ def test_learns_and_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert float(share) == pytest.approx(found["LSNN"]["accuracy"])
 
 
-def test_settings() -> None:
-    quick, paper = speech.arguments([]), speech.arguments(["--paper"])
-    assert (quick.epochs, quick.adaptive, paper.epochs, paper.regular) == (20, 64, 80, 300)
-    net, control = (speech.network(paper, adapts) for adapts in (True, False))
+def test_networks() -> None:
+    options = speech.arguments(["--paper"])
+    net, control = (speech.network(options, adapts) for adapts in (True, False))
     assert (net.n_regular, net.n_adaptive) == (300, 100)
     assert (control.n_regular, control.n_adaptive) == (400, 0)
     fixed = speech.network(speech.arguments(["--fixed"]), True)
-    assert fixed.neurons.learn == () and quick.no_lif is False
+    assert fixed.neurons.learn == ()
 
 
 def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -23,6 +23,7 @@ from ecg import train as ecg  # noqa: E402
 from learning_to_learn import baselines as learner_baselines  # noqa: E402
 from learning_to_learn import train as learning_to_learn  # noqa: E402
 from navigation import train as navigation  # noqa: E402
+from speech import train as speech  # noqa: E402
 from store_recall import train as store_recall  # noqa: E402
 from timit import train as timit  # noqa: E402
 
@@ -238,14 +239,16 @@ def test_a_norm_that_is_not_finite_ends_the_run() -> None:
             training.clipped([weight], 1.0)
 
 
-def test_settings() -> None:
-    quick, paper = store_recall.arguments([]), store_recall.arguments(["--paper", "--lr", "0.1"])
-    assert (quick.dt, quick.carry, quick.iterations, quick.lr) == (2.0, False, 150, 0.02)
-    assert (paper.dt, paper.carry, paper.iterations, paper.lr) == (1.0, True, 200, 0.1)
-    assert (store_recall.arguments(["--paper"]).lr, quick.decay, paper.decay) == (0.01, 0.3, 0.3)
-    assert store_recall.arguments(["--quick"]) == quick
-    timed = store_recall.arguments(["--minutes", "3"])
+@pytest.mark.parametrize("task", [store_recall, learning_to_learn, ecg, timit, speech],
+                         ids=lambda task: task.__package__)
+def test_settings(task: ModuleType) -> None:
+    """Stand for the options that are left out."""
+    assert task.QUICK != task.PAPER
+    for given, setting in ([], task.QUICK), (["--quick"], task.QUICK), (["--paper"], task.PAPER):
+        options = vars(task.arguments(given))
+        assert options == options | setting
+        options = vars(task.arguments([*given, "--batch", "3"]))
+        assert options == options | setting | {"batch": 3}
+    timed, counted = task.arguments(["--minutes", "3"]), task.arguments(["--iterations", "5"])
     assert (timed.minutes, timed.iterations) == (3.0, None)
-    counted = learning_to_learn.arguments(["--iterations", "5"])
-    assert (counted.minutes, counted.iterations, counted.family) == (None, 5, "sinus")
-    assert learning_to_learn.arguments(["--paper"]).family == "teacher"
+    assert (counted.minutes, counted.iterations) == (None, 5)
