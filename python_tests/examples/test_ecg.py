@@ -22,6 +22,13 @@ def _options(folder: Path, *more: str) -> list[str]:
     return ["--data", str(folder), "--out", str(folder / "out"), "--threads", "1", *more]
 
 
+def _begin(folder: Path, *more: str) -> ecg.Run:
+    """A run before its first iteration."""
+    options = ecg.arguments(_options(folder, *more))
+    options.out.mkdir(exist_ok=True)
+    return ecg.Run(options, ecg.load(folder))
+
+
 def test_files(tmp_path: Path) -> None:
     x, y = write_recordings(tmp_path, recordings=30, steps=200)
     data = ecg.load(tmp_path)
@@ -138,12 +145,10 @@ def test_a_steady_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_matrices_decay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By as much as AdamW takes; biases and time constants do not."""
     write_recordings(tmp_path, recordings=20, steps=30)
-    data = ecg.load(tmp_path)
     nets = []
     for decay in ("0", "0.5"):
-        options = ecg.arguments(_options(tmp_path, "--iterations", "1", "--lr", "0.1", "--chunk",
-                                         "30", "--no-lif", "--weight-decay", decay))
-        run = ecg.Run(options, data)
+        run = _begin(tmp_path, "--iterations", "1", "--lr", "0.1", "--chunk", "30", "--no-lif",
+                     "--weight-decay", decay)
         first = {name: p.detach().clone() for name, p in run.nets["LSNN"].named_parameters()}
         run.history.append(run.step())
         nets.append(dict(run.nets["LSNN"].named_parameters()))
@@ -206,9 +211,7 @@ def test_an_optimizer_steps_after_each_chunk(tmp_path: Path,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chunk begins where the one before has ended, without its graph."""
     write_recordings(tmp_path, recordings=10, steps=50)
-    options = ecg.arguments(_options(tmp_path, "--iterations", "2", "--chunk", "20"))
-    options.out.mkdir()
-    run = ecg.Run(options, ecg.load(tmp_path))
+    run = _begin(tmp_path, "--iterations", "2", "--chunk", "20")
     begun: dict[str, list[Any]] = {name: [] for name in run.nets}
     ended: dict[str, list[Any]] = {name: [] for name in run.nets}
     for name, net in run.nets.items():
@@ -237,10 +240,7 @@ def test_running_means_follow_each_step_of_the_optimizer(tmp_path: Path,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """What is looked at and tested are they; what learns goes on without them."""
     write_recordings(tmp_path, recordings=10, steps=50)
-    options = ecg.arguments(_options(tmp_path, "--iterations", "2", "--chunk", "20", "--no-lif",
-                                     "--average", "0.75"))
-    options.out.mkdir()
-    run = ecg.Run(options, ecg.load(tmp_path))
+    run = _begin(tmp_path, "--iterations", "2", "--chunk", "20", "--no-lif", "--average", "0.75")
     net, optimizer = run.nets["LSNN"], run.optimizers["LSNN"]
     weights: list[list[torch.Tensor]] = []
     step = optimizer.step
@@ -264,11 +264,8 @@ def test_running_means_follow_each_step_of_the_optimizer(tmp_path: Path,
 
 def test_every_recording_once_in_an_epoch(tmp_path: Path) -> None:
     write_recordings(tmp_path, recordings=20, steps=10)
-    data = ecg.load(tmp_path)
-    options = ecg.arguments(_options(tmp_path, "--epochs", "2", "--batch", "5", "--no-lif"))
-    options.out.mkdir()
-    run = ecg.Run(options, data)
-    assert (run.batches, options.iterations) == (4, 8)
+    run = _begin(tmp_path, "--epochs", "2", "--batch", "5", "--no-lif")
+    assert (run.batches, run.options.iterations) == (4, 8)
     taken: list[int] = []
     for position in range(8):
         run.history.append(run.step())

@@ -2,6 +2,7 @@
 import copy
 import math
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,13 @@ from torch import Tensor, nn
 from compare import assert_same, through_file
 from lsnn_ext import LSNN, LeakyReadout, functional, reference, use_reference
 from module_kinds import run_steps
-from synaptic_readouts import B, N, O, T
+from synaptic_readouts import B, N, O, T, make
 from synaptic_readouts import spikes as fired
 
 TAU = "parametrizations.tau.original"
 
 
-def _readout(per_neuron: bool = False, **options: Any) -> LeakyReadout:
-    torch.manual_seed(1)
-    made = LeakyReadout(N, O, 7.0, learn=("tau",), per_neuron=per_neuron,
-                        **{"dtype": torch.float64, **options})
-    if per_neuron:
-        with torch.no_grad():
-            made.tau = torch.linspace(2.0, 30.0, O, dtype=made.weight.dtype)
-    return made
+_readout = partial(make, tau_syn=None, learn="tau")
 
 
 def _net(per_neuron: bool = True, **options: Any) -> LSNN:
@@ -42,7 +36,7 @@ def test_as_a_readout_that_learns_nothing(per_neuron: bool) -> None:
     fixed.load_state_dict({name: value for name, value in made.state_dict().items() if name != TAU})
     x = fired(T, B, N)
     assert_same("fixed", made(x), fixed(x), tolerance=1e-14)
-    made = _readout(per_neuron)
+    made = _readout(per_neuron=per_neuron)
     stored = made.get_parameter(TAU)
     assert stored.shape == ((O,) if per_neuron else ())
     assert_same("tau", made.tau, stored.exp())

@@ -31,9 +31,8 @@ def _made(kind: str, **options: Any) -> Any:
                          ids=str)
 def test_recorded_neurons(kind: str, form: dict[str, Any], record: Any) -> None:
     """Of all traces those of these neurons, of both directions."""
-    module, x = _made(kind, **form), draw(B, T, I)
-    x = x if form.get("batch_first") else x.transpose(0, 1)
-    for given in (x, x[0] if form.get("batch_first") else x[:, 0]):
+    module, drawn = _made(kind, **form), draw(B, T, I)
+    for given in (drawn if form.get("batch_first") else drawn.transpose(0, 1), drawn[0]):
         out, state, traces = module(given, trace=True)
         got, end, chosen = module(given, record=record)
         neurons = torch.arange(N)[record.tolist() if isinstance(record, Tensor) else
@@ -76,8 +75,8 @@ def test_bad_records() -> None:
 @FORMS
 def test_rates(kind: str, form: dict[str, Any]) -> None:
     """Means of the spikes of every layer and direction, with the gradient of such means."""
-    module, x = _made(kind, **form), draw(B, T, I)
-    x = x if form.get("batch_first") else x.transpose(0, 1)
+    module, drawn = _made(kind, **form), draw(B, T, I)
+    x = drawn if form.get("batch_first") else drawn.transpose(0, 1)
     *_, rates = module(x, return_rates=True)
     neurons = neurons_of(module)
     layers, directions = neurons.num_layers, 1 + neurons.bidirectional
@@ -92,8 +91,7 @@ def test_rates(kind: str, form: dict[str, Any]) -> None:
     got = torch.autograd.grad((last * weight).sum(), parameters)
     want = torch.autograd.grad((spikes.mean(0) * weight).sum(), parameters)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
-    unbatched = module(x[0] if form.get("batch_first") else x[:, 0], return_rates=True)[-1]
-    torch.testing.assert_close(unbatched, rates[:, 0])
+    torch.testing.assert_close(module(drawn[0], return_rates=True)[-1], rates[:, 0])
 
 
 @every
@@ -164,10 +162,10 @@ def test_state_detached_moved_reset(kind: str) -> None:
     assert {leaf.dtype for leaf in flat(state.to(torch.float64))} == {torch.float64}
     assert all(leaf.is_meta for leaf in flat(state.to("meta")))
     mask = torch.tensor([False, True, False])
-    anew, _ = module(x), None
+    anew, _ = module(x)
     out, _ = module(x, state.reset(mask))
     carried, _ = module(x, state)
-    assert torch.equal(out[:, 1], anew[0][:, 1])
+    assert torch.equal(out[:, 1], anew[:, 1])
     assert torch.equal(out[:, ::2], carried[:, ::2]) and not torch.equal(out, carried)
     assert not any(leaf.any() for leaf in flat(module(x[:, 0])[1].reset(torch.tensor(True)))[:4])
 

@@ -1,6 +1,7 @@
 """NIR: graphs compute the same, come back, and refuse what they cannot hold."""
 from collections import OrderedDict
 from collections.abc import Callable
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,9 @@ def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
 def _by_the_graph(graph: Any, x: np.ndarray, dt: float) -> np.ndarray:
     """Steps of the graph's equations; spikes go around circles in one step."""
     nodes, edges = graph.nodes, graph.edges
-    order, left = [], [n for n in nodes]
     circles = {n for n in nodes if n.endswith(("_recurrent", "_delay"))}
-    while left:
-        ready = next(n for n in left if all(s in order or s in circles for s, t in edges if t == n)
-                     or n in circles)
-        order.append(ready)
-        left.remove(ready)
-    order = [n for n in order if n not in circles] + sorted(circles)  # _delay before _recurrent
+    before = {n: {s for s, t in edges if t == n} - circles for n in nodes.keys() - circles}
+    order = [*TopologicalSorter(before).static_order(), *sorted(circles)]  # _delay first
     T, B, _ = x.shape
     value: dict[str, np.ndarray] = {}
     v: dict[str, np.ndarray] = {}
