@@ -3,11 +3,10 @@
 The surrogates have a gradient. Without one a parameter has none after the loop of the model, and
 zeros after a kernel that reads it.
 """
-import random
 import re
 from typing import NamedTuple
 
-from any_neuron_steps import CLASSIC, CONTEXT, SPIKES, SURROGATES, draw_step
+from any_neuron_steps import CLASSIC, CONTEXT, SPIKES, SURROGATES, Choices, draw_step
 
 # Neurons as programs write them: states, and the step of c, the states and z. B, A, TH and G are
 # coefficients, SPIKE a surrogate.
@@ -50,18 +49,12 @@ PRODUCTS = ["LINEAR(h)", "LINEAR(h)", "LINEAR(h)", "F.linear(h, w)", "F.linear(h
             "torch.matmul(w, h.unsqueeze(-1)).squeeze(-1)"]
 
 
-class Draw:
+class Draw(Choices):
     """Random choices of a program."""
 
     def __init__(self, seed: object) -> None:
-        self.random = random.Random(f"loop {seed}")
+        super().__init__(f"loop {seed}")
         self.tags: list[str] = []
-
-    def chance(self, share: float) -> bool:
-        return self.random.random() < share
-
-    def one_of(self, *values: str) -> str:
-        return self.random.choice(values)
 
     def tag(self, name: str, share: float) -> bool:
         """Whether something rare is done, which is noted by name."""

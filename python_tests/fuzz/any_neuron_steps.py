@@ -2,7 +2,7 @@
 import math
 import random
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # The backward of each surrogate, with its saved argument m and the gradient g.
 SURROGATES = {
@@ -57,11 +57,24 @@ class Step(NamedTuple):
     scale: float  # spikes are 0 or scale; 0: numbers
 
 
-class Writer:
+class Choices:
+    """Random choices; equal seeds, equal choices."""
+
+    def __init__(self, seed: object) -> None:
+        self.random = random.Random(seed)
+
+    def chance(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def one_of(self, *values: Any) -> Any:
+        return self.random.choice(values)
+
+
+class Writer(Choices):
     """Writes one step line by line; each value is bounded by the number beside its name."""
 
     def __init__(self, seed: object, is_exact: bool) -> None:
-        self.random = random.Random(f"step {seed}")
+        super().__init__(f"step {seed}")
         self.is_exact = is_exact
         self.lines: list[str] = []
         self.values: list[tuple[str, float]] = []  # (B, N)
@@ -70,12 +83,6 @@ class Writer:
         self.surrogates: list[str] = []
         self.number = 0
         self.indent = "    "
-
-    def chance(self, share: float) -> bool:
-        return self.random.random() < share
-
-    def one_of(self, *values: object) -> object:
-        return self.random.choice(values)
 
     # ------------------------------------------------------------------------------------ values
     def name(self, prefix: str = "a") -> str:

@@ -1,7 +1,6 @@
 """Calls for the fuzz that are in order, of raw operators; their sizes may be odd."""
 
 import math
-import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import compare
+from any_neuron_steps import Choices
 from lsnn_ext import _ops, functional
 from lsnn_ext._core.surrogates import SURROGATES
 from lsnn_ext.functional import State
@@ -28,19 +28,13 @@ RANGES = {
 }
 
 
-class Draw:
+class Draw(Choices):
     """The random numbers of one case."""
 
     def __init__(self, seed: int, case: int) -> None:
-        self.random = random.Random(f"{seed}/{case}")
+        super().__init__(f"{seed}/{case}")
         self.generator = torch.Generator().manual_seed(self.random.getrandbits(60))
         self.odd = False  # whether sizes are such that a refusal is in order
-
-    def chance(self, share: float) -> bool:
-        return self.random.random() < share
-
-    def one_of(self, *values: Any) -> Any:
-        return self.random.choice(values)
 
     def real(self, low: float, high: float, *shape: int,
              dtype: torch.dtype = torch.float32) -> Tensor:
