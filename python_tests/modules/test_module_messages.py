@@ -48,6 +48,8 @@ def test_state_of_an_lstm(kind: str) -> None:
         _answer(lambda method=method, x=x: getattr(KINDS[kind](), method)(x, (h, h)),  # type: ignore[misc]
                 "state", "got tuple of two tensors, as .h, c. of nn.LSTM", "State",
                 "pass None to the first call")
+    _answer(lambda: functional.alif(draw(T, B, N), None, alpha=0.9, theta=0.1, state=(h[0], h[0])),  # type: ignore[arg-type]
+            "state", "as .h, c. of nn.LSTM", "expected a State", "pass None to the first call")
 
 
 @of_every_kind
@@ -107,20 +109,6 @@ def test_truncated_bptt_without_detach(kind: str, layers: int, method: str) -> N
     call(x, state)[0].sum().backward()
     with torch.no_grad():  # nothing is wrong here
         call(x, state)
-
-
-def test_truncated_bptt_without_detach_of_a_function() -> None:
-    current, w, neuron = draw(T, B, N), draw(N, N).requires_grad_(), {"alpha": 0.9, "theta": 0.1}
-    spikes, state = functional.alif(current, w, **neuron)  # type: ignore[misc]
-    spikes.sum().backward()
-    again, _ = functional.alif(current, w, state=state, **neuron)  # type: ignore[misc]
-    _answer(again.sum().backward, r"state\.\w+", "one whose graph is freed",
-            "expected a state that no backward pass has gone through", r"state.detach\(\)",
-            RuntimeError)
-    functional.alif(current, w, state=state.detach(), **neuron)[0].sum().backward()  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^state: expected a State .* as \(h, c\) of nn.LSTM, .*; "
-                                        r"pass None to the first call"):
-        functional.alif(current, w, state=(current[0], current[0]), **neuron)  # type: ignore[arg-type]
 
 
 @of_every_kind

@@ -36,11 +36,16 @@ def by_reference(layer: ALIF | LIF, x: Tensor) -> Any:
                           dampening=layer.dampening, trace=True)
 
 
-@pytest.mark.parametrize("kind", [ALIF, LIF])
-@pytest.mark.parametrize("options", [{}, {"refractory": 3, "delay": 2},
-                                     {"dynamics": "srnn", "threshold": 0.05},
-                                     {"autapses": True, "bias": False},
-                                     {"dt": 2.0, "dampening": 0.7}])
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {}, {"refractory": 3, "delay": 2}, {"dynamics": "srnn", "threshold": 0.05},
+    {"autapses": True, "bias": False}, {"dt": 2.0, "dampening": 0.7})
+EACH = {"tau_mem": torch.linspace(10, 30, N), "tau_adapt": torch.linspace(50, 500, N),
+        "beta": torch.linspace(0, 2, N), "threshold": torch.full((N,), 0.02),
+        "delay": torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))}
+
+
+@pytest.mark.parametrize(("kind", "options"), [
+    *((kind, options) for kind in (ALIF, LIF) for options in OPTIONS), (ALIF, EACH)])
 def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     torch.manual_seed(1)
     if "dynamics" in options:  # the constants of the paper with another model
@@ -59,16 +64,6 @@ def test_against_reference(kind: Any, options: dict[str, Any]) -> None:
     for got, expected in zip(got_gradients, want_gradients, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4,
                                    atol=1e-4 * float(expected.abs().max()))
-
-
-def test_per_neuron_values_and_delays() -> None:
-    delay = torch.randint(0, 3, (N, N), generator=torch.Generator().manual_seed(0))
-    layer = exact(ALIF(I, N, tau_mem=torch.linspace(10, 30, N), tau_adapt=torch.linspace(50, 500,
-                                                                                         N),
-                       beta=torch.linspace(0, 2, N), threshold=torch.full((N,), 0.02), delay=delay))
-    x = draw_spikes(T, B, I, rate=0.3)
-    assert torch.equal(layer(x)[0], by_reference(layer, x)[0])
-    assert layer(x)[1].z.shape == (1, 3, B, N)
 
 
 def test_initial_weights() -> None:
