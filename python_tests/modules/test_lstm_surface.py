@@ -135,14 +135,6 @@ def test_no_steps_or_no_items(form: str, kind: str, steps: int, items: int) -> N
 
 
 @every
-def test_no_state_is_zeros(kind: str) -> None:
-    module = _made(kind)
-    out, state = module(_x(T, B, I))
-    again, end = module(_x(T, B, I), tree_map(torch.zeros_like, state))
-    _same(kind, [again, end], [out, state])
-
-
-@every
 @pytest.mark.parametrize("form", ["plain", "two-layers", "batch-first", "delayed"])
 def test_two_calls_equal_one(kind: str, form: str) -> None:
     module = _made(kind, **FORMS[form])
@@ -264,20 +256,6 @@ def test_copies(kind: str, how: str) -> None:
         other = KINDS[kind](num_layers=2, bidirectional=True)
         other.load_state_dict(through_file(module.state_dict(), weights_only=True))
     assert torch.equal(other(x)[0], module(x)[0])
-
-
-@every
-def test_hooks(kind: str) -> None:
-    module, seen = _made(kind), []
-    handles = [module.register_forward_pre_hook(lambda *_: seen.append("before")),
-               module.register_forward_hook(lambda *_: seen.append("after")),
-               module.register_full_backward_hook(lambda *_: seen.append("back"))]
-    module(_x(T, B, I).requires_grad_())[0].sum().backward()
-    assert seen == ["before", "after", "back"]
-    for handle in handles:
-        handle.remove()
-    module(_x(T, B, I))
-    assert len(seen) == 3
 
 
 # ----------------------------------------------------------------------------------- beyond nn.LSTM
