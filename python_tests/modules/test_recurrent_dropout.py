@@ -7,7 +7,7 @@ from torch import Tensor
 
 from any_neurons import ADAPTIVE, BRANCHES
 from compare import through_file
-from lsnn_ext import ALIF, LIF, LSNN, LearnedDelay, Recurrent, functional
+from lsnn_ext import ALIF, LIF, LSNN, LearnedDelay, Recurrent
 
 I, N, P = 6, 20, 0.4
 KINDS: dict[str, Any] = {
@@ -156,15 +156,3 @@ def test_what_is_wrong_is_named(kind: str, p: Any, error: type[Exception]) -> No
         _make(kind, recurrent_dropout=p)
     with pytest.raises(ValueError, match="recurrent_dropout: expected 0 with recurrent=False"):
         KINDS[kind](recurrent_dropout=P, recurrent=False)
-
-
-def test_the_mask_of_a_call_is_an_argument_of_the_functions() -> None:
-    layer = _make("ALIF", recurrent_dropout=P)
-    torch.manual_seed(2)
-    spikes = layer(_x())[0]
-    torch.manual_seed(2)
-    mask = torch.rand(8, N) >= P
-    again = functional.layer(
-        _x(), layer.weight_ih_l0, layer.weight_hh_l0.T / (1 - P), bias=layer.bias_ih_l0,
-        recurrent_mask=mask, autapses=layer.autapses, **layer._compute_neuron_arguments("_l0"))
-    assert torch.equal(spikes, again.spikes)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_map
 
 from compare import assert_same, flat
-from lsnn_ext import LeakyReadout, ReadoutState, use_reference
+from lsnn_ext import ReadoutState, use_reference
 from module_kinds import run_steps
 from synaptic_readouts import BOTH, B, N, O, T, drawn, loop_of, make, spikes, start
 
@@ -75,16 +75,6 @@ def test_as_other_programs_compute_it() -> None:
         mem = mem * beta + (1 - beta) * (h_t + made.bias.detach())
         found.append(mem)
     assert_same("Yin", torch.stack(found), made(x)[0].detach(), tolerance=1e-12)
-
-
-def test_without_decay_and_bias_it_is_the_readout_of_today() -> None:
-    plain = LeakyReadout(N, O, 7.0, bias=False, dtype=torch.float64)
-    made = make(tau_syn=0, bias=False)
-    made.load_state_dict(plain.state_dict())
-    x = spikes(T, B, N)
-    y, end = plain(x)
-    assert isinstance(end, Tensor) and plain.tau_syn is None
-    assert_same("y", made(x)[0].detach(), y.detach(), tolerance=1e-14)
 
 
 def test_steps_are_bitwise_those_of_the_sequence() -> None:

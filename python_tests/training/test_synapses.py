@@ -101,21 +101,6 @@ def test_weights_decay_and_nothing_else() -> None:
         torch.testing.assert_close(value.detach(), wanted, msg=name)
 
 
-def test_time_constants_stay_without_a_gradient() -> None:
-    """All parameters in one group would take tau_adapt from 200 ms towards 1 ms."""
-    layer = ALIF(3, 4, tau_adapt=200.0, learn="tau_adapt")
-
-    def trained(parameters: Any) -> float:
-        tuned = torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.1)
-        for _ in range(100):
-            layer(torch.zeros(2, 1, 3))[0].sum().backward()
-            tuned.step()
-        return float(layer.tau_adapt_l0.detach())  # type: ignore[operator,union-attr]
-
-    assert trained(optim.parameter_groups(layer, weight_decay=0.1)) == pytest.approx(200)
-    assert trained(layer.parameters()) < 10
-
-
 def test_only_weights_decay_under_deep_r() -> None:
     """By default AdamW has a decay."""
     module = nn.Sequential(nn.Conv1d(2, 3, 4), LSNN(4, 5, 6, 2, learn=("tau_adapt", "threshold")))
