@@ -28,16 +28,11 @@ class Planner:
                  exact: bool) -> None:
         """read: values that are read outside of the loop; live: that anything reads."""
         self.loop, self.recording, self.exact = loop, recording, exact
-        self.last: set[Place] = set()  # read after the loop, the last iteration only
-        self.read: set[Place] = set()  # read after the loop
+        places = [(t, (q, k)) for value, (t, q, k) in loop.places().items() if value in read]
+        self.read = {place for _, place in places}  # after the loop
+        # those of which the last iteration only is read
+        self.last = self.read - {place for t, place in places if t < loop.iterations - 1}
         self.dead = find_dead(loop, live)
-        for value, (t, q, k) in loop.places().items():
-            if value in read:
-                self.read.add((q, k))
-                if t < loop.iterations - 1:
-                    self.last.discard((q, k))
-                elif all(made[q][k] not in read for made in loop.made[:-1]):
-                    self.last.add((q, k))
         self.readers: dict[Place, set[int]] = {}
         for q in range(len(loop.body)):
             for place in () if q in self.dead else self._places_read(q):
