@@ -32,8 +32,7 @@ class Retiming(NamedTuple):
 
     def locate(self, position: int, step: int) -> tuple[int, int]:
         """Returns the iteration and the group of a call in a step; before the loop: < 0."""
-        iteration, group = divmod(step + self.ahead.get(position, 0), self.groups)
-        return iteration, group
+        return divmod(step + self.ahead.get(position, 0), self.groups)
 
     def count_rows(self, rows: int) -> int:
         return -(-rows // self.groups)

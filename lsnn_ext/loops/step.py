@@ -84,9 +84,7 @@ class Step:
                 one = one.unsqueeze(0)
             if leaf.has_new_axis and one.dim():
                 one = one.unsqueeze(-1)
-            if one.dtype == leaf.dtype:
-                return one
-            return one != 0 if leaf.dtype == torch.bool else one.to(leaf.dtype)
+            return one.to(leaf.dtype)
 
         assert len(self.functions) == len(self.calls)  # named here, and so watched
         for call, leaves, found, is_copy, is_sum, widths, parts in self.calls:
