@@ -163,11 +163,14 @@ def _make_getter(slot: Any, frame: Frame, inside: set[int],
             return lambda t: made[place][t]
         initial, lag = frame.initial(slot), slot.lag
         return lambda t: initial[t] if t < lag else made[place][t - lag]
-    each = frame.arguments(slot)
-    if each is not None:
-        return each.__getitem__
-    constant = slot if (fixed := frame.fixed(slot)) is None else fixed
-    return lambda t: constant
+    if isinstance(slot, Numbers):
+        return slot.values.__getitem__
+    fixed = frame.fixed(slot)
+    if fixed is not None or not isinstance(slot, Now | Before | Varying):
+        constant = slot if fixed is None else fixed
+        return lambda t: constant
+    each = frame.elements(slot[:2]) if isinstance(slot, Now) else frame.sequence(slot).unbind(0)
+    return each.__getitem__
 
 
 class Batched:

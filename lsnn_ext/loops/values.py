@@ -285,14 +285,6 @@ class Frame:
             rest = self.whole(slot[:2])[: n - len(first)]
         return torch.cat([first, rest])
 
-    def arguments(self, slot: Any) -> Sequence[Any] | None:
-        """Returns the argument of each iteration; None: they are the same."""
-        if isinstance(slot, Numbers):
-            return slot.values
-        if not isinstance(slot, Now | Before | Varying) or self.fixed(slot) is not None:
-            return None
-        return self.elements(slot[:2]) if isinstance(slot, Now) else self.sequence(slot).unbind(0)
-
     def elements(self, place: Place) -> Sequence[Tensor]:
         if place not in self._elements:
             # once: the gradient of each index would be as large as the sequence
