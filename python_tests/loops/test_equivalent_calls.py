@@ -193,9 +193,9 @@ def test_a_view_in_place_of_a_value_with_gradient_under_no_grad_is_refused() -> 
 
     given = random(T, B, N), random(N, N).requires_grad_()
     with pytest.raises(Refused, match="t_: expected a value without gradient under no_grad"):
-        record_and_run(model, given)
+        run(model, given)
     with torch.no_grad():
-        want, got, _ = record_and_run(model, given)
+        want, got, _ = run(model, given)
     torch.testing.assert_close(got, want)
 
 
