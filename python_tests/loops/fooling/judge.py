@@ -285,14 +285,15 @@ def judge(kind: type[Net], wanted: Wanted, convert: Convert = convert) -> list[s
             a = observe(original, code, kind, call)
             wrong += check_program(kind, a) if call == 0 else []
             kind.reset()
-            if kind.changes:
-                same = observe(unchanged, code, kind, call)
-                has_effect |= bool(difference(a, same, kind.rounds))
             model.change(call)
             b = observe(model, code, kind, call)
             if text := difference(a, b, kind.rounds):
                 wrong.append(f"call {call} ({'original' if b.ran else 'replayed'}): {text}")
             seen.append(b)
+            if kind.changes:
+                kind.reset()
+                same = observe(unchanged, code, kind, call)
+                has_effect |= bool(difference(a, same, kind.rounds))
             if kind.spoils:
                 spoil(tensors_of(a.result), tensors_of(b.result))
                 text = differ([a.result, state_of(original)], [b.result, state_of(model)])
