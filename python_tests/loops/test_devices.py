@@ -13,6 +13,7 @@ from lsnn_ext.loops import convert
 from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
+from small_loops import run_cells
 from test_public_loops import MODELS, build
 
 META = torch.device("meta")  # stands for a GPU: its operators refuse tensors of the CPU
@@ -27,6 +28,22 @@ def test_the_default_device_is_not_used(name: str) -> None:
         got = tree_leaves(model(*args))
     assert report.fused and not report.reason
     torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # of a replay that fails
+def test_other_default_device_records_anew() -> None:
+    """torch.zeros without a device makes tensors on the default one."""
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            w = torch.zeros(7, 7)
+            return run_cells((x_t.to(w) for x_t in x), w, 2)
+
+    x = torch.rand(5, 2, 7)
+    model, report = convert(Model(), x)
+    assert report.fused
+    with META:
+        assert model(x).device == META
+    assert model(x).device == x.device
 
 
 @pytest.mark.parametrize("read, is_refused", [
