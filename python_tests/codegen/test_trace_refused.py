@@ -156,7 +156,7 @@ def test_sums_of_the_step_are_not_gradients() -> None:
             return g, ctx.change(g.sum(0)), None
 
     refuse(lambda c, v, z: (Expanded.apply(v + c), z), "aten.expand of a sum over the batch")
-    for name, change in (("add", lambda total: total + 1),
+    for name, change in (("add", lambda total: total + 1), ("mul", lambda total: total * total),
                          ("div", lambda total: torch.div(total, 2, rounding_mode="trunc"))):
         refuse(lambda c, v, z, *, k, change=change: (Summed.apply(v, k, change), z),
                f"aten.{name} of a sum over the batch", torch.ones(3))
