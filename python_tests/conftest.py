@@ -27,7 +27,7 @@ FIRST = {f"test_{name}" for name in ("tasks_distributed", "tasks", "table_of_mod
 SLOW = {"bench", "examples", "fuzz", "house", *(f"test_{name}" for name in (
     "fooling_gradients", "fooling_judge", "fooling_programs", "fooling_recording",
     "interrupts", "package_models", "packages", "plan", "plan_memory", "scripted_surrogate",
-    "public_loops", "generate", "operators", "random", "reroll"))}
+    "six_loops", "generate", "operators", "random", "reroll"))}
 # LSNN_CASES=k/n runs the k-th of n parts, k from 0, of every test with at least so many cases; of a
 # slow one with fewer, but for those of the house, each of which sees another page or file.
 LARGE_TABLE, LARGE_SLOW_TABLE = 30, 6

@@ -14,7 +14,7 @@ from lsnn_ext.loops.ir import Refused
 from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.record import record
 from small_loops import run_cells
-from test_public_loops import MODELS, build
+from test_six_loops import MODELS, build
 
 META = torch.device("meta")  # stands for a GPU: its operators refuse tensors of the CPU
 
