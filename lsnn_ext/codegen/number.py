@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .._core.torch_internals import find_storage
+from .._core.torch_internals import find_storage, is_transforming
 from .calls import CPU, META, Place
 from .values import NOT_OF_STEPS, Fixed, Values
 
@@ -17,6 +17,11 @@ _DIVISIONS = {"div": operator.truediv, "true_divide": operator.truediv,
               "truediv": operator.truediv, "remainder": operator.mod, "mod": operator.mod}
 ARITHMETIC: dict[str, Callable[..., Any]] = _DIVISIONS | {
     name: getattr(operator, name) for name in ("add", "sub", "mul", "pow", "neg", "abs")}
+
+
+# What a step sees of a tensor of a trace.
+SEEN = {Tensor.device.__get__: CPU, Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
+        Tensor.is_meta.__get__: False}  # type: ignore[attr-defined]
 
 
 class NumberArithmetic(TorchFunctionMode):
@@ -28,7 +33,7 @@ class NumberArithmetic(TorchFunctionMode):
         self.tracer = tracer
 
     def _is_number(self, value: Any) -> bool:
-        if not isinstance(value, Tensor) or not value.is_meta:
+        if not isinstance(value, Tensor) or not value.is_meta or is_transforming():
             return False
         # Kernels of META call functions of torch with tensors of their own.
         known = self.tracer.values.get(find_storage(value))
@@ -43,9 +48,11 @@ class NumberArithmetic(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if func == Tensor.device.__get__:  # torch's own code, such as checkpoint, sees META
-            is_torch = sys._getframe(1).f_code.co_filename.startswith(NOT_OF_STEPS)
-            return CPU if args[0].is_meta and not is_torch else func(*args)
+        if func in SEEN and args[0].is_meta and not sys._getframe(1).f_code.co_filename.startswith(
+                NOT_OF_STEPS):  # torch's own code, such as checkpoint, sees META
+            return SEEN[func]
+        if func is Tensor.type and len(args) == 1 and not kwargs:
+            return func(*args).replace("meta.", "")
         if name == "to" or name in ("cpu", "cuda") and isinstance(args[0], Tensor):
             return _cast(*args, **kwargs)
         if name == "new_tensor":

@@ -59,9 +59,12 @@ class Planner:
                 stages.run_in_order, self.loop, drawn, places, set())))
         before = self.invariant | set(drawn) | self.dead
         components = self._components(before)
-        planned = self._plan(self._join(components, before), before)
-        if {one.positions for one in planned if one.kind == "loop"}.difference(components):
-            planned = self._plan(components, before)  # some that are joined cannot be fused
+        joined = self._join(components, before)
+        planned = self._plan(joined, before)
+        whole = [{*one} for one in joined if one not in components]
+        if any(not _is_uniform(stage) and any(one.issubset(stage.positions) for one in whole)
+               for stage in planned):
+            planned = self._plan(components, before)
         found += planned
         made = {(q, k): stage for stage, one in enumerate(found) for q in one.positions
                 for k in range(len(body[q].call.outputs))}
@@ -257,6 +260,11 @@ class Planner:
             return None
         return Stage("written", component, partial(
             stages.write_all, writes, first, dim, indices))
+
+
+def _is_uniform(stage: Stage) -> bool:
+    """Whether a component runs in a kernel, and all results have gradients of the same inputs."""
+    return stage.kind == "fused" and not stage.run.__self__.reached  # type: ignore[attr-defined]
 
 
 def is_live(call: Call, live: set[int]) -> bool:

@@ -78,19 +78,19 @@ def count_fused(step, states, fused, **options):
     compare(over(step, states, **options), *args, fused=fused)
 
 
-JOINED = [(synapse, 3), (tanh_between, 2), (two_synapses, 3), (chain, 3), (one_step_later, 2),
-          (trace_of_spikes, 3), (without_gradient, 2)]
+JOINED = [(synapse, 3, 2), (tanh_between, 2, 2), (two_synapses, 3, 3), (chain, 3, 3),
+          (one_step_later, 2, 2), (trace_of_spikes, 3, 2), (without_gradient, 2, 1)]
 
 
-@pytest.mark.parametrize(("step", "states"), JOINED)
-def test_joined(step, states):
+@pytest.mark.parametrize(("step", "states", "parts"), JOINED)
+def test_joined(step, states, parts):
     count_fused(step, states, 1)
 
 
-@pytest.mark.parametrize(("step", "states"), JOINED)
-def test_results_of_all_parts(step, states):
-    """Each part of a joined component is a result, of all steps and of the last one."""
-    count_fused(step, states, 1, keep=tuple(range(states)), last=tuple(range(states)))
+@pytest.mark.parametrize(("step", "states", "parts"), JOINED)
+def test_results_that_reach_other_states_stay_apart(step, states, parts):
+    """A part that is a result has no gradient for the states of parts that read it."""
+    count_fused(step, states, parts, keep=tuple(range(states)), last=tuple(range(states)))
 
 
 @pytest.mark.parametrize("step", [of_a_product, by_two_ways, of_all_neurons, independent])
@@ -113,6 +113,24 @@ def test_slower_joined_stays_apart():
     steps, rows, n = 50, 16, 128
     compare(model, random(steps, rows, n), random(n, n),
             *(random(rows, n, seed=k) for k in range(3)), fused=2)
+
+
+def test_parameter_that_one_result_reaches():
+    """Results that reach other inputs stay apart: the gradient of the first is None for p."""
+    def model(x, i, v, p):
+        currents, membranes = [], []
+        for x_t in x:
+            i = 0.8 * i + x_t
+            v = 0.9 * v + i.float().double() * p
+            currents.append(i)
+            membranes.append(v.float())
+        return torch.stack(currents), torch.stack(membranes)
+
+    args = [random(*shape).requires_grad_() for shape in ((T, B, N), (B, N), (B, N), (N,))]
+    _, got, plan = run(model, args)
+    assert [stage.kind for stage in plan.stages].count("fused") == 2
+    found = torch.autograd.grad(got[0].sum(), args, allow_unused=True)
+    assert [one is None for one in found] == [False, False, True, True]
 
 
 def test_part_that_cannot_be_fused():
