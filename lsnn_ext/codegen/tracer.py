@@ -3,7 +3,7 @@ program, those on coefficients only calls to repeat."""
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import dropwhile
 from typing import Any
 
@@ -122,10 +122,13 @@ class Tracer(Values):
     def _find_decomposition(self, func: Any, name: str, is_in_place: bool,
                             args: Any) -> Callable[..., Any] | None:
         """Returns torch's definition of an elementwise operator, or its gradient, by others."""
-        if self._is_known(name, args) or self._are_fixed(args):
+        if self._is_known(name, args) or (self._are_fixed(args) and name != "to"):
             return None
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
             return func.decompose  # within the definition of another one
+        if func.namespace not in ("aten", "prim", "prims") and func.has_kernel_for_dispatch_key(
+                torch._C.DispatchKey.CPU):  # of a package
+            return partial(func._op_dk, torch._C.DispatchKey.CPU)
         base = name.removesuffix("_backward")
         packet = getattr(aten, base, None)
         if packet is None or base not in UNTAGGED and not any(
