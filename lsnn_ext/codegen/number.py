@@ -35,7 +35,7 @@ class NumberArithmetic(TorchFunctionMode):
     def _is_number(self, value: Any) -> bool:
         if not isinstance(value, Tensor) or not value.is_meta or is_transforming():
             return False
-        # Kernels of META call functions of torch with tensors of their own.
+        # Definitions of operators call functions of torch with tensors of their own.
         known = self.tracer.values.get(find_storage(value))
         return isinstance(known, Fixed) and known.is_number
 

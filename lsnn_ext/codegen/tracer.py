@@ -19,6 +19,7 @@ from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
 # Operators that return the values of their argument unchanged.
 COPIES = {"alias", "clone", "detach", "lift_fresh", "lift_fresh_copy", "view", "_unsafe_view",
           "reshape", "expand", "squeeze", "unsqueeze", "_to_copy", "contiguous"}
+LIFTS = {"lift_fresh", "lift_fresh_copy"}  # of what a step makes of Python numbers
 # The value of each element; None: an argument. What `empty` holds is undefined.
 FACTORIES = {"zeros": 0, "ones": 1, "empty": float("nan"), "full": None, "scalar_tensor": None,
              "_efficientzerotensor": 0}
@@ -60,7 +61,7 @@ class Tracer(Values):
                     return args[0].copy_(made) if is_in_place else made
             except StepError:  # which names a part of it
                 raise self.error("elementwise operators", f"aten.{name}") from None
-        if name in ("lift_fresh", "lift_fresh_copy") and not args[0].is_meta:
+        if name in LIFTS and not args[0].is_meta:
             return self._make_constant(args[0])
         self._check_operator(func, name, args)
         if factory := self._find_factory(name):

@@ -10,7 +10,7 @@ from .._core.torch_internals import bind_arguments, find_storage, tree_leaves, t
 from .calls import CPU, META, Place, as_tensor
 from .complex import COMPLEX, Pair
 from .form import MAX_AXIS, Form, parse_form
-from .tracer import COPIES, FACTORIES, Tracer
+from .tracer import COPIES, FACTORIES, LIFTS, Tracer
 from .values import Fixed, Resize, aten
 from .wide_shapes import HANDLERS, is_copy, reshape, take_front
 
@@ -80,8 +80,8 @@ class WideTracer(Tracer):
         if not isinstance(value, Tensor):
             return None
         if self.is_closed_over(value):
-            fake = self._hold_wide(value)
-            return None if fake is None else self.wide[find_storage(fake)]
+            held = self._hold_wide(value)
+            return None if held is None else self.wide[find_storage(held)]
         return self.wide.get(find_storage(value))
 
     def rows_of(self, tensor: Tensor) -> tuple[Tensor, ...]:
@@ -117,9 +117,9 @@ class WideTracer(Tracer):
         if body and body[-1] not in (1, self.neurons):
             raise Resize(body[-1])
         self.alive.append(tensor)
-        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
-        self.give_whole(fake, form, self.call(None, (tensor,)))
-        return fake
+        held = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+        self.give_whole(held, form, self.call(None, (tensor,)))
+        return held
 
     def _take_to_meta(self, value: Any) -> Any:
         """Returns what stands for a device, or for a tensor there, in a trace."""
@@ -127,8 +127,8 @@ class WideTracer(Tracer):
             return META
         if not isinstance(value, Tensor) or not self.is_closed_over(value):
             return value
-        fake = self._hold_wide(value)
-        return fake if fake is not None else self.give(
+        held = self._hold_wide(value)
+        return held if held is not None else self.give(
             torch.empty(value.shape, dtype=value.dtype, device=META), self.hold(value), True)
 
     def _is_fixed(self, value: Tensor) -> bool:
@@ -158,7 +158,7 @@ class WideTracer(Tracer):
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
         values = tree_leaves((args, kwargs))
-        if name in ("lift_fresh", "lift_fresh_copy") and self.find(args[0]) is None:
+        if name in LIFTS and self.find(args[0]) is None:
             return super().__torch_dispatch__(func, types, args, kwargs)
         args, kwargs = tree_map(self._take_to_meta, (args, kwargs))
         values = tree_leaves((args, kwargs))

@@ -93,10 +93,16 @@ def test_results_that_reach_other_states_stay_apart(step, states, parts):
     count_fused(step, states, parts, keep=tuple(range(states)), last=tuple(range(states)))
 
 
-@pytest.mark.parametrize("step", [of_a_product, by_two_ways, of_all_neurons, independent])
-def test_stays_apart(step):
-    """Calls that take other numbers of a neuron are between the two, or nothing is."""
-    count_fused(step, 2, 2, keep=(0, 1))
+@pytest.mark.parametrize("step", [of_a_product, by_two_ways, of_all_neurons])
+def test_calls_of_other_neurons_between_keep_them_apart(step):
+    count_fused(step, 2, 2)
+
+
+def test_independent_ones_stay_apart():
+    args = random(T, B, N), random(B, N), random(B, N, seed=1)
+    want, got, plan = run(over(independent, 2, keep=(0, 1)), args)
+    assert [stage.kind for stage in plan.stages].count("fused") == 2
+    assert all(map(torch.equal, want[0] + want[1], got[0] + got[1]))
 
 
 def test_slower_joined_stays_apart():
