@@ -119,6 +119,7 @@ def write_in_place(c, v, w, z, *, tau):
     v += c
     v.mul_(0.9).sub_(w)
     w = w.clone()
+    w.view_as(c).mul_(c)
     alias = w.detach()
     w[v > 0] = 1.0
     w[v < -1] = 0.25
