@@ -14,6 +14,8 @@ from .products import list_operands
 from .stages import Stage
 
 CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, of a matrix
+# Of these times without a backward pass; what a plan adds to them shrinks less.
+FORWARD = 0.75
 OPERATOR, STEP = 70.0, 48.0  # of a package: a step of a neuron; a step of one that runs many
 # times as long as other numbers take those of such a step, and those that a kernel computes for it
 OPERATIONS, FUSED_OPERATIONS = 7.5, 11.0
@@ -60,26 +62,28 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
     """Returns the time of one call for some iterations; is_sparse: see skips_zeros."""
     size = times * _count_numbers(call, kinds)
     found = NUMBER * max(size - CACHED, 0)
-    if size >= LARGE and not any(kinds[value].requires_grad for value in call.outputs):
+    has_grad = any(kinds[value].requires_grad for value in call.outputs)
+    share = 1 if has_grad else FORWARD
+    if size >= LARGE and not has_grad:
         found += LARGE_NUMBER * size
     if isinstance(call.function, Apply):
-        return FUNCTION + found
+        return share * FUNCTION + found
     if is_operator(call.function):
         return (STEP if isinstance(call.function, OneStep) else OPERATOR) + found
     if call.name in PARTS and kinds[source := call.inputs[0]].requires_grad:
         found += SPREAD * NUMBER * max(prod(kinds[source].shape) - CACHED, 0)
     if call.name not in PRODUCTS:
-        return CALL + found
+        return share * CALL + found
     if call.name.startswith("conv"):
         each = prod(kinds[call.inputs[1]].shape[1:])  # of the weight (outputs, inputs, ...)
-        return PRODUCT + found + MULTIPLICATION * each * size
+        return share * PRODUCT + found + MULTIPLICATION * each * size
     one = next(iter(list_operands(call, call.leaves)), None)
     if one is not None and isinstance(one.matrix, Ref):
         found += WEIGHT * max(prod(kinds[one.matrix.value].shape) - CACHED, 0)
     # the sizes of both arguments and of the result: m k, k n, m n
     sizes = sorted(prod(kinds[value].shape) for value in call.inputs)[-2:]
     multiplication = MULTIPLICATION * (PLANNED if is_sparse else 1)
-    return PRODUCT + found + multiplication * times * sqrt(prod(sizes) * size / times)
+    return share * PRODUCT + found + multiplication * times * sqrt(prod(sizes) * size / times)
 
 
 def estimate_copies(call: Call, kinds: Mapping[int, Kind]) -> float:

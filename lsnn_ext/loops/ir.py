@@ -160,7 +160,7 @@ class Call:
         given = set(self.inputs)  # a result may be an argument
         return tuple(value for value in dict.fromkeys(made) if value not in given)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of its function; of an autograd.Function with ".apply", of an operator that is
         not torch's with its namespace."""

@@ -1,4 +1,5 @@
 """Products of a sequence and a matrix, event by event where the sequence is mostly zero."""
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from torch.utils import _pytree as pytree
 from .. import functional
 from .._core.bits import PackedSpikes, find_bits, make_carrier
 from .._core.route import choose_linear, pack_sparse_input
-from .ir import Call
+from .ir import Call, Ref
 
 COPIED = 1 << 24  # numbers of a sequence that are copied at once
 
@@ -120,14 +121,32 @@ def _list_einsum(args: Sequence[Any]) -> list[Operands]:
         (a, b, *operands), (b, a, *reversed(operands))) if is_product(a, b)]
 
 
+class Leaf(NamedTuple):
+    """A place among the leaves of a call."""
+
+    number: int
+
+
+@functools.lru_cache(4096)
+def list_places(call: Call) -> list[Operands]:
+    """Returns list_operands with a Leaf for each tensor, read once for all runs of a call."""
+    if len(call.outputs) != 1 or any(call.mode.autocast):
+        return []
+    return list_operands(call, [Leaf(k) if isinstance(leaf, Ref) else leaf
+                                for k, leaf in enumerate(call.leaves)])
+
+
 def find_operands(call: Call, leaves: Sequence[Any]) -> Operands | None:
     """Returns a call as a product by a matrix of two dimensions; None: it is another call. leaves:
     tensors and constants, with anything in the place of the source."""
-    if len(call.outputs) != 1 or any(call.mode.autocast):
-        return None
-    return next((one._replace(has_grad=call.mode.grad)
-                 for one in list_operands(call, leaves) if _has_dims(one.matrix, 2)
-                 and all(_has_dims(other, 1) for other in one.added)), None)
+    def take(one: Any) -> Any:
+        return leaves[one.number] if isinstance(one, Leaf) else one
+
+    for source, matrix, is_transposed, added, is_vector, _ in list_places(call):
+        matrix, added = take(matrix), tuple(map(take, added))
+        if _has_dims(matrix, 2) and all(_has_dims(other, 1) for other in added):
+            return Operands(take(source), matrix, is_transposed, added, is_vector, call.mode.grad)
+    return None
 
 
 def _has_dims(one: Any, dims: int) -> bool:

@@ -161,6 +161,11 @@ class Replayer:
     def all(self) -> list[Entry]:
         return [entry for entries in self.entries.values() for entry in entries]
 
+    def _is_replayed(self, key: Any) -> bool:
+        """Whether calls are replayed that differ from those of a key in flags alone."""
+        return any(entry.plan is not None for (spec, kinds, _), entries in self.entries.items()
+                   if (spec, kinds) == key[:2] for entry in entries)
+
     def reason(self) -> str:
         """Returns why no call is replayed; empty: some are."""
         if self.stopped:
@@ -298,7 +303,9 @@ class Replayer:
                 recording = plan.recording
                 if reason := plan.reason:
                     plan = None
-                    self._warn("plan", f"{reason}; the original runs", UserWarning)
+                    # calls without gradients may be too short for what pays off with them
+                    if not self._is_replayed(key):
+                        self._warn("plan", f"{reason}; the original runs", UserWarning)
             except Refused as refused:
                 plan, reason = None, str(refused)
         guard = Guard(root, origins, recording, codes)

@@ -1,10 +1,14 @@
 """The estimate of the time of calls."""
+import copy
+import warnings
+
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from converted_nets import Net, draw_x
 from lsnn_ext._core.route import choose_linear
-from lsnn_ext.loops import costs
+from lsnn_ext.loops import convert, costs
 from lsnn_ext.loops.costs import estimate_call
 from lsnn_ext.loops.functions import OneStep
 from small_loops import prepare, run, spike
@@ -25,13 +29,28 @@ def test_multiplications_are_counted(multiply, matrix):
     """Whatever comes beside the two matrices."""
     _, _, plan = run(multiply, (torch.rand(M, K), torch.rand(N, K), torch.rand(N)))
     assert estimate_call(find_product(plan), plan.recording.kinds) == pytest.approx(
-        costs.PRODUCT + costs.MULTIPLICATION * M * K * N
+        costs.FORWARD * costs.PRODUCT + costs.MULTIPLICATION * M * K * N
         + costs.WEIGHT * max(matrix - costs.CACHED, 0))
 
 
 def test_calls_outside_of_loops_take_longer_than_in_the_original():
-    _, _, plan = run(lambda x: x.sin().cos().tanh(), (torch.rand(M),))
-    assert plan.estimate() == costs.GUARD + 3 * (costs.CALL + costs.REPLAYED)
+    for share, requires_grad in ((costs.FORWARD, False), (1, True)):
+        x = torch.rand(M, requires_grad=requires_grad)
+        _, _, plan = run(lambda x: x.sin().cos().tanh(), (x,))
+        assert plan.estimate() == costs.GUARD + 3 * (share * costs.CALL + costs.REPLAYED)
+
+
+def test_an_original_that_is_faster_without_gradients_runs_without_a_warning(monkeypatch):
+    model, x = Net(), draw_x(60)
+    converted, _ = convert(copy.deepcopy(model), x)
+    monkeypatch.setattr("lsnn_ext.loops.plan.LEAST_GAIN", 1.1)
+    monkeypatch.setattr(costs, "FORWARD", 0.0)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(converted(x), model(x))
+    entries = converted._lsnn_replayer.all()
+    assert [entry.plan is None for entry in entries] == [False, True]
+    assert entries[1].reason.startswith("expected a faster model, got an estimate of ")
 
 
 def test_a_step_of_an_operator_that_runs_many_costs_less():
@@ -47,8 +66,8 @@ def test_small_results_cost_no_more():
         _, _, plan = run(lambda x: x * 2, (torch.rand(size),))
         kinds[size] = estimate_call(plan.recording.calls[-1], plan.recording.kinds)
     small, cached, large = kinds.values()
-    assert small == cached == costs.CALL
-    assert large == pytest.approx(costs.CALL + 2 * costs.CACHED * costs.NUMBER)
+    assert small == cached == costs.FORWARD * costs.CALL
+    assert large == pytest.approx(small + 2 * costs.CACHED * costs.NUMBER)
 
 
 def test_a_write_in_a_plan_copies_the_whole():
@@ -95,7 +114,8 @@ def test_a_part_of_a_sequence_with_a_gradient_costs_one_of_its_size():
     _, _, plan = run(lambda x: x[0] + x.detach()[1], (x,))
     parts = [one for one in plan.recording.calls if one.name in costs.PARTS]
     assert [estimate_call(one, plan.recording.kinds) for one in parts] == pytest.approx(
-        [costs.CALL + 3 * costs.CACHED * costs.SPREAD * costs.NUMBER, costs.CALL])
+        [costs.CALL + 3 * costs.CACHED * costs.SPREAD * costs.NUMBER,
+         costs.FORWARD * costs.CALL])
 
 
 @pytest.mark.parametrize("density", [0.05, 0.5])
