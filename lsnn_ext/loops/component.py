@@ -21,7 +21,7 @@ from .functions import is_elementwise
 from .ir import Before, Fixed, Kind, Now, Numbers, Refused, Slot
 from .products import Operands
 from .reader import SLOTS
-from .recurrence import Recurrence
+from .recurrence import Recurrence, Register
 from .rounding import DRAWS, PERTURBED_ULPS, find_distance, perturb
 from .step import Step
 from .values import Frame, Place
@@ -111,9 +111,8 @@ class Component:
         x, projection = self.currents.make(given, is_projecting)
         weights, delays = self.currents.make_weights(given)
         steps = range(max(delays, default=0) + 1)
-        past = [self._past_z(-1 - d, first, given) for d in steps]
-        states = {name: self._find_initial(one.place, -one.lag, first, given,
-                                           next(iter(one.initial), None))
+        past = given.initial, [first]
+        states = {name: self.read_state(one, 0, *past)
                   for one, name in self.found.registers.items()}
         states = self.found.join_states(states | self.make_constants(given))
         coefficients = {name: self.found.populations.join_coefficient(make_coefficient(
@@ -123,7 +122,8 @@ class Component:
             coefficients["copy"] = torch.cat([torch.full((size,), k, **self.options)
                                               for k, size in enumerate(self.found.sizes)])
         return (x, weights, delays[0] if len(delays) == 1 else delays or 0,
-                NeuronState(states, torch.stack(past)), coefficients, first, projection)
+                NeuronState(states, torch.stack([self.read_z(-1 - d, *past) for d in steps])),
+                coefficients, first, projection)
 
     def make_constants(self, given: RunInputs) -> dict[str, Tensor]:
         """Returns states (B, N) that stay, by name."""
@@ -176,22 +176,31 @@ class Component:
                 made[t] |= {(position, k): one for k, one in enumerate(results)}
         return made
 
-    def _past_z(self, step: int, first: Mapping[Place, Tensor], given: RunInputs) -> Tensor:
-        return torch.cat([self._find_initial(
-            place, step, first, given, self.found.history.get(
-                (place, self.found.retiming.locate(place[0], step)[0])))
+    def read_state(self, register: Register, step: int, initial: Mapping[int, Tensor],
+                   made: Sequence[Mapping[Place, Tensor]]) -> Tensor:
+        """Returns what a register has before a step; initial: values from before the loop; made:
+        results by iteration."""
+        value = register.initial[step] if step < len(register.initial) else None
+        return self._read(register.place, step - register.lag, value, initial, made)
+
+    def read_z(self, step: int, initial: Mapping[int, Tensor],
+               made: Sequence[Mapping[Place, Tensor]]) -> Tensor:
+        """Returns what a step emits; initial, made: as of read_state."""
+        locate, history = self.found.retiming.locate, self.found.history
+        return torch.cat([
+            self._read(place, step, history.get((place, locate(place[0], step)[0])), initial, made)
             for place in self.found.emitted], 1)
 
-    def _find_initial(self, place: Place, step: int, first: Mapping[Place, Tensor],
-                      given: RunInputs, value: int | None) -> Tensor:
-        """Returns what a place has in a step before the first; value: from before the loop."""
+    def _read(self, place: Place, step: int, value: int | None, initial: Mapping[int, Tensor],
+              made: Sequence[Mapping[Place, Tensor]]) -> Tensor:
+        """Returns what a place has in a step; value: before the loop, None: 0."""
         iteration, group = self.found.retiming.locate(place[0], step)
         if iteration >= 0:
-            one = self.flatten(first[place], place)
+            one = self.flatten(made[iteration][place], place)
         elif value is None:
             one = torch.zeros(self.found.step_shape(place), **self.options)
         else:
-            one = self.flatten(given.initial[value], place)
+            one = self.flatten(initial[value], place)
         return self.found.retiming.take_group(one, group)
 
     def restore(self, values: Tensor, place: Place) -> Tensor:

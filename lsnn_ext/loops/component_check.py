@@ -9,9 +9,8 @@ from ..codegen.state import NeuronState
 from .component import Component
 from .expected import Expected
 from .ir import Before, Call, Loop, Now, find_initial
-from .recurrence import Register
 from .rounding import RUN, compare_gradients, find_differences, run_perturbed_call
-from .values import Place, run_call
+from .values import run_call
 
 LARGEST = 1 << 24  # numbers of a state in one call of a kernel
 
@@ -32,20 +31,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
     x, weights, delay, state, coefficients, *_ = component.make_arguments(given, False)
     constants = component.make_constants(given)
 
-    def read(place: Place, step: int, initial: int | None) -> Tensor:
-        """Returns what a place has in a step; initial: a value of an iteration before the loop."""
-        t, group = retiming.locate(place[0], step)
-        value = loop.made[t][place[0]][place[1]] if t >= 0 else initial
-        one = torch.zeros(found.step_shape(place), **component.options) if (
-            value is None) else component.flatten(expected.numbers[value], place)
-        return retiming.take_group(one, group)
-
-    def past(register: Register, step: int) -> Tensor:
-        value = register.initial[step] if step < len(register.initial) else None
-        return read(register.place, step - register.lag, value)
-
-    def past_z(place: Place, step: int) -> Tensor:
-        return read(place, step, found.history.get((place, retiming.locate(place[0], step)[0])))
+    past = expected.numbers, [{(q, k): expected.numbers[value] for q, values in enumerate(made)
+                               for k, value in enumerate(values)} for made in loop.made]
 
     def calls(position: int, t: int) -> list[Call]:
         """Returns the calls of the steps that make a result of an iteration."""
@@ -63,11 +50,11 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
         # results of whole iterations: of calls that run ahead, those that start in these steps
         steps = range(start, min(start + chunk + groups - 1, last))
         states = found.join_states({
-            **{name: torch.cat([past(one, step) for step in steps])
+            **{name: torch.cat([component.read_state(one, step, *past) for step in steps])
                for one, name in found.registers.items()},
             **{name: one.repeat(len(steps), 1) for name, one in constants.items()}})
-        z = torch.stack([torch.cat([torch.cat([past_z(one, step - 1 - d) for step in steps])
-                                    for one in found.emitted], 1) for d in range(len(state.z))])
+        z = torch.stack([torch.cat([component.read_z(step - 1 - d, *past) for step in steps])
+                         for d in range(len(state.z))])
         inner = x[start : steps.stop].reshape(1, len(steps) * rows, *x.shape[2:])
         spikes, _, traces = functional.recurrent(  # type: ignore[misc]
             inner, weights, component.neuron, delay=delay, state=NeuronState(states, z),
