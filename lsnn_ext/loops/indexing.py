@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from .functions import find_line
 from .ir import Call, Mode, Recording, Ref, Refused
-from .products import bind
+from .products import bind, list_entries
 from .rewrite import make_call
 
 SHIFTS = frozenset({"cat", "concat", "concatenate", "roll"})
@@ -110,11 +110,7 @@ class Index(NamedTuple):
     @classmethod
     def of(cls, index: Any, shape: Sequence[int]) -> "Index | None":
         """Returns None for an index of another kind."""
-        entries = [*index] if isinstance(index, tuple) else [index]
-        if Ellipsis in entries:
-            k = entries.index(Ellipsis)
-            missing = len(shape) - len(entries) + entries.count(None) + 1
-            entries[k : k + 1] = [slice(None)] * missing
+        entries = list_entries(index, len(shape))
         has_new_axes = None in entries
         entries = [one for one in entries if one is not None]
         found: dict[int, list[int]] = {}
@@ -281,10 +277,9 @@ class Writes:
             return given[0].value if given and given[1] % len(shape) == dim else None
         if maker.name != "__getitem__":
             return None
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        is_new = len(index) > dim and index[dim] is None and all(
-            type(one) is slice and one == slice(None) or one is Ellipsis and d > dim
-            for d, one in enumerate(index) if d != dim)
+        entries = list_entries(args[1], len(self.kinds[args[0].value].shape))
+        others = entries[:dim] + entries[dim + 1 :]
+        is_new = entries[dim : dim + 1] == [None] and all(one == slice(None) for one in others)
         return args[0].value if is_new else None
 
     def _list_slice(self, value: int, maker: Call | None, dim: int) -> list[int] | None:

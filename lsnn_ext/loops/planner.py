@@ -219,7 +219,7 @@ class Planner:
         if q in self.final:
             return Stage("last", (q,), partial(stages.run_once, q, one, False))
         if one.call.function in INDEXING and (run := stages.make_slices(
-                q, one, self.invariant, len(kinds[one.call.inputs[0]].shape))) is not None:
+                q, one, self.invariant, kinds[one.call.inputs[0]].shape)) is not None:
             return Stage("sliced", (q,), run)
         read, last = self._outputs((q,))
         in_order = partial(stages.run_in_order, self.loop, (q,), read, last)
@@ -247,10 +247,10 @@ class Planner:
         writes, times = [], set()
         for q, one, before, (target, index, z) in zip(
                 component, calls, (component[-1], *component), given, strict=False):
-            at = stages.find_write(index, self.recording.kinds[first.initial[0]].shape)
+            at = stages.find_time_index(index, self.recording.kinds[first.initial[0]].shape)
             is_next = target[:2] == (before, 0) and isinstance(target, Before) == (target is first)
             is_made = isinstance(z, Now | Before) and z.position in component
-            if at is None or not is_next or is_made or not isinstance(
+            if at is None or type(at[1][0]) is not int or not is_next or is_made or not isinstance(
                     z, Fixed | Now | Before | Varying):
                 return None
             writes.append((q, one, z, at[2]))

@@ -198,3 +198,12 @@ def bind(args: Sequence[Any], kwargs: Mapping[str, Any], *names: str) -> list[An
     if len(args) > len(names) or not set(given) <= set(names):
         return None
     return [given[name] for name in names if name in given]
+
+
+def list_entries(index: Any, dims: int) -> list[Any]:
+    """Returns the entries of an index of a tensor of so many dimensions, with slices for `...`."""
+    entries = [*index] if type(index) is tuple else [index]  # a Slot is one entry
+    if Ellipsis in entries:
+        k = entries.index(Ellipsis)
+        entries[k : k + 1] = [slice(None)] * (dims - len(entries) + entries.count(None) + 1)
+    return entries

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from . import ir
 from .functions import get_name
 from .ir import Before, Fixed, Kind, Loop, Now, Refused, Slot, Varying
-from .products import bind, list_operands
+from .products import bind, list_entries, list_operands
 
 SLOTS = (Fixed, Now, Before, Varying, ir.Numbers)
 ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
@@ -196,11 +196,8 @@ class Reader:
             return None
         if call.name == "__getitem__":
             index = pytree.tree_unflatten(slots, call.spec)[0][1]
-            entries = index if isinstance(index, tuple) else (index,)
-            last = entries[-1]
-            is_last = len(entries) == len(batch) + 1 or Ellipsis in entries[:-1]
-            if not isinstance(last, slice) or not is_last or not all(
-                    one is Ellipsis or one == slice(None) for one in entries[:-1]):
+            *others, last = list_entries(index, len(batch) + 1) or [None]
+            if not isinstance(last, slice) or others != [slice(None)] * len(batch):
                 return None
             first, end, step = last.indices(size)
             return [slice(first, end)] if step == 1 and end - first < size else None

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from .functions import IN_PLACE_VIEWS, OneStep, is_operator
 from .ir import Call, Kind, Mode, Recording, Ref, Refused, flatten_arguments
+from .products import list_entries
 from .values import find_order
 
 _FACTORIES: dict[Any, Callable[..., Tensor]] = {
@@ -142,17 +143,16 @@ def find_positions(mask: Tensor, size: int) -> Tensor:
 def _select(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]) -> list[Call]:
     """Returns the calls of x[..., index], whose index is a vector; else the call itself."""
     (x, index), _ = pytree.tree_unflatten(list(call.leaves), call.spec)
-    *others, last = index if isinstance(index, tuple) else (index,)
-    kind = kinds[call.outputs[0]]
-    if not isinstance(x, Ref) or not isinstance(last, Ref) or call.written or (
+    shape, kind = kinds[x.value].shape, kinds[call.outputs[0]]
+    *others, last = list_entries(index, len(shape)) or [None]
+    if not isinstance(last, Ref) or call.written or (
             kinds[last.value].dtype not in (torch.bool, torch.int64)) or (
-            len(kinds[last.value].shape) != 1 or not kind.is_contiguous) or not (
-            others == [Ellipsis] or others == [slice(None)] * (len(kinds[x.value].shape) - 1)):
+            len(kinds[last.value].shape) != 1 or not kind.is_contiguous) or (
+            others != [slice(None)] * (len(shape) - 1)):
         return [call]
     positions = Ref(add_value(kinds[last.value]._replace(shape=kind.shape[-1:],
                                                          dtype=torch.int64)))
-    size = kinds[x.value].shape[-1]
-    return [make_call(find_positions, (last, size), positions, call.mode, call.line),
+    return [make_call(find_positions, (last, shape[-1]), positions, call.mode, call.line),
             make_call(torch.index_select, (x, len(kind.shape) - 1, positions), call.results,
                       call.mode, call.line)]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .ir import Before, BodyCall, Fixed, Kind, Loop, Now, Numbers, Varying
-from .products import find_operands
+from .products import find_operands, list_entries
 from .values import Frame, Place
 
 CHUNK = 64  # iterations at once under no_grad
@@ -26,19 +26,21 @@ class Stage(NamedTuple):
     freed: tuple[Place, ...] = ()  # results that nothing reads afterwards
 
 
-def find_time_index(index: Any, dims: int) -> tuple[int, tuple[Any, ...], list[Any]] | None:
-    """Returns the dimension of t in an index of a tensor of so many dimensions such as t, (..., t)
-    or (:, t, k), its entries, and those of the other dimensions; None: no entry changes, or
-    several."""
-    is_tuple = isinstance(index, tuple) and not isinstance(index, Numbers)
-    entries = [*index] if is_tuple else [index]
-    if Ellipsis in entries:
-        d = entries.index(Ellipsis)
-        entries[d : d + 1] = [slice(None)] * (dims - len(entries) + 1)
+def find_time_index(index: Any, shape: Sequence[int],
+                    ) -> tuple[int, tuple[Any, ...], tuple[Any, ...]] | None:
+    """Returns the dimension of t in an index of a tensor such as t, (..., t) or (:, t, k); its
+    integers, which are counted from the front, slices or ranges; and the entries of the other
+    dimensions, integers and slices. None: no entry changes, several do, or it is another index."""
+    entries = list_entries(index, len(shape))
     at = [d for d, one in enumerate(entries) if isinstance(one, Numbers)]
     if len(at) != 1:
         return None
-    return at[0], entries.pop(at[0]).values, entries
+    indices = entries.pop(at[0]).values
+    if any(type(one) not in (int, slice, range) for one in indices) or any(
+            type(one) not in (int, slice) for one in entries):
+        return None
+    steps = range(shape[at[0]])
+    return at[0], tuple(steps[i] if type(i) is int else i for i in indices), tuple(entries)
 
 
 def run_once(q: int, one: BodyCall, is_invariant: bool, frame: Frame) -> None:
@@ -50,43 +52,42 @@ def run_once(q: int, one: BodyCall, is_invariant: bool, frame: Frame) -> None:
 
 
 def make_slices(q: int, one: BodyCall, invariant: Set[int],
-                dims: int) -> Callable[[Frame], None] | None:
+                shape: Sequence[int]) -> Callable[[Frame], None] | None:
     """Returns a function that takes x[t] or x[t:t + n] of an x from before the loop; None: the call
     has an index of another kind. invariant: positions of calls that are the same in each iteration;
-    dims: of x."""
+    shape: of x."""
     args, kwargs = pytree.tree_unflatten(one.slots, one.call.spec)
     is_fixed = isinstance(args[0], Fixed) or (
         isinstance(args[0], Now) and args[0].position in invariant)
     if kwargs or not is_fixed:
         return None
-    if one.call.function is Tensor.__getitem__:
-        found = find_time_index(args[1], dims)
-    else:
-        found = (args[1], args[2].values, []) if isinstance(args[2], Numbers) else None
-    if found is None or any(type(i) not in (int, slice, range) for i in found[1]) or any(
-            other != slice(None) for other in found[2]):
+    index = args[1]
+    if one.call.function is not Tensor.__getitem__:  # select
+        index = *[slice(None)] * (args[1] % len(shape)), args[2]
+    found = find_time_index(index, shape)
+    if found is None or any(other != slice(None) for other in found[2]):
         return None
     dim, indices, _ = found
-    return lambda frame: frame.take_view((q, 0), args[0], partial(_slice, dim, [*indices]),
+    return lambda frame: frame.take_view((q, 0), args[0], partial(_slice, dim, indices),
                                          one.call.mode.grad, dim)
 
 
-def _slice(dim: int, indices: list[Any], tensor: Tensor) -> Tensor:
+def _slice(dim: int, indices: tuple[Any, ...], tensor: Tensor) -> Tensor:
     moved = tensor.movedim(dim, 0)
     if isinstance(indices[0], int):
-        taken = find_slice([range(len(moved))[i] for i in indices])
+        taken = find_slice(indices)
         # a slice of all steps would copy the gradient
         return moved if taken == slice(0, len(moved), 1) else moved[taken]
     rows = [[*(range(len(moved))[one] if isinstance(one, slice) else one)] for one in indices]
-    return _take_rows(moved, rows).movedim(1, dim + (dim >= 0)).contiguous()
+    return _take_rows(moved, rows).movedim(1, dim + 1).contiguous()
 
 
-def find_slice(indices: list[int]) -> slice | list[int]:
+def find_slice(indices: tuple[int, ...]) -> slice | list[int]:
     """Returns equidistant, ascending indices as a slice, which takes no copy."""
     first, step = indices[0], indices[1] - indices[0] if len(indices) > 1 else 1
-    if step > 0 and indices == list(range(first, first + step * len(indices), step)):
+    if step > 0 and indices == tuple(range(first, first + step * len(indices), step)):
         return slice(first, indices[-1] + 1, step)
-    return indices
+    return [*indices]
 
 
 def _take_rows(values: Tensor, rows: list[list[int]]) -> Tensor:
@@ -101,22 +102,10 @@ def _take_rows(values: Tensor, rows: list[list[int]]) -> Tensor:
     return windows[:n, ..., ::step].movedim(-1, 1)
 
 
-def find_write(index: Any, shape: tuple[int, ...],
-               ) -> tuple[int, tuple[int, ...], tuple[Any, ...]] | None:
-    """Returns find_time_index of an index of integers, which are counted from the front, and
-    slices; None: it is another index."""
-    found = find_time_index(index, len(shape))
-    if found is None or any(type(i) is not int for i in found[1]) or any(
-            type(one) not in (int, slice) for one in found[2]):
-        return None
-    dim, indices, others = found
-    return dim, tuple(range(shape[dim])[i] for i in indices), tuple(others)
-
-
 def write_all(writes: Sequence[tuple[int, BodyCall, Any, tuple[Any, ...]]], target: Before,
               dim: int, indices: tuple[int, ...], frame: Frame) -> None:
     """Runs out[t] = z of all iterations as one write, for each of some calls, of which writes has
-    the position, the call, z, and the others of find_write. target: out."""
+    the position, the call, z, and the others of find_time_index. target: out."""
     out = frame.initial(target)[0].clone()
     moved = out.movedim(dim, 0)
     for _, one, given, others in writes:
@@ -124,7 +113,7 @@ def write_all(writes: Sequence[tuple[int, BodyCall, Any, tuple[Any, ...]]], targ
         missing = part.dim() - values.dim()  # < 0: z has axes of 1 in front
         values = values.reshape(len(values), *[1] * missing, *values.shape[1 + max(-missing, 0):])
         with torch.set_grad_enabled(one.call.mode.grad):
-            part[find_slice([*indices])] = values.to(out.dtype)
+            part[find_slice(indices)] = values.to(out.dtype)
     frame.last[writes[-1][0], 0] = out
 
 

@@ -111,7 +111,7 @@ def viewed(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
 
 def copied(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     before = copy.deepcopy({"z": z.detach(), "v": v.detach(), "again": z.detach()})
-    v = 0.9 * v + x @ w - before["z"] - 0.1 * before["v"]
+    v = 0.9 * v[()] + x @ w - before["z"] - 0.1 * before["v"][...]
     return v, spike(v - 0.5)
 
 
