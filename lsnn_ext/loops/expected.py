@@ -121,12 +121,10 @@ def list_results(loop: Loop, frame: Frame, stage: Stage) -> Iterator[tuple[Place
     for q in stage.positions:
         for k in range(len(loop.body[q].call.outputs)):
             place = q, k
-            if place in frame.invariant:
-                yield place, 0, frame.invariant[place].expand(n, *frame.invariant[place].shape)
-            elif place in frame.products or place in frame.sequences:
-                yield place, 0, frame.whole(place)
-            elif place in frame.last:
-                yield place, n - 1, frame.last[place][None]
+            start = n - 1 if place in frame.last else 0
+            if any(place in made for made in (frame.invariant, frame.products, frame.sequences,
+                                              frame.last)):
+                yield place, start, frame.range(place, start, n - start, 1)
 
 
 def _find_uninitialized(recording: Recording) -> set[int]:

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from .._core.torch_internals import find_storage
 from .ir import Before, Call, Fixed, Mode, Now, Numbers, Ref, Refused, Varying
-from .products import Operands, Stacked, find_operands
+from .products import Operands, Stacked, bind, find_operands
 
 SUMS = frozenset({"sum", "mean"})  # whose order is that of memory
 MOVES = frozenset({"transpose", "swapaxes", "movedim", "permute"})  # of axes
@@ -279,11 +279,7 @@ class Frame:
         if isinstance(slot, Varying):
             return self.values.stack(slot.values)
         first = torch.stack(self.initial(slot)[:n])
-        if (fixed := self.invariant.get(slot[:2])) is not None:
-            rest = fixed.expand(n - len(first), *fixed.shape)
-        else:
-            rest = self.whole(slot[:2])[: n - len(first)]
-        return torch.cat([first, rest])
+        return torch.cat([first, self.range(slot[:2], 0, n - len(first), 1)])
 
     def elements(self, place: Place) -> Sequence[Tensor]:
         if place not in self._elements:
@@ -313,6 +309,7 @@ class Frame:
         return self.element(slot[:2], self.iterations - 1) if isinstance(slot, Now) else slot
 
     def range(self, place: Place, first: int, length: int, step: int) -> Tensor:
+        """Returns a result in iterations first, first + step, ..."""
         if place in self.invariant:
             return self.invariant[place].expand(length, *self.invariant[place].shape)
         if place in self.last:
@@ -345,17 +342,15 @@ def _run_on(tensor: Tensor, call: Call) -> Tensor:
 
 def _parse_dims(call: Call, *names: str) -> list[int]:
     """Returns the given ones of the dimensions of a view."""
-    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
-    named = dict(zip(("input", *names), args, strict=False)) | kwargs
-    return [named[name] for name in names if name in named]
+    given = bind(*pytree.tree_unflatten(call.leaves, call.spec), "input", *names) or []
+    return given[1:]
 
 
 @functools.lru_cache(1024)
 def _parse_stack(call: Call) -> tuple[tuple[int, ...], int] | None:
     """Returns values and dimension of torch.stack."""
-    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
-    named = dict(zip(("tensors", "dim"), args, strict=False)) | kwargs
-    refs = named.get("tensors")
-    if not named.keys() <= {"tensors", "dim"} or not refs or isinstance(refs, Ref):
+    given = bind(*pytree.tree_unflatten(call.leaves, call.spec), "tensors", "dim")
+    if not given or not given[0] or isinstance(given[0], Ref):
         return None
-    return tuple(ref.value for ref in refs), named.get("dim", 0)
+    refs, dim = (*given, 0)[:2]
+    return tuple(ref.value for ref in refs), dim
