@@ -55,7 +55,7 @@ class Component:
         self.reached: dict[Place, set[Slot | int]] = {}
         self._check()
 
-    def run(self, frame: Frame) -> None:
+    def __call__(self, frame: Frame) -> None:
         """Sets frame.sequences and frame.last of what is read."""
         made = self.make_sequences(frame, self.last)
         frame.values.packed += [ref(one) for one in map(find_attached, made.values())

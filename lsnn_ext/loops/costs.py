@@ -95,8 +95,7 @@ def estimate_stage(loop: Loop, stage: Stage, recording: Recording) -> float:
     kinds = recording.kinds
     calls, n = [loop.body[q].call for q in stage.positions], loop.iterations
     if stage.kind == "fused":
-        return estimate_recurrence(loop, stage.run.__self__.found,  # type: ignore[attr-defined]
-                                   recording)
+        return estimate_recurrence(loop, stage.run.found, recording)  # type: ignore[attr-defined]
     if stage.kind in ("loop", "drawn", "in order"):
         return n * sum(IN_ORDER * estimate_call(call, kinds) + estimate_copies(call, kinds)
                        for call in calls)

@@ -200,7 +200,7 @@ class Planner:
         kept = Stage("loop", component, run, "", line)
         try:
             found = Recurrence(self.loop, positions, read, self.recording)
-            fused = Stage("fused", positions, Component(found, last).run)
+            fused = Stage("fused", positions, Component(found, last))
             if found.retiming.groups > 1 and not self._is_faster(fused, kept):
                 raise Refused("expected a kernel that is faster than the calls, with a product of "
                               "the iteration itself")
@@ -264,7 +264,7 @@ class Planner:
 
 def _is_uniform(stage: Stage) -> bool:
     """Whether a component runs in a kernel, and all results have gradients of the same inputs."""
-    return stage.kind == "fused" and not stage.run.__self__.reached  # type: ignore[attr-defined]
+    return stage.kind == "fused" and not stage.run.reached  # type: ignore[attr-defined]
 
 
 def is_live(call: Call, live: set[int]) -> bool:

@@ -122,9 +122,8 @@ def describe(plan: Plan) -> tuple[LoopReport, ...]:
         unfused: list[Unfused] = []
         fused: list[Fused] = []
         for stage in stages:
-            component = getattr(stage.run, "__self__", None)
-            if isinstance(component, Component):
-                one = component.found
+            if isinstance(stage.run, Component):
+                one = stage.run.found
                 states = len(one.shared_states) or 1  # without others its output is its state
                 z = next((place for place, name in one.places.items() if name == "z"), one.z)
                 fused.append(Fused(

@@ -145,9 +145,8 @@ def _check_stage(expected: Expected, loop: Loop, stage: Stage) -> float:
     """Compares a stage without a state, or a kernel. Returns the difference of gradients."""
     if stage.kind in ("drawn", "loop") or any(loop.body[q].call.is_random for q in stage.positions):
         return 0.0  # the calls themselves, whose order is known to be right
-    component = getattr(stage.run, "__self__", None)
-    if isinstance(component, Component):
-        return check_component(expected, loop, component)
+    if isinstance(stage.run, Component):
+        return check_component(expected, loop, stage.run)
     frame = expected.frame(loop, stage.positions)
     with torch.no_grad():
         stage.run(frame)

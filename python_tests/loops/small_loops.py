@@ -44,8 +44,7 @@ def prepare(function: Callable[..., Any], args: list[Tensor]) -> tuple[Plan, Any
 
 def find_components(plan: Plan) -> list[Component]:
     """Those that run in kernels."""
-    return [stage.run.__self__ for stage in plan.stages  # type: ignore[attr-defined]
-            if stage.kind == "fused"]
+    return [stage.run for stage in plan.stages if isinstance(stage.run, Component)]
 
 
 def line_of(path: str, text: str) -> str:

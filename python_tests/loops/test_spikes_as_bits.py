@@ -122,7 +122,7 @@ def test_spikes_of_layers_before_are_freed(monkeypatch: pytest.MonkeyPatch) -> N
 
     made: list[weakref.ref[Tensor]] = []
     alive: list[list[bool]] = []
-    original = component.Component.run
+    original = component.Component.__call__
 
     def spy(self: component.Component, frame: Frame) -> None:
         alive.append([one() is not None for one in made])
@@ -130,7 +130,7 @@ def test_spikes_of_layers_before_are_freed(monkeypatch: pytest.MonkeyPatch) -> N
         found = [find_attached(one) for one in frame.sequences.values()]
         made.extend(weakref.ref(one) for one in found if one is not None)
 
-    monkeypatch.setattr(component.Component, "run", spy)
+    monkeypatch.setattr(component.Component, "__call__", spy)
     x, w, *_ = draw(3.0)
     with torch.no_grad():
         fused = fuse(run, (x[:20], w))
