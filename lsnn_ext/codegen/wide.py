@@ -101,9 +101,6 @@ class WideTracer(Tracer):
         self.pairs.add(find_storage(fresh))
         return fresh
 
-    def number_like(self, number: float, like: Tensor) -> Tensor:
-        return self.run_part("full_like", like, number)
-
     def _hold_wide(self, tensor: Tensor) -> Tensor | None:
         """Returns a tensor without values for a closed-over one that is complex or has an axis."""
         has_axis = tensor.dim() > 1 and tensor.shape[-1] in self.axes
@@ -213,7 +210,7 @@ class WideTracer(Tracer):
             if name not in COMPLEX:
                 raise self.error("operators that complex rows have: add, sub, mul, div, neg, conj, "
                                  "real, imag, abs, where", f"aten.{name} of {out.dtype}")
-            rows = self._by_pairs(COMPLEX[name], named, form)
+            rows = self._by_pairs(COMPLEX[name], named, form, out.dtype)
         else:
             rows = [self.part_of(func, self._pick(args, k, form), self._pick(kwargs, k, form))
                     for k in range(form.axis)]
@@ -285,27 +282,30 @@ class WideTracer(Tracer):
         k = 0 if len(parts) == n else k
         return parts[k] if n == 1 else Pair(*parts[2 * k : 2 * k + 2])
 
-    def _by_pairs(self, function: Callable[..., Any], named: dict[str, Any],
-                  form: Form) -> list[Tensor]:
+    def _by_pairs(self, function: Callable[..., Any], named: dict[str, Any], form: Form,
+                  dtype: torch.dtype) -> list[Tensor]:
         """Runs an operator of complex values, number by number of the axis."""
         rows: list[Tensor] = []
         for k in range(form.axis or 1):
-            given = {key: self._pair(self._pick(x, k, form)) for key, x in named.items()
-                     if isinstance(x, Tensor | complex | int | float) and not isinstance(x, bool)}
-            result = function(self, **given)
-            if not form.is_complex:
-                rows.append(result.re)
-                continue
-            like = next(x for x in result if isinstance(x, Tensor))
-            rows += [x if isinstance(x, Tensor) else self.number_like(x or 0.0, like)
-                     for x in result]
+            given = {key: self._pair(self._pick(x, k, form), dtype) for key, x in named.items()
+                     if isinstance(x, Tensor | complex | int | float) and not isinstance(x, bool)
+                     and (key, x) != ("alpha", 1)}
+            re, im = function(self, **given)
+            rows.append(re)
+            if form.is_complex:
+                rows.append(self.run_part("zeros_like", re) if im is None else im)
         return rows
 
-    @staticmethod
-    def _pair(value: Any) -> Pair:
+    def _pair(self, value: Any, dtype: torch.dtype) -> Pair:
+        """Returns the parts of a value; of a number of Python in the real dtype of the result."""
         if isinstance(value, Pair):
             return value
-        return Pair(value.real, value.imag) if isinstance(value, complex) else Pair(value, None)
+        if isinstance(value, Tensor):
+            return Pair(value, None)
+        numbers = (value.real, value.imag) if isinstance(value, complex) else (value,)
+        re, *im = [self.part_of(aten.full.default, ([], one), {"dtype": dtype.to_real()})
+                   for one in numbers]
+        return Pair(re, im[0] if im else None)
 
     def _fill(self, factory: str, named: dict[str, Any], out: Tensor) -> Tensor:
         value: Any = FACTORIES[factory]
