@@ -202,26 +202,22 @@ def reshape(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     if not form.axis:  # one is made behind a value (B, N) or (N,), or its shape changes
         if out.shape[-1:] == (1,) and out.shape[:-1] == value.shape and value.dim() > 0:
             return r.finish(out, form._replace(axis=1), rows)
-        return r.finish(out, form, _shaped(r, name, rows, out.shape))
+        return r.finish(out, form, rows if name == "expand" else _view(r, rows, out.shape))
     if name == "expand":
         if form.axis != out.shape[-1]:
             rows = rows * out.shape[-1]
         if out.shape[-1] > MAX_AXIS:
             raise r.error(f"an axis of at most {MAX_AXIS}", f"one of {out.shape[-1]}")
-        return r.finish(out, form._replace(axis=out.shape[-1]),
-                        _shaped(r, name, rows, out.shape[:-1]))
+        return r.finish(out, form._replace(axis=out.shape[-1]), rows)
     is_kept = out.dim() > 0 and out.shape[-1] == form.axis
     if is_kept and strip_ones(out.shape[:-1]) == strip_ones(value.shape[:-1]):
-        return r.finish(out, form, _shaped(r, name, rows, out.shape[:-1]))
+        return r.finish(out, form, _view(r, rows, out.shape[:-1]))
     if form.axis == 1:
-        return r.finish(out, form._replace(axis=0), _shaped(r, name, rows, out.shape))
+        return r.finish(out, form._replace(axis=0), _view(r, rows, out.shape))
     raise _refuse(r, name, f"from shape {tuple(value.shape)} to {tuple(out.shape)}")
 
 
-def _shaped(r: Any, name: str, rows: Any, shape: Any) -> list[Tensor]:
-    if name == "expand":
-        return [row if row.shape == shape else r.run_part("expand", row, list(shape))
-                for row in rows]
+def _view(r: Any, rows: Any, shape: Any) -> list[Tensor]:
     return [r.run_part("alias", row) if row.shape == shape else
             r.part_of(aten.view.default, (row, list(shape))) for row in rows]
 
