@@ -12,13 +12,10 @@ from .._core.torch_internals import find_storage, is_transforming
 from .calls import CPU, META, Place
 from .values import NOT_OF_STEPS, Fixed, Values
 
-_DIVISIONS = {"div": operator.truediv, "true_divide": operator.truediv,
-              "floor_divide": operator.floordiv, "floordiv": operator.floordiv,
-              "truediv": operator.truediv, "remainder": operator.mod, "mod": operator.mod}
-ARITHMETIC: dict[str, Callable[..., Any]] = _DIVISIONS | {
-    name: getattr(operator, name) for name in ("add", "sub", "mul", "pow", "neg", "abs")}
-
-
+ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "div": operator.truediv, "true_divide": operator.truediv, "floor_divide": operator.floordiv,
+    "remainder": operator.mod, **{name: getattr(operator, name) for name in (
+        "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "abs")}}
 # What a step sees of a tensor of a trace.
 SEEN = {Tensor.device.__get__: CPU, Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
         Tensor.is_meta.__get__: False}  # type: ignore[attr-defined]

@@ -69,8 +69,7 @@ class WideTracer(Tracer):
         self.wholes[find_storage(tensor)] = whole
         self.shared.add(find_storage(tensor))
         body = tensor.shape[:-1] if form.axis else tensor.shape
-        dtype = tensor.dtype.to_real() if form.is_complex else tensor.dtype
-        parts = [self.give(torch.empty(body, dtype=dtype, device=META),
+        parts = [self.give(torch.empty(body, dtype=tensor.dtype.to_real(), device=META),
                            self.call(take_part, (Place(whole.place), k, c)), is_input=True)
                  for k in (range(form.axis) if form.axis else (None,))
                  for c in ((0, 1) if form.is_complex else (None,))]
@@ -114,9 +113,7 @@ class WideTracer(Tracer):
         if body and body[-1] not in (1, self.neurons):
             raise Resize(body[-1])
         self.alive.append(tensor)
-        held = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
-        self.give_whole(held, form, self.call(None, (tensor,)))
-        return held
+        return self.give_whole(_fresh(tensor), form, self.call(None, (tensor,)))
 
     def _take_to_meta(self, value: Any) -> Any:
         """Returns what stands for a device, or for a tensor there, in a trace."""
@@ -125,8 +122,7 @@ class WideTracer(Tracer):
         if not isinstance(value, Tensor) or not self.is_closed_over(value):
             return value
         held = self._hold_wide(value)
-        return held if held is not None else self.give(
-            torch.empty(value.shape, dtype=value.dtype, device=META), self.hold(value), True)
+        return self.give(_fresh(value), self.hold(value), True) if held is None else held
 
     def _is_fixed(self, value: Tensor) -> bool:
         return all(isinstance(self.value(part), Fixed) for part in self.rows_of(value))
@@ -316,13 +312,12 @@ class WideTracer(Tracer):
             raise self.error(f"an axis of at most {MAX_AXIS}", f"one of {axis}")
         numbers = [value.real, value.imag] if form.is_complex else [value]
         body = list(out.shape[:-1] if axis else out.shape)
-        dtype = out.dtype.to_real() if form.is_complex else out.dtype
-        rows = [self.part_of(aten.full.default, (body, number), {"dtype": dtype})
+        rows = [self.part_of(aten.full.default, (body, number), {"dtype": out.dtype.to_real()})
                 for _ in range(axis or 1) for number in numbers]
         return self.finish(out, form, rows)
 
 
-def _fresh(out: Tensor) -> Tensor:
+def _fresh(like: Tensor) -> Tensor:
     """Returns a tensor with a new storage, by which its value is found."""
-    return torch.empty(out.shape, dtype=out.dtype, device=META)
+    return torch.empty(like.shape, dtype=like.dtype, device=META)
 

@@ -43,10 +43,9 @@ def _to_copy(r: Any, name: str, named: Any, out: Tensor) -> Tensor:
     numbers, form = _numbers(r, named["self"])
     if form.is_complex and not out.is_complex():
         raise _refuse(r, name, f"of a complex value to {out.dtype}; x.real is its real part")
-    dtype = out.dtype.to_real() if out.is_complex() else out.dtype
     rows = []
     for parts in numbers:
-        rows += [r.run_part("_to_copy", part, dtype=dtype) for part in parts]
+        rows += [r.run_part("_to_copy", part, dtype=out.dtype.to_real()) for part in parts]
         if out.is_complex() and not form.is_complex:
             rows.append(r.run_part("zeros_like", rows[-1]))
     return r.finish(out, form._replace(is_complex=out.is_complex()), rows)
