@@ -10,8 +10,8 @@ namespace {
 inline constexpr int panel_vectors = 2;
 template <class T> inline constexpr int64_t panel = panel_vectors * Vec<T>::lanes;
 
-// Columns of d that are multiplied with all panels in turn; those of all items stay in the L1
-// cache.
+// Columns of d that are multiplied with all panels in turn: a block of all items that stays in the
+// L1 cache.
 inline constexpr int64_t dense_columns = 256;
 
 // out[b][panel] += sum_k d[b][k] w[k][panel] for `Items` items, k < K; a loaded weight vector

@@ -43,7 +43,7 @@ struct Tile {
 
   LSNN_METHOD int64_t length(int64_t b) const { return lengths ? lengths[b] : longest; }
   LSNN_METHOD int64_t shortest() const { return length(items - 1); }
-  // Number of items with a step t; they come first. For t < 0 all have one.
+  // Number of items with a step t; they come first. For t < 0: all items.
   LSNN_METHOD int64_t items_alive(int64_t t) const {
     if (!lengths) return items;
     int64_t alive = items;

@@ -1,4 +1,4 @@
-"""Reports of decisions: which operator or kernel code has chosen, for lsnn_ext.plan."""
+"""Reports of decisions: the operators and kernels that were chosen, for lsnn_ext.plan."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +21,7 @@ def is_listening() -> bool:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Has a listener receive the decisions of all threads; inside another one it replaces that."""
+    """Sends the decisions of all threads to a listener; inside another one it replaces that."""
     global _listener
     before, _listener = _listener, listener
     try:

@@ -34,7 +34,7 @@ class NeuronState(NamedTuple):
     def reset(self, mask: Tensor) -> "NeuronState":
         """Returns the state with zeros for the sequences where the mask (B,) of bools is True; the
         others, and their gradients, are unchanged."""
-        def change(leaf: Tensor) -> Tensor:  # whatever axes are behind the batch
+        def change(leaf: Tensor) -> Tensor:  # any axes behind the batch
             return reset_sequences(leaf.flatten(int(self.z.dim() == 3)), mask).view_as(leaf)
 
         return NeuronState({name: change(leaf) for name, leaf in self.states.items()},

@@ -16,9 +16,9 @@ from .wide import WideTracer
 
 __all__ = ["StepError", "Traced", "trace"]
 
-# Sizes (B, N) of two traces, which must agree: distinct, small and large, and no axis is as large.
+# Sizes (B, N) of two traces, which must agree: distinct, small and large, larger than any axis.
 SIZES = ((19, 23), (1511, 2531))
-# Operators of a program that coefficients meet inside of a composed operator, such as lerp.
+# Operators of a program that torch has by no such name, for coefficients.
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "fma": lambda a, b, c: torch.addcmul(c, a, b), "select": lambda m, a, b: torch.where(
         m != 0, a, b), "float32": lambda a: a.float().double(), "and": torch.logical_and,
@@ -54,8 +54,8 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
         currents, states: K and S.
         dtype: of currents, states and spikes: torch.float32 or torch.float64.
         coefficients: numbers, or tensors (), (N,), or (1, K) or (N, K) with an axis. Values are not
-            read; only their kinds matter. Each floating-point tensor has a gradient, of as many
-            rows as its form has.
+            read; only their kinds matter. Each floating-point tensor has a gradient, with one
+            row for each row of its form.
         forms: of the states, which the program sees as one state for each row. Default: real, (B,
             N).
     """

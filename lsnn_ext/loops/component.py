@@ -51,7 +51,7 @@ class Component:
                                           for value in slot.initial))
         self.currents = Currents(found)
         self.unused: set[Slot | int] = set()  # slots and values that get no gradient
-        # those with a gradient, by result; empty: the same of all results
+        # those with a gradient, by result; empty: all results reach the same
         self.reached: dict[Place, set[Slot | int]] = {}
         self._check()
 
@@ -270,7 +270,7 @@ class Component:
         if reasons:
             raise Refused(reasons[0], found.line(max(found.nodes)))
         if any(one.requires_grad != wanted[place].requires_grad for place, one in made.items()):
-            raise Refused("expected results that need a gradient as those of the calls do",
+            raise Refused("expected the requires_grad of the results of the original",
                           found.line(max(found.nodes)))
         def run_moved(seed: int) -> list[Tensor | None]:
             """Returns results and gradients of the calls from inputs that are moved by an ulp."""
@@ -286,8 +286,8 @@ class Component:
             runs = zip(*map(run_moved, range(DRAWS)), strict=True)
             if not all(_is_close(one, other, moved) for (one, other), moved in zip(
                     pairs, runs, strict=True)):
-                raise Refused("expected calls that act on each number by itself, got other results "
-                              "from a run of random numbers", found.line(max(found.nodes)))
+                raise Refused("expected elementwise calls, got other results from random inputs",
+                              found.line(max(found.nodes)))
         keys = *given.outside, *given.initial
         self.unused = {key for key, one, gradient in zip(keys, inputs, want, strict=True)
                        if one.requires_grad and gradient is None}
@@ -350,7 +350,7 @@ class Component:
 
 class _DropUnreached(torch.autograd.Function):
     """Identity whose gradient is None for inputs that no used result depends on; used: by backward
-    pass, since several may run at a time; one that raises leaves its own."""
+    pass, since several may run at a time; a pass that raises leaves its entry."""
 
     @staticmethod
     def forward(ctx: Any, used: dict[int, set[Place]], reached: Mapping[Place, set[Slot | int]],
@@ -380,7 +380,8 @@ def _find_close(got: Tensor, want: Tensor) -> Tensor:
 
 
 def _is_close(got: Tensor | None, want: Tensor | None, moved: Sequence[Tensor | None] = ()) -> bool:
-    """Whether numbers agree, but for few, or differ little more than those of moved inputs."""
+    """Whether LEAST_CLOSE of the numbers agree, or they differ little more than those of moved
+    inputs."""
     if got is None or want is None:
         return want is None
     if bool(_find_close(got, want).double().mean() > LEAST_CLOSE) or not want.numel():

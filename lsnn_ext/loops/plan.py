@@ -108,8 +108,8 @@ class Plan:
         if self.refused and not has_kernel:
             return f"no recurrence that runs in a kernel; {self.refused[0][1]}"
         if all(isinstance(part, Call) for part in self.parts):
-            return ("no loop: expected calls of torch that repeat step by step; a function whose "
-                    "loop calls a model is one for lsnn_ext.fuse")
+            return ("no loop: expected calls of torch that repeat step by step; if the loop is "
+                    "around the model: lsnn_ext.fuse(lambda x: run(model, x), x)")
         kept = max((stage for stage in self.stages if stage.kind == "loop"),
                    key=lambda stage: len(stage.positions), default=None)
         why = "" if kept is None else f"; {kept.line}: {kept.reason}"

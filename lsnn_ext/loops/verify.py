@@ -14,7 +14,7 @@ inputs move by rounding, as at a threshold. Anything else raises.
 """
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ class Comparison:
     gradient: float  # largest difference as a share of the largest magnitude
     gradients: int  # inputs and parameters whose gradients of the whole run were compared
     reason: str = ""  # why there are none
+    hooked: tuple[str, ...] = ()  # inputs and parameters with hooks, whose gradients were not
 
     def __str__(self) -> str:
         flips = f"{self.flips} of {self.values:,} numbers flip at a threshold by rounding" if (
@@ -58,7 +59,10 @@ class Comparison:
                     f"results differ, gradients are not compared")
         gradients = f"gradients of the whole run not compared: {self.reason}" if self.reason else (
             f"{self.gradients} gradients within {self.gradient:.1e} of their largest")
-        return f"each step within {self.ulps:.1f} ulps, {flips}; results equal; {gradients}"
+        if self.hooked:
+            gradients += f"; of {', '.join(self.hooked)}, which have hooks, not compared"
+        return (f"each step within {self.ulps:.1f} ulps, {flips}; results equal to rounding; "
+                f"{gradients}")
 
 
 def verify(plan: Plan, result: Any) -> Comparison:
@@ -84,10 +88,8 @@ def verify(plan: Plan, result: Any) -> Comparison:
         _check_calls(plan, expected)
         gradients = [_check_stage(expected, loop, stage) for loop, stages in expected.loops
                      for stage in stages]
-        replayed, worst, compared, reason = _check_whole(plan, expected, result, after)
-        gradients.append(worst)
-        return Comparison(expected.ulps, expected.values, expected.flips, replayed,
-                          max(gradients, default=0.0), compared, reason)
+        whole = _check_whole(plan, expected, result, after)
+        return replace(whole, gradient=max([*gradients, whole.gradient]))
     finally:
         recording.release()
 
@@ -160,8 +162,8 @@ def _calls(expected: Expected, loop: Loop, stage: Stage, t: int) -> list[Call]:
 
 
 def _check_whole(plan: Plan, expected: Expected, result: Any,
-                 after: Sequence[Tensor]) -> tuple[int, float, int, str]:
-    """Runs the plan from its leaves. Returns Comparison.replayed, gradient, gradients, reason."""
+                 after: Sequence[Tensor]) -> Comparison:
+    """Runs the plan from its leaves. Its gradient is that of the whole run."""
     recording = plan.recording
     kinds = recording.kinds
     leaves = {value: expected.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
@@ -185,17 +187,22 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         replayed += int(find_differences(one.detach(), want, expected.run.of(want)).sum())
     if replayed and not has_flips:
         raise VerificationError(f"{replayed} numbers differ, although no spike flips", "results")
+    found = Comparison(expected.ulps, expected.values, expected.flips, replayed, 0.0, 0)
     if has_flips:
-        return replayed, 0.0, 0, FLIPS
+        return replace(found, reason=FLIPS)
     refs, spec = pytree.tree_flatten(recording.result)
     pairs = [(ref, one, other) for ref, one, other in zip(
         refs, spec.flatten_up_to(made), spec.flatten_up_to(result), strict=True)
         if isinstance(ref, Ref) and other.grad_fn is not None]
     wanted = [value for value, leaf in leaves.items() if leaf.requires_grad
-              and recording.tensors[value].requires_grad  # it may have been detached in the call
-              and not recording.tensors[value]._backward_hooks]
+              and recording.tensors[value].requires_grad]  # it may have been detached in the call
+    names = {value: _name(recording.leaves[value]) for value in wanted}
+    # autograd would run them once more
+    hooked = [value for value in wanted if recording.tensors[value]._backward_hooks]
+    wanted = [value for value in wanted if value not in hooked]
+    found = replace(found, hooked=tuple(names[value] for value in hooked if pairs))
     if not pairs or not wanted:
-        return 0, 0.0, 0, "nothing asks for them"
+        return replace(found, reason="no input and no parameter requires one")
 
     def run_perturbed(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         values = dict(leaves)
@@ -207,9 +214,8 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     worst = rounding.compare_gradients(
         [one for _, one, _ in pairs], [one for *_, one in pairs], [leaves[one] for one in wanted],
         [recording.tensors[one] for one in wanted],
-        [f"gradient of {_name(recording.leaves[one])}" for one in wanted], run_perturbed,
-        tolerance=expected.run)
-    return 0, worst, len(wanted), ""
+        [f"gradient of {names[one]}" for one in wanted], run_perturbed, tolerance=expected.run)
+    return replace(found, gradient=worst, gradients=len(wanted))
 
 
 def _has_flips(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: Frame) -> bool:

@@ -99,15 +99,15 @@ def _prepare_call(layer: Constants, x: Tensor, steps: int, batch: tuple[int, ...
             cache.clear()
             return None
         D, layers[suffix] = prepared.D, prepared
-    form, past = (L, *batch, N), (L, D, *batch, N)
+    shape, past = (L, *batch, N), (L, D, *batch, N)
     if state is None:
-        v = a = i = r = torch.zeros(form, dtype=dtype, device="cpu")
+        v = a = i = r = torch.zeros(shape, dtype=dtype, device="cpu")
         z = torch.zeros(past, dtype=dtype, device="cpu")
         return x, State(v, a, i, r, z), layers
     if type(state) is not State or not has_plain_memory(dtype, *state):
         return None
     v, a, i, r, z = state
-    if not (v.shape == a.shape == i.shape == r.shape == form and z.shape == past):
+    if not (v.shape == a.shape == i.shape == r.shape == shape and z.shape == past):
         return None
     return x, state, layers
 
@@ -181,8 +181,8 @@ def run_prepared_sequence(layer: Constants, x: Tensor, state: State | None, p: T
     if (torch.compiler.is_compiling() or torch.is_grad_enabled()
             or x.dim() not in (2, 3) or x.layout != torch.strided):
         return None
-    first = layer.batch_first and x.dim() == 3
-    x = x.transpose(0, 1) if first else x
+    batch_first = layer.batch_first and x.dim() == 3
+    x = x.transpose(0, 1) if batch_first else x
     (T, *batch), N = x.shape[:-1], layer.hidden_size
     if w_out is not None and not (w_out.dim() == 2 and w_out.shape[1] == N and 0 <= k_out <= 1):
         return None
@@ -198,6 +198,6 @@ def run_prepared_sequence(layer: Constants, x: Tensor, state: State | None, p: T
         y, p = functional.leaky_readout(z if batch else z[:, None], w_out, k_out,
                                         p if batch or p is None else p[None])
         y = y if b_out is None else add_bias(y, b_out, None)
-        y, p = (y.transpose(0, 1) if first else y, p) if batch else (y.squeeze(1), p[0])
-    z = z.transpose(0, 1) if first else z
+        y, p = (y.transpose(0, 1) if batch_first else y, p) if batch else (y.squeeze(1), p[0])
+    z = z.transpose(0, 1) if batch_first else z
     return Layered(z if spikes or w_out is None else None, found[1], None, y, p)

@@ -190,7 +190,15 @@ def test_without_gradients():
         plan, result = prepare_model()
         found = verify(plan, result)
     assert found.gradients == 0
-    assert "nothing asks" in found.reason
+    assert "no parameter requires one" in found.reason
+
+
+def test_gradients_of_tensors_with_hooks_are_named():
+    x, hooked = torch.rand(4), torch.rand(4, requires_grad=True)
+    hooked.register_hook(lambda g: 2 * g)
+    for given, n in (([x, hooked], 1), ([hooked], 0)):
+        found = verify(*prepare(lambda *each: sum(each).sin(), given))
+        assert found.gradients == n and f"of input {n}, which have hooks, not" in str(found)
 
 
 def projected(x, w, bias, w_rec):
