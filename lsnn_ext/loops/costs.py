@@ -1,7 +1,8 @@
 """Costs: estimates of the time of recorded calls and of stages, forward and backward.
 
-In microseconds of one thread of a Zen 5, measured on small networks of 1 to 4 layers, 4 to 16 steps
-and up to a million numbers. Only ratios matter.
+Only ratios matter. What calls take beside their numbers is in microseconds of one thread of a
+Zen 5, measured on small networks of 1 to 4 layers and 4 to 16 steps; numbers were measured on a
+Zen 4, from 64 to 262,144 in a result and 20 to 40 steps.
 """
 from collections.abc import Mapping, Sequence
 from math import prod, sqrt
@@ -18,10 +19,10 @@ CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, 
 FORWARD = 0.75
 OPERATOR, STEP = 70.0, 48.0  # of a package: a step of a neuron; a step of one that runs many
 # times as long as other numbers take those of such a step, and those that a kernel computes for it
-OPERATIONS, FUSED_OPERATIONS = 7.5, 11.0
+OPERATIONS, FUSED_OPERATIONS = 4.2, 5.5
 GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
-CACHED = 1 << 15  # a result of at most so many numbers stays in the cache and costs nothing more
-NUMBER, FUSED_NUMBER = 0.25e-3, 0.15e-3
+NUMBER, FUSED_NUMBER = 0.45e-3, 0.3e-3
+CACHED = 1 << 15  # what is read of at most so many numbers stays in the cache
 # A result of at least so many numbers, of 32 MB, up to which glibc keeps what was freed, has new
 # memory in each call: 1.5 to 2 ns for each on a virtual Zen 4, in place of 0.15. What backward
 # needs has it in any case.
@@ -31,8 +32,8 @@ WEIGHT = 0.5e-3  # of a matrix beyond the cache, read and its gradient written, 
 PLANNED = 0.4  # of a product of a sequence that is mostly zero
 REPLAYED = 3.5  # to find the arguments of a call that a plan runs outside of loops
 IN_ORDER = 1.5  # of calls in their order, whose arguments are taken apart and results stacked
-WRITTEN = 2  # copies of the parts that a loop writes to a tensor
-SPREAD = 0.7  # times as long takes a number of x in the gradient of x[t], which has the size of x
+WRITTEN = 1.1  # copies of the parts that a loop writes to a tensor
+SPREAD = 0.4  # times as long takes a number of x in the gradient of x[t], which has the size of x
 SPIKES, DENSE = 0.45, 1.25  # times as long is a recurrent product of spikes, or of other numbers
 
 
@@ -61,7 +62,7 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
                   is_sparse: bool = False) -> float:
     """Returns the time of one call for some iterations; is_sparse: see skips_zeros."""
     size = times * _count_numbers(call, kinds)
-    found = NUMBER * max(size - CACHED, 0)
+    found = NUMBER * size
     has_grad = any(kinds[value].requires_grad for value in call.outputs)
     share = 1 if has_grad else FORWARD
     if size >= LARGE and not has_grad:
