@@ -133,7 +133,8 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
         the model, and a Report.
 
     Raises:
-        TypeError: model is no module or is wrapped by torch.compile, TorchScript or DDP.
+        TypeError: model is no module, is not initialized, or is wrapped by torch.compile,
+            TorchScript or DDP.
 
     Example:
         >>> model, report = lsnn_ext.convert(model, x)
@@ -146,6 +147,9 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
     if isinstance(model, wrappers) or type(model).__name__ == "OptimizedModule":
         raise TypeError(f"model: expected the module inside of the wrapper, got a "
                         f"{type(model).__name__}; convert it first")
+    if "_modules" not in vars(model):
+        raise TypeError(f"model: expected a module whose __init__ calls super().__init__(), got a "
+                        f"{type(model).__name__}; lsnn_ext.fuse(model.forward, x) takes it")
     revert(model)
     if "forward" in vars(model):
         return model, Report(type(model).__name__, False,

@@ -118,8 +118,8 @@ class Plan:
         original = sum(estimate_call(call, self.recording.kinds) for call in self.recording.calls)
         gain = original / self.estimate()
         return "" if gain > LEAST_GAIN else (
-            f"expected a faster model, got an estimate of {1 / gain:.0%} of its time: too few "
-            f"steps or numbers, or too much that stays as it is{why}")
+            f"expected at most {1 / LEAST_GAIN:.0%} of the time of the original, got an estimate "
+            f"of {1 / gain:.0%}: too few steps or numbers, or too much that stays as it is{why}")
 
     def estimate(self) -> float:
         """Estimates the time of a run, as costs.py."""

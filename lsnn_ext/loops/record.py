@@ -228,7 +228,7 @@ class _Recorder(TorchFunctionMode):
         name = self.name
         if name == "__set__" and (changed := get_property_name(function)) != "requires_grad" and (
                 changed != "data" or self.parameters.find(args[0]) is not args[0]):
-            raise Refused(f"{changed}: expected an attribute that stays")
+            raise Refused(f"{changed}: expected no assignment to this attribute of a tensor")
         if name in of.REFUSED:
             raise Refused(f"{name}: expected calls that make tensors of tensors")
         leaves, spec = flatten_arguments(args, kwargs)

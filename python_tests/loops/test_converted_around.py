@@ -303,6 +303,7 @@ def test_a_model_is_collected() -> None:
     (lambda: convert(3, draw_x()), TypeError, "model: expected a torch.nn.Module, got int"),  # type: ignore[type-var]
     (lambda: convert(nn.DataParallel(Net()), draw_x()), TypeError, "inside of the wrapper"),
     (lambda: convert(torch.compile(Net()), draw_x()), TypeError, "inside of the wrapper"),  # type: ignore[type-var]
+    (lambda: convert(Net.__new__(Net), draw_x()), TypeError, r"calls super\(\).__init__\(\), got"),
     (lambda: convert(Net(), draw_x(), verify=1), TypeError, "verify: expected a bool"),  # type: ignore[arg-type]
     (lambda: convert(Net(), draw_x(), speed=1), TypeError, "speed: expected a bool"),
     (lambda: fuse(3, draw_x()), TypeError, "function: expected a callable"),  # type: ignore[arg-type]
