@@ -1,6 +1,5 @@
 """Traces the operators of a step and its gradient: those on rows of neurons become nodes of a
 program, those on coefficients only calls to repeat."""
-import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
@@ -336,11 +335,6 @@ class Tracer(Values):
                 read[key] = self.read(value, dtype)
         if name == "pow":
             read["is_number"] = not isinstance(named["exponent"], Tensor)
-        if name == "floor_divide" or read.get("rounding_mode") == "floor":
-            divisor = g.value(read["other"])
-            if divisor is None or abs(math.frexp(divisor)[0]) != 0.5:
-                raise self.error("a division that rounds down to have a constant power of 2 as "
-                                 "divisor", f"aten.{name}; torch.floor(a / b) takes any")
         return OPERATIONS[name](g, **read)
 
     def _is_sum(self, value: Any) -> bool:

@@ -3,7 +3,8 @@ where torch's kernels for the CPU round.
 
 Functions get the graph and the arguments of the operator by name: tensors are places of nodes,
 numbers are numbers. exp, log, tanh, sigmoid, sin, cos, atan, erf, pow, sqrt and what contains them
-(silu, rsqrt) are within 2 units in the last place of torch's; all others are bitwise equal.
+(silu, rsqrt) are within 2 units in the last place of torch's; all others are bitwise equal, large
+quotients that are rounded down but for the last place.
 """
 import math
 from collections.abc import Callable
@@ -107,12 +108,17 @@ def _floor(g: Graph, self: int) -> int:
 
 
 def _floor_divide(g: Graph, self: int, other: int) -> int:
-    """Of a constant power of 2. torch divides what fmod leaves, which is exact then; without fmod
-    underflow and infinity need a rule of their own."""
+    """A rounded quotient may be the next integer, as the sign of what it leaves shows. That is
+    exact in one rounding, unless the quotient has more digits than a number: then torch, which
+    divides without the rest, may differ in the last one."""
     zero, whole = g.constant(0), _floor(g, g.add("div", self, other))
-    is_below = g.add("lt" if (g.value(other) or 0) > 0 else "gt", self, zero)
-    whole = g.add("select", g.add("and", is_below, g.add("eq", whole, zero)), g.constant(-1), whole)
-    is_infinite = g.add("eq", g.add("abs", self), g.constant(math.inf))
+    left = g.add("fma", g.add("neg", whole), other, self)
+    left = g.add("select", g.add("eq", whole, zero), self, left)  # other may be infinite
+    is_past = g.add("or", *(g.add("and", g.add(one, left, zero), g.add(two, other, zero))
+                            for one, two in (("lt", "gt"), ("gt", "lt"))))
+    whole = g.add("select", is_past, g.add("sub", whole, g.constant(1)), whole)
+    is_infinite = g.add("and", g.add("eq", g.add("abs", self), g.constant(math.inf)),
+                        g.add("ne", other, zero))
     return g.add("select", is_infinite, g.add("sub", self, self), whole)  # NaN
 
 
