@@ -108,9 +108,9 @@ def _floor(g: Graph, self: int) -> int:
 
 
 def _floor_divide(g: Graph, self: int, other: int) -> int:
-    """A rounded quotient may be the next integer, as the sign of what it leaves shows. That is
-    exact in one rounding, unless the quotient has more digits than a number: then torch, which
-    divides without the rest, may differ in the last one."""
+    """A rounded quotient may be the next integer, as the sign of what it leaves shows, which one
+    rounding does not change. Beyond 2**22, in float64 2**51, torch may differ in the last place:
+    it divides a difference, which it has rounded."""
     zero, whole = g.constant(0), _floor(g, g.add("div", self, other))
     left = g.add("fma", g.add("neg", whole), other, self)
     left = g.add("select", g.add("eq", whole, zero), self, left)  # other may be infinite

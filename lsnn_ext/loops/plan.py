@@ -102,10 +102,13 @@ class Plan:
         return [stage for part in self.parts if not isinstance(part, Call) for stage in part[1]]
 
     @property
+    def has_kernel(self) -> bool:
+        return any(stage.kind == "fused" for stage in self.stages)
+
+    @property
     def reason(self) -> str:
         """Why the plan is not faster than the original; empty: it is."""
-        has_kernel = any(stage.kind == "fused" for stage in self.stages)
-        if self.refused and not has_kernel:
+        if self.refused and not self.has_kernel:
             return f"no recurrence that runs in a kernel; {self.refused[0][1]}"
         if all(isinstance(part, Call) for part in self.parts):
             return ("no loop: expected calls of torch that repeat step by step; if the loop is "
@@ -113,7 +116,7 @@ class Plan:
         kept = max((stage for stage in self.stages if stage.kind == "loop"),
                    key=lambda stage: len(stage.positions), default=None)
         why = "" if kept is None else f"; {kept.line}: {kept.reason}"
-        if not has_kernel:
+        if not self.has_kernel:
             return f"no recurrence that runs in a kernel{why}"
         original = sum(estimate_call(call, self.recording.kinds) for call in self.recording.calls)
         gain = original / self.estimate()

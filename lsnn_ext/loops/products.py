@@ -121,7 +121,7 @@ def _list_einsum(args: Sequence[Any]) -> list[Operands]:
         (a, b, *operands), (b, a, *reversed(operands))) if is_product(a, b)]
 
 
-class Leaf(NamedTuple):
+class Argument(NamedTuple):
     """A place among the leaves of a call."""
 
     number: int
@@ -129,10 +129,10 @@ class Leaf(NamedTuple):
 
 @functools.lru_cache(4096)
 def list_places(call: Call) -> list[Operands]:
-    """Returns list_operands with a Leaf for each tensor, read once for all runs of a call."""
+    """Returns list_operands with an Argument for each tensor, read once for all runs of a call."""
     if len(call.outputs) != 1 or any(call.mode.autocast):
         return []
-    return list_operands(call, [Leaf(k) if isinstance(leaf, Ref) else leaf
+    return list_operands(call, [Argument(k) if isinstance(leaf, Ref) else leaf
                                 for k, leaf in enumerate(call.leaves)])
 
 
@@ -140,7 +140,7 @@ def find_operands(call: Call, leaves: Sequence[Any]) -> Operands | None:
     """Returns a call as a product by a matrix of two dimensions; None: it is another call. leaves:
     tensors and constants, with anything in the place of the source."""
     def take(one: Any) -> Any:
-        return leaves[one.number] if isinstance(one, Leaf) else one
+        return leaves[one.number] if isinstance(one, Argument) else one
 
     for source, matrix, is_transposed, added, is_vector, _ in list_places(call):
         matrix, added = take(matrix), tuple(map(take, added))

@@ -302,9 +302,10 @@ class Replayer:
                 plan = make_plan(recording, self.options.exact)
                 recording = plan.recording
                 if reason := plan.reason:
+                    # without gradients a call may be too short for what pays off with them
+                    is_short = plan.has_kernel and self._is_replayed(key)
                     plan = None
-                    # calls without gradients may be too short for what pays off with them
-                    if not self._is_replayed(key):
+                    if not is_short:
                         self._warn("plan", f"{reason}; the original runs", UserWarning)
             except Refused as refused:
                 plan, reason = None, str(refused)

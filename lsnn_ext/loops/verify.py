@@ -201,8 +201,11 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     hooked = [value for value in wanted if recording.tensors[value]._backward_hooks]
     wanted = [value for value in wanted if value not in hooked]
     found = replace(found, hooked=tuple(names[value] for value in hooked if pairs))
-    if not pairs or not wanted:
-        return replace(found, reason="no input and no parameter requires one")
+    if not pairs:
+        return replace(found, reason="no result has one")
+    if not wanted:
+        other = "other " * bool(hooked)
+        return replace(found, reason=f"no {other}input or parameter requires one")
 
     def run_perturbed(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
         values = dict(leaves)
