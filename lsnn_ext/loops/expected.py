@@ -1,4 +1,5 @@
 """Expected: the numbers of a recording, and whether others are those but for rounding."""
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ class Expected:
     def __init__(self, plan: Plan) -> None:
         """Runs each recorded call again from recorded numbers. Raises VerificationError."""
         self.recording = recording = plan.recording
-        self.loops = [part for part in plan.parts if not isinstance(part, Call)]
+        self.loops = plan.loops
         self.makers = {value: call for call in recording.calls for value in call.outputs}
         self.run = rounding.tolerance_of(kind.dtype for kind in recording.kinds.values())
         self.ulps, self.values, self.flips = 0.0, 0, 0
@@ -91,12 +92,13 @@ class Expected:
         random = torch.Generator().manual_seed(0)
         inside = loop.places()
         given = {one: self.numbers[one] for call in calls for one in call.inputs}
-        for share in rounding.PERTURBATIONS:
+        # by a share of each number where it is small beside the others of its tensor, as well
+        for share, is_own in itertools.product(rounding.PERTURBATIONS, (False, True)):
             for sign in (1, -1, *(0,) * rounding.DRAWS):
                 made: dict[int, Tensor] = {}
                 for one, tensor in given.items():
                     size: Any = tolerance.of(tensor)
-                    if one not in inside:  # such as weights
+                    if is_own or one not in inside:  # such as weights
                         size = tolerance.share(tensor.dtype) * tensor.abs()
                     made[one] = rounding.perturb(tensor, share * size, sign, random)
                 for call in calls:

@@ -226,10 +226,13 @@ class Writes:
         return None
 
     def note_values(self, values: int | tuple[list[int], int], value: int) -> None:
-        """Notes the parts of a value that `find` has found to be a stack."""
+        """Notes the parts of a value that is what `find` has found: a stack, or part of one."""
         if isinstance(values, tuple):
             self.parts[value] = _Parts((values[1],), {(k,): one for k, one in enumerate(
                 values[0])}, None)
+        elif values in self.parts and self.kinds[values].shape == self.kinds[value].shape:
+            parts = self.parts[values]
+            self.parts[value] = parts._replace(values=dict(parts.values))
 
     def _shift(self, name: str, args: Any, kwargs: Any) -> tuple[list[int], int] | None:
         """Returns the values of which cat([z[None], x[:-1]]) or roll(x, 1, 0) is the stack."""

@@ -126,6 +126,8 @@ class Origins:
             return found
         now = plain.list_elements(node.value)
         before = [one for (kind, _), one in node.held.items() if kind == "item"]
+        if type(node.value) is list and len(now) == len(before):
+            return found
         if len(now) > len(before) and all(map(plain.is_same, before, now)):
             return [(("more", None), now[len(before):])]
         return [(("contents", None), now)]

@@ -211,6 +211,8 @@ def set_step(value: Any, step: Step, new: Any) -> None:
         if kind == "contents":
             value.clear()
         value.extend(new)
+    elif kind == "item" and isinstance(value, list):
+        list.__setitem__(value, key, new)
     elif kind in ("member", "closure") or kind == "attribute" and isinstance(value, type):
         where = find_cell(value, key) if kind == "closure" else value
         name = "cell_contents" if kind == "closure" else key

@@ -98,8 +98,12 @@ class Plan:
         return freed
 
     @property
+    def loops(self) -> list[tuple[Loop, list[Stage]]]:
+        return [part for part in self.parts if not isinstance(part, Call)]
+
+    @property
     def stages(self) -> list[Stage]:
-        return [stage for part in self.parts if not isinstance(part, Call) for stage in part[1]]
+        return [stage for _, stages in self.loops for stage in stages]
 
     @property
     def has_kernel(self) -> bool:
@@ -110,12 +114,13 @@ class Plan:
         """Why the plan is not faster than the original; empty: it is."""
         if self.refused and not self.has_kernel:
             return f"no recurrence that runs in a kernel; {self.refused[0][1]}"
-        if all(isinstance(part, Call) for part in self.parts):
+        if not self.loops:
             return ("no loop: expected calls of torch that repeat step by step; if the loop is "
                     "around the model: lsnn_ext.fuse(lambda x: run(model, x), x)")
-        kept = max((stage for stage in self.stages if stage.kind == "loop"),
-                   key=lambda stage: len(stage.positions), default=None)
-        why = "" if kept is None else f"; {kept.line}: {kept.reason}"
+        kept = [(estimate_stage(loop, stage, self.recording), stage)
+                for loop, stages in self.loops for stage in stages if stage.kind == "loop"]
+        _, slowest = max(kept, key=lambda each: each[0], default=(0, None))
+        why = "" if slowest is None else f"; {slowest.line}: {slowest.reason}"
         if not self.has_kernel:
             return f"no recurrence that runs in a kernel{why}"
         original = sum(estimate_call(call, self.recording.kinds) for call in self.recording.calls)
@@ -131,8 +136,8 @@ class Plan:
                  + estimate_copies(part, kinds) for part in self.parts
                  if isinstance(part, Call) and is_live(part, self.live))
         return GUARD + sum(calls) + sum(
-            estimate_stage(part[0], stage, self.recording) for part in self.parts
-            if not isinstance(part, Call) for stage in part[1])
+            estimate_stage(loop, stage, self.recording)
+            for loop, stages in self.loops for stage in stages)
 
     def __call__(self, leaves: dict[int, Tensor], attributes: dict[Any, Any] | None = None,
                  ) -> tuple[Any, list[Any], dict[int, Tensor]]:

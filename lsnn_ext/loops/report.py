@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .component import Component
-from .ir import Call
 from .plan import Plan
 from .stages import Stage
 from .verify import Comparison
@@ -118,7 +117,7 @@ class Report:
 def describe(plan: Plan) -> tuple[LoopReport, ...]:
     """Returns the loops of a plan, after its first run."""
     found = []
-    for loop, stages in (part for part in plan.parts if not isinstance(part, Call)):
+    for loop, stages in plan.loops:
         unfused: list[Unfused] = []
         fused: list[Fused] = []
         for stage in stages:

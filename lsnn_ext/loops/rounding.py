@@ -225,12 +225,14 @@ def is_close(one: Tensor, other: Tensor) -> bool:
 
 
 def perturb(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Tensor:
-    """Returns the tensor changed by size, up, down, or 0: at random; integers are unchanged."""
+    """Returns the tensor changed by size, up, down, or 0: at random; integers are unchanged, but not
+    where all numbers are integers."""
     if not tensor.is_floating_point():
         return tensor
     signs: Any = sign
     if not sign:
         signs = torch.randint(0, 2, tensor.shape, generator=random, device="cpu").to(tensor) * 2 - 1
-    return torch.where(tensor == tensor.round(), tensor, tensor + signs * size)
+    is_integer = (tensor == tensor.round()) & (tensor.abs() * torch.finfo(tensor.dtype).eps < 1)
+    return torch.where(is_integer, tensor, tensor + signs * size)
 
 
