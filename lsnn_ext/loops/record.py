@@ -108,6 +108,7 @@ class _Recorder(TorchFunctionMode):
         self.origins, self.steps = origins, steps
         self.recording = Recording([], {}, {}, None, [], {}, {}, steps=steps.steps,
                                    attributes=steps.attributes)
+        self.layers = origins.snapshot.name_modules()
         self.keep_numbers = keep_numbers
         self.refused: Refused | None = None
         self.depth = 0  # of noted calls; what they call themselves is not noted
@@ -222,7 +223,8 @@ class _Recorder(TorchFunctionMode):
             self.refuse(refused)
 
     def refuse(self, refused: Refused, line: str = "") -> None:
-        self.refused = Refused(refused.reason, refused.line or line or find_line())
+        self.refused = Refused(refused.reason, refused.line or line or find_line(
+            self.layers))
 
     def _before(self, function: Any, args: Any, kwargs: Any, mode: Mode) -> "_Begun":
         name = self.name
@@ -251,7 +253,7 @@ class _Recorder(TorchFunctionMode):
                 with internals.without_dispatch_modes():
                     self.recording.numbers[value] = parameter.detach().clone()
         return _Begun(function, tuple(refs), spec, tensors, list(map(find_version, tensors)),
-                      mode, find_line())
+                      mode, find_line(self.layers))
 
     def _after(self, begun: "_Begun", result: Any) -> None:
         if result is NotImplemented:  # such as tensor == None

@@ -156,6 +156,11 @@ class Snapshot:
             for key in node.value if isinstance(node.value, dict) else ():
                 yield node.path, key() if isinstance(key, weakref.ref) else key
 
+    def name_modules(self) -> dict[int, str]:
+        """Returns the names of modules by id; that of the model is empty."""
+        return {id(node.value): format_path(node.path) for node in self.nodes
+                if isinstance(node.value, nn.Module)}
+
     def find(self, path: Path) -> Node | None:
         return next((node for node in self.nodes if node.path == path), None)
 

@@ -1,10 +1,12 @@
 """The report of convert: what became of each loop, how equal it is, and how much faster."""
 import time
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import converted_nets
 from converted_nets import Net, draw_x
 from lsnn_ext.loops import Refused, convert, fuse
 from lsnn_ext.loops.report import Report, Speed, describe, measure_speed
@@ -79,6 +81,34 @@ def test_report_of_convert():
     assert report.comparison.gradients == 3
     assert not report.comparison.flips
     assert "3 gradients within" in str(report)
+
+
+class Layers(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Net() for _ in range(depth))
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, x: Tensor) -> Any:
+        v = torch.zeros_like(x[0])
+        for one in x:
+            v = torch.tanh(self.norm(v)) + one  # line of the norm
+        return v, [layer(x) for layer in self.layers]
+
+
+def test_lines_name_the_layers() -> None:
+    _, report = convert(Layers(2), draw_x(T))
+    line = line_of(converted_nets.__file__, "z = self.spike")
+    assert [one.line for one in report.fused] == [f"{line} (layers.0)", f"{line} (layers.1)"]
+    line = line_of(__file__, "# line of the norm")
+    assert {one.line for loop in report.loops for one in loop.unfused} == {f"{line} (norm)"}
+
+
+def test_the_reason_is_that_of_the_slowest_calls() -> None:
+    """Not that of the number of batches, which is counted."""
+    _, report = convert(Layers(0), draw_x(T))
+    assert report.reason.endswith("(norm): expected calls that act on each neuron by itself, got "
+                                  "batch_norm")
 
 
 class Branching(Net):

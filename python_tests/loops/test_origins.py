@@ -58,7 +58,7 @@ class Model(nn.Module):
         self.part = Part()
         self.settings = Settings(torch.ones(2))
         self.slots = Slots()
-        self.state: Any = Pair(torch.zeros(1), [torch.zeros(2), {"a": torch.zeros(3)}])
+        self.state: Any = Pair(torch.zeros(1), [torch.zeros(2), {"a": torch.zeros(3)}, _scaled])
         self.queue = deque([torch.zeros(4)])
         self.step = functools.partial(_scaled, by=torch.tensor(3.0))
         self.inner = _closure(torch.tensor(4.0))
@@ -179,6 +179,7 @@ def _pop(model: Model) -> None:
 CHANGES: dict[str, tuple[Any, str, Any]] = {
     "append": (lambda m: m.state.i.append(torch.ones(9)), "state.1", [Ref(9)]),
     "pop": (_pop, "queue", [Ref(9)]),
+    "item": (lambda m: m.state.i.__setitem__(0, torch.ones(9)), "state.1.0", Ref(9)),
     "key": (lambda m: m.state.i[1].__setitem__("z", torch.ones(9)), "state.1.1.z", Ref(9)),
     "buffer": (lambda m: setattr(m.part, "trace", torch.ones(9)), "part.trace", Ref(9)),
     "count": (lambda m: setattr(m.settings, "count", m.settings.count + 1), "settings.count", 4),

@@ -115,6 +115,37 @@ def test_a_run_whose_differences_grow():
     assert found.replayed and "flip" in found.reason
 
 
+class CountSpikes(torch.autograd.Function):
+    """Several spikes of a neuron in a step."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        return v.floor().clamp(0)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+@pytest.mark.parametrize("scale", [0.6, 2, 4])
+@pytest.mark.parametrize("seed", range(6))
+def test_spikes_that_count_to_many_thousands(scale: float, seed: int) -> None:
+    """A rounding error of large numbers moves small ones beside them by several spikes, and from
+    2^23 on all float32 numbers are integers."""
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v, z, out = torch.zeros(8, 64), torch.zeros(8, 64), []
+        for x_t in x:
+            v = 0.95 * v + x_t + F.linear(z, w) - z
+            z = CountSpikes.apply(v)
+            out.append(z)
+        return torch.stack(out)
+
+    x, w = 8 * random(60, 8, 64, seed=seed).float(), random(64, 64, seed=seed + 1).float()
+    w = (scale * w / 8).requires_grad_()
+    fuse(model, (x, w))
+    assert torch.isfinite(model(x, w)).all()
+
+
 def mix_dtypes(x: Tensor, w_in: Tensor, beta: Tensor) -> Tensor:
     """Adds numbers in float64 to a product in float32."""
     v = z = torch.zeros(B, N, dtype=beta.dtype)
