@@ -1,4 +1,6 @@
-"""Calls that no mode of torch intercepts: of autograd.Functions and functions of TorchScript."""
+"""Calls that no mode of torch intercepts: of autograd.Functions and functions of TorchScript, and
+copy.copy of tensors."""
+import copy
 import dis
 import sys
 import threading
@@ -52,8 +54,22 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
                               f"nothing but compute with its arguments")
         return recorder.note_function(function, args, kwargs, run)
 
+    def share(tensor: Tensor) -> Any:
+        def run() -> Any:  # as copy.copy does without __copy__
+            return copy._reconstruct(tensor, None, *tensor.__reduce_ex__(4))  # type: ignore[attr-defined]
+
+        if recorder.is_passive():
+            return run()
+        if type(tensor) is Tensor and not vars(tensor):
+            return recorder.note_function(share_memory, (tensor,), {}, run)
+        with recorder.refusals():
+            raise Refused(f"copy: expected a tensor without attributes, got a "
+                          f"{type(tensor).__name__}")
+        return run()
+
     with _lock:
         base.apply, script.__call__ = classmethod(apply), call
+        Tensor.__copy__ = share  # type: ignore[attr-defined]
         if not is_python:
             recorder.bound = Bound(recorder)
             meta.__getattribute__ = recorder.bound.make_look_up()
@@ -61,11 +77,17 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
             yield
         finally:
             script.__call__ = run_script
+            del Tensor.__copy__  # type: ignore[attr-defined]
             if is_python:
                 del base.apply
             else:
                 base.apply = APPLY
                 del meta.__getattribute__
+
+
+def share_memory(tensor: Tensor) -> Tensor:
+    """Returns copy.copy(tensor): another tensor of the same memory, without history."""
+    return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def _make_apply(recorder: Any, kind: type) -> Apply:

@@ -385,6 +385,10 @@ class _Recorder(TorchFunctionMode):
             return one
 
         recording.result = pytree.tree_map(reference, result)
+        if any(one.requires_grad and one.is_leaf and self.value_of(one) not in recording.leaves
+               for one in outputs):
+            raise Refused("result: expected no new leaf that requires a gradient, as copy.copy of "
+                          "a tensor makes")
         for tensor, value in self.steps.arrays:
             if self.value_of(tensor) != value or value in recording.written.values():
                 raise Refused("numpy: expected no write to a tensor whose array is kept")

@@ -225,8 +225,8 @@ def is_close(one: Tensor, other: Tensor) -> bool:
 
 
 def perturb(tensor: Tensor, size: Any, sign: int, random: torch.Generator) -> Tensor:
-    """Returns the tensor changed by size, up, down, or 0: at random; integers are unchanged, but not
-    where all numbers are integers."""
+    """Returns the tensor changed by size, up, down, or 0: at random. Integers are unchanged, as
+    counts of spikes are, unless the dtype has no other numbers of this size."""
     if not tensor.is_floating_point():
         return tensor
     signs: Any = sign

@@ -116,11 +116,32 @@ def copied(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     return v, spike(v - 0.5)
 
 
-@pytest.mark.parametrize("step", [detached, turned, viewed, copied],
+def shared(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    v = 0.9 * v + copy.copy(x) @ w - copy.copy(z)  # without the gradient of z
+    return v, spike(v - 0.5)
+
+
+@pytest.mark.parametrize("step", [detached, turned, viewed, copied, shared],
                          ids=lambda one: one.__name__)
 def test_equivalent_calls(step: Callable[..., Any]) -> None:
     compare(over(step, 2, last=(0,)), random(T, B, N), random(N, N, seed=1), random(B, N, seed=2),
             torch.zeros(B, N).double())
+
+
+@pytest.mark.parametrize(("make", "reason"), [
+    (copy.copy, "result: expected no new leaf that requires a gradient"),
+    (lambda v: v * copy.copy(nn.Parameter(torch.ones(N).double())), "copy: .* got a Parameter"),
+    (lambda v: copy.copy(v.detach()).zero_() + v, "zero_: .* shares its memory")])
+def test_copies_that_are_refused(make: Callable[[Tensor], Tensor], reason: str) -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = torch.zeros(B, N).double()
+        for one in x:
+            v = torch.tanh(v @ w) + one
+        return make(v)
+
+    with pytest.raises(Refused, match=reason):
+        run(model, (random(T, B, N), random(N, N).requires_grad_()))
+    assert not hasattr(Tensor, "__copy__")
 
 
 def test_fills_with_numbers_that_change() -> None:
