@@ -101,6 +101,11 @@ class MaskedReads:
         return part if part is not None and part.tensor() is one else None
 
 
+def find_maker(recording: Recording, value: int) -> Call | None:
+    """Returns the call that makes a value, if it is one of the last."""
+    return next((call for call in recording.calls[-MOST_CALLS:] if value in call.outputs), None)
+
+
 class Index(NamedTuple):
     """An index by integers along some axes."""
 
@@ -254,12 +259,11 @@ class Writes:
         dim %= len(shapes[0])
         if sum(shape[dim] for shape in shapes) > MOST_SHIFTED:
             return None
-        makers = [next((call for call in self.recording.calls[-MOST_CALLS:]
-                        if one.value in call.outputs), None) for one in parts]
+        makers = [find_maker(self.recording, one.value) for one in parts]
         found: list[int] = []
         has_new = False
         for one, maker in zip(parts, makers, strict=True):
-            new = None if maker is None else self._find_new(maker, dim)
+            new = None if maker is None else self.find_new(maker, dim)
             has_new |= new is not None
             values = [new] if new is not None else self._list_slice(one.value, maker, dim)
             has_grad = torch.is_grad_enabled() if maker is None else maker.mode.grad
@@ -271,7 +275,7 @@ class Writes:
         is_stack = has_new and len({self.kinds[one].dtype for one in found}) == 1
         return (found, dim) if is_stack else None
 
-    def _find_new(self, maker: Call, dim: int) -> int | None:
+    def find_new(self, maker: Call, dim: int) -> int | None:
         """Returns the z of z[None] or z.unsqueeze(0), with the new axis in this place."""
         args, kwargs = pytree.tree_unflatten(maker.leaves, maker.spec)
         if maker.name == "unsqueeze":

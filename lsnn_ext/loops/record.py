@@ -49,6 +49,7 @@ from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
 from .applied import Bound, check_results, intercept_functions
 from .functions import Apply, find_line, get_name, get_property_name, is_static
+from .growing import CATS, Growing
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import UNSEEN_WRITE, Memory, check_backward, find_version
@@ -123,6 +124,7 @@ class _Recorder(TorchFunctionMode):
         self.memory = Memory()
         self.tensors = self.memory.tensors
         self.masked, self.writes = MaskedReads(self), Writes(self.recording)
+        self.growing = Growing(self.recording, self.writes)
         self.parameters = Parameters(self)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -291,7 +293,9 @@ class _Recorder(TorchFunctionMode):
                           f"{what}; what depends on numbers of a tensor in Python cannot be "
                           f"repeated")
         given = {id(one) for one in tensors}
-        if name in PARTS and (values := self.writes.find(name, args, kwargs, written, found)):
+        parts = self.growing.parse(args, kwargs, result) if name in CATS else None
+        if parts is None and name in PARTS and (
+                values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
                 made = self.add(one)
                 self.recording.calls.append(make_copy(value, made, line, kinds))
@@ -307,6 +311,11 @@ class _Recorder(TorchFunctionMode):
         self.memory.note_parts(name, args, tensors, [one for one in found if id(one) not in given])
         results = refs[0] if tree is None else pytree.tree_unflatten(refs, tree)
         call = Call(function, leaves, spec, results, tuple(written), mode, self.is_random, line)
+        if parts is not None:
+            self.growing.add(call, *parts)
+            return
+        for value in call.inputs:
+            self.growing.read(value)
         if self.is_random:
             self.recording.strides.update(find_turned(zip(call.inputs, tensors, strict=True)))
         if name == "stack" and isinstance(results, Ref):
@@ -395,6 +404,8 @@ class _Recorder(TorchFunctionMode):
             reference(tensor)
         n = len(outputs)
         recording.changed = self.origins.changed(reference, result)
+        for value in recording.find_results():
+            self.growing.read(value)
         recording.shared = self.origins.find_shared(outputs[:n], outputs[n:], recording.changed,
                                                     self.value_of)
         self.memory.check_versions(self.origins.versions)

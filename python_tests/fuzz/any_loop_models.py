@@ -319,12 +319,12 @@ class Model:
                  after: list[str], is_last: bool, number: int) -> None:
         d, out = self.d, f"out{number}_{one}"
         size = next(layer.size for layer in layers if one in layer.states)
-        kinds = ["list", "list", "list", "list 1", "write", "write 1", "cat"]
+        kinds = ["list", "list", "list", "list 1", "write", "write 1", "cat", "grow"]
         if is_last:
             kinds += ["sum", "sum in place", "weighted", "last", "max", "list as it is", "tuple",
                       "dict", "sum of list", "part", "list, last"]
         kind = d.one_of(*kinds)
-        is_sequence = kind in ("list", "write", "cat")
+        is_sequence = kind in ("list", "write", "cat", "grow")
         if kind.startswith("write"):
             shape = f"T, B, {size}" if kind == "write" else f"B, T, {size}"
             make = d.one_of("torch.zeros({}, dtype=x.dtype)", "x.new_zeros({})")
@@ -338,6 +338,9 @@ class Model:
             step.append({"sum": f"{out} = {out} + {one}", "sum in place": f"{out} += {one}",
                          "weighted": f"{out} = {out} + {one} * (t + 1)",
                          "max": f"{out} = torch.maximum({out}, {one})"}[kind])
+        elif kind == "grow":
+            before.append(f"{out} = torch.empty(0, B, {size}, dtype=x.dtype)")
+            step.append(f"{out} = torch.cat([{out}, {one}[None]])")
         elif kind == "last":
             after.append(f"{out} = {one}")
         elif kind == "dict":
