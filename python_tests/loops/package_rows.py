@@ -280,7 +280,7 @@ def _rows_of_spikingjelly() -> list[Row]:
     add("IFNode", _container(change=_node_of("IFNode")))
     add("QIFNode", _container(change=_node_of("QIFNode")))
     add("store_v_seq", _container(
-        change=lambda layer: setattr(layer.sub_module, "store_v_seq", True)), "no loop")
+        change=lambda layer: setattr(layer.sub_module, "store_v_seq", True)))
     add("smooth", _container(change=_smooth), is_smooth=True)
     add("ElementWiseRecurrentContainer", _element_wise, model=models.JellyElementWise, dtype=SINGLE)
     return rows
