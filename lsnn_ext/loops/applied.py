@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from ..codegen.plain import MISSING, Same, make_key
 from .functions import APPLY, Apply, get_name, get_property_name, is_pure
-from .ir import Mode, Ref, Refused
+from .ir import Mode, Recording, Ref, Refused
 from .monitor import run_with_profile
 
 _lock = threading.RLock()
@@ -129,6 +129,14 @@ def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
             if known is not None and known.tensor() is one or recorder.origins.find(one):
                 raise Refused(f"{begun.function.__name__}: expected new tensors, or arguments, as "
                               f"results")
+
+
+def check_copies(recording: Recording, results: Sequence[int]) -> None:
+    """Refuses copies of tensors with a gradient among the results: they are leaves."""
+    copies = {value for call in recording.calls if call.function is share_memory
+              for value in call.outputs}
+    if any(recording.kinds[value].requires_grad and value in copies for value in results):
+        raise Refused("result: expected no copy.copy of a tensor that requires a gradient")
 
 
 class Bound:

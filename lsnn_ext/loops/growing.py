@@ -72,10 +72,15 @@ class Growing:
         """Records the call that makes a value, if it waits."""
         if value not in self.waiting:
             return
-        call, dim, _ = self.waiting[value]
-        runs = [[*run] for _, run in itertools.groupby(self._list_parts(value), lambda one: (
-            one[1] is not None, self.kinds[one[0]].shape))]
+        call, dim, own = self.waiting[value]
+        is_longer = any(part in self.waiting for part, _ in own)
+        parts = [*self._list_parts(value)]
+        runs = [[*run] for _, run in itertools.groupby(
+            parts, lambda one: (one[1] is not None, self.kinds[one[0]].shape))]
         del self.waiting[value]
+        if not is_longer and None in [new for _, new in parts]:
+            self.recording.calls.append(call)
+            return
         if len(runs) == 1 and len(runs[0]) > 1:
             self._stack(runs[0], dim, call, value)
             return

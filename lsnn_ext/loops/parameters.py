@@ -1,9 +1,9 @@
-"""Parameters: attributes with a gradient to whose data a recorded call writes."""
+"""Parameters: which writes of a recorded call to attributes can be repeated."""
 from typing import Any
 
 from torch import Tensor, nn
 
-from .functions import get_name
+from .functions import FLAGS, get_name
 from .ir import Refused
 from .rewrite import make_assignment
 
@@ -19,6 +19,10 @@ class Parameters:
         """Returns the leaf whose later value this one is, else the value itself."""
         return next((leaf for leaf, now in self.recording.written.items() if now == value), value)
 
+    def _is_leaf(self, value: int) -> bool:
+        """Whether a value is a leaf, or a later value of one."""
+        return self.find_leaf(value) in self.recording.leaves
+
     def find(self, tensor: Tensor) -> Tensor | None:
         """Returns the attribute whose data a tensor is, and that takes a gradient."""
         memory = self.recorder.memory
@@ -27,7 +31,7 @@ class Parameters:
             self.find_leaf(memory.tensors[id(found)].value))
         return found if leaf is not None and leaf.kind == "attribute" else None
 
-    def is_detached(self, name: str, tensor: Tensor, before: int) -> bool:
+    def _is_detached(self, name: str, tensor: Tensor, before: int) -> bool:
         """Whether a call detaches an attribute, such as the state of the call before. A replay does
         not, so that other writes to it are refused."""
         if before in self.detached and name != "detach_":
@@ -39,6 +43,22 @@ class Parameters:
             raise Refused("detach_: expected no write to a parameter")
         self.detached.add(len(self.recording.kinds))  # the value that add makes
         return True
+
+    def check_write(self, name: str, tensor: Tensor, before: int, args: Any,
+                    parameter: Tensor | None) -> None:
+        """Notes a write to a tensor, or to its parameter. Raises Refused."""
+        start = self.find_leaf(before)
+        is_flag = name in FLAGS and name != "detach_"
+        leaf = self.recording.leaves.get(start if is_flag else before)
+        if self._is_detached(name, tensor, before):
+            return
+        if leaf is not None and parameter is None and (
+                leaf.kind == "input" or tensor.requires_grad or is_flag):
+            what = "an input" if leaf.kind == "input" else "a parameter, nor of what has a gradient"
+            raise Refused(f"{name}: expected no write to {what}")
+        self.recorder.memory.check_write(name, tensor, args, parameter, self._is_leaf)
+        if start in self.recording.leaves and parameter is None:
+            self.recording.written[start] = len(self.recording.kinds)  # the value that add makes
 
     def assign(self, parameter: Tensor, old: int, numbers: int, line: str) -> None:
         """Notes that a parameter has other numbers."""
@@ -58,5 +78,5 @@ class Parameters:
         old, value = memory.tensors[id(parameter)].value, memory.tensors[id(numbers)].value
         if kinds[old][:3] != kinds[value][:3] or value in self.recording.leaves:
             raise Refused("data: expected a new tensor of the same shape, dtype and device")
-        memory.check_write("data", numbers, (), parameter)
+        memory.check_write("data", numbers, (), parameter, self._is_leaf)
         self.assign(parameter, old, value, line)

@@ -3,7 +3,7 @@
 Invariants while a recording is made and nothing is refused:
 
     I1  Each live tensor of `tensors` has the numbers of its value, as long as its _version is the
-        one that was noted.
+        one that was noted and no call has written to it through another tensor.
     I2  The call that makes a value is in `calls`, after those that make its inputs; other values
         are leaves: inputs, attributes, closures and globals as they were before the model ran.
     I3  A call depends on nothing but its values, constants, the mode of torch and, if is_random,
@@ -14,17 +14,19 @@ Invariants while a recording is made and nothing is refused:
     u.mul_(0.5)               3 = mul_(2, 0.5)             the same tensor, a new value
     if u.sum() > 0:           refused: a number of a tensor in Python
     y = u.view(-1)            4 = view(3)
-    u.add_(1)                 refused: y shares the memory of u, and value 4 would change
+    u.add_(1)                 5 = add_(3, 1)
+    v = 2 * y                 refused: y shares the memory of u, and has other numbers than value 4
 
 Proof that calling `calls` in their order, with the same leaves, gives the result of the model:
     Every operator is seen: it runs in a call that _Recorder or intercept_functions note, or
     outside of all of them, where Witness notes a constructor, and refuses others.
     I1. A call that writes to its arguments changes their _version, or writes statistics that
-    Witness adds to `unversioned`; _after gives these tensors new values. Memory refuses a write to
-    memory that another live tensor has, as x.data or a view of the same part; is_outdated does so
-    for a tensor that is met later. A write that no call reports changes _version: value_of refuses
-    the next use, and finish the tensors that are left. Functions of REFUSED are refused. A write to
-    the data of a parameter that no call has read gives it a new value, which is written at the end.
+    Witness adds to `unversioned`; _after gives these tensors new values. What else has this memory,
+    as x.data or a view of the same part, is outdated: value_of refuses the next use. Memory refuses
+    the write if it is a leaf; is_outdated does so for a tensor that is met later. A write that no
+    call reports changes _version: value_of refuses the next use, and finish the tensors that are
+    left. Functions of REFUSED are refused. A write to the data of a parameter that no call has read
+    gives it a new value, which is written at the end.
     I2. An argument has a value of `tensors`, or is found by its origin; others are refused.
     I3. Arguments without a tensor are plain, static or constants of the fingerprint. Python cannot
     branch on numbers: results that are no tensors are refused, unless each is an Unread or depends
@@ -47,12 +49,12 @@ from .._core import torch_internals as internals
 from .._core.torch_internals import find_storage
 from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
-from .applied import Bound, check_results, intercept_functions
+from .applied import Bound, check_copies, check_results, intercept_functions
 from .functions import Apply, find_line, get_name, get_property_name, is_static
 from .growing import CATS, Growing
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
-from .memory import UNSEEN_WRITE, Memory, check_backward, find_version
+from .memory import Memory, check_backward, find_version
 from .modes import read_settings
 from .monitor import run_with_profile
 from .origins import Origins
@@ -277,7 +279,7 @@ class _Recorder(TorchFunctionMode):
         for one in changed.values():
             before = self.tensors[id(one)].value
             parameter = None if name in of.FLAGS else self.parameters.find(one)
-            self._check_write(name, one, before, args, parameter)
+            self.parameters.check_write(name, one, before, args, parameter)
             if parameter is not None:
                 parameters.append((parameter, self.tensors[id(parameter)].value, len(kinds)))
             written.append((before, self.add(one)))  # the value len(kinds)
@@ -324,21 +326,6 @@ class _Recorder(TorchFunctionMode):
         for parameter, old, numbers in parameters:
             self.parameters.assign(parameter, old, numbers, line)
 
-    def _check_write(self, name: str, tensor: Tensor, before: int, args: Any,
-                     parameter: Tensor | None) -> None:
-        start = self.parameters.find_leaf(before)
-        is_flag = name in of.FLAGS and name != "detach_"
-        leaf = self.recording.leaves.get(start if is_flag else before)
-        if self.parameters.is_detached(name, tensor, before):
-            return
-        if leaf is not None and parameter is None and (
-                leaf.kind == "input" or tensor.requires_grad or is_flag):
-            what = "an input" if leaf.kind == "input" else "a parameter, nor of what has a gradient"
-            raise Refused(f"{name}: expected no write to {what}")
-        self.memory.check_write(name, tensor, args, parameter)
-        if start in self.recording.leaves and parameter is None:
-            self.recording.written[start] = len(self.recording.kinds)  # the value that add makes
-
     # ----------------------------------------------------------------------------- values
     def add(self, tensor: Tensor) -> int:
         """Returns a new value for the tensor as it is now."""
@@ -356,8 +343,8 @@ class _Recorder(TorchFunctionMode):
     def value_of(self, tensor: Tensor) -> int:
         known = self.tensors.get(id(tensor))
         if known is not None and known.tensor() is tensor:
-            if known.version != tensor._version:
-                raise Refused(UNSEEN_WRITE, find_line())
+            if known.outdated or known.version != tensor._version:
+                raise Refused(known.describe_write(), find_line(self.layers))
             return known.value
         leaf = self.origins.find(tensor)
         if leaf is None:
@@ -394,10 +381,7 @@ class _Recorder(TorchFunctionMode):
             return one
 
         recording.result = pytree.tree_map(reference, result)
-        if any(one.requires_grad and one.is_leaf and self.value_of(one) not in recording.leaves
-               for one in outputs):
-            raise Refused("result: expected no new leaf that requires a gradient, as copy.copy of "
-                          "a tensor makes")
+        check_copies(recording, [self.value_of(one) for one in outputs])
         for tensor, value in self.steps.arrays:
             if self.value_of(tensor) != value or value in recording.written.values():
                 raise Refused("numpy: expected no write to a tensor whose array is kept")

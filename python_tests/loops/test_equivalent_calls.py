@@ -129,7 +129,7 @@ def test_equivalent_calls(step: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(("make", "reason"), [
-    (copy.copy, "result: expected no new leaf that requires a gradient"),
+    (copy.copy, "result: expected no copy.copy of a tensor"),
     (lambda v: v * copy.copy(nn.Parameter(torch.ones(N).double())), "copy: .* got a Parameter"),
     (lambda v: copy.copy(v.detach()).zero_() + v, "zero_: .* shares its memory")])
 def test_copies_that_are_refused(make: Callable[[Tensor], Tensor], reason: str) -> None:
@@ -182,6 +182,61 @@ def test_a_write_to_a_view_in_place_is_refused() -> None:
 
     with pytest.raises(Refused, match="unsqueeze_: expected no write to an input"):
         run(model, (random(T, B, N),))
+
+
+def rebind(x: Tensor) -> Tensor:
+    x = x.view(-1)
+    x *= 2
+    return x.view(B, N).relu_()
+
+
+def read_after(x: Tensor) -> Tensor:
+    whole = x.unsqueeze(0)
+    x.tanh_()
+    return whole[0]
+
+
+def write_both(x: Tensor) -> Tensor:
+    rows = x[1:]
+    x.tanh_()
+    rows *= 2
+    return x
+
+
+def keep_view(x: Tensor) -> Tensor:
+    kept.append(x.view(-1))
+    return x.tanh_()
+
+
+kept: list[Tensor] = []
+
+
+@pytest.mark.parametrize(("change", "is_refused"), [
+    (rebind, False), (read_after, True), (write_both, True), (keep_view, True),
+    (lambda x: (x.detach().add_(1), x)[1], True), (lambda x: (x.view(-1).tanh_(), x)[1], True),
+    (lambda x: (x[0], x.tanh_())[1], False), (lambda x: (x.data, x.tanh_())[1], False)])
+@pytest.mark.parametrize("has_grad", [True, False])
+def test_writes_to_the_memory_of_other_tensors(change: Callable[[Tensor], Tensor],
+                                               is_refused: bool, has_grad: bool) -> None:
+    """They are equal, where nothing reads these later, and refused otherwise."""
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v, made = torch.zeros(B, N, dtype=x.dtype), []
+        for one in x:
+            v = 0.9 * v + change(one * 1.5) @ w
+            made.append(spike(v - 0.5))
+        return torch.stack(made)
+
+    kept.clear()
+    given = random(T, B, N), random(N, N, seed=1)
+    if is_refused:
+        with pytest.raises(Refused), torch.set_grad_enabled(has_grad):
+            run(model, (given[0], given[1].requires_grad_()))
+    elif has_grad:
+        compare(model, *given)
+    else:
+        with torch.no_grad():
+            want, got, _ = run(model, given)
+        torch.testing.assert_close(got, want)
 
 
 def test_a_view_in_place_that_makes_the_backward_pass_raise_is_refused() -> None:
