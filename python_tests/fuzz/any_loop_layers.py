@@ -49,21 +49,6 @@ PRODUCTS = ["LINEAR(h)", "LINEAR(h)", "LINEAR(h)", "F.linear(h, w)", "F.linear(h
             "torch.matmul(w, h.unsqueeze(-1)).squeeze(-1)"]
 
 
-class Draw(Choices):
-    """Random choices of a program."""
-
-    def __init__(self, seed: object) -> None:
-        super().__init__(f"loop {seed}")
-        self.tags: list[str] = []
-
-    def tag(self, name: str, share: float) -> bool:
-        """Whether something rare is done, which is noted by name."""
-        if self.chance(share):
-            self.tags.append(name)
-            return True
-        return False
-
-
 class Layer(NamedTuple):
     """Text that the program consists of; step: lines with h and the states as locals."""
 
@@ -77,7 +62,7 @@ class Layer(NamedTuple):
     size: int
 
 
-def draw_surrogate(d: Draw, name: str) -> tuple[list[str], str, list[str]]:
+def draw_surrogate(d: Choices, name: str) -> tuple[list[str], str, list[str]]:
     """Classes, the name of the function that is called, and lines of __init__."""
     backward = SURROGATES[d.one_of(*(each for each in SURROGATES if each != "none"))]
     form = CONTEXT if d.chance(0.3) else CLASSIC
@@ -99,7 +84,7 @@ def draw_surrogate(d: Draw, name: str) -> tuple[list[str], str, list[str]]:
     return [text], f"{name}.apply", []
 
 
-def _coefficient(d: Draw, i: int, name: str, low: float, high: float, size: int,
+def _coefficient(d: Choices, i: int, name: str, low: float, high: float, size: int,
                  init: list[str], fixed: list[str]) -> str:
     """An expression, of a number or of what is learned."""
     value = round(d.random.uniform(low, high), 3)
@@ -125,7 +110,7 @@ def _coefficient(d: Draw, i: int, name: str, low: float, high: float, size: int,
     return at
 
 
-def draw_product(d: Draw, i: str, h: str, inputs: int, size: int, init: list[str],
+def draw_product(d: Choices, i: str, h: str, inputs: int, size: int, init: list[str],
                  gain: float) -> str:
     """An expression (B, size) of h (B, inputs)."""
     text = d.one_of(*PRODUCTS)
@@ -148,7 +133,7 @@ def draw_product(d: Draw, i: str, h: str, inputs: int, size: int, init: list[str
     return re.sub(r"\bh\b", h, text)
 
 
-def draw_layer(d: Draw, seed: object, i: int, inputs: int, size: int) -> Layer:
+def draw_layer(d: Choices, seed: object, i: int, inputs: int, size: int) -> Layer:
     """A layer of neurons, with or without a recurrent product of its past spikes."""
     init: list[str] = []
     fixed: list[str] = []
@@ -170,7 +155,7 @@ def draw_layer(d: Draw, seed: object, i: int, inputs: int, size: int) -> Layer:
     return _drawn(d, seed, i, inputs, size, init, lines, currents)
 
 
-def _written(d: Draw, i: int, inputs: int, size: int, init: list[str], fixed: list[str],
+def _written(d: Choices, i: int, inputs: int, size: int, init: list[str], fixed: list[str],
              lines: list[str], currents: list[str]) -> Layer:
     name = d.one_of(*WRITTEN)
     count, step = WRITTEN[name]
@@ -198,7 +183,7 @@ def _written(d: Draw, i: int, inputs: int, size: int, init: list[str], fixed: li
     return _renamed(Layer(name, before, init, fixed, lines, [*states, "z"], inputs, size), i)
 
 
-def _drawn(d: Draw, seed: object, i: int, inputs: int, size: int, init: list[str],
+def _drawn(d: Choices, seed: object, i: int, inputs: int, size: int, init: list[str],
            lines: list[str], currents: list[str]) -> Layer:
     step = draw_step(f"{seed}/{i}", d.chance(0.5))
     text = re.sub(r"\bS(\d+)\b", rf"L{i}S\1", step.source)

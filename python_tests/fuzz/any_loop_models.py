@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from any_loop_layers import Draw, Layer, draw_layer
+from any_loop_layers import Layer, draw_layer
+from any_neuron_steps import Choices
 
 # Ways to read x in a loop, for x (T, B, I): head and the index of x. H means a loop without t.
 READS = ["x[t]", "x[t]", "x[t, :]", "x[t, :, :]", "x[t, ...]", "x.select(0, t)", "x[t:t+1][0]",
@@ -81,12 +82,11 @@ AFTER = ["{o}"] * 4 + ["self.readout({o})", "F.linear({o}, self.readout.weight)"
 
 
 class Program(NamedTuple):
-    """layout: of x, among "tbi", "bti", "bit" and "bi"; tags: what is rare in it."""
+    """layout: of x, among "tbi", "bti", "bit" and "bi"."""
 
     source: str
     layout: str
     inputs: int
-    tags: tuple[str, ...]
 
 
 def _indented(lines: Sequence[str], by: int) -> list[str]:
@@ -98,7 +98,7 @@ class Model:
 
     def __init__(self, seed: object) -> None:
         self.seed = seed
-        self.d = d = Draw(seed)
+        self.d = d = Choices(f"loop {seed}")
         sizes = (1, 2, 3, 5, 7, 8, 16, 17)
         self.inputs = d.random.choice(sizes)
         self.layers: list[Layer] = []
@@ -108,7 +108,7 @@ class Model:
             self.layers.append(draw_layer(d, seed, i, inputs, size))
             inputs = size
         self.layout = d.one_of("tbi", "tbi", "tbi", "bti", "bti", "bit")
-        if d.tag("static input", 0.05):
+        if d.chance(0.05):
             self.layout = "bi"
         self.init = [line for layer in self.layers for line in layer.init]
         self.odd = d.random.choice((0, 0, 1, 1, 2, 3))
@@ -132,7 +132,6 @@ class Model:
         else:
             self.loop(self.layers, "x", self.layout, True)
             if kind == "twice":
-                d.tags.append("two loops")
                 self.loop(self.layers, "x", self.layout, True)
         return self.text()
 
@@ -148,7 +147,7 @@ class Model:
             sequence = sequence.replace(f"inde{name}", "index")
             return f"for t, h in enumerate({sequence}):", ""
         head, index = "range(T)", "t"
-        if self.odd and d.tag("odd index", 0.25):
+        if self.odd and d.chance(0.25):
             head, index = d.random.choice(ODD_RANGES)
             self.odd -= 1
         read = re.sub(r"\bx\b", name, d.one_of(*reads))
@@ -160,8 +159,6 @@ class Model:
         """Lines before the loop, and of its first iteration."""
         d = self.d
         start = d.one_of(*STARTS)
-        if start not in STARTS[:4]:
-            d.tags.append(f"start {start}")
         if "self.start" in start:
             name = f"self.start{layer.states[-1]}"
             self.init.append(f"{name} = nn.Parameter(0.1 * torch.rand({layer.size}))")
@@ -181,8 +178,6 @@ class Model:
         kind = d.one_of(*HOLDERS)
         before, first = self._start(layer)
         place = f"kept{number}_{layer.states[-1]}"
-        if kind != "locals":
-            d.tags.append(f"states in {kind}")
         if kind == "dict":
             return ([*before, f"{place} = {{{', '.join(f'{n!r}: {n}' for n in names)}}}"],
                     [f"{n} = {place}[{n!r}]" for n in names] + first,
@@ -226,7 +221,6 @@ class Model:
             lines = list(layer.step)
             if self.odd and d.chance(0.15):
                 self.odd -= 1
-                d.tags.append("substeps")
                 lines = ["for _ in range(2):", *_indented(lines, 4)] if not any(
                     "h = torch.cat" in line for line in lines) else lines
             if self.odd and d.chance(0.4):
@@ -242,7 +236,7 @@ class Model:
         made += [s for layer in layers for s in layer.states if d.chance(0.2) and s not in made]
         step += [line for line in ends if not line.startswith("if ")]
         step += couple.get("", [])
-        if self.odd and read and d.tag("warm-up", 0.15):
+        if self.odd and read and d.chance(0.15):
             self.odd -= 1
             before += ["for t in range(2):", *_indented(step, 4)]
         for one in made if is_last else made[:1]:
@@ -254,7 +248,7 @@ class Model:
                 before: list[str]) -> dict[str, list[str]]:
         """Lets the last layer act on one in front of it in the next iteration. Returns lines in
         front of the step of that one, by the name of its spike, and at the end of an iteration."""
-        d = Draw(f"{self.seed} coupled {number}")
+        d = Choices(f"loop {self.seed} coupled {number}")
         if len(layers) < 2 or not d.chance(0.25):
             return {}
         to, last = d.random.choice(layers[:-1]), layers[-1]
@@ -262,7 +256,6 @@ class Model:
         size = to.inputs if on_input else to.size
         self.init.append(f"self.couple{number} = nn.Linear({last.size}, {size}, "
                          f"bias={d.chance(0.3)})")
-        self.d.tags.append(f"coupled {'input' if on_input else 'state'}")
         z, product = last.states[-1], f"self.couple{number}({{}})"
         before.append(f"back = torch.zeros(B, {size if is_early else last.size}, dtype=x.dtype)")
         added = "back" if is_early else product.format("back")
@@ -278,7 +271,6 @@ class Model:
     def _on_input(self, size: int) -> list[str]:
         self.odd -= 1
         line = self.d.one_of(*ON_INPUT)
-        self.d.tags.append(line.replace("\n", " "))
         number = len(self.init)
         for name, made in (("place", f"nn.Parameter(torch.rand(4, {size}))"),
                            ("drop", "nn.Dropout(0.3)"), ("norm_in", f"nn.LayerNorm({size})"),
@@ -294,7 +286,6 @@ class Model:
         d = self.d
         self.odd -= 1
         line = d.one_of(*ON_STATE)
-        d.tags.append(line.replace("\n", " "))
         state, number = d.one_of(*layer.states), len(self.init)
         for name, made in (("other", f"nn.Linear({layer.size}, {layer.size})"),
                            ("count", "0"), ("log", "[]"), ("total", "0"), ("rates", "[]"),
@@ -400,4 +391,4 @@ def draw_program(seed: object) -> Program:
     """A program; equal seeds, equal text."""
     model = Model(seed)
     source = model.source()
-    return Program(source, model.layout, model.inputs, tuple(model.d.tags))
+    return Program(source, model.layout, model.inputs)

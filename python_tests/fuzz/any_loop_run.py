@@ -12,6 +12,7 @@ from torch import Tensor
 
 from any_loop_models import Program
 from any_neuron import INEXACT, Noise
+from fuzz_calls import gradients_of
 
 LIMITS = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest
 SMALL = 1e-3  # of the largest number of all tensors: a tensor below is compared with this
@@ -173,18 +174,10 @@ def run_call(case: Case, model: Any, call: Call) -> Outcome:
 
 
 def _gradients(case: Case, model: Any, x: Tensor, results: dict[str, Any]) -> dict[str, Any]:
-    draw = torch.Generator().manual_seed(1)
-    loss: Any = 0.0
     r = random.Random(f"loss {case.number}")
-    for one in results.values():
-        if isinstance(one, Tensor) and one.requires_grad and r.random() < 0.8:
-            weights = torch.randn(one.shape, generator=draw, dtype=torch.float64).to(one.dtype)
-            loss = loss + (one * weights).sum()
-    wanted = {name: one for name, one in [("x", x), *model.named_parameters()] if one.requires_grad}
-    if not wanted or not isinstance(loss, Tensor) or not loss.requires_grad:
-        return {}
-    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-    return dict(zip(wanted, found, strict=True))
+    shown = [one for one in results.values()
+             if isinstance(one, Tensor) and one.requires_grad and r.random() < 0.8]
+    return gradients_of(shown, {"x": x, **dict(model.named_parameters())})
 
 
 class Rounding(Noise):

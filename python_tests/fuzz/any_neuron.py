@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from any_neuron_steps import Step, draw_step
-from fuzz_calls import Draw
+from fuzz_calls import Draw, gradients_of
 from lsnn_ext import Neuron, use_reference
 from lsnn_ext.codegen.trace import StepError
 from lsnn_ext.functional import NeuronState, pack_spikes, recurrent
@@ -279,23 +279,11 @@ def unfused(case: Case) -> list[Tensor]:
         return _call(case, Neuron(case.function))
 
 
-def _gradients(case: Case, values: list[Tensor]) -> dict[str, Tensor | None]:
-    draw = torch.Generator().manual_seed(1)
-    loss: Any = 0.0
-    for one, is_shown in zip(values, case.shown, strict=False):
-        weights = torch.randn(one.shape, generator=draw, dtype=torch.float64).to(one.dtype)
-        if is_shown and one.requires_grad:
-            loss = loss + ((one * weights).sum() if case.is_dense else one.sum())
-    wanted = {name: x for name, x in case.leaves.items() if x.requires_grad}
-    if not wanted or not isinstance(loss, Tensor):
-        return {}
-    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-    return dict(zip(wanted, found, strict=True))
-
-
 def run(case: Case, function: Callable[[Case], list[Tensor]]) -> Outputs:
     values = function(case)
-    return Outputs([one.detach() for one in values], _gradients(case, values))
+    shown = [one for one, is_shown in zip(values, case.shown, strict=False) if is_shown]
+    return Outputs([one.detach() for one in values],
+                   gradients_of(shown, case.leaves, case.is_dense))
 
 
 def difference(case: Case, a: Outputs, b: Outputs, share: float = 1.0) -> str | None:

@@ -80,6 +80,22 @@ class Draw(Choices):
         return size
 
 
+def gradients_of(results: list[Tensor], leaves: dict[str, Tensor],
+                 is_dense: bool = True) -> dict[str, Tensor | None]:
+    """Gradients by name, of a sum of the results, which is weighted where it is dense."""
+    draw = torch.Generator().manual_seed(1)
+    loss: Any = 0.0
+    for one in results:
+        weights = torch.randn(one.shape, generator=draw, dtype=torch.float64).to(one.dtype)
+        if one.requires_grad:
+            loss = loss + ((one * weights).sum() if is_dense else one.sum())
+    wanted = {name: x for name, x in leaves.items() if x.requires_grad}
+    if not wanted or not isinstance(loss, Tensor):
+        return {}
+    found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    return dict(zip(wanted, found, strict=True))
+
+
 @dataclass
 class Call:
     """function(**args). gradients: the call is differentiable, and leaves that want a gradient get
