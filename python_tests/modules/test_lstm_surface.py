@@ -1,5 +1,4 @@
 """What the page of torch.nn.LSTM promises, of nn.LSTM, ALIF, LIF and LSNN."""
-import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_map
 
-from compare import through_file
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
 from module_kinds import make_kinds, neurons_of, round_weights, run_steps
 from steps import flat
@@ -240,22 +238,6 @@ def test_dropout(kind: str) -> None:
     with pytest.warns(UserWarning, match="dropout"):
         alone = _made(kind, dropout=0.5)
     _same(kind, alone(x)[0], alone(x)[0])
-
-
-# ------------------------------------------------------------------ what every module of torch does
-@every
-@pytest.mark.parametrize("how", ["deepcopy", "saved module", "saved state dict"])
-def test_copies(kind: str, how: str) -> None:
-    module, x = _made(kind, num_layers=2, bidirectional=True), _x(T, B, I)
-    if how == "deepcopy":
-        other = copy.deepcopy(module)
-    elif how == "saved module":
-        other = through_file(module, weights_only=False)
-    else:
-        torch.manual_seed(9)
-        other = KINDS[kind](num_layers=2, bidirectional=True)
-        other.load_state_dict(through_file(module.state_dict(), weights_only=True))
-    assert torch.equal(other(x)[0], module(x)[0])
 
 
 # ----------------------------------------------------------------------------------- beyond nn.LSTM

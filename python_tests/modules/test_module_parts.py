@@ -11,7 +11,6 @@ from torch.nn.utils import parametrizations
 
 from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, State
-from lsnn_ext.modules import recurrent
 from steps import assert_equal, flat
 
 I, N, O = 4, 9, 3
@@ -168,17 +167,3 @@ def test_compiled_part(part: str) -> None:
     net.get_submodule(part).compile(backend=backend)
     torch.testing.assert_close(net(draw(6, 2, I))[0], want)
     assert seen
-
-
-def test_nobody_watching_is_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The readout runs in the call of the neurons, and no spikes are written."""
-    requested, layer = [], recurrent.run_layer
-
-    def watched(*args: Any, **options: Any) -> Any:
-        requested.append(options.get("w_out"))
-        return layer(*args, **options)
-
-    monkeypatch.setattr(recurrent, "run_layer", watched)
-    net = _net()
-    net(draw(6, 2, I))
-    assert requested == [net.readout.weight]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compare import assert_all_same
 from draws import draw
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, LSNNState, State
 
@@ -42,22 +43,6 @@ def test_learned_out_of_range(name: str, bad: str, each: bool, how: str) -> None
             call(x)
 
 
-@pytest.mark.parametrize(("name", "options"),
-                         [("threshold", {}), ("tau_mem", {"dt": 1e-3, "tau_mem": 0.02})])
-def test_training_is_refused_before_anything_is_nan(name: str, options: dict[str, Any]) -> None:
-    """A small constant and a learning rate that carries it through zero in a few steps."""
-    torch.manual_seed(0)
-    layer = ALIF(I, N, learn={name: "plain"}, **options)
-    optimizer = torch.optim.Adam(layer.parameters(), 0.004)
-    with pytest.raises(ValueError, match=f"^{name}_l0: expected finite numbers > 0 in ALIF, got -"):
-        for _ in range(60):
-            spikes, _ = layer(draw(40, 4, I))
-            optimizer.zero_grad()
-            (spikes.mean() + 1e6 * layer.get_parameter(f"{name}_l0")).backward()
-            optimizer.step()
-    assert all(bool(parameter.isfinite().all()) for parameter in layer.parameters())
-
-
 def test_what_is_not_learned_is_looked_at_too() -> None:
     layer = ALIF(I, N)
     layer(draw(2, 3, I))  # the coefficients of this call are cached
@@ -68,12 +53,6 @@ def test_what_is_not_learned_is_looked_at_too() -> None:
 
 
 # ---------------------------------------------------------------------------------------- set again
-def _constants(module: Any) -> dict[str, Tensor]:
-    names = ("tau", "beta", "threshold", "delay")
-    return {name: value for name, value in module.state_dict().items()
-            if any(part.startswith(names) for part in name.split("."))}
-
-
 EACH, DELAY = torch.linspace(5, 50, N), torch.arange(N * N).view(N, N) % 3
 SET: dict[str, Callable[..., Any]] = {
     "ALIF": lambda **on: ALIF(I, N, 2, bidirectional=True, tau_mem=EACH, beta=0.3, delay=DELAY,
@@ -87,7 +66,6 @@ SET: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("where", ["meta", "context", "pickled", "trained"])
 @pytest.mark.parametrize("name", SET)
 def test_set_again(name: str, where: str) -> None:
-    want = SET[name]()
     if where == "meta":
         module = SET[name](device="meta").to_empty(device="cpu")
     elif where == "context":
@@ -100,11 +78,10 @@ def test_set_again(name: str, where: str) -> None:
     with torch.no_grad():
         for value in (*module.parameters(), *module.buffers()):
             value.fill_(77)
+    torch.manual_seed(3)
     module.reset_parameters()
-    got, wanted = _constants(module), _constants(want)
-    assert set(got) == set(wanted) and all(torch.equal(got[key], wanted[key]) for key in wanted)
-    for key, value in module.state_dict().items():
-        assert value.dtype == want.state_dict()[key].dtype and not (value == 77).any(), key
+    torch.manual_seed(3)
+    assert_all_same(module.state_dict(), SET[name]().state_dict())
     module(torch.rand(3, 2, I, dtype=next(module.parameters()).dtype))
 
 
@@ -127,8 +104,6 @@ def test_constants_that_have_no_numbers() -> None:
 
 # ----------------------------------------------------------------------------------------- messages
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: LIF(I, N, learn=None), TypeError,
-     "learn: expected some of tau_mem, threshold, .*, got None"),
     (lambda: ALIF(I, N, True), ValueError,
      "num_layers: .*, got True; pass bias and other flags by keyword"),
     (lambda: LeakyReadout(N, 2, False), TypeError, "tau: .*, got False; .* bias"),
@@ -150,18 +125,12 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: ALIF(I, N, delay=True), TypeError, "delay: expected an int or an integer tensor"),
     (lambda: ALIF(I, N, 2, dropout=True), ValueError, "dropout: expected a probability"),
     (lambda: LSNN(I, 3, 5, 2, beta=math.nan), ValueError, "beta: expected finite numbers"),
-    (lambda: LSNN(I, 3, 5, 2).step(draw(2, I), ALIF(I, 8)(draw(2, 2, I))[1]), TypeError,
-     "state: expected an LSNNState.*, got State"),
     (lambda: LSNN(I, 3, 5, 2)(draw(2, 2, I), (None, None)), TypeError,
      "state: .* LSNNState.*, got tuple"),
     (lambda: LSNN(I, 3, 5, 2).step(draw(2, I), torch.zeros(2, 8)), TypeError,
      "LSNNState.*, got Tensor"),
     (lambda: LSNN(I, 3, 5, 2)(draw(2, 2, I), LSNNState(*LSNN(I, 3, 5, 2)(draw(2, 2, I))[1][::-1])),
      TypeError, "(state: expected a State of 5 tensors|state.readout: expected a tensor)"),
-    (lambda: ALIF(I, N)(draw(40, 3, I)[..., :3]), ValueError,
-     r"x: expected shape .*I = 4, got \(40, 3, 3\)"),
-    (lambda: ALIF(I, N)(draw(1, 40, 3, I)), ValueError,
-     r"x: expected shape .*, got \(1, 40, 3, 4\)"),
     (lambda: ALIF(I, N)(draw(I)), ValueError, r"x: expected shape .*, got \(4,\)"),
     (lambda: LSNN(I, 3, 5, 2)(draw(2, 3, 3)), ValueError, r"x: expected shape .*, got \(2, 3, 3\)"),
     (lambda: ALIF(I, N)(draw(2, 3, I).double()), ValueError,

@@ -135,7 +135,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
     """Computed in float32 behind the product, state and output too."""
     made = make(learn=BOTH, per_neuron=True, dtype=dtype)
     y, end = made(spikes(T, B, N).to(dtype))
-    assert {y.dtype, end.p.dtype, end.i.dtype} == {torch.float32}
+    assert {y.dtype, end.p.dtype, end.i.dtype, made.decay.dtype} == {torch.float32}
     again, _ = made(spikes(T, B, N).to(dtype), end)
     want, _ = loop_of(made.double(), spikes(T, B, N))
     assert_same("y", y.detach().double(), want.detach(), tolerance=0.02)

@@ -63,7 +63,8 @@ def test_other_devices() -> None:
     y, end = empty(torch.zeros(T, B, N, device="meta"))
     assert y.shape == (T, B, O) and end.i.shape == (B, O) and y.is_meta
     empty.to_empty(device="cpu").reset_parameters()
-    assert math.isclose(float(empty.tau_syn.detach()), 5.0, rel_tol=1e-6)  # type: ignore[union-attr]
+    assert float(empty.tau.detach()) == pytest.approx(20.0)  # type: ignore[union-attr]
+    assert float(empty.tau_syn.detach()) == pytest.approx(5.0)  # type: ignore[union-attr]
 
 
 def test_a_time_constant_that_is_a_tensor() -> None:

@@ -233,44 +233,9 @@ def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: Non
         assert_same(name, compiled(*wanting)[0], want)
 
 
-def _pair(seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(20, 3, 5, generator=generator) * 3, torch.rand(
-        5, 5, generator=generator) - 0.5
-
-
-def _loss(x: Tensor, w: Tensor) -> Tensor:
-    return functional.alif(x, w, **K)[0].square().sum()
-
-
-def _gradients(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-    leaves = x.clone().requires_grad_(), w.clone().requires_grad_()
-    return torch.autograd.grad(_loss(*leaves), leaves)
-
-
-def test_torch_func() -> None:
-    x, w = _pair()
-    spikes, pull = torch.func.vjp(lambda x, w: functional.alif(x, w, **K)[0], x, w)
-    for found in (torch.func.grad(_loss, (0, 1))(x, w), pull(2 * spikes)):
-        for got, want in zip(found, _gradients(x, w), strict=True):
-            assert_same("gradient", got, want)
-            assert want.any()
-
-
-@pytest.mark.filterwarnings("ignore:.*performance drop")
-def test_vmap() -> None:
-    pairs = [_pair(seed) for seed in range(3)]
-    x, w = (torch.stack(values) for values in zip(*pairs, strict=True))
-    assert_same("vmap", torch.func.vmap(_loss)(x, w), torch.stack([_loss(*pair) for pair in pairs]))
-    found = torch.func.vmap(torch.func.grad(_loss, (0, 1)))(x, w)
-    for got, want in zip(found, zip(*map(_gradients, *(x, w)), strict=True), strict=True):
-        assert_same("gradients of each", got, torch.stack(want))
-        assert got.any()
-
-
 def test_forward_mode_is_refused() -> None:
     """An error, never a zero; second derivatives: test_second_derivatives.py, test_ensembles.py."""
-    x, w = _pair()
+    x, w = torch.rand(20, 3, 5), torch.rand(5, 5)
     refused = pytest.raises(RuntimeError, match="implement the jvp function")
     with refused:
         torch.func.jvp(lambda x: functional.alif(x, w, **K)[1].v, (x,), (torch.ones_like(x),))

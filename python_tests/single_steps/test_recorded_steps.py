@@ -1,7 +1,6 @@
 """Steps under autograd: bitwise one call on the sequence; gradients to rounding."""
 import copy
 import gc
-import pickle
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -231,16 +230,6 @@ def test_frozen_and_thawed() -> None:
     assert not _outputs(layer).requires_grad
 
 
-def test_second_derivatives_are_refused() -> None:
-    layer, x = _layer("learned"), draw(4, B, I).requires_grad_()
-    loss = _in_steps(layer, x, None)[0].sum()
-    tau = layer.get_parameter("parametrizations.tau_mem_l0.original")
-    for leaf in (x, layer.weight_hh_l0, tau):
-        first, = torch.autograd.grad(loss, [leaf], create_graph=True)
-        with pytest.raises(RuntimeError, match="a first derivative"):
-            first.square().sum().backward()
-
-
 def test_batches_of_gradients_are_refused() -> None:
     layer = _layer("ALIF")
     spikes, _ = layer.step(draw(B, I))
@@ -281,29 +270,6 @@ def test_gradients_that_are_no_rows() -> None:
         same = g.resolve_neg().contiguous().clone()
         want, = torch.autograd.grad(spikes, layer.weight_hh_l0, same, retain_graph=True)
         assert torch.equal(found, want)
-
-
-def test_copies_after_steps() -> None:
-    layer = _layer("learned")
-    want = _outputs(layer)
-    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert "_prepared" not in other.__dict__
-        got = _outputs(other)
-        assert torch.equal(got, want)
-        got.sum().backward()
-        tau = other.get_parameter("parametrizations.tau_mem_l0.original")
-        assert layer.weight_hh_l0.grad is None and bool(tau.grad.any())
-
-
-def test_modes_take_turns() -> None:
-    """No gradients, inference mode and gradients, one after the other."""
-    layer, x = _layer("ALIF"), draw(B, I)
-    want = layer.step(x)[0].detach()
-    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
-        with mode():
-            spikes, _ = layer.step(x)
-            assert torch.equal(spikes.detach().clone(), want)
-            assert spikes.requires_grad == (mode is torch.enable_grad)
 
 
 def test_network() -> None:

@@ -223,6 +223,8 @@ def test_inference_mode(layer: ALIF) -> None:
         assert_equal(got, want)
         with torch.no_grad():
             assert_equal(layer.step(draw(1, I)), want)
+        spikes, _ = layer.step(draw(1, I))
+        assert spikes.requires_grad and torch.equal(spikes, want[0])
 
 
 def test_autocast(layer: ALIF) -> None:

@@ -125,7 +125,6 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
      "learn: expected a constant that the original 'lsnn' clamps .none.*, got 'tau_mem'; .*Clamp"),
     ({"learn": {"tau_mem": nn.Tanh()}}, TypeError, "learn: .*right_inverse for tau_mem, got Tanh"),
     ({"learn": ("sigma",)}, ValueError, "learn: .*got 'sigma'; .*sigma="),
-    ({"learn": 3}, TypeError, "learn: expected some of tau_mem, .*, got 3"),
     ({"learn": "alpha", "alpha": 1.0}, ValueError,
      "alpha: expected initial values between 0 and 1, .*got 1; .*plain"),
     ({"learn": {"tau_mem": Clamp(5.0, 25.0)}, "tau_mem": 30.0}, ValueError,
