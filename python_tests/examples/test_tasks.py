@@ -252,3 +252,15 @@ def test_settings(task: ModuleType) -> None:
     timed, counted = task.arguments(["--minutes", "3"]), task.arguments(["--iterations", "5"])
     assert (timed.minutes, timed.iterations) == (3.0, None)
     assert (counted.minutes, counted.iterations) == (None, 5)
+
+
+@pytest.mark.parametrize(("task", "given", "regular", "adaptive"), [
+    (ecg, [], 0, 36), (speech, ["--paper"], 300, 100), (timit, [], 90, 30)],
+    ids=["ecg", "speech", "timit"])
+def test_networks(task: ModuleType, given: list[str], regular: int, adaptive: int) -> None:
+    """The control has the same weights, and no neuron that adapts."""
+    net, control = (task.network(task.arguments(given), adapts) for adapts in (True, False))
+    assert (net.n_regular, net.n_adaptive) == (regular, adaptive)
+    assert (control.n_regular, control.n_adaptive) == (regular + adaptive, 0)
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        assert torch.equal(net.neurons.get_parameter(name), control.neurons.get_parameter(name))

@@ -167,13 +167,6 @@ def test_answers_to_sentences_of_unequal_length(name: str) -> None:
         torch.testing.assert_close(together[-12:], wanted)
 
 
-def test_networks() -> None:
-    net, control = (timit.network(timit.arguments([]), adapts) for adapts in (True, False))
-    assert (net.n_regular, net.n_adaptive) == (90, 30)
-    assert (control.n_regular, control.n_adaptive) == (120, 0)
-    assert torch.equal(net.neurons.weight_hh_l0, control.neurons.weight_hh_l0)
-
-
 def test_learns_and_tests_the_best_epoch(tmp_path: Path) -> None:
     write_corpus(tmp_path, sentences=6)
     timit.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--batch", "6", "--epochs",

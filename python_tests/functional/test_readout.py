@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from compare import assert_same
 from lsnn_ext import _ops, functional, reference
-from operator_calls import needs_compiled
+from operator_calls import CUDA, needs_compiled
 from synaptic_readouts import drawn
 
 K = 0.9
@@ -39,8 +39,7 @@ def test_same_bits_as_the_loop(size: tuple[int, ...], dtype: torch.dtype, from_z
     assert_same("all, last, dx, dp", *found)
 
 
-@pytest.mark.skipif(not (torch.cuda.is_available() and _ops.available and _ops._C.cuda),
-                    reason="no CUDA device")
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_same_bits_on_cuda(size: tuple[int, ...]) -> None:
     x, p = drawn(*size, dtype=torch.float32), drawn(*size[1:], dtype=torch.float32, seed=1)

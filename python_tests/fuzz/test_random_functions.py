@@ -86,7 +86,7 @@ def _apart(w_in: Tensor, w_rec: Tensor | None, x: Any = None, current: Any = Non
            bias: Tensor | None = None, w_out: Tensor | None = None, k_out: Any = 0.0,
            readout_state: Tensor | None = None, b_out: Tensor | float = 0.0,
            spikes: bool | str = True, lengths: Any = None, **neuron: Any) -> functional.Layered:
-    """A layer, or alif with a projection, in three parts, of which the last is a loop."""
+    """A layer, or alif with a projection, in three parts."""
     x = current if x is None else x
     x = x.numbers() if isinstance(x, functional.PackedSpikes) else x
     each = torch.full(x.shape[1:2], len(x)) if lengths is None else lengths
@@ -95,12 +95,8 @@ def _apart(w_in: Tensor, w_rec: Tensor | None, x: Any = None, current: Any = Non
     z, state, *traces = functional.alif(projected, w_rec, lengths=lengths, **neuron)
     y = p = None
     if w_out is not None:
-        p = z.new_zeros(z.shape[1], len(w_out)) if readout_state is None else readout_state
-        y = [z.new_zeros(0, *p.shape)]
-        for z_t, runs_t in zip(z, runs, strict=True):
-            p = (k_out * p + (1 - k_out) * (z_t @ w_out.T)).where(runs_t, p)
-            y.append((p + b_out).where(runs_t, 0.0)[None])
-        y = torch.cat(y)
+        y, p = functional.leaky_readout(z, w_out, k_out, readout_state, lengths=lengths)
+        y = (y + b_out).where(runs, 0.0)
     packed = functional.pack_spikes(z) if spikes == "bits" else None
     shown = z if packed is None and (spikes or w_out is None) else None
     return functional.Layered(shown, state, traces[0] if traces else None, y, p, packed)

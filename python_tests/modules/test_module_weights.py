@@ -1,6 +1,5 @@
 """Weights that are computed at each call or given from outside."""
 import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-import lsnn_ext
 from draws import draw
-from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
+from lsnn_ext import ALIF, LeakyReadout
 from module_kinds import Exp, run_steps
 from steps import assert_equal, flat
 
@@ -162,18 +160,3 @@ def test_fresh_values_go_through_a_parametrization() -> None:
     prune.l1_unstructured(layer, "weight_ih_l0", 0.5)
     with pytest.raises(RuntimeError, match="weight_ih_l0: expected a parameter or buffer"):
         layer.reset_parameters()
-
-
-@pytest.mark.skipif(lsnn_ext._ops._C is None, reason="nothing is compiled that could be profiled")
-@pytest.mark.parametrize("kind", [ALIF, LIF, LSNN])
-def test_profile(kind: Any) -> None:
-    """Parametrized weights are profiled as parameters are."""
-    torch.manual_seed(0)
-    net = LSNN(I, 4, 5, 2) if kind is LSNN else kind(I, N)
-    part = net.neurons if kind is LSNN else net
-    parametrizations.weight_norm(part, "weight_ih_l0")
-    parametrizations.weight_norm(part, "weight_hh_l0")
-    if kind is LSNN:
-        parametrizations.weight_norm(net.readout, "weight")
-    report = lsnn_ext.profile(net, draw(30, 4, I), repeats=1, file=io.StringIO())
-    assert report.phases["products"] > 0 and report.neuron_steps == 30 * 4 * N

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from cases import Case, build
 from compare import assert_same, assert_same_runs, outputs_and_gradients, saved_tensors
 from lsnn_ext import ALIF, LSNN, _ops, functional
+from operator_calls import DEVICE, needs_cuda_kernels
 
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
 
@@ -78,24 +79,17 @@ def test_no_effect(name: str) -> None:
     assert_same_runs(problem.run(functional.alif), want)
 
 
-def _cuda_kernels() -> str | None:
-    """A device on which the CUDA kernels run here, real or emulated ones."""
-    if _ops.available and not _ops.has_cpu_kernels(torch.zeros(1)):
-        return "cpu"
-    return "cuda" if _ops.available and _ops._C.cuda and torch.cuda.is_available() else None
-
-
-@pytest.mark.skipif(_cuda_kernels() is None, reason="no CUDA kernels run here")
+@needs_cuda_kernels
 @pytest.mark.parametrize(("design", "kernels"), [
     ("automatic", "automatic"), ("block", "automatic"), ("block", "general"), ("gather", "general"),
     ("step", "general")])
 def test_weights_of_the_backward_pass_in_bfloat16(design: str, kernels: str) -> None:
     """After set_float32_matmul_precision("medium") spikes stay. The kernels of the paper's network
     round weights and dL/dc in their product; the general ones round nothing."""
-    generator, device = torch.Generator().manual_seed(6), _cuda_kernels()
+    generator = torch.Generator().manual_seed(6)
     T, B, N = 40, 3, 70
-    x = (torch.randn(T, B, N, generator=generator) * 2).to(device)
-    w = (torch.randn(N, N, generator=generator) / 8).to(device)
+    x = (torch.randn(T, B, N, generator=generator) * 2).to(DEVICE)
+    w = (torch.randn(N, N, generator=generator) / 8).to(DEVICE)
 
     def run(weights: Tensor, precision: str) -> tuple[Tensor, Tensor]:
         leaf = x.clone().requires_grad_()
