@@ -8,41 +8,25 @@ from torch.nn import functional as F
 
 from bench.loops import _boxcar, _multi_gaussian, _spike
 
-
-def _as(module: str, name: str) -> Any:
-    """Names a class as the published one."""
-    def named(kind: type) -> type:
-        kind.__module__, kind.__qualname__ = module, name
-        return kind
-    return named
-
-
 # ------------------------------------------------------------- Yin, Corradi and Bohte (2021)
-b_j0_value, beta_value, gamma, lens, R_m, surrograte_type = 0.5, 1.75, 0.5, 0.5, 1, "MG"
-
-
-def act_fun_adp(u: Tensor) -> Tensor:
-    return _spike(u, _multi_gaussian)
+b_j0_value, beta_value = 0.5, 1.75
 
 
 def mem_update_adp(inputs: Tensor, mem: Tensor, spike: Tensor, tau_adp: Tensor, b: Tensor,
-                   tau_m: Tensor, dt: int = 1, isAdapt: int = 1, device: Any = None) -> Any:
+                   tau_m: Tensor, dt: int = 1, isAdapt: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     alpha, rho = torch.exp(-dt / tau_m), torch.exp(-dt / tau_adp)
     b = rho * b + (1 - rho) * spike
     A = b_j0_value + (beta_value if isAdapt else 0.0) * b
-    mem = alpha * mem + (1 - alpha) * R_m * inputs - A * spike * dt
-    return mem, act_fun_adp(mem - A), A, b
+    mem = alpha * mem + (1 - alpha) * inputs - A * spike * dt
+    return mem, _spike(mem - A, _multi_gaussian), b
 
 
-@_as("SRNN_layers.spike_rnn", "spike_rnn")
 class SpikeRNN(nn.Module):
     def __init__(self, input_dim: int, output_dim: int, tauM: float = 20,
-                 tauAdp_inital: float = 100, tau_initializer: str = "normal",
-                 tauM_inital_std: float = 5, tauAdp_inital_std: float = 5, is_adaptive: int = 1,
-                 device: str = "cpu", bias: bool = True) -> None:
+                 tauAdp_inital: float = 100, tauM_inital_std: float = 5,
+                 tauAdp_inital_std: float = 5, is_adaptive: int = 1, bias: bool = True) -> None:
         super().__init__()
-        self.input_dim, self.output_dim, self.is_adaptive = input_dim, output_dim, is_adaptive
-        self.device, self.b_j0 = device, b_j0_value
+        self.output_dim, self.is_adaptive, self.b_j0 = output_dim, is_adaptive, b_j0_value
         self.dense = nn.Linear(input_dim, output_dim, bias=bias)
         self.recurrent = nn.Linear(output_dim, output_dim, bias=bias)
         self.tau_m = nn.Parameter(torch.empty(output_dim))
@@ -56,8 +40,8 @@ class SpikeRNN(nn.Module):
 
     def forward(self, input_spike: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self.dense(input_spike) + self.recurrent(self.spike)
-        self.mem, self.spike, _, self.b = mem_update_adp(
-            inputs, self.mem, self.spike, self.tau_adp, self.b, self.tau_m, device=self.device,
+        self.mem, self.spike, self.b = mem_update_adp(
+            inputs, self.mem, self.spike, self.tau_adp, self.b, self.tau_m,
             isAdapt=self.is_adaptive)
         return self.mem, self.spike
 
@@ -70,9 +54,7 @@ class _Sparch(nn.Module):
                  dropout: float = 0.0, normalization: str = "batchnorm", use_bias: bool = False,
                  bidirectional: bool = False) -> None:
         super().__init__()
-        self.input_size, self.hidden_size, self.batch_size = input_size, hidden_size, batch_size
-        self.threshold, self.dropout, self.normalization = threshold, dropout, normalization
-        self.use_bias, self.bidirectional = use_bias, bidirectional
+        self.threshold, self.bidirectional = threshold, bidirectional
         self.spike_fct = lambda u: _spike(u, _boxcar)
         self.W = nn.Linear(input_size, hidden_size, bias=use_bias)
         self.V = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -119,12 +101,10 @@ class _Sparch(nn.Module):
 _ALPHA = (math.exp(-1 / 5), math.exp(-1 / 25))
 
 
-@_as("sparch.models.snns", "RLIFLayer")
 class RLIFLayer(_Sparch):
     limits = {"alpha": _ALPHA}
 
 
-@_as("sparch.models.snns", "RadLIFLayer")
 class RadLIFLayer(_Sparch):
     limits = {"alpha": _ALPHA, "beta": (math.exp(-1 / 30), math.exp(-1 / 120)), "a": (-1.0, 1.0),
               "b": (0.0, 2.0)}
@@ -153,8 +133,6 @@ class _Tau(nn.Module):
     def __init__(self, size: int, low: float, high: float, learns: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size), requires_grad=learns)
-        self.register_buffer("tau_min", torch.tensor(float(low)))
-        self.register_buffer("tau_max", torch.tensor(float(high)))
         self.learns, self.low, self.high = learns, low, high
 
     def reset_parameters(self) -> None:
@@ -165,7 +143,6 @@ class _Tau(nn.Module):
         return torch.exp(-1 / (w * self.high + (1 - w) * self.low if self.learns else w))
 
 
-@_as("models.alif", "SEAdLIF")
 class SEAdLIF(nn.Module):
     def __init__(self, in_features: int, out_features: int, thr: float = 1.0, alpha: float = 5.0,
                  c: float = 0.4, tau_u_range: tuple[float, float] = (20, 20),
@@ -174,13 +151,9 @@ class SEAdLIF(nn.Module):
                  a_range: tuple[float, float] = (0.0, 1.0),
                  b_range: tuple[float, float] = (0.0, 2.0), q: float = 60.0) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.thr, self.q = in_features, out_features, thr, q
-        self.alpha, self.c, self.use_recurrent = alpha, c, use_recurrent
-        self.tau_u_range, self.tau_w_range = tau_u_range, tau_w_range
-        self.a_range, self.b_range = a_range, b_range
-        trained = train_tau_u_method != "fixed", train_tau_w_method != "fixed"
-        self.tau_u_trainer = _Tau(out_features, *tau_u_range, trained[0])
-        self.tau_w_trainer = _Tau(out_features, *tau_w_range, trained[1])
+        self.out_features, self.thr, self.q, self.alpha, self.c = out_features, thr, q, alpha, c
+        self.tau_u_trainer = _Tau(out_features, *tau_u_range, train_tau_u_method != "fixed")
+        self.tau_w_trainer = _Tau(out_features, *tau_w_range, train_tau_w_method != "fixed")
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.recurrent = nn.Parameter(torch.empty(out_features, out_features)) if (
