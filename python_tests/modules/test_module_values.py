@@ -184,3 +184,30 @@ def test_beta_of_the_network(beta: Any) -> None:
 def test_beta_in_double_precision() -> None:
     net = LSNN(I, 2, 3, 4, beta=1.8, dtype=torch.float64)
     assert net.neurons.beta_l0.tolist() == [0.0, 0.0, 1.8, 1.8, 1.8]
+
+
+# ---------------------------------------------------------------------------- times with their unit
+@pytest.mark.parametrize("make", [
+    lambda **more: ALIF(5, 8, **more), lambda **more: LIF(5, 8, **more),
+    lambda **more: LSNN(5, 4, 4, 3, **more).neurons], ids=["ALIF", "LIF", "LSNN"])
+def test_times_are_whole_steps(make: Any) -> None:
+    for dt, refractory, delay in (1.0, 3, 9), (0.5, 6, 19), (0.1, 30, 99):
+        layer = make(dt=dt, refractory="3 ms", delay="10ms")
+        assert (layer.refractory, layer.delay) == (refractory, delay)
+    assert make(dt=2, delay="2 ms", refractory="0 ms").delay == 0
+    assert make(delay=4, refractory=2).delay == 4
+    assert make(recurrent=False, delay="1 ms").delay == 0
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"refractory": "3 ms", "dt": 2}, "refractory: expected whole steps of dt=2, got '3 ms'"),
+    ({"delay": "5 s"}, "delay: expected steps, or a time such as '5 ms', got '5 s'"),
+    ({"refractory": "-1 ms"}, "refractory: expected steps, or a time"),
+    ({"delay": "0 ms"}, "delay, in steps: expected a whole number >= 1, got 0"),
+    ({"delay": "2 ms", "recurrent": False}, "delay: expected 0 with recurrent=False"),
+    ({"delay": "5 ms", "dt": 0.001, "tau_mem": 0.02, "tau_adapt": 0.2},
+     "delay: expected a number of steps with dt=0.001, which seems to be in seconds")])
+def test_times_that_do_not_fit_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        ALIF(5, 8, **given)
+    assert said in str(refused.value)
