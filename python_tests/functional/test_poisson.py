@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsnn_ext import ALIF, functional
+from lsnn_ext import functional
 
 
 def _numbers(rates: Tensor, hold: int, seed: int = 0) -> Tensor:
@@ -57,15 +57,6 @@ def test_bits_are_those_of_pack_spikes(shape: tuple[int, ...]) -> None:
     again = functional.pack_spikes(packed.numbers())
     assert torch.equal(packed.bits, again.bits) and packed.bits.dtype == torch.int32
     assert packed.carrier.untyped_storage().nbytes() <= 8
-
-
-def test_a_layer_takes_them() -> None:
-    layer, packed = ALIF(40, 12), functional.poisson(torch.full((2, 3, 40), 0.1), 25)
-    arguments: dict[str, Any] = {"alpha": 0.95, "theta": 0.01}
-    w_in, w_rec = layer.weight_ih_l0, layer.weight_hh_l0
-    made = functional.layer(packed, w_in, w_rec, **arguments)
-    wanted = functional.layer(packed.numbers(), w_in, w_rec, **arguments)
-    assert torch.equal(made.spikes, wanted.spikes) and bool(made.spikes.any())
 
 
 def test_the_generator_decides() -> None:

@@ -287,4 +287,6 @@ def test_attributes_and_moves(kind: str) -> None:
     assert not module.training and not part.training
     out, state = module.double()(_x(B, T, I).double())
     assert {value.dtype for value in [out, *flat(state)]} == {torch.float64}
-    assert module.to("meta")(torch.empty(B, T, I, dtype=torch.float64, device="meta"))[0].is_meta
+    without_data = flat(module.to("meta")(torch.empty(B, T, I, dtype=torch.float64, device="meta")))
+    assert [value.shape for value in without_data] == [value.shape for value in flat([out, state])]
+    assert all(value.is_meta for value in without_data)

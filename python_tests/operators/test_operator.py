@@ -199,13 +199,6 @@ def test_shapes_without_data(where: str, learns: bool, dtype: torch.dtype) -> No
             value.shape, value.dtype, value.stride()), name
 
 
-@pytest.mark.parametrize("name", ["ALIF", "ALIF-stacked", "LIF", "LSNN"])
-def test_modules_on_meta(name: str) -> None:
-    x, module = torch.randn(9, 3, 5), MODULES[name][0]()
-    want, got = ([value.shape for value in flat(module.to(to)(x.to(to)))] for to in ("cpu", "meta"))
-    assert got == want
-
-
 # ------------------------------------------------------------------- derivatives that are not there
 @pytest.mark.parametrize("name", REFUSING)
 def test_raw_operators_refuse_tensors_that_want_a_gradient(name: str, fresh: None) -> None:

@@ -95,7 +95,6 @@ class Problem:
                      for name, leaf, value in zip(self.learn, wanted, found, strict=True)}
         return {name: value.detach() for name, value in outputs.items()}, gradients
 
-
     def per_neuron(self, N: int) -> "Problem":
         """The same with every scalar coefficient repeated for each neuron."""
         leaves = {name: leaf.expand(N) if leaf.dim() == 0 else leaf

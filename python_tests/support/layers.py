@@ -30,13 +30,11 @@ def problem(dtype: torch.dtype, share: float = 0.1, seed: int = 0) -> dict[str, 
     """Inputs, weights and the readout's state. Weights are multiples of 2^-10."""
     random = torch.Generator().manual_seed(seed)
 
-    def grid(*shape: int, scale: float) -> Tensor:
-        return (torch.randn(shape, generator=random) * scale * 1024).round().div(1024).to(dtype)
-
-    x = (torch.rand(T, B, I, generator=random) < share).to(dtype)
-    return {"x": x, "w_in": grid(N, I, scale=0.8), "w_rec": grid(N, N, scale=0.05),
-            "bias": grid(N, scale=0.1), "w_out": grid(O, N, scale=0.1),
-            "readout_state": grid(B, O, scale=1.0)}
+    sizes = {"w_in": (0.8, N, I), "w_rec": (0.05, N, N), "bias": (0.1, N), "w_out": (0.1, O, N),
+             "readout_state": (1.0, B, O)}
+    return {"x": (torch.rand(T, B, I, generator=random) < share).to(dtype)} | {
+        name: grid(random, *shape, scale=scale).to(dtype)
+        for name, (scale, *shape) in sizes.items()}
 
 
 def run(call: Any, given: dict[str, Tensor],
