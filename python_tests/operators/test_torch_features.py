@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from compare import assert_same, flat, outputs_and_gradients, through_exported_file
-from lsnn_ext import ALIF, LSNN, LeakyReadout, LSNNState, State, _ops, functional
+from lsnn_ext import ALIF, LSNN, LeakyReadout, _ops, functional
 from operator_calls import needs_compiled
 from synaptic_readouts import BOTH, B, N, T, make, spikes, start
 
@@ -118,30 +118,25 @@ def test_export_for_any_length_and_batch(module: nn.Module) -> None:
                       _results(module, module.parameters(), x), tolerance=1e-6)
 
 
-class Carries(nn.Module):
-    """A network whose caller keeps the state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lsnn = LSNN(5, 4, 3, 2, delay=2)
-
-    def forward(self, x: Tensor, state: LSNNState) -> tuple[Tensor, LSNNState]:
-        return self.lsnn(x, state)
-
-
-def test_export_takes_and_returns_states_by_their_names() -> None:
+@pytest.mark.parametrize(("name", "mode", "kinds"), [
+    ("network", torch.enable_grad, ("LSNNState", "State")),
+    ("readout", torch.no_grad, ("ReadoutState",))], ids=["network", "readout"])
+def test_export_takes_and_returns_states_by_their_names(name: str, mode: Any,
+                                                        kinds: tuple[str, ...]) -> None:
     torch.manual_seed(0)
-    module = Carries()
-    _, state = module.lsnn(_x())
-    program = through_exported_file(torch.export.export(module, (_x(), state)))
-    (got, after), (want, other) = program.module()(2 * _x(), state), module(2 * _x(), state)
-    assert isinstance(after, LSNNState) and isinstance(after.neurons, State)
+    is_network = name == "network"
+    module, x = (LSNN(5, 4, 3, 2, delay=2), _x()) if is_network else (make(), spikes(T, B, N))
+    with mode():
+        _, state = module(x)
+        program = through_exported_file(torch.export.export(module, (x, state)))
+        (got, after), (want, other) = program.module()(2 * x, state), module(2 * x, state)
     assert_same("y", got, want)
     leaves, spec = pytree.tree_flatten(after)
     assert_same("state", leaves, pytree.tree_leaves(other))
     told = pytree.treespec_dumps(spec)
-    assert "lsnn_ext.LSNNState" in told and "lsnn_ext.State" in told
-    assert isinstance(pytree.tree_unflatten(leaves, pytree.treespec_loads(told)), LSNNState)
+    assert all(f"lsnn_ext.{kind}" in told for kind in kinds)
+    again = pytree.tree_unflatten(leaves, pytree.treespec_loads(told))
+    assert type(again) is type(after) is type(state)
 
 
 # -------------------------------------------------------------------------- autocast, scaled losses

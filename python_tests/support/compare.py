@@ -16,17 +16,19 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def assert_same(name: str, got: Tensor | Sequence[Tensor], want: Tensor | Sequence[Tensor], *,
-                tolerance: float = 0.0, scale: float | None = None) -> None:
+                tolerance: float = 0.0, scale: float | None = None, nonzero: bool = False) -> None:
     """Equal to tolerance times the largest magnitude of want (or times scale); tolerance 0: equal
-    in every value; sequences: each of their tensors.
+    in every value; sequences: each of their tensors; nonzero: none of want is all zeros.
 
     A NaN or an infinity on either side never passes: outputs that nobody wrote must not look like
     agreement.
     """
     if not isinstance(got, Tensor):
         for k, (one, other) in enumerate(zip(got, want, strict=True)):
-            assert_same(f"{name} {k}", one, other, tolerance=tolerance, scale=scale)
+            assert_same(f"{name} {k}", one, other, tolerance=tolerance, scale=scale,
+                        nonzero=nonzero)
         return
+    assert not nonzero or want.any(), f"{name}: expected a number other than 0"
     if got.shape != want.shape or got.dtype != want.dtype or got.device != want.device:
         raise AssertionError(f"{name}: got {tuple(got.shape)} {got.dtype} on {got.device}, "
                              f"expected {tuple(want.shape)} {want.dtype} on {want.device}")
