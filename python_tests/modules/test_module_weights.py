@@ -127,12 +127,15 @@ def test_gradient_by_func(num_layers: int, shape: tuple[int, int]) -> None:
     assert all(gradient.any() for gradient in want)
 
 
+@pytest.mark.parametrize("from_outside", [True, False])
 @pytest.mark.parametrize("name", ["tau_mem", "tau_adapt", "threshold"])
-def test_parametrization_from_outside(name: str) -> None:
+def test_own_parametrization(name: str, from_outside: bool) -> None:
+    """Registered with torch, or given to the constructor."""
     torch.manual_seed(0)
-    layer = ALIF(I, N, 2, learn={name: "plain"})
-    plain = copy.deepcopy(layer)
-    parametrize.register_parametrization(layer, f"{name}_l0", Exp())
+    layer, plain = (ALIF(I, N, 2, learn={name: form})
+                    for form in ("plain" if from_outside else Exp(), "plain"))
+    if from_outside:
+        parametrize.register_parametrization(layer, f"{name}_l0", Exp())
     plain.load_state_dict({key: getattr(layer, key) for key in _names(plain)})
     for gradients in (True, False):
         for how in ("forward", "step"):

@@ -16,22 +16,23 @@ from lsnn_ext.models import COEFFICIENTS
 from operator_calls import needs_compiled
 
 pytestmark = needs_compiled
+K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 
 class Functional(nn.Module):
-    """The recurrence with a learned coefficient; sparse: only synapses that are not zero learn."""
+    """The recurrence with learned coefficients; sparse: only synapses that are not zero learn."""
 
     def __init__(self, sparse: bool = False, kernel: bool = False) -> None:
         super().__init__()
         w = torch.randn(5, 5) / 2
         self.w_rec = nn.Parameter(torch.where(w > 0, w, 0.0))
-        self.beta = nn.Parameter(torch.rand(5))
+        self.k = nn.ParameterDict({name: torch.full((5,), value) for name, value in K.items()})
         self.sparse = sparse
         self.delay_kernel = nn.Parameter(torch.randn(3, 5)) if kernel else None
         self.mask = torch.rand(3, 5) < 0.7 if kernel else None
 
     def forward(self, x: Tensor) -> Any:
-        return functional.alif(x, self.w_rec, alpha=0.9, theta=0.3, rho=0.95, beta=self.beta,
+        return functional.alif(x, self.w_rec, **{name: self.k[name] for name in K},
                                delay=0 if self.mask is None else (0, 1, 3), trace=True,
                                delay_kernel=self.delay_kernel, recurrent_mask=self.mask,
                                sparse_grad="existing" if self.sparse else "all")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from test_export import Functional, K
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -27,7 +28,6 @@ needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) i
                                     reason="inductor needs a C++ compiler")
 BUSY = Case("busy", T=40, delay="each", refractory=2, state="real")
 PLAIN = Case("plain", T=40)
-K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 
 # ------------------------------------------------------------------------------------------ opcheck
@@ -80,16 +80,6 @@ class Graphs:
         return [forward.count("lsnn.alif_forward.default"),
                 backward.count("lsnn.alif_forward.default"),
                 (forward + backward).count("lsnn.alif_backward.default")]
-
-
-class Functional(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.w_rec = nn.Parameter(torch.randn(5, 5) / 2)
-        self.k = nn.ParameterDict({name: torch.full((5,), value) for name, value in K.items()})
-
-    def forward(self, x: Tensor) -> Any:
-        return functional.alif(x, self.w_rec, **{name: self.k[name] for name in K}, trace=True)
 
 
 # The module, and how often the recurrence runs in it.

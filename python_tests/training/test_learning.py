@@ -16,7 +16,6 @@ from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
 from lsnn_ext.models import MODELS, find_defaults
 from lsnn_ext.modules.neuron import RANGES
 from lsnn_ext.modules.parametrizations import Clamp, Log, Logit
-from module_kinds import Exp
 
 I, N = 6, 9
 STARTS = {"tau_mem": 15.0, "tau_adapt": 120.0, "beta": 1.1, "threshold": 0.02, "alpha": 0.93,
@@ -101,18 +100,6 @@ def test_clamps() -> None:
     taus = ALIF(I, N, dynamics="adlif", learn={"tau_mem": "clamp"}, dt=2.0, p=0.5, q=1.0,
                 tau_mem=20.0, tau_adapt=100.0)
     assert taus.parametrizations.tau_mem_l0[0].ends == (10.0, 50.0)  # type: ignore[union-attr,index]
-
-
-def test_own_parametrization_in_steps() -> None:
-    """Ways that keep what follows from the parameters do not know it, and compute it each time."""
-    layer, x = ALIF(I, N, learn={"threshold": Exp()}), draw(5, 2, I)
-    whole, _ = layer(x)
-    for gradients in (False, True):
-        state = None
-        with torch.set_grad_enabled(gradients):
-            for t in range(5):
-                spikes, state = layer.step(x[t], state)
-                assert torch.equal(spikes, whole[t])
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
