@@ -1,8 +1,8 @@
 """Costs: estimates of the time of recorded calls and of stages, forward and backward.
 
-Only ratios matter. What calls take beside their numbers is in microseconds of one thread of a
-Zen 5, measured on small networks of 1 to 4 layers and 4 to 16 steps; numbers were measured on a
-Zen 4, from 64 to 262,144 in a result and 20 to 40 steps.
+Only ratios matter. What calls of torch take beside their numbers is in microseconds of one thread
+of a Zen 5; the rest was measured in ratios to it on a Zen 4: networks of 1 to 3 layers and 5 to 200
+steps with 64 to 4,096 numbers in a result, and 20 to 40 steps with up to 262,144.
 """
 from collections.abc import Mapping, Sequence
 from math import prod, sqrt
@@ -16,11 +16,11 @@ from .stages import Stage
 
 CALL, FUNCTION, PRODUCT = 3.8, 15.0, 15.0  # of torch, of an autograd.Function, of a matrix
 # Of these times without a backward pass; what a plan adds to them shrinks less.
-FORWARD = 0.75
+FORWARD, FORWARD_PRODUCT = 0.65, 0.45
 OPERATOR, STEP = 70.0, 48.0  # of a package: a step of a neuron; a step of one that runs many
 # times as long as other numbers take those of such a step, and those that a kernel computes for it
 OPERATIONS, FUSED_OPERATIONS = 4.2, 5.5
-GUARD, FUSED, BATCHED = 150.0, 280.0, 70.0  # beside the numbers
+GUARD, FUSED, FUSED_STEP, BATCHED = 120.0, 400.0, 2.0, 95.0  # beside the numbers
 NUMBER, FUSED_NUMBER = 0.45e-3, 0.3e-3
 CACHED = 1 << 15  # what is read of at most so many numbers stays in the cache
 # A result of at least so many numbers, of 32 MB, up to which glibc keeps what was freed, has new
@@ -30,7 +30,8 @@ LARGE, LARGE_NUMBER = 1 << 23, 1.5e-3
 MULTIPLICATION = 0.09e-3
 WEIGHT = 0.5e-3  # of a matrix beyond the cache, read and its gradient written, however few rows
 PLANNED = 0.4  # of a product of a sequence that is mostly zero
-REPLAYED = 3.5  # to find the arguments of a call that a plan runs outside of loops
+REPLAYED = 5.0  # to find the arguments of a call that a plan runs outside of loops
+RETURNED = 6.5  # to copy a result of one iteration, such as each of a list
 IN_ORDER = 1.5  # of calls in their order, whose arguments are taken apart and results stacked
 WRITTEN = 1.1  # copies of the parts that a loop writes to a tensor
 SPREAD = 0.4  # times as long takes a number of x in the gradient of x[t], which has the size of x
@@ -64,7 +65,7 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
     size = times * _count_numbers(call, kinds)
     found = NUMBER * size
     has_grad = any(kinds[value].requires_grad for value in call.outputs)
-    share = 1 if has_grad else FORWARD
+    share, share_of_product = (1.0, 1.0) if has_grad else (FORWARD, FORWARD_PRODUCT)
     if size >= LARGE and not has_grad:
         found += LARGE_NUMBER * size
     if isinstance(call.function, Apply):
@@ -77,14 +78,14 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
         return share * CALL + found
     if call.name.startswith("conv"):
         each = prod(kinds[call.inputs[1]].shape[1:])  # of the weight (outputs, inputs, ...)
-        return share * PRODUCT + found + MULTIPLICATION * each * size
+        return share_of_product * PRODUCT + found + MULTIPLICATION * each * size
     one = next(iter(list_operands(call, call.leaves)), None)
     if one is not None and isinstance(one.matrix, Ref):
         found += WEIGHT * max(prod(kinds[one.matrix.value].shape) - CACHED, 0)
     # the sizes of both arguments and of the result: m k, k n, m n
     sizes = sorted(prod(kinds[value].shape) for value in call.inputs)[-2:]
     multiplication = MULTIPLICATION * (PLANNED if is_sparse else 1)
-    return share * PRODUCT + found + multiplication * times * sqrt(prod(sizes) * size / times)
+    return share_of_product * PRODUCT + found + multiplication * times * sqrt(prod(sizes) * size / times)
 
 
 def estimate_copies(call: Call, kinds: Mapping[int, Kind]) -> float:
@@ -117,7 +118,7 @@ def estimate_recurrence(loop: Loop, found: Any, recording: Recording) -> float:
     is_sparse = all(isinstance(loop.body[q].call.function, Apply) or (
         (z := recording.numbers.get(loop.made[n // 2][q][k])) is not None
         and z.dim() > 0 and _ops.is_mostly_zero(z)) for q, k in found.emitted)
-    return FUSED + n * _estimate_step(found, calls, recording.kinds, is_sparse)
+    return FUSED + n * (FUSED_STEP + _estimate_step(found, calls, recording.kinds, is_sparse))
 
 
 def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind],

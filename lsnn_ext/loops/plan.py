@@ -15,7 +15,15 @@ from torch.utils import _pytree as pytree
 from .._core.bits import detach_bits
 from .._core.torch_internals import find_storage
 from . import ir
-from .costs import GUARD, REPLAYED, estimate_call, estimate_copies, estimate_stage, skips_zeros
+from .costs import (
+    GUARD,
+    REPLAYED,
+    RETURNED,
+    estimate_call,
+    estimate_copies,
+    estimate_stage,
+    skips_zeros,
+)
 from .functions import is_unversioned
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
@@ -135,7 +143,8 @@ class Plan:
         calls = (REPLAYED + estimate_call(part, kinds, 1, skips_zeros(part, self.recording))
                  + estimate_copies(part, kinds) for part in self.parts
                  if isinstance(part, Call) and is_live(part, self.live))
-        return GUARD + sum(calls) + sum(
+        returned = len(self.recording.find_results() & self.layout.places.keys())
+        return GUARD + sum(calls) + RETURNED * returned + sum(
             estimate_stage(loop, stage, self.recording)
             for loop, stages in self.loops for stage in stages)
 

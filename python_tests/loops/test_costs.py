@@ -29,7 +29,7 @@ def test_multiplications_are_counted(multiply, matrix):
     """Whatever comes beside the two matrices."""
     _, _, plan = run(multiply, (torch.rand(M, K), torch.rand(N, K), torch.rand(N)))
     assert estimate_call(find_product(plan), plan.recording.kinds) == pytest.approx(
-        costs.FORWARD * costs.PRODUCT + costs.NUMBER * M * N + costs.MULTIPLICATION * M * K * N
+        costs.FORWARD_PRODUCT * costs.PRODUCT + costs.NUMBER * M * N + costs.MULTIPLICATION * M * K * N
         + costs.WEIGHT * max(matrix - costs.CACHED, 0))
 
 
@@ -76,6 +76,20 @@ def test_a_write_in_a_plan_copies_the_whole():
 
     small, large = (run(write, (torch.rand(size),))[2].estimate() for size in (1, costs.CACHED))
     assert large - small == pytest.approx((1 + costs.WRITTEN) * costs.NUMBER * (costs.CACHED - 1))
+
+
+def test_each_result_of_an_iteration_costs_a_copy():
+    def estimate(last):
+        def model(x):
+            v, made = torch.zeros_like(x[0]), []
+            for one in x:
+                v = 0.5 * v + one
+                made.append(v)
+            return made[-last:]
+
+        return run(model, (torch.rand(20, 8, N),))[2].estimate()
+
+    assert estimate(20) - estimate(5) == pytest.approx(15 * costs.RETURNED)
 
 
 def test_a_recurrent_product_of_dropped_spikes_costs_less():
