@@ -65,7 +65,8 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
     size = times * _count_numbers(call, kinds)
     found = NUMBER * size
     has_grad = any(kinds[value].requires_grad for value in call.outputs)
-    share, share_of_product = (1.0, 1.0) if has_grad else (FORWARD, FORWARD_PRODUCT)
+    share = 1 if has_grad else FORWARD
+    product = PRODUCT * (1 if has_grad else FORWARD_PRODUCT)
     if size >= LARGE and not has_grad:
         found += LARGE_NUMBER * size
     if isinstance(call.function, Apply):
@@ -78,14 +79,14 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
         return share * CALL + found
     if call.name.startswith("conv"):
         each = prod(kinds[call.inputs[1]].shape[1:])  # of the weight (outputs, inputs, ...)
-        return share_of_product * PRODUCT + found + MULTIPLICATION * each * size
+        return product + found + MULTIPLICATION * each * size
     one = next(iter(list_operands(call, call.leaves)), None)
     if one is not None and isinstance(one.matrix, Ref):
         found += WEIGHT * max(prod(kinds[one.matrix.value].shape) - CACHED, 0)
     # the sizes of both arguments and of the result: m k, k n, m n
     sizes = sorted(prod(kinds[value].shape) for value in call.inputs)[-2:]
     multiplication = MULTIPLICATION * (PLANNED if is_sparse else 1)
-    return share_of_product * PRODUCT + found + multiplication * times * sqrt(prod(sizes) * size / times)
+    return product + found + multiplication * times * sqrt(prod(sizes) * size / times)
 
 
 def estimate_copies(call: Call, kinds: Mapping[int, Kind]) -> float:

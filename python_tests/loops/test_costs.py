@@ -29,8 +29,8 @@ def test_multiplications_are_counted(multiply, matrix):
     """Whatever comes beside the two matrices."""
     _, _, plan = run(multiply, (torch.rand(M, K), torch.rand(N, K), torch.rand(N)))
     assert estimate_call(find_product(plan), plan.recording.kinds) == pytest.approx(
-        costs.FORWARD_PRODUCT * costs.PRODUCT + costs.NUMBER * M * N + costs.MULTIPLICATION * M * K * N
-        + costs.WEIGHT * max(matrix - costs.CACHED, 0))
+        costs.FORWARD_PRODUCT * costs.PRODUCT + costs.NUMBER * M * N
+        + costs.MULTIPLICATION * M * K * N + costs.WEIGHT * max(matrix - costs.CACHED, 0))
 
 
 def test_calls_outside_of_loops_take_longer_than_in_the_original():
