@@ -123,8 +123,12 @@ class Plan:
         if self.refused and not self.has_kernel:
             return f"no recurrence that runs in a kernel; {self.refused[0][1]}"
         if not self.loops:
-            return ("no loop: expected calls of torch that repeat step by step; if the loop is "
-                    "around the model: lsnn_ext.fuse(lambda x: run(model, x), x)")
+            script = next((call for call in self.recording.calls
+                           if isinstance(call.function, torch.jit.ScriptFunction)), None)
+            why = ("if the loop is around the model: lsnn_ext.fuse(lambda x: run(model, x), x)"
+                   if script is None else
+                   f"{script.line}: a loop inside of torch.jit.script is one call")
+            return f"no loop: expected calls of torch that repeat step by step; {why}"
         kept = [(estimate_stage(loop, stage, self.recording), stage)
                 for loop, stages in self.loops for stage in stages if stage.kind == "loop"]
         _, slowest = max(kept, key=lambda each: each[0], default=(0, None))

@@ -348,8 +348,9 @@ class _Recorder(TorchFunctionMode):
             return known.value
         leaf = self.origins.find(tensor)
         if leaf is None:
-            raise Refused("a tensor of unknown origin: expected inputs, attributes, closures, "
-                          "globals, and what calls of torch make of them")
+            what = "a parameter" if isinstance(tensor, torch.nn.Parameter) else "a tensor"
+            raise Refused(f"{what} of unknown origin: expected inputs, attributes, closures, "
+                          f"globals, and what calls of torch make of them")
         is_written = self.origins.versions[id(tensor)][1] != tensor._version
         if is_written or self.memory.is_outdated(tensor):
             raise Refused("a tensor was written to through another one that shares its memory")

@@ -122,6 +122,14 @@ def writes(x: Tensor) -> Tensor:
     return x.mul_(0.5)
 
 
+@torch.jit.script
+def integrate(x: Tensor) -> Tensor:
+    v = torch.zeros_like(x[0])
+    for t in range(x.shape[0]):
+        v = 0.5 * v + x[t]
+    return v
+
+
 def run(function: Any) -> None:
     def loop(x: Tensor, w: Tensor) -> Tensor:
         v = z = x.new_zeros(x.shape[1:])
@@ -145,6 +153,11 @@ def run(function: Any) -> None:
 def test_refused(function: Any, text: str) -> None:
     with pytest.raises(lsnn_ext.Refused, match=text):
         run(function)
+
+
+def test_a_loop_inside_of_a_script_is_named() -> None:
+    with pytest.raises(lsnn_ext.Refused, match=r"surrogate\.py:\d+: a loop inside of torch.jit"):
+        lsnn_ext.fuse(lambda x: integrate(x) * 2, torch.rand(9, 3, 8))
 
 
 def test_write_in_place_of_a_script() -> None:
