@@ -6,7 +6,7 @@
     return seq                              torch.stack([z of the first iteration, ...])
 """
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -68,10 +68,13 @@ class Growing:
             if value in self.waiting:  # it is shorter; all of them would take quadratic memory
                 self.recording.numbers.pop(value, None)
 
-    def read(self, value: int) -> None:
-        """Records the call that makes a value, if it waits."""
-        if value not in self.waiting:
-            return
+    def read(self, leaves: Iterable[Any]) -> None:
+        """Records the calls that wait and make these arguments."""
+        for leaf in leaves if self.waiting else ():
+            if isinstance(leaf, Ref) and leaf.value in self.waiting:
+                self._record(leaf.value)
+
+    def _record(self, value: int) -> None:
         call, dim, own = self.waiting[value]
         is_longer = any(part in self.waiting for part, _ in own)
         parts = [*self._list_parts(value)]
@@ -99,7 +102,7 @@ class Growing:
             elif one.dim == dim and one.call.mode == call.mode:
                 left += one.parts[::-1]
             else:
-                self.read(part)
+                self._record(part)
                 yield part, new
 
     def _stack(self, parts: Sequence[tuple[int, int | None]], dim: int, call: Call,

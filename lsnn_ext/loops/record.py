@@ -296,6 +296,8 @@ class _Recorder(TorchFunctionMode):
                           f"repeated")
         given = {id(one) for one in tensors}
         parts = self.growing.parse(args, kwargs, result) if name in CATS else None
+        if parts is None:
+            self.growing.read(leaves)
         if parts is None and name in PARTS and (
                 values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
@@ -316,8 +318,6 @@ class _Recorder(TorchFunctionMode):
         if parts is not None:
             self.growing.add(call, *parts)
             return
-        for value in call.inputs:
-            self.growing.read(value)
         if self.is_random:
             self.recording.strides.update(find_turned(zip(call.inputs, tensors, strict=True)))
         if name == "stack" and isinstance(results, Ref):
@@ -389,8 +389,7 @@ class _Recorder(TorchFunctionMode):
             reference(tensor)
         n = len(outputs)
         recording.changed = self.origins.changed(reference, result)
-        for value in recording.find_results():
-            self.growing.read(value)
+        self.growing.read(map(Ref, recording.find_results()))
         recording.shared = self.origins.find_shared(outputs[:n], outputs[n:], recording.changed,
                                                     self.value_of)
         self.memory.check_versions(self.origins.versions)

@@ -17,6 +17,7 @@ T, B, N = 9, 3, 5
 STACKED: dict[str, tuple[Callable[[Tensor], Any], Callable[..., Tensor], int]] = {
     "nested": (lambda s: torch.stack([s])[0].unbind(), lambda *parts: torch.stack(parts), 0),
     "unpacked": (lambda s: tuple(s), lambda *parts: torch.stack(parts), 0),
+    "by cat": (lambda s: (s[0], s[1]), lambda *parts: torch.cat([one[None] for one in parts]), 0),
     "unbind": (lambda s: s.unbind(), lambda *parts: torch.stack([*parts]), 0),
     "by name": (lambda s: torch.unbind(input=s, dim=-1),
                 lambda *parts: torch.stack(tensors=parts, dim=2), 2),
