@@ -100,7 +100,7 @@ def model(x, w):
     return torch.stack(spikes)
 
 
-lsnn_ext.fuse(model, (torch.rand(9, 2, 5), torch.randn(5, 5).requires_grad_()))
+lsnn_ext.fuse(model, (torch.rand(30, 2, 5), torch.randn(5, 5).requires_grad_()))
 print({"torch._dynamo", "sympy"} & {*sys.modules})
 """
 
