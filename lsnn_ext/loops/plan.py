@@ -216,11 +216,14 @@ class Plan:
                 # argument stays one
                 first = self.views.get(value, value)
                 is_taken = taken.setdefault(find_storage(tensor), first) != first
-                if (values.is_shared(value) or is_taken) and not values.is_part_of_leaf(tensor):
+                is_taken |= values.is_shared(value, tensor)
+                if is_taken and not values.is_part_of_leaf(tensor):
                     tensor = tensor.clone()
                 # a sequence requires a gradient where one of its iterations does
-                tensor = tensor if recording.kinds[value].requires_grad else tensor.detach()
-                if recording.kinds[value].requires_grad and torch.is_grad_enabled() and not (
+                has_grad = recording.kinds[value].requires_grad
+                if tensor.requires_grad and not has_grad:
+                    tensor = tensor.detach()
+                if has_grad and torch.is_grad_enabled() and not (
                         tensor.requires_grad):  # such as a part that nothing has written
                     raise Refused("results: expected requires_grad=True, got False")
                 own[value] = match_strides(tensor, recording.strides.get(value))

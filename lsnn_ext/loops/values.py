@@ -85,12 +85,12 @@ class Values:
             found = self.frames[frame].element(place, t)
         return found
 
-    def is_shared(self, value: int) -> bool:
-        """Whether a tensor is that of several iterations, or a part of it."""
+    def is_shared(self, value: int, tensor: Tensor) -> bool:
+        """Whether the tensor of a value is that of several iterations, or a part of it."""
         if value not in self.places:
             return False
         frame, _, place = self.places[value]
-        return place in self.frames[frame].invariant or self.get(value)._is_view()
+        return place in self.frames[frame].invariant or tensor._is_view()
 
     def free(self, key: Any) -> None:
         """Forgets a value, or the results of a call in a loop: frame and place."""
