@@ -96,10 +96,11 @@ class Memory:
                      and find_storage(one) == find_storage(tensor)
                      and find_layout(one) == find_layout(tensor)), None)
 
-    def check_write(self, name: str, tensor: Tensor, args: Any,
-                    parameter: Tensor | None, is_leaf: Callable[[int], bool]) -> None:
+    def check_write(self, name: str, tensor: Tensor, args: Any, parameter: Tensor | None,
+                    is_leaf: Callable[[int], bool], given: Sequence[Tensor] = ()) -> None:
         """Notes the tensors besides this one and its parameter that a write changes, which nothing
-        may read any more. Raises Refused if one of them is there after the call."""
+        may read any more. Raises Refused if one of them is a leaf, or among the arguments of the
+        call, of which a replay makes separate copies."""
         storage = find_storage(tensor)
         if name in FLAGS:
             self._follow_version(tensor)
@@ -114,7 +115,7 @@ class Memory:
                 live.version = tensor._version
                 continue
             live.outdated = name
-            if is_leaf(live.value):
+            if is_leaf(live.value) or any(one is other for other in given):
                 raise Refused(live.describe_write())
         self._writers[storage] = weakref.ref(tensor)
 

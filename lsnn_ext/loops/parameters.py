@@ -1,4 +1,5 @@
 """Parameters: which writes of a recorded call to attributes can be repeated."""
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Parameters:
         return True
 
     def check_write(self, name: str, tensor: Tensor, before: int, args: Any,
-                    parameter: Tensor | None) -> None:
+                    parameter: Tensor | None, given: Sequence[Tensor]) -> None:
         """Notes a write to a tensor, or to its parameter. Raises Refused."""
         start = self.find_leaf(before)
         is_flag = name in FLAGS and name != "detach_"
@@ -56,7 +57,7 @@ class Parameters:
                 leaf.kind == "input" or tensor.requires_grad or is_flag):
             what = "an input" if leaf.kind == "input" else "a parameter, nor of what has a gradient"
             raise Refused(f"{name}: expected no write to {what}")
-        self.recorder.memory.check_write(name, tensor, args, parameter, self._is_leaf)
+        self.recorder.memory.check_write(name, tensor, args, parameter, self._is_leaf, given)
         if start in self.recording.leaves and parameter is None:
             self.recording.written[start] = len(self.recording.kinds)  # the value that add makes
 

@@ -279,7 +279,7 @@ class _Recorder(TorchFunctionMode):
         for one in changed.values():
             before = self.tensors[id(one)].value
             parameter = None if name in of.FLAGS else self.parameters.find(one)
-            self.parameters.check_write(name, one, before, args, parameter)
+            self.parameters.check_write(name, one, before, args, parameter, tensors)
             if parameter is not None:
                 parameters.append((parameter, self.tensors[id(parameter)].value, len(kinds)))
             written.append((before, self.add(one)))  # the value len(kinds)

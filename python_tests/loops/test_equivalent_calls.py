@@ -214,6 +214,8 @@ kept: list[Tensor] = []
 
 @pytest.mark.parametrize(("change", "is_refused"), [
     (rebind, False), (read_after, True), (write_both, True), (keep_view, True),
+    (lambda x: x.add_(x.view(B, N)), True), (lambda x: x.detach().add_(x), True),
+    (lambda x: torch.add(x, 1, out=x.view(-1).view(B, N)), True),
     (lambda x: (x.detach().add_(1), x)[1], True), (lambda x: (x.view(-1).tanh_(), x)[1], True),
     (lambda x: (x[0], x.tanh_())[1], False), (lambda x: (x.data, x.tanh_())[1], False)])
 @pytest.mark.parametrize("has_grad", [True, False])
