@@ -65,7 +65,10 @@ ON_STATE = ["if t % K == K - 1:\n    s = s.detach()", "if t == K:\n    s = s * 0
             "past.append(z)\nz = past[t // 2]",
             "past.append(s)\ns = past.pop(0) if len(past) > K else s",
             "if t == T - 1:\n    s = s + 1.0", "assert not torch.isnan(s).any()", "s = s / (t + 1)",
-            "s = torch.minimum(s, torch.tensor(1.5, dtype=s.dtype))"]
+            "s = torch.minimum(s, torch.tensor(1.5, dtype=s.dtype))",
+            "s = (s * 1).view(-1)\ns *= 0.9\ns = s.view(z.shape)",
+            "u = s * 1\ns = u.unsqueeze(0)[0]\nu.add_(s)\ns = s * 0.5",
+            "u = s * 1\ns = u.t().t()\nu.mul_(0.5)", "s = torch.cat([s[None], z[None]]).mean(0)"]
 HOLDERS = ("locals", "locals", "locals", "dict", "list", "tuple", "attributes", "persistent",
            "object")
 STARTS = ["torch.zeros(B, N, dtype=x.dtype)"] * 4 + [
