@@ -2,7 +2,7 @@
 import re
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,20 +38,12 @@ class Part(NamedTuple):
 class Live:
     """A live tensor, its value, and its version then."""
 
-    __slots__ = ("outdated", "part", "tensor", "value", "version")
+    __slots__ = ("part", "tensor", "value", "version")
 
     def __init__(self, tensor: Tensor, value: int) -> None:
         self.tensor = weakref.ref(tensor)
         self.value, self.version = value, tensor._version
         self.part: Part | None = None  # a view of this part of another tensor
-        self.outdated = ""  # the call that has written to it through another tensor
-
-    def describe_write(self) -> str:
-        """Returns why its numbers are not those of its value."""
-        if not self.outdated:
-            return UNSEEN_WRITE
-        return (f"{self.outdated}: expected no write to a tensor that shares its memory with "
-                f"another one, as a view does")
 
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
@@ -75,7 +67,7 @@ class Memory:
     def check_versions(self, before: dict[int, tuple[Tensor, int]]) -> None:
         """Refuses a write that no call has made. before: tensors and their versions, by id."""
         live = {id(one): (one, known.version) for known in self.tensors.values()
-                if not known.outdated and (one := known.tensor()) is not None}
+                if (one := known.tensor()) is not None}
         if any(one._version != version for one, version in {**before, **live}.values()):
             raise Refused(UNSEEN_WRITE, find_line())
 
@@ -96,11 +88,9 @@ class Memory:
                      and find_storage(one) == find_storage(tensor)
                      and find_layout(one) == find_layout(tensor)), None)
 
-    def check_write(self, name: str, tensor: Tensor, args: Any, parameter: Tensor | None,
-                    is_leaf: Callable[[int], bool], given: Sequence[Tensor] = ()) -> None:
-        """Notes the tensors besides this one and its parameter that a write changes, which nothing
-        may read any more. Raises Refused if one of them is a leaf, or among the arguments of the
-        call, of which a replay makes separate copies."""
+    def check_write(self, name: str, tensor: Tensor, args: Any,
+                    parameter: Tensor | None = None) -> None:
+        """Raises Refused where a write changes a live tensor besides this one and its parameter."""
         storage = find_storage(tensor)
         if name in FLAGS:
             self._follow_version(tensor)
@@ -111,12 +101,10 @@ class Memory:
             if one is None or one is tensor or one is parameter or find_storage(one) != storage:
                 continue
             live = self.tensors[id(one)]
-            if part is not None and part.is_apart(live.part):
-                live.version = tensor._version
-                continue
-            live.outdated = name
-            if is_leaf(live.value) or any(one is other for other in given):
-                raise Refused(live.describe_write())
+            if part is None or not part.is_apart(live.part):
+                raise Refused(f"{name}: expected no write to a tensor that shares its memory with "
+                              f"another one, as a view does")
+            live.version = tensor._version
         self._writers[storage] = weakref.ref(tensor)
 
     def _follow_version(self, tensor: Tensor) -> None:

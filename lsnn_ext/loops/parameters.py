@@ -1,5 +1,4 @@
 """Parameters: which writes of a recorded call to attributes can be repeated."""
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,10 +18,6 @@ class Parameters:
     def find_leaf(self, value: int) -> int:
         """Returns the leaf whose later value this one is, else the value itself."""
         return next((leaf for leaf, now in self.recording.written.items() if now == value), value)
-
-    def _is_leaf(self, value: int) -> bool:
-        """Whether a value is a leaf, or a later value of one."""
-        return self.find_leaf(value) in self.recording.leaves
 
     def find(self, tensor: Tensor) -> Tensor | None:
         """Returns the attribute whose data a tensor is, and that takes a gradient."""
@@ -46,7 +41,7 @@ class Parameters:
         return True
 
     def check_write(self, name: str, tensor: Tensor, before: int, args: Any,
-                    parameter: Tensor | None, given: Sequence[Tensor]) -> None:
+                    parameter: Tensor | None) -> None:
         """Notes a write to a tensor, or to its parameter. Raises Refused."""
         start = self.find_leaf(before)
         is_flag = name in FLAGS and name != "detach_"
@@ -57,7 +52,7 @@ class Parameters:
                 leaf.kind == "input" or tensor.requires_grad or is_flag):
             what = "an input" if leaf.kind == "input" else "a parameter, nor of what has a gradient"
             raise Refused(f"{name}: expected no write to {what}")
-        self.recorder.memory.check_write(name, tensor, args, parameter, self._is_leaf, given)
+        self.recorder.memory.check_write(name, tensor, args, parameter)
         if start in self.recording.leaves and parameter is None:
             self.recording.written[start] = len(self.recording.kinds)  # the value that add makes
 
@@ -79,5 +74,5 @@ class Parameters:
         old, value = memory.tensors[id(parameter)].value, memory.tensors[id(numbers)].value
         if kinds[old][:3] != kinds[value][:3] or value in self.recording.leaves:
             raise Refused("data: expected a new tensor of the same shape, dtype and device")
-        memory.check_write("data", numbers, (), parameter, self._is_leaf)
+        memory.check_write("data", numbers, (), parameter)
         self.assign(parameter, old, value, line)

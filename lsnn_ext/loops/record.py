@@ -3,7 +3,7 @@
 Invariants while a recording is made and nothing is refused:
 
     I1  Each live tensor of `tensors` has the numbers of its value, as long as its _version is the
-        one that was noted and no call has written to it through another tensor.
+        one that was noted.
     I2  The call that makes a value is in `calls`, after those that make its inputs; other values
         are leaves: inputs, attributes, closures and globals as they were before the model ran.
     I3  A call depends on nothing but its values, constants, the mode of torch and, if is_random,
@@ -14,19 +14,18 @@ Invariants while a recording is made and nothing is refused:
     u.mul_(0.5)               3 = mul_(2, 0.5)             the same tensor, a new value
     if u.sum() > 0:           refused: a number of a tensor in Python
     y = u.view(-1)            4 = view(3)
-    u.add_(1)                 5 = add_(3, 1)
-    v = 2 * y                 refused: y shares the memory of u, and has other numbers than value 4
+    u.add_(1)                 refused: y shares the memory of u, and value 4 would change
 
 Proof that calling `calls` in their order, with the same leaves, gives the result of the model:
     Every operator is seen: it runs in a call that _Recorder or intercept_functions note, or
     outside of all of them, where Witness notes a constructor, and refuses others.
     I1. A call that writes to its arguments changes their _version, or writes statistics that
-    Witness adds to `unversioned`; _after gives these tensors new values. What else has this memory,
-    as x.data or a view of the same part, is outdated: value_of refuses the next use. Memory refuses
-    the write if it is a leaf; is_outdated does so for a tensor that is met later. A write that no
-    call reports changes _version: value_of refuses the next use, and finish the tensors that are
-    left. Functions of REFUSED are refused. A write to the data of a parameter that no call has read
-    gives it a new value, which is written at the end.
+    Witness adds to `unversioned`; _after gives these tensors new values. Memory refuses a write to
+    memory that another live tensor has, as x.data or a view of the same part, also where autograd
+    alone keeps it; is_outdated does so for a tensor that is met later. A write that no call reports
+    changes _version: value_of refuses the next use, and finish the tensors that are left. Functions
+    of REFUSED are refused. A write to the data of a parameter that no call has read gives it a new
+    value, which is written at the end.
     I2. An argument has a value of `tensors`, or is found by its origin; others are refused.
     I3. Arguments without a tensor are plain, static or constants of the fingerprint. Python cannot
     branch on numbers: results that are no tensors are refused, unless each is an Unread or depends
@@ -54,7 +53,7 @@ from .functions import Apply, find_line, get_name, get_property_name, is_static
 from .growing import CATS, Growing
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
-from .memory import Memory, check_backward, find_version
+from .memory import UNSEEN_WRITE, Memory, check_backward, find_version
 from .modes import read_settings
 from .monitor import run_with_profile
 from .origins import Origins
@@ -279,7 +278,7 @@ class _Recorder(TorchFunctionMode):
         for one in changed.values():
             before = self.tensors[id(one)].value
             parameter = None if name in of.FLAGS else self.parameters.find(one)
-            self.parameters.check_write(name, one, before, args, parameter, tensors)
+            self.parameters.check_write(name, one, before, args, parameter)
             if parameter is not None:
                 parameters.append((parameter, self.tensors[id(parameter)].value, len(kinds)))
             written.append((before, self.add(one)))  # the value len(kinds)
@@ -343,8 +342,8 @@ class _Recorder(TorchFunctionMode):
     def value_of(self, tensor: Tensor) -> int:
         known = self.tensors.get(id(tensor))
         if known is not None and known.tensor() is tensor:
-            if known.outdated or known.version != tensor._version:
-                raise Refused(known.describe_write(), find_line(self.layers))
+            if known.version != tensor._version:
+                raise Refused(UNSEEN_WRITE, find_line(self.layers))
             return known.value
         leaf = self.origins.find(tensor)
         if leaf is None:
