@@ -1,5 +1,5 @@
-"""Calls that no mode of torch intercepts: of autograd.Functions and functions of TorchScript, and
-copy.copy of tensors."""
+"""Calls that no mode of torch intercepts: of autograd.Functions and functions of TorchScript,
+copy.copy of tensors, and those of modules, which give lines the names of layers."""
 import copy
 import dis
 import sys
@@ -10,7 +10,7 @@ from types import FrameType, FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, FunctionMeta, _SingleLevelFunction
 from torch.utils import _pytree as pytree
@@ -67,8 +67,21 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
                           f"{type(tensor).__name__}")
         return run()
 
+    run_module = nn.Module.__call__
+
+    def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        name = recorder.layers.get(id(module))
+        if name is None or threading.get_ident() != recorder.thread:
+            return run_module(module, *args, **kwargs)
+        recorder.running.append(name)
+        try:
+            return run_module(module, *args, **kwargs)
+        finally:
+            recorder.running.pop()
+
     with _lock:
         base.apply, script.__call__ = classmethod(apply), call
+        nn.Module.__call__ = call_module  # type: ignore[method-assign]
         Tensor.__copy__ = share  # type: ignore[attr-defined]
         if not is_python:
             recorder.bound = Bound(recorder)
@@ -77,6 +90,7 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
             yield
         finally:
             script.__call__ = run_script
+            nn.Module.__call__ = run_module  # type: ignore[method-assign]
             del Tensor.__copy__  # type: ignore[attr-defined]
             if is_python:
                 del base.apply
@@ -117,7 +131,11 @@ def _describe_member(kind: type, one: Any) -> Any:
 
 
 def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
-    """Refuses older tensors, except arguments, as results of a Function: their history changes."""
+    """Refuses older tensors, except arguments, as results of a Function: their history changes.
+    Notes the tensors that it keeps for its backward pass without a check of their version."""
+    recorder.memory.keep(one for made in found if isinstance(made, Tensor) and made.grad_fn
+                         for one in pytree.tree_leaves(getattr(made.grad_fn, "__dict__", None))
+                         if isinstance(one, Tensor))
     if getattr(begun.function.function, "clear_saved_tensors_on_access", False):
         raise Refused(f"{begun.function.__name__}: expected saved tensors that stay")
     refs = [leaf for leaf in begun.leaves if isinstance(leaf, Ref)]

@@ -2,9 +2,8 @@
 import functools
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import BuiltinFunctionType, CodeType, FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,29 +175,14 @@ _INTERNAL = tuple(os.path.dirname(os.path.abspath(path)) + os.sep
                   for path in (torch.__file__, os.path.dirname(__file__)))
 
 
-def find_line(layers: Mapping[int, str] | None = None) -> str:
-    """Returns the line of the program that runs, "file.py:12", and in which layer: "lif.py:34
-    (lif1)".
-
-    layers: names of modules by id; that of the model is empty.
-    """
+def find_line() -> str:
+    """Returns the line of the program that runs, "file.py:12"."""
     frame = sys._getframe(1)
-    line, layer = "", None if layers else ""
-    while frame is not None and (not line or layer is None):
-        code = frame.f_code
-        if not line and (name := find_file(code.co_filename)):
-            line = f"{name}:{frame.f_lineno}"
-        if layers and layer is None and is_method(code):
-            layer = layers.get(id(frame.f_locals.get("self")))
+    while frame is not None:
+        if name := find_file(frame.f_code.co_filename):
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
-    return f"{line} ({layer})" if line and layer else line
-
-
-@functools.cache
-def is_method(code: CodeType) -> bool:
-    """Whether its first argument may be a module."""
-    is_ours = code.co_filename.startswith(os.path.dirname(__file__))
-    return code.co_varnames[:1] == ("self",) and code.co_argcount > 0 and not is_ours
+    return ""
 
 
 @functools.cache

@@ -38,9 +38,17 @@ class Growing:
         self.recording, self.kinds, self.writes = recording, recording.kinds, writes
         self.waiting: dict[int, _Waiting] = {}  # by value
 
-    def parse(self, args: Any, kwargs: Any, result: Tensor,
-              ) -> tuple[int, list[tuple[int, int | None]]] | None:
-        """Returns the dimension and the parts of a call that may wait."""
+    def take(self, name: str, args: Any, kwargs: Any, result: Any, leaves: Sequence[Any],
+             ) -> tuple[int, list[tuple[int, int | None]]] | None:
+        """Returns the dimension and the parts of a call that waits; None: it reads its arguments,
+        so that what makes them is recorded."""
+        found = self._parse(args, kwargs, result) if name in CATS else None
+        if found is None:
+            self.read(leaves)
+        return found
+
+    def _parse(self, args: Any, kwargs: Any, result: Tensor,
+               ) -> tuple[int, list[tuple[int, int | None]]] | None:
         parts, dim = (*(bind(args, kwargs, "tensors", "dim") or [()]), 0)[:2]
         if not isinstance(parts, tuple | list) or type(dim) is not int or torch.is_autocast_enabled(
                 result.device.type):

@@ -2,7 +2,7 @@
 import re
 import weakref
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,12 +57,18 @@ class Memory:
         # by storage and id; a dead tensor stays until another one has its id
         self._sharing: defaultdict[int, dict[int, weakref.ref[Tensor]]] = defaultdict(dict)
         self._writers: dict[int, weakref.ref[Tensor]] = {}  # by storage
+        self._kept: defaultdict[int, list[weakref.ref[Tensor]]] = defaultdict(list)  # as well
         self.has_new_versions = False  # without a write; the backward pass compares them
 
     def add(self, tensor: Tensor, value: int) -> None:
         """Adds a tensor, or gives it a new value."""
         self.tensors[id(tensor)] = Live(tensor, value)
         self._sharing[find_storage(tensor)][id(tensor)] = weakref.ref(tensor)
+
+    def keep(self, tensors: Iterable[Tensor]) -> None:
+        """Adds tensors whose memory no call may write to any more."""
+        for one in tensors:
+            self._kept[find_storage(one)].append(weakref.ref(one))
 
     def check_versions(self, before: dict[int, tuple[Tensor, int]]) -> None:
         """Refuses a write that no call has made. before: tensors and their versions, by id."""
@@ -95,6 +101,10 @@ class Memory:
         if name in FLAGS:
             self._follow_version(tensor)
             return
+        kept = (one() for one in self._kept.get(storage, ()))
+        if any(one is not None and find_storage(one) == storage for one in kept):
+            raise Refused(f"{name}: expected no write to a tensor that an autograd.Function keeps; "
+                          f"call ctx.save_for_backward")
         part = Part.of(tensor, args[1]) if name == "__setitem__" else None
         for other in self._sharing[storage].values():
             one = other()

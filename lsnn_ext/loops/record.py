@@ -50,7 +50,7 @@ from ..codegen.plain import find_oddity, generator_states, set_generator_states
 from . import functions as of
 from .applied import Bound, check_copies, check_results, intercept_functions
 from .functions import Apply, find_line, get_name, get_property_name, is_static
-from .growing import CATS, Growing
+from .growing import Growing
 from .indexing import PARTS, MaskedReads, Writes
 from .ir import Call, Kind, Later, Mode, Recording, Ref, Refused, flatten_arguments
 from .memory import UNSEEN_WRITE, Memory, check_backward, find_version
@@ -110,7 +110,7 @@ class _Recorder(TorchFunctionMode):
         self.origins, self.steps = origins, steps
         self.recording = Recording([], {}, {}, None, [], {}, {}, steps=steps.steps,
                                    attributes=steps.attributes)
-        self.layers = origins.snapshot.name_modules()
+        self.layers, self.running = origins.snapshot.name_modules(), [""]  # names of modules
         self.keep_numbers = keep_numbers
         self.refused: Refused | None = None
         self.depth = 0  # of noted calls; what they call themselves is not noted
@@ -225,9 +225,13 @@ class _Recorder(TorchFunctionMode):
         except Refused as refused:
             self.refuse(refused)
 
+    def find_line(self) -> str:
+        """Returns the line of the program that runs, and its layer: "lif.py:34 (lif1)"."""
+        line, layer = find_line(), self.running[-1]
+        return f"{line} ({layer})" if line and layer else line
+
     def refuse(self, refused: Refused, line: str = "") -> None:
-        self.refused = Refused(refused.reason, refused.line or line or find_line(
-            self.layers))
+        self.refused = Refused(refused.reason, refused.line or line or self.find_line())
 
     def _before(self, function: Any, args: Any, kwargs: Any, mode: Mode) -> "_Begun":
         name = self.name
@@ -256,7 +260,7 @@ class _Recorder(TorchFunctionMode):
                 with internals.without_dispatch_modes():
                     self.recording.numbers[value] = parameter.detach().clone()
         return _Begun(function, tuple(refs), spec, tensors, list(map(find_version, tensors)),
-                      mode, find_line(self.layers))
+                      mode, self.find_line())
 
     def _after(self, begun: "_Begun", result: Any) -> None:
         if result is NotImplemented:  # such as tensor == None
@@ -294,9 +298,7 @@ class _Recorder(TorchFunctionMode):
                           f"{what}; what depends on numbers of a tensor in Python cannot be "
                           f"repeated")
         given = {id(one) for one in tensors}
-        parts = self.growing.parse(args, kwargs, result) if name in CATS else None
-        if parts is None:
-            self.growing.read(leaves)
+        parts = self.growing.take(name, args, kwargs, result, leaves)
         if parts is None and name in PARTS and (
                 values := self.writes.find(name, args, kwargs, written, found)):
             for value, one in zip(values, found, strict=True):
@@ -343,13 +345,12 @@ class _Recorder(TorchFunctionMode):
         known = self.tensors.get(id(tensor))
         if known is not None and known.tensor() is tensor:
             if known.version != tensor._version:
-                raise Refused(UNSEEN_WRITE, find_line(self.layers))
+                raise Refused(UNSEEN_WRITE, self.find_line())
             return known.value
         leaf = self.origins.find(tensor)
         if leaf is None:
-            what = "a parameter" if isinstance(tensor, torch.nn.Parameter) else "a tensor"
-            raise Refused(f"{what} of unknown origin: expected inputs, attributes, closures, "
-                          f"globals, and what calls of torch make of them")
+            raise Refused("a tensor of unknown origin: expected inputs, attributes, closures, "
+                          "globals, and what calls of torch make of them")
         is_written = self.origins.versions[id(tensor)][1] != tensor._version
         if is_written or self.memory.is_outdated(tensor):
             raise Refused("a tensor was written to through another one that shares its memory")

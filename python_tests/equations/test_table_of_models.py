@@ -65,6 +65,21 @@ def test_smooth_spikes(dynamics: str) -> None:
                      problem.run(reference.alif, smooth=True), tolerance=1e-10, values=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dynamics", ["lsnn", "srnn", "norse_lsnn", "sinabs_sub", "se_adlif"])
+def test_half_precision(dynamics: str, dtype: torch.dtype) -> None:
+    """State in float32: values are bitwise identical, as the inputs are exact."""
+    problem = build(replace(BUSY, dynamics=dynamics), dtype, dyadic=True)
+    outputs, gradients = problem.run(functional.alif)
+    want_outputs, want_gradients = problem.run(reference.alif)
+    assert outputs["spikes"].dtype == dtype and outputs["state.v"].dtype == torch.float32
+    assert_all_same(outputs, want_outputs)
+    for name, want in want_gradients.items():
+        # The gradients of current and weights are rounded to half precision once, at the end.
+        tolerance = 2 * torch.finfo(dtype).eps if want.dtype == dtype else 5e-5
+        assert_same(name, gradients[name], want, tolerance=tolerance)
+
+
 @pytest.mark.parametrize("dampening", [0.0, 0.3, 2.0])
 def test_dampening(dampening: float) -> None:
     problem = build(BUSY, dyadic=True)
@@ -184,6 +199,13 @@ def test_same_without_traces() -> None:
     spikes, last = functional.alif(**problem.arguments())
     assert_same("spikes", spikes, want)
     assert_all_same(last._asdict(), state._asdict())
+
+
+def test_arguments_stay_as_they_were() -> None:
+    problem = build(replace(BUSY, N=33), torch.float32)
+    before = {name: leaf.clone() for name, leaf in problem.leaves.items()}
+    problem.run(functional.alif)
+    assert_all_same(problem.leaves, before)
 
 
 @pytest.mark.parametrize("dynamics", MODELS)

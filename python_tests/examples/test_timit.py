@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from example_path import needs
+from example_path import load_checkpoint, needs
 from timit_files import SPEAKERS, Labels, sphere, spoken, write_corpus, write_sentence
 
 needs("matplotlib", "tqdm", "scipy", "python_speech_features")
@@ -167,8 +167,14 @@ def test_answers_to_sentences_of_unequal_length(name: str) -> None:
         torch.testing.assert_close(together[-12:], wanted)
 
 
-def test_learns(tmp_path: Path) -> None:
-    """For the test of the best epoch see test_ecg.py."""
+def test_networks() -> None:
+    net, control = (timit.network(timit.arguments([]), adapts) for adapts in (True, False))
+    assert (net.n_regular, net.n_adaptive) == (90, 30)
+    assert (control.n_regular, control.n_adaptive) == (120, 0)
+    assert torch.equal(net.neurons.weight_hh_l0, control.neurons.weight_hh_l0)
+
+
+def test_learns_and_tests_the_best_epoch(tmp_path: Path) -> None:
     write_corpus(tmp_path, sentences=6)
     timit.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--batch", "6", "--epochs",
                 "12", "--every", "3", "--regular", "20", "--adaptive", "10", "--units", "16",
@@ -178,3 +184,9 @@ def test_learns(tmp_path: Path) -> None:
     assert results["found"].keys() == {"LSNN", "LIF", "LSTM"}
     for name, found in results["found"].items():
         assert found["folded"] < 0.2 and found["folded"] < found["error"] + 0.05, (name, found)
+    kept = load_checkpoint(tmp_path / "out")
+    data = timit_data.load(tmp_path)
+    net = timit.network(timit.arguments(["--regular", "20", "--adaptive", "10"]), True)
+    net.load_state_dict(kept["carried"]["best"]["LSNN"]["weights"], strict=False)
+    again = timit.errors(net, data.test, 2)
+    assert again["folded"] == pytest.approx(results["found"]["LSNN"]["folded"], abs=1e-6)

@@ -10,8 +10,52 @@ from cases import Case, build
 from compare import assert_all_same, assert_same, changed, run_on_copies
 from lsnn_ext import functional, use_reference
 from operator_calls import call_all_operators, needs_compiled
+from surrogates import Triangle
 
 DELAYS = (0, 2, 5)
+
+
+def _loop(x: Tensor, w: Tensor, kernel: Tensor, mask: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]:
+    """The LSNN paper's neuron without refractory period, written out: spikes and membranes."""
+    spike: Any = Triangle.apply
+    v = a = torch.zeros_like(x[0])
+    z, spikes, membranes = list(z0), [], []
+    for x_t in x:
+        filtered = sum(k * z[d] for k, d in zip(kernel, DELAYS, strict=True))
+        a = 0.95 * a + 0.05 * z[0]
+        A = 0.5 + 1.2 * a
+        m = (v - A) / A
+        v = 0.9 * v + 0.1 * (x_t + (filtered * mask) @ w) - z[0] * A
+        z = [spike(m), *z[:-1]]
+        spikes.append(z[0])
+        membranes.append(v)
+    return torch.stack(spikes), torch.stack(membranes)
+
+
+@pytest.mark.parametrize("B", [1, 3, 17])
+def test_plain_loop(B: int) -> None:
+    random = torch.Generator().manual_seed(B)
+    T, N = 60, 37
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=random, dtype=torch.float64)
+
+    leaves = (8 * draw(T, B, N) - 2, 2 * draw(N, N) - 1, draw(3, N) - 0.3,
+              (draw(6, B, N) < 0.3).double())
+    mask = draw(B, N) < 0.7
+    zero = torch.zeros(B, N, dtype=torch.float64)
+
+    def operator(x: Tensor, w: Tensor, kernel: Tensor, z0: Tensor) -> tuple[Tensor, Tensor]:
+        z, _, traces = functional.alif(
+            x, w, alpha=0.9, rho=0.95, theta=0.5, beta=1.2, delay=DELAYS, delay_kernel=kernel,
+            recurrent_mask=mask, trace=True, state=functional.State(zero, zero, zero, zero, z0))
+        return z, traces.v
+
+    want = run_on_copies(lambda x, w, kernel, z0: _loop(x, w, kernel, mask, z0), *leaves)
+    found = run_on_copies(operator, *leaves)
+    assert 0.05 < float(want[0].mean()) < 0.5
+    assert torch.equal(found[0], want[0])
+    assert_same("z, v, gradients", found, want, tolerance=1e-9)
 
 
 def _case(**more: Any) -> Any:

@@ -200,7 +200,7 @@ class Keep(torch.autograd.Function):
 
 @pytest.mark.parametrize("keep", [
     lambda u, w: u.data * w, lambda u, w: copy.copy(u) * w, lambda u, w: u.unbind()[0].data * w,
-    lambda u, w: Keep.apply(u.view(B, N), w)])
+    lambda u, w: Keep.apply(u.view(B, N), w), lambda u, w: Keep.apply(u, w)])
 @pytest.mark.parametrize("write", [lambda u: u.mul_(1 + (u > 2.2).double()),
                                    lambda u: u.add_(u.view(B, N)),
                                    lambda u: u.detach().mul_(2)])

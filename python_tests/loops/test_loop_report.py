@@ -104,6 +104,27 @@ def test_lines_name_the_layers() -> None:
     assert {one.line for loop in report.loops for one in loop.unfused} == {f"{line} (norm)"}
 
 
+def test_names_of_layers_keep_no_tensor_alive() -> None:
+    """A view that the model has deleted is no reason to refuse a write to what it was a view of."""
+    class Writing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            v, made = x.new_zeros(x.shape[1:]), []
+            for one in x:
+                h = one * 2
+                part = h[:, :2]
+                shift = part * 2
+                del part
+                v = 0.9 * v + self.act(h) + shift.sum()
+                made.append(v)
+            return torch.stack(made)
+
+    model = Writing()
+    model.act = nn.ReLU(inplace=True)
+    before = nn.Module.__call__
+    assert convert(model, draw_x(T))[1].converted
+    assert nn.Module.__call__ is before
+
+
 def test_the_reason_is_that_of_the_slowest_calls() -> None:
     """Not that of the number of batches, which is counted."""
     _, report = convert(Layers(0), draw_x(T))

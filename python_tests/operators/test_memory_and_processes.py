@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import Case, build
-from compare import assert_all_same, assert_same, saved_storages, through_file
+from compare import assert_all_same, assert_same, count_saved_bytes, saved_storages, through_file
 from lsnn_ext import ALIF, LSNN, functional
 from operator_calls import Calls, needs_compiled, run_python
 
@@ -22,6 +22,18 @@ K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
 
 
 # ------------------------------------------------------------------------------------------- memory
+def test_memory_kept_for_the_backward_pass() -> None:
+    """Per neuron and step: the membrane, a bit for the spike, and a state every 128 steps. A layer
+    also keeps W_rec without its diagonal, and where that was."""
+    T, B, N = 784, 8, 220
+    x, w = torch.rand(T, B, N).requires_grad_(), (torch.randn(N, N) / N**0.5).requires_grad_()
+    kept = count_saved_bytes(lambda: functional.alif(x, w, **K), [x, w])
+    assert 4.0 <= kept / (T * B * N) <= 4.3
+    layer, x = ALIF(80, N), torch.rand(T, B, 80)
+    kept = count_saved_bytes(lambda: layer(x), [x, *layer.parameters()])
+    assert 4.0 <= (kept - 5 * N * N) / (T * B * N) <= 4.3
+
+
 def test_inference_keeps_nothing() -> None:
     x, w = torch.rand(40, 3, 5), torch.rand(5, 5)
     layer = ALIF(5, 7)

@@ -1,8 +1,10 @@
 """torch's precisions of products in float32, in the kernels of a GPU and of the CPU."""
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from layers import NEURON
 from lsnn_ext import _ops, functional
@@ -69,3 +71,23 @@ def test_projection(steps: int, share: float, projected_inside: bool) -> None:
     assert 0.01 < float(exact.mean()) < 0.5
     assert not torch.equal(spikes("highest", rounded(w_in)), exact)
     assert torch.equal(seen, spikes("highest", w_in if projected_inside else rounded(w_in)))
+
+
+@pytest.mark.parametrize("product", [
+    lambda x, w, b: linear(x, w, b), lambda x, w, b: linear(x, w) + b,
+    lambda x, w, b: torch.mm(x, w.t()) + b, lambda x, w, b: x @ w.t() + b,
+    lambda x, w, b: torch.addmm(b, x, w.t()), lambda x, w, b: b.repeat(9, 1).addmm_(x, w.t()),
+    lambda x, w, b: torch.bmm(x[None], w.t()[None])[0] + b,
+    lambda x, w, b: torch.baddbmm(b[None, None], x[None], w.t()[None])[0],
+    lambda x, w, b: torch.einsum("bi,ni->bn", x, w) + b])
+def test_products_of_torch_round_in_tests(product: Callable[..., Tensor]) -> None:
+    """On every processor, and to the last digits as one with matrix tiles does."""
+    random = torch.Generator().manual_seed(0)
+    x, w, b = (torch.randn(*shape, generator=random) for shape in ((9, 30), (7, 30), (7,)))
+    exact = product(x, w, b)
+    torch.set_float32_matmul_precision("medium")
+    got = product(x, w, b)
+    torch.set_float32_matmul_precision("highest")
+    torch.testing.assert_close(product(x, w, b), exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got, product(rounded(x), rounded(w), b), rtol=0, atol=1e-5)
+    assert (got - exact).abs().max() > 1e-3
