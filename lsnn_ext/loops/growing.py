@@ -15,7 +15,7 @@ from torch import Tensor
 from .indexing import Writes, find_maker
 from .ir import Call, Recording, Ref
 from .products import bind
-from .rewrite import make_call
+from .rewrite import make_call, make_copy
 
 CATS = frozenset({"cat", "concat", "concatenate"})
 # What makes parts that a cat may shift, see Writes.
@@ -75,6 +75,26 @@ class Growing:
         for value, _ in parts:
             if value in self.waiting:  # it is shorter; all of them would take quadratic memory
                 self.recording.numbers.pop(value, None)
+
+    def find_result(self, recorder: Any, tensor: Tensor) -> int:
+        """Returns the value of a result; of a register that of a stack, which no write of each
+        iteration makes."""
+        value: int = recorder.value_of(tensor)
+        found = self.writes.find_register(value)
+        if found is None:
+            return value
+        self.read(map(Ref, found[0]))
+        made: int = recorder.add(tensor)
+        self.recording.calls.append(make_copy(found, made, "", self.kinds))
+        return made
+
+    def update_written(self, recorder: Any) -> None:
+        """Gives attributes that are written to the values of find_result."""
+        written = self.recording.written
+        live = {known.value: one for known in [*recorder.tensors.values()]
+                if (one := known.tensor()) is not None}
+        written.update({leaf: self.find_result(recorder, live[value])
+                        for leaf, value in written.items() if value in live})
 
     def read(self, leaves: Iterable[Any]) -> None:
         """Records the calls that wait and make these arguments."""

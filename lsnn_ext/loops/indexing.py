@@ -5,6 +5,8 @@
     x[:, t + d] = z; y = x[:, t]      y = the z of d iterations before
     v, z = torch.stack([v, z])        v, z = v.clone(), z.clone()
     x = torch.cat([z[None], x[:-1]])  x = torch.stack([z, z of the iteration before, ...])
+    x = x.clone(); x[t % d] = z       x[(t + 1) % d] is the z of d - 1 iterations before
+    y[1:] = x[:-1]; y[0] = z          y[k] is x[k - 1]
 """
 import itertools
 import math
@@ -22,7 +24,7 @@ from .products import bind, list_entries
 from .rewrite import make_call
 
 SHIFTS = frozenset({"cat", "concat", "concatenate", "roll"})
-PARTS = SHIFTS | {"__getitem__", "__setitem__", "stack", "unbind"}  # of interest to Writes
+PARTS = SHIFTS | {"__getitem__", "__setitem__", "clone", "stack", "unbind"}  # of interest to Writes
 MOST_PARTS = 8  # of a stack; a sequence has more
 MOST_INDICES = 64  # of a range of delays
 MOST_SHIFTED = 32  # parts of a tensor that cat or roll shifts
@@ -153,6 +155,7 @@ class _Parts(NamedTuple):
     axes: tuple[int, ...]
     values: dict[tuple[int, ...], int | None]  # written; None: the value is unknown
     first: int | None  # the value of the tensor before them; None: all parts are written
+    is_register: bool = False  # whether a part was written over another one
 
 
 class Writes:
@@ -162,6 +165,17 @@ class Writes:
         self.recording, self.kinds = recording, recording.kinds
         self.parts: dict[int, _Parts] = {}  # by the value of x
         self.starts: dict[Any, int] = {}  # parts of tensors before all writes
+        self.copied: dict[int, int] = {}  # of copies, the values with the same numbers
+
+    def note(self, name: str, args: Any, kwargs: Any, value: int) -> None:
+        """Notes the parts of what clone or stack makes."""
+        if name == "stack":
+            self.note_stack(args, kwargs, value)
+        elif name == "clone":
+            one = (args[0] if args else kwargs["input"]).value
+            if self.kinds[one].requires_grad == self.kinds[value].requires_grad:
+                self.copied[value] = self.copied.get(one, one)
+                self.note_values(one, value)
 
     def note_stack(self, args: Any, kwargs: Any, value: int) -> None:
         """Notes the parts of a stack of a few values, as states are kept."""
@@ -191,7 +205,8 @@ class Writes:
                                                   for one in values[0])
             found = [None if has_grad and not results[0].requires_grad else values]
         else:
-            found = [] if name == "stack" else [self._find(args, written, results[0])]
+            is_other = name in ("clone", "stack")
+            found = [] if is_other else [self._find(args, written, results[0])]
         return None if None in found else found  # type: ignore[return-value]
 
     def _find(self, args: Any, written: Any, result: Any) -> int | tuple[list[int], int] | None:
@@ -199,8 +214,7 @@ class Writes:
         x, index, *given = args
         if not isinstance(x, Ref) or (given and not written):
             return None
-        (shape, *others), has_grad = self.kinds[x.value][:3], torch.is_grad_enabled()
-        at = Index.of(index, shape)
+        at, has_grad = Index.of(index, self.kinds[x.value].shape), torch.is_grad_enabled()
         parts = self.parts.get(x.value)
         if not given:
             if parts is None or at is None or parts.axes != at.axes or (
@@ -218,17 +232,31 @@ class Writes:
                 return None
             return values[0]
         self.parts.pop(x.value, None)
-        if at is None or at.dim is not None:
+        if at is None:
             return None
         if parts is None or parts.axes != at.axes:
-            parts = _Parts(at.axes, {}, x.value)
-        kind = self.kinds[given[0].value] if isinstance(given[0], Ref) else None
-        part = tuple(size for d, size in enumerate(shape) if d not in at.axes)
-        is_whole = kind is not None and kind[:3] == (part, *others) and (
-            has_grad or not kind.requires_grad)
-        parts.values[at.places[0]] = given[0].value if is_whole else None
-        self.parts[written[0][1]] = parts
+            parts = _Parts(at.axes, {}, self.copied.get(x.value, x.value))
+        written_over = not parts.values.keys().isdisjoint(at.places)
+        parts.values.update(zip(at.places, self._list_given(given[0], at, x), strict=True))
+        self.parts[written[0][1]] = parts._replace(
+            is_register=parts.is_register or written_over)
         return None
+
+    def _list_given(self, given: Any, at: Index, x: Ref) -> Sequence[int | None]:
+        """Returns the values of the parts that x[index] = given writes."""
+        unknown = [None] * len(at.places)
+        if not isinstance(given, Ref) or len({*at.places}) < len(at.places):
+            return unknown
+        kind, (shape, *others) = self.kinds[given.value], self.kinds[x.value][:3]
+        part = tuple(len(at.numbers[d]) if d == at.dim else size
+                     for d, size in enumerate(shape) if d == at.dim or d not in at.axes)
+        if kind[:3] != (part, *others) or (kind.requires_grad and not torch.is_grad_enabled()):
+            return unknown
+        if at.dim is None:
+            return [given.value]
+        found = self._list_slice(given.value, at.dim) if at.axes == (at.dim,) else None
+        maker = find_maker(self.recording, given.value)
+        return found if found and self._has_gradients(given.value, maker, found) else unknown
 
     def note_values(self, values: int | tuple[list[int], int], value: int) -> None:
         """Notes the parts of a value that is what `find` has found: a stack, or part of one."""
@@ -238,6 +266,20 @@ class Writes:
         elif values in self.parts and self.kinds[values].shape == self.kinds[value].shape:
             parts = self.parts[values]
             self.parts[value] = parts._replace(values=dict(parts.values))
+
+    def find_register(self, value: int) -> tuple[list[int], int] | None:
+        """Returns the values that are left in a register, and the dimension along which they are
+        stacked; None: it is none, or not all are known. Its writes are not needed then."""
+        parts, (shape, *_, has_grad, _) = self.parts.get(value), self.kinds[value]
+        if parts is None or not parts.is_register or len(parts.axes) > 1 or (
+                has_grad and not torch.is_grad_enabled()):
+            return None
+        dim, = parts.axes
+        found = None if shape[dim] > MOST_SHIFTED else self._list_parts(value, dim,
+                                                                        range(shape[dim]))
+        if found is None or has_grad != any(self.kinds[one].requires_grad for one in found):
+            return None
+        return found, dim
 
     def _shift(self, name: str, args: Any, kwargs: Any) -> tuple[list[int], int] | None:
         """Returns the values of which cat([z[None], x[:-1]]) or roll(x, 1, 0) is the stack."""
@@ -265,11 +307,8 @@ class Writes:
         for one, maker in zip(parts, makers, strict=True):
             new = None if maker is None else self.find_new(maker, dim)
             has_new |= new is not None
-            values = [new] if new is not None else self._list_slice(one.value, maker, dim)
-            has_grad = torch.is_grad_enabled() if maker is None else maker.mode.grad
-            if values is None or has_grad != torch.is_grad_enabled() or (  # a view under no_grad
-                    not self.kinds[one.value].requires_grad
-                    and any(self.kinds[value].requires_grad for value in values)):
+            values = [new] if new is not None else self._list_slice(one.value, dim)
+            if values is None or not self._has_gradients(one.value, maker, values):
                 return None
             found += values
         is_stack = has_new and len({self.kinds[one].dtype for one in found}) == 1
@@ -289,8 +328,16 @@ class Writes:
         is_new = entries[dim : dim + 1] == [None] and all(one == slice(None) for one in others)
         return args[0].value if is_new else None
 
-    def _list_slice(self, value: int, maker: Call | None, dim: int) -> list[int] | None:
+    def _has_gradients(self, value: int, maker: Call | None, parts: Sequence[int]) -> bool:
+        """Whether a value has the gradients of its parts, as a view under no_grad has not."""
+        has_grad = torch.is_grad_enabled() if maker is None else maker.mode.grad
+        return has_grad == torch.is_grad_enabled() and (
+            self.kinds[value].requires_grad
+            or not any(self.kinds[one].requires_grad for one in parts))
+
+    def _list_slice(self, value: int, dim: int) -> list[int] | None:
         """Returns the parts of x[a:b], or of what is known to be a stack."""
+        maker = find_maker(self.recording, value)
         if value in self.parts:
             return self._list_parts(value, dim, range(self.kinds[value].shape[dim]))
         if maker is None or maker.name != "__getitem__":

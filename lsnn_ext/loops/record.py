@@ -321,8 +321,8 @@ class _Recorder(TorchFunctionMode):
             return
         if self.is_random:
             self.recording.strides.update(find_turned(zip(call.inputs, tensors, strict=True)))
-        if name == "stack" and isinstance(results, Ref):
-            self.writes.note_stack(args, kwargs, results.value)
+        if isinstance(results, Ref):
+            self.writes.note(name, args, kwargs, results.value)
         self.recording.calls += rewrite(call, self.recording)
         for parameter, old, numbers in parameters:
             self.parameters.assign(parameter, old, numbers, line)
@@ -371,7 +371,7 @@ class _Recorder(TorchFunctionMode):
         def reference(one: Any) -> Any:
             if isinstance(one, Tensor):
                 outputs.append(one)
-                ref = Ref(self.value_of(one))
+                ref = Ref(self.growing.find_result(self, one))
                 if not one.is_contiguous():
                     recording.strides[ref.value] = one.stride()
                 return ref
@@ -381,6 +381,7 @@ class _Recorder(TorchFunctionMode):
                               f"{type(one).__name__}")
             return one
 
+        self.growing.update_written(self)
         recording.result = pytree.tree_map(reference, result)
         check_copies(recording, [self.value_of(one) for one in outputs])
         for tensor, value in self.steps.arrays:

@@ -130,7 +130,7 @@ SEVERAL: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
     "axes of 1": ((T, 2, B, N), lambda x, t, y, z: (
         put(x, (t, 0), y[None]), put(x, (t, 1), z[None, None])))}
 STAYING: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {  # their order matters
-    "two times": ((T, B, N), lambda x, t, y, z: (put(x, t, y), put(x, T - 1 - t, z))),
+    "two times": ((40, B, N), lambda x, t, y, z: (put(x, t, y), put(x, T - 1 - t, z))),
     "one time again": ((T, 2, B, N), lambda x, t, y, z: (
         put(x, (t // 2, 0), y), put(x, (t // 2,), z))),
     "times of two axes": ((T, T, B, N), lambda x, t, y, z: (put(x, (t, 0), y), put(x, (1, t), z))),
@@ -203,6 +203,74 @@ def test_shift_registers_are_delays(name: str) -> None:
         return torch.stack(made), past
 
     compare(model, random(3 * T, B, N), random(N, N))
+
+
+# (x, z, t) -> the next x of shape (D, B, N); how z of D - 1 or D steps ago is read
+WRITTEN: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor, int], Tensor]]] = {
+    "a copied ring": (lambda x, z, t: write(x.clone(), (t % D, z)), lambda x, t: x[t % D]),
+    "two rows of a ring": (lambda x, z, t: write(x.clone(), ((t + 1) % D, z)),
+                           lambda x, t: x[t % D] - x[(t + 3) % D]),
+    "a ring": (lambda x, z, t: write(x, (t % D, z)), lambda x, t: x[(t - 2) % D].clone()),
+    "a range": (lambda x, z, t: write(torch.zeros_like(x), (slice(1, None), x[:-1]), (0, z)),
+                lambda x, t: x[-1]),
+    "a range backwards": (lambda x, z, t: write(
+        torch.empty_like(x), (slice(None, -1), x[range(D - 1, 0, -1)]), (D - 1, z)),
+        lambda x, t: x[0] - x[1]),
+    "a range of itself": (lambda x, z, t: write(x.clone(), (slice(1, None), x[:-1]), (0, z)),
+                          lambda x, t: x[-2]),
+    "a list": (lambda x, z, t: write(x.clone(), ([1, 3], x[[0, 2]].clone()), (0, z)),
+               lambda x, t: x[1] + x[3])}
+
+
+def write(x: Tensor, *given: tuple[Any, Tensor]) -> Tensor:
+    for index, value in given:
+        x[index] = value
+    return x
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_buffers_that_are_copied_or_moved_are_delays(name: str) -> None:
+    change, read = WRITTEN[name]
+
+    def model(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        v, past = x.new_zeros(B, N), x.new_zeros(D, B, N)
+        made = []
+        for t, one in enumerate(x):
+            v = 0.8 * v + one + read(past, t) @ w
+            z = triangle(v - 0.5)
+            past = change(past, z, t)
+            made.append(z)
+        return torch.stack(made), past
+
+    compare(model, random(3 * T, B, N), random(N, N))
+
+
+@pytest.mark.parametrize("change", [
+    lambda x, z, t: write(x.clone(), ([0, 0], torch.stack([z, x[1]]))),
+    lambda x, z, t: write(x.clone(), ((0, slice(1, None)), z[1:]), (slice(1, None), x[:-1])),
+    lambda x, z, t: write(x.clone(), (slice(1, None), x[:1]), (slice(2), z)),
+    lambda x, z, t: write(without_grad(x.clone), (0, z)),
+    lambda x, z, t: write(x.clone(), (slice(1, None), without_grad(lambda: x[:-1])), (0, z)),
+    lambda x, z, t: write(x.float(), (slice(1, None), x[:-1]), (0, z)).double(),
+    lambda x, z, t: write(x.clone().transpose(0, 1), (0, z[:1])).transpose(0, 1)])
+@pytest.mark.parametrize("is_learned", [False, True])
+def test_other_written_buffers_are_equal(change: Callable[..., Tensor], is_learned: bool) -> None:
+    def model(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        v, past = x.new_zeros(B, N), x.new_zeros(D, B, N)
+        past = past + w[0] if is_learned else past
+        made = []
+        for t, one in enumerate(x):
+            v = 0.8 * v + one + (past[-1] - past[1]) @ w
+            made.append(triangle(v - 0.5))
+            past = change(past, made[-1], t)
+        return torch.stack(made), past
+
+    given = random(2 * T, B, N), random(N, N).requires_grad_()
+    try:
+        fused = fuse(model, given, verify=False)
+    except Refused:
+        return
+    compare_calls(fused, model, *given, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("change", [
