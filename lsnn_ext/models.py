@@ -89,7 +89,7 @@ _NORSE_LSNN = _NORSE_LIF._replace(
     defaults={"alpha": "1 - dt tau_mem_inv", "rho": "1 - dt tau_adapt_inv",
          "sigma": "1 - dt tau_syn_inv", "q": "rho times its beta", "beta": "1.0",
          "threshold": "v_th - v_leak", "refractory": 0, "autapses": False, "delay": 1},
-    beyond="inputs that act a step later, so each of its spikes comes one step after ours",
+    beyond="inputs that act a step later, so its spikes are ours, a step later",
 )
 _SNNTORCH = Origin(
     "snnTorch", "Eshraghian et al., Proceedings of the IEEE 111, 1016 (2023)",
