@@ -119,9 +119,30 @@ template <class T> struct BackwardTile : Tile {
       }
     s.gradient_filtered.add_to(w, NP, n0, n_end, s.gc, K, full_items * ND);
   }
+  // The same of spikes as numbers, if they are dense; false: they are not.
+  bool number_weight_gradient(int64_t t0, int64_t t1, T* w) const {
+    if (!l.smooth || l.mask || p.learning.start) return false;
+    const T *z[most_pairs], *dc[most_pairs];
+    for (int64_t d = 0; d < l.S; d++) {
+      int64_t n = 0;
+      for (int64_t t = t0; t < t1; t++)
+        for (int64_t b = 0, alive = items_alive(t); b < alive; b++, n++) {
+          const int64_t t_past = t - 1 - l.delays[d];
+          z[n] = t_past < 0 ? past.first_z(t_past, b) : past.real(t_past, b);
+          dc[n] = gc(t) + b * ND;
+        }
+      if (!d && !are_dense(z, n, N)) return false;
+      for (int64_t k = 0; k < K; k++) {
+        add_outer_products(w + (k * l.S + d) * N * NP, NP, N, z, dc, n, n0, n_end);
+        for (int64_t e = 0; e < n; e++) dc[e] += full_items * ND;
+      }
+    }
+    return true;
+  }
   // w += z[t - 1 - d] dL/dc[t] over the chunk.
   void weight_gradient(int64_t t0, int64_t t1, T* w) const {
     if (l.n_taps) return filtered_weight_gradient(t0, t1, w);
+    if (number_weight_gradient(t0, t1, w)) return;
     s.gradient.clear();
     for (int64_t t = t0; t < t1; t++)
       for (int64_t d = 0; d < l.S; d++) {

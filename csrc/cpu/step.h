@@ -3,6 +3,7 @@
 #pragma once
 #include "events.h"
 #include "model_kernels.h"
+#include "numbers.h"
 #include "product_sparse.h"
 #include "sources.h"
 
@@ -32,6 +33,8 @@ template <class T> struct StepScratch {
 
 // Rows of weights that are added to the sums of all items in turn.
 inline constexpr int64_t few_rows = 16;
+// Of fewer items, sums over events are faster.
+inline constexpr int64_t few_items = 4;
 
 // x: [T,B,N], or [T,B,I] of a projection that has no bits.
 template <class T> struct Steps : Tile {
@@ -159,6 +162,28 @@ template <class T> struct Steps : Tile {
       });
   }
 
+  // Adds the sums over past spikes as numbers, if they are dense; false: they are not.
+  template <class Past> LSNN_METHOD bool sum_numbers_of_items(int64_t t, const Past& past) const {
+    const int64_t alive = items_alive(t);
+    if (!l.smooth || l.n_taps || l.mask || p.sum_sparse || alive < few_items) return false;
+    const T* z[max_items];
+    bool is_dense = false;
+    for (int64_t d = 0; d < l.S; d++) {
+      const int64_t t_past = t - 1 - l.delays[d];
+      for (int64_t b = 0; b < alive; b++)
+        z[b] = t_past < 0 ? first_z(t_past, b) : past.real(t_past, b);
+      if (!d && !(is_dense = are_dense(z, alive, N))) return false;
+      if (!d) sum_rows_of_items(t);
+      for (int64_t k = 0; k < K; k++)
+        for (int64_t at = 0; at < n_end - n0; at += panel<T>)
+          for (int64_t j = 0; j < N; j += few_rows)
+            sum_numbers_of<product_items>(alive, weights_of(k) + (d * N + j) * NP + at, NP,
+                                          N - j < few_rows ? N - j : few_rows, z, j,
+                                          sums(0) + k * NP + n0 + at, K * NP);
+    }
+    return is_dense;
+  }
+
   // Collects the events of step t: for all items before any is summed, and all words of bits before
   // any is unpacked, since loads wider than recent stores cause store-forwarding stalls. Smooth
   // ones are summed. Past spikes are past.bits(t, b, member) [W], in one part or in one for each
@@ -178,6 +203,9 @@ template <class T> struct Steps : Tile {
       if (I) add_inputs(t, b);
       n_inputs[b] = n[b];
       input_rows += n_inputs[b];
+    }
+    if (sum_numbers_of_items(t, past)) return;
+    for (int64_t b = 0; b < alive; b++) {
       if (l.n_taps) add_filtered(t, b, past);
       for (int64_t d = 0; d < l.S && !l.n_taps; d++) {
         const int64_t t_past = t - 1 - l.delays[d], first = d * N;

@@ -98,7 +98,7 @@ class Expected:
                 made: dict[int, Tensor] = {}
                 for one, tensor in given.items():
                     size: Any = tolerance.of(tensor)
-                    if is_own or one not in inside:  # such as weights
+                    if size and (is_own or one not in inside):  # such as weights
                         size = tolerance.share(tensor.dtype) * tensor.abs()
                     made[one] = rounding.perturb(tensor, share * size, sign, random)
                 for call in calls:

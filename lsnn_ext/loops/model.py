@@ -145,8 +145,11 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     wrappers = (torch.jit.ScriptModule, nn.parallel.DistributedDataParallel, nn.DataParallel)
     if isinstance(model, wrappers) or type(model).__name__ == "OptimizedModule":
+        is_script = isinstance(model, torch.jit.ScriptModule)
         raise TypeError(f"model: expected the module inside of the wrapper, got a "
-                        f"{type(model).__name__}; convert it first")
+                        f"{'torch.jit.ScriptModule' if is_script else type(model).__name__}; "
+                        f"convert {'the nn.Module that it was made of' if is_script else 'it'} "
+                        f"first")
     if "_modules" not in vars(model):
         raise TypeError(f"model: expected a module whose __init__ calls super().__init__(), got a "
                         f"{type(model).__name__}; lsnn_ext.fuse(model.forward, x) takes it")

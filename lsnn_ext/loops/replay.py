@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..codegen.plain import generator_states, make_key, set_generator_states
+from ..codegen.plain import generator_states, is_mutable, make_key, set_generator_states
 from . import modes
 from .guards import Guard, check_functional, check_hooks, describe_inputs
 from .ir import Later, Recording, Refused
@@ -107,8 +107,8 @@ class Replayer:
             inputs, spec = pytree.tree_flatten((args, kwargs))
         kinds = describe_inputs(inputs, isinstance(original, OnTheSide))
         if kinds is None:
-            self.others = sorted({type(one).__name__ for one in inputs
-                                  if not isinstance(one, Tensor) and make_key(one) is None})
+            self.others = sorted({type(one).__name__ for one in inputs if not isinstance(
+                one, Tensor) and (make_key(one) is None or is_mutable(one))})
             return original(*args, **kwargs)
         key = (spec, kinds, modes.read_flags())
         try:

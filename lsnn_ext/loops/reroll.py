@@ -8,6 +8,7 @@ Calls that make the first states may stand within the first iteration: they move
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from operator import sub
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from .rewrite import make_call
 LEAST_ITERATIONS = 3
 LEAST_CALLS = 6  # of all iterations: fewer gain nothing
 MOST_CANDIDATES = 5
+MOST_USES = 4  # of equal calls in an iteration, such as a layer that runs for two directions
 MOST_MOVED = 64  # calls within the first iteration
 MOST_SEARCHES = 70  # for each call: many short loops in turn would take quadratic time
 # Functions whose integers may be the index of time.
@@ -141,16 +143,25 @@ class _Search:
     @staticmethod
     def _candidates(tokens: Sequence[int], first: int, end: int) -> list[int]:
         """Returns candidates for the number of calls of an iteration, the likeliest first."""
-        last: dict[int, int] = {}
-        gaps: dict[int, Counter[int]] = defaultdict(Counter)
+        places: dict[int, list[int]] = defaultdict(list)
         for i, token in enumerate(tokens[first:end], first):
-            if token in last:
-                gaps[token][i - last[token]] += 1
-            last[token] = i
-        every: Counter[int] = sum(gaps.values(), Counter())
-        counts = [(counter.total(), *counter.most_common(1)[0]) for counter in gaps.values()]
-        rare = [gap for total, gap, times in sorted(counts)
-                if total >= LEAST_ITERATIONS - 1 and 2 * times > total]
+            places[token].append(i)
+        every: Counter[int] = Counter()
+        counts = []
+        for one in places.values():
+            for uses in range(1, MOST_USES + 1):  # of equal calls in an iteration
+                gaps = Counter(map(sub, one[uses:], one))
+                if uses == 1:
+                    every += gaps
+                if not gaps:
+                    break
+                (gap, times), = gaps.most_common(1)
+                if 2 * times > gaps.total():
+                    counts.append((gaps.total(), gap))
+                    every[gap] += times * (uses > 1)
+                if 4 * times > 3 * gaps.total():
+                    break
+        rare = [gap for total, gap in sorted(counts) if total >= LEAST_ITERATIONS - 1]
         common = [gap for gap, times in every.most_common(MOST_CANDIDATES)]
         found = list(dict.fromkeys([*rare[:MOST_CANDIDATES], *common]))
         found = sorted(found, key=lambda gap: -every[gap])[: 2 * MOST_CANDIDATES]

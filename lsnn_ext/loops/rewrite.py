@@ -38,7 +38,7 @@ def rewrite(call: Call, recording: Recording) -> list[Call]:
     if is_operator(call.function) and str(call.function).startswith("sj_"):
         return _unroll(call, add_value, kinds)
     if call.function is torch.einsum:
-        return [_make_multiplication(call, kinds)]
+        return _make_multiplications(call, add_value, kinds)
     if call.name in _CELLS and not any(call.mode.autocast):
         return _expand_cell(call, add_value, kinds)
     if call.function in IN_PLACE_VIEWS and call.written:
@@ -119,20 +119,43 @@ def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
     return call.replace(function=factory, leaves=tuple(leaves), spec=spec)
 
 
-def _make_multiplication(call: Call, kinds: dict[int, Kind]) -> Call:
-    """Returns torch.mul for an einsum such as "bn,n->bn", else the call itself."""
+def _make_multiplications(call: Call, add_value: Callable[[Kind], int],
+                          kinds: dict[int, Kind]) -> list[Call]:
+    """Returns the products of an einsum such as "bnm,n->bnm", else the call itself."""
     equation, *operands = call.leaves
-    if not isinstance(equation, str) or len(operands) != 2 or not all(
+    if not isinstance(equation, str) or not all(
             isinstance(one, Ref) and kinds[one.value].is_contiguous for one in operands):
-        return call
-    given, _, result = equation.replace(" ", "").partition("->")
-    first, *others = sorted(given.split(","), key=len, reverse=True)
-    shapes = sorted((kinds[one.value].shape for one in operands), key=len, reverse=True)
-    if first != result or len(others) != 1 or not (
-            first.endswith(others[0]) and shapes[0][-len(others[0]):] == shapes[1]):
-        return call
-    leaves, spec = flatten_arguments(operands, {})
-    return call.replace(function=torch.mul, leaves=tuple(leaves), spec=spec)
+        return [call]
+    left, _, result = equation.replace(" ", "").partition("->")
+    given = left.split(",")
+    sizes = dict(zip(result, kinds[call.outputs[0]].shape, strict=False))
+    if len(given) < 2 or result not in given or len(sizes) < len(result) or not all(
+            part and part == "".join(filter(part.__contains__, result))
+            and kinds[one.value].shape == tuple(map(sizes.get, part))
+            for part, one in zip(given, operands, strict=False)):
+        return [call]
+    made: list[Call] = []
+
+    def add(function: Any, kind: Kind, *given: Any) -> Ref:
+        made.append(make_call(function, given, Ref(add_value(kind)), call.mode, call.line))
+        return made[-1].results  # type: ignore[no-any-return]
+
+    def align(part: str, one: Ref) -> Ref:
+        """Returns an operand with the axes of the result behind its own, of size 1."""
+        axes = result[result.index(part[0]):]
+        shape = tuple(sizes[axis] if axis in part else 1 for axis in axes)
+        return one if axes == part else add(
+            Tensor.reshape, kinds[one.value]._replace(shape=shape), one, shape)
+
+    found, *others = map(align, given, operands)
+    for one in others:
+        one_kind, other = kinds[found.value], kinds[one.value]
+        found = add(torch.mul, one_kind._replace(
+            shape=tuple(torch.broadcast_shapes(one_kind.shape, other.shape)),
+            requires_grad=call.mode.grad and one_kind.requires_grad | other.requires_grad),
+            found, one)
+    made[-1] = made[-1].replace(results=call.results)
+    return made
 
 
 def find_positions(mask: Tensor, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Differences of tensors: which are rounding errors."""
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -85,8 +86,9 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
     Args:
         got, want: outputs, functions of leaves and of others, whose graphs stay usable.
         names: of the leaves.
-        run_perturbed: outputs and leaves once more, all values between perturbed by an ulp of their
-            largest, which shows what rounding may do. Default: outputs are as they are.
+        run_perturbed: outputs and leaves once more, all values between and their gradients
+            perturbed by an ulp of their largest, which shows what rounding may do. Default: outputs
+            are as they are.
         keep: (iterations, rows) of outputs that count. Default: all.
         tolerance: of gradients.
 
@@ -180,11 +182,13 @@ def _add_earlier_graph(
 
 def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[int, Tensor],
                        random: torch.Generator) -> None:
-    """Adds the outputs of a call: recorded numbers perturbed by rounding, with their graph."""
+    """Adds the outputs of a call: recorded numbers perturbed by rounding, with their graph, whose
+    gradients are perturbed, too."""
     for value, one in run_call(call, values):
         values[value] = one
         if one.is_floating_point() and one.requires_grad:
             values[value] = one + (perturb_by_ulp(numbers[value], random) - one).detach()
+            values[value].register_hook(partial(perturb_by_ulp, random=random))
 
 
 def perturb_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:

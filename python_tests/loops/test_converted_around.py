@@ -309,6 +309,10 @@ def test_a_model_is_collected() -> None:
     (lambda: fuse(3, draw_x()), TypeError, "function: expected a callable"),  # type: ignore[arg-type]
     (lambda: fuse(lambda net, x: net(x), (Net(), draw_x())), Refused,
      r"got Net; put other objects into the function: fuse\(lambda x: run\(net, x\), x\)"),
+    (lambda: fuse(lambda times, x: Net()(x), (np.zeros(3), draw_x())), Refused,
+     "expected dense tensors and plain values, got ndarray; put"),
+    (lambda: convert(torch.jit.script(nn.Linear(3, 3)), draw_x()), TypeError,
+     r"got a torch\.jit\.ScriptModule; convert the nn\.Module that it was made of"),
     (lambda: revert(3), TypeError, "model: expected a torch.nn.Module"),
 ])
 def test_wrong_arguments_raise(call: Any, error: type[Exception], message: str) -> None:

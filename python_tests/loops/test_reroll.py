@@ -189,6 +189,26 @@ def test_nested_loops_and_two_loops_in_turn() -> None:
     assert covered(parts) >= len(recording.calls) // 2
 
 
+@pytest.mark.parametrize("uses", [2, 3, 4])
+def test_layers_that_run_several_times_in_an_iteration(uses: int) -> None:
+    """As for two directions, so that all equal calls have several distances."""
+    recorder = Recorder()
+    leaves = [recorder.leaf() for _ in range(2 * uses)]
+    weights = [recorder.leaf() for _ in range(2)]
+    for _ in range(9):
+        for k in range(uses):
+            for layer in range(2):
+                one = leaves[2 * k + layer], = recorder.call(
+                    F, Ref(leaves[2 * k + layer]), Ref(weights[layer]))
+                for _ in range(k):  # of its own length
+                    one = recorder.call(H, Ref(one[0]))
+    recording = recorder.recording(*leaves)
+    parts = find_loops(recording)
+    check(parts, recording)
+    loop, = _loops(recording)
+    assert loop.iterations >= 8
+
+
 # ---------------------------------------------------------------------------------------- time
 def _find_in_time(recording: Recording, limit: float = SECONDS) -> Sequence[Part]:
     start = time.process_time()

@@ -115,6 +115,29 @@ def test_a_run_whose_differences_grow():
     assert found.replayed and "flip" in found.reason
 
 
+@pytest.mark.parametrize("mask", [None, torch.float64, torch.bool])
+def test_a_flip_of_a_comparison(mask: torch.dtype | None) -> None:
+    """v at the threshold, which the step compares: what a call reads may be bools."""
+    dead = torch.arange(N) == 1
+
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = z = x.new_zeros(B, N)
+        out = []
+        for x_t in x:
+            v = v - 0.1 * torch.sign(v) + x_t + z @ w
+            z = (v > 0.5).double()
+            if mask is not None:
+                z = z.masked_fill(dead, 0) if mask == torch.bool else z * ~dead
+            v = v * (1 - z)
+            out.append(v)
+        return torch.stack(out)
+
+    plan, result = prepare(model, [(random(9 * T, B, N) * 3).round() / 10,
+                                   (random(N, N) * 2).round() / 10])
+    found = verify(plan, result)
+    assert found.replayed and "flip" in found.reason
+
+
 class CountSpikes(torch.autograd.Function):
     """Several spikes of a neuron in a step, up to 65,536."""
 
