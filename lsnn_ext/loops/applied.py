@@ -16,7 +16,8 @@ from torch.autograd.function import FunctionCtx, FunctionMeta, _SingleLevelFunct
 from torch.utils import _pytree as pytree
 
 from ..codegen.plain import MISSING, Same, make_key
-from .functions import APPLY, Apply, get_name, get_property_name, is_pure
+from . import ir
+from .functions import APPLY, Apply, get_name, get_property_name, is_pure, is_static
 from .ir import Mode, Recording, Ref, Refused
 from .monitor import run_with_profile
 
@@ -131,11 +132,22 @@ def _describe_member(kind: type, one: Any) -> Any:
 
 
 def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
-    """Refuses older tensors, except arguments, as results of a Function: their history changes.
-    Notes the tensors that it keeps for its backward pass without a check of their version."""
-    recorder.memory.keep(one for made in found if isinstance(made, Tensor) and made.grad_fn
-                         for one in pytree.tree_leaves(getattr(made.grad_fn, "__dict__", None))
-                         if isinstance(one, Tensor))
+    """Refuses older tensors, except arguments, as results of a Function: their history changes; and
+    objects that it keeps for its backward pass and that the program may change, if they may hold
+    tensors. Notes the tensors that it keeps without a check of their version."""
+    for made in found:
+        for one in getattr(getattr(made, "grad_fn", None), "__dict__", {}).values():
+            kept = pytree.tree_leaves(one)
+            tensors = [leaf for leaf in kept if isinstance(leaf, Tensor)]
+            recorder.memory.keep(tensors)
+            if (tensors and ir.list_containers(one)) or any(map(vars, tensors)) or not all(
+                    isinstance(leaf, Tensor) or is_static(leaf)
+                    or make_key(leaf) is not None and not isinstance(leaf, set | frozenset)
+                    or recorder.origins.is_constant(leaf)
+                    or any(leaf is argument for argument in begun.leaves) for leaf in kept):
+                raise Refused(f"{begun.function.__name__}: expected tensors in "
+                              f"ctx.save_for_backward and plain values in ctx, got a "
+                              f"{type(one).__name__}")
     if getattr(begun.function.function, "clear_saved_tensors_on_access", False):
         raise Refused(f"{begun.function.__name__}: expected saved tensors that stay")
     refs = [leaf for leaf in begun.leaves if isinstance(leaf, Ref)]

@@ -17,7 +17,7 @@ from . import paths
 from .functions import PLAIN, Apply, find_file
 from .ir import Leaf, Recording, Ref, Refused
 from .origins import Origins, look_up
-from .snapshot import Node, Snapshot, describe, is_of_module
+from .snapshot import Node, Snapshot, describe, identify, is_of_module
 
 KIND = attrgetter("shape", "dtype", "device", "requires_grad")
 EFFECTS = frozenset({"print", "open", "input"})
@@ -103,7 +103,6 @@ class Guard:
         self.changed = recording.changed
         self._read = [(recording.leaves[value], numbers)
                       for value, numbers in recording.read.items()]
-        read = set(recording.leaves.values())
         changed = [path[:-1] if path[-1][0] in ("contents", "more") else path
                    for path, _ in recording.changed]
         self.volatile = {path: describe(origins.snapshot.held(path), origins.snapshot)
@@ -118,8 +117,6 @@ class Guard:
                     for snapshot in snapshots):
                 raise Refused(f"{paths.format_path(path)}: expected what an autograd.Function "
                               f"reads to stay in the call")
-        self._aliases = [group for group in origins.find_aliases() if group[0] in read and any(
-            self._is_loose(leaf) for leaf in group)]
         # which functions may hold as constants
         self._tensors = [(snapshot.nodes[number].value, step, one)
                          for snapshot in snapshots
@@ -127,6 +124,9 @@ class Guard:
         self._others = [pair for pair in self._states if id(pair[0]) not in before.numbers]
         self._functional = [*vars(F).values()]  # what modules call, and a library may replace
         self._settle(before, origins.inputs)
+        self._identity = identify(
+            [*origins.inputs, *map(origins.snapshot.held, self.volatile)], self._known,
+            origins.snapshot)
 
     def _is_loose(self, leaf: Leaf) -> bool:
         """Whether the next call may have another tensor there."""
@@ -146,7 +146,8 @@ class Guard:
         self._members: list[tuple[Any, paths.Step, Any]] = []
         self._mutable: list[tuple[Any, Any]] = []
         self._constants: list[Tensor] = []
-        # Of dicts that are compared in part: a dict, a key and the object there.
+        # Of dicts that are compared in part: the keys; a dict, a key and the object there.
+        self._orders: list[tuple[dict[Any, Any], list[Any]]] = []
         self._items: dict[tuple[int, Any], tuple[Any, Any, Any]] = {}
         loose: dict[int, set[paths.Step]] = {}  # by node, in the order of the snapshot
         for path in self.volatile:
@@ -169,6 +170,8 @@ class Guard:
         self._values = list(chain.from_iterable(self._views))
         self._made_of = list(chain.from_iterable(map(plain.MADE_OF, self._functions)))
         self._kinds = self._list_kinds()
+        self._nodes = [snapshot.nodes[number].value for number in _reachable(snapshot, loose)]
+        self._number_known()
         self._places = [(self._container(path), path, wanted)
                         for path, wanted in self.volatile.items()]
         self._targets = [(self._container(path), path) for path, _ in self.changed]
@@ -176,6 +179,12 @@ class Guard:
                        for value, leaf in self.leaves.items() if not self._is_loose(leaf)}
         self._loose = [(value, leaf) for value, leaf in self.leaves.items()
                        if value not in self._fixed]
+
+    def _number_known(self) -> None:
+        """Numbers the objects that no call changes, for identify."""
+        self._known: dict[int, int] = {}
+        for one in (*self._nodes, *self._constants):
+            self._known.setdefault(id(one), len(self._known))
 
     def _container(self, path: paths.Path) -> Any:
         """What holds the last step of a path; MISSING: each call may set another one."""
@@ -206,6 +215,8 @@ class Guard:
         holder: Any = value if isinstance(value, dict) else getattr(value, "__dict__", None)
         if holder is not None and steps:
             self._add_items(holder, "item" if holder is value else "attribute", held)
+            if holder is value:
+                self._orders.append((holder, [key for kind, key in node.held if kind == "item"]))
             self._sized.append(holder)
             present = {key for kind, key in steps if key in holder}
             before = {key for kind, key in steps if (kind, key) in node.held}
@@ -255,7 +266,8 @@ class Guard:
                             self._made_of))
                 and all(cell.cell_contents is one for cell, one in self._cells)
                 and all(paths.step_into(value, step) is one for value, step, one in self._members)
-                and all(plain.make_key(value) == key for value, key in self._mutable))
+                and all(plain.make_key(value) == key for value, key in self._mutable)
+                and all([*holder] == keys for holder, keys in self._orders))
         except (LookupError, AttributeError, ValueError):
             return False
 
@@ -264,21 +276,27 @@ class Guard:
         """Whether the fingerprint holds: the quick check, by identity of objects."""
         if not self._is_settled():
             return False
-        for container, path, wanted in self._places:
-            if container is plain.MISSING:
-                container = paths.resolve(self.function, path[:-1])
-            value = paths.step_into(container, path[-1])
-            if wanted != (AnyNumber.of if isinstance(wanted, AnyNumber) else describe)(value):
-                return False
-        return self._rest_holds(inputs)
+        values = self._list_volatile()
+        return all(wanted == (AnyNumber.of if isinstance(wanted, AnyNumber) else describe)(value)
+                   for value, (*_, wanted) in zip(values, self._places, strict=True)) and (
+            self._is_identical(inputs, values) and self._rest_holds(inputs))
+
+    def _is_identical(self, inputs: list[Any], values: list[Any]) -> bool:
+        """Whether arguments and what is at places that a call changes are the same objects as
+        others, or different ones, as in the recorded call."""
+        return identify([*inputs, *values], self._known) == self._identity
+
+    def _list_volatile(self) -> list[Any]:
+        """Returns what is at the places that a call changes."""
+        return [paths.step_into(paths.resolve(self.function, path[:-1])
+                                if container is plain.MISSING else container, path[-1])
+                for container, path, _ in self._places]
 
     def _rest_holds(self, inputs: list[Any]) -> bool:
         return (plain.are_same([*vars(F).values()], self._functional)
                 and all(torch.equal(look_up(leaf, self.function, inputs), wanted)
                         for leaf, wanted in self._read)
                 and all(paths.step_into(value, step) is one for value, step, one in self._tensors)
-                and all(len({id(look_up(leaf, self.function, inputs)) for leaf in group}) == 1
-                        for group in self._aliases)
                 and all(Snapshot(one).description == wanted for one, wanted in self._others))
 
     def check_backward(self) -> None:
@@ -312,6 +330,7 @@ class Guard:
         self._items = {place: (holder, key, one) for (place, (holder, key, _)), one in zip(
             self._items.items(), self._contents, strict=True)}
         self._constants = [replaced.get(id(one), one) for one in self._constants]
+        self._number_known()
         self._single = {id(replaced[one]) if one in replaced else one
                         for one in self._single}
         self._kinds_of = kinds
@@ -328,7 +347,7 @@ class Guard:
         except Refused:
             return False
         self._settle(snapshot, inputs)
-        return True
+        return self._is_identical(inputs, self._list_volatile())
 
     def find_change(self) -> str:
         """Returns the first place that differs from the recorded call; empty: none was found."""

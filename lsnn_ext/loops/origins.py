@@ -62,11 +62,6 @@ class Origins:
         for place in self.snapshot.tensors.get(key, (0, []))[1]:
             yield Leaf("attribute", self.snapshot.path_of(place))
 
-    def find_aliases(self) -> list[list[Leaf]]:
-        """Returns groups of places that held the same tensor."""
-        groups = [[*self._list_leaves(key)] for key in {**self._inputs, **self.snapshot.tensors}]
-        return [group for group in groups if len(group) > 1]
-
     def is_constant(self, value: Any) -> bool:
         """Whether the fingerprint has this object, and its plain values are unchanged."""
         if id(value) not in self.snapshot.numbers:
@@ -109,6 +104,10 @@ class Origins:
                      if id(node.value) in self._results):
             raise Refused(f"result: expected new lists and dicts, got {name}")
         for node in self.snapshot.nodes:
+            before, now = _list_orders(node)
+            if now != before:
+                raise Refused(f"{format_path(node.path)}: expected a dict whose keys stay in their "
+                              f"order")
             for step, value in self._changes(node):
                 path = (*node.path, step)
                 tree = value if value is plain.MISSING else self._tree(value, path, reference)
@@ -221,6 +220,10 @@ class Origins:
                     node.value.set(node.held[step])
                 elif step[0] in SETTABLE:
                     set_step(node.value, step, node.held.get(step, plain.MISSING))
+            before, now = _list_orders(node)
+            for step in [("item", key) for key in before] if now != before else ():
+                set_step(node.value, step, plain.MISSING)
+                set_step(node.value, step, node.held[step])
         for back in self._restores:
             back()
         for tensor, data, numbers, requires_grad in self._copies:
@@ -237,6 +240,17 @@ class Origins:
         name, numbers, *rest = self._generators[1]
         np.random.set_state((  # noqa: NPY002
             name, np.frombuffer(numbers, np.uint32), *rest))
+
+
+def _list_orders(node: Node) -> tuple[list[Any], list[Any]]:
+    """Returns the keys that a dict has had before the call and has now, in the order of before and
+    of now; of another object none."""
+    if not isinstance(node.value, dict):
+        return [], []
+    of: Any = OrderedDict if isinstance(node.value, OrderedDict) else dict  # of no class of a user
+    now = [key for key in of.keys(node.value) if ("item", key) in node.held]
+    return [key for kind, key in node.held if kind == "item" and dict.__contains__(
+        node.value, key)], now
 
 
 def look_up(leaf: Leaf, function: Any, inputs: list[Any]) -> Tensor:

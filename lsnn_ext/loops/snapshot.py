@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..codegen.plain import MISSING, SEQUENCES, Same, describe_tensor, find_oddity, make_key
+from ..codegen.plain import (
+    MISSING,
+    SEQUENCES,
+    Same,
+    describe_tensor,
+    find_oddity,
+    list_elements,
+    make_key,
+)
 from ..codegen.user_code import find_names, is_user
 from .ir import Refused
 from .paths import SETS, Path, Step, format_path, is_opaque, is_read, is_walked, list_entries
@@ -191,3 +199,28 @@ def describe(value: Any, before: Snapshot | None = None) -> Any:
     held = before.node(value).held if before is not None and is_known else dict(list_entries(value))
     return type(value), getattr(value, "maxlen", None), [
         (step, describe(one, before)) for step, one in held.items() if step[0] == "item"]
+
+
+def identify(values: Iterable[Any], known: dict[int, int], before: Snapshot | None = None,
+             ) -> list[int]:
+    """Returns which tensors and containers of trees are known objects or one another: what `is`
+    tells Python.
+
+    known: places by id; before: containers with what they held then.
+    """
+    found: list[int] = []
+    own: dict[int, int] = {}  # negative
+    left = [*values]
+    while left:
+        one = left.pop()
+        if not isinstance(one, (Tensor, dict, *SEQUENCES)):
+            continue
+        at = known.get(id(one), own.get(id(one)))
+        found.append(-1 - len(own) if at is None else at)
+        if at is None:
+            own[id(one)] = found[-1]
+        if at is None and not isinstance(one, Tensor):
+            is_held = before is not None and id(one) in before.numbers
+            left += before.node(one).held.values() if before is not None and is_held else (
+                one.values() if isinstance(one, dict) else list_elements(one))
+    return found

@@ -17,6 +17,7 @@ from lsnn_ext.loops.ir import Ref, Refused
 from lsnn_ext.loops.origins import Origins, look_up
 from lsnn_ext.loops.paths import format_path
 from lsnn_ext.loops.record import record
+from lsnn_ext.loops.snapshot import identify
 from test_guards import Watched
 
 GLOBAL = torch.tensor(0.5)
@@ -147,11 +148,12 @@ def test_bound_methods_and_functions_are_walked() -> None:
         assert leaf is not None and look_up(leaf, function, []) is model.part.weight
 
 
-def test_places_with_the_same_tensor_are_known() -> None:
-    model = Model()
-    model.anything = model.part.weight
-    (group,) = Origins(model, (), {}).find_aliases()
-    assert [format_path(leaf.path) for leaf in group] == ["anything", "part.weight"]
+def test_objects_are_known_or_the_same_or_others() -> None:
+    one, two, three = torch.zeros(3)
+    inner: list[Any] = [two]
+    inner.append(inner)
+    trees = [one, {"a": inner, "b": inner}, two, three, 1, one]
+    assert identify(trees, {id(one): 7}) == [7, -1, -2, -3, -4, -4, -2, -4, 7]
 
 
 def test_plain_values_that_compare_equal_are_told_apart() -> None:

@@ -1,5 +1,6 @@
 """Results and states of a replay share memory where those of the original do, and nowhere else."""
 import copy
+import functools
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from converted_nets import draw_x, plans_are_useful, seen_replays  # noqa: F401
-from lsnn_ext.loops import convert, fuse
+from lsnn_ext.loops import Refused, convert, fuse
 from small_loops import run_cells
 
 T, B, N = 20, 3, 5
@@ -246,3 +247,107 @@ def test_a_write_that_changes_the_kind_of_an_attribute_is_refused(
         write: Callable[[Any], Any], reason: str) -> None:
     report = convert(Writes(write), torch.rand(20, 2, 4))[1]
     assert reason in report.reason
+
+
+# -------------------------------------------------------------------------- identity of objects
+class Kept(nn.Module):
+    """A leaky layer, whose states a test keeps in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.eye(N))
+        self.zero = torch.zeros(B, N)
+        self.z, self.first = torch.zeros(B, N), [torch.zeros(B, N), torch.zeros(B, N)]
+        self.state = self.first
+        self.store = {name: torch.full((B, N), float(k)) for k, name in enumerate("abc")}
+
+    def run(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        z, out = torch.zeros(B, N), []
+        for x_t in x:
+            v = 0.75 * v + x_t + z @ self.w - z
+            z = torch.sigmoid(v)
+            out.append(z)
+        return torch.stack(out), v.detach()
+
+
+class AsksForIdentity(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        out, self.z = self.run(x, self.z + 1 if self.z is self.zero else self.z)
+        return out
+
+
+class ReplacesList(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        out, v = self.run(x, self.first[0])
+        self.state[0] = v  # of self.first, too, while both are one list
+        self.state = [v, v + 1]
+        return out
+
+
+class TurnsDict(Kept):
+    def forward(self, x: Tensor) -> Tensor:
+        name = next(iter(self.store))
+        out, v = self.run(x, self.store.pop(name))
+        self.store[name] = v
+        return out
+
+
+@pytest.mark.parametrize("kind", [AsksForIdentity, ReplacesList, TurnsDict])
+def test_a_recording_holds_for_the_same_identities(kind: type[Kept]) -> None:
+    torch.manual_seed(0)
+    original, x = kind(), torch.rand(T, B, N)
+    net, report = convert(copy.deepcopy(original), x)
+    assert report.converted == (kind is not TurnsDict), report
+    assert [*net.store] == [*"abc"]
+    for call in range(8):
+        for one in (original, net):
+            if call in (3, 6):
+                one.z, one.state = one.zero, one.first
+        torch.testing.assert_close(net(x), original(x))
+        torch.testing.assert_close(net.first, original.first)
+    assert kind is TurnsDict or seen_replays
+
+
+# ------------------------------------------------------------ what a Function keeps, and is changed
+class Box:
+    def __init__(self, h: Any) -> None:
+        self.h = h
+
+
+KEEPS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
+    "an object": (Box, lambda kept: kept.h), "a list": (lambda h: [h], lambda kept: kept[0]),
+    "a set": (lambda h: {h}, lambda kept: next(iter(kept))),
+    "a partial": (lambda h: functools.partial(torch.clone, h), lambda kept: kept()),
+    "a function": (lambda h: lambda: h, lambda kept: kept())}
+
+
+@pytest.mark.parametrize("name", KEEPS)
+def test_objects_that_a_function_keeps_are_refused(name: str) -> None:
+    """A write by 1 while it is recorded, and by another factor later."""
+    keep, find = KEEPS[name]
+
+    class Spike(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, v: Tensor, h: Tensor) -> Tensor:
+            ctx.save_for_backward(v)
+            ctx.kept = keep(h)
+            return (v > 0).to(v.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+            v, = ctx.saved_tensors
+            return gradient / (1 + v.abs()) ** 2 * find(ctx.kept), None
+
+    def run(x: Tensor, w: Tensor, gain: Tensor) -> Tensor:
+        v = z = torch.zeros(B, N)
+        out = []
+        for x_t in x:
+            v = 0.75 * v + x_t + z @ w
+            h = v.detach().abs()
+            z = Spike.apply(v - 1, h)  # type: ignore[no-untyped-call]
+            h.mul_(gain)
+            out.append(z)
+        return torch.stack(out)
+
+    with pytest.raises(Refused, match=r"expected tensors in ctx.save_for_backward and plain"):
+        fuse(run, (torch.rand(T, B, N), torch.eye(N).requires_grad_(), torch.ones(N)))
