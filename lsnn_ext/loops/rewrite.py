@@ -123,7 +123,7 @@ def _make_multiplications(call: Call, add_value: Callable[[Kind], int],
                           kinds: dict[int, Kind]) -> list[Call]:
     """Returns the products of an einsum such as "bnm,n->bnm", else the call itself."""
     equation, *operands = call.leaves
-    if not isinstance(equation, str) or not all(
+    if not isinstance(equation, str) or any(call.mode.autocast) or not all(
             isinstance(one, Ref) and kinds[one.value].is_contiguous for one in operands):
         return [call]
     left, _, result = equation.replace(" ", "").partition("->")
@@ -152,6 +152,7 @@ def _make_multiplications(call: Call, add_value: Callable[[Kind], int],
         one_kind, other = kinds[found.value], kinds[one.value]
         found = add(torch.mul, one_kind._replace(
             shape=tuple(torch.broadcast_shapes(one_kind.shape, other.shape)),
+            dtype=torch.promote_types(one_kind.dtype, other.dtype),
             requires_grad=call.mode.grad and one_kind.requires_grad | other.requires_grad),
             found, one)
     made[-1] = made[-1].replace(results=call.results)

@@ -9,15 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..codegen.plain import (
-    MISSING,
-    SEQUENCES,
-    Same,
-    describe_tensor,
-    find_oddity,
-    list_elements,
-    make_key,
-)
+from ..codegen.plain import MISSING, SEQUENCES, Same, describe_tensor, find_oddity, make_key
 from ..codegen.user_code import find_names, is_user
 from .ir import Refused
 from .paths import SETS, Path, Step, format_path, is_opaque, is_read, is_walked, list_entries
@@ -195,10 +187,15 @@ def describe(value: Any, before: Snapshot | None = None) -> Any:
         return plain
     if not isinstance(value, (dict, *SEQUENCES)):
         return Same(value)
+    return type(value), getattr(value, "maxlen", None), [
+        (step, describe(one, before)) for step, one in _list_items(value, before).items()]
+
+
+def _list_items(value: Any, before: Snapshot | None) -> dict[Step, Any]:
+    """Returns the items of a container; before: what it held then."""
     is_known = before is not None and id(value) in before.numbers
     held = before.node(value).held if before is not None and is_known else dict(list_entries(value))
-    return type(value), getattr(value, "maxlen", None), [
-        (step, describe(one, before)) for step, one in held.items() if step[0] == "item"]
+    return {step: one for step, one in held.items() if step[0] == "item"}
 
 
 def identify(values: Iterable[Any], known: dict[int, int], before: Snapshot | None = None,
@@ -220,7 +217,5 @@ def identify(values: Iterable[Any], known: dict[int, int], before: Snapshot | No
         if at is None:
             own[id(one)] = found[-1]
         if at is None and not isinstance(one, Tensor):
-            is_held = before is not None and id(one) in before.numbers
-            left += before.node(one).held.values() if before is not None and is_held else (
-                one.values() if isinstance(one, dict) else list_elements(one))
+            left += _list_items(one, before).values()
     return found

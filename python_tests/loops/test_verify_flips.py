@@ -1,4 +1,4 @@
-"""What verify counts as rounding at a threshold."""
+"""What verify counts as rounding: at a threshold, and of gradients."""
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,15 @@ from lsnn_ext import Refused, fuse
 from lsnn_ext.loops.expected import Expected
 from lsnn_ext.loops.functions import Apply
 from lsnn_ext.loops.ir import Call, Loop
+from lsnn_ext.loops.origins import Origins
 from lsnn_ext.loops.plan import Plan
-from lsnn_ext.loops.rounding import VerificationError, perturb
+from lsnn_ext.loops.record import record
+from lsnn_ext.loops.rounding import (
+    VerificationError,
+    compare_gradients,
+    perturb,
+    run_perturbed_call,
+)
 from lsnn_ext.loops.values import Values
 from lsnn_ext.loops.verify import verify
 from small_loops import find_components, prepare, random, spike
@@ -233,3 +240,27 @@ def test_a_recurrence_of_two_dtypes_names_a_remedy() -> None:
 
     with pytest.raises(Refused, match=r"got torch.float32; .*float\(\) or .*double\(\)"):
         fuse(model, (torch.rand(T, B, N), torch.rand(N).double()))
+
+
+@pytest.mark.parametrize(("error", "is_rounding"), [(2e-8, True), (2e-6, False)])
+def test_gradients_are_rounded_between_calls(error: float, is_rounding: bool) -> None:
+    """Two large gradients, each of one call, of which the difference is 0."""
+    def model(x: Tensor) -> Tensor:
+        return x * 2**27 - x * 2**27 + x
+
+    x = torch.ones(8, dtype=torch.float64, requires_grad=True)
+    want, recording = record(model, (x,), {}, Origins(model, (x,), {}), keep_numbers=True)
+    start = next(iter(recording.leaves))
+
+    def run_perturbed(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+        values = {start: x}
+        for call in recording.calls:
+            run_perturbed_call(call, values, recording.numbers, random)
+        return [values[recording.result.value]], [x]
+
+    given = [x * (1 + error)], [want], [x], [x], "x", run_perturbed
+    if is_rounding:
+        compare_gradients(*given)
+        return
+    with pytest.raises(VerificationError, match="a gradient differs by"):
+        compare_gradients(*given)
