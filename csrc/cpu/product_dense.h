@@ -14,53 +14,70 @@ template <class T> inline constexpr int64_t panel = panel_vectors * Vec<T>::lane
 // L1 cache.
 inline constexpr int64_t dense_columns = 256;
 
-// out[b][panel] += sum_k d[b][k] w[k][panel] for `Items` items, k < K; a loaded weight vector
-// serves all of them. Not inlined: callers would compete for registers.
-template <int Items, class T>
-LSNN_LOCAL __attribute__((noinline)) void panel_product(const T* w, int64_t K, const T* d,
-                                                        int64_t d_stride, T* out,
-                                                        int64_t out_stride) {
+// to[i][panel] += sum_k row(k)[panel] factor(i, k) for `Rows` rows i, k < n, by add(sum, row,
+// factor) in ascending order: a loaded vector serves all of them. For functions that are not
+// inlined: callers would compete for registers.
+template <int Rows, class T, class Row, class Factor, class Add>
+LSNN_INLINE void add_block(T* to, int64_t stride, int64_t n, const Row& row, const Factor& factor,
+                           const Add& add) {
   constexpr int L = Vec<T>::lanes;
-  Vec<T> sum[Items][panel_vectors];
-  const T* row[Items];
+  Vec<T> sum[Rows][panel_vectors];
 #pragma GCC unroll 8
-  for (int b = 0; b < Items; b++) {
-    row[b] = d + b * d_stride;
+  for (int i = 0; i < Rows; i++)
 #pragma GCC unroll 2
-    for (int v = 0; v < panel_vectors; v++) sum[b][v] = load(out + b * out_stride + v * L);
-  }
-  auto add = [&](int64_t k, const T* w) LSNN_LAMBDA {
+    for (int v = 0; v < panel_vectors; v++) sum[i][v] = load(to + i * stride + v * L);
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < n; k++) {
+    const T* const from = row(k);
     Vec<T> weight[panel_vectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < panel_vectors; v++) weight[v] = load(w + v * L);
+    for (int v = 0; v < panel_vectors; v++) weight[v] = load(from + v * L);
 #pragma GCC unroll 8
-    for (int b = 0; b < Items; b++) {
-      const Vec<T> x = Vec<T>(row[b][k]);
+    for (int i = 0; i < Rows; i++) {
+      const Vec<T> x = Vec<T>(factor(i, k));
 #pragma GCC unroll 2
-      for (int v = 0; v < panel_vectors; v++) sum[b][v] = fma_(weight[v], x, sum[b][v]);
+      for (int v = 0; v < panel_vectors; v++) sum[i][v] = add(sum[i][v], weight[v], x);
     }
-  };
-  int64_t k = 0;
-  for (; k + 2 <= K; k += 2, w += 2 * panel<T>) {
-    add(k, w);
-    add(k + 1, w + panel<T>);
   }
-  if (k < K) add(k, w);
 #pragma GCC unroll 8
-  for (int b = 0; b < Items; b++)
+  for (int i = 0; i < Rows; i++)
 #pragma GCC unroll 2
-    for (int v = 0; v < panel_vectors; v++) store(out + b * out_stride + v * L, sum[b][v]);
+    for (int v = 0; v < panel_vectors; v++) store(to + i * stride + v * L, sum[i][v]);
 }
 
-// One panel with the items from b on, in groups that fit the registers.
-template <int Items, class T>
-LSNN_INLINE void panel_products(const T* w, int64_t K, const T* d, int64_t d_stride, T* out,
-                                int64_t out_stride, int64_t items) {
-  for (; items >= Items; items -= Items, d += Items * d_stride, out += Items * out_stride)
-    panel_product<Items>(w, K, d, d_stride, out, out_stride);
-  if constexpr (Items > 1)
-    if (items) panel_products<Items - 1>(w, K, d, d_stride, out, out_stride, items);
+// Calls block.run<n>(first) for groups of at most `Rows` of the rows [first, end).
+template <int Rows, class F>
+LSNN_INLINE void each_group(int64_t first, int64_t end, const F& block) {
+  for (; first + Rows <= end; first += Rows) block.template run<Rows>(first);
+  if constexpr (Rows > 1)
+    if (first < end) each_group<Rows - 1>(first, end, block);
 }
+
+// sum + row x, fused
+struct FusedAdd {
+  template <class V> LSNN_METHOD V operator()(V sum, V row, V x) const { return fma_(row, x, sum); }
+};
+
+// out[b][panel] += sum_k d[b][k] w[k][panel], k < K
+template <class T> struct PanelProduct {
+  const T* w;
+  int64_t K;
+  const T* d;
+  int64_t d_stride;
+  T* out;
+  int64_t out_stride;
+
+  template <int Items> __attribute__((noinline)) void run(int64_t b) const {
+    const T* row[Items];
+#pragma GCC unroll 8
+    for (int i = 0; i < Items; i++) row[i] = d + (b + i) * d_stride;
+    const T* const panels = w;
+    add_block<Items>(
+        out + b * out_stride, out_stride, K,
+        [&](int64_t k) LSNN_LAMBDA { return panels + k * panel<T>; },
+        [&](int i, int64_t k) LSNN_LAMBDA { return row[i][k]; }, FusedAdd());
+  }
+};
 
 // out[b][j] += sum_k w_jk d[b][k]; panels [J/panel,K,panel], d [items,d_stride], out
 // [items,out_stride].
@@ -70,8 +87,9 @@ LSNN_LOCAL void add_product(const T* panels, int64_t K, int64_t J, const T* d, i
   for (int64_t k = 0; k < K; k += dense_columns) {
     const int64_t columns = K - k < dense_columns ? K - k : dense_columns;
     for (int64_t j = 0; j < J; j += panel<T>)
-      panel_products<product_items>(panels + j * K + k * panel<T>, columns, d + k, d_stride,
-                                    out + j, out_stride, items);
+      each_group<product_items>(0, items,
+                                PanelProduct<T>{panels + j * K + k * panel<T>, columns, d + k,
+                                                d_stride, out + j, out_stride});
   }
 }
 

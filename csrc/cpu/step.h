@@ -177,9 +177,10 @@ template <class T> struct Steps : Tile {
       for (int64_t k = 0; k < K; k++)
         for (int64_t at = 0; at < n_end - n0; at += panel<T>)
           for (int64_t j = 0; j < N; j += few_rows)
-            sum_numbers_of<product_items>(alive, weights_of(k) + (d * N + j) * NP + at, NP,
-                                          N - j < few_rows ? N - j : few_rows, z, j,
-                                          sums(0) + k * NP + n0 + at, K * NP);
+            each_group<product_items>(0, alive,
+                                      NumberSums<T>{weights_of(k) + (d * N + j) * NP + at, NP,
+                                                    N - j < few_rows ? N - j : few_rows, z, j,
+                                                    sums(0) + k * NP + n0 + at, K * NP});
     }
     return is_dense;
   }

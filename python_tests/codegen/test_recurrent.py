@@ -20,6 +20,19 @@ ROUTES = ["loop", "compiled", "interpreted"]
 KEPT: dict[str, dict[str, Any]] = {route: {name: {} for name in NEURONS} for route in ROUTES}
 
 
+def rectify(c: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    v = 0.8 * v + c
+    return v, torch.relu(v + 1.0)
+
+
+def gate(c: Tensor, u: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    v = 0.8 * v + torch.sigmoid(c) * torch.tanh(u)
+    return v, torch.relu(v + 0.5)
+
+
+RECTIFIED, GATED = Neuron(rectify), Neuron(gate)
+
+
 @pytest.fixture
 def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the passes that operators compute."""
@@ -149,6 +162,34 @@ def test_projection_of_many_inputs(are_spikes: bool, more: dict[str, Any]) -> No
         wanted = run_on_copies(call, *leaves)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     assert 0.01 < float(found[0].mean()) < 0.9
+
+
+@pytest.mark.parametrize("more", [{}, {"delay": 2}, {"delay": "each"}, {"lengths": True},
+                                  {"checkpoint_every": 16}], ids=str)
+@pytest.mark.parametrize("neuron", [RECTIFIED, GATED], ids=["rectified", "gated"])
+@pytest.mark.parametrize(("items", "neurons"), [(9, 33), (37, 70)])
+def test_numbers_of_many_items(items: int, neurons: int, neuron: Neuron,
+                               more: dict[str, Any]) -> None:
+    """Dense ones, which the kernels multiply in blocks, and from the middle on mostly zeros."""
+    torch.manual_seed(0)
+    steps, K = 40, 2 if neuron is GATED else 1
+    if "lengths" in more:
+        more = {"lengths": torch.randint(0, steps + 1, (items,))}
+    if more.get("delay") == "each":
+        more = {"delay": torch.randint(0, 4, (K, neurons, neurons) if K > 1 else (
+            neurons, neurons))}
+    x = torch.randn(steps, items, K, neurons, dtype=torch.float64)
+    x[steps // 2:] -= 4.0
+    leaves = [x if K > 1 else x[:, :, 0], leaf(K, neurons, neurons, scale=neurons**-0.5)]
+
+    def call(x: Tensor, w: Tensor) -> list[Tensor]:
+        z, state = recurrent(x, w if K > 1 else w[0], neuron, **more)
+        return [z, *state.states.values()]
+
+    found = run_on_copies(call, *leaves)
+    with use_reference():
+        wanted = run_on_copies(call, *leaves)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_no_recurrence_and_no_gradient(route: str) -> None:
