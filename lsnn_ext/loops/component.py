@@ -131,9 +131,17 @@ class Component:
             self.found.rows, -1).to(**self.options, copy=True)
             for (slot, shape, _), name in self.found.constants.items()}
 
-    def _run(self, given: RunInputs, last: Collection[Place] = ()) -> dict[Place, Tensor]:
+    def trace(self, frame: Frame) -> dict[Place, Tensor]:
+        """Returns the results and all that a later step reads, (iterations, ...)."""
+        with torch.set_grad_enabled(self.found.reader.has_grad):  # which decides products
+            made = self._run(self.find_inputs(frame), (), self.found.values)
+        return {place: one.detach() for place, one in made.items()}
+
+    def _run(self, given: RunInputs, last: Collection[Place] = (),
+             places: Mapping[Place, str] | None = None) -> dict[Place, Tensor]:
+        """Returns the values at places, by default the results."""
         x, weights, delay, state, coefficients, first, projection = self.make_arguments(given)
-        places, retiming = self.found.places, self.found.retiming
+        places, retiming = places or self.found.places, self.found.retiming
         traced = {place for place, name in places.items() if not name.startswith("z") and (
             place not in last or place[0] in self.found.ahead or retiming.groups > 1)}
         spikes, after, traces = self.call(  # a trace has all states of all steps

@@ -9,8 +9,7 @@ from ..codegen.state import NeuronState
 from .component import Component
 from .expected import Expected
 from .ir import Before, Call, Loop, Now, find_initial
-from .rounding import RUN, compare_gradients, find_differences, run_perturbed_call
-from .values import run_call
+from .rounding import compare_gradients, run_perturbed_call
 
 LARGEST = 1 << 24  # numbers of a state in one call of a kernel
 
@@ -41,8 +40,6 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
                        if not lag % retiming.groups)
         return [expected.makers[loop.made[s][q][0]] for s, q in steps if 0 <= s < loop.iterations]
 
-    places = {one.place: name for one, name in found.registers.items() if one.lag == 1}
-    places |= found.places
     rows, groups = retiming.count_rows(found.rows), retiming.groups
     last = loop.iterations * groups - max(ahead.values(), default=0)
     chunk = max(1, LARGEST // (found.rows * sum(found.sizes))) * groups
@@ -59,7 +56,7 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
         spikes, _, traces = functional.recurrent(  # type: ignore[misc]
             inner, weights, component.neuron, delay=delay, state=NeuronState(states, z),
             trace=True, **coefficients)  # type: ignore[arg-type]
-        for (q, k), name in places.items():
+        for (q, k), name in found.values.items():
             one = found.take((q, k), name, spikes, traces)
             one = one.reshape(len(steps), rows, *one.shape[2:])
             first = -(-(start + ahead.get(q, 0)) // groups)  # the first whole iteration
@@ -70,8 +67,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
 
 
 def _check_gradients(expected: Expected, loop: Loop, component: Component) -> float:
-    """Compares gradients of the component, from its recorded inputs, with those of its calls. A
-    row of the batch counts up to the first number that differs."""
+    """Compares gradients of the component, from its recorded inputs, with those of its calls at the
+    numbers of the component, as spikes that flip by rounding change all that follows."""
     found, kinds = component.found, expected.recording.kinds
     frame = expected.frame(loop, found.reader.inside)
     frame.values.tensors = values = dict(expected.numbers)
@@ -98,24 +95,15 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
             values.update(zip(made, leaves[-1].unbind(0), strict=True))
     sequences = component.make_sequences(frame)
     calls = [expected.makers[made[q][0]] for made in loop.made for q in found.positions]
-    start = dict(values)
+    numbers = {made[q][k]: number for (q, k), one in component.trace(frame).items()
+               for made, number in zip(loop.made, one, strict=True)}
 
-    def outputs_of(values: dict[int, Tensor]) -> list[Tensor]:
-        return [torch.stack([values[made[q][k]] for made in loop.made]) for q, k in found.places]
-
-    def run_perturbed(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-        again = dict(start)
+    def run_calls(random: torch.Generator | None) -> tuple[list[Tensor], list[Tensor]]:
+        again = dict(values)
         for call in calls:
-            run_perturbed_call(call, again, expected.numbers, random)
-        return [found.turn(one) for one in outputs_of(again)], leaves
+            run_perturbed_call(call, again, numbers, random)
+        return [torch.stack([again[made[q][k]] for made in loop.made])
+                for q, k in found.places], leaves
 
-    for call in calls:
-        values.update(run_call(call, values))
-    got, want = [sequences[place] for place in found.places], outputs_of(values)
-    wrong = torch.zeros(loop.iterations, found.rows, dtype=torch.bool, device=found.device)
-    for one, other in zip(got, want, strict=True):
-        differ = find_differences(one.detach(), other.detach(), RUN.of(other.detach()))
-        wrong |= found.turn(differ).reshape(*wrong.shape, -1).any(-1)
-    got, want = ([found.turn(one) for one in each] for each in (got, want))
-    return compare_gradients(got, want, leaves, leaves, [found.line(found.z[0])] * len(leaves),
-                             run_perturbed, wrong.int().cumsum(0) == 0)
+    return compare_gradients([sequences[place] for place in found.places], run_calls(None)[0],
+                             leaves, leaves, [found.line(found.z[0])] * len(leaves), run_calls)

@@ -163,11 +163,13 @@ class Guard:
             self._constants += [one for one in held.values() if isinstance(one, Tensor)]
             self._mutable += [(one, node.plain[step]) for step, one in held.items()
                               if plain.is_mutable(one)]
-        self._kinds_of = snapshot.kinds
         self._single = {id(one) for one, places in snapshot.tensors.values() if len(places) == 1}
         self._contents = [one for *_, one in self._items.values()]
         self._keys = list(chain.from_iterable(self._dicts))
         self._values = list(chain.from_iterable(self._views))
+        # of those that stay alive: a new tensor may have the id of one that a call replaced
+        alive = {*map(id, chain(self._values, self._contents, self._constants))}
+        self._kinds_of = {key: kind for key, kind in snapshot.kinds.items() if key in alive}
         self._made_of = list(chain.from_iterable(map(plain.MADE_OF, self._functions)))
         self._kinds = self._list_kinds()
         self._nodes = [snapshot.nodes[number].value for number in _reachable(snapshot, loose)]

@@ -78,8 +78,7 @@ def tolerance_of(dtypes: Iterable[torch.dtype]) -> Tolerance:
 
 def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Sequence[Tensor],
                       others: Sequence[Tensor], names: Sequence[str],
-                      run_perturbed: Run | None = None, keep: Tensor | None = None,
-                      tolerance: Tolerance = RUN) -> float:
+                      run_perturbed: Run | None = None, tolerance: Tolerance = RUN) -> float:
     """Returns the largest difference of a gradient, as a share of its largest magnitude; of those
     that are more than rounding errors of others.
 
@@ -89,20 +88,12 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         run_perturbed: outputs and leaves once more, all values between and their gradients
             perturbed by an ulp of their largest, which shows what rounding may do. Default: outputs
             are as they are.
-        keep: (iterations, rows) of outputs that count. Default: all.
         tolerance: of gradients.
 
     Raises:
         VerificationError: a gradient that differs by more than rounding.
     """
     random = torch.Generator().manual_seed(0)
-
-    def draw(like: Tensor) -> Tensor:
-        one = draw_normal(like.shape, random, like.dtype).to(like.device)
-        if keep is not None:
-            one = (one.reshape(*keep.shape, -1) * keep[..., None]).reshape(like.shape)
-        return one
-
     pairs = []
     for output, wanted in zip(got, want, strict=True):
         if output.requires_grad != wanted.requires_grad:
@@ -113,7 +104,7 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
     if not pairs or not leaves:
         return 0.0
     got, want = zip(*pairs, strict=True)
-    cotangents = [draw(one) for one in want]
+    cotangents = [draw_normal(one.shape, random, one.dtype).to(one.device) for one in want]
     expected = differentiate(want, others, cotangents)
     found = _add_earlier_graph(differentiate(got, leaves, cotangents), others)
     for name, one in zip(names, expected, strict=False):
@@ -181,14 +172,22 @@ def _add_earlier_graph(
 
 
 def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[int, Tensor],
-                       random: torch.Generator) -> None:
-    """Adds the outputs of a call: recorded numbers perturbed by rounding, with their graph, whose
-    gradients are perturbed, too."""
+                       random: torch.Generator | None) -> None:
+    """Adds the outputs of a call, with their graph.
+
+    Args:
+        numbers: which outputs have. Default: those that the call gives.
+        random: perturbs numbers and gradients by rounding. None: they are as they are.
+    """
     for value, one in run_call(call, values):
-        values[value] = one
+        values[value], number = one, numbers.get(value, one.detach())
         if one.is_floating_point() and one.requires_grad:
-            values[value] = one + (perturb_by_ulp(numbers[value], random) - one).detach()
-            values[value].register_hook(partial(perturb_by_ulp, random=random))
+            number = number if random is None else perturb_by_ulp(number, random)
+            values[value] = one + (number - one).detach()
+            if random is not None:
+                values[value].register_hook(partial(perturb_by_ulp, random=random))
+        elif random is None:
+            values[value] = number
 
 
 def perturb_by_ulp(tensor: Tensor, random: torch.Generator) -> Tensor:

@@ -6,15 +6,19 @@ Each check starts from recorded numbers, so that a difference is found where it 
 2. the recorded calls, each from recorded numbers, give the recorded results;
 3. so do the calls outside of loops, and each stage of a loop, for all iterations; a kernel takes
    one step of each iteration, from the recorded states and spikes of the iteration before;
-4. a component's gradients are those of its calls, up to the first spike that differs;
-5. the whole plan gives the recorded results, gradients and random draws.
+4. a component's gradients are those of its calls, at its numbers;
+5. the whole plan gives the recorded results, gradients and random draws. Where rounding adds up
+   until spikes differ, the recorded calls must give its numbers, each from its own before, and at
+   these numbers its results and gradients.
 
 A number that differs by more than rounding is a flip if the recorded calls give it, too, once their
 inputs move by rounding, as at a threshold. Anything else raises.
 """
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,8 +38,6 @@ from .rounding import VerificationError, find_differences
 from .stages import Stage
 from .values import Frame, Place, Values, run_call
 
-FLIPS = "spikes flip in it"
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -44,7 +46,7 @@ class Comparison:
     ulps: float  # largest difference of a step, in ulps of the largest number of the value
     values: int  # numbers of steps that were compared
     flips: int  # those that differ, by rounding at a threshold
-    replayed: int  # numbers of the results that differ, because spikes flip in the whole run
+    replayed: int  # numbers of the results that differ, because rounding adds up in the whole run
     gradient: float  # largest difference as a share of the largest magnitude
     gradients: int  # inputs and parameters whose gradients of the whole run were compared
     reason: str = ""  # why there are none
@@ -53,16 +55,14 @@ class Comparison:
     def __str__(self) -> str:
         flips = f"{self.flips} of {self.values:,} numbers flip at a threshold by rounding" if (
             self.flips) else "no spike flips"
-        if self.reason == FLIPS:
-            return (f"each step from recorded numbers within {self.ulps:.1f} ulps, {flips}; in the "
-                    f"whole run rounding adds up until spikes flip: {self.replayed} numbers of the "
-                    f"results differ, gradients are not compared")
+        results = "results equal to rounding" if not self.replayed else (
+            f"in the whole run rounding adds up: {self.replayed} numbers of the results differ, "
+            f"and each follows from those before it")
         gradients = f"gradients of the whole run not compared: {self.reason}" if self.reason else (
             f"{self.gradients} gradients within {self.gradient:.1e} of their largest")
         if self.hooked:
             gradients += f"; of {', '.join(self.hooked)}, which have hooks, not compared"
-        return (f"each step within {self.ulps:.1f} ulps, {flips}; results equal to rounding; "
-                f"{gradients}")
+        return (f"each step within {self.ulps:.1f} ulps, {flips}; {results}; {gradients}")
 
 
 def verify(plan: Plan, result: Any) -> Comparison:
@@ -153,12 +153,13 @@ def _check_stage(expected: Expected, loop: Loop, stage: Stage) -> float:
     with torch.no_grad():
         stage.run(frame)
         for place, start, got in list_results(loop, frame, stage):
-            expected.compare(loop, place, got, start, lambda t: _calls(expected, loop, stage, t))
+            expected.compare(loop, place, got, start,
+                             lambda t: _calls(expected, loop, stage.positions, t))
     return 0.0
 
 
-def _calls(expected: Expected, loop: Loop, stage: Stage, t: int) -> list[Call]:
-    return [expected.makers[loop.made[t][q][0]] for q in stage.positions]
+def _calls(expected: Expected, loop: Loop, positions: Iterable[int], t: int) -> list[Call]:
+    return [expected.makers[loop.made[t][q][0]] for q in positions]
 
 
 def _check_whole(plan: Plan, expected: Expected, result: Any,
@@ -172,8 +173,9 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         (made, changed, written), frames = plan.run(leaves, keep_values=True)
         if not all(map(torch.equal, after, generator_states())):
             raise VerificationError("other random draws, or another number of them", "results")
-    has_flips = any(_has_flips(expected, loop, stages, frames[k])
+    has_flips = any(_differs(expected, loop, stages, frames[k])
                     for k, (loop, stages) in enumerate(expected.loops))
+    numbers = _follow(plan, expected, frames) if has_flips else expected.numbers
     frames.clear()  # they and the list of them are a cycle
     refs, spec = pytree.tree_flatten((recording.result, [tree for _, tree in recording.changed],
                                       list(map(Ref, recording.written.values()))))
@@ -182,14 +184,12 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
                         strict=True):
         if not isinstance(ref, Ref):
             continue
-        want = expected.numbers[ref.value]
-        rounding.check_kind(one, want, "results")
-        replayed += int(find_differences(one.detach(), want, expected.run.of(want)).sum())
-    if replayed and not has_flips:
-        raise VerificationError(f"{replayed} numbers differ, although no spike flips", "results")
+        got, want, recorded = one.detach(), numbers[ref.value], expected.numbers[ref.value]
+        rounding.check_kind(got, want, "results")
+        if wrong := int(find_differences(got, want, expected.run.of(want)).sum()):
+            raise VerificationError(f"{wrong} numbers differ", "results")
+        replayed += int(find_differences(got, recorded, expected.run.of(recorded)).sum())
     found = Comparison(expected.ulps, expected.values, expected.flips, replayed, 0.0, 0)
-    if has_flips:
-        return replace(found, reason=FLIPS)
     refs, spec = pytree.tree_flatten(recording.result)
     pairs = [(ref, one, other) for ref, one, other in zip(
         refs, spec.flatten_up_to(made), spec.flatten_up_to(result), strict=True)
@@ -207,65 +207,64 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
         other = "other " * bool(hooked)
         return replace(found, reason=f"no {other}input or parameter requires one")
 
-    def run_perturbed(random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+    given = [leaves[one] for one in wanted]
+
+    def run_calls(random: torch.Generator | None) -> tuple[list[Tensor], list[Tensor]]:
         values = dict(leaves)
         with _generators(recording.generators):
             for call in recording.calls:
-                rounding.run_perturbed_call(call, values, expected.numbers, random)
-        return [values[ref.value] for ref, *_ in pairs], [leaves[one] for one in wanted]
+                rounding.run_perturbed_call(call, values, numbers, random)
+        return [values[ref.value] for ref, *_ in pairs], given
 
+    original = run_calls(None) if has_flips else (
+        [one for *_, one in pairs], [recording.tensors[one] for one in wanted])
     worst = rounding.compare_gradients(
-        [one for _, one, _ in pairs], [one for *_, one in pairs], [leaves[one] for one in wanted],
-        [recording.tensors[one] for one in wanted],
-        [f"gradient of {names[one]}" for one in wanted], run_perturbed, tolerance=expected.run)
+        [one for _, one, _ in pairs], original[0], given, original[1],
+        [f"gradient of {names[one]}" for one in wanted], run_calls, tolerance=expected.run)
     return replace(found, gradient=worst, gradients=len(wanted))
 
 
-def _has_flips(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: Frame) -> bool:
-    """Whether numbers differ in a run of the loop. Raises VerificationError unless the first are
-    flips."""
-    found: list[tuple[int, Place, Tensor, Stage]] = []
+def _differs(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: Frame) -> bool:
+    """Whether numbers of a run of the loop differ from the recorded ones by more than rounding."""
     for stage in stages:
-        for (q, k), start, tensors in list_results(loop, frame, stage):
-            got = tensors.detach()
+        for (q, k), start, got in list_results(loop, frame, stage):
             want = torch.stack([expected.numbers[made[q][k]] for made in loop.made[start:]])
             rounding.check_kind(got, want, loop.body[q].call.line)
-            if torch.equal(got, want) or expected.is_uninitialized(loop.body[q].call):
-                continue
-            wrong = find_differences(got, want, expected.run.of(want)).reshape(len(got), -1).any(1)
-            if bool(wrong.any()):
-                i = int(wrong.int().argmax())
-                found.append((start + i, (q, k), got[i : i + 1], stage))
-    if not found:
-        return False
-    t, place, got, stage = min(found, key=lambda each: each[0])
-    with torch.no_grad():
-        try:
-            expected.compare(loop, place, got, t, lambda t: _calls(expected, loop, stage, t),
-                             expected.run)
-        except VerificationError:
-            if not _diverges(expected, loop, t):
-                raise
-    return True
-
-
-def _diverges(expected: Expected, loop: Loop, last: int) -> bool:
-    """Whether the recorded calls give other numbers up to this iteration, once each result is moved
-    by an ulp, as where differences grow from step to step."""
-    recording = expected.recording
-    random = torch.Generator().manual_seed(0)
-    reached = {value for made in loop.made[: last + 1] for one in made for value in one}
-    for _ in range(rounding.DRAWS):
-        values = {value: expected.numbers[value] for value in recording.leaves}
-        with _generators(recording.generators):
-            for call in recording.calls:
-                for value, one in run_call(call, values):
-                    values[value] = rounding.perturb_by_ulp(one, random)
-                    if value in reached and not expected.is_uninitialized(call) and bool(
-                            find_differences(one, want := expected.numbers[value],
-                                             expected.run.of(want)).any()):
-                        return True
+            if not expected.is_uninitialized(loop.body[q].call) and not torch.equal(
+                    got, want) and bool(find_differences(got.detach(), want,
+                                                         expected.run.of(want)).any()):
+                return True
     return False
+
+
+def _follow(plan: Plan, expected: Expected, frames: Mapping[int, Frame]) -> Mapping[int, Tensor]:
+    """Returns the numbers of a run of the plan, and of the recorded calls where it has none. Raises
+    VerificationError unless each recorded call, from numbers of the run, gives those of the run."""
+    recording = plan.recording
+    run: dict[int, tuple[Tensor, int, Place, Loop, Stage]] = {}  # number, iteration ... by value
+    for number, (loop, stages) in enumerate(expected.loops):
+        for stage in stages:
+            if any(loop.body[q].call.is_random for q in stage.positions):
+                continue
+            made = list_results(loop, frames[number], stage) if not isinstance(
+                stage.run, Component) else (
+                    (place, 0, one) for place, one in stage.run.trace(frames[number]).items())
+            for (q, k), start, results in made:
+                run.update((loop.made[t][q][k], (one, t, (q, k), loop, stage))
+                           for t, one in enumerate(results.detach(), start))
+    followed = copy(expected)
+    followed.numbers = numbers = {value: expected.numbers[value] for value in recording.leaves}
+    with torch.no_grad(), _generators(recording.generators):
+        for call in recording.calls:
+            for value, one in run_call(call, numbers):
+                numbers[value] = one
+                if value in run:
+                    got, t, place, loop, stage = run[value]
+                    before = [q for q in stage.positions if q <= place[0]]
+                    calls = partial(_calls, expected, loop, before)
+                    followed.compare(loop, place, got[None], t, calls, expected.run)
+                    numbers[value] = got
+    return numbers
 
 
 @contextmanager
