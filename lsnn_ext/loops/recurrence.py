@@ -102,8 +102,12 @@ class Recurrence:
         for place in places.union(self.outputs):
             kind = self.reader.kind(*place)
             width, rest = divmod(prod(kind.shape), max(rows * neurons, 1))
-            if rest or not 1 <= width <= MAX_AXIS if len({*sizes}) == 1 else (
-                    not rows or prod(kind.shape) not in {rows * size for size in sizes}):
+            if len({*sizes}) > 1:
+                if not rows or prod(kind.shape) not in {rows * size for size in sizes}:
+                    counts = " or ".join(map(str, sorted({*sizes})))
+                    raise Refused(f"expected values of {counts} numbers a row, as the populations "
+                                  f"have, got {tuple(kind.shape)}", self.line(place[0]))
+            elif rest or not 1 <= width <= MAX_AXIS:
                 raise Refused(f"expected values of as many numbers as shape {tuple(shape)} has, or "
                               f"up to {MAX_AXIS} times as many, got {tuple(kind.shape)}",
                               self.line(place[0]))

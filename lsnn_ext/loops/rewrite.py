@@ -18,12 +18,17 @@ _FACTORIES: dict[Any, Callable[..., Tensor]] = {
     Tensor.new_ones: torch.ones, torch.full_like: torch.full, Tensor.new_full: torch.full,
     torch.empty_like: torch.empty, Tensor.new_empty: torch.empty, torch.rand_like: torch.rand,
     torch.randn_like: torch.randn}
+# Methods of two tensors that read the kind of the second one alone; those that take this kind.
+_LIKE: dict[Any, Callable[..., Tensor]] = {
+    Tensor.to: Tensor.to, Tensor.type_as: Tensor.to, Tensor.view_as: Tensor.view,
+    Tensor.reshape_as: Tensor.reshape, Tensor.expand_as: Tensor.expand}
 
 
 def rewrite(call: Call, recording: Recording) -> list[Call]:
     """Returns the calls that stand for a call, of which recording has the kinds of all values.
 
-    zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on.
+    zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on;
+    x.to(other) and others, which read the kind of the other tensor alone, x.to(device, dtype).
     Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
     becomes torch.where, which takes other numbers in each iteration; detach_ becomes detach, of
     which the tensor is the result, and einsum a product of numbers. nn.LSTMCell and nn.GRUCell
@@ -33,6 +38,8 @@ def rewrite(call: Call, recording: Recording) -> list[Call]:
     add_value, kinds = recording.add_value, recording.kinds
     if call.function in _FACTORIES:
         return [_make_factory(call, kinds)]
+    if call.function in _LIKE and all(isinstance(leaf, Ref) for leaf in call.leaves[:2]):
+        return [_make_like(call, kinds)]
     if call.function in (functional.dropout, torch.dropout):
         return _split_dropout(call, add_value, kinds, recording.strides)
     if is_operator(call.function) and str(call.function).startswith("sj_"):
@@ -101,6 +108,17 @@ def make_assignment(old: int, numbers: int, new: int, line: str) -> Call:
     """Returns the call that gives a parameter other numbers."""
     mode = Mode.now()._replace(grad=True)
     return make_call(assign, (Ref(old), Ref(numbers)), Ref(new), mode, line)
+
+
+def _make_like(call: Call, kinds: dict[int, Kind]) -> Call:
+    """Returns the call that takes the kind of the second tensor, in place of this tensor."""
+    args, kwargs = pytree.tree_unflatten(list(call.leaves), call.spec)
+    if len(args) < 2:  # by name
+        return call
+    other, function = kinds[args[1].value], _LIKE[call.function]
+    kind = (other.device, other.dtype) if function is Tensor.to else (list(other.shape),)
+    leaves, spec = flatten_arguments((args[0], *kind, *args[2:]), kwargs)
+    return call.replace(function=function, leaves=tuple(leaves), spec=spec)
 
 
 def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:

@@ -122,7 +122,14 @@ def shared(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     return v, spike(v - 0.5)
 
 
-@pytest.mark.parametrize("step", [detached, turned, viewed, copied, shared],
+def like_others(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    """w has another shape than the states."""
+    current = (x @ w).flatten().reshape_as(v) * w[:1, :1].expand_as(v)
+    v = 0.9 * v + current.view_as(x).type(w.type()) - (z > 0).to(w, copy=True)
+    return v, spike(v - 0.5) * (v < 2).type_as(w)
+
+
+@pytest.mark.parametrize("step", [detached, turned, viewed, copied, shared, like_others],
                          ids=lambda one: one.__name__)
 def test_equivalent_calls(step: Callable[..., Any]) -> None:
     compare(over(step, 2, last=(0,)), random(T, B, N), random(N, N, seed=1), random(B, N, seed=2),
