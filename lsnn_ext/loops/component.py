@@ -67,6 +67,8 @@ class Component:
         """Returns the results, (iterations, ...); of those in `last` at least the last one."""
         with torch.set_grad_enabled(self.found.reader.has_grad):
             given = self.find_inputs(frame)
+            if frame.inputs is not None:
+                frame.inputs[self] = given
             if not self.reached:
                 return self._run(given, last)
             used: dict[int, set[Place]] = {}
@@ -131,10 +133,10 @@ class Component:
             self.found.rows, -1).to(**self.options, copy=True)
             for (slot, shape, _), name in self.found.constants.items()}
 
-    def trace(self, frame: Frame) -> dict[Place, Tensor]:
+    def trace(self, given: RunInputs) -> dict[Place, Tensor]:
         """Returns the results and all that a later step reads, (iterations, ...)."""
-        with torch.set_grad_enabled(self.found.reader.has_grad):  # which decides products
-            made = self._run(self.find_inputs(frame), (), self.found.values)
+        with torch.set_grad_enabled(self.found.reader.has_grad):  # which decides how it runs
+            made = self._run(given, (), self.found.values)
         return {place: one.detach() for place, one in made.items()}
 
     def _run(self, given: RunInputs, last: Collection[Place] = (),
@@ -306,8 +308,7 @@ class Component:
         except RuntimeError as error:
             raise Refused("expected a backward that can run again",
                           found.line(max(found.nodes))) from error
-        if any(one != next(iter(reached.values())) for one in reached.values()):
-            self.reached = reached
+        self.reached = reached if len({*map(frozenset, reached.values())}) > 1 else {}
         if any(one.requires_grad for one in wanted.values()) and all(one is None for one in want):
             raise Refused("expected a surrogate with a gradient, got None",
                           found.line(max(found.nodes)))
@@ -317,7 +318,6 @@ class Component:
         reader = self.found.reader
         matrices = {matrix for one in self.found.currents for product in one.products
                     for matrix, _ in (product[1:3], *product.then)}
-
         indices = {product.positions: product.inputs for one in self.found.currents
                    for product in one.products if product.positions is not None}
 

@@ -71,6 +71,7 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
     numbers of the component, as spikes that flip by rounding change all that follows."""
     found, kinds = component.found, expected.recording.kinds
     frame = expected.frame(loop, found.reader.inside)
+    frame.inputs = {}
     frame.values.tensors = values = dict(expected.numbers)
     leaves: list[Tensor] = []
 
@@ -95,7 +96,8 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
             values.update(zip(made, leaves[-1].unbind(0), strict=True))
     sequences = component.make_sequences(frame)
     calls = [expected.makers[made[q][0]] for made in loop.made for q in found.positions]
-    numbers = {made[q][k]: number for (q, k), one in component.trace(frame).items()
+    traced = component.trace(frame.inputs[component])
+    numbers = {made[q][k]: number for (q, k), one in traced.items()
                for made, number in zip(loop.made, one, strict=True)}
 
     def run_calls(random: torch.Generator | None) -> tuple[list[Tensor], list[Tensor]]:

@@ -180,6 +180,7 @@ class Plan:
             else:
                 loop, stages = part
                 values.frames[next(loops)] = frame = Frame(loop.iterations, values)
+                frame.inputs = {} if keep_values else None
                 for stage in stages:
                     stage.run(frame)
                     for place in () if keep_values else stage.freed:

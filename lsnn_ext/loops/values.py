@@ -220,6 +220,8 @@ class Frame:
         self.products: dict[Place, Operands] = {}  # sequences that are computed when they are read
         self.last: dict[Place, Tensor] = {}  # of the last iteration, where only this is read
         self._elements: dict[Place, Sequence[Tensor]] = {}
+        # of components, before others compute the products among them; None: they are not kept
+        self.inputs: dict[Any, Any] | None = None
 
     def free(self, place: Place) -> None:
         for values in (self.invariant, self.sequences, self.products, self.last, self._elements):

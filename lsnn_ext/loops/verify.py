@@ -243,12 +243,13 @@ def _follow(plan: Plan, expected: Expected, frames: Mapping[int, Frame]) -> Mapp
     recording = plan.recording
     run: dict[int, tuple[Tensor, int, Place, Loop, Stage]] = {}  # number, iteration ... by value
     for number, (loop, stages) in enumerate(expected.loops):
+        frame = frames[number]
+        assert frame.inputs is not None
         for stage in stages:
             if any(loop.body[q].call.is_random for q in stage.positions):
                 continue
-            made = list_results(loop, frames[number], stage) if not isinstance(
-                stage.run, Component) else (
-                    (place, 0, one) for place, one in stage.run.trace(frames[number]).items())
+            made = list_results(loop, frame, stage) if not isinstance(stage.run, Component) else (
+                (place, 0, one) for place, one in stage.run.trace(frame.inputs[stage.run]).items())
             for (q, k), start, results in made:
                 run.update((loop.made[t][q][k], (one, t, (q, k), loop, stage))
                            for t, one in enumerate(results.detach(), start))
