@@ -34,6 +34,7 @@ LSNN_FUSE_LIBRARY(erf_of, erf, (T a), (a))
 LSNN_FUSE_LIBRARY(sqrt_of, sqrt, (T a), (a))
 LSNN_FUSE_LIBRARY(abs_of, fabs, (T a), (a))
 LSNN_FUSE_LIBRARY(pow_of, pow, (T a, T b), (a, b))
+LSNN_FUSE_LIBRARY(fmod_of, fmod, (T a, T b), (a, b))
 LSNN_FUSE_LIBRARY(fma_of, fma, (T a, T b, T c), (a, b, c))
 #undef LSNN_FUSE_LIBRARY
 template <class T> LSNN_FUSE_INLINE T sigmoid_of(T a) {

@@ -31,6 +31,7 @@ namespace {
   X(atan, 1, V, (V a), atan_of(a)) \
   X(erf, 1, V, (V a), erf_of(a)) \
   X(pow, 2, V, (V a, V b), pow_of(a, b)) \
+  X(fmod, 2, V, (V a, V b), fmod_of(a, b)) \
   X(gt, 2, M, (V a, V b), a > b) \
   X(ge, 2, M, (V a, V b), a >= b) \
   X(lt, 2, M, (V a, V b), a < b) \

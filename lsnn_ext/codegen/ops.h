@@ -177,6 +177,7 @@ LSNN_FUSE_BY_LANE(sqrt_of, sqrt)
 LSNN_FUSE_BY_LANE(atan_of, atan)
 LSNN_FUSE_BY_LANE(erf_of, erf)
 LSNN_FUSE_BY_LANE(pow_of, pow)
+LSNN_FUSE_BY_LANE(fmod_of, fmod)
 
 // a b + c, rounded once.
 #if LSNN_VECTOR_BITS == 512 && defined(__AVX512F__)

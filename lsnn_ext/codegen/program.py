@@ -45,14 +45,15 @@ class Program(NamedTuple):
 
 
 # By name: the number of arguments. Numbers are those of Program.dtype; truth values are 0 and 1.
-# Arithmetic rounds once, as IEEE says; fma(a, b, c) = a b + c rounds once, too. exp to pow: within
-# 2 units in the last place. sign, maximum and minimum treat NaN as torch's kernels for the CPU do.
-# select(m, a, b): a where m, else b.
+# Arithmetic rounds once, as IEEE says; fma(a, b, c) = a b + c rounds once, too, and fmod never.
+# exp to pow: within 2 units in the last place. sign, maximum and minimum treat NaN as torch's
+# kernels for the CPU do. select(m, a, b): a where m, else b.
 # float32: rounds to float32, in a program of float64.
 OPERATORS = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "fma": 3, "neg": 1, "abs": 1, "sign": 1, "sqrt": 1,
     "maximum": 2, "minimum": 2,
     "exp": 1, "log": 1, "tanh": 1, "sigmoid": 1, "sin": 1, "cos": 1, "atan": 1, "erf": 1, "pow": 2,
+    "fmod": 2,
     "gt": 2, "ge": 2, "lt": 2, "le": 2, "eq": 2, "ne": 2, "and": 2, "or": 2, "not": 1,
     "select": 3, "float32": 1,
 }

@@ -292,15 +292,16 @@ class Tracer(Values):
             dtype = torch.result_type(*compared)
         elif not dtype.is_floating_point:
             dtype = tensors[0].dtype
-        if not dtype.is_floating_point and dtype != torch.bool and not (
-                out.dtype == torch.bool or name in ("mul", "where", "masked_fill", "copy")):
-            raise self.error("floating-point numbers", f"aten.{name} of {dtype}")
         self._check_dtype(dtype)
         g.rounds_to_single = g.dtype == torch.float64 and dtype == torch.float32
         try:
             node = self._add_nodes(name, named, dtype, out)
         finally:
             g.rounds_to_single = False
+        if not dtype.is_floating_point and dtype != torch.bool and not (
+                out.dtype == torch.bool or name in ("mul", "where", "masked_fill", "copy")
+                or name in ("sub", "rsub") and node in g.zero_or_one):  # 1 - z
+            raise self.error("floating-point numbers", f"aten.{name} of {dtype}")
         if dtype != out.dtype and not has_sum and out.dtype.is_floating_point:
             node = self._cast(node, out.dtype)
         if out.dtype == torch.bool:  # True + True is True

@@ -122,6 +122,14 @@ def _floor_divide(g: Graph, self: int, other: int) -> int:
     return g.add("select", is_infinite, g.add("sub", self, self), whole)  # NaN
 
 
+def _remainder(g: Graph, self: int, other: int) -> int:
+    """What fmod leaves has the sign of self; here it has that of other."""
+    zero, left = g.constant(0), g.add("fmod", self, other)
+    differs = g.add("ne", g.add("lt", other, zero), g.add("lt", left, zero))
+    is_turned = g.add("and", g.add("ne", left, zero), differs)
+    return g.add("select", is_turned, g.add("add", left, other), left)
+
+
 # ------------------------------------------------------------------------------- limits and masks
 def _clamp(g: Graph, self: int, min: int | None = None, max: int | None = None) -> int:
     low = self if min is None else g.add("maximum", self, min)
@@ -151,7 +159,7 @@ OPERATIONS: dict[str, Callable[..., int]] = {
         "neg", "abs", "sign", "sqrt", "exp", "log", "tanh", "sigmoid", "sin", "cos", "atan",
         "erf")},
     **{name: lambda g, self, other, name=name: g.add(name, self, other) for name in (
-        "mul", "maximum", "minimum", "gt", "ge", "lt", "le", "eq", "ne")},
+        "mul", "fmod", "maximum", "minimum", "gt", "ge", "lt", "le", "eq", "ne")},
     **{f"{kind}_{name}": lambda g, self, other, operator=operator: g.add(
         operator, g.is_true(self), g.is_true(other)) for kind in ("logical", "bitwise")
        for name, operator in (("and", "and"), ("or", "or"), ("xor", "ne"))},
@@ -160,6 +168,7 @@ OPERATIONS: dict[str, Callable[..., int]] = {
     "isnan": lambda g, self: g.add("ne", self, self),
     "add": lambda g, self, other, alpha=1: _scaled_sum(g, self, other, alpha),
     "sub": lambda g, self, other, alpha=1: _scaled_sum(g, self, other, -alpha),
+    "rsub": lambda g, self, other, alpha=1: _scaled_sum(g, other, self, -alpha),
     "addcmul": lambda g, self, tensor1, tensor2, value=1: g.multiply_add(
         g.add("mul", g.constant(value), tensor1), tensor2, self),
     "div": _divide,
@@ -174,6 +183,7 @@ OPERATIONS: dict[str, Callable[..., int]] = {
     "floor": _floor,
     "ceil": lambda g, self: g.add("neg", _floor(g, g.add("neg", self))),
     "floor_divide": _floor_divide,
+    "remainder": _remainder,
     "where": lambda g, condition, self, other: g.add("select", g.is_true(condition), self, other),
     "masked_fill": lambda g, self, mask, value: g.add("select", g.is_true(mask), value, self),
     "heaviside": lambda g, self, values: g.add(

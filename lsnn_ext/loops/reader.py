@@ -232,11 +232,13 @@ class Reader:
         dtypes = set()
         for position, call in zip(positions, calls, strict=True):
             dtypes |= (made := {self.kind(position, k).dtype for k in range(len(call.outputs))})
-            if not made <= {torch.float32, torch.float64, torch.bool}:
+            # of integers the tracer takes those that are 0 or 1
+            if any(one.is_complex or one.is_floating_point and one.itemsize < 4 for one in made):
                 raise Refused(f"expected float32 or float64, got {call.name} of "
                               f"{', '.join(sorted(map(str, made)))}", call.line)
-        if dtypes == {torch.bool}:
-            raise Refused("expected float32 or float64, got torch.bool", calls[0].line)
+        if not any(one.is_floating_point for one in dtypes):
+            raise Refused(f"expected float32 or float64, got "
+                          f"{', '.join(sorted(map(str, dtypes)))}", calls[0].line)
         return torch.float64 if torch.float64 in dtypes else torch.float32
 
     # ------------------------------------------------------------------------------- sums

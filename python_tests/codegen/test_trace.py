@@ -68,6 +68,8 @@ EXACT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "pow": lambda a, b, c: a ** 2 + b ** 3 - c ** -2 + a ** -1 + b ** 1 + a ** 0,
     "square": lambda a, b, c: a.square() * b.reciprocal(),
     "divide": lambda a, b, c: a / 20.0 + 3 / b + a.div(c),
+    "fmod": lambda a, b, c: a.fmod(0.3) + torch.fmod(b, c),
+    "remainder": lambda a, b, c: a % 6.3 + torch.remainder(b, c) - c % -0.3,
     "abs, sign": lambda a, b, c: a.abs() * b.sign() + c.sgn(),
     "clamp": lambda a, b, c: a.clamp(-1, 1) + b.clamp(min=0.1) + c.clamp(max=0.3),
     "clamp tensor": lambda a, b, c: a.clamp(b, c) + a.clamp(min=b) + torch.clamp_max(a, 0.2),
@@ -79,7 +81,7 @@ EXACT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "logical": lambda a, b, c: torch.logical_and(a > 0, torch.logical_or(b > 0, c)).to(a)
     + torch.logical_not(c.relu()).to(a) + torch.logical_xor(a, b > 0).to(a),
     "compare": lambda a, b, c: ((a == a.relu()).to(a) - (b != b.relu()).to(a)) * c,
-    "integers": lambda a, b, c: (a > 0).int().to(a) * b + (c > 0).long(),
+    "integers": lambda a, b, c: (a > 0).int().to(a) * b + (c > 0).long() + (1 - (b > 0).int()) * a,
     "mask times": lambda a, b, c: (a > 0) * b + (b > 0) * 0.3,
     "heaviside": lambda a, b, c: torch.heaviside(a.detach(), torch.tensor(1.0).to(a)) * b,
     "masked fill": lambda a, b, c: a.masked_fill(b > 0, 0.7) * c,

@@ -47,7 +47,6 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "masked read": (lambda v: v[v > 0], "aten.index"),
     "masked write of rows": (lambda v: torch.zeros_like(v).masked_scatter(v > 0, v), "scatter"),
     "cumsum": (lambda v: v.cumsum(0), "aten.cumsum"),
-    "fmod": (lambda v: v.fmod(0.3), "aten.fmod"),
     "sinh": (torch.sinh, "aten.sinh"),
     "exp2": (torch.exp2, "aten.exp2"),
     "decimals": (lambda v: v.round(decimals=2), "aten.round.decimals"),

@@ -129,7 +129,13 @@ def like_others(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     return v, spike(v - 0.5) * (v < 2).type_as(w)
 
 
-@pytest.mark.parametrize("step", [detached, turned, viewed, copied, shared, like_others],
+def integers(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    fired = (v > 0.5).int()
+    v = (0.9 * v * (1 - fired) + x @ w - z) % 1.3
+    return v, spike(v - 0.5) - 0.1 * fired.long()
+
+
+@pytest.mark.parametrize("step", [detached, turned, viewed, copied, shared, like_others, integers],
                          ids=lambda one: one.__name__)
 def test_equivalent_calls(step: Callable[..., Any]) -> None:
     compare(over(step, 2, last=(0,)), random(T, B, N), random(N, N, seed=1), random(B, N, seed=2),

@@ -15,7 +15,8 @@ SETS = {"avx2": "mavx2", "avx512": "mavx512f"}  # and a flag that each of them i
 # What the kernels may call: the C library. An inline function of a C++ header would be shared with
 # the other objects.
 C_LIBRARY = {"memcpy", "memset", "memmove", "memcmp", "exp", "expf", "erf", "erff", "atan", "atanf",
-             "sin", "sinf", "cos", "cosf", "pow", "powf",  # of steps that are interpreted
+             # of steps that are interpreted
+             "sin", "sinf", "cos", "cosf", "pow", "powf", "fmod", "fmodf",
              "_GLOBAL_OFFSET_TABLE_"}
 NEEDED = re.compile(
     r"lib(torch_cpu|c10|stdc\+\+|m|gcc_s|c|pthread|dl|rt)\.so(\.\d+)?|ld-linux.*|linux-vdso.*")

@@ -72,7 +72,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "neg": torch.neg, "abs": torch.abs, "sign": torch.sign, "sqrt": torch.sqrt,
     "maximum": torch.maximum, "minimum": torch.minimum, "exp": torch.exp, "log": torch.log,
     "tanh": torch.tanh, "sigmoid": torch.sigmoid, "sin": torch.sin, "cos": torch.cos,
-    "atan": torch.atan, "erf": torch.erf, "pow": torch.pow,
+    "atan": torch.atan, "erf": torch.erf, "pow": torch.pow, "fmod": torch.fmod,
     **{f.__name__: lambda a, b, f=f: _number(f(a, b), a)
        for f in (torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne)},
     "and": lambda a, b: _number((a != 0) & (b != 0), a),
