@@ -221,6 +221,9 @@ class Planner:
         if one.call.function in INDEXING and (run := stages.make_slices(
                 q, one, self.invariant, kinds[one.call.inputs[0]].shape)) is not None:
             return Stage("sliced", (q,), run)
+        if any(isinstance(slot, Numbers) for slot in one.slots) and stages.takes_numbers(
+                one, [kinds[value] for value in one.call.inputs]):
+            return Stage("batched", (q,), partial(stages.run_with_numbers, q, one))
         read, last = self._outputs((q,))
         in_order = partial(stages.run_in_order, self.loop, (q,), read, last)
         reason = ("a random draw" if one.call.is_random else

@@ -162,6 +162,32 @@ def _make_getter(slot: Any, frame: Frame, inside: set[int],
     return each.__getitem__
 
 
+# Functions of a tensor and a number that give the same for a tensor of the number.
+_OF_NUMBERS = frozenset({"add", "sub", "rsub", "mul", "rmul", "radd", "div", "truediv",
+                         "rtruediv", "lt", "le", "gt", "ge", "eq", "ne"})
+
+
+def takes_numbers(one: BodyCall, kinds: Sequence[Kind]) -> bool:
+    """Whether a call may take constants that change with each iteration as one tensor. kinds: of
+    the tensors that it reads."""
+    types = {type(value) for slot in one.slots if isinstance(slot, Numbers)
+             for value in slot.values}
+    dtypes = {kind.dtype for kind in kinds}
+    return one.call.name.strip("_") in _OF_NUMBERS and len(kinds) == 1 and len(one.slots) == 2 and (
+        types <= {int, float} and dtypes <= {torch.float32, torch.float64}
+        or types == {int} and dtypes == {torch.int64})
+
+
+def run_with_numbers(q: int, one: BodyCall, frame: Frame) -> None:
+    """Runs a call of a tensor and a number for all iterations at once."""
+    (tensor,) = (frame.sequence(slot) for slot in one.slots if not isinstance(slot, Numbers))
+    each = tensor.shape[0], *[1] * (tensor.dim() - 1)
+    frame.sequences[q, 0], = one.call.run([
+        tensor if not isinstance(slot, Numbers) else
+        torch.tensor(slot.values, dtype=tensor.dtype, device=tensor.device).reshape(each)
+        for slot in one.slots])
+
+
 class Batched:
     """One call for all iterations by torch.vmap, else in order."""
 
