@@ -122,7 +122,7 @@ def has_equal_numbers(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same dtype, shape and numbers; NaN equals itself."""
     one = one.detach()
     return one.dtype == other.dtype and one.shape == other.shape and (
-        torch.equal(one, other) or bool(one.isnan().any())
+        one.is_meta or torch.equal(one, other) or bool(one.isnan().any())
         and bool(torch.isclose(one, other, 0.0, 0.0, equal_nan=True).all()))
 
 
@@ -154,7 +154,7 @@ def list_elements(value: Any) -> list[Any]:
 
 def make_restore(value: Any) -> Callable[[], object] | None:
     """Returns a function that restores the value; None: it cannot change, or be restored."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.flags.writeable:
         return functools.partial(np.copyto, value, value.copy(), "no")
     if isinstance(value, set):
         held = value.copy()

@@ -57,6 +57,8 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
             inner, weights, component.neuron, delay=delay, state=NeuronState(states, z),
             trace=True, **coefficients)  # type: ignore[arg-type]
         for (q, k), name in found.values.items():
+            if name.startswith("z") and (q, k) not in found.places:
+                continue  # of several neurons, whose sums others make; what reads it is compared
             one = found.take((q, k), name, spikes, traces)
             one = one.reshape(len(steps), rows, *one.shape[2:])
             first = -(-(start + ahead.get(q, 0)) // groups)  # the first whole iteration

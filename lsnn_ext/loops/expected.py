@@ -21,6 +21,7 @@ class Expected:
         """Runs each recorded call again from recorded numbers. Raises VerificationError."""
         self.recording = recording = plan.recording
         self.loops = plan.loops
+        self.inside = {value for loop, _ in plan.loops for value in loop.places()}
         self.makers = {value: call for call in recording.calls for value in call.outputs}
         self.run = rounding.tolerance_of(kind.dtype for kind in recording.kinds.values())
         self.ulps, self.values, self.flips = 0.0, 0, 0
@@ -76,21 +77,26 @@ class Expected:
                 ulps = STEP.share(want.dtype) / torch.finfo(want.dtype).eps
                 self.ulps = max(self.ulps, apart / limit * ulps)
         for i in wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist():
-            left = wrong[i]
-            for made in self._perturbed_runs(loop, calls(start + i), tolerance):
-                left = left & rounding.find_differences(got[i], made[values[i]], limit)
-                if not bool(left.any()):
-                    break
-            else:
-                at = tuple(left.nonzero()[0].tolist())
-                raise VerificationError(f"expected {want[i][at].item()!r}, got "
-                                        f"{got[i][at].item()!r}", line, start + i, at)
+            self.check_flips(values[i], got[i], calls(start + i), limit, tolerance, start + i)
 
-    def _perturbed_runs(self, loop: Loop, calls: Sequence[Call],
+    def check_flips(self, value: int, got: Tensor, calls: Sequence[Call], limit: float,
+                    tolerance: Tolerance, step: int | None) -> None:
+        """Raises VerificationError unless numbers of a value that differ by more than the limit are
+        flips."""
+        want = self.numbers[value]
+        left = rounding.find_differences(got, want, limit)
+        for made in self._perturbed_runs(calls, tolerance):
+            left = left & rounding.find_differences(got, made[value], limit)
+            if not bool(left.any()):
+                return
+        at = tuple(left.nonzero()[0].tolist())
+        raise VerificationError(f"expected {want[at].item()!r}, got {got[at].item()!r}",
+                                self.makers[value].line, step, at)
+
+    def _perturbed_runs(self, calls: Sequence[Call],
                         tolerance: Tolerance) -> Iterator[Mapping[int, Tensor]]:
         """Yields the values of recorded calls, with their inputs perturbed by rounding."""
         random = torch.Generator().manual_seed(0)
-        inside = loop.places()
         given = {one: self.numbers[one] for call in calls for one in call.inputs}
         # by a share of each number where it is small beside the others of its tensor, as well
         for share, is_own in itertools.product(rounding.PERTURBATIONS, (False, True)):
@@ -98,7 +104,7 @@ class Expected:
                 made: dict[int, Tensor] = {}
                 for one, tensor in given.items():
                     size: Any = tolerance.of(tensor)
-                    if size and (is_own or one not in inside):  # such as weights
+                    if size and (is_own or one not in self.inside):  # such as weights
                         size = tolerance.share(tensor.dtype) * tensor.abs()
                     made[one] = rounding.perturb(tensor, share * size, sign, random)
                 for call in calls:

@@ -160,14 +160,14 @@ class Plan:
             the result, the attributes in the order of Recording.changed, and by leaf the values
             of what is written to.
         """
-        made, frames = self.run(leaves, False, attributes)
-        frames.clear()  # they and the list of them are a cycle, which would keep all values alive
+        made, values = self.run(leaves, False, attributes)
+        values.frames.clear()  # they have the values, which would stay alive
         return made
 
     def run(self, leaves: dict[int, Tensor], keep_values: bool = False,
             attributes: dict[Any, Any] | None = None,
-            ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], dict[int, Frame]]:
-        """Returns the results of a call, and the values of the loops by their number.
+            ) -> tuple[tuple[Any, list[Any], dict[int, Tensor]], Values]:
+        """Returns the results of a call, and the values.
 
         keep_values: also of those that nothing reads any more.
         """
@@ -244,7 +244,7 @@ class Plan:
         for packed in values.packed:
             if (spikes := packed()) is not None:
                 detach_bits(spikes)
-        return (made, changed, written), values.frames
+        return (made, changed, written), values
 
 
 def make_plan(recording: Recording, exact: bool) -> Plan:

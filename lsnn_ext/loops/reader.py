@@ -19,7 +19,7 @@ SUBTRACTS = frozenset({"sub", "subtract", "__sub__", "sub_", "__isub__"})
 # Functions whose result has the same numbers in the same order, if it has as many.
 COPIES = frozenset({
     "view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "clone",
-    "expand", "expand_as", "view_as", "reshape_as", "to", "type_as", "float", "double",
+    "expand", "to", "float", "double",
     "__getitem__", "select", "unbind", "stack", "chunk", "split",
     "sum", "mean", "amax", "amin"})  # over axes of size 1
 

@@ -76,8 +76,9 @@ class Recurrence:
             self._name_current(Current((), (), (), 0, self.populations.of_copy[0]))
         self.places = {place: self._name_output(place) for place in self.outputs}
         # with what later steps read
-        self.values = {**{one.place: name for one, name in self.registers.items() if one.lag == 1},
-                       **{place: self._name_z(place) for place in self.emitted}, **self.places}
+        self.values = {**{place: self._name_z(place) for place in self.emitted},
+                       **{one.place: name for one, name in self.registers.items() if one.lag == 1},
+                       **self.places}
         population = self.populations.of_call
         self.shared_currents = self.populations.share(
             (name, one.population, self.width(one.shape)) for one, name in self.currents.items())

@@ -16,8 +16,8 @@ from .values import find_order
 _FACTORIES: dict[Any, Callable[..., Tensor]] = {
     torch.zeros_like: torch.zeros, Tensor.new_zeros: torch.zeros, torch.ones_like: torch.ones,
     Tensor.new_ones: torch.ones, torch.full_like: torch.full, Tensor.new_full: torch.full,
-    torch.empty_like: torch.empty, Tensor.new_empty: torch.empty, torch.rand_like: torch.rand,
-    torch.randn_like: torch.randn}
+    torch.empty_like: torch.empty, Tensor.new_empty: torch.empty, Tensor.new: torch.empty,
+    torch.rand_like: torch.rand, torch.randn_like: torch.randn}
 # Methods of two tensors that read the kind of the second one alone; those that take this kind.
 _LIKE: dict[Any, Callable[..., Tensor]] = {
     Tensor.to: Tensor.to, Tensor.type_as: Tensor.to, Tensor.view_as: Tensor.view,
@@ -27,11 +27,11 @@ _LIKE: dict[Any, Callable[..., Tensor]] = {
 def rewrite(call: Call, recording: Recording) -> list[Call]:
     """Returns the calls that stand for a call, of which recording has the kinds of all values.
 
-    zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on;
-    x.to(other) and others, which read the kind of the other tensor alone, x.to(device, dtype).
-    Dropout becomes a draw, which depends on no number, and a product. masked_fill with a number
-    becomes torch.where, which takes other numbers in each iteration; detach_ becomes detach, of
-    which the tensor is the result, and einsum a product of numbers. nn.LSTMCell and nn.GRUCell
+    zeros_like, randn_like and others, which read a shape alone, become torch.zeros and so on, and
+    x.to(other) and others, which read its kind alone, x.to(device, dtype). Dropout becomes a draw,
+    which depends on no number, and a product. masked_fill with a number becomes torch.where, which
+    takes other numbers in each iteration; x.data becomes detach, as does detach_, of which the
+    tensor is the result, and einsum a product of numbers. nn.LSTMCell and nn.GRUCell
     become their products and gates, x[..., mask] and x[..., numbers] an index_select. An operator
     of SpikingJelly that loops over time becomes one for each step.
     """
@@ -40,6 +40,8 @@ def rewrite(call: Call, recording: Recording) -> list[Call]:
         return [_make_factory(call, kinds)]
     if call.function in _LIKE and all(isinstance(leaf, Ref) for leaf in call.leaves[:2]):
         return [_make_like(call, kinds)]
+    if call.function == Tensor.data.__get__:  # type: ignore[attr-defined]
+        return [call.replace(function=Tensor.detach)]
     if call.function in (functional.dropout, torch.dropout):
         return _split_dropout(call, add_value, kinds, recording.strides)
     if is_operator(call.function) and str(call.function).startswith("sj_"):
@@ -127,6 +129,8 @@ def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
     factory = _FACTORIES[call.function]
     args, kwargs = pytree.tree_unflatten(list(call.leaves), call.spec)
     given: tuple[Any, ...] = list(kind.shape),
+    if call.function is Tensor.new and any(type(one) not in (int, torch.Size) for one in args[1:]):
+        return call  # of numbers
     if factory is torch.full:
         at = 2 if call.function is Tensor.new_full else 1
         given += (kwargs["fill_value"] if "fill_value" in kwargs else args[at],)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..codegen.gradients import differentiate
 from ..codegen.plain import draw_normal
 from .ir import Call, Refused
+from .rewrite import assign
 from .values import run_call
 
 Run: TypeAlias = Callable[[torch.Generator], tuple[Sequence[Tensor], Sequence[Tensor]]]
@@ -181,9 +182,9 @@ def run_perturbed_call(call: Call, values: dict[int, Tensor], numbers: Mapping[i
     """
     for value, one in run_call(call, values):
         values[value], number = one, numbers.get(value, one.detach())
-        if one.is_floating_point() and one.requires_grad:
+        if one.requires_grad:
             number = number if random is None else perturb_by_ulp(number, random)
-            values[value] = one + (number - one).detach()
+            values[value] = assign(one, number)
             if random is not None:
                 values[value].register_hook(partial(perturb_by_ulp, random=random))
         elif random is None:

@@ -18,7 +18,7 @@ from .paths import resolve
 from .plan import Plan
 from .plan_trees import Builder, Description
 from .trees import Linear, Tree, UnpredictableError, fit, list_integers, make_atom, set_size
-from .values import Frame
+from .values import Values
 
 MOST_RECORDED = 16  # recordings of which any two may define a template
 MOST_PREDICTED = 64  # entries that are kept
@@ -91,13 +91,13 @@ class Template:
         if [one.kind for one in plan.stages] != [one.kind for one in self.entry.plan.stages]:
             raise UnpredictableError  # such as a recurrence that is no kernel for this size
         states = generator_states() if plan.is_random else []
-        frames: dict[int, Frame] = {}
+        values = Values(leaves, plan.layout)
         try:
-            _, frames = plan.run(leaves, True, {
+            _, values = plan.run(leaves, True, {
                 path: resolve(guard.function, path) for path in recording.attributes})
-            _check_shapes(plan, frames)
+            _check_shapes(plan, values)
         finally:
-            frames.clear()  # they and the list of them are a cycle
+            values.frames.clear()  # they have the values, which would stay alive
             set_generator_states(states)
         return self.entry._replace(plan=plan, plain={}, comparison=None)
 
@@ -111,11 +111,11 @@ def _find_sizes(template: Tree, tree: Tree) -> Iterator[int]:
             yield from _find_sizes(one, other)
 
 
-def _check_shapes(plan: Plan, frames: dict[int, Frame]) -> None:
+def _check_shapes(plan: Plan, values: Values) -> None:
     """Raises UnpredictableError unless a run has made values of the predicted shapes."""
     kinds = plan.recording.kinds
     loops = [part[0] for part in plan.parts if not isinstance(part, Call)]
-    for number, frame in frames.items():
+    for number, frame in values.frames.items():
         for place in [*frame.products]:
             frame.whole(place)
         for (q, k), tensor in frame.sequences.items():
@@ -123,10 +123,9 @@ def _check_shapes(plan: Plan, frames: dict[int, Frame]) -> None:
                       kinds[loops[number].made[0][q][k]].shape)
             if tensor.shape != (frame.iterations, *wanted):
                 raise UnpredictableError
-    for values in {id(frame.values): frame.values for frame in frames.values()}.values():
-        for value in [*values.tensors, *values.products]:
-            if values.get(value).shape != kinds[value].shape:
-                raise UnpredictableError
+    for value in [*values.tensors, *values.products]:
+        if values.get(value).shape != kinds[value].shape:
+            raise UnpredictableError
 
 
 def _holds(guard: Guard, inputs: list[Any]) -> bool:

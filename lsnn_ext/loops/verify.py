@@ -14,11 +14,10 @@ Each check starts from recorded numbers, so that a difference is found where it 
 A number that differs by more than rounding is a flip if the recorded calls give it, too, once their
 inputs move by rounding, as at a threshold. Anything else raises.
 """
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ from .plan import Plan
 from .planner import is_live
 from .reroll import make_constant_key
 from .rounding import VerificationError, find_differences
-from .stages import Stage
+from .stages import Stage, run_in_order
 from .values import Frame, Place, Values, run_call
 
 
@@ -129,9 +128,8 @@ def check_order(plan: Plan) -> None:
 
 def _check_calls(plan: Plan, expected: Expected) -> None:
     """Compares calls outside of loops, of which stack reads whole sequences."""
-    inside = {value for loop, _ in expected.loops for value in loop.places()}
-    values = Values({value: one for value, one in expected.numbers.items() if value not in inside},
-                    plan.layout)
+    values = Values({value: one for value, one in expected.numbers.items()
+                     if value not in expected.inside}, plan.layout)
     values.frames = {k: expected.frame(loop, ()) for k, (loop, _) in enumerate(expected.loops)}
     for part in plan.parts:
         if isinstance(part, Call) and not part.is_random and is_live(part, plan.live):
@@ -153,13 +151,9 @@ def _check_stage(expected: Expected, loop: Loop, stage: Stage) -> float:
     with torch.no_grad():
         stage.run(frame)
         for place, start, got in list_results(loop, frame, stage):
-            expected.compare(loop, place, got, start,
-                             lambda t: _calls(expected, loop, stage.positions, t))
+            expected.compare(loop, place, got, start, lambda t: [
+                expected.makers[loop.made[t][q][0]] for q in stage.positions])
     return 0.0
-
-
-def _calls(expected: Expected, loop: Loop, positions: Iterable[int], t: int) -> list[Call]:
-    return [expected.makers[loop.made[t][q][0]] for q in positions]
 
 
 def _check_whole(plan: Plan, expected: Expected, result: Any,
@@ -170,25 +164,29 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     leaves = {value: expected.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
               for value in recording.leaves}
     with _generators(recording.generators):
-        (made, changed, written), frames = plan.run(leaves, keep_values=True)
+        (made, changed, written), values = plan.run(leaves, keep_values=True)
         if not all(map(torch.equal, after, generator_states())):
             raise VerificationError("other random draws, or another number of them", "results")
-    has_flips = any(_differs(expected, loop, stages, frames[k])
-                    for k, (loop, stages) in enumerate(expected.loops))
-    numbers = _follow(plan, expected, frames) if has_flips else expected.numbers
-    frames.clear()  # they and the list of them are a cycle
     refs, spec = pytree.tree_flatten((recording.result, [tree for _, tree in recording.changed],
                                       list(map(Ref, recording.written.values()))))
-    replayed = 0
-    for ref, one in zip(refs, spec.flatten_up_to((made, changed, list(written.values()))),
-                        strict=True):
-        if not isinstance(ref, Ref):
-            continue
-        got, want, recorded = one.detach(), numbers[ref.value], expected.numbers[ref.value]
-        rounding.check_kind(got, want, "results")
-        if wrong := int(find_differences(got, want, expected.run.of(want)).sum()):
-            raise VerificationError(f"{wrong} numbers differ", "results")
-        replayed += int(find_differences(got, recorded, expected.run.of(recorded)).sum())
+    results = [(ref.value, one.detach()) for ref, one in zip(
+        refs, spec.flatten_up_to((made, changed, list(written.values()))), strict=True)
+        if isinstance(ref, Ref)]
+
+    def count_differences(numbers: Mapping[int, Tensor]) -> int:
+        return sum(int(find_differences(one, want, expected.run.of(want)).sum())
+                   for value, one in results for want in [numbers[value]])
+
+    for value, one in results:
+        rounding.check_kind(one, expected.numbers[value], "results")
+    run = [(loop, *each) for k, (loop, stages) in enumerate(expected.loops)
+           for each in _list_numbers(loop, stages, values.frames[k])]
+    replayed = count_differences(expected.numbers)
+    has_flips = replayed > 0 or any(_differs(expected, *each) for each in run)
+    numbers = _follow(plan, expected, values, run) if has_flips else expected.numbers
+    values.frames.clear()  # they have the values, which would stay alive
+    if wrong := count_differences(numbers):
+        raise VerificationError(f"{wrong} numbers differ", "results")
     found = Comparison(expected.ulps, expected.values, expected.flips, replayed, 0.0, 0)
     refs, spec = pytree.tree_flatten(recording.result)
     pairs = [(ref, one, other) for ref, one, other in zip(
@@ -210,11 +208,11 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     given = [leaves[one] for one in wanted]
 
     def run_calls(random: torch.Generator | None) -> tuple[list[Tensor], list[Tensor]]:
-        values = dict(leaves)
+        made = dict(leaves)
         with _generators(recording.generators):
             for call in recording.calls:
-                rounding.run_perturbed_call(call, values, numbers, random)
-        return [values[ref.value] for ref, *_ in pairs], given
+                rounding.run_perturbed_call(call, made, numbers, random)
+        return [made[ref.value] for ref, *_ in pairs], given
 
     original = run_calls(None) if has_flips else (
         [one for *_, one in pairs], [recording.tensors[one] for one in wanted])
@@ -224,47 +222,82 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     return replace(found, gradient=worst, gradients=len(wanted))
 
 
-def _differs(expected: Expected, loop: Loop, stages: Sequence[Stage], frame: Frame) -> bool:
-    """Whether numbers of a run of the loop differ from the recorded ones by more than rounding."""
+def _list_numbers(loop: Loop, stages: Sequence[Stage],
+                  frame: Frame) -> Iterator[tuple[Place, int, Tensor]]:
+    """Yields what list_results does, and all that recurrences read; nothing of random draws."""
+    assert frame.inputs is not None
     for stage in stages:
-        for (q, k), start, got in list_results(loop, frame, stage):
-            want = torch.stack([expected.numbers[made[q][k]] for made in loop.made[start:]])
-            rounding.check_kind(got, want, loop.body[q].call.line)
-            if not expected.is_uninitialized(loop.body[q].call) and not torch.equal(
-                    got, want) and bool(find_differences(got.detach(), want,
-                                                         expected.run.of(want)).any()):
-                return True
-    return False
+        if any(loop.body[q].call.is_random for q in stage.positions):
+            continue
+        if isinstance(stage.run, Component):
+            for place, numbers in stage.run.trace(frame.inputs[stage.run]).items():
+                yield place, 0, numbers
+            continue
+        if stage.kind == "loop":
+            frame, places = copy(frame), {(q, k) for q in stage.positions
+                                          for k in range(len(loop.body[q].call.outputs))}
+            frame.sequences = {**frame.sequences}
+            with torch.no_grad():
+                run_in_order(loop, stage.positions, places, set(), frame)
+        for place, start, numbers in list_results(loop, frame, stage):
+            yield place, start, numbers.detach()
 
 
-def _follow(plan: Plan, expected: Expected, frames: Mapping[int, Frame]) -> Mapping[int, Tensor]:
+def _differs(expected: Expected, loop: Loop, place: Place, start: int, got: Tensor) -> bool:
+    """Whether numbers of a run differ from the recorded ones by more than rounding."""
+    (q, k), call = place, loop.body[place[0]].call
+    want = torch.stack([expected.numbers[made[q][k]] for made in loop.made[start:]])
+    rounding.check_kind(got, want, call.line)
+    return not expected.is_uninitialized(call) and not torch.equal(got, want) and bool(
+        find_differences(got, want, expected.run.of(want)).any())
+
+
+def _follow(plan: Plan, expected: Expected, values: Values,
+            found: Sequence[tuple[Loop, Place, int, Tensor]]) -> Mapping[int, Tensor]:
     """Returns the numbers of a run of the plan, and of the recorded calls where it has none. Raises
-    VerificationError unless each recorded call, from numbers of the run, gives those of the run."""
+    VerificationError unless each recorded call, from numbers of the run, gives those of the run.
+
+    Args:
+        values: of the run.
+        found: of its loops, as _list_numbers yields them.
+    """
     recording = plan.recording
-    run: dict[int, tuple[Tensor, int, Place, Loop, Stage]] = {}  # number, iteration ... by value
-    for number, (loop, stages) in enumerate(expected.loops):
-        frame = frames[number]
-        assert frame.inputs is not None
-        for stage in stages:
-            if any(loop.body[q].call.is_random for q in stage.positions):
-                continue
-            made = list_results(loop, frame, stage) if not isinstance(stage.run, Component) else (
-                (place, 0, one) for place, one in stage.run.trace(frame.inputs[stage.run]).items())
-            for (q, k), start, results in made:
-                run.update((loop.made[t][q][k], (one, t, (q, k), loop, stage))
-                           for t, one in enumerate(results.detach(), start))
+    run = {value: values.get(value).detach() for part in plan.parts
+           if isinstance(part, Call) and not part.is_random and is_live(part, plan.live)
+           for value in part.outputs}
+    steps: dict[int, int] = {}
+    for loop, (q, k), start, got in found:
+        at = [made[q][k] for made in loop.made[start:]]
+        run.update(zip(at, got, strict=True))
+        steps.update(zip(at, range(start, loop.iterations), strict=True))
+    order = {id(call): k for k, call in enumerate(recording.calls)}
+
+    def find_calls(call: Call) -> list[Call]:
+        """Returns the calls that make the results of one from numbers of the run."""
+        needed: dict[int, Call] = {}
+        left = [call]
+        while left:
+            one = left.pop()
+            needed[order[id(one)]] = one
+            made = [expected.makers[value] for value in one.inputs
+                    if value in expected.makers and value not in run]
+            left += [other for other in made if not other.is_random
+                     and order[id(other)] not in needed]
+        return [needed[k] for k in sorted(needed)]
+
     followed = copy(expected)
     followed.numbers = numbers = {value: expected.numbers[value] for value in recording.leaves}
     with torch.no_grad(), _generators(recording.generators):
         for call in recording.calls:
             for value, one in run_call(call, numbers):
                 numbers[value] = one
-                if value in run:
-                    got, t, place, loop, stage = run[value]
-                    before = [q for q in stage.positions if q <= place[0]]
-                    calls = partial(_calls, expected, loop, before)
-                    followed.compare(loop, place, got[None], t, calls, expected.run)
-                    numbers[value] = got
+                if value not in run or expected.is_uninitialized(call):
+                    continue
+                limit = expected.run.of(one)
+                if find_differences(run[value], one, limit).any():
+                    followed.check_flips(value, run[value], find_calls(call), limit, expected.run,
+                                         steps.get(value))
+                numbers[value] = run[value]
     return numbers
 
 

@@ -14,8 +14,10 @@ from .unread import add_mask
 
 
 def find_constructor(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
-    """Returns the call for what torch.FloatTensor makes of numbers or of a size. Refuses other
-    operators, and arrays of NumPy, which may be written to."""
+    """Returns the call for what torch.FloatTensor makes of numbers or of a size, and Variable of a
+    tensor. Refuses other operators, and arrays of NumPy, which may be written to."""
+    if func is torch.ops.aten.detach.default:
+        return Tensor.detach, args, kwargs
     if func is torch.ops.aten.lift_fresh.default:
         if not args[0].untyped_storage().resizable():
             raise Refused("torch.from_numpy: expected a buffer, or torch.tensor of an array")
@@ -53,12 +55,13 @@ class Witness(DispatchMode):
         recorder = self.recorder
         if recorder.refused is not None:
             return func(*args, **kwargs)
-        if not recorder.depth and func is not torch.ops.aten.detach.default:
+        if not recorder.depth:
             with recorder.refusals():
                 with recorder.inside():
                     made = find_constructor(func, args, kwargs)
                 # kept: without a reference the program would get another object
-                self.made = recorder.note_function(*made, lambda: func(*args, **kwargs))
+                self.made = recorder.note_function(*made, lambda: func(*args, **kwargs),
+                                                   lambda _: None)  # as C sets its version
                 return self.made
         effects = of.find_effects(func)
         if effects.reads and not (

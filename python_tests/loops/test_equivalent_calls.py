@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
 
 from lsnn_ext import convert, fuse
 from lsnn_ext.loops.ir import Refused
@@ -130,14 +131,22 @@ def like_others(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     return v, spike(v - 0.5) * (v < 2).type_as(w)
 
 
+def written_variables(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
+    """As programs of old releases of torch make states."""
+    reset = Variable(z.new(B, N).zero_().add_(z.data))
+    v = 0.9 * v + Variable(x.clone().mul_(2.0)) @ w - reset
+    return v, spike(v - 0.5)
+
+
 def integers(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     fired = (v > 0.5).int()
     v = (0.9 * v * (1 - fired) + x @ w - z) % 1.3
     return v, spike(v - 0.5) - 0.1 * fired.long()
 
 
-@pytest.mark.parametrize("step", [detached, turned, viewed, copied, shared, like_others, integers],
-                         ids=lambda one: one.__name__)
+@pytest.mark.parametrize("step", [
+    detached, turned, viewed, copied, shared, like_others, written_variables, integers],
+    ids=lambda one: one.__name__)
 def test_equivalent_calls(step: Callable[..., Any]) -> None:
     compare(over(step, 2, last=(0,)), random(T, B, N), random(N, N, seed=1), random(B, N, seed=2),
             torch.zeros(B, N).double())
