@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from compare import assert_same, weighted_gradients
 from lsnn_ext.loops.model import convert
+from lsnn_ext.loops.verify import verify
+from small_loops import prepare, random, spike
 
 T, B, N = 12, 3, 5
 
@@ -110,6 +113,31 @@ def test_a_buffer_that_python_compares() -> None:
             side.mode.fill_(mode)
         _check(model, theirs, x)
         assert torch.equal(model(x), before) == (mode != 1)
+
+
+@pytest.mark.parametrize("weigh", [
+    lambda x, t: x * 0.9**t, lambda x, t: x * (torch.arange(B) <= t)[:, None],
+    lambda x, t: (t - x).div(t + 1), lambda x, t: x + torch.arange(N) * t])
+def test_numbers_that_change_are_one_tensor(weigh: Callable[[Tensor, int], Tensor]) -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = torch.zeros(B, N).double()
+        out = []
+        for t, x_t in enumerate(x):
+            v = 0.9 * v + weigh(x_t, t) @ w - spike(v - 0.5)
+            out.append(v)
+        return torch.stack(out)
+
+    plan, result = prepare(model, [random(T, B, N), random(N, N)])
+    assert verify(plan, result).gradients == 2
+    assert {stage.kind for stage in plan.stages} <= {"invariant", "sliced", "batched", "fused"}
+
+
+def test_what_cannot_be_restored() -> None:
+    """An array that nobody can write to, and a tensor without numbers."""
+    model = Layer()
+    model.table, model.shape = np.broadcast_to(np.ones(1), (3,)), torch.empty(3, device="meta")
+    _, report = convert(model, _x())
+    assert report.converted, report
 
 
 @pytest.mark.parametrize(("kind", "reason"), [

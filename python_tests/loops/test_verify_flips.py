@@ -28,8 +28,12 @@ from small_loops import find_components, prepare, random, spike
 T, B, N = 9, 3, 5
 
 
-def near_threshold() -> tuple[Plan, Any, Loop, int]:
-    """A plan in whose step 4 the argument of neuron (1, 2) is an ulp above the threshold."""
+def near_threshold(after: Callable[[list[Tensor]], Tensor] = torch.stack,
+                   ) -> tuple[Plan, Any, Loop, int]:
+    """A plan in whose step 4 the argument of neuron (1, 2) is an ulp above the threshold.
+
+    after: makes the result of the spikes.
+    """
     x, w = random(T, B, N), torch.zeros(N, N).double()
 
     def leaky(x, w):
@@ -39,7 +43,7 @@ def near_threshold() -> tuple[Plan, Any, Loop, int]:
             v = 0.9 * v + x_t + z @ w
             z = spike(v - 1.0)
             out.append(z)
-        return torch.stack(out)
+        return after(out)
 
     v = torch.full((B, N), 0.1).double()
     for t in range(T):
@@ -84,12 +88,11 @@ def run_on_others(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Te
     """Makes the run of a whole plan read another tensor in the place of a leaf."""
     run = Plan.run
 
-    def run_wrong(plan: Plan, leaves: dict[int, Tensor], *args: Any) -> Any:
+    def run_wrong(plan: Plan, leaves: dict[int, Tensor], keep_values: bool) -> Any:
         value = [*leaves][leaf]
-        return run(plan, {**leaves, value: change(leaves[value])}, *args)
+        return run(plan, {**leaves, value: change(leaves[value])}, keep_values)
 
-    monkeypatch.setattr(Plan, "run", lambda plan, leaves, keep_values=False: run_wrong(
-        plan, leaves, keep_values))
+    monkeypatch.setattr(Plan, "run", run_wrong)
 
 
 def test_flip_in_a_run():
@@ -130,6 +133,61 @@ def test_gradients_of_a_run_with_flips_are_compared(monkeypatch: pytest.MonkeyPa
     run_on_others(monkeypatch, lambda w: w + 0.1 * (w - w.detach()), 1)
     with pytest.raises(VerificationError, match=r"gradient of input 1: a gradient differs"):
         verify(plan, result)
+
+
+def write(out: list[Tensor]) -> Tensor:
+    made = torch.empty(T, B, N, dtype=torch.float64)
+    for t, z in enumerate(out):
+        made[t] = z
+    return made
+
+
+@pytest.mark.parametrize("after", [
+    write, lambda out: torch.view_as_real(torch.complex(torch.stack(out), 2 * torch.stack(out))),
+    lambda out: torch.cat([torch.stack(out).masked_fill(torch.stack(out) > 0, -torch.inf),
+                           torch.zeros(T, B, 1)], -1).softmax(-1)])
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_what_follows_a_flip(after: Callable[[list[Tensor]], Tensor], is_wrong: bool,
+                             monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, result, _, _ = near_threshold(after)
+    move_current(plan)
+    if not is_wrong:
+        found = verify(plan, result)
+        assert found.replayed and found.gradients == 2
+        return
+    run = Plan.run
+
+    def run_wrong(plan: Plan, leaves: dict[int, Tensor], keep_values: bool) -> Any:
+        (made, *others), values = run(plan, leaves, keep_values)
+        return (made.roll(1, 0), *others), values
+
+    monkeypatch.setattr(Plan, "run", run_wrong)
+    with pytest.raises(VerificationError, match="results: .* numbers differ"):
+        verify(plan, result)
+
+
+def test_a_flip_outside_of_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument of a spike is an ulp above the threshold, and a plan rounds it down."""
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v, out = torch.zeros(B, N).double(), []
+        for z in spike(x * 1.0 - 1.0):
+            v = 0.9 * v + z @ w
+            out.append(v)
+        return torch.stack(out)
+
+    x = random(T, B, N)
+    x[4, 1, 2] = 1 + 2**-52
+    plan, result = prepare(model, [x, random(N, N)])
+    run = Values.run
+
+    def run_rounded(values: Values, call: Call) -> None:
+        run(values, call)
+        if call.name == "mul":
+            values.tensors[call.outputs[0]] = values.get(call.outputs[0]) * (1 - 2**-52)
+
+    monkeypatch.setattr(Values, "run", run_rounded)
+    found = verify(plan, result)
+    assert found.replayed and found.gradients == 2
 
 
 def izhikevich(v: Tensor, b: Tensor, current: Tensor) -> tuple[Tensor, Tensor, Tensor]:
