@@ -233,13 +233,15 @@ def _list_numbers(loop: Loop, stages: Sequence[Stage],
             for place, numbers in stage.run.trace(frame.inputs[stage.run]).items():
                 yield place, 0, numbers
             continue
-        if stage.kind == "loop":
-            frame, places = copy(frame), {(q, k) for q in stage.positions
-                                          for k in range(len(loop.body[q].call.outputs))}
-            frame.sequences = {**frame.sequences}
+        made = frame
+        if stage.kind == "loop":  # once more, with all that it makes
+            made = copy(frame)
+            made.last = {}
+            places = {(q, k) for q in stage.positions
+                      for k in range(len(loop.body[q].call.outputs))}
             with torch.no_grad():
-                run_in_order(loop, stage.positions, places, set(), frame)
-        for place, start, numbers in list_results(loop, frame, stage):
+                run_in_order(loop, stage.positions, places, set(), made)
+        for place, start, numbers in list_results(loop, made, stage):
             yield place, start, numbers.detach()
 
 

@@ -139,7 +139,7 @@ def _rows_of_snntorch() -> list[Row]:
         add(f"{kind} surrogate_disable", _snntorch(kind, surrogate_disable=True))
         add(f"{kind} init_hidden", _snntorch(kind, init_hidden=True), model=models.SnnTorchHidden)
         add(f"{kind} reset_mem", _snntorch(kind), model=models.SnnTorchReset)
-        add(f"{kind} inhibition", _snntorch(kind, inhibition=True), "torch.int64")
+        add(f"{kind} inhibition", _snntorch(kind, inhibition=True), "as many numbers")
         add(f"{kind} state_quant", _snntorch(kind, state_quant=_eighths))
         add(f"{kind} graded spikes", _snntorch(kind, attributes={
             "graded_spikes_factor": torch.tensor(2.0)}), is_smooth=True)
