@@ -133,7 +133,7 @@ def test_numbers_that_change_are_one_tensor(weigh: Callable[[Tensor, int], Tenso
 
 
 def test_what_cannot_be_restored() -> None:
-    """An array that nobody can write to, and a tensor without numbers."""
+    """A read-only array, and a tensor on the meta device."""
     model = Layer()
     model.table, model.shape = np.broadcast_to(np.ones(1), (3,)), torch.empty(3, device="meta")
     _, report = convert(model, _x())
