@@ -58,7 +58,7 @@ def _check_steps(expected: Expected, loop: Loop, component: Component) -> None:
             trace=True, **coefficients)  # type: ignore[arg-type]
         for (q, k), name in found.values.items():
             if name.startswith("z") and (q, k) not in found.places:
-                continue  # of several neurons, whose sums others make; what reads it is compared
+                continue  # a flip of these may have no explanation in the calls of its step alone
             one = found.take((q, k), name, spikes, traces)
             one = one.reshape(len(steps), rows, *one.shape[2:])
             first = -(-(start + ahead.get(q, 0)) // groups)  # the first whole iteration
@@ -81,10 +81,14 @@ def _check_gradients(expected: Expected, loop: Loop, component: Component) -> fl
         leaves.append(one.detach().requires_grad_())
         return leaves[-1]
 
-    outside = dict.fromkeys(value for slot in component.outside for value in find_initial(slot))
-    for value in {**outside, **dict.fromkeys(component.initial)}:
-        if kinds[value].requires_grad:
-            values[value] = add_leaf(values[value])
+    # those of an argument are one leaf: nothing may read what the last iteration makes of its own
+    outside = [[*find_initial(slot)] for slot in component.outside]
+    for each in (*outside, *([value] for value in component.initial)):
+        new = [value for value in dict.fromkeys(each)
+               if kinds[value].requires_grad and values[value] is expected.numbers[value]]
+        if new:
+            values.update(zip(new, add_leaf(torch.stack([values[value] for value in new])),
+                              strict=True))
     for place in dict.fromkeys(slot[:2] for slot in component.outside
                                if isinstance(slot, Now | Before)):
         made = [one[place[0]][place[1]] for one in loop.made]

@@ -138,7 +138,7 @@ def list_results(loop: Loop, frame: Frame, stage: Stage) -> Iterator[tuple[Place
 def _find_uninitialized(recording: Recording) -> set[int]:
     found: set[int] = set()
     for call in recording.calls:
-        if "empty" in call.name or call.name == "new" and isinstance(call.leaves[-1], int):
+        if "empty" in call.name:
             found.update(call.outputs)
         elif call.name in ("__setitem__", "index_put_", "index_copy_", "scatter_", "masked_fill_"):
             found.update(after for before, after in call.written if before in found)

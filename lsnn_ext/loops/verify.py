@@ -7,15 +7,14 @@ Each check starts from recorded numbers, so that a difference is found where it 
 3. so do the calls outside of loops, and each stage of a loop, for all iterations; a kernel takes
    one step of each iteration, from the recorded states and spikes of the iteration before;
 4. a component's gradients are those of its calls, at its numbers;
-5. the whole plan gives the recorded results, gradients and random draws. Where rounding adds up
-   until spikes differ, the recorded calls must give its numbers, each from its own before, and at
-   these numbers its results and gradients.
+5. the whole plan gives the recorded results, gradients and random draws; or, as rounding adds up
+   until spikes flip, the recorded calls, each from numbers of the plan, give the plan's.
 
 A number that differs by more than rounding is a flip if the recorded calls give it, too, once their
 inputs move by rounding, as at a threshold. Anything else raises.
 """
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..codegen.plain import generator_states, set_generator_states
+from ..codegen.program import find_reachable
 from . import rounding
 from .component import Component
 from .component_check import check_component
@@ -160,18 +160,28 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
                  after: Sequence[Tensor]) -> Comparison:
     """Runs the plan from its leaves. Its gradient is that of the whole run."""
     recording = plan.recording
-    kinds = recording.kinds
-    leaves = {value: expected.numbers[value].detach().requires_grad_(kinds[value].requires_grad)
-              for value in recording.leaves}
+    leaves = {value: expected.numbers[value].detach().requires_grad_(
+        recording.kinds[value].requires_grad) for value in recording.leaves}
     with _generators(recording.generators):
         (made, changed, written), values = plan.run(leaves, keep_values=True)
         if not all(map(torch.equal, after, generator_states())):
             raise VerificationError("other random draws, or another number of them", "results")
+    try:
+        return _compare_results(plan, expected, leaves, (made, changed, list(written.values())),
+                                result, values)
+    finally:
+        values.frames.clear()  # they have the values, which would stay alive
+
+
+def _compare_results(plan: Plan, expected: Expected, leaves: dict[int, Tensor],
+                     made: tuple[Any, ...], result: Any, values: Values) -> Comparison:
+    """Compares what a run of the plan has made, and its gradients, with the recorded call and its
+    result; where these differ, with the recorded calls at the values of the run."""
+    recording = plan.recording
     refs, spec = pytree.tree_flatten((recording.result, [tree for _, tree in recording.changed],
                                       list(map(Ref, recording.written.values()))))
     results = [(ref.value, one.detach()) for ref, one in zip(
-        refs, spec.flatten_up_to((made, changed, list(written.values()))), strict=True)
-        if isinstance(ref, Ref)]
+        refs, spec.flatten_up_to(made), strict=True) if isinstance(ref, Ref)]
 
     def count_differences(numbers: Mapping[int, Tensor]) -> int:
         return sum(int(find_differences(one, want, expected.run.of(want)).sum())
@@ -179,18 +189,14 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
 
     for value, one in results:
         rounding.check_kind(one, expected.numbers[value], "results")
-    run = [(loop, *each) for k, (loop, stages) in enumerate(expected.loops)
-           for each in _list_numbers(loop, stages, values.frames[k])]
     replayed = count_differences(expected.numbers)
-    has_flips = replayed > 0 or any(_differs(expected, *each) for each in run)
-    numbers = _follow(plan, expected, values, run) if has_flips else expected.numbers
-    values.frames.clear()  # they have the values, which would stay alive
+    numbers = _follow(plan, expected, values) if replayed else expected.numbers
     if wrong := count_differences(numbers):
         raise VerificationError(f"{wrong} numbers differ", "results")
     found = Comparison(expected.ulps, expected.values, expected.flips, replayed, 0.0, 0)
     refs, spec = pytree.tree_flatten(recording.result)
     pairs = [(ref, one, other) for ref, one, other in zip(
-        refs, spec.flatten_up_to(made), spec.flatten_up_to(result), strict=True)
+        refs, spec.flatten_up_to(made[0]), spec.flatten_up_to(result), strict=True)
         if isinstance(ref, Ref) and other.grad_fn is not None]
     wanted = [value for value, leaf in leaves.items() if leaf.requires_grad
               and recording.tensors[value].requires_grad]  # it may have been detached in the call
@@ -208,18 +214,23 @@ def _check_whole(plan: Plan, expected: Expected, result: Any,
     given = [leaves[one] for one in wanted]
 
     def run_calls(random: torch.Generator | None) -> tuple[list[Tensor], list[Tensor]]:
-        made = dict(leaves)
+        again = dict(leaves)
         with _generators(recording.generators):
             for call in recording.calls:
-                rounding.run_perturbed_call(call, made, numbers, random)
-        return [made[ref.value] for ref, *_ in pairs], given
+                rounding.run_perturbed_call(call, again, numbers, random)
+        return [again[ref.value] for ref, *_ in pairs], given
 
-    original = run_calls(None) if has_flips else (
-        [one for *_, one in pairs], [recording.tensors[one] for one in wanted])
-    worst = rounding.compare_gradients(
-        [one for _, one, _ in pairs], original[0], given, original[1],
-        [f"gradient of {names[one]}" for one in wanted], run_calls, tolerance=expected.run)
-    return replace(found, gradient=worst, gradients=len(wanted))
+    def compare(want: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+        return rounding.compare_gradients(
+            [one for _, one, _ in pairs], want, given, others,
+            [f"gradient of {names[one]}" for one in wanted], run_calls, tolerance=expected.run)
+
+    if not replayed:
+        with suppress(VerificationError):
+            worst = compare([one for *_, one in pairs], [recording.tensors[one] for one in wanted])
+            return replace(found, gradient=worst, gradients=len(wanted))
+        numbers = _follow(plan, expected, values)  # of states that no result shows
+    return replace(found, gradient=compare(*run_calls(None)), gradients=len(wanted))
 
 
 def _list_numbers(loop: Loop, stages: Sequence[Stage],
@@ -245,47 +256,29 @@ def _list_numbers(loop: Loop, stages: Sequence[Stage],
             yield place, start, numbers.detach()
 
 
-def _differs(expected: Expected, loop: Loop, place: Place, start: int, got: Tensor) -> bool:
-    """Whether numbers of a run differ from the recorded ones by more than rounding."""
-    (q, k), call = place, loop.body[place[0]].call
-    want = torch.stack([expected.numbers[made[q][k]] for made in loop.made[start:]])
-    rounding.check_kind(got, want, call.line)
-    return not expected.is_uninitialized(call) and not torch.equal(got, want) and bool(
-        find_differences(got, want, expected.run.of(want)).any())
-
-
-def _follow(plan: Plan, expected: Expected, values: Values,
-            found: Sequence[tuple[Loop, Place, int, Tensor]]) -> Mapping[int, Tensor]:
+def _follow(plan: Plan, expected: Expected, values: Values) -> Mapping[int, Tensor]:
     """Returns the numbers of a run of the plan, and of the recorded calls where it has none. Raises
     VerificationError unless each recorded call, from numbers of the run, gives those of the run.
-
-    Args:
-        values: of the run.
-        found: of its loops, as _list_numbers yields them.
-    """
+    values: of the run."""
     recording = plan.recording
     run = {value: values.get(value).detach() for part in plan.parts
            if isinstance(part, Call) and not part.is_random and is_live(part, plan.live)
            for value in part.outputs}
     steps: dict[int, int] = {}
-    for loop, (q, k), start, got in found:
-        at = [made[q][k] for made in loop.made[start:]]
-        run.update(zip(at, got, strict=True))
-        steps.update(zip(at, range(start, loop.iterations), strict=True))
+    for number, (loop, stages) in enumerate(expected.loops):
+        for (q, k), start, got in _list_numbers(loop, stages, values.frames[number]):
+            at = [made[q][k] for made in loop.made[start:]]
+            run.update(zip(at, got, strict=True))
+            steps.update(zip(at, range(start, loop.iterations), strict=True))
     order = {id(call): k for k, call in enumerate(recording.calls)}
 
     def find_calls(call: Call) -> list[Call]:
         """Returns the calls that make the results of one from numbers of the run."""
-        needed: dict[int, Call] = {}
-        left = [call]
-        while left:
-            one = left.pop()
-            needed[order[id(one)]] = one
-            made = [expected.makers[value] for value in one.inputs
-                    if value in expected.makers and value not in run]
-            left += [other for other in made if not other.is_random
-                     and order[id(other)] not in needed]
-        return [needed[k] for k in sorted(needed)]
+        def list_makers(k: int) -> list[int]:
+            return [order[id(one)] for value in recording.calls[k].inputs if value not in run
+                    and (one := expected.makers.get(value)) is not None and not one.is_random]
+
+        return [recording.calls[k] for k in sorted(find_reachable([order[id(call)]], list_makers))]
 
     followed = copy(expected)
     followed.numbers = numbers = {value: expected.numbers[value] for value in recording.leaves}

@@ -266,9 +266,12 @@ def test_new_tensors_of_the_same_kinds_are_taken() -> None:
     """As states of another model, which a library keeps with those of this one."""
     gc.collect()  # models of other tests, whose entries in the registry vanish with them
     watched = Watched()
-    watched.model.constant = torch.zeros(3)
-    assert not watched.guard.holds([watched.x])
-    assert watched.guard.replace_tensors([watched.x])
+    kept = []
+    for _ in range(50):  # some have the id of a tensor that was a state
+        kept.append(torch.zeros(3))
+        watched.model.constant = kept[-1]
+        assert not watched.guard.holds([watched.x])
+        assert watched.guard.replace_tensors([watched.x])
     assert any(one is watched.model.constant
                for one in watched.guard.look_up([watched.x]).values())
     watched.model.constant = torch.zeros(3).double()
