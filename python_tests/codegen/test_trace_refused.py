@@ -47,6 +47,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "masked read": (lambda v: v[v > 0], "aten.index"),
     "masked write of rows": (lambda v: torch.zeros_like(v).masked_scatter(v > 0, v), "scatter"),
     "cumsum": (lambda v: v.cumsum(0), "aten.cumsum"),
+    "integers": (lambda v: v - ((v > 0).int() - 2), "aten.sub of torch.int32"),
     "sinh": (torch.sinh, "aten.sinh"),
     "exp2": (torch.exp2, "aten.exp2"),
     "decimals": (lambda v: v.round(decimals=2), "aten.round.decimals"),

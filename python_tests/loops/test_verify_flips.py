@@ -1,7 +1,6 @@
 """What verify counts as rounding: at a threshold, and of gradients."""
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,10 +106,8 @@ def test_flip_in_a_run():
     assert found.replayed >= 1
     assert (found.gradients, found.reason) == (2, "")
     assert "flip at a threshold" in str(found)
-    for one in (found, replace(found, flips=0)):
-        assert "in the whole run rounding adds up: 1 numbers" in str(one)
-        assert "results equal" not in str(one)
-        assert "; 2 gradients within" in str(one)
+    assert "in the whole run rounding adds up: 1 numbers" in str(found)
+    assert "results equal" not in str(found) and "; 2 gradients within" in str(found)
 
 
 def write(out: list[Tensor]) -> Tensor:
