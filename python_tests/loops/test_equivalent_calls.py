@@ -132,7 +132,7 @@ def like_others(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
 
 def written_variables(x: Tensor, w: Tensor, v: Tensor, z: Tensor) -> Any:
     """As programs of old releases of torch make states."""
-    reset = Variable(z.new(B, N).zero_().add_(z.data)) * z.new([0.9])
+    reset = Variable(z.new(B, N).zero_().add_(z.data)) * w.new([0.9])
     v = 0.9 * v + Variable(x.clone().mul_(2.0)) @ w - reset
     return v, spike(v - 0.5)
 
