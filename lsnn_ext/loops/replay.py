@@ -294,21 +294,19 @@ class Replayer:
         if isinstance(recording, Refused):
             reason = str(recording)
             recording = Recording([], {}, {}, None, [], {}, {})
-            self._warn(reason, f"{reason}; the original runs", UserWarning)
         else:
             plain = origins.plain_changes(recording)
             try:
                 self._check(key, recording, plain)
                 plan = make_plan(recording, self.options.exact)
-                recording = plan.recording
-                if reason := plan.reason:
-                    # without gradients a call may be too short for what pays off with them
-                    is_short = plan.has_kernel and self._is_replayed(key)
-                    plan = None
-                    if not is_short:
-                        self._warn("plan", f"{reason}; the original runs", UserWarning)
+                recording, reason = plan.recording, plan.reason
             except Refused as refused:
-                plan, reason = None, str(refused)
+                reason = str(refused)
+        if reason:
+            # without gradients a call may be too short for what pays off with them
+            if plan is None or not plan.has_kernel or not self._is_replayed(key):
+                self._warn(reason, f"{reason}; the original runs", UserWarning)
+            plan = None
         guard = Guard(root, origins, recording, codes)
         comparison = None
         if plan is not None and self.options.verify:
