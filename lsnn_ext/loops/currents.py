@@ -235,5 +235,7 @@ def slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
 
 
 def _transpose(matrix: Slot, is_transposed: bool, outside: Mapping[Slot, Tensor]) -> Tensor:
-    """Returns a matrix as (outputs, inputs)."""
-    return outside[matrix] if is_transposed else outside[matrix].t()
+    """Returns a matrix as (outputs, inputs), without axes of size 1 in front."""
+    one = outside[matrix]
+    one = one if one.dim() == 2 else one.reshape(one.shape[-2:])
+    return one if is_transposed else one.t()

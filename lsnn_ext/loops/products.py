@@ -23,7 +23,7 @@ class Operands(NamedTuple):
     matrix: Any
     is_transposed: bool  # the matrix is (outputs, inputs), as of torch.nn.functional.linear
     added: tuple[Any, ...] = ()
-    is_vector: bool = False  # whether the source must have one dimension
+    is_vector: bool = False  # whether the source must have one dimension, or a last one of size 1
     has_grad: bool = True  # whether its gradient is recorded
 
     @property
@@ -84,7 +84,7 @@ class Stacked(NamedTuple):
 def list_operands(call: Call, leaves: Sequence[Any]) -> list[Operands]:
     """Returns how a call may be read as a product, if its matrix has two dimensions."""
     name = call.name
-    if name not in ("linear", "addmm", "einsum", "matmul", "mm", "mv", "__matmul__"):
+    if name not in ("linear", "addmm", "einsum", "matmul", "mm", "mv", "bmm", "__matmul__"):
         return []
     args, kwargs = pytree.tree_unflatten(list(leaves), call.spec)
     if name == "linear":

@@ -257,13 +257,14 @@ class Reader:
                 return tuple(map(self.read, given))
             return self._subtract(position, *given)
         for one in list_operands(call, slots):
-            is_vector = isinstance(self.read(one.source), Read) and (
-                len(self.kind_of(one.source).shape) == 1)
-            if one.is_vector and not is_vector:
+            shape = self.kind_of(one.source).shape
+            is_column = one.is_vector and len(shape) > 2 and shape[-1] == 1
+            if one.is_vector and not (isinstance(self.read(one.source), Read)
+                                      and (is_column or len(shape) == 1)):
                 if columns := self._find_columns(one.source, one.matrix):
                     return (columns,)
                 continue
-            if found := self._products(one.source, one.matrix, one.is_transposed):
+            if found := self._products(one.source, one.matrix, one.is_transposed, is_column):
                 return (*found, *map(self.read, one.added))
         return None
 
@@ -289,15 +290,17 @@ class Reader:
         is_product = [len(one) for one in shapes] == [2, 2] and shapes[1][0] != shapes[1][1]
         return Product(source, matrix, True, 0, shapes[1][0]) if is_product else None
 
-    def _products(self, slot: Any, matrix: Any, is_transposed: bool = False) -> list[Term]:
+    def _products(self, slot: Any, matrix: Any, is_transposed: bool,
+                  is_column: bool) -> list[Term]:
         """Returns the product of a value, or one of each part of a concatenation."""
         source = self.read(slot)
-        is_matrix = self.is_invariant(matrix) and len(self.kind_of(matrix).shape) == 2
+        sizes = self.kind_of(matrix).shape if self.is_invariant(matrix) else ()
+        is_matrix = len(sizes) == 2 or (len(sizes) > 2 and prod(sizes) == prod(sizes[-2:]))
         if not is_matrix or not isinstance(source, Read | Fixed | Now | Before | Varying):
             return []
         if not isinstance(source, Read):
             inputs = self.kind_of(source).shape[-1]
-            fits = inputs == self.kind_of(matrix).shape[1 if is_transposed else 0]
+            fits = inputs == sizes[-1 if is_transposed else -2]
             return [Product(source, matrix, is_transposed, 0, inputs)] if fits else []
         call, slots = self.loop.body[source.position]
         shape = self.kind(source.position, source.output).shape
@@ -306,7 +309,7 @@ class Reader:
             return series
         if call.name not in ("cat", "concat", "concatenate") or source.lag:
             # of another shape, as a view has it, the product is one along another axis
-            size = self.kind(slot.position, slot.output).shape[-1]
+            size = self.kind(slot.position, slot.output).shape[-2 if is_column else -1]
             return [self._of_whole(Product(source, matrix, is_transposed, 0, size))]
         args, kwargs = pytree.tree_unflatten(slots, call.spec)
         given = bind(args, kwargs, "tensors", "dim")
@@ -342,7 +345,7 @@ class Reader:
     def _multiply(self, terms: Sequence[Term], matrix: Any, is_transposed: bool) -> list[Term]:
         """Returns the product of a sum of products, a term each; empty: the sum is another one."""
         found: list[Term] = []
-        size = self.kind_of(matrix).shape[1 if is_transposed else 0]
+        size = self.kind_of(matrix).shape[-1 if is_transposed else -2]
         for one in terms:
             if isinstance(one, Product):
                 found.append(one._replace(then=(*one.then, (matrix, is_transposed))))

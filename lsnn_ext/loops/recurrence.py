@@ -123,7 +123,7 @@ class Recurrence:
         blocks: set[tuple[int, int]] = set()
         for node, product, source in products:
             matrix, is_transposed = (product[1:3], *product.then)[-1]
-            shape = self.reader.kind_of(matrix).shape
+            shape = self.reader.kind_of(matrix).shape[-2:]
             outputs = prod(self.reader.kind(node.position, 0).shape) // rows
             numbers = prod(self.reader.kind(*source[:2]).shape)
             if product.inputs * rows != numbers or (

@@ -1,5 +1,4 @@
 """Report: what convert did with each loop, the differences, and the speed."""
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,13 +67,17 @@ class LoopReport:
 class Speed:
     """Forward and backward of a whole model, original and converted in turns."""
 
-    original: float  # median seconds
+    original: float  # seconds, of the round whose ratio is the median
     converted: float
-    ratio: float  # median of original / converted in each round
     rounds: int
     threads: int
     original_bytes: int  # of activations that are kept for the backward pass
     converted_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the converted model is."""
+        return self.original / self.converted
 
     def __str__(self) -> str:
         digits = 1 if self.ratio >= 1 else 2
@@ -198,10 +201,8 @@ def measure_speed(original: Callable[[], Any], converted: Callable[[], Any],
     while not times or (len(times) < ROUNDS and time.perf_counter() - begin < seconds):
         times.append((run(original), run(converted)))
     prepare()
-    return Speed(statistics.median(one for one, _ in times),
-                 statistics.median(other for _, other in times),
-                 statistics.median(one / other for one, other in times), len(times),
-                 torch.get_num_threads(), *sizes)
+    middle = sorted(times, key=lambda pair: pair[0] / pair[1])[(len(times) - 1) // 2]
+    return Speed(*middle, len(times), torch.get_num_threads(), *sizes)
 
 
 def _synchronize() -> None:

@@ -91,8 +91,8 @@ def is_unread(value: Any) -> bool:
 
 
 def _refuse(one: Any, name: str) -> NoReturn:
-    get_content(one).steps.refuse(f"{name}: expected no number of a tensor in Python, except to "
-                                  f"keep it or to add and multiply")
+    get_content(one).steps.refuse(f"{name}: expected no number of a tensor or counter in Python, "
+                                  f"except to keep it or to add and multiply")
 
 
 def _make_refusal(name: str) -> Callable[..., Any]:

@@ -382,18 +382,22 @@ def test_integers_in_a_sum_of_another_dtype_stay_out() -> None:
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("step", "rows", "scale"), [
-    *((lambda v, one, w, turn=turn: turn(torch.einsum("bn,n->nb", 0.9 * v + one, w[0])), N, 1)
+@pytest.mark.parametrize(("step", "rows", "scale", "is_fused"), [
+    *((lambda v, one, w, turn=turn: turn(torch.einsum("bn,n->nb", 0.9 * v + one, w[0])), N, 1, False)
       for turn in (Tensor.t, torch.clone)),
     (lambda v, one, w: 0.5 * v + one + torch.einsum("bn,nm->bm", v, w) * torch.einsum(
-        "bn,bm->bn", v, v), B, 9)])
-def test_einsums(step: Any, rows: int, scale: int) -> None:
-    """One that transposes is no product of numbers; one of rows and columns is a product."""
+        "bn,bm->bn", v, v), B, 9, False),
+    (lambda v, one, w: one - torch.matmul(w, v.unsqueeze(-1)).squeeze(-1), B, 9, True),
+    (lambda v, one, w: one - (w.view(1, 1, N, N) @ v.view(B, 1, N, 1)).flatten(1), B, 9, True),
+    (lambda v, one, w: one - torch.bmm(v[None], w[None])[0], B, 9, True)])
+def test_products_of_other_shapes(step: Any, rows: int, scale: int, is_fused: bool) -> None:
+    """An einsum that transposes is no product of numbers; one of rows and columns is a product."""
     def model(x: Tensor, w: Tensor) -> Tensor:
         v = torch.zeros(rows, N, dtype=x.dtype)
         for one in x:
             v = step(v, one, w)
         return v
 
-    want, got, _ = run(model, (random(T, rows, N) / scale, random(N, N) / scale))
+    want, got, plan = run(model, (random(T, rows, N) / scale, random(N, N) / scale))
+    assert any(stage.kind == "fused" for stage in plan.stages) == is_fused
     torch.testing.assert_close(got, want)

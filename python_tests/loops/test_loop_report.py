@@ -210,7 +210,7 @@ def test_state_is_restored_before_each_pass():
 
 @pytest.mark.parametrize("ratio", [0.987, 1.0])
 def test_a_model_that_is_slower_stays_as_it_was(monkeypatch, ratio):
-    speed = Speed(0.0987, 0.1, ratio, 5, 1, 0, 0)
+    speed = Speed(0.1 * ratio, 0.1, 5, 1, 0, 0)
     monkeypatch.setattr("lsnn_ext.loops.model.measure_speed", lambda *_: speed)
     model, report = convert(Net(), draw_x(T), speed=True)
     assert report.converted is (type(model) is not Net) is (ratio >= 1)
