@@ -383,8 +383,8 @@ def test_integers_in_a_sum_of_another_dtype_stay_out() -> None:
 
 
 @pytest.mark.parametrize(("step", "rows", "scale", "is_fused"), [
-    *((lambda v, one, w, turn=turn: turn(torch.einsum("bn,n->nb", 0.9 * v + one, w[0])), N, 1, False)
-      for turn in (Tensor.t, torch.clone)),
+    *((lambda v, one, w, turn=turn: turn(torch.einsum("bn,n->nb", 0.9 * v + one, w[0])), N, 1,
+       False) for turn in (Tensor.t, torch.clone)),
     (lambda v, one, w: 0.5 * v + one + torch.einsum("bn,nm->bm", v, w) * torch.einsum(
         "bn,bm->bn", v, v), B, 9, False),
     (lambda v, one, w: one - torch.matmul(w, v.unsqueeze(-1)).squeeze(-1), B, 9, True),
