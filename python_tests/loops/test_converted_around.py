@@ -51,20 +51,33 @@ def _replicate(model: Any, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("run", [
-    lambda model, x: torch.compile(model, backend="eager")(x),
+    lambda model, x: torch.export.export(model, (x,)).module()(x),
     lambda model, x: torch.vmap(model)(x[None])[0],
     lambda model, x: torch.func.functional_call(
         model, {"back.weight": torch.zeros(4, 4)}, (x,)),
     lambda model, x: torch.jit.trace(model, x, check_trace=False)(x),
     lambda model, x: torch.func.jvp(model, (x,), (x,))[1],
     lambda model, x: torch.func.grad(lambda one: model(one).sum())(x), _fake, _count, _replicate,
-], ids=["compile", "vmap", "functional_call", "trace", "jvp", "grad", "fake", "flops", "replica"])
+], ids=["export", "vmap", "functional_call", "trace", "jvp", "grad", "fake", "flops", "replica"])
 def test_what_looks_at_a_model_sees_the_original(run: Any) -> None:
     model, original = make_pair(Smooth)
     torch.testing.assert_close(run(model, draw_x()), run(original, draw_x()))
     assert not seen_replays
-    assert_same(model, original, draw_x())  # torch.compile leaves an attribute
     assert_same(model, original, draw_x(), replays=True)
+
+
+@pytest.mark.parametrize("is_function", [False, True])
+def test_torch_compile_breaks_its_graph_around_a_replay(is_function: bool) -> None:
+    """One graph of the model would have the loops unrolled."""
+    model, original = make_pair(Net)
+    run: Any = fuse(original.forward, draw_x()) if is_function else model
+    compiled = torch.compile(lambda x: run(x * 1.0) + 1.0, backend="eager")
+    compiled(draw_x())  # is recorded, as torch.compile has set an attribute of the parameters
+    count = len(seen_replays)
+    torch.testing.assert_close(compiled(draw_x()), original(draw_x()) + 1.0)
+    assert len(seen_replays) > count
+    with pytest.raises(Exception, match="a converted model replays outside of graphs"):
+        torch.compile(lambda x: run(x), backend="eager", fullgraph=True)(draw_x())
 
 
 def test_a_model_that_is_parametrized_later_runs_the_original() -> None:
