@@ -60,6 +60,18 @@ def leave_graph_of_transforms() -> None:
         torch._dynamo.graph_break()
 
 
+def break_graph(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function between the graphs of torch.compile, which would unroll its loops; with
+    fullgraph=True this raises. As torch.compiler.disable, which loads the compiler when it marks
+    a function."""
+    return torch._dynamo.disable(function)(*args, **kwargs)
+
+
+break_graph._torchdynamo_disable = True  # type: ignore[attr-defined]
+break_graph._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+    "a converted model replays outside of graphs; for one graph call lsnn_ext.revert(model)")
+
+
 def is_forward_mode() -> bool:
     """Whether forward-mode differentiation is active. Then the autograd function must run, which
     raises the error that it is not supported."""

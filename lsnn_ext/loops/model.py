@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .._core.torch_internals import break_graph
 from ..codegen.plain import MISSING
 from .ir import Refused
 from .origins import Origins
@@ -54,13 +55,6 @@ def _reduce(kind: type) -> Any:
     return kind.__qualname__ if original is None else (make_subclass, (original,))
 
 
-@torch.compiler.disable(reason="a converted model replays outside of graphs; for one graph call "
-                               "lsnn_ext.revert(model)")
-def _break_graph(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Runs a function between the graphs of torch.compile, which would unroll its loops."""
-    return function(*args, **kwargs)
-
-
 @functools.cache
 def make_subclass(original: type) -> type:
     """Returns the class of converted models of a class."""
@@ -69,7 +63,7 @@ def make_subclass(original: type) -> type:
     @functools.wraps(forward)
     def replay(self: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return _break_graph(replay, self, *args, **kwargs)
+            return break_graph(replay, self, *args, **kwargs)
         replayer, kind = self.__dict__.get(ATTRIBUTE), type(self)
         # parametrize and fully_shard give a model a subclass of its class
         if torch.compiler.is_compiling() or replayer is None or kind is not made:
@@ -109,7 +103,7 @@ class Fused:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return _break_graph(self, *args, **kwargs)
+            return break_graph(self, *args, **kwargs)
         return self.replayer.call(self.function, self.function, args, kwargs)
 
 

@@ -17,7 +17,7 @@ from ..codegen.plain import generator_states, is_mutable, make_key, set_generato
 from . import modes
 from .guards import Guard, check_functional, check_hooks, describe_inputs
 from .ir import Later, Recording, Refused
-from .modes import NotReplayed, OnTheSide, copy_inference_states, run_aside, without_collections
+from .modes import NotReplayed, OnTheSide, copy_inference_states, prepare_recording, run_aside
 from .monitor import Monitor
 from .origins import Origins
 from .paths import Path, format_path, resolve
@@ -140,7 +140,7 @@ class Replayer:
                                                            self.options.exact):
                 entry = self.entries[key][-1]
                 return self._replay(root, entry, original, inputs, args, kwargs)
-            with without_collections():
+            with prepare_recording():
                 if not isinstance(original, OnTheSide):
                     return self._record(root, original, key, args, kwargs)
                 run = partial(self._record, root, original.function, key)

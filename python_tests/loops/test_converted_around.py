@@ -80,6 +80,16 @@ def test_torch_compile_breaks_its_graph_around_a_replay(is_function: bool) -> No
         torch.compile(lambda x: run(x), backend="eager", fullgraph=True)(draw_x())
 
 
+@pytest.mark.parametrize("name", ["project", "back"])
+def test_compiled_parts_are_recorded_as_they_are_written(name: str) -> None:
+    original = Net()
+    model = copy.deepcopy(original)
+    setattr(model, name, torch.compile(getattr(model, name), backend="aot_eager"))
+    model, report = convert(model, draw_x())
+    assert report.converted, report
+    assert_same(model, original, draw_x(), replays=True)
+
+
 def test_a_model_that_is_parametrized_later_runs_the_original() -> None:
     """Its class becomes a subclass, until the parametrization is removed."""
     class Scaled(Net):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lsnn_ext.loops.ir import Before, Call, Fixed, Loop, Now, Numbers, Part, Recording, Ref, Varying
-from lsnn_ext.loops.modes import without_collections
+from lsnn_ext.loops.modes import prepare_recording
 from lsnn_ext.loops.reroll import find_loops
 from recordings import FUNCTIONS, NO_GRAD, Recorder, add_loop, check, covered, draw_recording, words
 
@@ -212,7 +212,7 @@ def test_layers_that_run_several_times_in_an_iteration(uses: int) -> None:
 # ---------------------------------------------------------------------------------------- time
 def _find_in_time(recording: Recording, limit: float = SECONDS) -> Sequence[Part]:
     start = time.process_time()
-    with without_collections():  # as in replay.py: they search the objects of other tests
+    with prepare_recording():  # as in replay.py: they search the objects of other tests
         parts = find_loops(recording)
     seconds = time.process_time() - start
     check(parts, recording)
