@@ -320,8 +320,9 @@ class Recurrence:
             return made  # to which torch casts integers
         if not kind.shape and not kind.dtype.is_complex:  # decides no dtype
             return self.dtype
-        raise Refused(f"expected arguments of {self.dtype}, got {kind.dtype}; cast all parameters "
-                      "by model.float() or model.double()", call.line)
+        hint = ("cast all parameters by model.float() or model.double()"
+                if kind.dtype.is_floating_point else "a counter may be a tensor of floats")
+        raise Refused(f"expected arguments of {self.dtype}, got {kind.dtype}; {hint}", call.line)
 
     def split(self, shape: tuple[int, ...], line: str) -> int:
         """Returns the number of axes of the batch."""
