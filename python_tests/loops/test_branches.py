@@ -78,18 +78,19 @@ def test_other_branches_may_be_rare(pair: Any) -> None:
 
 
 class Grows(Checked):
-    """Asks for the memory of a tensor in a batch of another size."""
+    """Asks for the memory of a tensor in a batch of another size, and has no loop for one step."""
 
     def forward(self, x: Tensor) -> Any:
         made = super().forward(x)
-        return made if len(x) == T or made[1].data_ptr() else made
+        return made if len(x) in (1, T) or made[1].data_ptr() else made
 
 
-def test_a_later_call_that_is_refused_warns() -> None:
+@pytest.mark.parametrize(("steps", "reason"), [(T - 1, "data_ptr: "), (1, "no loop: ")])
+def test_a_later_call_that_is_refused_warns(steps: int, reason: str) -> None:
     model, report = convert(Grows(), draw())
     assert report.converted
-    with pytest.warns(UserWarning, match="data_ptr: .*; the original runs"):
-        model(draw()[: T - 1])
+    with pytest.warns(UserWarning, match=f"{reason}.*; the original runs"):
+        model(draw()[:steps])
 
 
 def test_branches_that_differ_again_and_again_end_the_replay(pair: Any) -> None:
