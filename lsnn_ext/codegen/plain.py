@@ -62,6 +62,11 @@ def find_oddity(tensor: Tensor) -> str:
     return "a quantized or nested one" if tensor.is_quantized or tensor.is_nested else ""
 
 
+def get_attributes(tensor: Tensor) -> dict[str, Any]:
+    """Returns what a program has set on a tensor, without the marks of torch.compile."""
+    return {key: one for key, one in vars(tensor).items() if not key.startswith("_dynamo_")}
+
+
 def find_layout(tensor: Tensor) -> tuple[Any, ...]:
     """Returns where a tensor lies in its memory."""
     return tensor.shape, tensor.stride(), tensor.storage_offset()

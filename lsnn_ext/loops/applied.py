@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, FunctionMeta, _SingleLevelFunction
 from torch.utils import _pytree as pytree
 
-from ..codegen.plain import MISSING, Same, make_key
+from ..codegen.plain import MISSING, Same, get_attributes, make_key
 from . import ir
 from .functions import APPLY, Apply, get_name, get_property_name, is_pure, is_static
 from .ir import Mode, Recording, Ref, Refused
@@ -61,7 +61,7 @@ def intercept_functions(recorder: Any) -> Iterator[None]:
 
         if recorder.is_passive():
             return run()
-        if type(tensor) is Tensor and not vars(tensor):
+        if type(tensor) is Tensor and not get_attributes(tensor):
             return recorder.note_function(share_memory, (tensor,), {}, run)
         with recorder.refusals():
             raise Refused(f"copy: expected a tensor without attributes, got a "
@@ -140,7 +140,8 @@ def check_results(recorder: Any, begun: Any, found: Sequence[Any]) -> None:
             kept = pytree.tree_leaves(one)
             tensors = [leaf for leaf in kept if isinstance(leaf, Tensor)]
             recorder.memory.keep(tensors)
-            if (tensors and ir.list_containers(one)) or any(map(vars, tensors)) or not all(
+            if (tensors and ir.list_containers(one)) or any(
+                    map(get_attributes, tensors)) or not all(
                     isinstance(leaf, Tensor) or is_static(leaf)
                     or make_key(leaf) is not None and not isinstance(leaf, set | frozenset)
                     or recorder.origins.is_constant(leaf)

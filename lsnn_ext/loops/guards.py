@@ -31,7 +31,7 @@ def describe_inputs(inputs: list[Any], are_read: bool = False) -> tuple[Any, ...
     for one in inputs:
         if type(one) is Tensor or type(one) is nn.Parameter:
             is_read = are_read and one.is_inference()
-            if not is_read and plain.find_oddity(one) or vars(one):
+            if not is_read and plain.find_oddity(one) or plain.get_attributes(one):
                 return None
             found.append((one.shape, one.dtype, one.device, one.requires_grad, one.stride()))
         else:

@@ -93,10 +93,10 @@ class Origins:
                 now, self.inputs, strict=True)):
             raise Refused("arguments: expected no change of a list or dict among them in the call")
         for tensor, places in self.snapshot.tensors.values():
-            if vars(tensor) and id(tensor) not in self.snapshot.numbers:
+            if plain.get_attributes(tensor) and id(tensor) not in self.snapshot.numbers:
                 name = format_path(self.snapshot.path_of(places[0]))
                 raise Refused(f"{name}: expected no new attributes of a tensor, got "
-                              f"{[*vars(tensor)]}")
+                              f"{[*plain.get_attributes(tensor)]}")
         found = []
         self._new: dict[int, str] = {}
         self._results = {id(one): k for k, one in enumerate(list_containers(result))}
@@ -187,8 +187,8 @@ class Origins:
                 if not any(path[:end] in paths for end in range(1, len(path) + 1))}
         made = [one for one in (*results, *states) if id(one) not in self.snapshot.tensors]
         for one in made:
-            if vars(one):
-                raise Refused(f"result: expected tensors without attributes, got {[*vars(one)]}")
+            if found := plain.get_attributes(one):
+                raise Refused(f"result: expected tensors without attributes, got {[*found]}")
         for one in states:
             if id(one) not in self.snapshot.tensors and find_storage(one) in held:
                 path = held[find_storage(one)][1]

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..codegen.plain import MISSING, SEQUENCES, Same, describe_tensor, find_oddity, make_key
+from ..codegen.plain import (
+    MISSING,
+    SEQUENCES,
+    Same,
+    describe_tensor,
+    find_oddity,
+    get_attributes,
+    make_key,
+)
 from ..codegen.user_code import find_names, is_user
 from .ir import Refused
 from .paths import SETS, Path, Step, format_path, is_opaque, is_read, is_walked, list_entries
@@ -100,7 +108,7 @@ class Snapshot:
                     raise Refused(f"{format_path((*node.path, step))}: expected a dense tensor, "
                                   f"got {odd}")
                 self.tensors.setdefault(id(one), (one, []))[1].append((number, step))
-                if vars(one):
+                if get_attributes(one):
                     self._waiting.append(((*node.path, step), one))
                 continue
             plain = make_key(one)
