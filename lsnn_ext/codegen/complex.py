@@ -34,13 +34,13 @@ def _product(r: Any, a: Tensor | None, b: Tensor | None) -> Any:
     return None if a is None or b is None else r.run_part("mul", a, b)
 
 
-def _times(r: Any, a: Pair, b: Pair) -> Pair:
-    return Pair(_difference(r, _product(r, a.re, b.re), _product(r, a.im, b.im)),
-                _sum(r, _product(r, a.re, b.im), _product(r, a.im, b.re)))
+def _mul(r: Any, self: Pair, other: Pair) -> Pair:
+    return Pair(_difference(r, _product(r, self.re, other.re), _product(r, self.im, other.im)),
+                _sum(r, _product(r, self.re, other.im), _product(r, self.im, other.re)))
 
 
 def _add(r: Any, self: Pair, other: Pair, alpha: Pair | None = None, join: Any = _sum) -> Pair:
-    other = other if alpha is None else _times(r, other, alpha)
+    other = other if alpha is None else _mul(r, other, alpha)
     return Pair(join(r, self.re, other.re), join(r, self.im, other.im))
 
 
@@ -59,7 +59,7 @@ def _div(r: Any, self: Pair, other: Pair) -> Pair:
         # 1 / (c + i d) = (c - i d) / |.|^2
         p = run("where", by_real, scale, run("mul", ratio, scale))
         q = run("where", by_real, run("mul", ratio, scale), scale)
-        return _times(r, self, Pair(p, run("neg", q)))
+        return _mul(r, self, Pair(p, run("neg", q)))
     b = run("zeros_like", a) if b is None else b
     re = run("where", by_real, run("addcmul", a, b, ratio), run("addcmul", b, a, ratio))
     im = run("where", by_real, run("addcmul", b, run("neg", a), ratio),
@@ -98,7 +98,7 @@ COMPLEX: dict[str, Callable[..., Pair]] = {
     "add": _add,
     "sub": partial(_add, join=_difference),
     "rsub": lambda r, self, other, alpha=None: _add(r, other, self, alpha, _difference),
-    "mul": lambda r, self, other: _times(r, self, other),
+    "mul": _mul,
     "div": _div,
     "neg": lambda r, self: Pair(_difference(r, None, self.re), _difference(r, None, self.im)),
     "complex": lambda r, real, imag: Pair(real.re, imag.re),

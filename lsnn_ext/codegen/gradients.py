@@ -1,6 +1,7 @@
 """Gradients of outputs that are given those of what follows them."""
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import compress
 
 from torch import Tensor
 
@@ -16,8 +17,13 @@ def differentiate(outputs: Sequence[Tensor], inputs: Sequence[Tensor],
 
     has_modes: with modes of functions of torch, which torch.autograd.grad disables.
     """
+    with without_functions():
+        pairs = [(one, g) for one, g in zip(outputs, gradients, strict=True) if one.requires_grad]
+        are_wanted = [one.requires_grad for one in inputs]
+    if not pairs or not any(are_wanted):
+        return (None,) * len(inputs)
     with nullcontext() if has_modes else without_functions():
-        found: tuple[Tensor | None, ...] = run_backward(
-            tuple(outputs), tuple(gradients), True, False, tuple(inputs), allow_unreachable=True,
-            accumulate_grad=False)
-    return found
+        found = iter(run_backward(
+            *zip(*pairs, strict=True), True, False, tuple(compress(inputs, are_wanted)),
+            allow_unreachable=True, accumulate_grad=False))
+    return tuple(next(found) if is_wanted else None for is_wanted in are_wanted)

@@ -155,7 +155,8 @@ def _trace_sizes(step: Callable[..., Any], currents: int, forms: Sequence[Form],
         results = _check_results(tracer, results, forms, dtype)
         tracer.is_backward = True
         with NumberArithmetic(tracer):
-            gradients = tracer.run(_differentiate, results, [*before, *given.values()], after)
+            gradients = tracer.run(differentiate, results, [*before, *given.values()], after,
+                                   has_modes=True)
         nodes = [tracer.read(part, dtype) for x in results for part in tracer.rows_of(x)]
         found = [_find_gradients(tracer, x, form, dtype) for x, form in zip(
             gradients, (*real * currents, *forms, *real), strict=False)]
@@ -164,17 +165,6 @@ def _trace_sizes(step: Callable[..., Any], currents: int, forms: Sequence[Form],
                             dtype, name)
             for (name, value), x in zip(coefficients.items(), gradients[len(before):], strict=True)]
     return _Joint(graph, tracer, nodes, sum(found, []), sum(of_coefficients, []))
-
-
-def _differentiate(results: Sequence[Tensor], inputs: Sequence[Tensor],
-                   gradients: Sequence[Tensor]) -> list[Tensor | None]:
-    needed = [(x, g) for x, g in zip(results, gradients, strict=True) if x.requires_grad]
-    wanted = [x for x in inputs if x.requires_grad]
-    if not needed:
-        return [None] * len(inputs)
-    found = iter(differentiate([x for x, _ in needed], wanted, [g for _, g in needed],
-                               has_modes=True))
-    return [next(found) if x.requires_grad else None for x in inputs]
 
 
 def _check_results(tracer: WideTracer, results: Any, forms: Sequence[Form],

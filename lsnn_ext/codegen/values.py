@@ -37,7 +37,7 @@ class Resize(Exception):
 class Fixed(NamedTuple):
     """A value that no row enters: the result of a call to repeat."""
 
-    place: int  # of Tracer.calls
+    place: int  # of Values.calls
     is_constant: bool  # depends on nothing at all
     is_number: bool  # a Python number in the loop
 

@@ -150,7 +150,6 @@ class WideTracer(Tracer):
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
-        values = tree_leaves((args, kwargs))
         if name in LIFTS and self.find(args[0]) is None:
             return super().__torch_dispatch__(func, types, args, kwargs)
         args, kwargs = tree_map(self._take_to_meta, (args, kwargs))

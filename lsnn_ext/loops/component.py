@@ -1,7 +1,7 @@
 """Component: a recurrent component of a loop as a neuron that runs in the kernels."""
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
 from math import prod
 from typing import Any
 from weakref import WeakValueDictionary, ref
@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core.bits import find_attached
 from .._core.decisions import listening
 from ..codegen.call import RepeatedCall
+from ..codegen.gradients import differentiate
 from ..codegen.neuron import Neuron
 from ..codegen.plain import draw_normal
 from ..codegen.state import NeuronState
@@ -20,7 +21,6 @@ from .currents import Currents, RunInputs, make_coefficient
 from .functions import is_elementwise
 from .ir import Before, Fixed, Kind, Now, Numbers, Refused, Slot
 from .products import Operands
-from .reader import SLOTS
 from .recurrence import Recurrence, Register
 from .rounding import DRAWS, PERTURBED_ULPS, find_distance, perturb
 from .step import Step
@@ -43,7 +43,7 @@ class Component:
         self.call = RepeatedCall(self.neuron)
         slots = dict.fromkeys(slot for position in found.positions
                               for slot in found.loop.body[position].slots
-                              if isinstance(slot, SLOTS) and not isinstance(slot, Numbers))
+                              if isinstance(slot, Slot) and not isinstance(slot, Numbers))
         inner = [slot for slot in slots if isinstance(slot, Now | Before)
                  and slot.position in found.reader.inside]
         self.outside = [slot for slot in slots if slot not in inner]
@@ -72,24 +72,21 @@ class Component:
             if not self.reached:
                 return self._run(given, last)
             used: dict[int, set[Place]] = {}
-            both: dict[Any, Tensor] = {**given.outside, **given.initial}
-            keys = [key for key, one in both.items() if one.requires_grad]
-            both.update(zip(keys, _DropUnreached.apply(
-                used, self.reached, keys, *(both[key] for key in keys)), strict=True))
-            made = self._run(RunInputs(given.iterations, {key: both[key] for key in given.outside},
-                                       {key: both[key] for key in given.initial}), last)
+            tensors = dict(given.tensors)
+            keys = [key for key, one in tensors.items() if one.requires_grad]
+            tensors.update(zip(keys, _DropUnreached.apply(
+                used, self.reached, keys, *(tensors[key] for key in keys)), strict=True))
+            made = self._run(given._replace(tensors=tensors), last)
             for place in self.reached:
                 made[place].register_hook(partial(_note_used, used, place))
             return made
 
     def find_inputs(self, frame: Frame) -> RunInputs:
-        outside = {slot: self._find_outside(slot, frame) for slot in self.outside}
-        initial = {value: frame.values.get(value) for value in self.initial}
-        return RunInputs(frame.iterations,
-                         {slot: one.detach() if slot in self.unused else one
-                          for slot, one in outside.items()},
-                         {value: one.detach() if value in self.unused else one
-                          for value, one in initial.items()})
+        tensors: dict[Slot | int, Any] = {slot: self._find_outside(slot, frame)
+                                          for slot in self.outside}
+        tensors |= {value: frame.values.get(value) for value in self.initial}
+        return RunInputs(frame.iterations, {key: one.detach() if key in self.unused else one
+                                            for key, one in tensors.items()})
 
     def _find_outside(self, slot: Slot, frame: Frame) -> Tensor | Operands:
         reader = self.found.reader
@@ -113,12 +110,12 @@ class Component:
         x, projection = self.currents.make(given, is_projecting)
         weights, delays = self.currents.make_weights(given)
         steps = range(max(delays, default=0) + 1)
-        past = given.initial, [first]
+        past = given.tensors, [first]
         states = {name: self.read_state(one, 0, *past)
                   for one, name in self.found.registers.items()}
         states = self.found.join_states(states | self.make_constants(given))
         coefficients = {name: self.found.populations.join_coefficient(make_coefficient(
-            self.found, given.outside[slot], shape), population)
+            self.found, given.tensors[slot], shape), population)
             for (slot, shape, population), name in self.found.coefficients.items()}
         if self.found.copies > 1:
             coefficients["copy"] = torch.cat([torch.full((size,), k, **self.options)
@@ -129,7 +126,7 @@ class Component:
 
     def make_constants(self, given: RunInputs) -> dict[str, Tensor]:
         """Returns states (B, N) that stay, by name."""
-        return {name: self.found.turn(given.outside[slot].expand(1, *shape)).reshape(
+        return {name: self.found.turn(given.tensors[slot].expand(1, *shape)).reshape(
             self.found.rows, -1).to(**self.options, copy=True)
             for (slot, shape, _), name in self.found.constants.items()}
 
@@ -167,14 +164,14 @@ class Component:
         made: list[dict[Place, Tensor]] = [{} for _ in range(iterations)]
 
         def argument(slot: Any, t: int) -> Any:
-            if not isinstance(slot, SLOTS):
+            if not isinstance(slot, Slot):
                 return slot
             if isinstance(slot, Numbers):
                 return slot.values[t]
             if isinstance(slot, Now | Before) and slot.position in self.found.reader.inside:
                 old = slot.initial if isinstance(slot, Before) else ()
-                return given.initial[old[t]] if t < len(old) else made[t - len(old)][slot[:2]]
-            one = given.outside[slot]
+                return given.tensors[old[t]] if t < len(old) else made[t - len(old)][slot[:2]]
+            one = given.tensors[slot]
             if isinstance(one, Operands):
                 return one._replace(source=one.source[t : t + 1]).compute()[0]
             return one if self.found.reader.is_invariant(slot) else one[t]
@@ -186,14 +183,14 @@ class Component:
                 made[t] |= {(position, k): one for k, one in enumerate(results)}
         return made
 
-    def read_state(self, register: Register, step: int, initial: Mapping[int, Tensor],
+    def read_state(self, register: Register, step: int, initial: Mapping[Any, Tensor],
                    made: Sequence[Mapping[Place, Tensor]]) -> Tensor:
         """Returns what a register has before a step; initial: values from before the loop; made:
         results by iteration."""
         value = register.initial[step] if step < len(register.initial) else None
         return self._read(register.place, step - register.lag, value, initial, made)
 
-    def read_z(self, step: int, initial: Mapping[int, Tensor],
+    def read_z(self, step: int, initial: Mapping[Any, Tensor],
                made: Sequence[Mapping[Place, Tensor]]) -> Tensor:
         """Returns what a step emits; initial, made: as of read_state."""
         locate, history = self.found.retiming.locate, self.found.history
@@ -201,7 +198,7 @@ class Component:
             self._read(place, step, history.get((place, locate(place[0], step)[0])), initial, made)
             for place in self.found.emitted], 1)
 
-    def _read(self, place: Place, step: int, value: int | None, initial: Mapping[int, Tensor],
+    def _read(self, place: Place, step: int, value: int | None, initial: Mapping[Any, Tensor],
               made: Sequence[Mapping[Place, Tensor]]) -> Tensor:
         """Returns what a place has in a step; value: before the loop, None: 0."""
         iteration, group = self.found.retiming.locate(place[0], step)
@@ -211,7 +208,7 @@ class Component:
             one = torch.zeros(self.found.step_shape(place), **self.options)
         else:
             one = self.flatten(initial[value], place)
-        return self.found.retiming.take_group(one, group)
+        return self.found.retiming.split(one[None])[group]
 
     def restore(self, values: Tensor, place: Place) -> Tensor:
         """Returns values (n, B, N) or (n, B, N, K) of the step as those of the loop."""
@@ -244,7 +241,7 @@ class Component:
         # within these iterations each value reaches each other one
         n = min(found.loop.iterations, max(lags, default=0) + 2 + len(found.registers))
         given = self._draw(n)
-        inputs = [*given.outside.values(), *given.initial.values()]
+        inputs = [*given.tensors.values()]
         reasons: list[str] = []  # why a loop over time runs in the place of a kernel
 
         def note(kind: str, *facts: Any) -> None:
@@ -277,19 +274,18 @@ class Component:
                     text, line = named.name, named.line
                 text = f"expected calls that act on each neuron by itself, got {text}"
             raise Refused(text, line) from error
+        last_line = found.line(max(found.nodes))
         if reasons:
-            raise Refused(reasons[0], found.line(max(found.nodes)))
+            raise Refused(reasons[0], last_line)
         if any(one.requires_grad != wanted[place].requires_grad for place, one in made.items()):
-            raise Refused("expected the requires_grad of the results of the original",
-                          found.line(max(found.nodes)))
+            raise Refused("expected the requires_grad of the results of the original", last_line)
+
         def run_moved(seed: int) -> list[Tensor | None]:
             """Returns results and gradients of the calls from inputs that are moved by an ulp."""
             random = torch.Generator().manual_seed(seed)
-            moved = given._replace(outside=_move_by_ulp(given.outside, random),
-                                   initial=_move_by_ulp(given.initial, random))
-            results = run_original(moved)
-            return [*results.values(), *self._gradients(
-                results, [*moved.outside.values(), *moved.initial.values()], keep)]
+            moved = _move_by_ulp(given.tensors, random)
+            results = run_original(given._replace(tensors=moved))
+            return [*results.values(), *self._gradients(results, [*moved.values()], keep)]
 
         pairs = [*zip([*made.values(), *got], [*wanted.values(), *want], strict=True)]
         if not all(_is_close(one, other) for one, other in pairs):
@@ -297,21 +293,18 @@ class Component:
             if not all(_is_close(one, other, moved) for (one, other), moved in zip(
                     pairs, runs, strict=True)):
                 raise Refused("expected elementwise calls, got other results from random inputs",
-                              found.line(max(found.nodes)))
-        keys = *given.outside, *given.initial
-        self.unused = {key for key, one, gradient in zip(keys, inputs, want, strict=True)
-                       if one.requires_grad and gradient is None}
+                              last_line)
+        self.unused = {key for (key, one), gradient in zip(
+            given.tensors.items(), want, strict=True) if one.requires_grad and gradient is None}
         try:
-            reached = {place: {key for key, gradient in zip(keys, self._gradients(
+            reached = {place: {key for key, gradient in zip(given.tensors, self._gradients(
                 {place: one}, inputs, keep), strict=True) if gradient is not None}
                 for place, one in wanted.items() if one.requires_grad}
         except RuntimeError as error:
-            raise Refused("expected a backward that can run again",
-                          found.line(max(found.nodes))) from error
+            raise Refused("expected a backward that can run again", last_line) from error
         self.reached = reached if len({*map(frozenset, reached.values())}) > 1 else {}
         if any(one.requires_grad for one in wanted.values()) and all(one is None for one in want):
-            raise Refused("expected a surrogate with a gradient, got None",
-                          found.line(max(found.nodes)))
+            raise Refused("expected a surrogate with a gradient, got None", last_line)
 
     def _draw(self, n: int) -> RunInputs:
         random = torch.Generator().manual_seed(0)
@@ -337,23 +330,20 @@ class Component:
             return draw(reader.kind_of(slot), *() if reader.is_invariant(slot) else (n,),
                         is_matrix=slot in matrices) if known is None else known
 
-        return RunInputs(n, {slot: draw_slot(slot) for slot in self.outside},
-                         {value: torch.zeros_like(one) if value in self.found.zeros else one
-                          for value in self.initial for one in [draw(reader.kinds[value])]})
+        tensors: dict[Slot | int, Tensor] = {slot: draw_slot(slot) for slot in self.outside}
+        for value in self.initial:
+            one = draw(reader.kinds[value])
+            tensors[value] = torch.zeros_like(one) if value in self.found.zeros else one
+        return RunInputs(n, tensors)
 
     def _gradients(self, made: Mapping[Place, Tensor], inputs: Sequence[Tensor],
-                   keep: Tensor) -> list[Tensor | None]:
+                   keep: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients of a sum with random factors, of iterations and rows to keep."""
         random = torch.Generator().manual_seed(1)
         terms = [(self.found.turn(one * draw_normal(one.shape, random).to(one)).reshape(
             *keep.shape, -1) * keep[..., None]).sum()
             for _, one in sorted(made.items()) if one.requires_grad]
-        wanted = [one for one in inputs if one.requires_grad]
-        if not terms or not wanted:
-            return [None] * len(inputs)
-        each = iter(torch.autograd.grad(reduce(torch.add, terms), wanted, retain_graph=True,
-                                        allow_unused=True))
-        return [next(each) if one.requires_grad else None for one in inputs]
+        return differentiate(terms, inputs, list(map(torch.ones_like, terms)))
 
 
 class _DropUnreached(torch.autograd.Function):

@@ -20,9 +20,9 @@ class RunInputs(NamedTuple):
     """The arguments of a run."""
 
     iterations: int
-    # (n, ...) where they differ by iteration; an Operands for Currents.projected
-    outside: Mapping[Slot, Any]
-    initial: Mapping[int, Tensor]  # values from before the loop
+    # by slot from outside, (n, ...) where they differ by iteration, an Operands for
+    # Currents.projected; and by value from before the loop
+    tensors: Mapping[Slot | int, Any]
 
 
 class Currents:
@@ -67,12 +67,12 @@ class Currents:
     def _find_product(self, given: RunInputs) -> Operands | None:
         one = self.projected
         if isinstance(one, Product):
-            source: Any = given.outside[one.source]  # type: ignore[index]
-            weight = slice_matrix(one, given.outside)
+            source: Any = given.tensors[one.source]  # type: ignore[index]
+            weight = slice_matrix(one, given.tensors)
             one = source.then(weight) if isinstance(source, Operands) else Operands(
                 source, weight, True)
         else:
-            one = given.outside.get(one)
+            one = given.tensors.get(one)
         if not isinstance(one, Operands) or one.source.dim() != 3:
             return None
         sizes = one.source.shape[1], len(one.weight), one.source.dtype, one.weight.dtype
@@ -100,7 +100,7 @@ class Currents:
             if isinstance(one, int | float):
                 added.append(torch.tensor(one, **self.options))
             elif one is not self.projected:
-                added.append(make_coefficient(self.found, given.outside[one], current.shape))
+                added.append(make_coefficient(self.found, given.tensors[one], current.shape))
         bias = {"bias": reduce(torch.add, added).expand(*self.found.sizes)} if added else {}
         return product.source, {"w_in": w_in, **bias}
 
@@ -123,7 +123,7 @@ class Currents:
         x = self._add_terms(parts, shape, given)
         if first:
             n, x = len(first[0]), x.expand(given.iterations, *x.shape[1:])
-            head = torch.cat([self._arrange(given.initial[one], shape) for one in first[0]])
+            head = torch.cat([self._arrange(given.tensors[one], shape) for one in first[0]])
             x = torch.cat([x[:n] + head[:len(x)], x[n:] + self._add_terms(later, shape, given)])
         retiming = self.found.retiming
         if retiming.groups > 1:
@@ -156,12 +156,12 @@ class Currents:
             values = torch.tensor(one.values[:given.iterations], **self.options)
             return values.view(-1, *(1,) * (2 + (width > 1)))
         slot: Any = one.source if isinstance(one, Product) else one
-        tensor = given.outside[slot]
+        tensor = given.tensors[slot]
         tensor = tensor.compute() if isinstance(tensor, Operands) else tensor
         tensor = tensor[None] if self.found.reader.is_invariant(slot) else tensor
         is_arranged = False
         if isinstance(one, Product):
-            weight = slice_matrix(one, given.outside)
+            weight = slice_matrix(one, given.tensors)
             is_arranged = width > 1 and len(weight) == size == self.found.size(shape) * width
             if is_arranged:  # in the order of the result, which need not be copied then
                 weight = self.found.put_axis_last(weight.t(), width).transpose(1, 2).flatten(1).t()
@@ -180,7 +180,7 @@ class Currents:
             width = self.found.width(current.shape)
             for product in current.products:
                 source: Any = product.source
-                matrix = self.found.put_axis_last(slice_matrix(product, given.outside).t(), width)
+                matrix = self.found.put_axis_last(slice_matrix(product, given.tensors).t(), width)
                 for k in range(width):
                     key, one = (source.lag - 1, current, k, source[:2]), matrix[..., k]
                     blocks[key] = blocks[key] + one if key in blocks else one
@@ -221,21 +221,21 @@ def make_coefficient(found: Recurrence, tensor: Tensor, shape: tuple[int, ...]) 
     return tensor if width == 1 else found.put_axis_last(tensor, width)
 
 
-def slice_matrix(product: Product, outside: Mapping[Slot, Tensor]) -> Tensor:
+def slice_matrix(product: Product, tensors: Mapping[Slot | int, Tensor]) -> Tensor:
     """Returns the part (outputs, inputs) of the matrix, times those of further products."""
-    found = _transpose(product.matrix, product.is_transposed, outside)
+    found = _transpose(product.matrix, product.is_transposed, tensors)
     found = found[:, product.first : product.last]
     for matrix, is_transposed in product.then:
-        found = _transpose(matrix, is_transposed, outside) @ found
+        found = _transpose(matrix, is_transposed, tensors) @ found
     found = found if product.sign > 0 else -found
     if product.positions is not None:
         wide = found.new_zeros(len(found), product.inputs)
-        return wide.index_add(1, outside[product.positions], found)
+        return wide.index_add(1, tensors[product.positions], found)
     return pad(found, product.part) if any(product.part) else found
 
 
-def _transpose(matrix: Slot, is_transposed: bool, outside: Mapping[Slot, Tensor]) -> Tensor:
+def _transpose(matrix: Slot, is_transposed: bool, tensors: Mapping[Slot | int, Tensor]) -> Tensor:
     """Returns a matrix as (outputs, inputs), without axes of size 1 in front."""
-    one = outside[matrix]
+    one = tensors[matrix]
     one = one if one.dim() == 2 else one.reshape(one.shape[-2:])
     return one if is_transposed else one.t()

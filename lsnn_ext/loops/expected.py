@@ -53,7 +53,7 @@ class Expected:
         return frame
 
     def compare(self, loop: Loop, place: Place, got: Tensor, start: int,
-                calls: Callable[[int], Sequence[Call]], tolerance: Tolerance = STEP) -> None:
+                calls: Callable[[int], Sequence[Call]]) -> None:
         """Counts flips of a value in iterations start, ... Raises VerificationError for other
         differences. got: (iterations, ...); calls: the recorded ones that make the value, by
         iteration."""
@@ -63,21 +63,19 @@ class Expected:
         values = [made[q][k] for made in loop.made[start : start + len(got)]]
         want, line = torch.stack([self.numbers[value] for value in values]), loop.body[q].call.line
         rounding.check_kind(got, want, line, start)
-        if tolerance is STEP:
-            self.values += want.numel()
+        self.values += want.numel()
         if torch.equal(got, want):
             return
-        limit = tolerance.of(want)
+        limit = STEP.of(want)
         distance = rounding.find_distance(got, want)
         wrong = ~(distance <= limit)
-        if tolerance is STEP:
-            self.flips += int(wrong.sum())
-            if limit:
-                apart = float(distance.masked_fill_(wrong, 0).max())
-                ulps = STEP.share(want.dtype) / torch.finfo(want.dtype).eps
-                self.ulps = max(self.ulps, apart / limit * ulps)
+        self.flips += int(wrong.sum())
+        if limit:
+            apart = float(distance.masked_fill_(wrong, 0).max())
+            ulps = STEP.share(want.dtype) / torch.finfo(want.dtype).eps
+            self.ulps = max(self.ulps, apart / limit * ulps)
         for i in wrong.reshape(len(wrong), -1).any(1).nonzero().flatten().tolist():
-            self.check_flips(values[i], got[i], calls(start + i), limit, tolerance, start + i)
+            self.check_flips(values[i], got[i], calls(start + i), limit, STEP, start + i)
 
     def check_flips(self, value: int, got: Tensor, calls: Sequence[Call], limit: float,
                     tolerance: Tolerance, step: int | None) -> None:
@@ -126,13 +124,11 @@ class _Sequences(dict[Place, Tensor]):
 def list_results(loop: Loop, frame: Frame, stage: Stage) -> Iterator[tuple[Place, int, Tensor]]:
     """Yields the results of a stage: place, first iteration, (iterations, ...)."""
     n = loop.iterations
-    for q in stage.positions:
-        for k in range(len(loop.body[q].call.outputs)):
-            place = q, k
-            start = n - 1 if place in frame.last else 0
-            if any(place in made for made in (frame.invariant, frame.products, frame.sequences,
-                                              frame.last)):
-                yield place, start, frame.range(place, start, n - start, 1)
+    for place in loop.list_places(stage.positions):
+        start = n - 1 if place in frame.last else 0
+        if any(place in made for made in (frame.invariant, frame.products, frame.sequences,
+                                          frame.last)):
+            yield place, start, frame.range(place, start, n - start, 1)
 
 
 def _find_uninitialized(recording: Recording) -> set[int]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .indexing import Writes, find_maker
+from .indexing import MOST_CALLS, Writes
 from .ir import Call, Recording, Ref
 from .products import bind
 from .rewrite import make_call, make_copy
@@ -57,7 +57,8 @@ class Growing:
         found = []
         is_longer = any(one.value in self.waiting for one in parts)
         for one in parts:
-            kind, maker = self.kinds[one.value], find_maker(self.recording, one.value)
+            kind = self.kinds[one.value]
+            maker = self.recording.find_maker(one.value, MOST_CALLS)
             new = None if maker is None else self.writes.find_new(maker, dim)
             is_slice = maker is not None and maker.name in SLICES and new is None
             if kind.dtype != result.dtype or (is_slice and not is_longer):

@@ -77,12 +77,11 @@ class MaskedReads:
             else:
                 raise Refused(f"{name}: expected x[mask] = y[mask] with one mask, got another "
                               f"function of y[mask], whose shape depends on numbers")
-            self.recorder.depth += 1
             self.is_reading = True
             try:
-                made = function(*args)
+                with self.recorder.inside():
+                    made = function(*args)
             finally:
-                self.recorder.depth -= 1
                 self.is_reading = False
             key = id(made)
             self.parts[key] = _Part(weakref.ref(made, lambda _: self.parts.pop(key, None)), whole,
@@ -101,11 +100,6 @@ class MaskedReads:
     def _find(self, one: Any) -> _Part | None:
         part = self.parts.get(id(one))
         return part if part is not None and part.tensor() is one else None
-
-
-def find_maker(recording: Recording, value: int) -> Call | None:
-    """Returns the call that makes a value, if it is one of the last."""
-    return next((call for call in recording.calls[-MOST_CALLS:] if value in call.outputs), None)
 
 
 class Index(NamedTuple):
@@ -255,7 +249,7 @@ class Writes:
         if at.dim is None:
             return [given.value]
         found = self._list_slice(given.value, at.dim) if at.axes == (at.dim,) else None
-        maker = find_maker(self.recording, given.value)
+        maker = self.recording.find_maker(given.value, MOST_CALLS)
         return found if found and self._has_gradients(given.value, maker, found) else unknown
 
     def note_values(self, values: int | tuple[list[int], int], value: int) -> None:
@@ -301,7 +295,7 @@ class Writes:
         dim %= len(shapes[0])
         if sum(shape[dim] for shape in shapes) > MOST_SHIFTED:
             return None
-        makers = [find_maker(self.recording, one.value) for one in parts]
+        makers = [self.recording.find_maker(one.value, MOST_CALLS) for one in parts]
         found: list[int] = []
         has_new = False
         for one, maker in zip(parts, makers, strict=True):
@@ -337,7 +331,7 @@ class Writes:
 
     def _list_slice(self, value: int, dim: int) -> list[int] | None:
         """Returns the parts of x[a:b], or of what is known to be a stack."""
-        maker = find_maker(self.recording, value)
+        maker = self.recording.find_maker(value, MOST_CALLS)
         if value in self.parts:
             return self._list_parts(value, dim, range(self.kinds[value].shape[dim]))
         if maker is None or maker.name != "__getitem__":
@@ -359,8 +353,7 @@ class Writes:
         """Whether a value may be the first one of a register: what a factory has made, or what is
         there before the call; not x[t] of each iteration, which would be cut into its numbers."""
         for _ in range(0 if self.kinds[value].requires_grad else MOST_CALLS):
-            maker = next((call for call in reversed(self.recording.calls)
-                          if value in call.outputs), None)
+            maker = self.recording.find_maker(value)
             if maker is None or not maker.inputs or maker.name.startswith("new_") or (
                     maker.name.endswith("_like")):
                 return True

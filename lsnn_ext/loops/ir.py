@@ -4,10 +4,11 @@ A value is a tensor at one time, named by an int. A call that writes to a tensor
 of it, so that no value ever changes.
 """
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import islice
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
@@ -73,11 +74,6 @@ class Mode(NamedTuple):
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             for device in DEVICES))
 
-    def is_now(self) -> bool:
-        """Whether torch is in this mode; False may also mean an autocast."""
-        return (self.grad == torch.is_grad_enabled() and self.autocast == (None, None)
-                and not torch.is_autocast_enabled("cpu") and not torch.is_autocast_enabled("cuda"))
-
     def enter(self, stack: ExitStack) -> None:
         """Switches torch to this mode until the stack is closed."""
         now = Mode.now()
@@ -136,7 +132,7 @@ def flatten_arguments(args: Sequence[Any], kwargs: Mapping[str, Any],
 class Call:
     """results = function(*args, **kwargs), where (args, kwargs) = unflatten(leaves, spec)."""
 
-    function: Callable[..., Any]  # as it was called; of an autograd.Function its apply, see record
+    function: Callable[..., Any]  # as it was called; of an autograd.Function an Apply
     leaves: tuple[Any, ...]  # a Ref for each tensor; constants
     spec: pytree.TreeSpec
     results: Any  # a tree with a Ref for each tensor
@@ -180,7 +176,7 @@ class Call:
     def run(self, leaves: Sequence[Any]) -> tuple[Tensor, ...]:
         """Returns the outputs for these leaves, with a tensor for each Ref."""
         names = self._names
-        if names is None or not self.mode.is_now():
+        if names is None or self.mode != Mode.now():
             return self._run(leaves)
         if not names:
             return (self.function(*leaves),)
@@ -205,12 +201,6 @@ class Call:
                 if isinstance(ref, Ref)}
         made.update((after, copies[before]) for before, after in self.written)
         return tuple(made[value] for value in self.outputs)
-
-
-def can_expand(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether a tensor of a shape is broadcast to the other one."""
-    missing = len(other) - len(shape)
-    return missing >= 0 and all(a in (1, b) for a, b in zip(shape, other[missing:], strict=True))
 
 
 class Leaf(NamedTuple):
@@ -276,10 +266,15 @@ class Recording:
         self.read[value] = numbers
         return True
 
+    def find_maker(self, value: int, most: int = 0) -> Call | None:
+        """Returns the call that makes a value, if it is one of the last `most`; 0: of all."""
+        return next((call for call in islice(reversed(self.calls), most or None)
+                     if value in call.outputs), None)
+
     def is_zero(self, value: int) -> bool:
         """Whether a call of torch makes a value of zeros."""
-        makers = (call.name for call in self.calls if value in call.outputs)
-        return (next(makers, "") in ("zeros", "zeros_like", "new_zeros")
+        maker = self.find_maker(value)
+        return (maker is not None and maker.name in ("zeros", "zeros_like", "new_zeros")
                 and not self.kinds[value].requires_grad)
 
     def attributes_of(self, value: int, most: int, calls: int = 4) -> list[int] | None:
@@ -289,8 +284,7 @@ class Recording:
         if leaf is not None:
             is_small = prod(kind.shape) <= most
             return [value] if leaf.kind != "input" and not kind.requires_grad and is_small else None
-        last = self.calls[-calls:] if calls else []
-        call = next((one for one in reversed(last) if value in one.outputs), None)
+        call = self.find_maker(value, calls) if calls else None
         if call is None or call.is_random or call.written:
             return None
         found: list[int] = []
@@ -366,6 +360,10 @@ class Loop(NamedTuple):
         """Returns iteration, position and output by value."""
         return {value: (t, position, k) for t, calls in enumerate(self.made)
                 for position, values in enumerate(calls) for k, value in enumerate(values)}
+
+    def list_places(self, positions: Iterable[int]) -> list[tuple[int, int]]:
+        """Returns position and output of the results of calls."""
+        return [(q, k) for q in positions for k in range(len(self.body[q].call.outputs))]
 
     def leaf(self, slot: Any, t: int) -> Any:
         """Returns what stands in the place of a slot in the recorded call of an iteration."""

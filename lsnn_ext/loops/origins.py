@@ -2,7 +2,7 @@
 import random
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
@@ -34,12 +34,12 @@ class Origins:
         self._arguments = args, kwargs
         self.inputs, self._spec = pytree.tree_flatten(self._arguments)
         self.snapshot = Snapshot(function)
-        self._inputs: dict[int, tuple[Tensor, list[int]]] = {}
+        self._inputs: dict[int, tuple[Tensor, int]] = {}  # by id, and the first place
         for number, one in enumerate(self.inputs):
             if isinstance(one, Tensor):
                 if odd := plain.find_oddity(one):
                     raise Refused(f"x: expected dense tensors, got {odd}")
-                self._inputs.setdefault(id(one), (one, []))[1].append(number)
+                self._inputs.setdefault(id(one), (one, number))
         self.versions = {id(one): (one, one._version) for one in self.list_tensors()}
         self._generators = _get_random_states()
         self._copies = [(one, one.data, one.detach().clone(), one.requires_grad)
@@ -53,14 +53,10 @@ class Origins:
 
     def find(self, tensor: Tensor) -> Leaf | None:
         """Returns where the tensor was before the call; None: at no place that can be looked up."""
-        return next(self._list_leaves(id(tensor)), None)
-
-    def _list_leaves(self, key: int) -> Iterator[Leaf]:
-        """Yields the places of a tensor, by its id."""
-        for number in self._inputs.get(key, (0, []))[1]:
-            yield Leaf("input", (number,))
-        for place in self.snapshot.tensors.get(key, (0, []))[1]:
-            yield Leaf("attribute", self.snapshot.path_of(place))
+        if id(tensor) in self._inputs:
+            return Leaf("input", (self._inputs[id(tensor)][1],))
+        _, places = self.snapshot.tensors.get(id(tensor), (None, []))
+        return Leaf("attribute", self.snapshot.path_of(places[0])) if places else None
 
     def is_constant(self, value: Any) -> bool:
         """Whether the fingerprint has this object, and its plain values are unchanged."""

@@ -14,16 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .._core.bits import detach_bits
 from .._core.torch_internals import find_storage
-from . import ir
-from .costs import (
-    GUARD,
-    REPLAYED,
-    RETURNED,
-    estimate_call,
-    estimate_copies,
-    estimate_stage,
-    skips_zeros,
-)
+from . import costs, ir
 from .functions import is_unversioned
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
@@ -129,13 +120,14 @@ class Plan:
                    if script is None else
                    f"{script.line}: a loop inside of torch.jit.script is one call")
             return f"no loop: expected calls of torch that repeat step by step; {why}"
-        kept = [(estimate_stage(loop, stage, self.recording), stage)
+        kept = [(costs.estimate_stage(loop, stage, self.recording), stage)
                 for loop, stages in self.loops for stage in stages if stage.kind == "loop"]
         _, slowest = max(kept, key=lambda each: each[0], default=(0, None))
         why = "" if slowest is None else f"; {slowest.line}: {slowest.reason}"
         if not self.has_kernel:
             return f"no recurrence that runs in a kernel{why}"
-        original = sum(estimate_call(call, self.recording.kinds) for call in self.recording.calls)
+        original = sum(costs.estimate_call(call, self.recording.kinds)
+                       for call in self.recording.calls)
         gain = original / self.estimate()
         return "" if gain > LEAST_GAIN else (
             f"expected at most {1 / LEAST_GAIN:.0%} of the time of the original, got an estimate "
@@ -144,12 +136,13 @@ class Plan:
     def estimate(self) -> float:
         """Estimates the time of a run, as costs.py."""
         kinds = self.recording.kinds
-        calls = (REPLAYED + estimate_call(part, kinds, 1, skips_zeros(part, self.recording))
-                 + estimate_copies(part, kinds) for part in self.parts
+        calls = (costs.REPLAYED
+                 + costs.estimate_call(part, kinds, 1, costs.skips_zeros(part, self.recording))
+                 + costs.estimate_copies(part, kinds) for part in self.parts
                  if isinstance(part, Call) and is_live(part, self.live))
         returned = len(self.recording.find_results() & self.layout.places.keys())
-        return GUARD + sum(calls) + RETURNED * returned + sum(
-            estimate_stage(loop, stage, self.recording)
+        return costs.GUARD + sum(calls) + costs.RETURNED * returned + sum(
+            costs.estimate_stage(loop, stage, self.recording)
             for loop, stages in self.loops for stage in stages)
 
     def __call__(self, leaves: dict[int, Tensor], attributes: dict[Any, Any] | None = None,

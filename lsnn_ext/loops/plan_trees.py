@@ -13,7 +13,6 @@ from torch.utils import _pytree as pytree
 from . import ir
 from .ir import Before, Call, Fixed, Kind, Loop, Now, Numbers, Part, Recording, Ref, Varying
 from .plan import Plan
-from .reader import SLOTS
 from .reroll import make_constant_key
 from .trees import Atom, Tree, UnpredictableError, compress, expand, make_atom
 
@@ -221,4 +220,4 @@ class Builder:
 
 
 def _is_slot(one: Any) -> bool:
-    return isinstance(one, SLOTS)
+    return isinstance(one, ir.Slot)

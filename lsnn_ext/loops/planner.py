@@ -54,7 +54,7 @@ class Planner:
             raise Refused("a random draw whose arguments the loop computes and another draw stay "
                           "in their order", body[others[0]].call.line)
         if drawn:
-            places = {(q, k) for q in drawn for k in range(len(body[q].call.outputs))}
+            places = {*self.loop.list_places(drawn)}
             found.append(Stage("drawn", tuple(drawn), partial(
                 stages.run_in_order, self.loop, drawn, places, set())))
         before = self.invariant | set(drawn) | self.dead
@@ -66,8 +66,8 @@ class Planner:
                for stage in planned):
             planned = self._plan(components, before)
         found += planned
-        made = {(q, k): stage for stage, one in enumerate(found) for q in one.positions
-                for k in range(len(body[q].call.outputs))}
+        made = {place: k for k, stage in enumerate(found)
+                for place in self.loop.list_places(stage.positions)}
         last = {place: k for k, stage in enumerate(found) for q in stage.positions
                 for place in self._places_read(q)}
         last = {place: k for place, k in (made | last).items() if place not in self.read}
@@ -93,7 +93,7 @@ class Planner:
             if q in self.dead or one.call.is_random or any(
                     isinstance(slot, Before) for slot in one.slots):
                 continue
-            places = {(q, k) for k in range(len(one.call.outputs))}
+            places = {*self.loop.list_places([q])}
             if places & self.read <= self.last and all(
                     self.readers.get(place, set()) <= found for place in places):
                 found.add(q)
@@ -181,7 +181,7 @@ class Planner:
     # ----------------------------------------------------------------------------- stages
     def _outputs(self, positions: Sequence[int]) -> tuple[set[Place], set[Place]]:
         """Returns the results that other calls read, and those of which only the last is read."""
-        places = {(q, k) for q in positions for k in range(len(self.loop.body[q].call.outputs))}
+        places = {*self.loop.list_places(positions)}
         inside = set(positions)
         outside = {place for place in places if self.readers.get(place, set()) - inside}
         found = (places & self.read) | outside
@@ -201,7 +201,8 @@ class Planner:
         try:
             found = Recurrence(self.loop, positions, read, self.recording)
             fused = Stage("fused", positions, Component(found, last))
-            if found.retiming.groups > 1 and not self._is_faster(fused, kept):
+            estimate = partial(estimate_stage, self.loop, recording=self.recording)
+            if found.retiming.groups > 1 and estimate(fused) >= estimate(kept):
                 raise Refused("expected a kernel that is faster than the calls, with a product of "
                               "the iteration itself")
             return [fused]
@@ -209,10 +210,6 @@ class Planner:
             if extra:  # what follows may be what cannot be fused
                 return [*self._recurrence(component, ()), *map(self._single, extra)]
             return [kept._replace(reason=refused.reason, line=refused.line or line)]
-
-    def _is_faster(self, one: Stage, other: Stage) -> bool:
-        times = [estimate_stage(self.loop, stage, self.recording) for stage in (one, other)]
-        return times[0] < times[1]
 
     def _single(self, q: int) -> Stage:
         one, kinds = self.loop.body[q], self.recording.kinds

@@ -13,7 +13,6 @@ from .functions import get_name
 from .ir import Before, Fixed, Kind, Loop, Now, Refused, Slot, Varying
 from .products import bind, list_entries, list_operands
 
-SLOTS = (Fixed, Now, Before, Varying, ir.Numbers)
 ADDS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
 SUBTRACTS = frozenset({"sub", "subtract", "__sub__", "sub_", "__isub__"})
 # Functions whose result has the same numbers in the same order, if it has as many.
@@ -105,7 +104,7 @@ def find_invariants(loop: Loop) -> frozenset[int]:
     for position, (call, slots) in enumerate(loop.body):
         if not call.is_random and all(
                 isinstance(slot, Fixed) or (isinstance(slot, Now) and slot.position in found)
-                for slot in slots if isinstance(slot, SLOTS)):
+                for slot in slots if isinstance(slot, Slot)):
             found.add(position)
     return frozenset(found)
 
@@ -164,7 +163,7 @@ class Reader:
         call, slots = self.loop.body[position]
         if len(call.outputs) != 1 or call.written:
             return None
-        tensors = [slot for slot in slots if isinstance(slot, SLOTS)]
+        tensors = [slot for slot in slots if isinstance(slot, Slot)]
         is_turn = get_name(call.function) in TURNS
         if call.name in ("mul", "__mul__", "__rmul__"):  # a product with 1
             others = [slot for slot in tensors
@@ -206,8 +205,7 @@ class Reader:
         return [*map(slice, [0, *ends[:-1]], ends)] if is_split else None
 
     def find_device(self, positions: Collection[int]) -> torch.device:
-        devices = {self.kind(position, k).device for position in positions
-                   for k in range(len(self.loop.body[position].call.outputs))}
+        devices = {self.kind(*place).device for place in self.loop.list_places(positions)}
         device = devices.pop()
         if devices or device.type not in ir.DEVICES:
             found = ", ".join(sorted(map(str, {device, *devices})))
@@ -251,7 +249,7 @@ class Reader:
         args, kwargs = pytree.tree_unflatten(slots, call.spec)
         if name in ADDS | SUBTRACTS:
             given = bind(args, kwargs, "input", "other")
-            if given is None or not all(isinstance(one, (*SLOTS, int, float)) for one in given):
+            if given is None or not all(isinstance(one, Slot | int | float) for one in given):
                 return None
             if name in ADDS:
                 return tuple(map(self.read, given))

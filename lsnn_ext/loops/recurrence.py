@@ -20,7 +20,7 @@ from .functions import is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .nodes import Node, Nodes
 from .populations import Populations
-from .reader import SLOTS, Current, First, Later, Name, Product, Read, Reader, StepCall
+from .reader import Current, First, Later, Name, Product, Read, Reader, StepCall
 from .retiming import find_retiming
 from .values import Place
 
@@ -145,7 +145,7 @@ class Recurrence:
         """Returns N of a component without products. Of feature maps each one is an item, so that
         the states of a tile stay in the cache, unless coefficients differ by map."""
         coefficients = [slot for position in self.nodes for slot in self.loop.body[position].slots
-                        if isinstance(slot, SLOTS) and self.reader.is_invariant(slot)]
+                        if isinstance(slot, Slot) and self.reader.is_invariant(slot)]
         sizes = [prod(shape[axes:]) for axes in range(1, len(shape))]
         if all(prod(self.reader.kind_of(slot).shape) == 1 for slot in coefficients):
             return ([N for N in sizes if N >= LEAST_NEURONS] or sizes[:1] or [prod(shape)])[-1]
@@ -206,7 +206,7 @@ class Recurrence:
         position, call = node.position, self.loop.body[node.position].call
         kind = self.reader.kind(position, 0)
         ahead = self.ahead.get(position, 0)
-        places = [(position, k) for k in range(len(call.outputs))]
+        places = self.loop.list_places([position])
         names = tuple(map(self.name_result, places))
         widths = tuple(self.width(self.reader.kind(*place).shape) for place in places)
         if parts := self._find_parts(position):
@@ -218,7 +218,7 @@ class Recurrence:
             leaves = tuple(
                 None if is_copy and isinstance(slot, Fixed) else
                 self._name_argument(slot, position)
-                if isinstance(slot, SLOTS) else slot for slot in self.loop.body[position].slots)
+                if isinstance(slot, Slot) else slot for slot in self.loop.body[position].slots)
             return StepCall(call, leaves, names, is_copy, widths=widths)
         if kind.dtype != self.dtype:
             raise Refused(f"expected a product in {self.dtype}, got {kind.dtype}", call.line)

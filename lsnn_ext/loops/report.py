@@ -106,10 +106,10 @@ class Report:
         return tuple(one for loop in self.loops for one in loop.fused)
 
     def __str__(self) -> str:
+        what = "converted" if self.converted else f"not converted: {self.reason}"
+        text = [f"{self.model}: {what}", *(line for loop in self.loops for line in loop.lines())]
         if not self.converted:
-            return "\n".join([f"{self.model}: not converted: {self.reason}",
-                              *(line for loop in self.loops for line in loop.lines())])
-        text = [f"{self.model}: converted", *(line for loop in self.loops for line in loop.lines())]
+            return "\n".join(text)
         if self.branches:
             text.append(f"  {_count(self.branches, 'bool')} of tensors that Python reads: a call "
                         f"with others runs the original")
@@ -158,7 +158,7 @@ def measure_speed(original: Callable[[], Any], converted: Callable[[], Any],
 
     Args:
         original, converted: run the model and return its result.
-        wanted: parameters and inputs, whose gradients are computed but not unfused.
+        wanted: parameters and inputs, whose gradients are computed but not kept.
         prepare: restores the state of the model before each pass.
         seconds: no further round starts after so much time. At least one round counts.
 

@@ -268,7 +268,7 @@ class _Search:
             if not isinstance(leaf, Ref) or not isinstance(usual, Ref):
                 return make_constant_key(leaf) == make_constant_key(usual)
             a, b = kinds[leaf.value], kinds[usual.value]
-            return a[1:3] == b[1:3] and ir.can_expand(a.shape, b.shape)
+            return a[1:3] == b[1:3] and _can_expand(a.shape, b.shape)
 
         return len(one.leaves) == len(other.leaves) and all(
             map(is_alike, one.leaves, other.leaves)) and all(
@@ -356,6 +356,12 @@ def _form(call: Call) -> Any:
     return (tuple(tuple(places[before]) for before, _ in call.written), str(tree),
             tuple(made.get(one.value) or tuple(places[one.value]) if isinstance(one, Ref) else one
                   for one in results))
+
+
+def _can_expand(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether a tensor of a shape is broadcast to the other one."""
+    missing = len(other) - len(shape)
+    return missing >= 0 and all(a in (1, b) for a, b in zip(shape, other[missing:], strict=True))
 
 
 def _size(found: _Found) -> int:

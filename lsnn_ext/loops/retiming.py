@@ -37,10 +37,6 @@ class Retiming(NamedTuple):
     def count_rows(self, rows: int) -> int:
         return -(-rows // self.groups)
 
-    def take_group(self, values: Tensor, group: int) -> Tensor:
-        """Returns the rows (b, ...) of a group, of (B, ...)."""
-        return self.split(values[None])[group]
-
     def split(self, values: Tensor) -> Tensor:
         """Returns values (n, B, ...) as (n groups, b, ...); the last row is repeated."""
         if self.groups == 1:

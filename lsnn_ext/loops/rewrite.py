@@ -35,7 +35,7 @@ def rewrite(call: Call, recording: Recording) -> list[Call]:
     become their products and gates, x[..., mask] and x[..., numbers] an index_select. An operator
     of SpikingJelly that loops over time becomes one for each step.
     """
-    add_value, kinds = recording.add_value, recording.kinds
+    kinds = recording.kinds
     if call.function in _FACTORIES:
         return [_make_factory(call, kinds)]
     if call.function in _LIKE and all(isinstance(leaf, Ref) for leaf in call.leaves[:2]):
@@ -43,13 +43,13 @@ def rewrite(call: Call, recording: Recording) -> list[Call]:
     if call.function == Tensor.data.__get__:  # type: ignore[attr-defined]
         return [call.replace(function=Tensor.detach)]
     if call.function in (functional.dropout, torch.dropout):
-        return _split_dropout(call, add_value, kinds, recording.strides)
+        return _split_dropout(call, recording)
     if is_operator(call.function) and str(call.function).startswith("sj_"):
-        return _unroll(call, add_value, kinds)
+        return _unroll(call, recording)
     if call.function is torch.einsum:
-        return _make_multiplications(call, add_value, kinds)
+        return _make_multiplications(call, recording)
     if call.name in _CELLS and not any(call.mode.autocast):
-        return _expand_cell(call, add_value, kinds)
+        return _expand_cell(call, recording)
     if call.function in IN_PLACE_VIEWS and call.written:
         (_, after), = call.written
         if kinds[after].requires_grad and not call.mode.grad:  # the gradient is not turned back
@@ -58,13 +58,12 @@ def rewrite(call: Call, recording: Recording) -> list[Call]:
         return [call.replace(function=IN_PLACE_VIEWS[call.function], results=Ref(after),
                              written=())]
     if call.name == "__getitem__":
-        return _select(call, add_value, kinds)
+        return _select(call, recording)
     if call.function in (torch.masked_fill, Tensor.masked_fill) and len(call.leaves) == 3:
         x, mask, value = call.leaves
         kind = kinds[call.outputs[0]]
         if isinstance(value, float | int) and kind.dtype.is_floating_point and kind.is_contiguous:
-            leaves, spec = flatten_arguments((mask, value, x), {})
-            return [call.replace(function=torch.where, leaves=tuple(leaves), spec=spec)]
+            return [_replace_function(call, torch.where, (mask, value, x))]
     return [call]
 
 
@@ -73,6 +72,13 @@ def make_call(function: Any, given: Sequence[Any], results: Any, mode: Mode, lin
     """Returns a call that draws nothing and writes to no argument."""
     leaves, spec = flatten_arguments(given, named)
     return Call(function, tuple(leaves), spec, results, (), mode, False, line)
+
+
+def _replace_function(call: Call, function: Any, args: Sequence[Any], kwargs: Any = None,
+                      **changed: Any) -> Call:
+    """Returns the call with another function and other arguments."""
+    leaves, spec = flatten_arguments(args, kwargs or {})
+    return call.replace(function=function, leaves=tuple(leaves), spec=spec, **changed)
 
 
 def make_copy(value: int | tuple[list[int], int], copy: int, line: str,
@@ -119,8 +125,7 @@ def _make_like(call: Call, kinds: dict[int, Kind]) -> Call:
         return call
     other, function = kinds[args[1].value], _LIKE[call.function]
     kind = (other.device, other.dtype) if function is Tensor.to else (list(other.shape),)
-    leaves, spec = flatten_arguments((args[0], *kind, *args[2:]), kwargs)
-    return call.replace(function=function, leaves=tuple(leaves), spec=spec)
+    return _replace_function(call, function, (args[0], *kind, *args[2:]), kwargs)
 
 
 def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
@@ -134,16 +139,15 @@ def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
     if factory is torch.full:
         at = 2 if call.function is Tensor.new_full else 1
         given += (kwargs["fill_value"] if "fill_value" in kwargs else args[at],)
-    leaves, spec = flatten_arguments(given, {"dtype": kind.dtype, "device": kind.device})
     if (kind.requires_grad or not kind.is_contiguous or "generator" in kwargs
-            or any(isinstance(leaf, Ref) for leaf in leaves)):
+            or any(isinstance(one, Ref) for one in given)):
         return call
-    return call.replace(function=factory, leaves=tuple(leaves), spec=spec)
+    return _replace_function(call, factory, given, {"dtype": kind.dtype, "device": kind.device})
 
 
-def _make_multiplications(call: Call, add_value: Callable[[Kind], int],
-                          kinds: dict[int, Kind]) -> list[Call]:
+def _make_multiplications(call: Call, recording: Recording) -> list[Call]:
     """Returns the products of an einsum such as "bnm,n->bnm", else the call itself."""
+    writer, kinds = _Writer(call, recording), recording.kinds
     equation, *operands = call.leaves
     if not isinstance(equation, str) or any(call.mode.autocast) or not all(
             isinstance(one, Ref) and kinds[one.value].is_contiguous for one in operands):
@@ -156,29 +160,24 @@ def _make_multiplications(call: Call, add_value: Callable[[Kind], int],
             and kinds[one.value].shape == tuple(map(sizes.get, part))
             for part, one in zip(given, operands, strict=False)):
         return [call]
-    made: list[Call] = []
-
-    def add(function: Any, kind: Kind, *given: Any) -> Ref:
-        made.append(make_call(function, given, Ref(add_value(kind)), call.mode, call.line))
-        return made[-1].results  # type: ignore[no-any-return]
 
     def align(part: str, one: Ref) -> Ref:
         """Returns an operand with the axes of the result behind its own, of size 1."""
         axes = result[result.index(part[0]):]
         shape = tuple(sizes[axis] if axis in part else 1 for axis in axes)
-        return one if axes == part else add(
+        return one if axes == part else writer.add(
             Tensor.reshape, kinds[one.value]._replace(shape=shape), one, shape)
 
     found, *others = map(align, given, operands)
     for one in others:
         one_kind, other = kinds[found.value], kinds[one.value]
-        found = add(torch.mul, one_kind._replace(
+        found = writer.add(torch.mul, one_kind._replace(
             shape=tuple(torch.broadcast_shapes(one_kind.shape, other.shape)),
             dtype=torch.promote_types(one_kind.dtype, other.dtype),
             requires_grad=call.mode.grad and one_kind.requires_grad | other.requires_grad),
             found, one)
-    made[-1] = made[-1].replace(results=call.results)
-    return made
+    writer.calls[-1] = writer.calls[-1].replace(results=call.results)
+    return writer.calls
 
 
 def find_positions(mask: Tensor, size: int) -> Tensor:
@@ -186,8 +185,9 @@ def find_positions(mask: Tensor, size: int) -> Tensor:
     return mask.nonzero().flatten() if mask.dtype == torch.bool else mask.remainder(size)
 
 
-def _select(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]) -> list[Call]:
+def _select(call: Call, recording: Recording) -> list[Call]:
     """Returns the calls of x[..., index], whose index is a vector; else the call itself."""
+    writer, kinds = _Writer(call, recording), recording.kinds
     (x, index), _ = pytree.tree_unflatten(list(call.leaves), call.spec)
     shape, kind = kinds[x.value].shape, kinds[call.outputs[0]]
     *others, last = list_entries(index, len(shape)) or [None]
@@ -196,16 +196,15 @@ def _select(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
             len(kinds[last.value].shape) != 1 or not kind.is_contiguous) or (
             others != [slice(None)] * (len(shape) - 1)):
         return [call]
-    positions = Ref(add_value(kinds[last.value]._replace(shape=kind.shape[-1:],
-                                                         dtype=torch.int64)))
-    return [make_call(find_positions, (last, shape[-1]), positions, call.mode, call.line),
-            make_call(torch.index_select, (x, len(kind.shape) - 1, positions), call.results,
-                      call.mode, call.line)]
+    positions = writer.add(find_positions, kinds[last.value]._replace(
+        shape=kind.shape[-1:], dtype=torch.int64), last, shape[-1])
+    writer.add(torch.index_select, call.results, x, len(kind.shape) - 1, positions)
+    return writer.calls
 
 
-def _split_dropout(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind],
-                   strides: dict[int, tuple[int, ...]]) -> list[Call]:
+def _split_dropout(call: Call, recording: Recording) -> list[Call]:
     """Returns a draw for ones and a product. The draw is in the order of memory of empty_like."""
+    writer, kinds, strides = _Writer(call, recording), recording.kinds, recording.strides
     if not call.is_random or call.written or len(call.inputs) != 1:
         return [call]
     x, = call.inputs
@@ -218,48 +217,49 @@ def _split_dropout(call: Call, add_value: Callable[[Kind], int], kinds: dict[int
             raise Refused(f"{call.name}: expected a contiguous value on {kind.device.type}, got a "
                           f"slice; call contiguous() first", call.line)
         return [call]
-    ones = Ref(add_value(kind._replace(shape=shape, is_contiguous=True)))
-    made = [make_call(torch.ones, (shape,), ones, call.mode, call.line, dtype=kind.dtype,
-                      device=kind.device)]
+    ones = writer.add(torch.ones, kind._replace(shape=shape, is_contiguous=True), shape,
+                      dtype=kind.dtype, device=kind.device)
     if order:
-        ones = Ref(add_value(kind))
+        ones = writer.add(torch.permute, kind, ones, back)
         strides[ones.value] = strides[x]
-        made.append(make_call(torch.permute, (made[0].results, back), ones, call.mode, call.line))
-    draw = Ref(add_value(kind))
+    draw = Ref(recording.add_value(kind))
     replaced = [ones if isinstance(leaf, Ref) else leaf for leaf in call.leaves]
-    return [*made, call.replace(leaves=tuple(replaced), results=draw),
-            make_call(torch.mul, (Ref(x), draw), Ref(call.outputs[0]), call.mode, call.line)]
+    writer.calls.append(call.replace(leaves=tuple(replaced), results=draw))
+    writer.add(torch.mul, Ref(call.outputs[0]), Ref(x), draw)
+    return writer.calls
 
 
 class _Writer:
-    """Writes calls of the same line and mode as another one, for values of its first result."""
+    """Writes calls of the same line and mode as another one."""
 
-    def __init__(self, call: Call, add_value: Callable[[Kind], int],
-                 kinds: dict[int, Kind]) -> None:
-        self.call, self.add_value, self.kinds = call, add_value, kinds
+    def __init__(self, call: Call, recording: Recording) -> None:
+        self.call, self.recording, self.kinds = call, recording, recording.kinds
         self.calls: list[Call] = []
 
-    def run(self, function: Any, *given: Any, width: int = 1, to: int | None = None) -> Ref:
-        """Returns the result of a call; width: how many times as many numbers it has in a row;
-        to: the value that it is."""
+    def add(self, function: Any, results: Any, *given: Any, **named: Any) -> Any:
+        """Returns the results of a call: Refs, or the one of a new value of this kind."""
+        if isinstance(results, Kind):
+            results = Ref(self.recording.add_value(results))
+        self.calls.append(make_call(function, given, results, self.call.mode, self.call.line,
+                                    **named))
+        return results
+
+    def run(self, function: Any, *given: Any, width: int = 1, to: int | None = None) -> Any:
+        """Returns the result of a call, of the kind of the first result of the other call; width:
+        how many times as many numbers it has in a row; to: the value that it is."""
         *batch, size = self.kinds[self.call.outputs[0]].shape
-        kind = self.kinds[self.call.outputs[0]]._replace(
-            shape=(*batch, size * width), is_contiguous=True, requires_grad=self._has_grad(given))
-        ref = Ref(self.add_value(kind) if to is None else to)
-        self.calls.append(make_call(function, given, ref, self.call.mode, self.call.line))
-        return ref
+        kind = self._make_kind(given)._replace(shape=(*batch, size * width), is_contiguous=True)
+        return self.add(function, kind if to is None else Ref(to), *given)
 
-    def chunk(self, gates: Ref, count: int) -> list[Ref]:
-        kind = self.kinds[self.call.outputs[0]]._replace(
-            is_contiguous=False, requires_grad=self._has_grad([gates]))
-        refs = [Ref(self.add_value(kind)) for _ in range(count)]
-        self.calls.append(make_call(torch.chunk, (gates, count, 1), tuple(refs), self.call.mode,
-                                    self.call.line))
-        return refs
+    def chunk(self, gates: Ref, count: int) -> Any:
+        kind = self._make_kind([gates])._replace(is_contiguous=False)
+        refs = tuple(Ref(self.recording.add_value(kind)) for _ in range(count))
+        return self.add(torch.chunk, refs, gates, count, 1)
 
-    def _has_grad(self, given: Any) -> bool:
-        return self.call.mode.grad and any(
-            isinstance(one, Ref) and self.kinds[one.value].requires_grad for one in given)
+    def _make_kind(self, given: Sequence[Any]) -> Kind:
+        return self.kinds[self.call.outputs[0]]._replace(
+            requires_grad=self.call.mode.grad and any(
+                isinstance(one, Ref) and self.kinds[one.value].requires_grad for one in given))
 
 
 def _write_lstm(w: _Writer, x: Any, state: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> None:
@@ -293,21 +293,20 @@ _CELLS = {"lstm_cell": _write_lstm, "gru_cell": _write_gru, "rnn_tanh_cell": _wr
           "rnn_relu_cell": _write_rnn}
 
 
-def _expand_cell(call: Call, add_value: Callable[[Kind], int],
-                 kinds: dict[int, Kind]) -> list[Call]:
+def _expand_cell(call: Call, recording: Recording) -> list[Call]:
     args, kwargs = pytree.tree_unflatten(list(call.leaves), call.spec)
     if kwargs:
         return [call]
-    writer = _Writer(call, add_value, kinds)
+    writer = _Writer(call, recording)
     _CELLS[call.name](writer, *args, *[None] * (6 - len(args)))  # biases may be missing
     return writer.calls
 
 
-def _unroll(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]) -> list[Call]:
+def _unroll(call: Call, recording: Recording) -> list[Call]:
     """Returns the calls of an operator of SpikingJelly for each step: its first arguments are a
     sequence (T, ...) and states (...), its first results the spikes and the states of all steps or
     of the last one."""
-    x, refs = next(iter(call.leaves), None), call.results
+    kinds, x, refs = recording.kinds, next(iter(call.leaves), None), call.results
     if call.written or not isinstance(x, Ref) or not isinstance(refs, tuple) or None in refs:
         return [call]
     T, *size = kinds[x.value].shape
@@ -322,13 +321,11 @@ def _unroll(call: Call, add_value: Callable[[Kind], int], kinds: dict[int, Kind]
     steps: list[list[Ref]] = [[] for _ in outputs]
 
     def add(function: Any, given: Any, result: Any) -> Any:
-        leaves, spec = flatten_arguments(given, {})
-        made.append(call.replace(function=function, leaves=tuple(leaves), spec=spec,
-                                 results=result))
+        made.append(_replace_function(call, function, given, results=result))
         return result
 
     def make_part(kind: Kind) -> Ref:
-        return Ref(add_value(kind._replace(shape=tuple(size), is_contiguous=True)))
+        return Ref(recording.add_value(kind._replace(shape=tuple(size), is_contiguous=True)))
 
     for t in range(T):
         x_t = add(Tensor.__getitem__, (x, t), make_part(kinds[x.value]))

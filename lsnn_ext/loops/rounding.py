@@ -78,8 +78,8 @@ def tolerance_of(dtypes: Iterable[torch.dtype]) -> Tolerance:
 
 
 def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Sequence[Tensor],
-                      others: Sequence[Tensor], names: Sequence[str],
-                      run_perturbed: Run | None = None, tolerance: Tolerance = RUN) -> float:
+                      others: Sequence[Tensor], names: Sequence[str], run_perturbed: Run,
+                      tolerance: Tolerance = RUN) -> float:
     """Returns the largest difference of a gradient, as a share of its largest magnitude; of those
     that are more than rounding errors of others.
 
@@ -87,8 +87,7 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
         got, want: outputs, functions of leaves and of others, whose graphs stay usable.
         names: of the leaves.
         run_perturbed: outputs and leaves once more, all values between and their gradients
-            perturbed by an ulp of their largest, which shows what rounding may do. Default: outputs
-            are as they are.
+            perturbed by an ulp of their largest, which shows what rounding may do.
         tolerance: of gradients.
 
     Raises:
@@ -116,13 +115,11 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
                 default=0.0)
     suspects: dict[int, tuple[float, Tensor]] = {}  # by leaf, how far apart and the original's
     for k, (one, other) in enumerate(zip(found, expected, strict=True)):
-        if one is None or other is None:
-            if other is None and one is not None:  # such as of steps that nothing reads
-                raise Refused(f"{names[k]}: expected None, got a gradient")
-            if one is not other:
-                raise VerificationError("expected a gradient", names[k])
-            continue
-        if not other.numel():
+        if one is not None and other is None:  # such as of steps that nothing reads
+            raise Refused(f"{names[k]}: expected None, got a gradient")
+        if one is None and other is not None:
+            raise VerificationError("expected a gradient", names[k])
+        if one is None or other is None or not other.numel():
             continue
         is_finite = other.isfinite()
         if not torch.equal(one.isfinite(), is_finite):
@@ -136,14 +133,14 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
             suspects[k] = apart, other
     spread = dict.fromkeys(suspects, 0.0)
     # the perturbed runs are compared with each other, as they may all be wrong
-    first = {k: other for k, (_, other) in suspects.items()} if run_perturbed is None else {}
+    first: dict[int, Tensor] = {}
     for _ in range(DRAWS + 1):
         if not suspects:
             break
-        outputs, inputs = (want, others) if run_perturbed is None else run_perturbed(random)
+        outputs, inputs = run_perturbed(random)
         outputs = [one for one in outputs if one.requires_grad]
         perturbed = differentiate(outputs, [inputs[k] for k in suspects],
-                        [perturb_by_ulp(one, random) for one in cotangents])
+                                  [perturb_by_ulp(one, random) for one in cotangents])
         for (k, (apart, _)), one in zip([*suspects.items()], perturbed, strict=True):
             if one is not None:
                 distance = find_distance(one, first.setdefault(k, one))
@@ -157,9 +154,8 @@ def compare_gradients(got: Sequence[Tensor], want: Sequence[Tensor], leaves: Seq
     return worst
 
 
-def _add_earlier_graph(
-    found: Sequence[Tensor | None], leaves: Sequence[Tensor],
-) -> tuple[Tensor | None, ...]:
+def _add_earlier_graph(found: Sequence[Tensor | None],
+                       leaves: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """Adds what reaches leaves through the graph of the call that made other leaves: of a state in
     an attribute, which the next call reads, the original's gradient passes on to that call."""
     made = [(leaf, one) for leaf, one in zip(leaves, found, strict=True)

@@ -120,14 +120,13 @@ def write_all(writes: Sequence[tuple[int, BodyCall, Any, tuple[Any, ...]]], targ
 def run_in_order(loop: Loop, positions: Sequence[int], read: set[Place], last: set[Place],
                  frame: Frame) -> None:
     """Runs some calls iteration by iteration."""
-    made: dict[Place, list[Tensor]] = {}
+    made: dict[Place, list[Tensor]] = {place: [] for place in loop.list_places(positions)}
     inside = set(positions)
     calls = []
     for q in positions:
         one = loop.body[q]
         calls.append((q, one.call.run, [_make_getter(slot, frame, inside, made)
                                         for slot in one.slots]))
-        made.update(((q, k), []) for k in range(len(one.call.outputs)))
     for t in range(loop.iterations):
         for q, run, arguments in calls:
             given = [get(t) for get in arguments]

@@ -248,10 +248,9 @@ def _list_numbers(loop: Loop, stages: Sequence[Stage],
         if stage.kind == "loop":  # once more, with all that it makes
             made = copy(frame)
             made.last = {}
-            places = {(q, k) for q in stage.positions
-                      for k in range(len(loop.body[q].call.outputs))}
             with torch.no_grad():
-                run_in_order(loop, stage.positions, places, set(), made)
+                run_in_order(loop, stage.positions, {*loop.list_places(stage.positions)}, set(),
+                             made)
         for place, start, numbers in list_results(loop, made, stage):
             yield place, start, numbers.detach()
 

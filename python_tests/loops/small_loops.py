@@ -156,7 +156,7 @@ def check_device(component: Component) -> None:
     its operators refuse tensors of another device."""
     meta = torch.device("meta")
     drawn = component._draw(2)
-    given = RunInputs(2, *({key: one.to(meta) for key, one in each.items()} for each in drawn[1:]))
+    given = RunInputs(2, {key: one.to(meta) for key, one in drawn.tensors.items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(component.options, "device", meta)
         inputs, *_, projection = component.make_arguments(given)
