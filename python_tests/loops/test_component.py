@@ -169,19 +169,6 @@ def test_membrane_of_four_axes():
             torch.rand(3, 1, 1).double(), torch.rand(4).double(), zeros(1), zeros(1))
 
 
-def test_delays():
-    """Spikes of one and of three iterations before, by lists, with values from before the loop."""
-    def model(x, w_1, w_3, v, z_1, z_2, z_3):
-        spikes = [z_3, z_2, z_1]
-        for t in range(T):
-            v = 0.9 * v + x[t] + spikes[-1] @ w_1 + spikes[-3] @ w_3 - spikes[-2]
-            spikes.append(spike(v))
-        return spikes[3:]
-
-    compare(model, random(T, B, N), random(N, N), random(N, N, seed=1), random(B, N),
-            *(ones_and_zeros(B, N, seed=k) for k in range(3)))
-
-
 def test_delay_behind_the_spike():
     """The product reads the spike of its own and of the last iteration."""
     def step(x, w_1, w_2, v, z_before):
@@ -232,17 +219,6 @@ def test_values_before_the_last():
 
     compare(over(step, 3, keep=(1,), last=(2,)), random(T, B, N), random(N, N),
             random(B, N, seed=1), zeros(B, N), zeros(B, N))
-
-
-def test_numbers_that_change():
-    def model(x, v):
-        membranes = []
-        for t in range(T):
-            v = 0.5 * v + x[t] * 0.1 + v * (0.9 ** t)
-            membranes.append(v)
-        return membranes
-
-    compare(model, random(T, B, N), random(B, N, seed=1))
 
 
 def test_refractory_mask():

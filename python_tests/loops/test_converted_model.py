@@ -145,29 +145,6 @@ def test_a_replay_that_raises_gives_way_to_the_original_with_a_warning() -> None
         assert_same(model, original, draw_x(), replays=True)
 
 
-class SetsTime(Net):
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        self.calls = 0
-        for _ in range(len(x)):
-            self.calls += 1
-        return super().forward(x)
-
-
-def test_a_value_that_each_call_sets_is_set_again() -> None:
-    model, original = make_pair(SetsTime)
-    for T in (3, 4, 3, 4, 3, 4, 3, 4):
-        assert_same(model, original, draw_x(T))
-        assert model.calls == T
-    assert_same(model, original, draw_x(), replays=True)
-
-
-class Raises(Net):
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        if len(x) == 2:
-            raise KeyError("short")
-        return super().forward(x)
-
-
 @pytest.mark.parametrize("effect, name", [
     (lambda log: print(end=""), "print"), (lambda log: time.time(), "time"),
     (lambda log: os.environ.get("HOME"), "os.environ"), (lambda log: globals(), "globals"),
@@ -183,14 +160,6 @@ def test_what_a_replay_would_leave_out_is_refused(effect: Any, name: str) -> Non
 
     with pytest.raises(Refused, match=f"{name}: expected"):
         fuse(Acts(), (draw_x(), []))
-
-
-def test_exceptions_are_those_of_the_original() -> None:
-    model, original = make_pair(Raises)
-    for _ in range(2):
-        with pytest.raises(KeyError, match="short"):
-            model(draw_x(2))
-    assert_same(model, original, draw_x(), replays=True)
 
 
 @pytest.mark.parametrize("attributes, run", [

@@ -53,17 +53,6 @@ def test_what_is_drawn_for_a_shape_runs_before_the_recurrence(name):
     compare_calls(fused, model, x, w, seeds=(1, 2), rtol=1e-9, atol=1e-12)
 
 
-def test_draws_from_numbers_of_a_component_are_refused():
-    def model(x, v):
-        for t in range(T):
-            v = 0.9 * v + x[t] * torch.bernoulli(v.sigmoid())
-        return v
-
-    _, _, plan = run(model, (torch.rand(T, B, N), torch.rand(B, N)))
-    assert [stage.reason for stage in plan.stages if stage.kind == "loop"] == [
-        "expected random numbers that depend on no number of the recurrence"]
-
-
 @pytest.mark.parametrize("make", [
     torch.zeros_like, torch.ones_like, lambda v: torch.full_like(v, 2), lambda v: v.new_zeros(4, 2),
     lambda v: torch.full_like(v, fill_value=2), lambda v: v.new_full(fill_value=2.5, size=(3,)),

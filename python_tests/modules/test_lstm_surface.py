@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils._pytree import tree_map
 
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout
-from module_kinds import make_kinds, neurons_of, round_weights, run_steps
+from module_kinds import make_kinds, neurons_of, round_weights
 from steps import flat
 
 T, B, I, N, O = 12, 3, 5, 8, 2
@@ -241,15 +241,6 @@ def test_dropout(kind: str) -> None:
 
 
 # ----------------------------------------------------------------------------------- beyond nn.LSTM
-@pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
-@pytest.mark.parametrize("form", ["plain", "two-layers", "batch-first", "delayed"])
-def test_steps(kind: str, form: str) -> None:
-    module, x = _made(kind, **FORMS[form]), _x(T, B, I)
-    outs, state = run_steps(module, x)
-    want, end = module(x.transpose(0, 1) if form == "batch-first" else x)
-    _same(kind, [outs, state], [want.transpose(0, 1) if form == "batch-first" else want, end])
-
-
 def test_steps_need_one_direction() -> None:
     for module in (ALIF(I, N, bidirectional=True), LSNN(I, 3, 5, O, bidirectional=True)):
         with pytest.raises(ValueError, match="^step: expected a .*bidirectional=False"):

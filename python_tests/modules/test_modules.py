@@ -105,24 +105,6 @@ def test_repr_of_networks_and_others_parametrizations() -> None:
         assert "spread=<()>" in repr(lsnn_ext.LearnedDelay(I, N, 2))
 
 
-def test_readout() -> None:
-    readout = LeakyReadout(N, 2, 10.0)
-    nn.init.normal_(readout.bias)
-    z = draw_spikes(T, B, N, rate=0.3).requires_grad_()
-    y, end = readout(z)
-    k = torch.exp(torch.tensor(-0.1))
-    p, want = torch.zeros(B, N), []
-    for z_t in z:  # the filter first, then the product, as the paper writes it
-        p = k * p + (1 - k) * z_t
-        want.append(p @ readout.weight.t() + readout.bias)
-    torch.testing.assert_close(y, torch.stack(want))
-    torch.testing.assert_close(end, p @ readout.weight.t())
-    inputs = [z, *readout.parameters()]
-    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), inputs),
-                               torch.autograd.grad(torch.stack(want).square().sum(), inputs),
-                               rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN"])
 @pytest.mark.parametrize("form", ["spikes", "normal"])
 def test_defaults_live(kind: str, form: str) -> None:

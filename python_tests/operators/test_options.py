@@ -33,15 +33,6 @@ def _loss(x: Tensor, w: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------- forced
-def test_names() -> None:
-    assert _ops._C.options == _ops.Options._fields == ("product", "team_size", "l1_size", "design",
-                                                       "kernels")
-    assert _ops.Options() == (0, 0, 0, 0, 0)
-    assert _ops._C.products == ("automatic", "dense", "active", "bf16", "sparse")
-    assert _ops._C.designs == ("automatic", "block", "gather", "cluster", "step")
-    assert _ops._C.kernels == ("automatic", "general", "matrices", "rows")
-
-
 @cpu_only
 @pytest.mark.parametrize("product", STEPS)
 def test_product_is_that_of_the_forward_call(product: str) -> None:

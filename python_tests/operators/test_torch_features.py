@@ -234,22 +234,6 @@ def test_deterministic_algorithms(module: nn.Module) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_memory_that_comes_later(name: str) -> None:
-    if name == "ALIF-delays":  # numbers of the caller that lay on meta would be nowhere
-        empty: nn.Module = ALIF(5, 7, delay=torch.arange(49).view(7, 7) % 3, device="meta")
-    else:
-        with torch.device("meta"):
-            empty = MODULES[name]()
-    assert all(p.is_meta for p in empty.parameters())
-    module = empty.to_empty(device="cpu")
-    torch.manual_seed(3)
-    module.reset_parameters()  # type: ignore[operator]
-    torch.manual_seed(3)
-    _assert_alike(_results(module, module.parameters(), _x()),
-                  _results(other := MODULES[name](), other.parameters(), _x()))
-
-
 # ------------------------------------------------------------------------ devices without kernels
 @pytest.mark.parametrize("call", ["alif", "layer", "leaky_readout"])
 def test_devices_without_kernels_are_told_of_the_reference(call: str,

@@ -140,9 +140,5 @@ class PlainTensor(Changed):
         self.gain = self.gain * 2
 
 
-@fused
-class PlainTensorWritten(PlainTensor):
-    replayed = ChangedInPlace.replayed
-
-    def to_change(self) -> None:
-        self.gain[0] = 2
+add(fused, PlainTensor, "to_change replayed", PlainTensorWritten=(
+    lambda self: self.gain[0].fill_(2), ChangedInPlace.replayed))

@@ -34,10 +34,7 @@ class Counts(Memory):
         self.count += 1
 
 
-@loop
-class CountsAndReads(Counts):
-    def before(self) -> Any:
-        return self.count / 512
+add(loop, Counts, "before", CountsAndReads=lambda self: self.count / 512)
 
 
 @loop
@@ -72,21 +69,12 @@ class History(Memory):
         self.history.append(z.detach().sum())
 
 
-@loop
-class HistoryRead(History):
-    def before(self) -> Any:
-        return len(self.history) / 512 + (self.history[-1] / 512 if self.history else 0)
-
-
-@loop
-class LastFew(History):
-    """A deque that is full after the first call."""
-
-    def prepare(self) -> None:
-        self.history = deque(maxlen=4)  # type: ignore[assignment]
-
-    def before(self) -> Any:
-        return self.history[0] / 512 if len(self.history) == 4 else 0.0
+add(loop, History, "before", HistoryRead=lambda self: (
+    len(self.history) / 512 + (self.history[-1] / 512 if self.history else 0)))
+# A deque that is full after the first call.
+add(loop, History, "prepare before", LastFew=(
+    lambda self: setattr(self, "history", deque(maxlen=4)),
+    lambda self: self.history[0] / 512 if len(self.history) == 4 else 0.0))
 
 
 def count_in_closure() -> Callable[[], int]:

@@ -27,15 +27,10 @@ class Uniform(Draws):
         return torch.rand_like(v)
 
 
-@loop
-class OwnGenerator(Draws):
-    """A generator object, whose state goes from call to call."""
-
-    def prepare(self) -> None:
-        self.generator = torch.Generator().manual_seed(5)
-
-    def draw(self, t: int, v: Tensor) -> Any:
-        return torch.rand(v.shape, generator=self.generator, dtype=v.dtype)
+# A generator object, whose state goes from call to call.
+add(loop, Draws, "prepare draw", OwnGenerator=(
+    lambda self: setattr(self, "generator", torch.Generator().manual_seed(5)),
+    lambda self, t, v: torch.rand(v.shape, generator=self.generator, dtype=v.dtype)))
 
 
 def draw_after_seed(self: Net, t: int, v: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Hooks of modules, parameters and tensors."""
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fooling.base import Net, add, loop
 from fooling.changes import Changed
@@ -38,24 +38,6 @@ add(loop, Changed, "prepare to_change", HookRemoved=(
     lambda self: setattr(self, "handle", self.feed.register_forward_pre_hook(
         lambda module, args: args[0] * 2)),
     lambda self: self.handle.remove()))
-
-
-HANDLES: list[Any] = []
-
-
-def remove_hook() -> None:
-    while HANDLES:
-        HANDLES.pop().remove()
-
-
-def hook_all(self: Net, call: int) -> None:
-    """A hook of all modules, which is set for some calls."""
-    if call in (2, 3, 5):
-        HANDLES.append(nn.modules.module.register_module_forward_hook(
-            lambda module, args, result: result / 2 if type(module) is nn.Linear else None))
-
-
-add(loop, Net, "change reset changes", HookOfAll=(hook_all, staticmethod(remove_hook), True))
 
 
 @loop

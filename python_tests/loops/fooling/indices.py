@@ -59,26 +59,18 @@ add(loop, Net, "order",
     DiagonalIndex=lambda self, x: (x[t] + x[t, 0, t] for t in range(min(x.shape))))
 
 
-@fused
-class BatchFirst(Net):
-    def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x.transpose(0, 1))
-        out = []
-        for t in range(x.size(1)):
-            v, z = self.step(x[:, t], v, z)
-            out.append(z)
-        return torch.stack(out, 1)
-
-    @staticmethod
-    def given(x: Tensor, call: int) -> tuple[Any, ...]:
-        return (x.transpose(0, 1).contiguous(),)
+def put_batch_first(x: Tensor, call: int) -> tuple[Any, ...]:
+    return (x.transpose(0, 1).contiguous(),)
 
 
 add(fused, Net, "forward given",
+    BatchFirst=(lambda self, x: self.over(
+                    x.transpose(0, 1), (x[:, t] for t in range(x.size(1)))).transpose(0, 1),
+                put_batch_first),
     TimeLast=(lambda self, x: self.over(
                   x.permute(2, 0, 1), (x[..., t] for t in range(x.shape[-1]))),
               lambda x, call: (x.permute(1, 2, 0).contiguous(),)),
-    Transposed=(lambda self, x: Net.forward(self, x.transpose(0, 1)), BatchFirst.given))
+    Transposed=(lambda self, x: Net.forward(self, x.transpose(0, 1)), put_batch_first))
 
 
 @fused

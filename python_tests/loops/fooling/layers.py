@@ -47,14 +47,6 @@ add(loop, Net, "forward", LoopsOfOtherLengths=lambda self, x: torch.cat(
     [self.over(x, x[:5]), self.over(x, x[5:]), self.over(x, x[2:7])]))
 
 
-@fused
-class Bidirectional(Net):
-    def forward(self, x: Tensor) -> Any:
-        forwards = self.over(x, x)
-        backwards = self.over(x, (x[t] for t in range(len(x) - 1, -1, -1)))
-        return torch.cat([forwards, backwards.flip(0)], -1)
-
-
 @loop
 class EqualLayers(Net):
     """A loop over layers, which is none over time."""
@@ -84,19 +76,3 @@ class LayersInside(OwnLoop):
                 v, z = self.fire(layer(z), *states[k])
                 states[k] = v, z
             yield z
-
-
-@fused
-class LayersOutside(LayersInside):
-    """A loop over time for each of three equal layers."""
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.feed(x)
-        for layer in self.layers:
-            v, z = self.zeros(x)
-            out = []
-            for y_t in y:
-                v, z = self.fire(layer(y_t) + self.back(z), v, z)
-                out.append(z)
-            y = torch.stack(out)
-        return y

@@ -40,18 +40,17 @@ add(loop, Collects, "make write",
     OutTwice=(lambda self, x: x.new_zeros(3, x.shape[1], N), write_at(lambda t: t % 3)))
 
 
-@loop
-class OutAdded(Collects):
-    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
-        out[t] += z
-        out[t] += v
+def add_both(self: Net, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+    out[t] += z
+    out[t] += v
 
 
-@loop
-class OutInEvenSteps(Collects):
-    def write(self, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
-        if t % 2 == 0:
-            out[t] = z
+def write_even_steps(self: Net, out: Tensor, t: int, v: Tensor, z: Tensor) -> None:
+    if t % 2 == 0:
+        out[t] = z
+
+
+add(loop, Collects, "write", OutAdded=add_both, OutInEvenSteps=write_even_steps)
 
 
 @loop
@@ -114,16 +113,6 @@ class Ring(OwnLoop):
             v, z = self.step(x[t], v, ring[(t + 1) % 4].clone())
             ring = ring.clone()
             ring[t % 4] = z
-            yield z
-
-
-@loop
-class Rolled(OwnLoop):
-    def iterate(self, x: Tensor, v: Tensor, z: Tensor) -> Any:
-        past = x.new_zeros(3, x.shape[1], N)
-        for x_t in x:
-            v, z = self.step(x_t, v, past[-1])
-            past = torch.cat([z[None], past[:-1]])
             yield z
 
 

@@ -334,24 +334,16 @@ class DetachedState(Spoiled):
         return membranes
 
 
-@refused("share")
-class ViewsInLoop(Spoiled):
-    """A result is a view of another one, which a step makes."""
-
-    def forward(self, x: Tensor) -> Any:
-        rows = [(v, v.view(-1)) for _, _, v, _ in self.run_steps(x)]
-        return rows[-1]
+# A result is a view of another one, which a step makes.
+add(refused("share"), Spoiled, "forward", ViewsInLoop=lambda self, x: [
+    (v, v.view(-1)) for _, _, v, _ in self.run_steps(x)][-1])
 
 
 @fused
 class PartsOfInput(Spoiled):
     def forward(self, x: Tensor) -> Any:
-        v, z = self.zeros(x)
-        parts = []
-        for t in range(len(x)):
-            v, z = self.step(x[t], v, z)
-            parts.append(x[t])
-        return z, parts
+        _, parts, _, spikes = zip(*self.run_steps(x), strict=True)
+        return spikes[-1], list(parts)
 
 
 add(loop, Net, "step_at", WrittenInList=lambda self, t, x, v, z: (

@@ -257,26 +257,6 @@ add(fused, Net, "result", PutThenRow=put_then_row, PutThenScaled=put_then_scale,
 add(fused, Net, "result learns", PutWithoutGradient=(put_without_gradient, False))
 
 
-def write_to_parameter(self: Net, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        self.back.weight.fill_diagonal_(0)
-    return x
-
-
-def clamp_parameter(self: Net, x: Tensor) -> Tensor:
-    self.feed.weight.data.clamp_(-0.25, 0.5)
-    return x
-
-
-def replace_data_of_parameter(self: Net, x: Tensor) -> Tensor:
-    self.feed.bias.data = self.feed.bias.data * 0.5
-    return x
-
-
-add(fused, Net, "order", ParameterWritten=write_to_parameter, ParameterClamped=clamp_parameter,
-    ParameterThroughData=replace_data_of_parameter)
-
-
 # ----------------------------------------------------------------------------------------- refused
 def write_to_input(self: Net, x: Tensor) -> Tensor:
     x[0] = 0.5
