@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from .._core.route import choose_linear, pack_sparse_input
 from .ir import Now, Numbers, Slot, Varying
 from .products import Operands, find_events, linear
-from .reader import Current, First, Later, Product
+from .reader import Current, FirstTerms, LaterTerm, Product
 from .recurrence import Recurrence
 from .values import Place
 
@@ -36,7 +36,7 @@ class Currents:
         found, reader = self.found, self.found.reader
         current = next(iter(found.currents))
         if found.copies > 1 or len(found.currents) > 1 or found.width(current.shape) > 1 or any(
-                isinstance(one, First) for one in current.others):
+                isinstance(one, FirstTerms) for one in current.others):
             return None
         others = [one for one in current.others
                   if not isinstance(one, int | float) and not (
@@ -117,9 +117,9 @@ class Currents:
     def make_current(self, current: Current, given: RunInputs) -> Tensor:
         """Returns a current (n, B, N), or (n, B, K, N) with an axis of its own."""
         shape = current.shape
-        first = [one.values for one in current.others if isinstance(one, First)]
-        later = [one.term for one in current.others if isinstance(one, Later)]
-        parts = [one for one in current.others if not isinstance(one, First | Later)]
+        first = [one.values for one in current.others if isinstance(one, FirstTerms)]
+        later = [one.term for one in current.others if isinstance(one, LaterTerm)]
+        parts = [one for one in current.others if not isinstance(one, FirstTerms | LaterTerm)]
         x = self._add_terms(parts, shape, given)
         if first:
             n, x = len(first[0]), x.expand(given.iterations, *x.shape[1:])

@@ -93,7 +93,7 @@ def make_subclass(original: type) -> type:
     return made
 
 
-class Fused:
+class FusedFunction:
     """A function that replays recordings of its calls."""
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
@@ -209,7 +209,7 @@ def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True, exact:
     if not callable(function):
         raise TypeError(f"function: expected a callable, got {type(function).__name__}")
     _check_options(verify=verify, exact=exact, dynamic=dynamic)
-    fused = Fused(function, Options(verify, exact, dynamic))
+    fused = FusedFunction(function, Options(verify, exact, dynamic))
     reason, _ = _try(fused, fused.replayer, x, False)
     if reason:
         raise Refused(reason)
@@ -225,7 +225,7 @@ def revert(model: Any) -> Any:
     Returns:
         the model itself, or the original function.
     """
-    if isinstance(model, Fused):
+    if isinstance(model, FusedFunction):
         return model.function
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -248,7 +248,7 @@ def _try(function: Any, replayer: Replayer, x: Inputs,
     """Runs the function on x and restores its state. Returns why nothing replays, and the speed."""
     args: tuple[Any, ...] = () if callable(x) and not isinstance(x, Tensor) else (
         x if isinstance(x, tuple) else (x,))
-    root = function.function if isinstance(function, Fused) else function
+    root = function.function if isinstance(function, FusedFunction) else function
     try:
         origins = Origins(root, args, {}, has_copies=True)
     except Refused as refused:

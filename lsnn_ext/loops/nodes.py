@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .functions import Apply
 from .ir import Before, Fixed, Now, Refused, Varying
-from .reader import First, Later, Product, Read, Reader, Term
+from .reader import FirstTerms, LaterTerm, Product, Read, Reader, Term
 from .values import Place
 
 MOST_EMITTED = 4  # values of a neuron that products read
@@ -87,7 +87,7 @@ class Nodes:
             if shapes[0] == shapes[1]:
                 return True
             sizes = {prod(shape) for shape in (*shapes, self.reader.kind(*self.emitted[0]).shape)}
-            slots = [one.term if isinstance(one, Later) else one for one in terms]
+            slots = [one.term if isinstance(one, LaterTerm) else one for one in terms]
             given = [prod(self.reader.kind_of(one).shape) for one in slots
                      if isinstance(one, Fixed | Now | Before | Varying)]
             return len(sizes) == 1 and sizes.issuperset(given)  # nothing is broadcast
@@ -127,7 +127,7 @@ class Nodes:
         if not others and all(map(self.reader.recording.is_zero, read.initial)):
             self.zeros.update(read.initial)
             return tuple(turned)
-        return (*turned, First(read.initial), *map(Later, others))
+        return (*turned, FirstTerms(read.initial), *map(LaterTerm, others))
 
     def find_history(self) -> dict[tuple[Place, int], int | None]:
         """Returns the emitted values before the loop by iteration, -1 and so on; None: 0."""

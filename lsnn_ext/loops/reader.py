@@ -54,14 +54,14 @@ class Product(NamedTuple):
         return sum(self.part) + self.last - self.first
 
 
-class First(NamedTuple):
+class FirstTerms(NamedTuple):
     """Values that are added in the first iterations, one each."""
 
     values: tuple[int, ...]
 
 
-class Later(NamedTuple):
-    """A term that is added in the iterations after those of First."""
+class LaterTerm(NamedTuple):
+    """A term that is added in the iterations after those of FirstTerms."""
 
     term: Any
 
@@ -74,7 +74,7 @@ class Current(NamedTuple):
     population: int  # of these calls
 
 
-Term: TypeAlias = Read | Slot | Product | First | Later | float
+Term: TypeAlias = Read | Slot | Product | FirstTerms | LaterTerm | float
 
 
 class Name(NamedTuple):

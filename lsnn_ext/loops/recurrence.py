@@ -20,7 +20,7 @@ from .functions import is_operator
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .nodes import Node, Nodes
 from .populations import Populations
-from .reader import Current, First, Later, Name, Product, Read, Reader, StepCall
+from .reader import Current, FirstTerms, LaterTerm, Name, Product, Read, Reader, StepCall
 from .retiming import find_retiming
 from .values import Place
 
@@ -234,8 +234,8 @@ class Recurrence:
             else:
                 others.append(term)
         for slot in others:
-            slot = slot.term if isinstance(slot, Later) else slot
-            if not isinstance(slot, First):
+            slot = slot.term if isinstance(slot, LaterTerm) else slot
+            if not isinstance(slot, FirstTerms):
                 self._check_outside(slot.source if isinstance(slot, Product) else slot, call, True)
         varies = self.retiming.groups > 1 or any(
             not self.reader.is_invariant(one) and not isinstance(one, int | float)
