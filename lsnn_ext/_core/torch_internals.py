@@ -60,6 +60,11 @@ def leave_graph_of_transforms() -> None:
         torch._dynamo.graph_break()
 
 
+def makes_graph() -> bool:
+    """Whether torch.compile traces, and not torch.export, whose graph has the original."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 def break_graph(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls a function between the graphs of torch.compile, which would unroll its loops; with
     fullgraph=True this raises. As torch.compiler.disable, which loads the compiler when it marks

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._core.torch_internals import break_graph
+from .._core.torch_internals import break_graph, makes_graph
 from ..codegen.plain import MISSING
 from .ir import Refused
 from .origins import Origins
@@ -62,7 +62,7 @@ def make_subclass(original: type) -> type:
 
     @functools.wraps(forward)
     def replay(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if makes_graph():
             return break_graph(replay, self, *args, **kwargs)
         replayer, kind = self.__dict__.get(ATTRIBUTE), type(self)
         # parametrize and fully_shard give a model a subclass of its class
@@ -102,7 +102,7 @@ class FusedFunction:
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if makes_graph():
             return break_graph(self, *args, **kwargs)
         return self.replayer.call(self.function, self.function, args, kwargs)
 

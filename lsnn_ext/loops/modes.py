@@ -109,7 +109,8 @@ def run_aside(run: Callable[[Any, Any], Any], root: Any, args: tuple[Any, ...],
 @contextmanager
 def prepare_recording() -> Iterator[None]:
     """Lets Python not search for garbage: what runs then is not the model's. A recording makes so
-    many objects that each search takes up to 0.3 s. Functions of torch.compile run as written."""
+    many objects that each search takes up to 0.3 s. Functions of torch.compile run as written:
+    else their compiler traces the recorder, too."""
     is_collecting = gc.isenabled()
     gc.disable()
     try:

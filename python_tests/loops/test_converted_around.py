@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
@@ -84,8 +85,10 @@ def test_compiled_parts_are_recorded_as_they_are_written(name: str) -> None:
     original = Net()
     model = copy.deepcopy(original)
     setattr(model, name, torch.compile(getattr(model, name), backend="aot_eager"))
+    counters.clear()
     model, report = convert(model, draw_x())
     assert report.converted, report
+    assert not counters["frames"]  # nothing is compiled meanwhile, such as the recorder
     assert_same(model, original, draw_x(), replays=True)
 
 

@@ -208,6 +208,20 @@ def test_state_is_restored_before_each_pass():
     assert all(calls[k - 1] == "prepare" for k, one in enumerate(calls) if one != "prepare")
 
 
+def test_the_times_are_those_of_the_round_with_the_median_ratio(monkeypatch):
+    now, weight = [0.0], torch.ones(1, requires_grad=True)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def run(seconds):
+        now[0] += next(seconds)
+        return weight * 2
+
+    # of memory, of the first round, and of those that count
+    original, converted = iter([0, 9, 4, 2, 5, 1, 6]), iter([0, 9, 1, 1, 1, 1, 2])
+    speed = measure_speed(lambda: run(original), lambda: run(converted), [weight], seconds=99.0)
+    assert (speed.original, speed.converted, speed.ratio, speed.rounds) == (6, 2, 3, 5)
+
+
 @pytest.mark.parametrize("ratio", [0.987, 1.0])
 def test_a_model_that_is_slower_stays_as_it_was(monkeypatch, ratio):
     speed = Speed(0.1 * ratio, 0.1, 5, 1, 0, 0)
