@@ -47,6 +47,8 @@ class Graph:
         self.fixed: set[int] = set()  # nodes that depend on coefficients and constants only
         self.of_gradients = set(range(forward_inputs, forward_inputs + gradient_inputs))
         self.zero_or_one: set[int] = set()
+        # nodes that are integers in the step, and the error if they need not be exact
+        self.integers: list[tuple[int, Exception]] = []
         self.single: set[int] = set()  # nodes whose values are float32 in a program of float64
         self.rounds_to_single = False  # while an operator of float32 is added
         self._places: dict[object, int] = {}

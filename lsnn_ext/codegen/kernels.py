@@ -162,7 +162,7 @@ def _make_kernel(neuron: Neuron, parts: Parts, like: Tensor,
     from .trace import StepError, trace
 
     sizes: Any = {"currents": len(parts.currents), "states": len(parts.states), "dtype": like.dtype,
-                  "forms": parts.forms}
+                  "forms": parts.forms, **getattr(neuron.step, "integers", {})}
     tensors = {name: one for name, one in coefficients.items() if isinstance(one, Tensor)}
     numbers = {name: one for name, one in coefficients.items() if name not in tensors}
     is_fixed = False
@@ -276,6 +276,8 @@ def _check(kernel: Kernel, neuron: Neuron, parts: Parts, like: Tensor,
     random = torch.Generator().manual_seed(0)
     B, K, S = 4, len(parts.currents), sum(form.rows() for form in parts.forms)
     c, s = (torch.randn(n, B, N, generator=random, device="cpu").to(like) for n in (K, S))
+    if getattr(neuron.step, "integers", {}):  # some of them are
+        c, s = c.round(), s.round()
     z = (torch.rand(B, N, generator=random, device="cpu") < 0.5).to(like)
     with torch.no_grad():
         states = join_states(list(s.clone()), parts.forms)

@@ -9,6 +9,7 @@ from .calls import META, Call, Place, Size, as_tensor, find_needed, repeat_calls
 from .form import Form, get_form
 from .gradients import differentiate
 from .graph import Graph
+from .integers import Range, check_integers
 from .number import NumberArithmetic
 from .program import LIMITS, Node, Program, Prologue
 from .values import Fixed, Resize, Row, StepError
@@ -44,7 +45,8 @@ class _Joint(NamedTuple):
 
 def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.dtype,
           coefficients: Mapping[str, Tensor | float],
-          forms: Sequence[Form] | None = None) -> Traced:
+          forms: Sequence[Form] | None = None, ranges: Sequence[Range] = (),
+          steps: int = 1) -> Traced:
     """Returns the program of a step. Raises StepError, which names the line, for what no program
     can express.
 
@@ -58,6 +60,9 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
             row for each row of its form.
         forms: of the states, which the program sees as one state for each row. Default: real, (B,
             N).
+        ranges: of the numbers of currents, and of states before the first step, if all are
+            integers. Default: unknown.
+        steps: how many steps integers count at most.
     """
     if dtype not in (torch.float32, torch.float64):
         raise StepError(f"step: expected float32 or float64, got {dtype}")
@@ -76,6 +81,7 @@ def trace(step: Callable[..., Any], *, currents: int, states: int, dtype: torch.
             neurons = size.neurons
             joints.clear()
     rows = sum(form.rows() for form in forms)
+    _check_integers(joints[-1], currents, forms, ranges, steps)
     first, second = (_finish(joint, currents, rows, dtype) for joint in joints)
     if first[:2] != second[:2] or not _are_equal(first[2], second[2]):
         raise StepError("step: expected the same operators for all sizes (B, N) and in each call, "
@@ -216,6 +222,14 @@ def _find_gradient(tracer: WideTracer, gradient: Tensor, dtype: torch.dtype,
         raise StepError(f"step: expected a gradient of {coefficient} that is linear in those of "
                         f"the results, got one that does not depend on them")
     return node
+
+
+def _check_integers(joint: _Joint, currents: int, forms: Sequence[Form], ranges: Sequence[Range],
+                    steps: int) -> None:
+    rows = [1] * currents + [form.rows() for form in forms]
+    each = [one for one, n in zip(ranges, rows, strict=False) for _ in range(n)]
+    results = {currents + k: place for k, place in enumerate(joint.results[:-1])}
+    check_integers(joint.graph, dict(enumerate(each)), results, steps)
 
 
 # -------------------------------------------------------------------------------------- the program

@@ -33,6 +33,9 @@ LINEAR = {"add": ("self", "other"), "sub": ("self", "other"), "neg": ("self",), 
     name: ("grad_output",) for name in PRODUCTS}
 # Elementwise operators that PyTorch does not tag as such; the last one not in 2.11.
 UNTAGGED = {"hardswish", "log_sigmoid", "log_sigmoid_forward", "_prelu_kernel", "leaky_relu"}
+# Operators whose results are integers if their arguments are.
+OF_INTEGERS = {"add", "sub", "rsub", "mul", "neg", "abs", "maximum", "minimum", "clamp",
+               "clamp_min", "clamp_max", "where", "masked_fill", "index_put"}
 # Operators in place whose result has the dtype of the tensor that they write to.
 WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}
 
@@ -260,11 +263,22 @@ class Tracer(Values):
         self._check_dtype(dtype)
         if dtype == torch.bool:
             return g.is_true(node)
-        if not dtype.is_floating_point and node not in g.zero_or_one:
-            raise self.error("floating-point numbers", f"a cast to {dtype}")
+        if not dtype.is_floating_point:
+            self._note_integer(node, dtype, f"a cast to {dtype}")
         if dtype == torch.float32 and g.dtype == torch.float64 and node not in g.single:
             return g.add("float32", node)
         return node
+
+    def _note_integer(self, node: int, dtype: torch.dtype, got: str) -> None:
+        """Notes a value of an integer dtype, of which is known later whether it is exact."""
+        if node in self.graph.zero_or_one:
+            return
+        before = self.failure
+        error = self.error("floating-point numbers, or integers that stay below 2**24", got)
+        if dtype not in (torch.int32, torch.int64):
+            raise error
+        self.failure = before
+        self.graph.integers.append((node, error))
 
     def _check_dtype(self, dtype: torch.dtype) -> None:
         g = self.graph
@@ -298,10 +312,12 @@ class Tracer(Values):
             node = self._add_nodes(name, named, dtype, out)
         finally:
             g.rounds_to_single = False
-        if not dtype.is_floating_point and dtype != torch.bool and not (
-                out.dtype == torch.bool or name in ("mul", "where", "masked_fill", "copy")
-                or name in ("sub", "rsub") and node in g.zero_or_one):  # 1 - z
-            raise self.error("floating-point numbers", f"aten.{name} of {dtype}")
+        if not dtype.is_floating_point and torch.bool not in (dtype, out.dtype) and name != "copy":
+            if name not in OF_INTEGERS:
+                raise self.error("floating-point numbers", f"aten.{name} of {dtype}")
+            if name in ("mul", "neg") and node not in g.zero_or_one:
+                node = g.add("add", node, g.constant(0))  # no integer is -0.0
+            self._note_integer(node, out.dtype, f"aten.{name} of {dtype}")
         if dtype != out.dtype and not has_sum and out.dtype.is_floating_point:
             node = self._cast(node, out.dtype)
         if out.dtype == torch.bool:  # True + True is True

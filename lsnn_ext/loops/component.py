@@ -326,6 +326,10 @@ class Component:
         def draw_slot(slot: Slot) -> Tensor:
             if slot in indices:
                 return torch.arange(*reader.kind_of(slot).shape) % indices[slot]
+            if slot in self.found.integers:
+                kind = reader.kind_of(slot)
+                return torch.full(kind.shape, self.found.integers[slot], dtype=kind.dtype,
+                                  device=kind.device)
             known = reader.recording.read.get(slot.value) if isinstance(slot, Fixed) else None
             return draw(reader.kind_of(slot), *() if reader.is_invariant(slot) else (n,),
                         is_matrix=slot in matrices) if known is None else known

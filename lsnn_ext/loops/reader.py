@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from . import ir
 from .functions import get_name
+from .integers import find_number
 from .ir import Before, Fixed, Kind, Loop, Now, Refused, Slot, Varying
 from .products import bind, list_entries, list_operands
 
@@ -84,6 +85,7 @@ class Name(NamedTuple):
     dtype: torch.dtype
     has_new_axis: bool = False  # of size 1, behind that of the neurons
     has_first_axis: bool = False  # of size 1, before that of the batch: (1, B, N)
+    number: int | None = None  # which all its numbers are
 
 
 class StepCall(NamedTuple):
@@ -141,6 +143,12 @@ class Reader:
     def is_invariant(self, slot: Any) -> bool:
         return isinstance(slot, Fixed) or (isinstance(slot, Now)
                                            and slot.position in self.invariant)
+
+    def find_integer(self, slot: Any) -> int | None:
+        """Returns the integer that all numbers of an argument are in each iteration and call."""
+        if not self.is_invariant(slot):
+            return None
+        return find_number(self.recording, self.loop.leaf(slot, 0).value)
 
     def read(self, slot: Any) -> Any:
         """Returns a Read of a result of the component, through copies; else the slot."""
@@ -230,7 +238,7 @@ class Reader:
         dtypes = set()
         for position, call in zip(positions, calls, strict=True):
             dtypes |= (made := {self.kind(position, k).dtype for k in range(len(call.outputs))})
-            # of integers the tracer takes those that are 0 or 1
+            # of integers the tracer takes those that are exact
             if any(one.is_complex or one.is_floating_point and one.itemsize < 4 for one in made):
                 raise Refused(f"expected float32 or float64, got {call.name} of "
                               f"{', '.join(sorted(map(str, made)))}", call.line)

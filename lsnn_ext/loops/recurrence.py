@@ -67,6 +67,7 @@ class Recurrence:
         self.registers: dict[Register, str] = {}
         # values from outside that differ by row, but not by iteration: states that stay
         self.constants: dict[tuple[Slot, tuple[int, ...], int], str] = {}
+        self.integers: dict[Slot, int] = {}  # arguments that are one number in each call
         # the order of the step: calls that run ahead are last
         order = sorted(self.nodes.values(), key=lambda one: (self.ahead.get(one.position, 0),
                                                              one.position))
@@ -279,6 +280,10 @@ class Recurrence:
         if isinstance(read, Read):
             return self._name_read(read, ahead)._replace(has_new_axis=is_one,
                                                          has_first_axis=has_first)
+        if not self.reader.kinds[call.outputs[0]].dtype.is_floating_point and (
+                number := self.reader.find_integer(slot)) is not None:
+            self.integers[slot] = number
+            return Name("", self.reader.kind_of(slot).dtype, number=number)
         dtype = self._check_outside(slot, call, False)
         if is_one:
             shape = (*shape[:-1], 1)
@@ -299,12 +304,13 @@ class Recurrence:
 
     def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
         """Returns the dtype in which the step reads an argument."""
+        made = self.reader.kinds[call.outputs[0]].dtype
         if isinstance(slot, int | float):
             return self.dtype
         if isinstance(slot, Numbers):
             if not all(type(one) in (int, float) for one in slot.values):
                 raise Refused("expected numbers as constants that change", call.line)
-            return self.dtype
+            return torch.int64 if made in (torch.int32, torch.int64) else self.dtype
         kind = self.reader.kind_of(slot)
         if kind.device != self.device and kind.shape:
             raise Refused(f"expected arguments on {self.device}, got {kind.device}", call.line)
@@ -315,7 +321,6 @@ class Recurrence:
             return kind.dtype
         if kind.dtype == torch.bool and not is_added:
             return torch.bool
-        made = self.reader.kinds[call.outputs[0]].dtype
         if made.is_floating_point and not (kind.dtype.is_floating_point or kind.dtype.is_complex):
             return made  # to which torch casts integers
         if not kind.shape and not kind.dtype.is_complex:  # decides no dtype

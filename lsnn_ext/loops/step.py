@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .ir import Ref
+from ..codegen.integers import Range
+from .integers import find_number
+from .ir import Numbers, Ref
 from .reader import Name, StepCall
 from .recurrence import Recurrence
 from .reroll import make_constant_key
@@ -48,12 +50,17 @@ class Step:
         self.shared = tuple((one, tuple((name, populations.list_copies(key))
                                         for key, name in names.items()))
                             for one, names in shared.items() if populations.are_several)
+        known = _find_ranges(found)
+        steps = found.loop.iterations * found.retiming.groups
+        # of trace(); a power of two, so that other lengths share the kernels
+        self.integers = {"ranges": tuple(map(known.get, self.inputs)),
+                         "steps": 1 << steps.bit_length()} if known else {}
         self.emitted = tuple(map(found.name_result, found.emitted))
         # copies of a neuron, each with a part of the gradients, and a coefficient: which one it is
         self.needs_linear_backward = found.copies > 1
         copy = ("copy",) * self.needs_linear_backward
         self.key = (self.inputs, self.shared, tuple(self.axes.items()), self.results, self.emitted,
-                    tuple(found.coefficients.values()), self.dtype,
+                    tuple(found.coefficients.values()), self.dtype, tuple(self.integers.items()),
                     tuple(map(_make_key, found.calls)))
         kind = inspect.Parameter
         self.__signature__ = inspect.Signature([
@@ -79,6 +86,8 @@ class Step:
         def read(leaf: Any) -> Any:
             if not isinstance(leaf, Name):
                 return leaf
+            if leaf.number is not None:
+                return torch.tensor(leaf.number, dtype=leaf.dtype)
             one = made[leaf.name]
             if leaf.has_first_axis and one.dim() == 2:
                 one = one.unsqueeze(0)
@@ -114,6 +123,26 @@ class Step:
                 state = choose(copies, made[own].to(self.dtype), state)
             states.append(state)
         return *states, z
+
+
+def _find_ranges(found: Recurrence) -> dict[str, Range]:
+    """Returns the least and the largest integer of currents, and of states before the first step,
+    which are integers."""
+    known: dict[str, Range] = {}
+    if found.populations.are_several:  # whose neurons read 0 of others
+        return known
+    for current, name in found.currents.items():
+        terms = *current.products, *current.others
+        if len(terms) == 1 and isinstance(terms[0], Numbers):
+            numbers = terms[0].values
+            known |= {name: (min(numbers), max(numbers))} if {*map(type, numbers)} == {int} else {}
+    for register, name in found.registers.items():
+        iteration, _ = found.retiming.locate(register.place[0], -register.lag)
+        number = find_number(found.reader.recording, register.initial[0]) if (
+            register.initial and iteration < 0) else None
+        if number is not None:
+            known[name] = number, number
+    return known
 
 
 def _fit(result: Tensor, width: int) -> Tensor:

@@ -55,6 +55,7 @@ def test_kinds_of_coefficients(dtype: torch.dtype) -> None:
 
 # ----------------------------------------------------------------------------------- operators
 EXACT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "larger integers": lambda a, b, c: -((a > 0).long() - 2 * (b > 0).int()) * (c > 0) * a,
     "add alpha": lambda a, b, c: torch.add(a, b, alpha=0.3),
     "sub alpha": lambda a, b, c: torch.sub(a, b, alpha=0.3),
     "sub alpha 1": lambda a, b, c: torch.sub(a, b, alpha=-1),

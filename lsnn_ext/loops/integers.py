@@ -1,0 +1,35 @@
+"""Integers that are the same in each call, such as those of a counter before the loop."""
+import torch
+from torch.utils import _pytree as pytree
+
+from .ir import Recording
+
+FILLS = {f"{before}{name}{behind}": number for name, number in (("zeros", 0), ("ones", 1))
+         for before, behind in (("", ""), ("", "_like"), ("new_", ""))}
+FULL = {"full": 1, "full_like": 1, "new_full": 2}  # the place of the number
+COPIES = frozenset({"int", "long", "to", "clone", "detach", "contiguous", "view", "reshape",
+                    "expand", "repeat", "squeeze", "unsqueeze"})
+
+
+def find_number(recording: Recording, value: int) -> int | None:
+    """Returns the integer that all numbers of a tensor are; None: it may differ by call."""
+    kind, numbers = recording.kinds[value], recording.numbers.get(value)
+    if kind.dtype.is_floating_point or kind.dtype.is_complex or kind.dtype == torch.bool:
+        return None
+    call = recording.find_maker(value)
+    if call is None:
+        leaf = recording.leaves[value]
+        if (leaf.kind == "input" or numbers is None or numbers.numel() != 1
+                or value in recording.written
+                or any(path == leaf.path for path, _ in recording.changed)):
+            return None
+        recording.read[value] = numbers  # which each call compares from now on
+        return int(numbers)
+    if call.name in FILLS:
+        return FILLS[call.name]
+    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
+    if (place := FULL.get(call.name)) is not None:
+        number = args[place] if len(args) > place else kwargs.get("fill_value")
+        return number if type(number) is int else None
+    is_copy = call.name in COPIES and not call.written and len(call.inputs) == 1
+    return find_number(recording, call.inputs[0]) if is_copy else None

@@ -1,0 +1,96 @@
+"""Counters of integers, which kernels hold as floating-point numbers where these are exact."""
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsnn_ext import convert
+from small_loops import compare, random, run, spike
+
+T, B, N = 40, 3, 5
+LONG = torch.int64
+
+
+def count(before: Callable[[Tensor], Tensor], after: Callable[..., Tensor], x: Tensor,
+          w: Tensor) -> list[Tensor]:
+    """Neurons that are silent while a counter is above 0."""
+    v = z = torch.zeros_like(x[0])
+    n = before(v)
+    made = []
+    for t in range(len(x)):
+        v = 0.8 * v + x[t] + z @ w - z
+        z = spike(v - 0.5) * (n <= 0)
+        n = after(n, z, t)
+        made.append(z)
+    return [torch.stack(made), n, n.to(v.dtype) * v]
+
+
+def zeros(v: Tensor, dtype: torch.dtype = LONG) -> Tensor:
+    return torch.zeros_like(v, dtype=dtype)
+
+
+def write(n: Tensor, z: Tensor, t: int) -> Tensor:
+    n = (n - 1).clamp_(min=0)
+    n[z > 0] = 3
+    return n
+
+
+EXACT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]] = {
+    "refractory period": (zeros, lambda n, z, t: torch.where(z > 0, 3, (n - 1).clamp(min=0))),
+    "int32, below 0": (partial(zeros, dtype=torch.int32),
+                       lambda n, z, t: torch.where(z.bool(), torch.full_like(n, 3), n - 1)),
+    "written in place": (lambda v: torch.full(v.shape, 2), write),
+    "time of the last spike": (lambda v: torch.full(v.shape, -9),
+                               lambda n, z, t: torch.where(z > 0, t, n)),
+    "spikes so far, less a leak": (lambda v: torch.ones(v.shape).new_ones(v.shape, dtype=LONG),
+                                   lambda n, z, t: n + 2 * z.long() - 1),
+    "products and signs": (zeros, lambda n, z, t: -(n * (z.long() - 1)).maximum(-n.abs()) - 1),
+    "a sum with alpha": (zeros, lambda n, z, t: torch.add(z.int().long(), n, alpha=-1)),
+    "to 2**24 - 1": (lambda v: torch.full(v.shape, 2**24 - 65),
+                     lambda n, z, t: n + (z >= 0).long())}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_counters(name: str) -> None:
+    compare(partial(count, *EXACT[name]), random(T, B, N), random(N, N, seed=1))
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]] = {
+    "to 2**24": (lambda v: torch.full(v.shape, 2**24 - 64), lambda n, z, t: n + (z >= 0).long()),
+    "doubled": (lambda v: torch.ones_like(v, dtype=LONG), lambda n, z, t: n * 2 - z.long()),
+    "a large number": (zeros, lambda n, z, t: torch.where(z > 0, 2**24, n - 1)),
+    "from the input": (lambda v: v.new_zeros(v.shape).long() + (v > 0),
+                       lambda n, z, t: torch.where(z > 0, 3, n - 1)),
+    "rounded": (zeros, lambda n, z, t: (n.double() * 0.7 + 5 * z).long()),
+    "a quotient": (zeros, lambda n, z, t: (n + z.long()) // 2),
+    "int8": (partial(zeros, dtype=torch.int8), lambda n, z, t: n + z.to(torch.int8))}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_numbers_that_need_not_be_exact(name: str) -> None:
+    want, got, plan = run(partial(count, *REFUSED[name]), (random(T, B, N), random(N, N, seed=1)))
+    assert "fused" not in [stage.kind for stage in plan.stages]
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_an_integer_of_an_attribute_is_read_again() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("period", torch.tensor(3))
+            self.w = torch.nn.Parameter(random(N, N, seed=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return count(zeros, lambda n, z, t: torch.where(z > 0, self.period, n - 1), x,
+                         self.w)[0]
+
+    x = random(T, B, N)
+    net, report = convert(Net(), x)
+    assert report.fused
+    for period in (3, 5):
+        net.period.fill_(period)
+        want = Net()
+        want.period.fill_(period)
+        torch.testing.assert_close([net(x), net(x)], [want(x)] * 2)
