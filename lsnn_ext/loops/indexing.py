@@ -30,7 +30,8 @@ MOST_INDICES = 64  # of a range of delays
 MOST_SHIFTED = 32  # parts of a tensor that cat or roll shifts
 MOST_CALLS = 16  # among which a mask or a part is looked for
 # Functions of a part and a number: where the gradient of the result is 0, so is that of the part.
-_LINEAR = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "neg"})
+_LINEAR = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "neg",
+                     "div", "truediv", "idiv", "itruediv"})
 
 
 def where_(target: Tensor, mask: Tensor, source: Tensor) -> None:
@@ -65,14 +66,19 @@ class MaskedReads:
         note = self.recorder.note
         with self.recorder.refusals():
             mask = self.recorder.value_of(args[1]) if is_by_mask else part.mask  # type: ignore[union-attr]
-            numbers = [one for one in args if isinstance(one, int | float) and math.isfinite(one)]
+            base = name.strip("_")
+            is_sum = base.endswith(("add", "sub"))
+            terms = [one for one, known in zip(args, parts, strict=False) if (
+                self._are_equal(mask, known.mask) if known else _is_factor(one, base)
+                or is_sum and isinstance(one, Tensor) and not one.dim())]
             if part is None:
                 whole = note(Tensor.clone, args[:1], {}, args[0].clone)
             elif is_by_mask and parts[-1] and args[0].dtype == part.whole.dtype and (
                     self._are_equal(mask, part.mask)):
                 return (note(where_, (*args[:2], part.whole), {}, lambda: function(*args)),)
-            elif name.strip("_") in _LINEAR and not kwargs and len(numbers) == len(args) - 1:
-                given = [part.whole if one else x for one, x in zip(parts, args, strict=True)]
+            elif base in _LINEAR and not kwargs and len(terms) == len(args) and (
+                    is_sum or parts.count(None) == len(args) - 1):
+                given = [one.whole if one else x for one, x in zip(parts, args, strict=True)]
                 whole = note(function, given, {}, lambda: function(*given))
             else:
                 raise Refused(f"{name}: expected x[mask] = y[mask] with one mask, got another "
@@ -100,6 +106,12 @@ class MaskedReads:
     def _find(self, one: Any) -> _Part | None:
         part = self.parts.get(id(one))
         return part if part is not None and part.tensor() is one else None
+
+
+def _is_factor(one: Any, base: str) -> bool:
+    """Whether a part times this number, or divided by it, has a finite gradient."""
+    is_number = isinstance(one, int | float) and math.isfinite(one)
+    return is_number and not (base.endswith("div") and abs(one) < 1e-30)
 
 
 class Index(NamedTuple):

@@ -1,4 +1,5 @@
 """Writes: in place, through views, into lists, and to what the caller owns."""
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -147,7 +148,8 @@ add(loop, WriterInPlace, "write",
     ByItem=write_by_item,
     Masked=lambda self, v, z: v.__setitem__(z > 0, 0.0),
     Out=write_out)
-add(fused, WriterInPlace, "write", MaskedAdd=add_masked)
+add(fused, WriterInPlace, "write", MaskedAdd=add_masked,
+    MaskedAddOfTensor=lambda self, v, z: v.__setitem__(z > 0, v[z > 0] - self.feed.bias.sum()))
 
 
 def write_part_of_old(self: Net, v: Tensor, z: Tensor) -> Tensor:
@@ -155,7 +157,7 @@ def write_part_of_old(self: Net, v: Tensor, z: Tensor) -> Tensor:
     mask, w = z > 0, v.clone()
     part = w[mask]
     w *= 0.5
-    w[mask] = part + 0.25
+    w[mask] = part - v[mask] / 2 + 0.25
     return w
 
 
@@ -178,14 +180,19 @@ def write_other_mask(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
     return out
 
 
-def write_root(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
-    """The gradient of the root of 0 is infinite, where the mask is false."""
-    out, mask = torch.zeros_like(spikes), spikes > 0
-    out[mask] = torch.sqrt(spikes[mask])
-    return out
+def write_by(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """A function whose gradient need not be finite where the mask is false."""
+    def call(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+        out, mask = torch.zeros_like(spikes), spikes > 0
+        out[mask] = function(spikes[mask])
+        return out
+
+    return call
 
 
-add(refused("shape depends"), Net, "result", MaskChanged=change_mask, PartRoot=write_root,
+add(refused("shape depends"), Net, "result", MaskChanged=change_mask,
+    PartRoot=write_by(torch.sqrt), PartInverse=write_by(lambda part: 1 / part),
+    PartOver0=write_by(lambda part: part / 0), PartSquare=write_by(lambda part: part * part),
     PartCounted=lambda self, x, spikes: spikes + spikes[spikes > 0].numel() / 16,
     MaskOther=write_other_mask)
 add(refused("origin"), Net, "result",
