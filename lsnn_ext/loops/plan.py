@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 
 from .._core.bits import detach_bits
 from .._core.torch_internals import find_storage
+from ..codegen.program import find_reachable
 from . import costs, ir
-from .functions import is_unversioned
+from .functions import PRODUCTS, is_unversioned
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
@@ -243,20 +244,57 @@ class Plan:
 def make_plan(recording: Recording, exact: bool) -> Plan:
     """Returns the plan of the longest loops, or of loops inside if faster. Raises Refused."""
     plan = Plan(recording, exact)
-    kinds = {stage.kind for stage in plan.stages}
+    while (faster := _find_faster(plan, exact)) is not None:
+        plan.recording.release()
+        plan = faster
+    return plan
+
+
+def _find_faster(plan: Plan, exact: bool) -> Plan | None:
+    """Returns the fastest plan of other loops, if it is faster."""
+    kinds, recording = {stage.kind for stage in plan.stages}, plan.recording
     if "fused" in kinds and "loop" not in kinds:
-        return plan
-    other = replace(recording, calls=[*recording.calls], kinds={**recording.kinds},
-                    numbers={**recording.numbers}, tensors={**recording.tensors},
-                    generators=[*recording.generators])
-    parts = find_loops(other, True)
-    if len(parts) == len(plan.parts):
-        return plan
-    inner = Plan(other, exact, parts)
-    if inner.estimate() >= plan.estimate():
-        return plan
-    recording.release()
-    return inner
+        return None
+    found = [plan]
+    for calls in (recording.calls, *_separate(recording.calls, plan.loops)):
+        other = replace(recording, calls=[*calls], kinds={**recording.kinds},
+                        numbers={**recording.numbers}, tensors={**recording.tensors},
+                        generators=[*recording.generators])
+        parts = find_loops(other, prefers_inner=calls is recording.calls)
+        if len(parts) != len(plan.parts):
+            found.append(Plan(other, exact, parts))
+    best = min(found, key=Plan.estimate)
+    return None if best is plan else best
+
+
+def _separate(calls: Sequence[Call], loops: Sequence[tuple[Loop, list[Stage]]]) -> list[list[Call]]:
+    """Returns the calls in another order, if there is a recurrence of several equal steps in each
+    iteration, as of an integration in small steps: it is behind all that it reads, and before the
+    rest. These steps may be a loop then."""
+    separated = [*calls]
+    at = {value: i for i, call in enumerate(calls) for value in call.outputs}
+    for loop, stages in loops:
+        body, p = loop.body, len(loop.body)
+        for stage in stages:
+            products = [(body[q].call.function, [one for one in body[q].slots if isinstance(
+                one, ir.Fixed)]) for q in stage.positions if body[q].call.name in PRODUCTS]
+            if stage.kind == "loop" and any(products.count(one) > 1 for one in products):
+                break  # a product of one matrix, again and again
+        else:
+            continue
+        read = [[slot.position for slot in one.slots if isinstance(slot, Now | Before)]
+                for one in body]
+        drawn = [q for q, one in enumerate(body) if one.call.is_random]
+        reached = find_reachable([*stage.positions, *drawn], read.__getitem__)
+        if any(not find_reachable([q], read.__getitem__).isdisjoint(stage.positions)
+               for q in drawn):
+            continue  # draws would be in another order
+        parts = [1 if q in stage.positions else 0 if q in reached else 2 for q in range(p)]
+        first = next(at[made[0]] - q for q, made in enumerate(loop.made[0]) if made)
+        end = first + p * loop.iterations
+        separated[first:end] = [calls[i] for part in range(3) for i in range(first, end)
+                                if parts[(i - first) % p] == part]
+    return [separated] if separated != calls else []
 
 
 def find_live(recording: Recording, parts: Sequence[Part]) -> tuple[set[int], set[int]]:

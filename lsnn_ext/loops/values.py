@@ -180,6 +180,12 @@ class Values:
             return self.ranges[values]
         found: list[Any] = []
         i = 0
+        k = next((j for j, one in enumerate(values) if one != values[0]), 1)
+        if k > 1 and values == tuple(one for one in values[::k] for _ in range(k)):
+            one, *others = self.find_ranges(values[::k])
+            if isinstance(one, Range) and not others:
+                self.ranges[values] = [one._replace(repeats=k)]
+                return self.ranges[values]
         while i < len(values):
             place = self.places.get(values[i])
             end = i + 1
@@ -189,8 +195,9 @@ class Values:
                 found.append(list(values[i:end]))
             else:
                 frame, t, where = place
-                after = [self.places.get(value) for value in values[end : end + 1]]
-                step = -1 if after == [(frame, t - 1, where)] else 1
+                after = self.places.get(values[end]) if end < len(values) else None
+                step = after[1] - t if after and (after[0], after[2]) == (frame, where) else 0
+                step = step or 1  # one value may follow itself
                 while self.places.get(values[end] if end < len(values) else -1) == (
                         frame, t + step * (end - i), where):
                     end += 1
@@ -201,13 +208,14 @@ class Values:
 
 
 class Range(NamedTuple):
-    """Values of a frame, of iterations in steps of 1 or -1."""
+    """Values of a frame, of iterations at equal distances."""
 
     frame: int
     place: Place
     first: int
     length: int
     step: int
+    repeats: int = 1  # how many times each of them is there
 
 
 class Frame:
@@ -220,11 +228,13 @@ class Frame:
         self.products: dict[Place, Operands] = {}  # sequences that are computed when they are read
         self.last: dict[Place, Tensor] = {}  # of the last iteration, where only this is read
         self._elements: dict[Place, Sequence[Tensor]] = {}
+        self._columns: dict[Place, dict[int, Sequence[Tensor]]] = {}  # by distance
         # of components, before others compute the products among them; None: they are not kept
         self.inputs: dict[Any, Any] | None = None
 
     def free(self, place: Place) -> None:
-        for values in (self.invariant, self.sequences, self.products, self.last, self._elements):
+        for values in (self.invariant, self.sequences, self.products, self.last, self._elements,
+                       self._columns):
             values.pop(place, None)  # type: ignore[attr-defined]
 
     def take_view(self, place: Place, slot: Any, get_view: Callable[[Tensor], Tensor],
@@ -255,9 +265,9 @@ class Frame:
         if isinstance(slot, Now):
             return self.products.get(slot[:2])
         ranges = self.values.find_ranges(slot.values) if isinstance(slot, Varying) else ()
-        if len(ranges) != 1 or not isinstance(ranges[0], Range) or ranges[0].step < 0:
+        if len(ranges) != 1 or not isinstance(ranges[0], Range) or ranges[0][4:] != (1, 1):
             return None
-        frame, place, first, length, _ = ranges[0]
+        frame, place, first, length, *_ = ranges[0]
         product = self.values.frames[frame].products.get(place)
         return product and product.view(lambda one: one[first : first + length], 0)
 
@@ -310,16 +320,30 @@ class Frame:
             return self.values.get(slot.value)
         return self.element(slot[:2], self.iterations - 1) if isinstance(slot, Now) else slot
 
-    def range(self, place: Place, first: int, length: int, step: int) -> Tensor:
-        """Returns a result in iterations first, first + step, ..."""
+    def range(self, place: Place, first: int, length: int, step: int, repeats: int = 1) -> Tensor:
+        """Returns a result in iterations first, first + step, ..., each several times."""
+        if repeats > 1:
+            found = self.range(place, first, length, step).unsqueeze(1)
+            return found.expand(-1, repeats, *found.shape[2:]).flatten(0, 1)
         if place in self.invariant:
             return self.invariant[place].expand(length, *self.invariant[place].shape)
         if place in self.last:
             return self.element(place, first)[None]
-        low = first if step > 0 else first - length + 1
+        if step < 0:
+            return self.range(place, first + step * (length - 1), length, -step).flip(0)
+        if step > 1 and not self.iterations % step:
+            return self.columns(place, step)[first % step].narrow(0, first // step, length)
         found = self.whole(place)
-        found = found if length == len(found) else found[low : low + length]
-        return found if step > 0 else found.flip(0)
+        return found if length == len(found) else found[first :: step][:length]
+
+    def columns(self, place: Place, step: int) -> Sequence[Tensor]:
+        """Returns the results of iterations k, k + step, ... for each k < step."""
+        found = self._columns.setdefault(place, {})
+        if step not in found:  # once, as in elements()
+            sequence = self.whole(place)
+            with torch.set_grad_enabled(sequence.requires_grad):
+                found[step] = sequence.unflatten(0, (-1, step)).unbind(1)
+        return found[step]
 
 
 def _view(one: Operands | Stacked, call: Call) -> Operands | Stacked | None:
