@@ -35,7 +35,8 @@ RETURNED = 6.5  # to copy a result of one iteration, such as each of a list
 IN_ORDER = 1.5  # of calls in their order, whose arguments are taken apart and results stacked
 WRITTEN = 1.1  # copies of the parts that a loop writes to a tensor
 SPREAD = 0.4  # times as long takes a number of x in the gradient of x[t], which has the size of x
-SPIKES, DENSE = 0.45, 1.25  # times as long is a recurrent product of spikes, or of other numbers
+# Times as long is a recurrent product of spikes, or of other numbers; of these without a gradient.
+SPIKES, DENSE, DENSE_FORWARD = 0.45, 1.02, 1.25
 
 
 PARTS = frozenset({"select", "__getitem__"})
@@ -129,5 +130,7 @@ def _estimate_step(found: Any, calls: Sequence[Call], kinds: Mapping[int, Kind],
     width = any(one.products for one in found.currents) * sum(
         found.width(one.shape) for one, name in found.currents.items()
         if name in found.shared_currents)
-    return FUSED_NUMBER * numbers + MULTIPLICATION * (SPIKES if is_sparse else DENSE) * (
+    has_grad = any(kinds[value].requires_grad for call in calls for value in call.outputs)
+    times = SPIKES if is_sparse else DENSE if has_grad else DENSE_FORWARD
+    return FUSED_NUMBER * numbers + MULTIPLICATION * times * (
         found.retiming.groups * found.retiming.count_rows(found.rows) * sum(found.sizes)**2 * width)
