@@ -14,14 +14,13 @@
 """
 import argparse
 import os
-import shlex
-import sys
-from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from bench import any_neuron, like_for_like, machine, measure, page, roofline, sweep
+from bench.arguments import at_least_one, make_parser, names_among, positive
 from bench.memory import GB, SPARE_BYTES
 from bench.page_alike import summary
 from bench.page_any_neuron import run as run_any_neuron
@@ -47,48 +46,10 @@ def _rates(text: str) -> list[float]:
     return rates
 
 
-def _sweeps(text: str) -> list[str]:
-    names = {"all": list(sweep.KINDS), "none": []}.get(text, text.split(","))
-    unknown = [name for name in names if name not in sweep.KINDS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"expected all, none or some of {','.join(sweep.KINDS)}, got {unknown[0]!r}")
-    return names
-
-
-def names_among(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """A type of argparse: names with commas between them."""
-    def read(text: str) -> list[str]:
-        names = text.split(",")
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, "
-                                             f"got {unknown[0]!r}")
-        return names
-
-    return read
-
-
-def at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a number > 0, got {text!r}")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m bench", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("yardsticks", nargs="*", metavar="|".join(YARDSTICKS),
+    parser = make_parser("bench", __doc__)
+    parser.add_argument("yardsticks", nargs="*", type=names_among(YARDSTICKS),
+                        metavar="|".join(YARDSTICKS),
                         help="shapes to run (default: all, or just --shape or --sweep)")
     parser.add_argument("--yardsticks", type=names_among(YARDSTICKS), default=[],
                         dest="named", metavar="|".join(YARDSTICKS), help="the same, with commas")
@@ -103,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="firing rates of ours in %%")
     parser.add_argument("--peers", action="store_true",
                         help="also time every peer that is installed")
-    parser.add_argument("--sweep", type=_sweeps, metavar=",".join(sweep.KINDS),
+    parser.add_argument("--sweep", type=names_among(("all", "none", *sweep.KINDS)),
+                        metavar=",".join(sweep.KINDS),
                         help="what is varied, or all or none "
                         "(default: all with all yardsticks, else none)")
     parser.add_argument("--sweep-shape", type=shape_of, default=sweep.BASE, metavar="T,B,I,N",
@@ -127,18 +89,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the tables, write the CSVs, the plots and the page."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    unknown = [name for name in given.yardsticks if name not in YARDSTICKS]
-    if unknown:
-        parser.error(f"yardsticks: expected some of {', '.join(YARDSTICKS)}, got {unknown[0]!r}")
-    named = list(dict.fromkeys([*given.yardsticks, *given.named]))
-    everything = not (named or given.shape or given.sweep)
+    given = _parser().parse_args(arguments)
+    named = list(dict.fromkeys(chain(*given.yardsticks, given.named)))
+    swept = [name for name in sweep.KINDS if {name, "all"} & set(given.sweep or ())]
+    everything = not (named or given.shape or swept)
     yardsticks = [YARDSTICKS[name] for name in (YARDSTICKS if everything else named)]
     yardsticks += [custom(shape) for shape in given.shape]
-    sweeps = list(sweep.KINDS) if everything and given.sweep is None else given.sweep or []
-    if given.like_for_like:
-        sweeps = []
+    sweeps = [] if given.like_for_like else swept
+    if everything and given.sweep is None and not given.like_for_like:
+        sweeps = list(sweep.KINDS)
     if sweeps:  # layers of many sizes alternate; each should find its memory again, as if alone
         os.environ.setdefault("LSNN_CACHE_MB", "8192")
     # named before cores are taken away
@@ -150,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    command = _command(sys.argv[1:] if arguments is None else arguments)
+    command = machine.command("bench", arguments)
     if given.any_neuron:
         run_any_neuron(out, [] if everything else yardsticks, command,
                        given.neurons or list(any_neuron.KINDS), repeats=given.repeats,
@@ -207,20 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _described(yardstick: Yardstick) -> str:
-    T, B, I, N = yardstick.shape
-    return (f"{yardstick.name}: T={T} B={B} I={I} N={N}, {100 * yardstick.input_rate:g} % input "
-            "spikes")
-
-
-def _command(arguments: list[str]) -> str:
-    """What measures this again; where it was written is left out, since that is a path of this
-    machine."""
-    kept = list(arguments)
-    while "--out" in kept:
-        at = kept.index("--out")
-        del kept[at:at + 2]
-    return shlex.join(["python", "-m", "bench",
-                       *(text for text in kept if not text.startswith("--out="))])
+    return f"{yardstick.name}: {yardstick.shape}, {100 * yardstick.input_rate:g} % input spikes"
 
 
 def limit_cores(threads: int) -> None:

@@ -17,7 +17,6 @@ others; the number that differs is shown. All contestants take part in every rou
 order. A ratio is the median over the rounds of theirs by ours in the same round.
 """
 import importlib
-import inspect
 import math
 import statistics
 import time
@@ -34,7 +33,7 @@ from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, RATE, NotAli
 from bench.limits import Skip, reason_of
 from bench.measure import Say, difference, quartiles, steadily, turns
 from bench.pairs import GRID, STRENGTH
-from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem, Yardstick
+from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem, Sized, Yardstick
 from bench.rates import LONG_ENOUGH, bisect_scale, firing_rate
 from lsnn_ext import Neuron, functional, zoo
 
@@ -218,14 +217,9 @@ def makers_of(kind: Kind) -> dict[str, Callable[..., Contestant]]:
 
 
 @dataclass
-class Line:
+class Line(Sized):
     """One contestant on one yardstick."""
 
-    yardstick: str
-    T: int
-    B: int
-    I: int
-    N: int
     neuron: str
     contestant: str
     median_ms: float  # forward and backward
@@ -333,8 +327,3 @@ def told(line: Line) -> str:
             f"({line.ratio_q1:.2f} to {line.ratio_q3:.2f}), {line.rate_measured:.1f} % spikes, "
             f"{line.differing:,} of {line.entries:,} differ, gradients by "
             f"{line.gradient_difference:.1e}, {line.rounds} rounds")
-
-
-def about(name: str) -> str:
-    text = inspect.getdoc(KINDS[name].neuron.step) or ""
-    return " ".join(text.split("\n\n")[0].split())

@@ -8,13 +8,12 @@ an AMD EPYC: 9.0 to 10.1 times with AVX-512, 9.0 with AVX2, 5.0 with the portabl
 loop that has its vectors. The limit lies below all of them, at less than half of the first: the
 mood of a machine does not reach it, a path that became slow does.
 """
-import argparse
 import statistics
 import sys
 
 import torch
 
-from bench.__main__ import at_least_one
+from bench.arguments import at_least_one, make_parser
 from bench.contestants import OURS, make, warm_up
 from bench.measure import PASSES, alternate
 from bench.problem import Problem, Shape
@@ -45,8 +44,7 @@ def ratios(shape: Shape, repeats: int) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> int:
     """0 if the ratio of forward+backward is large enough, else 1."""
-    parser = argparse.ArgumentParser("python -m bench.check",
-                                     description=(__doc__ or "").split("\n")[0])
+    parser = make_parser("bench.check", __doc__)
     parser.add_argument("--least", type=float, default=LEAST,
                         help="smallest ratio that passes (default: %(default)g)")
     parser.add_argument("--repeats", type=at_least_one, default=9,

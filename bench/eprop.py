@@ -12,12 +12,12 @@ Before anything is timed, spikes are compared with those of the traces, or of th
 take too long; gradients too, unless a spike differs. The gradient of the input weights of
 eprop-PyTorch is not: its input traces are one step ahead. One thread, processor time.
 """
-import argparse
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,16 @@ import torch
 from torch import Tensor
 
 from bench import machine
-from bench.__main__ import at_least_one, positive
+from bench.arguments import at_least_one, make_parser, names_among, positive
 from bench.contestants import Contestant
 from bench.eligibility import Found, sum_traces
 from bench.like_for_like import MOST_DIFFERING, MOST_OF_A_GRADIENT, NotAlikeError
-from bench.measure import alternate, difference
-from bench.page import markdown, number, write_csv
+from bench.measure import alternate, difference, processor_ms
 from bench.pairs import GRID
 from bench.problem import ALPHA, DAMPENING, RHO, YARDSTICKS, Problem, Shape
 from bench.programs.load import load, programs
-from bench.programs.measure import processor_ms
 from bench.rates import bisect_scale, firing_rate
+from bench.tables import markdown, number, write_csv
 from lsnn_ext import functional, use_reference
 
 RATE = 2.0  # percent of neuron-steps with a spike
@@ -214,9 +213,9 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m bench.eprop", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", metavar="|".join(SHAPES), default=list(SHAPES))
+    parser = make_parser("bench.eprop", __doc__)
+    parser.add_argument("shapes", nargs="*", type=names_among(SHAPES), metavar="|".join(SHAPES),
+                        help="default: all")
     parser.add_argument("--published", type=Path, metavar="FOLDER",
                         help="with the copy of a repository, OWNER/NAME")
     parser.add_argument("--repeats", type=at_least_one, default=7, help="rounds")
@@ -224,11 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="that the rounds of one way may take (default: %(default)g)")
     parser.add_argument("--out", type=Path, help="a CSV file for the results")
     given = parser.parse_args(arguments)
-    if unknown := [name for name in given.shapes if name not in SHAPES]:
-        parser.error(f"shapes: expected some of {', '.join(SHAPES)}, got {unknown[0]!r}")
     torch.set_num_threads(1)
     lines: list[Line] = []
-    for name in given.shapes:
+    for name in chain(*given.shapes or [SHAPES]):
         print(name, flush=True)
         lines += measure(name, SHAPES[name], given.repeats, given.seconds)
     for T in PUBLISHED_STEPS if given.published else ():
@@ -237,10 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                          given.published)
     print(table(lines))
     if given.out:
-        command = (f"python -m bench.eprop {' '.join(given.shapes)} --repeats {given.repeats} "
-                   f"--seconds {given.seconds:g}")
-        command += " --published FOLDER" if given.published else ""
-        print(f"wrote {write_csv(given.out, machine.facts(command), Line, lines)}")
+        facts = machine.facts(machine.command("bench.eprop", arguments))
+        print(f"wrote {write_csv(given.out, facts, Line, lines)}")
 
 
 if __name__ == "__main__":

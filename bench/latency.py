@@ -9,7 +9,6 @@ hand and LSTMCell are what one would write without this package; the weights of 
 of the layer. Shown are the median and the 99th percentile of the microseconds of a call; 5 % of the
 inputs are spikes.
 """
-import argparse
 import platform
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.__main__ import at_least_one
+from bench.arguments import at_least_one, make_parser
 from bench.problem import ALPHA, BETA, RHO, THETA
 from lsnn_ext import ALIF, LIF, LSNN
 
@@ -96,7 +95,7 @@ def measure(inputs: int, neurons: int, ticks: int) -> dict[str, list[float]]:
 
 
 def main(given: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("bench.latency", __doc__)
     parser.add_argument("--neurons", type=at_least_one, nargs="+", default=list(INPUTS))
     parser.add_argument("--ticks", type=at_least_one, default=3000)
     arguments = parser.parse_args(given)

@@ -20,7 +20,7 @@ from bench.measure import PASSES, Say, alternate, difference
 from bench.memory import BYTES_BEYOND_SAVED, GB, saved_bytes
 from bench.pairs import PAIRS, Pair
 from bench.peers import INDEXED
-from bench.problem import Problem, Yardstick
+from bench.problem import Problem, Sized, Yardstick
 from bench.rates import bisect_scale, firing_rate
 from lsnn_ext.loops import convert
 
@@ -42,14 +42,9 @@ class NotFusedError(Exception):
 
 
 @dataclass
-class Alike:
+class Alike(Sized):
     """One line: a pair, one pass."""
 
-    yardstick: str
-    T: int
-    B: int
-    I: int
-    N: int
     pair: str
     row: str
     learned: str  # of the neuron's coefficients, beside all weights

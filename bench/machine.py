@@ -4,6 +4,9 @@ import datetime
 import importlib.util
 import os
 import re
+import shlex
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +17,18 @@ from bench.peers import PACKAGES
 from lsnn_ext.tools.info import find_processor
 
 
-def facts(command: str = "python -m bench") -> dict[str, str]:
+def command(program: str, arguments: Sequence[str] | None) -> str:
+    """The command line that measures the same again, without --out and the paths of this machine;
+    arguments None: of this process."""
+    kept = list(sys.argv[1:] if arguments is None else arguments)
+    while "--out" in kept:
+        at = kept.index("--out")
+        del kept[at:at + 2]
+    return without_paths(shlex.join(["python", "-m", program,
+                                     *(text for text in kept if not text.startswith("--out="))]))
+
+
+def facts(command: str) -> dict[str, str]:
     """What the numbers depend on besides the code, and the command that measures them again."""
     versions = [f"{name} {metadata.version(name)}" for name in PACKAGES
                 if importlib.util.find_spec(name)]

@@ -15,7 +15,7 @@ from bench.contestants import MAKERS, OURS, Contestant, make, warm_up
 from bench.limits import NO_LIMITS, Limits, OverLimitError, Skip, reason_of
 from bench.memory import GB, needed_bytes, peak_mib, saved_bytes
 from bench.peers import INDEXED, LAYERS, WITH_INDEX
-from bench.problem import Problem, Yardstick
+from bench.problem import Problem, Sized, Yardstick
 from bench.rates import BASE_RATE, LONG_ENOUGH, active_share, find_scale, firing_rate
 
 PASSES = ("forward", "forward+backward")
@@ -24,14 +24,9 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Result:
+class Result(Sized):
     """One line of the table: one contestant, one pass."""
 
-    yardstick: str
-    T: int
-    B: int
-    I: int
-    N: int
     contestant: str
     rate_asked: float  # percent; nan: the peer fires as it does
     rate_measured: float  # percent; nan: it does not spike
@@ -147,6 +142,13 @@ def milliseconds(run: Callable[[], object]) -> float:
     end = time.perf_counter()
     del kept
     return 1e3 * (end - start)
+
+
+def processor_ms(run: Callable[[], object]) -> float:
+    """The processor time of this process, which other processes disturb less."""
+    start = time.process_time()
+    run()
+    return 1e3 * (time.process_time() - start)
 
 
 def steadily(run: Callable[[], object],

@@ -3,16 +3,16 @@ the CSVs alone.
 
     python -m bench.page bench/results/layer/amd-epyc-2-cores     makes the page again
 """
-import argparse
-import csv
+import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bench import page_alike, peers, roofline
+from bench.arguments import make_parser
 from bench.contestants import OURS
 from bench.like_for_like import Alike
 from bench.limits import Skip
@@ -20,8 +20,8 @@ from bench.measure import PASSES, Result
 from bench.plots import label, plot_rates, plot_sweep, plot_times, rated_yardsticks
 from bench.roofline import Rate
 from bench.sweep import KINDS, Point, slope_text
+from bench.tables import left_out, markdown, number, read_csv, summarize, write_csv
 
-Row = TypeVar("Row", Result, Skip, Point, Rate, Alike)
 # Each kind of line has a file of its own; sweeps have one for each thing that is varied.
 FILES: dict[type, str] = {Result: "bench.csv", Skip: "skipped.csv", Rate: "machine.csv",
                           Alike: "like_for_like.csv"}
@@ -31,7 +31,7 @@ WHO = {
     "compiled step": "the same equations, `torch.compile` of one step in a Python loop",
     "eager loop": "the same equations, a Python loop",
     "nn.LSTM": "no spikes: what PyTorch has compiled for a layer of this size",
-    **{name: " ".join((inspect.getdoc(layer) or "").split("\n\n")[0].split()).rstrip(".")
+    **{name: summarize(layer).rstrip(".")
        + (f"; {peers.INDEXED}" if name in peers.WITH_INDEX else "")
        for name, layer in peers.LAYERS.items()},
 }
@@ -58,12 +58,9 @@ def write(out: Path, facts: dict[str, str], results: Sequence[Result] = (),
     sweeps = {name: line for name, line in sweeps.items() if line}
     paths += [write_csv(out / f"sweep_{name}.csv", facts, Point,
                         line) for name, line in sweeps.items()]
-    try:
-        import matplotlib
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed")
     else:
-        matplotlib.use("Agg")
         threads = "one thread" if facts["threads"] == "1" else f"{facts['threads']} threads"
         caption = f"{facts['processor']}, {threads}, torch {facts['torch']}"
         if results:
@@ -75,43 +72,16 @@ def write(out: Path, facts: dict[str, str], results: Sequence[Result] = (),
     return [*paths, write_page(out)]
 
 
-def write_csv(path: Path, facts: dict[str, str], kind: type, rows: Sequence[Any]) -> Path:
-    """One line for each row; the facts in front as comments."""
-    with path.open("w", newline="") as file:
-        file.writelines(f"# {name}: {value}\n" for name, value in facts.items())
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float)
-                             else v for k, v in asdict(row).items()})
-    return path
-
-
-def read(kind: type[Row], path: Path) -> tuple[dict[str, str], list[Row]]:
-    """The facts and the lines of a CSV that was written here; nothing where there is no such
-    file."""
-    if not path.exists():
-        return {}, []
-    lines = path.read_text().splitlines()
-    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
-    convert: dict[Any, Callable[[str], Any]] = {
-        float: float, int: int, str: str, bool: "True".__eq__}
-    types = {field.name: convert[field.type] for field in fields(kind)}
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return facts, [
-        kind(**{name: types[name](value) for name, value in row.items()}) for row in rows]
-
-
 # --------------------------------------------------------------------------------------------- page
 def write_page(folder: Path) -> Path:
     """Write README.md beside the CSVs."""
-    facts, results = read(Result, folder / FILES[Result])
-    _, skipped = read(Skip, folder / FILES[Skip])
-    _, rates = read(Rate, folder / FILES[Rate])
-    sweeps = {name: read(Point, folder / f"sweep_{name}.csv") for name in KINDS}
+    facts, results = read_csv(Result, folder / FILES[Result])
+    _, skipped = read_csv(Skip, folder / FILES[Skip])
+    _, rates = read_csv(Rate, folder / FILES[Rate])
+    sweeps = {name: read_csv(Point, folder / f"sweep_{name}.csv") for name in KINDS}
     sweeps = {name: found for name, found in sweeps.items() if found[1]}
-    alike_facts, alike = read(Alike, folder / FILES[Alike])
-    _, alike_skipped = read(Skip, folder / ALIKE_SKIPPED)
+    alike_facts, alike = read_csv(Alike, folder / FILES[Alike])
+    _, alike_skipped = read_csv(Skip, folder / ALIKE_SKIPPED)
     if not results and not sweeps and not alike:
         raise FileNotFoundError(f"folder: expected {FILES[Result]}, {FILES[Alike]} or sweep_*.csv "
                                 f"of a run, got none in {folder}")
@@ -119,7 +89,7 @@ def write_page(folder: Path) -> Path:
     cores = "one core" if facts["cores"] == "1" else f"{facts['cores']} cores"
     parts = [f"# One recurrent layer on {facts['processor']}, {cores}", machine_table(facts)]
     if alike:
-        parts += [page_alike.section(alike, alike_skipped, markdown, number),
+        parts += [page_alike.section(alike, alike_skipped),
                   _other_run(alike_facts, facts)]
     if results:
         parts += [times(results, skipped), *_pictures(results, folder), _memory(results, skipped)]
@@ -133,20 +103,6 @@ def write_page(folder: Path) -> Path:
     return path
 
 
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
-
-
-def number(value: float) -> str:
-    """Three digits, never an exponent; a dash where there is none."""
-    if math.isnan(value):
-        return "-"
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:,.{min(digits, 4)}f}"
-
-
 def machine_table(facts: dict[str, str]) -> str:
     """The command, and what the numbers depend on besides."""
     shown = {name: value.split("; rows:")[0].replace("|", "/") for name, value in facts.items()
@@ -156,9 +112,9 @@ def machine_table(facts: dict[str, str]) -> str:
 
 
 def _title(r: Result) -> str:
-    shape = f"{r.T} steps, batch {r.B}, {r.I} inputs, {r.N} neurons"
     inputs = "" if math.isnan(r.input_rate) else f"; {r.input_rate:g} % of the inputs are spikes"
-    return shape + inputs if "," in r.yardstick else f"{r.yardstick}: {shape}{inputs}"
+    name = "" if "," in r.yardstick else f"{r.yardstick}: "
+    return name + r.shape.describe() + inputs
 
 
 def times(results: Sequence[Result], skipped: Sequence[Skip] = ()) -> str:
@@ -182,9 +138,7 @@ median by the median of {OURS} at the firing rate printed in bold, in the same r
             rows.append([*cells, str(r.repeats)])
         parts += [f"### {_title(lines[0])}", markdown(["", "spikes %", "forward", "times ours",
                                                        "both passes", "times ours", "rounds"],
-                                                      rows)]
-        reasons = [f"* {s.contestant}: {s.reason}" for s in skipped if s.yardstick == name]
-        parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
+                                                      rows), *left_out(skipped, name)]
     return "\n\n".join(parts)
 
 
@@ -264,8 +218,7 @@ def _other_run(about: dict[str, str], facts: dict[str, str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m bench.page",
-                                     description=(__doc__ or "").split("\n")[0])
+    parser = make_parser("bench.page", __doc__)
     parser.add_argument("folder", type=Path, help="with the CSVs of a run")
     given = parser.parse_args(arguments)
     try:

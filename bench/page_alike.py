@@ -1,6 +1,6 @@
 """What is told of a comparison like for like, on a page and in print."""
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from bench import like_for_like
 from bench.like_for_like import WAY, Alike
@@ -8,16 +8,15 @@ from bench.limits import Skip
 from bench.measure import PASSES
 from bench.pairs import PAIRS
 from bench.peers import INDEXED
+from bench.tables import left_out, markdown, number, summarize
 
 # Of runs of earlier versions, in which ours was written by hand.
 BY_HAND = {"layer": "functional.layer, whose spikes functional.linear takes as bits",
            "alif": "functional.alif with w_in, and functional.linear",
            "Linears": "functional.alif between two Linears of torch"}
-Table = Callable[[Sequence[str], Iterable[Sequence[str]]], str]
 
 
-def section(lines: Sequence[Alike], skipped: Sequence[Skip], table: Table,
-            number: Callable[[float], str]) -> str:
+def section(lines: Sequence[Alike], skipped: Sequence[Skip]) -> str:
     """Of the page: a table for each yardstick, and what each pair is."""
     way, *beside = dict.fromkeys(line.way for line in lines)
     parts = ["## Like for like: the same equations on both sides",
@@ -27,7 +26,7 @@ medians. "Differ" counts the spikes that are not the same."""]
     parts.append("Ours is the model of the package after lsnn_ext.convert." if way == WAY else
                  "Ours is written by hand, in this earlier run. " + " ".join(
                      f'"{one}": {BY_HAND[one]}.' for one in (way, *beside)))
-    parts.append(overview(lines, table))
+    parts.append(overview(lines))
     for name in dict.fromkeys(line.yardstick for line in lines):
         here = [line for line in lines if line.yardstick == name]
         first = here[0]
@@ -37,8 +36,8 @@ medians. "Differ" counts the spikes that are not the same."""]
             cells = [pair]
             for timed in PASSES:
                 one = found[way, timed]
-                cells += [_times(one.theirs_median_ms, one.theirs_min_ms, number),
-                          _times(one.median_ms, one.min_ms, number),
+                cells += [f"{number(one.theirs_median_ms)} ({number(one.theirs_min_ms)})",
+                          f"{number(one.median_ms)} ({number(one.min_ms)})",
                           f"**{number(one.times_faster)}**",
                           *(number(found[one, timed].times_faster) for one in beside)]
             last = found[way, PASSES[1]]
@@ -49,11 +48,8 @@ medians. "Differ" counts the spikes that are not the same."""]
                       (f"{timed}: theirs", way, "times faster",
                        *(f"{one}: times faster" for one in beside))),
                 "spikes %", "differ", "gradients differ", "rounds"]
-        parts += [f"### {first.yardstick}: {first.T} steps, batch {first.B}, {first.I} inputs, "
-                  f"{first.N} neurons; {first.input_rate:g} % of the inputs are spikes",
-                  table(head, rows)]
-        reasons = [f"* {s.contestant}: {s.reason}" for s in skipped if s.yardstick == name]
-        parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
+        parts += [f"### {name}: {first.shape.describe()}; {first.input_rate:g} % of the inputs are "
+                  "spikes", markdown(head, rows), *left_out(skipped, name)]
     who = [f"* {name}: {_about(name)}" for name in dict.fromkeys(line.pair for line in lines)
            if name in PAIRS]
     parts.append("Who they are, and what their neurons learn beside all weights:\n\n"
@@ -62,12 +58,7 @@ medians. "Differ" counts the spikes that are not the same."""]
 
 
 def _about(name: str) -> str:
-    text = " ".join((inspect.getdoc(PAIRS[name]) or "").split()).rstrip(".")
-    return text + (f"; {INDEXED}" if PAIRS[name].indexed else "")
-
-
-def _times(median: float, least: float, number: Callable[[float], str]) -> str:
-    return f"{number(median)} ({number(least)})"
+    return summarize(PAIRS[name]).rstrip(".") + (f"; {INDEXED}" if PAIRS[name].indexed else "")
 
 
 def _ratios(lines: Sequence[Alike], way: str) -> tuple[list[str], dict[str, list[str]]]:
@@ -80,7 +71,7 @@ def _ratios(lines: Sequence[Alike], way: str) -> tuple[list[str], dict[str, list
                     for pair in dict.fromkeys(line.pair for line in lines)}
 
 
-def overview(lines: Sequence[Alike], table: Table) -> str:
+def overview(lines: Sequence[Alike]) -> str:
     """A table of how many times faster a step of training is, by pair and yardstick."""
     way, *beside = dict.fromkeys(line.way for line in lines)
     shapes, first = _ratios(lines, way)
@@ -92,7 +83,7 @@ def overview(lines: Sequence[Alike], table: Table) -> str:
             more = ", ".join(ratios[pair][place] for ratios in others)
             row.append(f"**{cell}**" + (f" ({more})" if more else ""))
         rows.append(row)
-    return table(["times faster, forward + backward", *shapes], rows)
+    return markdown(["times faster, forward + backward", *shapes], rows)
 
 
 def summary(lines: Sequence[Alike]) -> str:

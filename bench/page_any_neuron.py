@@ -7,8 +7,9 @@ from bench import any_neuron, machine
 from bench.any_neuron import KINDS, OURS, Line
 from bench.limits import Skip
 from bench.measure import Say
-from bench.page import machine_table, markdown, number, write_csv
+from bench.page import machine_table
 from bench.problem import Yardstick
+from bench.tables import left_out, markdown, number, summarize, write_csv
 
 LINES, SKIPPED = "any_neuron.csv", "skipped.csv"
 
@@ -50,16 +51,12 @@ def text(facts: dict[str, str], lines: Sequence[Line], skipped: Sequence[Skip]) 
              f"the time by that of {OURS}, in brackets its quartiles."]
     for name in dict.fromkeys(line.yardstick for line in lines):
         here = [line for line in lines if line.yardstick == name]
-        first = here[0]
-        parts += [f"## {name}: {first.T} steps, batch {first.B}, {first.I} inputs, {first.N} "
-                  f"neurons", markdown(
-                      ["neuron", "by", "ms", "by ours", "spikes %", "differ", "gradients differ",
-                       "rounds"], [_cells(line) for line in here])]
-        reasons = [f"* {one.contestant}: {one.reason}" for one in skipped if one.yardstick == name]
-        parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
+        head = ["neuron", "by", "ms", "by ours", "spikes %", "differ", "gradients differ", "rounds"]
+        parts += [f"## {name}: {here[0].shape.describe()}", markdown(head, map(_cells, here)),
+                  *left_out(skipped, name)]
     parts.append("The neurons:\n\n" + "\n".join(
-        f"* {name}: {any_neuron.about(name)}" for name in dict.fromkeys(
-            line.neuron for line in lines)))
+        f"* {name}: {summarize(KINDS[name].neuron.step)}"
+        for name in dict.fromkeys(line.neuron for line in lines)))
     return "\n\n".join(parts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from bench.contestants import OURS
 from bench.measure import PASSES, Result
 from bench.sweep import KINDS, Point, slope_text
+from bench.tables import number
 
 OURS_COLOUR, PEER_COLOUR, TEXT, FAINT = "#d1495b", "#9fb3c8", "#243b53", "#bcccdc"
 PASS_COLOURS = {PASSES[0]: "#edae49", PASSES[1]: OURS_COLOUR}
@@ -27,19 +28,14 @@ def rated_yardsticks(results: Iterable[Result]) -> list[str]:
     return [name for name, rates in seen.items() if len(rates) > 1]
 
 
-def _short(value: float) -> str:
-    """About three digits, never an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
 def _figure(rows: int, columns: int, width: float, height: float, title: str,
             caption: str) -> tuple[Any, Any]:
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.10, rect=(0, 0.035, 1, 0.965))
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False,
-                                layout=layout)
+    figure = Figure(figsize=(width, height), layout=layout)
+    axes = figure.subplots(rows, columns, squeeze=False)
     figure.suptitle(title, fontsize=15, fontweight="bold", color=TEXT, x=0.012, ha="left")
     figure.text(0.012, 0.012, caption, fontsize=8.5, color="#829ab1")
     for axis in axes.flat:
@@ -50,16 +46,12 @@ def _figure(rows: int, columns: int, width: float, height: float, title: str,
 
 
 def _save(figure: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
     figure.savefig(path, dpi=160, facecolor="white")
-    plt.close(figure)
     return path
 
 
 def _shape_text(result: Result) -> str:
-    shape = f"T={result.T}  B={result.B}  I={result.I}  N={result.N}"
-    return shape if "," in result.yardstick else f"{result.yardstick}    {shape}"
+    return ("" if "," in result.yardstick else f"{result.yardstick}    ") + str(result.shape)
 
 
 def plot_times(results: Sequence[Result], caption: str, path: Path) -> Path:
@@ -94,8 +86,8 @@ def _bars(axis: Any, bars: list[Result]) -> None:
         else:
             axis.plot([r.q1_ms, r.q3_ms], [y, y], color=TEXT, linewidth=1.2, alpha=0.7,
                       solid_capstyle="butt")
-        ratio = "" if r.base else f"   {_short(r.ratio_to_ours)}×"
-        axis.annotate(f"{_short(r.median_ms)} ms{ratio}", (end, y), (6, 0),
+        ratio = "" if r.base else f"   {number(r.ratio_to_ours)}×"
+        axis.annotate(f"{number(r.median_ms)} ms{ratio}", (end, y), (6, 0),
                       textcoords="offset points", va="center", fontsize=9, color=TEXT,
                       fontweight="bold" if r.base else "normal")
         if r.base:

@@ -20,6 +20,28 @@ class Shape(NamedTuple):
     I: int
     N: int
 
+    def __str__(self) -> str:
+        return f"T={self.T} B={self.B} I={self.I} N={self.N}"
+
+    def describe(self) -> str:
+        """The sizes in words."""
+        return f"{self.T} steps, batch {self.B}, {self.I} inputs, {self.N} neurons"
+
+
+@dataclass
+class Sized:
+    """The first columns of results: a yardstick and its shape."""
+
+    yardstick: str
+    T: int
+    B: int
+    I: int
+    N: int
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.T, self.B, self.I, self.N)
+
 
 @dataclass(frozen=True)
 class Yardstick:

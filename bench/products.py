@@ -7,8 +7,8 @@
 One thread; LSNN_CPU selects the instruction set. The loss is the time of the chosen algorithm over
 that of the fastest one. Times are those of the kernels' counters, the least of four rounds.
 """
-import argparse
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from bench import machine
-from bench.page import write_csv
+from bench.arguments import make_parser
+from bench.tables import write_csv
 from lsnn_ext import _ops, functional
 from lsnn_ext.tools.passes import counting
 
@@ -126,8 +127,7 @@ def fit(points: Sequence[Point], lanes: int, overhead: float) -> dict[str, float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m bench.products", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("bench.products", __doc__)
     parser.add_argument("--fit", action="store_true", help="fit the constants")
     parser.add_argument("--double", action="store_true", help="in float64")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of neurons")
@@ -145,16 +145,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     points.append(point)
                     times = " ".join(f"{ns:.0f}" for ns in astuple(point)[4:8])
                     print(f"{N} {items} {density:g} {point.share:.2f} {times} {point.loss():.2f}")
-    losses = sorted(point.loss() for point in points)
-    mean = math.exp(sum(map(math.log, losses)) / len(losses))
-    print(f"{len(points)} points, {_ops._C.instruction_set()}, {dtype}: {mean - 1:.1%} lost on "
-          f"average, {losses[-1]:.2f} times the fastest at worst")
+    losses = [point.loss() for point in points]
+    print(f"{len(points)} points, {_ops._C.instruction_set()}, {dtype}: "
+          f"{statistics.geometric_mean(losses) - 1:.1%} lost on average, {max(losses):.2f} times "
+          f"the fastest at worst")
     if options.fit:
         print(", ".join(f"{name or 'a vector FMA, ns'} {one:.2f}"
                         for name, one in fit(points, *find_vector(dtype)).items()))
     if options.out:
-        command = f"python -m bench.products --out {options.out.name}{' --double' * options.double}"
-        print(f"wrote {write_csv(options.out, machine.facts(command), Point, points)}")
+        facts = machine.facts(machine.command("bench.products", arguments))
+        print(f"wrote {write_csv(options.out, facts, Point, points)}")
 
 
 if __name__ == "__main__":

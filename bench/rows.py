@@ -15,7 +15,6 @@ without an end leaves nothing out: no less than `lsnn` without its product and t
 the rate of a large torch.mm in the same run, is to be done, and "x" of that least time is printed
 too.
 """
-import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bench import roofline
-from bench.__main__ import at_least_one, names_among, positive
+from bench.arguments import at_least_one, make_parser, names_among, positive
 from bench.contestants import Differentiated
 from bench.measure import alternate
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem
@@ -174,11 +173,10 @@ def table(lines: Sequence[Line], dense_ms: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m bench.rows", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=names_among(list(MODELS)), default=list(MODELS),
+    parser = make_parser("bench.rows", __doc__)
+    parser.add_argument("--rows", type=names_among(MODELS), default=list(MODELS),
                         help=f"names of models, {FIRST} is always among them (default: all)")
-    parser.add_argument("--yardsticks", type=names_among(list(YARDSTICKS)), default=["P", "M"],
+    parser.add_argument("--yardsticks", type=names_among(YARDSTICKS), default=["P", "M"],
                         help="default: P,M")
     parser.add_argument("--coefficients", choices=("fixed", "learned", "both"), default="both")
     parser.add_argument("--rate", type=positive, default=RATE,
@@ -189,14 +187,14 @@ def main(arguments: list[str] | None = None) -> None:
     rows = list(dict.fromkeys([FIRST, *given.rows]))
     ways = {"fixed": [False], "learned": [True], "both": [False, True]}[given.coefficients]
     for name in given.yardsticks:
-        T, B, I, N = YARDSTICKS[name].shape
+        T, B, _, N = YARDSTICKS[name].shape
         problem = YARDSTICKS[name].problem()
         # measured beside the tables: the machine may have another mood by then
         fma = next(r.value for r in roofline.rates() if r.what == "fma")
         dense_ms = 2.0 * T * B * N * N / fma / 1e6
         all_lines = compare(rows, problem, given.repeats, given.rate, ways)
         for learned in ways:
-            print(f"{name}: T={T} B={B} I={I} N={N}, {torch.get_num_threads()} threads, "
+            print(f"{name}: {YARDSTICKS[name].shape}, {torch.get_num_threads()} threads, "
                   f"{given.repeats} rounds, coefficients "
                   f"{'learned, one per neuron' if learned else 'fixed'}; dense product "
                   f"{dense_ms:.2f} ms at {fma:.0f} Gflop/s")

@@ -98,7 +98,7 @@ def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits = NO_LI
     most = torch.get_num_threads()
     if values is None:
         values = thread_counts(most) if name == "threads" else KINDS[name].values
-    say(f"sweep of {name}: T={base.T} B={base.B} I={base.I} N={base.N}, {len(values)} values")
+    say(f"sweep of {name}: {base}, {len(values)} values")
     warm_up(OURS, Problem.of(base._replace(T=4)))
     made = []
     for value in values:

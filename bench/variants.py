@@ -8,7 +8,6 @@ Every comparison is of forward and backward through functional.layer with autogr
 choices or arguments that change nothing but the way. Times are medians in ms with the ratio to
 the first line; memory is the peak of resident size in a fresh process.
 """
-import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench import memory
-from bench.__main__ import at_least_one
+from bench.arguments import at_least_one, make_parser
 from bench.contestants import OURS, Differentiated
 from bench.measure import alternate
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, YARDSTICKS, Problem, Shape
@@ -122,11 +121,10 @@ def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list
     """(variant, median ms forward, median ms forward+backward) of a comparison, whose variants
     alternate."""
     of = COMPARISONS[name]
-    T, B, I, N = of.shape
     problem = Problem.of(of.shape)
     scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100, tolerance=0.02, most=25)
     problem = problem.scaled(scale)
-    say(f"{name}: T={T} B={B} I={I} N={N}, {100 * rate:.1f} % spikes in the dense layer")
+    say(f"{name}: {of.shape}, {100 * rate:.1f} % spikes in the dense layer")
     times = alternate([Layers(problem, variant) for variant in of.variants], repeats)
     torch.set_float32_matmul_precision("highest")
     found = [(variant.name, statistics.median(forward), statistics.median(both))
@@ -155,8 +153,7 @@ def _network_pass(checkpoint_every: int | None, shape: Shape) -> Callable[[], ob
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m bench.variants", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("bench.variants", __doc__)
     parser.add_argument("words", nargs="*",
                         help=f"words of their names: {', '.join(COMPARISONS)}, memory")
     parser.add_argument("--repeats", type=at_least_one, default=11)
@@ -170,9 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
         if name != "memory":
             compare(name, given.repeats)
             continue
-        T, B, I, N = LONG
-        print(f"memory: LSNN, T={T} B={B} I={I} N={N}, peak beyond the input of one "
-              "forward+backward")
+        print(f"memory: LSNN, {LONG}, peak beyond the input of one forward+backward")
         for every in (None, 256):
             peak = long_sequence(every, LONG) * 2**20 / 1e6
             print(f"  checkpoint_every={every!s:6} {peak:8.0f} MB")

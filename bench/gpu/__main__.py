@@ -17,7 +17,6 @@ without a card, or in a dry run without nvcc.
 A dry run builds everything that a card would need, for one architecture, and starts every program
 and every stage, each of which has to say that it finds no device. It fails where one is missing.
 """
-import argparse
 import datetime
 import os
 import signal
@@ -26,7 +25,7 @@ import time
 from pathlib import Path
 
 from bench import machine
-from bench.__main__ import positive
+from bench.arguments import make_parser, positive
 from bench.gpu import card as cards
 from bench.gpu import suite
 from bench.gpu.report import Report
@@ -43,8 +42,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
 
     A runner and a card can be given, so that all this can be tried without one.
     """
-    parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("bench.gpu", __doc__)
     parser.add_argument("--minutes", type=positive, default=8.0, help="for everything (default: 8)")
     parser.add_argument("--only", type=suite.named_stages, metavar="STAGE,...",
                         help=f"of {', '.join(suite.STAGES)}, or an experiment of "
@@ -72,7 +70,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
         return 2
     out: Path = given.out or (suite.ROOT / suite.WORK / "dry" if given.dry_run
                               else machine.results("gpu", card.slug))
-    print(card.name if given.dry_run else f"{card.name}, driver {card.driver or 'unknown'}, torch "
+    print(card.name if given.dry_run else f"{card.name}, driver {card.driver}, torch "
           f"{card.torch} with CUDA {card.cuda}", flush=True)
     rows, *tables = (suite.ROOT / name for name in (suite.ROWS, *suite.TABLES))
     for path in (rows, *tables):

@@ -31,7 +31,7 @@ class Card:
     uuid: str
     torch: str
     cuda: str
-    driver: str = ""
+    driver: str = "unknown"
 
     @property
     def slug(self) -> str:
@@ -56,7 +56,7 @@ def find(python: str = sys.executable) -> Card:
         raise NoCard(said[-1])
     name, (major, minor), *others = json.loads(ran.stdout.strip().splitlines()[-1])
     card = Card(name, (major, minor), *others)
-    return replace(card, driver=Sample(card.uuid, "driver_version").read()[0])
+    return replace(card, driver=Sample(card.uuid, "driver_version").read()[0] or card.driver)
 
 
 class Sample:

@@ -7,8 +7,6 @@ takes than the fastest route, and for each route the factor by which its formula
 is off, relative to the others: a least-squares fit of logarithms. The regret with these factors
 shows what they would gain.
 """
-import argparse
-import csv
 import math
 import statistics
 import sys
@@ -22,14 +20,15 @@ from typing import Any
 
 import torch
 
+from bench.arguments import make_parser
 from bench.contestants import OURS, Contestant, Within
 from bench.gpu.contestants import make
-from bench.gpu.kernels import COLUMNS
 from bench.gpu.layers import Bench, forced
 from bench.gpu.suite import PRECISIONS
 from bench.measure import alternate
 from bench.problem import Problem, Shape
 from bench.rates import BASE_RATE
+from bench.tables import MEASUREMENTS, write_table
 from lsnn_ext import _ops
 
 STEPS, INPUTS = 200, 80
@@ -145,14 +144,13 @@ def rows_of(timings: Sequence[Timing]) -> Iterable[tuple[str, str, float, str]]:
             yield kind, name, ratio, "of the fastest"
         if regrets:
             yield (kind, "geometric mean",
-                   math.exp(statistics.fmean(math.log(max(ratio, 1e-9)) for _, ratio in regrets)),
+                   statistics.geometric_mean(max(ratio, 1e-9) for _, ratio in regrets),
                    "of the fastest")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures until the time is over; 2 without a device."""
-    parser = argparse.ArgumentParser("python -m bench.gpu.choices", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("bench.gpu.choices", __doc__)
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=900.0)
     given = parser.parse_args(arguments)
@@ -171,11 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
             left = (deadline - time.monotonic()) / len(PRECISIONS) / (len(shapes) - number)
             with forced(precision):
                 timings += time_layer(bench, problem, shape.B, shape.N, precision, max(left, 1))
-        with given.csv.open("w", newline="") as file:  # what is known is kept if the rest is cut
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(COLUMNS)
-            table.writerows([kind, text, f"{value:.6g}", unit]
-                            for kind, text, value, unit in rows_of(timings))
+        # what is known is kept if the rest is cut off
+        write_table(given.csv, MEASUREMENTS, rows_of(timings))
     return 0 if timings else 1
 
 

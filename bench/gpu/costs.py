@@ -6,14 +6,15 @@ Prints the numbers of csrc/cuda/costs.h, as compiled, and the measured primitive
 they stand for. It changes nothing: a measured number is copied into that file by hand, with the
 card.
 """
-import argparse
 import csv
 import re
+import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.page import markdown
+from bench.arguments import make_parser
+from bench.tables import markdown
 from lsnn_ext import _ops
 
 # By cost: the primitive, and a pattern of its parameter; the median of all matches counts.
@@ -29,10 +30,10 @@ def measured(primitives: Iterable[dict[str, str]], cost: str,
              unit: str) -> tuple[float, int] | None:
     """The median of the primitives that a cost stands for, and their number; None: no match."""
     name, parameter = STAND_FOR.get(cost, ("", ""))
-    found = sorted(float(row["value"]) for row in primitives
-                   if row["primitive"] == name and row["unit"] == unit
-                   and re.search(parameter, row["parameter"]))
-    return (found[len(found) // 2], len(found)) if found else None
+    found = [float(row["value"]) for row in primitives
+             if row["primitive"] == name and row["unit"] == unit
+             and re.search(parameter, row["parameter"])]
+    return (statistics.median_high(found), len(found)) if found else None
 
 
 def table(primitives: list[dict[str, str]]) -> str:
@@ -47,8 +48,7 @@ def table(primitives: list[dict[str, str]]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; returns 1 if the file has none of the primitives."""
-    parser = argparse.ArgumentParser("python -m bench.gpu.costs", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("bench.gpu.costs", __doc__)
     parser.add_argument("primitives", type=Path, help="a CSV file of bench/gpu/primitives.cu")
     rows = list(csv.DictReader(parser.parse_args(arguments).primitives.read_text().splitlines()))
     if not any(row.get("primitive") == name for row in rows for name, _ in STAND_FOR.values()):

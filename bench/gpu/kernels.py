@@ -6,8 +6,6 @@
 The first command profiles the kernels. The second one needs a compiled part that was built with
 -DLSNN_STAMPS, in the named folder, and writes the cycles of each phase of a step.
 """
-import argparse
-import csv
 import importlib.util
 import re
 import sys
@@ -16,9 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import make_parser
+from bench.tables import MEASUREMENTS, write_table
+
 CALLS = 5  # that are profiled, after as many that are not
 BATCHES = 248, 256  # 31 and 32 clusters of eight items
-COLUMNS = "primitive", "parameter", "value", "unit"
 
 
 def load_extension(folder: Path) -> None:
@@ -58,8 +58,7 @@ def phase_cycles(stamps: dict[str, list[int]]) -> list[tuple[str, float]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes the CSV; 2 without a device."""
-    parser = argparse.ArgumentParser("python -m bench.gpu.kernels", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("bench.gpu.kernels", __doc__)
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--extension", type=Path, help="folder of a build with -DLSNN_STAMPS")
     given = parser.parse_args(arguments)
@@ -76,32 +75,29 @@ def main(arguments: list[str] | None = None) -> int:
     from bench.problem import Problem, Shape
     from lsnn_ext import _ops
 
-    with given.csv.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for B in BATCHES:
-            problem = Problem.of(Shape(784, B, 80, 220), torch.device("cuda", 0))
-            for precision in PRECISIONS:
-                torch.set_float32_matmul_precision(precision)
-                ours = make(OURS, "float32", problem)
-                for _ in range(CALLS):
-                    ours.forward_backward()
-                torch.cuda.synchronize()
-                if given.extension:
-                    _ops._C.take_stamps()
-                    ours.forward_backward()
-                    found = phase_cycles(_ops._C.take_stamps())
-                    kind, unit = "phase of a step", "cycles"
-                else:
-                    with torch.profiler.profile(
-                            activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-                        for _ in range(CALLS):
-                            ours.forward_backward()
-                        torch.cuda.synchronize()
-                    found, kind, unit = kernel_times(profile.events(), CALLS), "kernel of P", "us"
-                for name, value in found:
-                    table.writerow([kind, f"B={B} {precision} {name}", f"{value:.6g}", unit])
-                file.flush()
+    rows = []
+    for B in BATCHES:
+        problem = Problem.of(Shape(784, B, 80, 220), torch.device("cuda", 0))
+        for precision in PRECISIONS:
+            torch.set_float32_matmul_precision(precision)
+            ours = make(OURS, "float32", problem)
+            for _ in range(CALLS):
+                ours.forward_backward()
+            torch.cuda.synchronize()
+            if given.extension:
+                _ops._C.take_stamps()
+                ours.forward_backward()
+                found = phase_cycles(_ops._C.take_stamps())
+                kind, unit = "phase of a step", "cycles"
+            else:
+                with torch.profiler.profile(
+                        activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                    for _ in range(CALLS):
+                        ours.forward_backward()
+                    torch.cuda.synchronize()
+                found, kind, unit = kernel_times(profile.events(), CALLS), "kernel of P", "us"
+            rows += [(kind, f"B={B} {precision} {name}", value, unit) for name, value in found]
+            write_table(given.csv, MEASUREMENTS, rows)
     return 0
 
 

@@ -6,7 +6,6 @@ among themselves.
 A process of its own, which the suite can stop; every finished group is in the file by then, one
 JSON object a line.
 """
-import argparse
 import gc
 import json
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from bench.arguments import make_parser
 from bench.contestants import OURS, Contestant, TorchContestant, Within
 from bench.gpu.card import Sample
 from bench.gpu.contestants import COMPILED, EAGER, GRAPHED, OURS_BITS, OURS_GRAPHED, make, precision
@@ -263,8 +263,7 @@ class Bench:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the groups in their order for so many seconds; 1 when ours gave no row at all."""
-    parser = argparse.ArgumentParser("python -m bench.gpu.layers", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("bench.gpu.layers", __doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--rows", type=Path, required=True, help="file for one JSON object a line")
     given = parser.parse_args(arguments)

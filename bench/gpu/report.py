@@ -14,8 +14,8 @@ from bench.gpu.layers import Row
 from bench.gpu.steps import Outcome
 from bench.machine import without_paths
 from bench.measure import PASSES
-from bench.page import markdown, write_csv
 from bench.plots import plot_rates, plot_times, rated_yardsticks
+from bench.tables import MEASUREMENTS, markdown, write_csv, write_table
 
 # groups whose rows stand beside each other in the plot of times
 BARS = ("layers", "loops", "compiled")
@@ -68,16 +68,13 @@ class Report:
         files that were written."""
         out.mkdir(parents=True, exist_ok=True)
         card, paths = self.card, []
-        facts = {"card": card.name, "driver": card.driver or "unknown", "torch": card.torch,
+        facts = {"card": card.name, "driver": card.driver, "torch": card.torch,
                  "cuda": card.cuda, "date": self.date, "command": self.command}
         if self.rows:
             paths.append(write_csv(out / f"{self.stem}.csv", facts, Row, self.rows))
         if self.primitives:
-            paths.append(out / f"{self.stem}-primitives.csv")
-            with paths[-1].open("w", newline="") as file:
-                table = csv.DictWriter(file, list(self.primitives[0]), lineterminator="\n")
-                table.writeheader()
-                table.writerows(self.primitives)
+            paths.append(write_table(out / f"{self.stem}-primitives.csv", MEASUREMENTS,
+                                     map(dict.values, self.primitives)))
         if said := [f"=== {outcome.name}: {outcome.state}\n{outcome.output}"
                     for outcome in self.outcomes if outcome.output]:
             paths.append(out / self.log)
@@ -91,12 +88,8 @@ class Report:
         drawn."""
         paths: list[Path] = []
         try:
-            import matplotlib
-
-            matplotlib.use("Agg")
             card = self.card
-            driver = card.driver or "unknown"
-            caption = f"{card.name}, torch {card.torch}, driver {driver}, {self.date}"
+            caption = f"{card.name}, torch {card.torch}, driver {card.driver}, {self.date}"
             if bars := self._once(BARS):
                 paths.append(plot_times(bars, caption, out / f"{self.stem}-times.png"))
             if rated_yardsticks(rates := self._once(("rates",))):
@@ -121,7 +114,7 @@ class Report:
         """Steps, tables of the groups, measurements, and what is missing."""
         card = self.card
         parts = [f"# {card.name}", "Compute capability {}.{}, ".format(*card.capability)
-                 + f"{card.multiprocessors} multiprocessors, driver {card.driver or 'unknown'}, "
+                 + f"{card.multiprocessors} multiprocessors, driver {card.driver}, "
                  f"torch {card.torch}, CUDA {card.cuda}; `{self.command}`, {self.date}.",
                  "## Steps", markdown(["step", "result", "s", "note"],
                                       [[o.name, o.state, f"{o.seconds:.0f}",
@@ -136,9 +129,7 @@ class Report:
             parts += _table([row for row in self.rows if (row.group, row.yardstick) == (group,
                                                                                         name)])
         if self.primitives:
-            lines = [list(each.values()) for each in self.primitives]
-            head = ["primitive", "parameter", "value", "unit"]
-            parts += ["## Measurements", markdown(head, lines)]
+            parts += ["## Measurements", markdown(MEASUREMENTS, map(dict.values, self.primitives))]
         if self.notes:
             parts += ["## Left out", "\n".join(f"* {note}" for note in self.notes)]
         if not self.rows and not self.primitives:
@@ -155,7 +146,7 @@ def _table(rows: list[Row]) -> list[str]:
               f"{both.ratio_to_ours:.2f}", _number(row.saved_bytes, ".2f"),
               _number(both.peak_mib, ".0f")] for row, both in zip(rows[:half], rows[half:],
                                                                   strict=True)]
-    return [f"## {first.group}: T={first.T} B={first.B} I={first.I} N={first.N}{clock}",
+    return [f"## {first.group}: {first.shape}{clock}",
             markdown(["", "dtype", "spikes %", "design", "forward", "ratio", "fwd+bwd", "ratio",
                       "saved B/neuron-step", "peak MiB"], lines)]
 

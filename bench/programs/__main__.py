@@ -19,15 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import machine
-from bench.__main__ import at_least_one, positive
-from bench.page import markdown, number, write_csv
+from bench.arguments import at_least_one, make_parser, positive
 from bench.programs.load import Program, folder_of, programs
 from bench.programs.measure import Line, look, measure
+from bench.tables import markdown, number, write_csv
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m bench.programs", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("bench.programs", __doc__)
     parser.add_argument("folder", type=Path, help="with the copies of the repositories")
     parser.add_argument("--only", default="", help="parts of names, with commas")
     parser.add_argument("--record-only", action="store_true", help="convert nothing")
@@ -69,10 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if lines:
             print(table(lines))
             if given.out:
-                print(f"wrote {write_csv(given.out, machine.facts(_COMMAND), Line, lines)}")
-
-
-_COMMAND = "python -m bench.programs FOLDER"
+                facts = machine.facts(machine.command("bench.programs", arguments))
+                print(f"wrote {write_csv(given.out, facts, Line, lines)}")
 
 
 def _missing(program: Program, folder: Path) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from bench.measure import alternate
+from bench.measure import alternate, processor_ms
 from bench.memory import peak_of
 from bench.programs.load import Loaded, Program, load
 from lsnn_ext import _ops, loops
@@ -157,13 +157,6 @@ def recorded(program: Loaded) -> tuple[Line, list[str]]:
     told += [f"{stage.kind}, {len(stage.positions)} calls: {stage.line}: {stage.reason}"
              for stage in stages if stage.reason]
     return line, told
-
-
-def processor_ms(run: Callable[[], object]) -> float:
-    """Of this process, so that other ones disturb it less."""
-    start = time.process_time()
-    run()
-    return 1e3 * (time.process_time() - start)
 
 
 def _measure(program: Program, folder: Path, repeats: int, seconds: float, threads: int) -> Line:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import check, contestants, latency, measure, page, roofline, sweep, variants
+from bench import check, contestants, latency, measure, page, roofline, sweep, tables, variants
 from bench.__main__ import main
 from bench.contestants import OURS, Contestant, make
 from bench.measure import (
@@ -47,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_columns_mean_what_they_say(written: Path) -> None:
-    facts, rows = page.read(Result, written / "bench.csv")
+    facts, rows = tables.read_csv(Result, written / "bench.csv")
     # and not where it was written
     assert facts["command"] == "python -m bench " + " ".join(ARGUMENTS)
     assert "LSNN_CACHE_MB" in facts and {"processor", "cores", "torch", "threads", "date",
@@ -66,8 +66,8 @@ def test_columns_mean_what_they_say(written: Path) -> None:
 def test_page_shows_the_numbers_of_the_csv(written: Path) -> None:
     text = (written / "README.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| lsnn_ext at 10 %"))
-    for row in page.read(Result, written / "bench.csv")[1][2:]:
-        assert page.number(row.median_ms) in line and page.number(row.ratio_to_ours) in line
+    for row in tables.read_csv(Result, written / "bench.csv")[1][2:]:
+        assert tables.number(row.median_ms) in line and tables.number(row.ratio_to_ours) in line
     linked = re.findall(r"\]\(([^)]+)\)", text)
     assert "sweep_threads.csv" in linked and all((written / name).exists() for name in linked)
     pytest.importorskip("matplotlib")
@@ -98,11 +98,11 @@ def test_page_says_who_did_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["Q"], "yardsticks: expected some of P, M, L, SHD, small, long, got 'Q'"),
+    (["Q"], "expected some of P,M,L,SHD,small,long, got 'Q'"),
     (["--like-for-like", "--yardsticks", "P,Q"],
      "--yardsticks: expected some of P,M,L,SHD,small,long, got 'Q'"),
     (["--sweep", "N,Q"],
-     "--sweep: expected all, none or some of N,B,T,rate,active,threads, got 'Q'"),
+     "--sweep: expected some of all,none,N,B,T,rate,active,threads, got 'Q'"),
     (["--shape", "1,2,3"], "--shape: expected four whole numbers T,B,I,N >= 1, got '1,2,3'"),
     (["--seconds", "0"], "--seconds: expected a number > 0, got '0'"),
     (["--repeats", "0"], "--repeats: expected a whole number >= 1, got '0'")])

@@ -18,7 +18,7 @@ def test_ways_compute_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     eprop.main(["tiny", "--repeats", "2", "--out", str(tmp_path / "eprop.csv")])
     assert "| tiny: 60, 4, 20, 32 | eligibility traces |" in capsys.readouterr().out
     lines = (tmp_path / "eprop.csv").read_text().splitlines()
-    assert "# command: python -m bench.eprop tiny --repeats 2 --seconds 60" in lines
+    assert "# command: python -m bench.eprop tiny --repeats 2" in lines
     ours, full, loop, traces = csv.DictReader(line for line in lines if not line.startswith("#"))
     assert float(ours["ratio"]) == 1 and traces["way"] == eprop.TRACES
     for line in (ours, full, loop, traces):

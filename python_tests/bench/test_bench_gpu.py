@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import page
+from bench import tables
 from bench.contestants import OURS
 from bench.gpu import card as cards
 from bench.gpu import suite
@@ -337,7 +337,7 @@ def test_the_whole_with_a_fake_runner(said: list[dict[str, Any]], tmp_path: Path
     assert main([], runner, CARD) == 1
     out = tmp_path / "bench/results/gpu" / CARD.slug
     assert "bench.gpu: FAILED: Python tests;" in capsys.readouterr().out
-    facts, rows = page.read(Row, out / f"{CARD.slug}.csv")
+    facts, rows = tables.read_csv(Row, out / f"{CARD.slug}.csv")
     assert facts["card"] == CARD.name and facts["driver"] == "580.1"
     assert facts["command"] == "python -m bench.gpu --minutes 8"
     assert len(rows) == sum("note" not in row for row in said) and rows[0].group == "layers"

@@ -76,6 +76,6 @@ def test_products_are_written(tmp_path: Path, own_threads: None,
                               capsys: pytest.CaptureFixture[str]) -> None:
     products.main(["--sizes", "32", "--out", str(tmp_path / "products.csv")])
     lines = (tmp_path / "products.csv").read_text().splitlines()
-    assert "# command: python -m bench.products --out products.csv" in lines
+    assert "# command: python -m bench.products --sizes 32" in lines
     assert sum(not line.startswith("#") for line in lines) == 1 + 4 * (8 + 5 * 3)
     assert "lost on average" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import like_for_like, machine, page, pairs, rows
+from bench import like_for_like, machine, pairs, rows, tables
 from bench.__main__ import main
 from bench.like_for_like import Alike, NotAlikeError, NotFusedError, prepared
 from bench.measure import NO_LIMITS, PASSES, Limits, OverLimitError, Skip
@@ -108,7 +108,7 @@ def test_a_run_leaves_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     main(["--like-for-like", "--shape", ",".join(map(str, SHAPE)), "--repeats", "2"])
     folder = tmp_path / "bench/results/like_for_like" / machine.slug()
-    facts, lines = page.read(Alike, folder / "like_for_like.csv")
+    facts, lines = tables.read_csv(Alike, folder / "like_for_like.csv")
     assert facts["command"] == "python -m bench --like-for-like --shape 60,4,20,32 --repeats 2"
     assert [(line.pair, line.way, line.timed) for line in lines] == [
         (pair, like_for_like.WAY, timed) for pair in (SRNN, RADLIF) for timed in PASSES]
@@ -120,7 +120,7 @@ def test_a_run_leaves_numbers_and_a_page(tmp_path: Path, monkeypatch: pytest.Mon
         assert line.times_faster == pytest.approx(line.theirs_median_ms / line.median_ms, rel=1e-4)
         assert line.times_faster_min == pytest.approx(line.theirs_min_ms / line.min_ms, rel=1e-4)
         overview, row = (row for row in text.splitlines() if row.startswith(f"| {line.pair} "))
-        assert page.number(line.times_faster) in row
+        assert tables.number(line.times_faster) in row
         if line.timed == PASSES[1]:
             assert f"{line.times_faster:.1f}" in overview
             assert f"  {line.pair:32}{line.times_faster:8.1f}" in out
