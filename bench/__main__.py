@@ -14,6 +14,7 @@
 """
 import argparse
 import os
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import torch
 
 from bench import any_neuron, like_for_like, machine, measure, page, roofline, sweep
 from bench.arguments import at_least_one, make_parser, names_among, positive
-from bench.memory import GB, SPARE_BYTES
+from bench.limits import GB, SPARE_BYTES, Limits, Skip
 from bench.page_alike import summary
 from bench.page_any_neuron import run as run_any_neuron
 from bench.problem import YARDSTICKS, Shape, Yardstick, custom
@@ -106,9 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.threads is not None:
         limit_cores(given.threads)
 
-    def say(text: str) -> None:
-        print(text, flush=True)
-
+    say = partial(print, flush=True)
     command = machine.command("bench", arguments)
     if given.any_neuron:
         run_any_neuron(out, [] if everything else yardsticks, command,
@@ -117,15 +116,15 @@ def main(arguments: list[str] | None = None) -> None:
         return
 
     free = available_bytes(torch.device("cpu")) - SPARE_BYTES
-    limits = measure.Limits(given.seconds, free if given.memory_limit is None
-                            else given.memory_limit * GB)
+    limits = Limits(given.seconds,
+                    free if given.memory_limit is None else given.memory_limit * GB)
     say(f"limits: {limits.seconds:g} s per contestant and yardstick, "
         f"{limits.bytes / GB:.1f} GB of memory")
     results: list[measure.Result] = []
-    skipped: list[measure.Skip] = []
+    skipped: list[Skip] = []
     points: list[sweep.Point] = []
     alike: list[like_for_like.Alike] = []
-    alike_skipped: list[measure.Skip] = []
+    alike_skipped: list[Skip] = []
     rates = [] if given.like_for_like else roofline.rates()
     for rate in rates:
         say(f"  {rate.what}: {rate.value:.1f} {rate.unit}, {rate.how}")

@@ -287,7 +287,7 @@ def _scale_of(kind: Kind, problem: Problem) -> float:
     def rate_of(scale: float) -> float:
         return firing_rate(Ours(OURS, kind, short, scale).forward())
 
-    return bisect_scale(rate_of, RATE / 100, tolerance=0.05, most=20)[0]
+    return bisect_scale(rate_of, RATE / 100, tolerance=0.05)[0]
 
 
 def _check(name: str, yardstick: Yardstick, differing: int, gradient: float, entries: int) -> None:

@@ -5,8 +5,8 @@ weights (no bias). The layers of other packages and nn.LSTM compute their own wi
 weights: what they cost is what is compared.
 """
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch.utils.dlpack import from_dlpack
 
 from bench.peers import LAYERS
 from bench.problem import ALPHA, BETA, DAMPENING, RHO, TAU_ADAPT, TAU_MEM, THETA, Problem
+from lsnn_ext import ALIF
+from lsnn_ext.zoo.surrogates import _make_spike
 
 OURS = "lsnn_ext"
 
@@ -69,6 +71,17 @@ class Within(Contestant):
             return self.inner.forward_backward()
 
 
+@contextmanager
+def rounding(precision: str) -> Iterator[None]:
+    """torch's precision of products in float32, while this lasts."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 class TorchContestant(Contestant):
     """Any nn.Module from x to outputs."""
 
@@ -86,19 +99,7 @@ class TorchContestant(Contestant):
         return [p.grad for p in self.module.parameters() if p.grad is not None]
 
 
-class _Spike(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, m: Tensor) -> Tensor:
-        ctx.save_for_backward(m)
-        return (m > 0).to(m.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (m,) = ctx.saved_tensors
-        return gradient * (DAMPENING * torch.relu(1 - m.abs()))
-
-
-spike: Callable[[Tensor], Tensor] = _Spike.apply
+spike = _make_spike(lambda gradient, m: gradient * (DAMPENING * torch.relu(1 - m.abs())))
 LoopState = tuple[Tensor, Tensor, Tensor]
 
 
@@ -117,8 +118,8 @@ _compiled_step: Callable[..., LoopState] = torch.compile(lsnn_step, fullgraph=Tr
 class _Loop(nn.Module):
     def __init__(self, problem: Problem, step: Callable[..., LoopState]) -> None:
         super().__init__()
-        self.w_in, self.w_rec = nn.Parameter(problem.w_in.clone()), nn.Parameter(
-            problem.w_rec.clone())
+        self.w_in = nn.Parameter(problem.w_in.clone())
+        self.w_rec = nn.Parameter(problem.w_rec.clone())
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,8 +135,6 @@ class _Loop(nn.Module):
 class _Ours(nn.Module):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        from lsnn_ext import ALIF
-
         N, I = problem.w_in.shape
         self.layer = ALIF(I, N, bias=False, tau_mem=TAU_MEM, tau_adapt=TAU_ADAPT, beta=BETA,
                           threshold=THETA, dampening=DAMPENING, autapses=True)
@@ -244,8 +243,8 @@ MAKERS: dict[str, Callable[[str, Problem], Contestant]] = {
     "compiled step": lambda name, problem: TorchContestant(name, _Loop(problem, _compiled_step),
                                                            problem),
     "eager loop": lambda name, problem: TorchContestant(name, _Loop(problem, lsnn_step), problem),
-    **{name: lambda name, problem: TorchContestant(name, LAYERS[name](problem),
-                                                   problem) for name in LAYERS},
+    **dict.fromkeys(LAYERS, lambda name, problem: TorchContestant(name, LAYERS[name](problem),
+                                                                  problem)),
     "nn.LSTM": lambda name, problem: TorchContestant(name, _LSTM(problem), problem),
 }
 

@@ -77,7 +77,7 @@ class Net:
         def rate_of(scale: float) -> float:
             return firing_rate(fused(make(scale), "eprop_elig", False)[0])
 
-        return make(bisect_scale(rate_of, RATE / 100, tolerance=0.05, most=20)[0])
+        return make(bisect_scale(rate_of, RATE / 100, tolerance=0.05)[0])
 
 
 def fused(net: Net, dynamics: str, learn: bool) -> Found:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.contestants import TorchContestant
 from bench.limits import NO_LIMITS, Limits, OverLimitError, Skip, reason_of
 from bench.measure import PASSES, Say, alternate, difference
-from bench.memory import BYTES_BEYOND_SAVED, GB, saved_bytes
+from bench.memory import BYTES_BEYOND_SAVED, saved_bytes
 from bench.pairs import PAIRS, Pair
 from bench.peers import INDEXED
 from bench.problem import Problem, Sized, Yardstick
@@ -142,15 +142,13 @@ def prepared(name: str, yardstick: Yardstick, limits: Limits, say: Say,
         raise OverLimitError(INDEXED)
     for seed in SEEDS:
         problem = yardstick.problem(seed)
-        if (needed := _needed_bytes(name, problem)) > limits.bytes:
-            raise OverLimitError(f"would need about {needed / GB:.1f} GB, the limit is "
-                                 f"{limits.bytes / GB:.1f} GB")
+        limits.check(_needed_bytes(name, problem))
         short = problem.first(FIRST_STEPS)
 
         def rate_of(scale: float, short: Problem = short) -> float:
             return firing_rate(step_of(name, short, scale).spikes())
 
-        scale, _ = bisect_scale(rate_of, RATE / 100, tolerance=0.05, most=20)
+        scale, _ = bisect_scale(rate_of, RATE / 100, tolerance=0.05)
         steps = step_of(name, problem, scale), converted(name, problem, scale)
         differing, rate = _differing(*steps)
         entries = problem.cotangent.numel()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bench.contestants import MAKERS, OURS, Contestant, make, warm_up
-from bench.limits import NO_LIMITS, Limits, OverLimitError, Skip, reason_of
-from bench.memory import GB, needed_bytes, peak_mib, saved_bytes
+from bench.limits import NO_LIMITS, Limits, OverLimitError, Skip, describe_error, reason_of
+from bench.memory import needed_bytes, peak_mib, saved_bytes
 from bench.peers import INDEXED, LAYERS, WITH_INDEX
 from bench.problem import Problem, Sized, Yardstick
 from bench.rates import BASE_RATE, LONG_ENOUGH, active_share, find_scale, firing_rate
@@ -104,7 +104,7 @@ def _peak(name: str, yardstick: Yardstick, scale: float, say: Say) -> float:
     try:
         return peak_mib(name, yardstick, scale)
     except Exception as error:  # a process that was killed must not take the times with it
-        say(f"  peak memory of {name}: not measured: {type(error).__name__}: {error}")
+        say(f"  peak memory of {name}: not measured: {describe_error(error)}")
         return math.nan
 
 
@@ -125,12 +125,9 @@ def _peer(name: str, problem: Problem, ours: Entry, limits: Limits) -> Entry:
     scale = ours.scale
     # it has equations of its own, and so a scale of its own for the same firing rate
     if name in LAYERS:
-        scale, _ = find_scale(problem.first(100), ours.measured / 100, tolerance=0.2, most=12,
-                              name=name)
+        scale, _ = find_scale(problem.first(100), ours.measured / 100, tolerance=0.2, name=name)
     problem = problem.scaled(scale)
-    if (needed := needed_bytes(name, problem)) > limits.bytes:
-        raise OverLimitError(
-            f"would need about {needed / GB:.1f} GB, the limit is {limits.bytes / GB:.1f} GB")
+    limits.check(needed_bytes(name, problem))
     contestant = make(name, problem)
     return Entry(contestant, scale, measured=100 * firing_rate(contestant.forward())
                  if contestant.spiking else math.nan)

@@ -14,8 +14,6 @@ from torch import Tensor
 from bench.contestants import Contestant, JaxContestant, TorchContestant, make, warm_up
 from bench.problem import Problem, Yardstick
 
-GB = 1e9
-SPARE_BYTES = 2 * GB  # what the rest of the machine is left with
 # Beyond what is saved, per neuron-step: the outputs and their gradients, stacked and one by one, a
 # current and its own. Loops were seen to need 9 to 19 bytes, so that this is the upper end of what
 # is likely.

@@ -1,5 +1,6 @@
-"""The neurons that people come with, as they write them: the package's own layer, or the published
-loop, over the sequence.
+"""The neurons that people come with, as they write them: the package's own layer, or a loop over
+time from published equations. A loop computes once what does not change from step to step, which
+the published programs do not all do.
 
 What the package learns by itself is a parameter here and learns. Values are those of the packages
 and papers, or round numbers near to them.
@@ -10,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.loops import radlif, srnn
 from bench.peers import linear_of
 from bench.problem import Problem
+from lsnn_ext.zoo.surrogates import boxcar, multi_gaussian
 
 STRENGTH = 0.1  # of recurrent weights: standard deviation, times sqrt(N), by threshold / gain
 GRID = 2.0**-10  # of weights, by threshold / gain rounded to a power of two
@@ -213,6 +214,7 @@ def spread(low: float, high: float, size: int) -> nn.Parameter:
 class Yin(Pair):
     """The SRNN loop of Yin et al., tau_m and tau_adp of each neuron learned."""
 
+    # Yin, Corradi and Bohte, Nature Machine Intelligence 3, 905 (2021)
     row, learned, unit = "srnn", ("tau_m of each neuron", "tau_adp of each neuron"), 0.25
     is_loop = True
 
@@ -221,12 +223,24 @@ class Yin(Pair):
         self.tau_m, self.tau_adp = spread(15, 25, self.size), spread(150, 250, self.size)
 
     def theirs(self, x: Tensor) -> Tensor:
-        return srnn(self.project(x), self.recurrent.weight, self.tau_m, self.tau_adp)
+        current, w_rec = self.project(x), self.recurrent.weight.T
+        alpha, rho = torch.exp(-1 / self.tau_m), torch.exp(-1 / self.tau_adp)
+        v = z = torch.zeros_like(current[0])
+        b = torch.full_like(v, 0.01)
+        spikes = []
+        for c in current.unbind():
+            b = rho * b + (1 - rho) * z
+            threshold = 0.01 + 1.8 * b
+            v = alpha * v + (1 - alpha) * (c + z @ w_rec) - threshold * z
+            z = multi_gaussian(v - threshold)
+            spikes.append(z)
+        return torch.stack(spikes)
 
 
 class RadLIF(Pair):
     """The RadLIF loop of Bittar and Garner, alpha, beta, a and b of each neuron learned."""
 
+    # Bittar and Garner, Frontiers in Neuroscience 16, 865897 (2022)
     row, unit, is_loop = "adlif", 8.0, True
     learned = tuple(f"{name} of each neuron" for name in ("alpha", "beta", "a", "b"))
 
@@ -246,8 +260,17 @@ class RadLIF(Pair):
                 self.b.clamp(0, 2))
 
     def theirs(self, x: Tensor) -> Tensor:
-        V = self.V.clone().fill_diagonal_(0)
-        return radlif(self.project(x), V, *self.clamped())
+        current, V = self.project(x), self.V.clone().fill_diagonal_(0)
+        alpha, beta, a, b = self.clamped()
+        u = w = z = torch.zeros_like(current[0])
+        spikes = []
+        for c in current.unbind():
+            w = beta * w + b * z + a * u
+            # They write alpha (u - z), which rounds otherwise.
+            u = alpha * u + (1 - alpha) * (c + z @ V - w) - alpha * z
+            z = boxcar(u - 1.0)
+            spikes.append(z)
+        return torch.stack(spikes)
 
 
 PAIRS: dict[str, type[Pair]] = {

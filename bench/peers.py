@@ -7,15 +7,11 @@ hardly depends on it, but a layer that is silent, or whose gradients overflow, i
 are imported when a layer is made: one that is not installed stops nobody else.
 """
 import importlib
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from bench.problem import ALPHA, BETA, TAU_ADAPT, TAU_MEM
-
-if TYPE_CHECKING:
-    from bench.problem import Problem
+from bench.problem import ALPHA, BETA, TAU_ADAPT, TAU_MEM, Problem
 
 
 def linear_of(weight: Tensor) -> nn.Linear:
@@ -29,7 +25,7 @@ def linear_of(weight: Tensor) -> nn.Linear:
 class Norse(nn.Module):
     """LSNNRecurrent: adaptive threshold, synaptic current, input weights inside."""
 
-    def __init__(self, problem: "Problem") -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__()
         norse = importlib.import_module("norse.torch")
         N, I = problem.w_in.shape
@@ -45,7 +41,7 @@ class SnnTorch(nn.Module):
     """RLeaky: no adaptation, so it does less work than the others; its recurrent Linear always has
     a bias."""
 
-    def __init__(self, problem: "Problem") -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__()
         snntorch = importlib.import_module("snntorch")
         self.project = linear_of(problem.w_in)
@@ -68,7 +64,7 @@ class Sinabs(nn.Module):
     """ALIFRecurrent: the neuron of the LSNN paper with another reset; batch first; its time
     constants learn."""
 
-    def __init__(self, problem: "Problem") -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__()
         layers = importlib.import_module("sinabs.layers")
         self.project = linear_of(problem.w_in)
@@ -78,8 +74,7 @@ class Sinabs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.layer.reset_states()  # it keeps its state, and with it the graph, from call to call
-        spikes: Tensor = self.layer(self.project(x).transpose(0, 1))
-        return spikes.transpose(0, 1)
+        return self.layer(self.project(x).transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
 
 
 class SpikingJelly(nn.Module):
@@ -91,12 +86,12 @@ class SpikingJelly(nn.Module):
     the result again, here by 1.
     """
 
-    def __init__(self, problem: "Problem") -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__()
-        package = "spikingjelly.activation_based"
-        layers, neurons = importlib.import_module(f"{package}.layer"), importlib.import_module(
-            f"{package}.neuron")
-        self.reset = importlib.import_module(f"{package}.functional").reset_net
+        layers, neurons, functional = (
+            importlib.import_module(f"spikingjelly.activation_based.{name}")
+            for name in ("layer", "neuron", "functional"))
+        self.reset = functional.reset_net
         N = problem.w_in.shape[0]
         self.project = linear_of(problem.w_in)
         node = neurons.LIFNode(tau=TAU_MEM)

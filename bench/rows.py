@@ -136,7 +136,7 @@ def compare(rows: Sequence[str], problem: Problem, repeats: int, rate: float = R
     for row in rows:
         scale, got = bisect_scale(
             lambda scale, row=row: firing_rate(Row(row, short, False, scale).forward()),  # type: ignore[misc]
-            rate / 100, tolerance=0.02, most=25)
+            rate / 100)
         layers += [Row(row, problem, learned, scale) for learned in ways]
         rates += [100 * got] * len(ways)
     times = alternate(list(layers), repeats)

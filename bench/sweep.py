@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.contestants import OURS, Contestant, Differentiated, Within, make, warm_up
 from bench.limits import NO_LIMITS, Limits
 from bench.measure import PASSES, Say, alternate, quartiles
-from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, Problem, Shape
+from bench.problem import COEFFICIENTS, Problem, Shape
 from bench.rates import BASE_RATE, LONG_ENOUGH, active_share, find_scale
 from lsnn_ext import functional
 
@@ -74,8 +74,8 @@ class _Widened(Differentiated):
 
     def spikes(self) -> Tensor:
         w_in, w_rec = self.leaves
-        return functional.alif(functional.linear(self.x, w_in), w_rec, alpha=ALPHA, theta=THETA,
-                               rho=RHO, beta=BETA, dampening=DAMPENING, width=self.width)[0]
+        return functional.alif(functional.linear(self.x, w_in), w_rec, **COEFFICIENTS,
+                               width=self.width)[0]
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def sweep(name: str, base: Shape = BASE, *, repeats: int, limits: Limits = NO_LI
 def _make(name: str, value: float, shape: Shape) -> tuple[Contestant, Point]:
     problem = Problem.of(shape)
     requested = (value if name == "rate" else BASE_RATE) / 100
-    scale, rate = find_scale(problem.first(LONG_ENOUGH), requested, tolerance=0.02, most=25)
+    scale, rate = find_scale(problem.first(LONG_ENOUGH), requested)
     problem = problem.scaled(scale)
     width = value if name == "active" else 1.0
     share = active_share(problem.first(LONG_ENOUGH), width)

@@ -9,8 +9,10 @@ choices or arguments that change nothing but the way. Times are medians in ms wi
 the first line; memory is the peak of resident size in a fresh process.
 """
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +20,11 @@ from torch import Tensor
 
 from bench import memory
 from bench.arguments import at_least_one, make_parser
-from bench.contestants import OURS, Differentiated
+from bench.contestants import OURS, Differentiated, Within, rounding
 from bench.measure import alternate
-from bench.problem import ALPHA, BETA, DAMPENING, RHO, THETA, YARDSTICKS, Problem, Shape
+from bench.problem import COEFFICIENTS, YARDSTICKS, Problem, Shape
 from bench.rates import BASE_RATE, LONG_ENOUGH, find_scale
-from lsnn_ext import _ops, functional
+from lsnn_ext import LSNN, _ops, functional
 
 
 @dataclass(frozen=True)
@@ -94,56 +96,46 @@ class Layers(Differentiated):
             self.delay = torch.randint(variant.delays, problem.w_rec.shape, generator=random)
 
     def spikes(self) -> Tensor:
-        torch.set_float32_matmul_precision(self.variant.precision)
         x: Any = self.problem.x
         for k, w_in in enumerate(self.weights):
             last = k == len(self.weights) - 1
             found = functional.layer(
-                x, w_in, self.w_rec, alpha=ALPHA, theta=THETA, rho=RHO, beta=BETA,
-                dampening=DAMPENING,
-                delay=self.delay, spikes="bits" if self.variant.bits and not last else True,
+                x, w_in, self.w_rec, **COEFFICIENTS, delay=self.delay,
+                spikes="bits" if self.variant.bits and not last else True,
                 **self.variant.arguments)
             x = found.packed or found.spikes
         assert isinstance(x, Tensor)
         return x
 
-    def forward(self) -> Tensor:
-        with _ops.forced(**self.variant.forced):
-            return super().forward()
 
-    def forward_backward(self) -> list[Tensor]:
-        with _ops.forced(**self.variant.forced):
-            return super().forward_backward()
+@contextmanager
+def _chosen(variant: Variant) -> Iterator[None]:
+    with _ops.forced(**variant.forced), rounding(variant.precision):
+        yield
 
 
-def compare(name: str, repeats: int, say: Callable[[str], None] = print) -> list[tuple[str, float,
-                                                                                       float]]:
-    """(variant, median ms forward, median ms forward+backward) of a comparison, whose variants
-    alternate."""
+def make(problem: Problem, variant: Variant) -> Within:
+    """The layers of a variant, with its choices forced."""
+    return Within(Layers(problem, variant), partial(_chosen, variant))
+
+
+def compare(name: str, repeats: int) -> None:
+    """Prints the times of a comparison, whose variants alternate."""
     of = COMPARISONS[name]
     problem = Problem.of(of.shape)
-    scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100, tolerance=0.02, most=25)
+    scale, rate = find_scale(problem.first(LONG_ENOUGH), BASE_RATE / 100)
     problem = problem.scaled(scale)
-    say(f"{name}: {of.shape}, {100 * rate:.1f} % spikes in the dense layer")
-    times = alternate([Layers(problem, variant) for variant in of.variants], repeats)
-    torch.set_float32_matmul_precision("highest")
+    print(f"{name}: {of.shape}, {100 * rate:.1f} % spikes in the dense layer")
+    times = alternate([make(problem, variant) for variant in of.variants], repeats)
     found = [(variant.name, statistics.median(forward), statistics.median(both))
              for variant, (forward, both) in zip(of.variants, times, strict=True)]
     for variant, forward, both in found:
-        say(f"  {variant:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   "
+        print(f"  {variant:26} forward {forward:8.2f} {forward / found[0][1]:5.2f}x   "
             f"forward+backward {both:8.2f} {both / found[0][2]:5.2f}x")
-    return found
-
-
-def long_sequence(checkpoint_every: int | None, shape: Shape = LONG) -> float:
-    """MiB of the peak of one forward+backward of a network with readout over a long sequence,
-    beyond its input."""
-    return memory.peak_of(_network_pass, checkpoint_every, shape)
 
 
 def _network_pass(checkpoint_every: int | None, shape: Shape) -> Callable[[], object]:
-    from lsnn_ext import LSNN
-
+    """A training step of a network with readout over a long sequence."""
     T, B, I, N = shape
     net = LSNN(I, N // 2, N - N // 2, 10, checkpoint_every=checkpoint_every)
     # what the first call loads is none of the sequence's
@@ -169,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         print(f"memory: LSNN, {LONG}, peak beyond the input of one forward+backward")
         for every in (None, 256):
-            peak = long_sequence(every, LONG) * 2**20 / 1e6
+            peak = memory.peak_of(_network_pass, every, LONG) * 2**20 / 1e6
             print(f"  checkpoint_every={every!s:6} {peak:8.0f} MB")
 
 

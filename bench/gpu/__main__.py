@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from bench import machine
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None, runner: Runner | None = None,
                            given.only, strict=bool(stages) and not given.dry_run),
             runner or processes, 60 * minutes - SPARE - (time.monotonic() - start),
             workers=min(WORKERS, max(1, (os.cpu_count() or 1) // 2)),
-            say=lambda text: print(text, flush=True), after=write)
+            say=partial(print, flush=True), after=write)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -23,7 +23,7 @@ import torch
 from bench.arguments import make_parser
 from bench.contestants import OURS, Contestant, Within
 from bench.gpu.contestants import make
-from bench.gpu.layers import Bench, forced
+from bench.gpu.layers import Bench, find_plan, forced
 from bench.gpu.suite import PRECISIONS
 from bench.measure import alternate
 from bench.problem import Problem, Shape
@@ -81,9 +81,7 @@ def find_regrets(timings: Sequence[Timing],
 
 def _plan(B: int, N: int, options: dict[str, str], device: str | None = None) -> dict[str, Any]:
     with _ops.forced(**options):
-        found: dict[str, Any] = _ops._C.plan(STEPS, B, N, options=list(_ops.forced_options()),
-                                             bf16_parts=_ops.count_bf16_parts(), device=device)
-        return found
+        return find_plan(STEPS, B, N, device)
 
 
 def find_routes(B: int, N: int, device: str | None = None,

@@ -10,20 +10,22 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.arguments import make_parser
-from bench.contestants import OURS, Contestant, TorchContestant, Within
+from bench.contestants import OURS, Contestant, TorchContestant, Within, rounding
 from bench.gpu.card import Sample
 from bench.gpu.contestants import COMPILED, EAGER, GRAPHED, OURS_BITS, OURS_GRAPHED, make, precision
-from bench.gpu.suite import DESIGNS, PRECISIONS
+from bench.gpu.suite import PRECISIONS, designs
+from bench.limits import describe_error
 from bench.measure import PASSES, Result, Say, alternate, milliseconds, quartiles
 from bench.memory import saved_bytes
 from bench.problem import Problem, Shape
@@ -37,7 +39,6 @@ YARDSTICKS = {"P256": Shape(784, 256, 80, 220), "M256": Shape(1000, 256, 128, 51
 RATES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 FEWEST, MOST = 3, 15  # rounds
 GENERAL = "general"  # beside the designs: no kernels for one model, and no tensor cores
-NAN = float("nan")
 
 
 @dataclass
@@ -46,8 +47,8 @@ class Row(Result):
     design: str = ""  # forced on ours, GENERAL or a precision; '': its own choice
     plan: str = ""  # what that was
     dtype: str = ""
-    sm_mhz: float = NAN  # clock and power in the middle of the run
-    power_w: float = NAN
+    sm_mhz: float = nan  # clock and power in the middle of the run
+    power_w: float = nan
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Measured:
     saved: tuple[float, float]
 
 
-def groups(designs: tuple[str, ...] = DESIGNS) -> list[Group]:
+def groups(designs: Sequence[str]) -> list[Group]:
     """All groups, the most telling first: when time runs out the rest is left out."""
     ours, names = Entry(OURS), list(YARDSTICKS)
     layers = (ours, Entry(OURS_GRAPHED), Entry(OURS_BITS), Entry(OURS, "float16"),
@@ -113,26 +114,20 @@ def forced(design: str) -> AbstractContextManager[Any]:
     if design == GENERAL:
         return _ops.forced(kernels=GENERAL)
     if design in PRECISIONS:
-        return _rounding(design)
+        return rounding(design)
     return _ops.forced(design=design or "automatic")
 
 
-@contextmanager
-def _rounding(precision: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def find_plan(T: int, B: int, N: int, device: str | None = None) -> dict[str, Any]:
+    """The kernels that run a shape with the options that are forced now."""
+    return _ops._C.plan(T, B, N, options=list(_ops.forced_options()),
+                        bf16_parts=_ops.count_bf16_parts(), device=device)
 
 
-def plan(T: int, B: int, N: int) -> str:
-    """What the library says it will run for a shape, in one line without commas; '' where it does
-    not say."""
+def describe_plan(T: int, B: int, N: int) -> str:
+    """find_plan in one line without commas; '' where there are no CUDA kernels."""
     try:
-        said = _ops._C.plan(T, B, N, options=list(_ops.forced_options()),
-                            bf16_parts=_ops.count_bf16_parts())
+        said = find_plan(T, B, N)
     except Exception:  # a build without CUDA kernels: the rows are worth having without this
         return ""
     return "; ".join(f"{key} {value}" for key, value in said.items()).replace(",", ";")[:160]
@@ -167,7 +162,7 @@ class Bench:
         """The scale of the input weights for a firing rate in percent, and the rate that it
         gives."""
         if (yardstick, rate) not in self._scales:
-            scale, got = find_scale(self.problem(yardstick), rate / 100, tolerance=0.02, most=25)
+            scale, got = find_scale(self.problem(yardstick), rate / 100)
             self._scales[yardstick, rate] = scale, 100 * got
         return self._scales[yardstick, rate]
 
@@ -186,8 +181,7 @@ class Bench:
             try:
                 ready.append(self._prepare(group.yardstick, entry))
             except Exception as error:  # whatever stops one must not stop the others
-                said = (str(error).strip().splitlines() or ["no message"])[0][:200]
-                self.note(f"left out {entry} on {group.yardstick}: {type(error).__name__}: {said}")
+                self.note(f"left out {entry} on {group.yardstick}: {describe_error(error)[:200]}")
         if not ready or ready[0].entry != group.entries[0]:
             self.note(
                 f"left out {group.kind} on {group.yardstick}: ours did not run, to which all are "
@@ -199,7 +193,7 @@ class Bench:
         seconds = min(group.seconds, self.deadline - time.monotonic()) / len(ready)
         inside = [Within(one.contestant, partial(forced, one.entry.design)) for one in ready]
         times = alternate(list(inside), MOST, seconds, FEWEST, self._ms, steady=0.0)
-        clock, power = (float(text) if text.replace(".", "").isdigit() else NAN
+        clock, power = (float(text) if text.replace(".", "").isdigit() else nan
                         for text in sample.read())
         for k, timed in enumerate(PASSES):
             base = quartiles(times[0][k])[1]
@@ -211,13 +205,13 @@ class Bench:
         with forced(entry.design):
             contestant = make(entry.name, entry.dtype, self.problem(yardstick).scaled(scale))
             if entry.name != OURS:
-                rate = 100 * firing_rate(contestant.forward()) if contestant.spiking else NAN
+                rate = 100 * firing_rate(contestant.forward()) if contestant.spiking else nan
             contestant.forward_backward()
             T, B, _, N = self.yardsticks[yardstick]
-            chosen = plan(T, B, N) if entry.name == OURS else ""
+            chosen = describe_plan(T, B, N) if entry.name == OURS else ""
             peak = self._peak(contestant)
         known = isinstance(contestant, TorchContestant) and not entry.design
-        saved = saved_bytes(contestant) if known else (NAN, NAN)
+        saved = saved_bytes(contestant) if known else (nan, nan)
         return Measured(entry, contestant, rate, chosen, peak, saved)
 
     def _free(self) -> None:
@@ -230,7 +224,7 @@ class Bench:
 
     def _peak(self, contestant: Contestant) -> float:
         if self.device.type != "cuda" or not isinstance(contestant, TorchContestant):
-            return NAN  # a graph has taken its memory before
+            return nan  # a graph has taken its memory before
         contestant.module.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -255,7 +249,7 @@ class Bench:
              clock: float, power: float) -> Row:
         entry, (q1, median, q3) = one.entry, quartiles(ms)
         return Row(group.yardstick, *self.yardsticks[group.yardstick], entry.name, entry.rate
-                   if entry.name == OURS else NAN, one.rate, timed, median, min(ms), q1, q3,
+                   if entry.name == OURS else nan, one.rate, timed, median, min(ms), q1, q3,
                    median / base, *one.saved, one.peak_mib, len(ms), torch.get_num_threads(),
                    entry == group.entries[0], group=group.kind, design=entry.design, plan=one.plan,
                    dtype=precision(entry.name, entry.dtype), sm_mhz=clock, power_w=power)
@@ -271,17 +265,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bench.gpu.layers: torch {torch.__version__} sees no CUDA device")
         return 2
     deadline, rows = time.monotonic() + given.seconds, 0
-    designs = DESIGNS if torch.cuda.get_device_capability(0) >= (9, 0) else tuple(d for d in DESIGNS
-                                                                                  if d != "cluster")
     with given.rows.open("a") as file:
         def emit(row: dict[str, Any]) -> None:
             nonlocal rows
             rows += "note" not in row
             print(json.dumps(row), file=file, flush=True)
 
-        bench = Bench(torch.device("cuda", 0), deadline, emit, say=lambda text: print(text,
-                                                                                      flush=True))
-        for group in groups(designs):
+        bench = Bench(torch.device("cuda", 0), deadline, emit, say=partial(print, flush=True))
+        for group in groups(designs(torch.cuda.get_device_capability(0))):
             bench.run(group)
     print(f"{rows} rows")
     return 0 if rows else 1

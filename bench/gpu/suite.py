@@ -60,16 +60,16 @@ print("CUDA kernels:", cuda)
 """
 
 
-def designs(card: Card) -> list[str]:
-    """Those that this card can run: blocks form clusters from compute capability 9.0 on."""
-    return [name for name in DESIGNS if name != "cluster" or card.capability >= (9, 0)]
+def designs(capability: tuple[int, int]) -> list[str]:
+    """Those that a card can run: blocks form clusters from compute capability 9.0 on."""
+    return [name for name in DESIGNS if name != "cluster" or capability >= (9, 0)]
 
 
 def routes(card: Card) -> list[str]:
     """Those, and the kernels of the paper's network, as the C++ tests name them."""
     of_lsnn = LSNN if card.capability >= (8, 0) else ()
-    in_cluster = IN_CLUSTER if "cluster" in designs(card) else ()
-    return [*designs(card), *of_lsnn, *in_cluster]
+    in_cluster = IN_CLUSTER if card.capability >= (9, 0) else ()
+    return [*designs(card.capability), *of_lsnn, *in_cluster]
 
 
 def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
@@ -113,7 +113,7 @@ def stages(card: Card, tool: Callable[[str], str | None] = find_tool,
               without_device=(2, "primitives: no CUDA device"))],
         [pytest("Python tests", "", "python_tests/cuda/test_cuda_torch.py",
                 "python_tests/cuda/test_cuda_bits.py"),
-         *(pytest(f"Python tests {design}", design) for design in designs(card))],
+         *(pytest(f"Python tests {design}", design) for design in designs(card.capability))],
         [Step("kernels", [[*kernels, "--csv", KERNELS]], 60, 20, needs=("build",), required=False,
               without_device=no_card)],
         [Step("timings", [[sys.executable, "-m", "bench.gpu.layers", "--seconds", "{seconds}",

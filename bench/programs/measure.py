@@ -1,6 +1,5 @@
 """A program of the manifest before and after conversion: results, gradients, time and memory."""
 import gc
-import math
 import multiprocessing
 import statistics
 import time
@@ -8,6 +7,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf, nan
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from bench.limits import describe_error
 from bench.measure import alternate, processor_ms
 from bench.memory import peak_of
 from bench.programs.load import Loaded, Program, load
@@ -28,7 +29,6 @@ from lsnn_ext.loops.record import record
 from lsnn_ext.loops.reroll import find_loops
 from lsnn_ext.loops.unread import Steps
 
-NAN = float("nan")
 LEAST = 1e-5
 CALLS = 4
 FUSED, LEFT = ("fused",), ("loop", "in order")  # kinds of stages
@@ -44,19 +44,19 @@ class Line:
     fused: int = 0  # components that run in the kernels
     batched: int = 0  # calls of a body that run for all iterations at once
     left: int = 0  # components that stay loops
-    seconds: float = NAN  # to convert, the runs of the original among them
-    difference: float = NAN  # of the results, by the largest of each, float32
+    seconds: float = nan  # to convert, the runs of the original among them
+    difference: float = nan  # of the results, by the largest of each, float32
     differing: int = 0  # entries of the results
     entries: int = 0
-    gradient_difference: float = NAN  # by the largest of each, float32
-    difference_64: float = NAN
-    gradient_difference_64: float = NAN
-    original_ms: float = NAN  # a training step on one thread, time of the processor
-    converted_ms: float = NAN
-    ratio: float = NAN
-    ratio_2: float = NAN  # on two threads, elapsed time
-    original_mib: float = NAN  # peak of a training step
-    converted_mib: float = NAN
+    gradient_difference: float = nan  # by the largest of each, float32
+    difference_64: float = nan
+    gradient_difference_64: float = nan
+    original_ms: float = nan  # a training step on one thread, time of the processor
+    converted_ms: float = nan
+    ratio: float = nan
+    ratio_2: float = nan  # on two threads, elapsed time
+    original_mib: float = nan  # peak of a training step
+    converted_mib: float = nan
     rounds: int = 0
     note: str = ""
 
@@ -128,7 +128,7 @@ def _difference(pairs: list[tuple[Tensor, Tensor]]) -> float:
     least = LEAST * max(largest, default=0.0)
     found = [(float((a - b).abs().max()), max(size, least))
              for (a, b), size in zip(numbers, largest, strict=True)]
-    return max((difference / size if size else math.inf for difference, size in found
+    return max((difference / size if size else inf for difference, size in found
                 if difference != 0.0), default=0.0)
 
 
@@ -193,7 +193,7 @@ def _in_float64(program: Program, folder: Path) -> tuple[float, float]:
     except RuntimeError as error:
         raise RuntimeError(f"the program itself raises: {error}") from error
     if convert(other):
-        return NAN, NAN
+        return nan, nan
     found = compare(one, other)
     return found["difference"], found["gradient_difference"]
 
@@ -276,9 +276,8 @@ def _run(there: Connection, function: Callable[..., Any], args: tuple[Any, ...])
         found = True, function(*args)
     except Exception as error:  # noqa: BLE001
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        first = (str(error).strip().splitlines() or ["no message"])[0]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
-        found = False, f"{type(error).__name__}: {first} ({where})"
+        found = False, f"{describe_error(error)} ({where})"
     there.send(found)
 
 

@@ -138,7 +138,7 @@ def test_a_peer_fires_and_learns(name: str) -> None:
     """Its state starts anew in each call, or the second would continue the first."""
     pytest.importorskip(PACKAGE[name])
     problem = Problem.of(Shape(60, 4, 20, 32))
-    scale, rate = find_scale(problem, 0.03, tolerance=0.2, most=15, name=name)
+    scale, rate = find_scale(problem, 0.03, tolerance=0.2, name=name)
     assert 0.01 < rate < 0.12
     peer = make(name, problem.scaled(scale))
     first, second = peer.forward(), peer.forward()
@@ -300,18 +300,18 @@ def test_all_ways_lead_to_the_same_gradients(name: str) -> None:
     N, B = (192 if of.shape.B == 1 else 64), min(of.shape.B, 32)
     problem = Problem.of(Shape(40, B, 20, N)).scaled(2.0)
     problem = replace(problem, w_in=(problem.w_in * 16).round() / 16)
-    layers = [variants.Layers(problem, variant) for variant in of.variants]
+    layers = [variants.make(problem, variant) for variant in of.variants]
     results = [[layer.forward(), *layer.forward_backward()] for layer in layers]
     first: dict[tuple[float, int], list[Tensor]] = {}
     for layer, got in zip(layers, results, strict=True):
-        variant = layer.variant
+        variant = layer.inner.variant
         want = first.setdefault((variant.density, variant.delays), got)
         assert 0.005 < float(want[0].mean()) < 0.5
         assert torch.equal(got[0], want[0])
         for a, b in zip(got[1:], want[1:], strict=True):
             small = "bfloat16" in variant.name
             if variant.arguments.get("sparse_grad") == "existing" and b is want[-1]:
-                b = torch.where(layer.w_rec == 0, 0.0, b)
+                b = torch.where(layer.inner.w_rec == 0, 0.0, b)
             torch.testing.assert_close(a, b, rtol=0,
                                        atol=(0.03 if small else 1e-4) * float(b.abs().max()))
 

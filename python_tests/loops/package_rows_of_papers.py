@@ -5,11 +5,11 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import package_models as models
 import papers
 import peer_layers as peers
+from lsnn_ext.zoo.surrogates import _make_spike
 from originals import B, I, N
 from package_models import DOUBLE, SINGLE, Make, Row
 
@@ -27,12 +27,8 @@ def _published(make: Make, gain: float, dtype: torch.dtype = DOUBLE,
     return made
 
 
-def _double_boxcar(u: Tensor) -> Tensor:
-    return 2 * papers._boxcar(u)
-
-
 def _twice(layer: Any) -> None:
-    layer.spike_fct = lambda u: papers._spike(u, _double_boxcar)
+    layer.spike_fct = _make_spike(lambda gradient, u: 2 * gradient * ((u > -0.5) & (u <= 0.5)))
 
 
 def _of(kind: Callable[..., Any], *arguments: Any, **more: Any) -> Make:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.loops import _boxcar, _multi_gaussian, _spike
+from lsnn_ext.zoo.surrogates import boxcar, multi_gaussian
 
 # ------------------------------------------------------------- Yin, Corradi and Bohte (2021)
 b_j0_value, beta_value = 0.5, 1.75
@@ -18,7 +18,7 @@ def mem_update_adp(inputs: Tensor, mem: Tensor, spike: Tensor, tau_adp: Tensor, 
     b = rho * b + (1 - rho) * spike
     A = b_j0_value + (beta_value if isAdapt else 0.0) * b
     mem = alpha * mem + (1 - alpha) * inputs - A * spike * dt
-    return mem, _spike(mem - A, _multi_gaussian), b
+    return mem, multi_gaussian(mem - A), b
 
 
 class SpikeRNN(nn.Module):
@@ -55,7 +55,7 @@ class _Sparch(nn.Module):
                  bidirectional: bool = False) -> None:
         super().__init__()
         self.threshold, self.bidirectional = threshold, bidirectional
-        self.spike_fct = lambda u: _spike(u, _boxcar)
+        self.spike_fct = boxcar
         self.W = nn.Linear(input_size, hidden_size, bias=use_bias)
         self.V = nn.Linear(hidden_size, hidden_size, bias=False)
         for name, limits in self.limits.items():
