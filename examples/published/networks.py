@@ -113,7 +113,7 @@ def build_higuchi(p: Tensors, neuron: ModuleType) -> Network:
     else:
         constants = {name: p[f"hidden.{name}"].abs() for name in ("omega", "b_offset")}
     return Network(
-        Layer(neuron.step, len(neuron.STATES) + 1, [(p["hidden.linear.weight"], None)],
+        Layer(neuron.step, len(neuron.neuron.inputs) - 1, [(p["hidden.linear.weight"], None)],
               **constants),
         Layer(step_leaky, 1, [(p["out.linear.weight"], None)],
               alpha=compute_decay("out.tau_mem")),

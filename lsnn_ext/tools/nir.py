@@ -22,21 +22,13 @@ from .._core.torch_internals import has_registered_hooks
 from ..models import COEFFICIENTS, MODELS
 from ..modules import ALIF, LIF, LSNN, LeakyReadout, Linear
 from ..modules.recurrent_dropout import is_dropping
+from . import import_extra
 from .nir_reader import OURS, Reader, describe_settings, find_models, has_v_reset, read_metadata
 
 __all__ = ["Network", "from_nir", "to_nir"]
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype
            for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
-
-
-def _nir() -> Any:
-    try:
-        import nir
-    except ImportError as error:
-        raise ImportError('lsnn_ext.nir: expected the package nir, which is not installed; pip '
-                          'install "nir>=1.0.4"') from error
-    return nir
 
 
 def _array(value: Tensor) -> np.ndarray:
@@ -83,7 +75,8 @@ class _Graph:
     """The nodes of a chain, and its edges."""
 
     def __init__(self, weight: Tensor, second: float) -> None:
-        self.nir, self.second, self.dtype = _nir(), second, weight.dtype
+        self.nir = import_extra("nir", "nir", "nir>=1.0.4")
+        self.second, self.dtype = second, weight.dtype
         self.nodes: dict[str, Any] = {"input": self.nir.Input(np.array([weight.shape[1]]))}
         self.edges: list[tuple[str, str]] = []
         self.last = "input"
@@ -328,7 +321,7 @@ def from_nir(graph: Any, *, dt: float | None = None, time_unit: float = 1e-3,
         raise ValueError(f"graph.metadata: dtype: expected one of {', '.join(_DTYPES)}, got "
                          f"{name!r:.60}")
     dtype = _DTYPES[name] if dtype is None else dtype
-    nir = _nir()
+    nir = import_extra("nir", "nir", "nir>=1.0.4")
     if dynamics is None:
         dynamics = "norse_lif" if has_v_reset(nir) else "sj_soft"
     return Network(*Reader(nir, graph, dt, time_unit, dynamics, dtype).make_modules())

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import import_extra
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -18,12 +20,8 @@ __all__ = ["connectivity", "membrane", "raster", "rates", "weights"]
 def _get_axes(ax: "Axes | None") -> "Axes":
     if ax is not None:
         return ax
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('lsnn_ext.plot: expected matplotlib, which is not installed; pip install '
-                          '"matplotlib>=3.8"') from error
-    return plt.subplots(layout="constrained")[1]
+    pyplot = import_extra("matplotlib.pyplot", "plot", "matplotlib>=3.8")
+    return pyplot.subplots(layout="constrained")[1]
 
 
 def _get_array(name: str, value: Any, batch: int, dims: int = 2) -> np.ndarray:

@@ -24,7 +24,7 @@ from . import (
 __all__ = ["NEURONS", "alif_at_once", "alif_two_synapses", "brf", "c_silif", "dh_srnn", "ef_adlif",
            "lif_two_synapses", "rf", "silif", "surrogates", "tc_lif"]
 
-# Each module has step, neuron and STATES, the names of its states in order.
+# Each module has step, neuron, and CURRENT, a constant current at which it fires.
 NEURONS: dict[str, ModuleType] = {module.__name__.rpartition(".")[2]: module for module in (
     rf, brf, tc_lif, dh_srnn, silif, c_silif, ef_adlif, lif_two_synapses,
     alif_two_synapses, alif_at_once)}

@@ -4,7 +4,6 @@
     python -m lsnn_ext.zoo --out folder rf brf     some of them
 """
 import argparse
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..tools import import_extra, plot
 from . import NEURONS
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ def respond(module: ModuleType) -> tuple[Tensor, dict[str, Tensor], Tensor]:
 
     The first current is on from BEGIN to END, others from the middle on at minus half of it.
     """
-    count = list(inspect.signature(module.step).parameters).index(module.STATES[0])
-    currents = torch.zeros(count, STEPS, len(STRENGTHS))
+    parts = module.neuron.parts_of(module.neuron.coefficients, torch.zeros(()), 1)
+    currents = torch.zeros(len(parts.currents), STEPS, len(STRENGTHS))
     currents[0, BEGIN:END] = module.CURRENT * torch.tensor(STRENGTHS)
     currents[1:, (BEGIN + END) // 2:END] = -0.5 * currents[0, BEGIN]
-    now = [torch.zeros(1, len(STRENGTHS)) for _ in (*module.STATES, "z")]
+    now = [torch.zeros(1, len(STRENGTHS)) for _ in (*parts.states, "z")]
     steps = []
     for t in range(STEPS):
         now = list(module.step(*currents[:, t:t + 1], *now))
         steps.append(now)
     *found, spikes = (torch.cat(values) for values in zip(*steps, strict=True))
     states: dict[str, Tensor] = {}
-    for name, state in zip(module.STATES, found, strict=True):
+    for name, state in zip(parts.states, found, strict=True):
         parts = {f"Re {name}": state.real, f"Im {name}": state.imag} if state.is_complex() else {}
         states |= parts or {name: state}
     return currents, states, spikes
@@ -47,17 +47,11 @@ def respond(module: ModuleType) -> tuple[Tensor, dict[str, Tensor], Tensor]:
 
 def draw(name: str) -> "Figure":
     """Returns a figure of the current, every state, and spikes by strength of the current."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('lsnn_ext.zoo: expected matplotlib, which is not installed; pip install '
-                          '"matplotlib>=3.8"') from error
-    from ..tools import plot
-
     module = NEURONS[name]
     currents, states, spikes = respond(module)
     rows = 2 + len(states)
-    figure = Figure(figsize=(7, 1.3 * rows), layout="constrained")
+    figure = import_extra("matplotlib.figure", "zoo", "matplotlib>=3.8").Figure(
+        figsize=(7, 1.3 * rows), layout="constrained")
     axes = figure.subplots(rows, sharex=True)
     for k, current in enumerate(currents, 1):
         axes[0].plot(current[:, SHOWN], label=f"c{k}" if len(currents) > 1 else "c")

@@ -6,7 +6,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import double_gaussian
 
-STATES = ("u", "a")
 CURRENT = 0.3  # a constant current at which it fires
 DECAY = math.exp(-1 / 20)  # tau 20 steps
 

@@ -4,7 +4,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import super_spike
 
-STATES = ("i1", "i2", "v", "a")
 CURRENT = 6  # a constant current at which it fires
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import boxcar
 
-STATES = ("u",)
 CURRENT = 0.5  # a constant current at which it fires
 DT = math.sqrt(0.01 * 0.5)  # geometric mean of the initial range
 ALPHA = cmath.exp((-0.5 + 1j * math.pi) * DT)

@@ -6,7 +6,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import multi_gaussian
 
-STATES = ("d1", "d2", "v")
 CURRENT = 4  # a constant current at which it fires
 ALPHA, BETA = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-4))  # sigmoid(2), sigmoid(4)
 

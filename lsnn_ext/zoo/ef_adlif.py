@@ -6,7 +6,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import slayer
 
-STATES = ("u", "w")
 CURRENT = 10  # a constant current at which it fires
 ALPHA, BETA = math.exp(-1 / 15), math.exp(-1 / 180)  # tau 15 and 180 steps
 

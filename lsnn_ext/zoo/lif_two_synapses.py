@@ -6,7 +6,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import ramp
 
-STATES = ("i1", "i2", "v")
 CURRENT = 0.01  # a constant current at which it fires
 DECAY = math.exp(-1 / 20)  # tau 20 ms in steps of 1 ms
 

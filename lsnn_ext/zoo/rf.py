@@ -4,7 +4,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import double_gaussian
 
-STATES = ("u", "v")
 CURRENT = 15  # a constant current at which it fires
 
 

@@ -6,7 +6,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import boxcar
 
-STATES = ("u", "w")
 CURRENT = 20  # a constant current at which it fires
 ALPHA, BETA = math.exp(-50 * 0.004), math.exp(-5 * 0.004)  # rates in 1/s, steps of 4 ms
 

@@ -4,7 +4,6 @@ from torch import Tensor
 from ..codegen.neuron import Neuron
 from .surrogates import triangle
 
-STATES = ("v_dendrite", "v_soma")
 CURRENT = 0.3  # a constant current at which it fires
 
 

@@ -24,7 +24,7 @@ from lsnn_ext.codegen.trace import trace
 from lsnn_ext.functional import pack_spikes, recurrent
 from operator_calls import EMULATED
 from wide_states import as_real, total
-from zoo_loops import count_currents, draw_call, zoo_coefficients
+from zoo_loops import count_currents, draw_call, parts_of, zoo_coefficients
 
 CUDA = _ops.available and torch.cuda.is_available()  # also of a build without CUDA kernels
 DEVICE = "cuda" if CUDA else "cpu"
@@ -94,11 +94,11 @@ def test_the_zoo_is_that_of_the_cpu(name: str, design: str,
     module = zoo.NEURONS[name]
     x, w, values = draw_call(name, 0)
     T, B, K, N = x.shape
-    forms = module.neuron.parts({**zoo_coefficients(name), **values}, x, N).forms
+    parts = module.neuron.parts({**zoo_coefficients(name), **values}, x, N)
     delay = torch.randint(0, 4, w.shape, generator=torch.Generator().manual_seed(1))
     given = {"x": x if K > 1 else x[:, :, 0], "w_rec": w if K > 1 else w[0],
              "delay": delay if K > 1 else delay[0], "lengths": torch.tensor([T - 9, T, T - 23]),
-             "state": _make_state(module.STATES, forms, 4, B, N), **values}
+             "state": _make_state(parts.states, parts.forms, 4, B, N), **values}
     got = _compare(module.neuron, given, monkeypatch, design=design)
     assert 0.02 < float(got["spikes"].mean()) < 0.7
 
@@ -292,7 +292,7 @@ def _zoo_source(name: str, dtype: torch.dtype) -> str:
     values = {**zoo_coefficients(name),
               **{key: value.to(dtype) for key, value in draw_call(name, 0)[2].items()}}
     forms = module.neuron.parts(values, torch.empty(0, dtype=dtype), 13).forms
-    program = trace(module.step, currents=count_currents(name), states=len(module.STATES),
+    program = trace(module.step, currents=count_currents(name), states=len(parts_of(name).states),
                     dtype=dtype, coefficients=values, forms=forms).program
     return generate(program, is_cuda=True)
 

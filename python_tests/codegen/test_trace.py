@@ -12,7 +12,7 @@ from lsnn_ext.codegen.calls import CPU
 from lsnn_ext.codegen.trace import StepError
 from surrogates import ArcTan, SetupContext, SpyTorch, Triangle, apply_soft
 from traced_steps import NEURONS, TOLERANCES, check_step, trace_step
-from zoo_loops import count_currents, zoo_coefficients
+from zoo_loops import count_currents, parts_of, zoo_coefficients
 
 DTYPES = [torch.float32, torch.float64]
 THETA = torch.linspace(0.5, 1.5, NEURONS)
@@ -25,7 +25,7 @@ def test_models(name: str, dtype: torch.dtype) -> None:
     coefficients = {key: THETA.to(dtype) * value for key, value in zoo_coefficients(name).items()
                     if key != "dt"}
     assert check_step(module.step, coefficients, currents=count_currents(name),
-                      states=len(module.STATES), dtype=dtype, batch=200).program.is_spike
+                      states=len(parts_of(name).states), dtype=dtype, batch=200).program.is_spike
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import zoo
+from lsnn_ext.codegen.neuron import Parts
 
 Slope = Callable[[Tensor], Tensor]
 Loop = Callable[..., tuple[Tensor, list[Tensor]]]
@@ -248,10 +249,15 @@ def zoo_coefficients(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def parts_of(name: str) -> Parts:
+    """The names of the currents and states of a neuron."""
+    neuron = zoo.NEURONS[name].neuron
+    return neuron.parts_of(neuron.coefficients, torch.zeros(()), 1)
+
+
 def count_currents(name: str) -> int:
     """K of a neuron."""
-    names = list(inspect.signature(zoo.NEURONS[name].step).parameters)
-    return names.index(zoo.NEURONS[name].STATES[0])
+    return len(parts_of(name).currents)
 
 
 def draw_call(name: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

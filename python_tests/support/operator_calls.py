@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cases import Case, build
 from compare import detached, named
 from lsnn_ext import _ops, functional
+from lsnn_ext.tools.passes import counting
 
 needs_compiled = pytest.mark.skipif(not _ops.available,
                                     reason="the compiled part of lsnn_ext is not built")
@@ -65,13 +66,9 @@ class Calls(TorchDispatchMode):
 
 def count(call: Callable[[], Any]) -> dict[str, int]:
     """The counters of the kernels after a call."""
-    before = _ops._C.profile(True)
-    _ops._C.counters()
-    try:
+    with counting():
         call()
         return _ops._C.counters()
-    finally:
-        _ops._C.profile(before)
 
 
 def call_all_operators(case: Case, smooth: bool = False,
