@@ -22,7 +22,7 @@ import torch
 
 from bench import any_neuron, like_for_like, machine, measure, page, roofline, sweep
 from bench.arguments import at_least_one, make_parser, names_among, positive
-from bench.limits import GB, SPARE_BYTES, Limits, Skip
+from bench.limits import GB, SPARE_BYTES, Limits
 from bench.page_alike import summary
 from bench.page_any_neuron import run as run_any_neuron
 from bench.problem import YARDSTICKS, Shape, Yardstick, custom
@@ -96,9 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
     everything = not (named or given.shape or swept)
     yardsticks = [YARDSTICKS[name] for name in (YARDSTICKS if everything else named)]
     yardsticks += [custom(shape) for shape in given.shape]
-    sweeps = [] if given.like_for_like else swept
-    if everything and given.sweep is None and not given.like_for_like:
-        sweeps = list(sweep.KINDS)
+    sweeps = list(sweep.KINDS) if everything and given.sweep is None else swept
+    if given.like_for_like:
+        sweeps = []
     if sweeps:  # layers of many sizes alternate; each should find its memory again, as if alone
         os.environ.setdefault("LSNN_CACHE_MB", "8192")
     # named before cores are taken away
@@ -120,13 +120,8 @@ def main(arguments: list[str] | None = None) -> None:
                     free if given.memory_limit is None else given.memory_limit * GB)
     say(f"limits: {limits.seconds:g} s per contestant and yardstick, "
         f"{limits.bytes / GB:.1f} GB of memory")
-    results: list[measure.Result] = []
-    skipped: list[Skip] = []
-    points: list[sweep.Point] = []
-    alike: list[like_for_like.Alike] = []
-    alike_skipped: list[Skip] = []
-    rates = [] if given.like_for_like else roofline.rates()
-    for rate in rates:
+    run = page.Run(rates=[] if given.like_for_like else roofline.rates())
+    for rate in run.rates:
         say(f"  {rate.what}: {rate.value:.1f} {rate.unit}, {rate.how}")
     pairs = like_for_like.names_of(given.peers or given.like_for_like)
     try:
@@ -137,30 +132,29 @@ def main(arguments: list[str] | None = None) -> None:
             for name in pairs:
                 lines, left = like_for_like.measure(yardstick, [name], repeats=given.repeats,
                                                     limits=limits, say=say)
-                alike += lines
-                alike_skipped += left
+                run.alike += lines
+                run.alike_skipped += left
         for yardstick in [] if given.like_for_like else yardsticks:
             say(_described(yardstick))
             more, left_out = measure.measure(yardstick, given.rates, peers=given.peers,
                                              repeats=given.repeats, memory=not given.no_memory,
                                              limits=limits, say=say)
             say(page.times(more))
-            results += more
-            skipped += left_out
+            run.results += more
+            run.skipped += left_out
         for name in sweeps:
             line = sweep.sweep(name, given.sweep_shape, repeats=given.repeats, limits=limits,
                                say=say)
-            points += line
+            run.points += line
             for timed in measure.PASSES:
                 medians = ", ".join(f"{p.x:g}: {p.median_ms:.2f} ms" for p in line
                                     if p.timed == timed)
                 say(f"  {timed}: {medians}: {sweep.slope_text(line, timed)}")
     finally:  # what was measured before something stopped the run is kept
-        if alike:
-            say(summary(alike))
-        if results or points or alike:
-            for path in page.write(out, machine.facts(command), results, skipped, rates, points,
-                                   alike, alike_skipped):
+        if run.alike:
+            say(summary(run.alike))
+        if run.results or run.points or run.alike:
+            for path in page.write(out, machine.facts(command), run):
                 say(f"wrote {path}")
 
 

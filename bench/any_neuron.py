@@ -144,10 +144,10 @@ class Loop(Layer):
     def _one(self, c: Tensor, w_rec: Tensor, states: Sequence[Tensor], z: Tensor,
              coefficients: dict[str, Any]) -> tuple[Tensor, ...]:
         if self.kind.currents == 1:
-            return self.kind.neuron.step(c + z @ w_rec, *states, z, **coefficients)  # type: ignore[no-any-return]
+            return self.kind.neuron.step(c + z @ w_rec, *states, z, **coefficients)
         B, N = z.shape
         currents = (c + z @ w_rec).view(B, self.kind.currents, N).unbind(1)
-        return self.kind.neuron.step(*currents, *states, z, **coefficients)  # type: ignore[no-any-return]
+        return self.kind.neuron.step(*currents, *states, z, **coefficients)
 
     def spikes(self) -> Tensor:
         w_in, w_rec, K = self.parameters["w_in"], self.parameters["w_rec"], self.kind.currents

@@ -91,7 +91,7 @@ class TorchContestant(Contestant):
 
     def forward(self) -> Tensor:
         with torch.no_grad():
-            return self.module(self.problem.x)  # type: ignore[no-any-return]
+            return self.module(self.problem.x)
 
     def forward_backward(self) -> list[Tensor]:
         self.module.zero_grad(set_to_none=True)
@@ -132,19 +132,19 @@ class _Loop(nn.Module):
         return torch.stack(spikes)
 
 
-class _Ours(nn.Module):
-    def __init__(self, problem: Problem) -> None:
+class Ours(nn.Module):
+    def __init__(self, problem: Problem, **options: Any) -> None:
         super().__init__()
         N, I = problem.w_in.shape
         self.layer = ALIF(I, N, bias=False, tau_mem=TAU_MEM, tau_adapt=TAU_ADAPT, beta=BETA,
-                          threshold=THETA, dampening=DAMPENING, autapses=True)
+                          threshold=THETA, dampening=DAMPENING, autapses=True, **options)
         with torch.no_grad():
             weights = dict(self.layer.named_parameters())
             weights["weight_ih_l0"].copy_(problem.w_in)
             weights["weight_hh_l0"].copy_(problem.w_rec.T)  # (to, from), as in nn.LSTM
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)[0]  # type: ignore[no-any-return]
+        return self.layer(x)[0]
 
 
 class _LSTM(nn.Module):
@@ -156,7 +156,7 @@ class _LSTM(nn.Module):
         self.layer = self.kind(I, N, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)[0]  # type: ignore[no-any-return]
+        return self.layer(x)[0]
 
 
 def in_jax(step: Any, **spikes: Any) -> Callable[..., Any]:
@@ -238,7 +238,7 @@ def _jax_scan(name: str, problem: Problem) -> JaxContestant:
 
 
 MAKERS: dict[str, Callable[[str, Problem], Contestant]] = {
-    OURS: lambda name, problem: TorchContestant(name, _Ours(problem), problem),
+    OURS: lambda name, problem: TorchContestant(name, Ours(problem), problem),
     "jax scan, jit": _jax_scan,
     "compiled step": lambda name, problem: TorchContestant(name, _Loop(problem, _compiled_step),
                                                            problem),

@@ -7,14 +7,13 @@ import importlib.util
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bench import page_alike, peers, roofline
 from bench.arguments import make_parser
 from bench.contestants import OURS
-from bench.like_for_like import Alike
+from bench.like_for_like import WAY, Alike
 from bench.limits import Skip
 from bench.measure import PASSES, Result
 from bench.plots import label, plot_rates, plot_sweep, plot_times, rated_yardsticks
@@ -22,10 +21,30 @@ from bench.roofline import Rate
 from bench.sweep import KINDS, Point, slope_text
 from bench.tables import left_out, markdown, number, read_csv, summarize, write_csv
 
-# Each kind of line has a file of its own; sweeps have one for each thing that is varied.
-FILES: dict[type, str] = {Result: "bench.csv", Skip: "skipped.csv", Rate: "machine.csv",
-                          Alike: "like_for_like.csv"}
-ALIKE_SKIPPED = "like_for_like_skipped.csv"
+
+@dataclass
+class Run:
+    """What a run has measured."""
+
+    results: list[Result] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    rates: list[Rate] = field(default_factory=list)
+    alike: list[Alike] = field(default_factory=list)
+    alike_skipped: list[Skip] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+
+    @property
+    def sweeps(self) -> dict[str, list[Point]]:
+        """The points by what is varied."""
+        found = {name: [p for p in self.points if p.sweep == name] for name in KINDS}
+        return {name: points for name, points in found.items() if points}
+
+
+# By field of Run the kind of its lines and their file; sweeps have a file each.
+FILES: dict[str, tuple[type, str]] = {
+    "results": (Result, "bench.csv"), "skipped": (Skip, "skipped.csv"),
+    "rates": (Rate, "machine.csv"), "alike": (Alike, "like_for_like.csv"),
+    "alike_skipped": (Skip, "like_for_like_skipped.csv")}
 WHO = {
     "jax scan, jit": "the same equations under `jax.lax.scan`, jitted",
     "compiled step": "the same equations, `torch.compile` of one step in a Python loop",
@@ -38,66 +57,59 @@ WHO = {
 
 
 # -------------------------------------------------------------------------------------------- files
-def write(out: Path, facts: dict[str, str], results: Sequence[Result] = (),
-          skipped: Sequence[Skip] = (), rates: Sequence[Rate] = (),
-          points: Sequence[Point] = (), alike: Sequence[Alike] = (),
-          alike_skipped: Sequence[Skip] = ()) -> list[Path]:
+def write(out: Path, facts: dict[str, str], run: Run) -> list[Path]:
     """Write CSVs, plots and page into the folder; the files that were written.
 
     With results come all files of their run, the empty ones too: none of an earlier run may stay
     beside them. So it is with those of like for like.
     """
     out.mkdir(parents=True, exist_ok=True)
-    kinds: list[tuple[type, Sequence[Any]]] = [(Result, results), (Skip, skipped),
-                                               (Rate, rates)] if results else []
-    paths = [write_csv(out / FILES[kind], facts, kind, rows) for kind, rows in kinds]
-    if alike:
-        paths += [write_csv(out / FILES[Alike], facts, Alike, alike),
-                  write_csv(out / ALIKE_SKIPPED, facts, Skip, alike_skipped)]
-    sweeps = {name: [p for p in points if p.sweep == name] for name in KINDS}
-    sweeps = {name: line for name, line in sweeps.items() if line}
-    paths += [write_csv(out / f"sweep_{name}.csv", facts, Point,
-                        line) for name, line in sweeps.items()]
+    names = ["results", "skipped", "rates"] if run.results else []
+    names += ["alike", "alike_skipped"] if run.alike else []
+    paths = [write_csv(out / file, facts, kind, getattr(run, name))
+             for name, (kind, file) in FILES.items() if name in names]
+    paths += [write_csv(out / f"sweep_{name}.csv", facts, Point, points)
+              for name, points in run.sweeps.items()]
     if importlib.util.find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed")
     else:
         threads = "one thread" if facts["threads"] == "1" else f"{facts['threads']} threads"
         caption = f"{facts['processor']}, {threads}, torch {facts['torch']}"
-        if results:
-            paths.append(plot_times(results, caption, out / "times.png"))
-        if rated_yardsticks(results):
-            paths.append(plot_rates(results, caption, out / "rates.png"))
-        paths += [plot_sweep(line, caption,
-                             out / f"sweep_{name}.png") for name, line in sweeps.items()]
+        if run.results:
+            paths.append(plot_times(run.results, caption, out / "times.png"))
+        if rated_yardsticks(run.results):
+            paths.append(plot_rates(run.results, caption, out / "rates.png"))
+        paths += [plot_sweep(points, caption, out / f"sweep_{name}.png")
+                  for name, points in run.sweeps.items()]
     return [*paths, write_page(out)]
 
 
 # --------------------------------------------------------------------------------------------- page
 def write_page(folder: Path) -> Path:
     """Write README.md beside the CSVs."""
-    facts, results = read_csv(Result, folder / FILES[Result])
-    _, skipped = read_csv(Skip, folder / FILES[Skip])
-    _, rates = read_csv(Rate, folder / FILES[Rate])
-    sweeps = {name: read_csv(Point, folder / f"sweep_{name}.csv") for name in KINDS}
-    sweeps = {name: found for name, found in sweeps.items() if found[1]}
-    alike_facts, alike = read_csv(Alike, folder / FILES[Alike])
-    _, alike_skipped = read_csv(Skip, folder / ALIKE_SKIPPED)
-    if not results and not sweeps and not alike:
-        raise FileNotFoundError(f"folder: expected {FILES[Result]}, {FILES[Alike]} or sweep_*.csv "
-                                f"of a run, got none in {folder}")
-    facts = facts or alike_facts or next(iter(sweeps.values()))[0]
+    found = {name: read_csv(kind, folder / file) for name, (kind, file) in FILES.items()}
+    swept = {name: read_csv(Point, folder / f"sweep_{name}.csv") for name in KINDS}
+    run = Run(**{name: rows for name, (_, rows) in found.items()},
+              points=[p for _, points in swept.values() for p in points])
+    run.alike = [line for line in run.alike if line.way == WAY]  # not those of earlier versions
+    about = {name: facts for name, (facts, _) in {**found, **swept}.items() if facts}
+    if not run.results and not run.points and not run.alike:
+        raise FileNotFoundError(f"folder: expected bench.csv, like_for_like.csv or sweep_*.csv of "
+                                f"a run, got none in {folder}")
+    facts = next(iter(about.values()))
     cores = "one core" if facts["cores"] == "1" else f"{facts['cores']} cores"
     parts = [f"# One recurrent layer on {facts['processor']}, {cores}", machine_table(facts)]
-    if alike:
-        parts += [page_alike.section(alike, alike_skipped),
-                  _other_run(alike_facts, facts)]
-    if results:
-        parts += [times(results, skipped), *_pictures(results, folder), _memory(results, skipped)]
-    bases = [r for r in results if r.base and r.timed == PASSES[1]]
-    if bases and rates:
-        parts.append(_limits(rates, bases))
-    if sweeps:
-        parts.append(_sweeps(sweeps, facts, folder))
+    if run.alike:
+        parts += [page_alike.section(run.alike, run.alike_skipped),
+                  _other_run(about["alike"], facts)]
+    if run.results:
+        parts += [times(run.results, run.skipped), *_pictures(run.results, folder),
+                  _memory(run.results, run.skipped)]
+    bases = [r for r in run.results if r.base and r.timed == PASSES[1]]
+    if bases and run.rates:
+        parts.append(_limits(run.rates, bases))
+    if run.points:
+        parts.append(_sweeps(run.sweeps, about, facts, folder))
     path = folder / "README.md"
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
     return path
@@ -194,21 +206,21 @@ The dense bound is the larger of "dense" and "bytes", the active bound the large
 the dense bound, leaving out rows has saved more than all else costs."""])
 
 
-def _sweeps(sweeps: dict[str, tuple[dict[str, str], list[Point]]], facts: dict[str, str],
-            folder: Path) -> str:
+def _sweeps(sweeps: dict[str, list[Point]], about: dict[str, dict[str, str]],
+            facts: dict[str, str], folder: Path) -> str:
     parts = ["## What the cost grows with", f"""\
 {OURS} alone, at 2 % spikes where the firing rate is not what varies. Slopes are fitted: on
 logarithmic axes the exponent over the larger half of the values, else ms per percent over all. The
 share of neuron-steps whose surrogate is not 0 is varied by its width, which leaves the spikes as
 they are."""]
     rows = [[f"[{name}](sweep_{name}.csv)", *(slope_text(points, timed) for timed in PASSES)]
-            for name, (_, points) in sweeps.items()]
+            for name, points in sweeps.items()]
     parts.append(markdown(["varied", *PASSES], rows))
-    for name, (about, _) in sweeps.items():
+    for name in sweeps:
         if (folder / f"sweep_{name}.png").exists():
             parts.append(f"![Time against {KINDS[name].title}](sweep_{name}.png)")
-        parts += [text for text in [_other_run(about, facts)] if text]
-    return "\n\n".join(parts)
+        parts.append(_other_run(about[name], facts))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _other_run(about: dict[str, str], facts: dict[str, str]) -> str:

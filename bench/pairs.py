@@ -88,7 +88,7 @@ class _Norse(Pair):
                            recurrent_weights=nn.Parameter(w_rec), dt=0.001)
 
     def theirs(self, x: Tensor) -> Tensor:
-        return self.layer(x)[0]  # type: ignore[no-any-return]
+        return self.layer(x)[0]
 
 
 class NorseLSNN(_Norse):
@@ -170,7 +170,7 @@ class SinabsALIF(_Projected):
         self.layer.reset_states()  # type: ignore[operator]
 
     def theirs(self, x: Tensor) -> Tensor:
-        return self.layer(self.project(x).transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
+        return self.layer(self.project(x).transpose(0, 1)).transpose(0, 1)
 
 
 class SinabsLIF(SinabsALIF):
@@ -202,7 +202,7 @@ class SpikingJelly(_Projected):
         importlib.import_module("spikingjelly.activation_based.functional").reset_net(self.layer)
 
     def theirs(self, x: Tensor) -> Tensor:
-        return self.layer(self.project(x))  # type: ignore[no-any-return]
+        return self.layer(self.project(x))
 
 
 # ------------------------------------------------------------------------------------ written loops

@@ -34,7 +34,7 @@ class Norse(nn.Module):
             self.layer.input_weights.copy_(problem.w_in)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)[0]  # type: ignore[no-any-return]
+        return self.layer(x)[0]
 
 
 class SnnTorch(nn.Module):
@@ -74,7 +74,7 @@ class Sinabs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.layer.reset_states()  # it keeps its state, and with it the graph, from call to call
-        return self.layer(self.project(x).transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
+        return self.layer(self.project(x).transpose(0, 1)).transpose(0, 1)
 
 
 class SpikingJelly(nn.Module):
@@ -101,7 +101,7 @@ class SpikingJelly(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.reset(self.layer)  # it keeps its state, and with it the graph, from call to call
-        return self.layer(self.project(x))  # type: ignore[no-any-return]
+        return self.layer(self.project(x))
 
 
 LAYERS: dict[str, type[nn.Module]] = {

@@ -2,14 +2,15 @@
 weights."""
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 TAU_MEM, TAU_ADAPT, BETA, THETA, DAMPENING = 20.0, 200.0, 1.8, 0.01, 0.3
 ALPHA, RHO = math.exp(-1 / TAU_MEM), math.exp(-1 / TAU_ADAPT)
-COEFFICIENTS = {"alpha": ALPHA, "rho": RHO, "beta": BETA, "theta": THETA, "dampening": DAMPENING}
+COEFFICIENTS: dict[str, Any] = {"alpha": ALPHA, "rho": RHO, "beta": BETA, "theta": THETA,
+                                "dampening": DAMPENING}
 INPUT_RATE = 0.05  # input spikes per input and step, where a yardstick says nothing else
 
 

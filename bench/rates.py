@@ -19,7 +19,8 @@ def active_share(problem: Problem, width: float = 1.0) -> float:
     use."""
     with torch.no_grad():
         current = functional.linear(problem.x, problem.w_in)
-        traces = functional.alif(current, problem.w_rec, **COEFFICIENTS, width=width, trace=True)[2]
+        *_, traces = functional.alif(current, problem.w_rec, **COEFFICIENTS, width=width,
+                                     trace=True)
     # `lsnn` tests the old membrane
     before = torch.cat([torch.zeros_like(traces.v[:1]), traces.v[:-1]])
     return float(((before - traces.threshold).abs() < width * traces.threshold).float().mean())

@@ -40,35 +40,32 @@ STRENGTH = 0.2  # of recurrent weights, by those of the problem
 
 
 @dataclass(frozen=True)
-class Neuron:
-    """What a layer of a model is made with: the values of its makers, as far as the firing rate
-    allows."""
+class Settings:
+    """Arguments of a layer: the values of the model's makers, as far as the firing rate allows."""
 
     theta: float = 1.0
     learned: dict[str, float] = field(default_factory=dict)  # beside alpha and theta
     fixed: dict[str, float] = field(default_factory=dict)
-    delay: int = 0
 
 
-_LIF = Neuron()
-_LIGHT = Neuron(0.03, {"rho": RHO, "beta": 1.6})
-_CUSTOM = Neuron(0.615, {"rho": RHO, "beta": 0.16})
-_SINABS = Neuron(1.0, {"rho": RHO, "beta": 1.8})
+_CUSTOM = Settings(0.615, {"rho": RHO, "beta": 0.16})
+_ADLIF = Settings(1.0, {"rho": 0.98, "p": 0.1, "q": 1.0})
 _BY_PREFIX = {
-    "lsnn": Neuron(THETA, {"rho": RHO, "beta": BETA}),
-    "eprop_elig": _CUSTOM, "eprop_timit": _CUSTOM, "eprop": _LIGHT,
-    "srnn": Neuron(0.01, {"rho": RHO, "beta": 1.8}),
-    "norse_lsnn": Neuron(1.0, {"rho": RHO, "beta": 1.8}, {"sigma": 0.8}, delay=1),
-    "norse_lif": Neuron(fixed={"sigma": 0.8}),
-    "sinabs": _SINABS,
-    "adlif": Neuron(1.0, {"rho": 0.98, "p": 0.1, "q": 1.0}),
-    "se_adlif": Neuron(1.0, {"rho": 0.98, "p": 0.1, "q": 1.0}),
+    "lsnn": Settings(THETA, {"rho": RHO, "beta": BETA}),
+    "eprop_elig": _CUSTOM, "eprop_timit": _CUSTOM,
+    "eprop": Settings(0.03, {"rho": RHO, "beta": 1.6}),
+    "srnn": Settings(0.01, {"rho": RHO, "beta": 1.8}),
+    "norse_lsnn": Settings(1.0, {"rho": RHO, "beta": 1.8}, {"sigma": 0.8, "delay": 1}),
+    "norse_lif": Settings(fixed={"sigma": 0.8}),
+    "sinabs": Settings(1.0, {"rho": RHO, "beta": 1.8}),
+    "adlif": _ADLIF, "se_adlif": _ADLIF,
 }
 
 
-def neuron_of(row: str) -> Neuron:
-    """The values for a model; where there are none it is a LIF neuron with threshold 1."""
-    return next((made for prefix, made in _BY_PREFIX.items() if row.startswith(prefix)), _LIF)
+def find_settings(row: str) -> Settings:
+    """Those of a model; by default those of a LIF neuron with threshold 1."""
+    return next((settings for prefix, settings in _BY_PREFIX.items() if row.startswith(prefix)),
+                Settings())
 
 
 class Row(Differentiated):
@@ -80,24 +77,23 @@ class Row(Differentiated):
 
     def __init__(self, row: str, problem: Problem, learned: bool, scale: float = 1.0) -> None:
         self.name, self.x, self.cotangent = row, problem.x, problem.cotangent
-        made = neuron_of(row)
+        settings = find_settings(row)
         kappa = 1.0 if MODELS[row].kappa == "1" else 1 - ALPHA
-        unit = made.theta / THETA * (1 - ALPHA) / kappa
+        unit = settings.theta / THETA * (1 - ALPHA) / kappa
         self.w_in = (scale * unit * problem.w_in).requires_grad_()
         self.w_rec = (STRENGTH * unit * problem.w_rec).requires_grad_()
-        values = {"alpha": ALPHA, "theta": made.theta, **made.learned}
-        N = problem.w_in.shape[0]
-        self.coefficients: dict[str, Any] = dict(values)
+        values = {"alpha": ALPHA, "theta": settings.theta, **settings.learned}
+        self.coefficients: dict[str, Any] = values
         self.learned = " ".join(values) if learned else ""
         if learned:
-            self.coefficients = {name: torch.full((N,), value).requires_grad_()
+            self.coefficients = {name: torch.full((len(self.w_rec),), value).requires_grad_()
                                  for name, value in values.items()}
-        self.others: dict[str, Any] = {**made.fixed, "delay": made.delay}
+        self.fixed: dict[str, Any] = settings.fixed
         self.leaves = [self.w_in, self.w_rec, *(self.coefficients.values() if learned else ())]
 
     def spikes(self) -> Tensor:
         spikes = functional.layer(self.x, self.w_in, self.w_rec, dynamics=self.name,
-                                  **self.coefficients, **self.others).spikes
+                                  **self.coefficients, **self.fixed).spikes
         assert spikes is not None
         return spikes
 

@@ -1,6 +1,7 @@
 """Ours while one thing changes and all else stays: what the cost grows with, and how fast."""
 import math
 import statistics
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,14 +9,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from bench.contestants import OURS, Contestant, Differentiated, Within, make, warm_up
+from bench.contestants import OURS, Contestant, Ours, TorchContestant, Within, make, warm_up
 from bench.limits import NO_LIMITS, Limits
 from bench.measure import PASSES, Say, alternate, quartiles
-from bench.problem import COEFFICIENTS, Problem, Shape
+from bench.problem import Problem, Shape
 from bench.rates import BASE_RATE, LONG_ENOUGH, active_share, find_scale
-from lsnn_ext import functional
 
 BASE = Shape(250, 32, 80, 256)
 
@@ -62,20 +61,6 @@ class Point:
     q3_ms: float = math.nan
     repeats: int = 0
     threads: int = 0
-
-
-class _Widened(Differentiated):
-    """Ours with a surrogate of another width: the spikes are the same, the share of active rows is
-    not."""
-
-    def __init__(self, problem: Problem, width: float) -> None:
-        self.name, self.x, self.cotangent, self.width = OURS, problem.x, problem.cotangent, width
-        self.leaves = [w.clone().requires_grad_() for w in (problem.w_in, problem.w_rec)]
-
-    def spikes(self) -> Tensor:
-        w_in, w_rec = self.leaves
-        return functional.alif(functional.linear(self.x, w_in), w_rec, **COEFFICIENTS,
-                               width=self.width)[0]
 
 
 @contextmanager
@@ -132,8 +117,9 @@ def _make(name: str, value: float, shape: Shape) -> tuple[Contestant, Point]:
     share = active_share(problem.first(LONG_ENOUGH), width)
     contestant: Contestant = make(OURS, problem)
     threads = torch.get_num_threads()
-    if name == "active":
-        contestant = _Widened(problem, width)
+    if name == "active":  # the spikes stay the same, the share of active rows does not
+        with warnings.catch_warnings(action="ignore"):  # of gradients that explode
+            contestant = TorchContestant(OURS, Ours(problem, width=width), problem)
     elif name == "threads":
         threads = int(value)
         contestant = Within(contestant, partial(_on_threads, threads))

@@ -22,7 +22,7 @@ class _RNN(cpu._LSTM):
     kind = nn.RNN
 
 
-class _OursOfBits(cpu._Ours):
+class _OursOfBits(cpu.Ours):
     """Ours, with the inputs of the problem as bits, which it has beforehand."""
 
     def __init__(self, problem: Problem) -> None:
@@ -30,7 +30,7 @@ class _OursOfBits(cpu._Ours):
         self.packed = pack_spikes(problem.x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(self.packed)[0]  # type: ignore[no-any-return]
+        return self.layer(self.packed)[0]
 
 
 class Graphed(Contestant):
@@ -74,7 +74,7 @@ Maker = Callable[[str, Problem], Contestant]
 MAKERS: dict[tuple[str, str], Maker] = {
     (OURS, "float32"): cpu.MAKERS[OURS],
     # Inputs and spikes in half precision, weights and state in float32, as under autocast.
-    (OURS, "float16"): lambda name, p: TorchContestant(name, cpu._Ours(p), _halved(p)),
+    (OURS, "float16"): lambda name, p: TorchContestant(name, cpu.Ours(p), _halved(p)),
     ("nn.LSTM", "float32"): cpu.MAKERS["nn.LSTM"],
     ("nn.LSTM", "float16"): lambda name, p: TorchContestant(name, cpu._LSTM(p).half(), _halved(p)),
     ("nn.RNN", "float32"): lambda name, p: TorchContestant(name, _RNN(p), p),
@@ -83,7 +83,7 @@ MAKERS: dict[tuple[str, str], Maker] = {
     (COMPILED, "float32"): cpu.MAKERS[COMPILED],
     (OURS_BITS, "float32"): lambda name, p: TorchContestant(name, _OursOfBits(p), p),
     (OURS_GRAPHED, "float32"): lambda name, p: Graphed(
-        name, TorchContestant(OURS, cpu._Ours(p), p)),
+        name, TorchContestant(OURS, cpu.Ours(p), p)),
     (GRAPHED, "float32"): lambda name, p: Graphed(
         name, TorchContestant(EAGER, cpu._Loop(p, cpu.lsnn_step), p)),
 }

@@ -40,8 +40,10 @@ def respond(module: ModuleType) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     *found, spikes = (torch.cat(values) for values in zip(*steps, strict=True))
     states: dict[str, Tensor] = {}
     for name, state in zip(parts.states, found, strict=True):
-        parts = {f"Re {name}": state.real, f"Im {name}": state.imag} if state.is_complex() else {}
-        states |= parts or {name: state}
+        if state.is_complex():
+            states |= {f"Re {name}": state.real, f"Im {name}": state.imag}
+        else:
+            states[name] = state
     return currents, states, spikes
 
 

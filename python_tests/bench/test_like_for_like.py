@@ -136,7 +136,7 @@ def test_every_row_fires_and_learns(row: str) -> None:
     problem = Problem.of(Shape(80, 8, 20, 64))
     line, = rows.compare([row], problem, 1, ways=[True])
     assert line.rate == pytest.approx(rows.RATE, rel=0.25)
-    learned = ("alpha", "theta", *rows.neuron_of(row).learned)
+    learned = ("alpha", "theta", *rows.find_settings(row).learned)
     assert line.learned == " ".join(learned)
     gradients = rows.Row(row, problem, True, 4.0).forward_backward()
     assert len(gradients) == 2 + len(learned)
