@@ -1,1 +1,1 @@
-"""One recurrent layer, a whole sequence, beside its peers: `python -m bench --help`."""
+"""One recurrent layer, a whole sequence, and its peers: `python -m bench --help`."""

@@ -1,16 +1,16 @@
-"""Time recurrent layers, forward and backward, beside their peers, and make a page of it.
+"""Times recurrent layers and their peers, forward and backward, and writes a page of the results.
 
     python -m bench --peers                 everything: whole models like for like, then ours (the
                                             paper's network) and every peer that is installed on all
                                             yardsticks, memory, the machine's limits, all sweeps
-    python -m bench                         the same without peers; like for like with loops alone
+    python -m bench                         the same without peers; only loops like for like
     python -m bench --like-for-like         models of every peer that is installed against the same
                                             model with ours, and nothing else
     python -m bench --any-neuron            steps written in PyTorch against loops, torch.compile,
                                             jax and the models of the package, and nothing else
     python -m bench P M --peers             some yardsticks; no sweeps
     python -m bench --shape 500,16,40,128   any other shape T,B,I,N
-    python -m bench --sweep N,threads       sweeps alone
+    python -m bench --sweep N,threads       only sweeps
 """
 import argparse
 import os
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     sweeps = list(sweep.KINDS) if everything and given.sweep is None else swept
     if given.like_for_like:
         sweeps = []
-    if sweeps:  # layers of many sizes alternate; each should find its memory again, as if alone
+    if sweeps:  # layers of many sizes alternate, and each should find its memory again
         os.environ.setdefault("LSNN_CACHE_MB", "8192")
     # named before cores are taken away
     out = given.out or machine.results("any_neuron" if given.any_neuron else "like_for_like"
@@ -163,8 +163,8 @@ def _described(yardstick: Yardstick) -> str:
 
 
 def limit_cores(threads: int) -> None:
-    """Keep this process and all pools that it starts later to so many cores: jax has no other
-    switch."""
+    """Limits this process and the pools that it starts later to this number of cores; jax has no
+    other switch."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -5,8 +5,8 @@
 Ours and the loop alternate in one process, so that a slow or busy machine slows both; one thread,
 so that a neighbour on another core does not stop the one that waits for it. Measured on one core of
 an AMD EPYC: 9.0 to 10.1 times with AVX-512, 9.0 with AVX2, 5.0 with the portable kernels beside a
-loop that has its vectors. The limit lies below all of them, at less than half of the first: the
-mood of a machine does not reach it, a path that became slow does.
+loop that has its vectors. The limit lies below all of them, at less than half of the first, so that
+only a path that became slow fails.
 """
 import statistics
 import sys

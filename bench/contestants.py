@@ -1,4 +1,4 @@
-"""Who is timed: one recurrent layer over a whole sequence, the input projection included.
+"""Contestants: one recurrent layer over a whole sequence, input projection included.
 
 Ours, the eager loop, the compiled step and the jax scan compute the same equations with the same
 weights (no bias). The layers of other packages and nn.LSTM compute their own with their own
@@ -56,7 +56,7 @@ class Differentiated(Contestant):
 
 
 class Within(Contestant):
-    """Another contestant, whose passes run inside of a context."""
+    """Another contestant, whose passes run in a context."""
 
     def __init__(self, inner: Contestant,
                  context: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -104,7 +104,7 @@ LoopState = tuple[Tensor, Tensor, Tensor]
 
 
 def lsnn_step(x: Tensor, w_rec: Tensor, v: Tensor, a: Tensor, z: Tensor) -> LoopState:
-    """One step as one writes it by hand: the model `lsnn` with nothing that it does not need."""
+    """One step of the model `lsnn`, without refractory period, delay and options."""
     a = RHO * a + (1 - RHO) * z
     A = THETA + BETA * a
     u = ALPHA * v + (1 - ALPHA) * (x + z @ w_rec) - z * A
@@ -256,8 +256,8 @@ def make(name: str, problem: Problem) -> Contestant:
 
 
 def warm_up(name: str, problem: Problem) -> None:
-    """Import and compile what the contestant needs; the first step and the later ones compile
-    apart, hence four."""
+    """Imports and compiles what the contestant needs. Four steps, since the first step and later
+    ones are compiled separately."""
     short = make(name, problem.first(4))
     short.forward()
     short.forward_backward()

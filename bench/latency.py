@@ -3,11 +3,10 @@
     python -m bench.latency                        # 100, 220, 512 and 1024 neurons, one thread
     python -m bench.latency --neurons 220 --ticks 20000
 
-At each tick every contestant takes one step of its own, one after the other, so that whatever else
-the machine does meets all of them, and each finds the caches as the others left them. The loop by
-hand and LSTMCell are what one would write without this package; the weights of the loop are those
-of the layer. Shown are the median and the 99th percentile of the microseconds of a call; 5 % of the
-inputs are spikes.
+At each tick every contestant takes one step, one after the other, so that other load on the machine
+slows all of them, and each finds the caches as the others left them. The loop by hand and LSTMCell
+need no lsnn_ext; the weights of the loop are those of the layer. Shown are the median and the 99th
+percentile of the microseconds of a call; 5 % of the inputs are spikes.
 """
 import platform
 import time
@@ -37,7 +36,7 @@ def _ours(layer: ALIF | LIF | LSNN) -> Tick:
 
 
 def _by_hand(layer: ALIF) -> Tick:
-    """The paper's neuron as one writes it, without what it does not need."""
+    """The paper's neuron, without refractory period, delay and options."""
     weights = dict(layer.named_parameters())
     w_in, bias = weights["weight_ih_l0"], weights["bias_ih_l0"]
     w_rec = weights["weight_hh_l0"].t().clone().fill_diagonal_(0)
@@ -68,7 +67,7 @@ def _lstm(inputs: int, neurons: int) -> Tick:
 
 
 def contestants(inputs: int, neurons: int) -> dict[str, Tick]:
-    """All who take steps, with fresh weights and state."""
+    """All contestants, with fresh weights and state."""
     torch.manual_seed(0)
     layer = ALIF(inputs, neurons)
     return {

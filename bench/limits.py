@@ -1,4 +1,4 @@
-"""What a contestant may take, and why one did not run."""
+"""Limits of time and memory, and the reason why a contestant did not run."""
 import math
 from dataclasses import dataclass
 

@@ -1,5 +1,4 @@
-"""What the numbers depend on besides the code: the machine, the versions, the day and the
-command."""
+"""Facts about a run: the machine, the versions, the date and the command."""
 import datetime
 import importlib.util
 import os
@@ -29,7 +28,7 @@ def command(program: str, arguments: Sequence[str] | None) -> str:
 
 
 def facts(command: str) -> dict[str, str]:
-    """What the numbers depend on besides the code, and the command that measures them again."""
+    """What the numbers depend on besides the code, by name; command: that measures them again."""
     versions = [f"{name} {metadata.version(name)}" for name in PACKAGES
                 if importlib.util.find_spec(name)]
     return {"processor": find_processor(), "cores": str(cores()),
@@ -43,13 +42,12 @@ def facts(command: str) -> dict[str, str]:
 
 
 def without_paths(text: str) -> str:
-    """Results may be published, and where a compiler or a file lies on this machine is nobody's
-    concern."""
+    """The text with "(path)" for each absolute path, since results are published."""
     return re.sub(r"(?<![\w.])/[^\s,;'\"]+", "(path)", text)
 
 
 def results(experiment: str, machine: str | None = None) -> Path:
-    """The folder for what an experiment measured on a machine; on this one if none is named."""
+    """The folder of an experiment on a machine. Default: this machine."""
     return Path("bench/results") / experiment / (machine or slug())
 
 

@@ -1,5 +1,4 @@
-"""How it is timed: all contestants alternate in one run, so that a busy machine disturbs them
-alike."""
+"""Timing: all contestants alternate in one run, so that a busy machine slows all of them."""
 import gc
 import math
 import random
@@ -44,7 +43,7 @@ class Result(Sized):
     threads: int
     base: bool  # the line of ours that ratios refer to
     input_rate: float = math.nan  # percent
-    # percent of neuron-steps with a surrogate that is not 0; ours alone
+    # percent of neuron-steps with a surrogate that is not 0; only of ours
     active_share: float = math.nan
 
 
@@ -182,7 +181,7 @@ def alternate(contestants: list[Contestant], repeats: int, seconds: float = math
 
     A contestant whose rounds would take more than these seconds, by its untimed first one, takes
     part in as many as fit and in the least at least, spread over the run. The order changes from
-    round to round, so that nobody always follows the same neighbour. A turn begins with a short
+    round to round, so that neighbours change. A turn begins with a short
     rest, in which the spinning threads of the neighbour go to sleep, and an untimed forward to wake
     its own. A pass is repeated within its turn until `steady` milliseconds are full, and its median
     counts: so a small model is timed as it runs in a training, not as it begins.

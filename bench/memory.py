@@ -1,5 +1,4 @@
-"""What it holds: the bytes kept for the backward pass, the peak of a fresh process, and whether
-that would fit."""
+"""Memory: bytes saved for the backward pass, the peak of a fresh process, and an estimate of it."""
 import ctypes
 import gc
 import multiprocessing

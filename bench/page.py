@@ -1,5 +1,5 @@
-"""What is kept of a run: CSVs with the machine in their first lines, plots, and a page made from
-the CSVs alone.
+"""Files of a run: CSVs that begin with facts about the machine, plots, and a page, which follows
+from the CSVs.
 
     python -m bench.page bench/results/layer/amd-epyc-2-cores     makes the page again
 """
@@ -58,10 +58,10 @@ WHO = {
 
 # -------------------------------------------------------------------------------------------- files
 def write(out: Path, facts: dict[str, str], run: Run) -> list[Path]:
-    """Write CSVs, plots and page into the folder; the files that were written.
+    """Writes CSVs, plots and page into the folder. Returns their paths.
 
-    With results come all files of their run, the empty ones too: none of an earlier run may stay
-    beside them. So it is with those of like for like.
+    Results, skipped and rates are written together, empty ones too, since files of an earlier run
+    must not stay. So are the two files of like for like.
     """
     out.mkdir(parents=True, exist_ok=True)
     names = ["results", "skipped", "rates"] if run.results else []
@@ -86,7 +86,7 @@ def write(out: Path, facts: dict[str, str], run: Run) -> list[Path]:
 
 # --------------------------------------------------------------------------------------------- page
 def write_page(folder: Path) -> Path:
-    """Write README.md beside the CSVs."""
+    """Writes README.md from the CSVs in the folder."""
     found = {name: read_csv(kind, folder / file) for name, (kind, file) in FILES.items()}
     swept = {name: read_csv(Point, folder / f"sweep_{name}.csv") for name in KINDS}
     run = Run(**{name: rows for name, (_, rows) in found.items()},
@@ -116,7 +116,7 @@ def write_page(folder: Path) -> Path:
 
 
 def machine_table(facts: dict[str, str]) -> str:
-    """The command, and what the numbers depend on besides."""
+    """The command, and a table of the other facts."""
     shown = {name: value.split("; rows:")[0].replace("|", "/") for name, value in facts.items()
              if name != "command"}
     text = markdown(["", ""], list(shown.items())).replace("---:", "---", 1)
@@ -130,7 +130,7 @@ def _title(r: Result) -> str:
 
 
 def times(results: Sequence[Result], skipped: Sequence[Skip] = ()) -> str:
-    """A table for each yardstick, and who did not run there."""
+    """A table for each yardstick, and the contestants that did not run there."""
     parts = ["## Time of the paper's network beside other packages' layers", f"""\
 The neurons of these tables are not alike: they show what a layer of each package costs as it is. A
 whole sequence through one layer, input projection included, float32. All contestants of a yardstick

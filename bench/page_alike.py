@@ -1,4 +1,4 @@
-"""What is told of a comparison like for like, on a page and in print."""
+"""A comparison like for like on a page and in print."""
 import inspect
 from collections.abc import Sequence
 

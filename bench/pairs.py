@@ -1,4 +1,4 @@
-"""The neurons that people come with, as they write them: the package's own layer, or a loop over
+"""Neurons of other packages and papers, over the sequence: the layer of a package, or a loop over
 time from published equations. A loop computes once what does not change from step to step, which
 the published programs do not all do.
 

@@ -3,8 +3,8 @@ spikes (T, B, N).
 
 Each has its own equations and keeps its own threshold, so its firing rate at the same weights is
 its own too; measure.py scales the input weights until it fires about as often as ours. Their cost
-hardly depends on it, but a layer that is silent, or whose gradients overflow, is no layer. Packages
-are imported when a layer is made: one that is not installed stops nobody else.
+hardly depends on it, but silent layers and gradients that overflow would tell nothing. Packages are
+imported when a layer is made, so that a missing one does not stop the others.
 """
 import importlib
 

@@ -1,4 +1,4 @@
-"""The pictures: bars of time beside the peers, cost against the firing rate, and one plot for each
+"""Plots: bars of the times of all contestants, time against the firing rate, and one for each
 sweep."""
 import math
 import statistics
@@ -16,7 +16,7 @@ PASS_COLOURS = {PASSES[0]: "#edae49", PASSES[1]: OURS_COLOUR}
 
 
 def label(result: Result) -> str:
-    """Who it is, for ours with the firing rate."""
+    """The name of the contestant, for ours with the firing rate."""
     return f"{OURS} at {result.rate_asked:g} %" if result.contestant == OURS else result.contestant
 
 

@@ -1,5 +1,4 @@
-"""What is computed: shapes, the yardsticks that everybody is held against, and the inputs and
-weights."""
+"""Shapes, the yardsticks of all commands, and inputs and weights."""
 import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -52,12 +51,12 @@ class Yardstick:
     name: str
     shape: Shape
     input_rate: float = INPUT_RATE
-    # whether ours is timed at all firing rates, or at the one that ratios refer to alone
+    # whether ours is timed at all firing rates, or only at the one that ratios refer to
     every_rate: bool = True
     # whether the peak of memory is measured, in a fresh process for each contestant
     peak: bool = True
     quadratic: bool = True  # whether peers take part whose time grows with the square of the steps
-    like_for_like: bool = True  # whether whole models are compared where nobody names it for that
+    like_for_like: bool = True  # whether whole models are compared by default
 
     def problem(self, seed: int = 1) -> "Problem":
         return Problem.of(self.shape, input_rate=self.input_rate, seed=seed)
@@ -86,9 +85,9 @@ YARDSTICKS = {yardstick.name: yardstick for yardstick in (
 
 @dataclass(frozen=True)
 class Problem:
-    """What every contestant is given.
+    """Inputs and weights of every contestant.
 
-    It follows from shape, input rate, device, scale and seed alone, so any process can rebuild it.
+    They follow from shape, input rate, device and seed, so that any process can draw them again.
     """
 
     x: Tensor  # (T, B, I) input spikes

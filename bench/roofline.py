@@ -45,8 +45,8 @@ class Bound:
     active_share: float  # percent
     read_mb: float
     written_mb: float
-    dense_ms: float  # the product alone
-    active_ms: float  # the product for active rows alone
+    dense_ms: float  # only the product
+    active_ms: float  # only the product, of active rows
     bytes_ms: float
     events_ms: float  # not part of the bounds
     ours_ms: float

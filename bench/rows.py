@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in given.yardsticks:
         T, B, _, N = YARDSTICKS[name].shape
         problem = YARDSTICKS[name].problem()
-        # measured beside the tables: the machine may have another mood by then
+        # measured next to the tables, since the speed of a machine changes
         fma = next(r.value for r in roofline.rates() if r.what == "fma")
         dense_ms = 2.0 * T * B * N * N / fma / 1e6
         all_lines = compare(rows, problem, given.repeats, given.rate, ways)

@@ -138,7 +138,7 @@ def _network_pass(checkpoint_every: int | None, shape: Shape) -> Callable[[], ob
     """A training step of a network with readout over a long sequence."""
     T, B, I, N = shape
     net = LSNN(I, N // 2, N - N // 2, 10, checkpoint_every=checkpoint_every)
-    # what the first call loads is none of the sequence's
+    # loads what the first call needs
     net(torch.zeros(64, B, I))[0].sum().backward()
     x = (torch.rand(T, B, I) < 0.05).float()
     return lambda: net(x)[0].square().mean().backward()

@@ -1,5 +1,4 @@
 """The comparison of neurons written as a step: one that computes something else is refused."""
-import csv
 import importlib.util
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import torch
 
 from bench import any_neuron
 from bench.__main__ import main
-from bench.any_neuron import KINDS, OURS, NotAlikeError
+from bench.any_neuron import KINDS, OURS, Line, NotAlikeError
 from bench.problem import Shape, custom
+from bench.tables import read_csv
 
 TINY = custom(Shape(60, 4, 20, 32))
 
@@ -55,6 +55,5 @@ def test_command_writes_a_page(tmp_path: Path) -> None:
     page = (tmp_path / "README.md").read_text()
     assert f"python -m bench {command}\n" in page
     assert "| `lsnn` | functional.alif |" in page and "## 60,4,20,32: 60 steps" in page
-    lines = (tmp_path / "any_neuron.csv").read_text().splitlines()
-    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
-    assert [row["contestant"] for row in rows] == [OURS, "functional.alif"]
+    _, lines = read_csv(Line, tmp_path / "any_neuron.csv")
+    assert [line.contestant for line in lines] == [OURS, "functional.alif"]

@@ -14,19 +14,12 @@ from torch import Tensor
 from bench import check, contestants, latency, measure, page, roofline, sweep, tables, variants
 from bench.__main__ import main
 from bench.contestants import OURS, Contestant, make
-from bench.measure import (
-    PASSES,
-    Entry,
-    Limits,
-    OverLimitError,
-    Result,
-    active_share,
-    alternate,
-    find_scale,
-)
+from bench.limits import Limits, OverLimitError, Skip
+from bench.measure import PASSES, Entry, Result, alternate
 from bench.memory import needed_bytes, saved_bytes
 from bench.peers import LAYERS
 from bench.problem import ALPHA, BETA, RHO, THETA, YARDSTICKS, Problem, Shape, custom
+from bench.rates import active_share, find_scale
 from lsnn_ext import reference
 
 TINY = Shape(60, 8, 20, 40)
@@ -88,8 +81,7 @@ def test_the_page_in_the_project_follows_from_its_csvs(results: str, tmp_path: P
 def test_page_says_who_did_not_run(tmp_path: Path) -> None:
     results = [_result(timed=timed, peak_mib=100.0) for timed in PASSES]
     results += [replace(r, contestant="nn.LSTM", base=False, peak_mib=300.0) for r in results]
-    skips = [measure.Skip("P", "norse LSNN",
-                          "not run: would need about 7.0 GB, the limit is 3.0 GB")]
+    skips = [Skip("P", "norse LSNN", "not run: would need about 7.0 GB, the limit is 3.0 GB")]
     page.write(tmp_path, {"processor": "none", "cores": "1", "torch": "2", "threads": "1"},
                page.Run(results, skips))
     text = (tmp_path / "README.md").read_text()
@@ -168,8 +160,8 @@ def test_a_peer_that_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     results, skipped = measure.measure(custom(TINY), [2.0], peers=True, repeats=2, memory=True,
                                        say=said.append)
     assert [r.contestant for r in results] == [OURS] * 2 + ["eager loop"] * 2
-    assert skipped == [measure.Skip(TEXT, "absent",
-                                    "skipped: ModuleNotFoundError: No module named 'absent'")]
+    assert skipped == [Skip(TEXT, "absent",
+                            "skipped: ModuleNotFoundError: No module named 'absent'")]
     assert results[3].ratio_to_ours == pytest.approx(results[3].median_ms / results[1].median_ms)
     assert all(r.median_ms > 0 and r.saved_bytes > 4 and math.isnan(r.peak_mib) for r in results)
     assert any("not measured: ZeroDivisionError" in text for text in said)

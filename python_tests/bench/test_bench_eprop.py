@@ -1,5 +1,4 @@
 """`python -m bench.eprop`: e-prop's gradients by several ways; other gradients are refused."""
-import csv
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from bench import eprop
 from bench.like_for_like import NotAlikeError
 from bench.problem import Shape
+from bench.tables import read_csv
 
 TINY = Shape(60, 4, 20, 32)
 
@@ -17,13 +17,13 @@ def test_ways_compute_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     monkeypatch.setattr(eprop, "SHAPES", {"tiny": TINY})
     eprop.main(["tiny", "--repeats", "2", "--out", str(tmp_path / "eprop.csv")])
     assert "| tiny: 60, 4, 20, 32 | eligibility traces |" in capsys.readouterr().out
-    lines = (tmp_path / "eprop.csv").read_text().splitlines()
-    assert "# command: python -m bench.eprop tiny --repeats 2" in lines
-    ours, full, loop, traces = csv.DictReader(line for line in lines if not line.startswith("#"))
-    assert float(ours["ratio"]) == 1 and traces["way"] == eprop.TRACES
-    for line in (ours, full, loop, traces):
-        assert line["differing"] == "0" and line["rounds"] == "2"
-        assert (float(line["gradient_difference"]) < 1e-4) == (line is not full)
+    facts, lines = read_csv(eprop.Line, tmp_path / "eprop.csv")
+    assert facts["command"] == "python -m bench.eprop tiny --repeats 2"
+    ours, full, loop, traces = lines
+    assert ours.ratio == 1 and traces.way == eprop.TRACES
+    for line in lines:
+        assert line.differing == 0 and line.rounds == 2
+        assert (line.gradient_difference < 1e-4) == (line is not full)
 
 
 def test_other_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

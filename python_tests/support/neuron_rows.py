@@ -171,13 +171,9 @@ class Interpreter:
         return Neuron(self.load_code(wide, *encode(program)), program, self.target)
 
 
+@cache
 def load_interpreter(target: Target, more: tuple[str, ...] = ("-O3",)) -> Interpreter:
     """Compiled once in a process."""
-    return _load_interpreter(target, more)
-
-
-@cache
-def _load_interpreter(target: Target, more: tuple[str, ...]) -> Interpreter:
     with tempfile.TemporaryDirectory() as folder:
         return Interpreter(Path(folder), target, more)
 
