@@ -83,11 +83,12 @@ class Step(TorchContestant):
 
     def __init__(self, name: str, model: Model, problem: Problem) -> None:
         super().__init__(name, model, problem)
+        self.pair = model.pair
         random = torch.Generator().manual_seed(4)
         self.labels = torch.randint(CLASSES, (problem.x.shape[1],), generator=random)
 
     def forward(self, return_spikes: bool = False) -> Tensor:
-        self.module.pair.reset()  # type: ignore[union-attr,operator]
+        self.pair.reset()
         with torch.no_grad():
             found: Tensor = self.module(self.problem.x, return_spikes)
         return found
@@ -97,7 +98,7 @@ class Step(TorchContestant):
         return self.forward(return_spikes=True)
 
     def forward_backward(self) -> list[Tensor]:
-        self.module.pair.reset()  # type: ignore[union-attr,operator]
+        self.pair.reset()
         self.module.zero_grad(set_to_none=True)
         nn.functional.cross_entropy(self.module(self.problem.x), self.labels).backward()
         return [p.grad for p in self.module.parameters() if p.grad is not None]
@@ -106,7 +107,7 @@ class Step(TorchContestant):
         """Of all parameters that have one, and every one that should have."""
         self.forward_backward()
         found = {name: p.grad for name, p in self.module.named_parameters()}
-        unused = {f"pair.{name}" for name in self.module.pair.unused}  # type: ignore[union-attr]
+        unused = {f"pair.{name}" for name in self.pair.unused}
         missing = {name for name, gradient in found.items() if gradient is None}
         if missing != unused:
             raise NotAlikeError(f"{self.name}: expected no gradient of {sorted(unused)} alone, got "

@@ -1,1 +1,1 @@
-"""All that a machine with a CUDA card is asked, in one call: `python -m bench.gpu --help`."""
+"""Builds, tests and times lsnn_ext on a CUDA card: `python -m bench.gpu --help`."""

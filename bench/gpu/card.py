@@ -1,5 +1,4 @@
-"""The card: what it is, what it does while something is timed, and the tools that stand beside
-it."""
+"""The card, its clock and power while something is timed, and tools of the CUDA toolkit."""
 import json
 import os
 import re
@@ -9,8 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-# In a process of its own: the one that runs the steps must hold no memory of the card and no
-# context that could break.
+# For a process of its own: the process of the steps must hold neither memory nor a context.
 _QUERY = """
 import json, torch
 if not torch.cuda.is_available():
@@ -45,11 +43,11 @@ class Card:
 
 
 class NoCard(RuntimeError):
-    """Why there is none."""
+    """There is no card; the message is the reason."""
 
 
 def find(python: str = sys.executable) -> Card:
-    """The card that this Python's torch sees; NoCard says why there is none."""
+    """The card that this Python's torch sees. Raises NoCard."""
     ran = subprocess.run([python, "-c", _QUERY], capture_output=True, text=True)
     if ran.returncode != 0:
         said = ran.stderr.strip().splitlines() or [f"{python} ended with status {ran.returncode}"]
@@ -60,8 +58,7 @@ def find(python: str = sys.executable) -> Card:
 
 
 class Sample:
-    """What nvidia-smi says of the card, field by field, while this program goes on; nothing where
-    it is missing."""
+    """Fields of nvidia-smi, which runs in a process of its own until they are read."""
 
     def __init__(self, uuid: str, *fields: str) -> None:
         which = [f"--id={uuid if uuid.startswith('GPU-') else f'GPU-{uuid}'}"] if uuid else []
@@ -75,7 +72,7 @@ class Sample:
             self._process = None
 
     def read(self) -> list[str]:
-        """One text for each field, empty where it is not known."""
+        """One text for each field, empty without nvidia-smi."""
         nothing = [""] * len(self.fields)
         if self._process is None:
             return nothing

@@ -1,5 +1,5 @@
-"""Who is timed on a card: those of the CPU benchmark, cuDNN's layers in two precisions, the loop as
-a CUDA graph."""
+"""Contestants on a card: those of the CPU benchmark, cuDNN's layers in two precisions, and the loop
+as a CUDA graph."""
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ class _RNN(cpu._LSTM):
 
 
 class _OursOfBits(cpu.Ours):
-    """Ours, with the inputs of the problem as bits, which it has beforehand."""
+    """Ours, with the inputs of the problem packed to bits beforehand."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
@@ -34,14 +34,14 @@ class _OursOfBits(cpu.Ours):
 
 
 class Graphed(Contestant):
-    """Another contestant, its kernels launched by one call: what is left of a loop when Python
-    costs nothing."""
+    """Another contestant, its kernels launched by one call: a loop without the overhead of Python.
+    """
 
     def __init__(self, name: str, inner: TorchContestant) -> None:
         self.name, self.inner = name, inner
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        # cuBLAS and the allocator must have met everything before the capture
+        # cuBLAS and the allocator need all sizes before the capture
         with torch.cuda.stream(side):
             for _ in range(2):
                 inner.forward()

@@ -146,7 +146,7 @@ class Bench:
         self._problem: tuple[str, Problem] | None = None
 
     def note(self, text: str) -> None:
-        """Said, and kept for the summary."""
+        """Prints a text, and emits it for the summary."""
         self.say(f"  {text}")
         self.emit({"note": text})
 

@@ -1,5 +1,4 @@
-"""What is kept of a run on a card: a CSV with one row per measurement, a summary in Markdown, and
-plots."""
+"""Files of a run on a card: CSVs, a summary in Markdown, the output of the steps, and plots."""
 import csv
 import json
 import math
@@ -17,13 +16,13 @@ from bench.measure import PASSES
 from bench.plots import plot_rates, plot_times, rated_yardsticks
 from bench.tables import MEASUREMENTS, markdown, write_csv, write_table
 
-# groups whose rows stand beside each other in the plot of times
+# groups in the plot of times
 BARS = ("layers", "loops", "compiled")
 
 
 @dataclass
 class Report:
-    """All that is known so far."""
+    """The results so far."""
 
     card: Card
     command: str
@@ -37,13 +36,12 @@ class Report:
 
     @property
     def stem(self) -> str:
-        """How the names of its files begin, so that stages which ran one at a time stand side by
-        side."""
+        """The beginning of the names of its files, which differ between selections of stages."""
         return "-".join([self.card.slug, *self.stages])
 
     @property
     def log(self) -> str:
-        """The file that has the output of all steps."""
+        """The file for the output of all steps."""
         return f"{self.stem}.log"
 
     def read(self, outcomes: Sequence[Outcome], rows: Path, tables: Sequence[Path]) -> "Report":
@@ -64,8 +62,7 @@ class Report:
                                    if all(each.values())])
 
     def write(self, out: Path) -> list[Path]:
-        """The CSVs, where anything was measured, the summary, and the output of the steps; the
-        files that were written."""
+        """Writes all but the plots. Returns the paths."""
         out.mkdir(parents=True, exist_ok=True)
         card, paths = self.card, []
         facts = {"card": card.name, "driver": card.driver, "torch": card.torch,
@@ -84,8 +81,7 @@ class Report:
         return paths
 
     def plots(self, out: Path) -> list[Path]:
-        """The plots of the CPU benchmark, of these numbers; a line instead where they cannot be
-        drawn."""
+        """Draws the plots of the CPU benchmark; prints a line if that fails. Returns the paths."""
         paths: list[Path] = []
         try:
             card = self.card

@@ -1,5 +1,4 @@
-"""Steps that each have a time limit, run in stages within one budget; one that fails hides none of
-the others."""
+"""Steps with a time limit each, in stages within one budget; a failure does not stop the others."""
 import os
 import re
 import signal
@@ -18,7 +17,7 @@ GRACE = 15  # seconds that a step which minds the time itself is given before it
 
 
 def last_line(output: str) -> str:
-    """What a program says in the end, without the folders of this machine."""
+    """The last line that a program prints, without the folders of this machine."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return without_paths(lines[-1].strip("= "))[:200] if lines else ""
 
@@ -136,8 +135,7 @@ def _run_one(step: Step, end: float, passed: set[str], runner: Runner, clock: Ca
 
 
 class Processes:
-    """The runner of real life: each command in a process group of its own, all of it killed at the
-    limit."""
+    """Runs each command in a process group of its own, which is killed at the limit."""
 
     def __init__(self, root: Path, logs: Path) -> None:
         self.root, self.logs = root, logs
@@ -181,8 +179,7 @@ class Processes:
                 self._running.discard(process)
 
     def stop(self) -> None:
-        """Kills whatever still runs and starts nothing more, so that nothing outlives an
-        interrupted call."""
+        """Kills all processes and starts no more."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -190,8 +187,8 @@ class Processes:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """With all that it started; one that waits for a card which does not answer may stay, and is
-    not waited for."""
+    """Kills a process and all that it started; waits ten seconds, since a process whose card does
+    not answer may stay."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)

@@ -1,4 +1,4 @@
-"""What is asked of a card, in the order of its weight: build, tests, timings, sanitizers."""
+"""The stages of a run on a card: build, tests, timings, sanitizers."""
 import importlib.util
 import os
 import re
@@ -66,7 +66,7 @@ def designs(capability: tuple[int, int]) -> list[str]:
 
 
 def routes(card: Card) -> list[str]:
-    """Those, and the kernels of the paper's network, as the C++ tests name them."""
+    """The designs of a card and the kernels of the paper's network, as the C++ tests name them."""
     of_lsnn = LSNN if card.capability >= (8, 0) else ()
     in_cluster = IN_CLUSTER if card.capability >= (9, 0) else ()
     return [*designs(card.capability), *of_lsnn, *in_cluster]

@@ -4,8 +4,7 @@ from typing import Any
 
 
 def import_extra(module: str, user: str, requirement: str) -> Any:
-    """Returns a module that lsnn_ext.<user> needs. Raises ImportError with a command to install it.
-    """
+    """Returns a module that lsnn_ext.<user> needs. Raises ImportError with the command of pip."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

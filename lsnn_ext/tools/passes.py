@@ -16,7 +16,9 @@ one_at_a_time = threading.Lock()  # the counters and the listener are shared by 
 class Passes:
     """Runs target(*inputs), and the backward pass of its first tensor times fixed numbers."""
 
-    def __init__(self, target: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    def __init__(self, user: str, target: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+        if _ops._C is None:
+            raise RuntimeError(f"{user}: expected the compiled part, got none ({_ops.load_error})")
         if not callable(target):
             raise TypeError(f"target: expected a module or function, got {type(target).__name__}")
         self.target = target
@@ -97,12 +99,6 @@ def counting() -> Iterator[None]:
     finally:
         _ops._C.profile(before)
         _ops._C.counters()
-
-
-def check_compiled(name: str) -> None:
-    """Raises RuntimeError if there is no compiled part."""
-    if _ops._C is None:
-        raise RuntimeError(f"{name}: expected the compiled part, got none ({_ops.load_error})")
 
 
 def _leaves_of(out: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from .._core.arguments import parse_bytes
 from .._core.decisions import listening
 from .._core.torch_internals import find_tensors, is_compiled_module
 from .memory import OTHERS, LiveMemory, Part, available_bytes
-from .passes import Passes, check_compiled, counting, one_at_a_time
+from .passes import Passes, counting, one_at_a_time
 from .plan_calls import Calls
 from .plan_report import MARGIN, LayerPlan, Plan
 
@@ -47,8 +47,7 @@ def plan(target: Callable[..., Any], *inputs: Any, memory: str | None = None,
     budget = parse_bytes(memory) if isinstance(memory, str) else 0.0
     if memory is not None and not budget:
         raise ValueError(f"memory: expected a text such as '8 GB', got {memory!r}")
-    check_compiled("lsnn_ext.plan")
-    passes = Passes(target, inputs)
+    passes = Passes("lsnn_ext.plan", target, inputs)
     if hasattr(target, "_torchdynamo_orig_callable") or any(
             is_compiled_module(part) or type(part).__name__ == "OptimizedModule"
             for module in passes.modules for part in module.modules()):

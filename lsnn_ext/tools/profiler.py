@@ -10,7 +10,7 @@ import torch
 
 from .. import _ops
 from .._core.torch_internals import ObservingMode, find_tensors
-from .passes import Passes, check_compiled, counting, one_at_a_time
+from .passes import Passes, counting, one_at_a_time
 
 # The phases of a pass in the order of the report. Their seconds in the kernels are those of all
 # threads, divided by the number of threads, so that all phases together are the time of the pass.
@@ -185,10 +185,9 @@ def profile(target: Callable[..., Any], *inputs: Any, repeats: int = 5,
         raise ValueError(f"repeats: expected an int >= 1, got {repeats}")
     if file is not None and not hasattr(file, "write"):
         raise TypeError(f"file: expected a text file or None, got {type(file).__name__}")
-    check_compiled("lsnn_ext.profile")
+    passes = Passes("lsnn_ext.profile", target, inputs)
     if _ops._C.emulator and "LSNN_EMULATE" in os.environ:
         raise RuntimeError("lsnn_ext.profile: expected the CPU kernels, got LSNN_EMULATE")
-    passes = Passes(target, inputs)
     for tensor in passes.tensors():
         if not tensor.is_cpu:
             raise ValueError(f"target, inputs: expected tensors on the CPU, got device "
