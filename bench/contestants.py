@@ -7,6 +7,7 @@ weights: what they cost is what is compared.
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -237,15 +238,18 @@ def _jax_scan(name: str, problem: Problem) -> JaxContestant:
     return JaxContestant(name, layer, weights, problem.x, problem.cotangent)
 
 
+def maker_of(layer: Callable[[Problem], nn.Module]) -> Callable[[str, Problem], Contestant]:
+    """Makes the contestant of a layer of torch."""
+    return lambda name, problem: TorchContestant(name, layer(problem), problem)
+
+
 MAKERS: dict[str, Callable[[str, Problem], Contestant]] = {
-    OURS: lambda name, problem: TorchContestant(name, Ours(problem), problem),
+    OURS: maker_of(Ours),
     "jax scan, jit": _jax_scan,
-    "compiled step": lambda name, problem: TorchContestant(name, _Loop(problem, _compiled_step),
-                                                           problem),
-    "eager loop": lambda name, problem: TorchContestant(name, _Loop(problem, lsnn_step), problem),
-    **dict.fromkeys(LAYERS, lambda name, problem: TorchContestant(name, LAYERS[name](problem),
-                                                                  problem)),
-    "nn.LSTM": lambda name, problem: TorchContestant(name, _LSTM(problem), problem),
+    "compiled step": maker_of(partial(_Loop, step=_compiled_step)),
+    "eager loop": maker_of(partial(_Loop, step=lsnn_step)),
+    **{name: maker_of(layer) for name, layer in LAYERS.items()},
+    "nn.LSTM": maker_of(_LSTM),
 }
 
 

@@ -77,15 +77,13 @@ MAKERS: dict[tuple[str, str], Maker] = {
     (OURS, "float16"): lambda name, p: TorchContestant(name, cpu.Ours(p), _halved(p)),
     ("nn.LSTM", "float32"): cpu.MAKERS["nn.LSTM"],
     ("nn.LSTM", "float16"): lambda name, p: TorchContestant(name, cpu._LSTM(p).half(), _halved(p)),
-    ("nn.RNN", "float32"): lambda name, p: TorchContestant(name, _RNN(p), p),
+    ("nn.RNN", "float32"): cpu.maker_of(_RNN),
     ("nn.RNN", "float16"): lambda name, p: TorchContestant(name, _RNN(p).half(), _halved(p)),
     (EAGER, "float32"): cpu.MAKERS[EAGER],
     (COMPILED, "float32"): cpu.MAKERS[COMPILED],
-    (OURS_BITS, "float32"): lambda name, p: TorchContestant(name, _OursOfBits(p), p),
-    (OURS_GRAPHED, "float32"): lambda name, p: Graphed(
-        name, TorchContestant(OURS, cpu.Ours(p), p)),
-    (GRAPHED, "float32"): lambda name, p: Graphed(
-        name, TorchContestant(EAGER, cpu._Loop(p, cpu.lsnn_step), p)),
+    (OURS_BITS, "float32"): cpu.maker_of(_OursOfBits),
+    (OURS_GRAPHED, "float32"): lambda name, p: Graphed(name, cpu.MAKERS[OURS](OURS, p)),
+    (GRAPHED, "float32"): lambda name, p: Graphed(name, cpu.MAKERS[EAGER](EAGER, p)),
 }
 
 
