@@ -126,13 +126,15 @@ class Plan:
         _, slowest = max(kept, key=lambda each: each[0], default=(0, None))
         why = "" if slowest is None else f"; {slowest.line}: {slowest.reason}"
         if not self.has_kernel:
+            why = why or "; no iteration of a loop depends on the one before"
             return f"no recurrence that runs in a kernel{why}"
         original = sum(costs.estimate_call(call, self.recording.kinds)
                        for call in self.recording.calls)
         gain = original / self.estimate()
         return "" if gain > LEAST_GAIN else (
             f"expected at most {1 / LEAST_GAIN:.0%} of the time of the original, got an estimate "
-            f"of {1 / gain:.0%}: too few steps or numbers, or too much that stays as it is{why}")
+            f"of {1 / gain:.0%}: too few steps or numbers, large products of rates, or too much "
+            f"that stays as it is{why}")
 
     def estimate(self) -> float:
         """Estimates the time of a run, as costs.py."""

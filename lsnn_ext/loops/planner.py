@@ -203,8 +203,8 @@ class Planner:
             fused = Stage("fused", positions, Component(found, last))
             estimate = partial(estimate_stage, self.loop, recording=self.recording)
             if found.retiming.groups > 1 and estimate(fused) >= estimate(kept):
-                raise Refused("expected a kernel that is faster than the calls, with a product of "
-                              "the iteration itself")
+                raise Refused("expected recurrent products of values of earlier iterations; with "
+                              "one of the same iteration a kernel is slower than the calls")
             return [fused]
         except Refused as refused:
             if extra:  # what follows may be what cannot be fused

@@ -350,7 +350,7 @@ class _Recorder(TorchFunctionMode):
         leaf = self.origins.find(tensor)
         if leaf is None:
             raise Refused("a tensor of unknown origin: expected inputs, attributes, closures, "
-                          "globals, and what calls of torch make of them, not a new Parameter")
+                          "globals, and what torch makes of them, no new Parameter or ScriptModule")
         is_written = self.origins.versions[id(tensor)][1] != tensor._version
         if is_written or self.memory.is_outdated(tensor):
             raise Refused("a tensor was written to through another one that shares its memory")
