@@ -18,6 +18,7 @@ from ..codegen.program import find_reachable
 from . import costs, ir
 from .functions import PRODUCTS, is_unversioned
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
+from .neuron_sums import spread_sums
 from .planner import Planner, find_dead, is_live
 from .reroll import find_loops
 from .stages import Stage
@@ -258,22 +259,24 @@ def _find_faster(plan: Plan, exact: bool) -> Plan | None:
     if "fused" in kinds and "loop" not in kinds:
         return None
     found = [plan]
-    for calls in (recording.calls, *_separate(recording.calls, plan.loops)):
-        other = replace(recording, calls=[*calls], kinds={**recording.kinds},
+    for change in (None, _separate, spread_sums):
+        other = replace(recording, calls=[*recording.calls], kinds={**recording.kinds},
                         numbers={**recording.numbers}, tensors={**recording.tensors},
                         generators=[*recording.generators])
-        parts = find_loops(other, prefers_inner=calls is recording.calls)
-        if len(parts) != len(plan.parts):
+        if change is not None and not change(other, plan.loops):
+            continue
+        parts = find_loops(other, prefers_inner=change is None)
+        if change is spread_sums or len(parts) != len(plan.parts):
             found.append(Plan(other, exact, parts))
     best = min(found, key=Plan.estimate)
     return None if best is plan else best
 
 
-def _separate(calls: Sequence[Call], loops: Sequence[tuple[Loop, list[Stage]]]) -> list[list[Call]]:
-    """Returns the calls in another order, if there is a recurrence of several equal steps in each
-    iteration, as of an integration in small steps: it is behind all that it reads, and before the
-    rest. These steps may be a loop then."""
-    separated = [*calls]
+def _separate(recording: Recording, loops: Sequence[tuple[Loop, list[Stage]]]) -> bool:
+    """Puts recurrences of several equal steps in each iteration, as of an integration in small
+    steps, behind all that they read, and before the rest. These steps may be a loop then. Returns
+    whether there are some."""
+    calls = [*recording.calls]
     at = {value: i for i, call in enumerate(calls) for value in call.outputs}
     for loop, stages in loops:
         body, p = loop.body, len(loop.body)
@@ -294,9 +297,9 @@ def _separate(calls: Sequence[Call], loops: Sequence[tuple[Loop, list[Stage]]]) 
         parts = [1 if q in stage.positions else 0 if q in reached else 2 for q in range(p)]
         first = next(at[made[0]] - q for q, made in enumerate(loop.made[0]) if made)
         end = first + p * loop.iterations
-        separated[first:end] = [calls[i] for part in range(3) for i in range(first, end)
-                                if parts[(i - first) % p] == part]
-    return [separated] if separated != calls else []
+        recording.calls[first:end] = [calls[i] for part in range(3) for i in range(first, end)
+                                      if parts[(i - first) % p] == part]
+    return recording.calls != calls
 
 
 def find_live(recording: Recording, parts: Sequence[Part]) -> tuple[set[int], set[int]]:

@@ -110,9 +110,8 @@ class Recurrence:
                     raise Refused(f"expected values of {counts} numbers a row, as the populations "
                                   f"have, got {tuple(kind.shape)}", self.line(place[0]))
             elif rest or not 1 <= width <= MAX_AXIS:
-                hint = "" if width else "; a sum of spikes may be z @ torch.ones(N, N)"
                 raise Refused(f"expected values of as many numbers as shape {tuple(shape)} has, or "
-                              f"up to {MAX_AXIS} times as many, got {tuple(kind.shape)}{hint}",
+                              f"up to {MAX_AXIS} times as many, got {tuple(kind.shape)}",
                               self.line(place[0]))
         for place in self.outputs:
             kinds = {self.reader.kinds[made[place[0]][place[1]]][:2] for made in self.loop.made}
