@@ -13,8 +13,7 @@ from .functions import is_pointwise
 from .ir import Call, Kind, Loop, Recording, Ref
 from .rewrite import make_call
 from .stages import Stage
-
-SUMS = frozenset({"sum", "mean"})
+from .values import SUMS
 
 
 def spread_sums(recording: Recording, loops: Sequence[tuple[Loop, list[Stage]]]) -> bool:
@@ -25,6 +24,8 @@ def spread_sums(recording: Recording, loops: Sequence[tuple[Loop, list[Stage]]])
         for q in (q for stage in stages if stage.kind == "loop" for q in stage.positions):
             if _is_sum(loop.expand(loop.iterations // 2, q), recording):
                 found.update(made[q][0] for made in loop.made)
+    if not found:
+        return False
     spread: dict[int, Ref] = {}  # what is there for each neuron, by the value for all of them
     before: list[Call] = []
     calls: list[Call] = []
@@ -61,7 +62,7 @@ def spread_sums(recording: Recording, loops: Sequence[tuple[Loop, list[Stage]]])
                 spread[value] = Ref(recording.add_value(kinds[value]._replace(shape=shape)))
                 calls.append(call.replace(leaves=leaves, results=spread[value]))
     recording.calls[:] = [*before, *calls]
-    return bool(found)
+    return True
 
 
 def _is_sum(call: Call, recording: Recording) -> bool:
