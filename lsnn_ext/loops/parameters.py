@@ -3,7 +3,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .functions import FLAGS, get_name
+from .functions import FLAGS, get_name, is_pointwise
 from .ir import Refused
 from .rewrite import make_assignment
 
@@ -75,4 +75,9 @@ class Parameters:
         if kinds[old][:3] != kinds[value][:3] or value in self.recording.leaves:
             raise Refused("data: expected a new tensor of the same shape, dtype and device")
         memory.check_write("data", numbers, (), parameter)
+        call = self.recording.calls[-1]
+        if value in call.outputs and is_pointwise(call) and not call.written:
+            # its graph ends here: nothing may read this result any more
+            self.recording.calls[-1] = call.replace(mode=call.mode._replace(grad=False))
+            del self.recorder.tensors[id(numbers)]
         self.assign(parameter, old, value, line)

@@ -46,7 +46,9 @@ def _clamp(net: Net) -> None:
 
 def _set(net: Net) -> None:
     net.w.data = net.w.data * net.mask
+    net.w.data = net.mask * net.w
     net.decay.data = net.decay.detach().clamp(0, 0.8)
+    net.decay.data = torch.clamp(net.decay, 0.1, 0.7)
 
 
 def _write_parts(net: Net) -> None:
@@ -130,3 +132,13 @@ def test_other_writes_stay_as_they_are(make: str) -> None:
                 one.w.mul_(0.9)  # as an optimizer does, which changes what shares its memory
         torch.testing.assert_close(*results)
         torch.testing.assert_close(*(dict(one.state_dict()) for one in (model, original)))
+
+
+def test_data_whose_graph_is_read_is_refused() -> None:
+    def constrain(net: Net) -> None:
+        kept = net.w * net.mask
+        net.w.data = kept
+        net.kept = kept.sum()
+
+    _, report = convert(Net(constrain).double(), _draw())
+    assert not report.converted and "a tensor of unknown origin" in report.reason
