@@ -62,7 +62,7 @@ class Graph:
         if key not in self._places:
             self._places[key] = self._append(Node("constant", (), value))
             self.fixed.add(self._places[key])
-            if value in (0.0, 1.0):
+            if str(value) in ("0.0", "1.0"):  # not -0.0
                 self.zero_or_one.add(self._places[key])
         place = self._places[key]
         if round_to_float32(value) == value:

@@ -18,7 +18,7 @@ def check_integers(graph: Graph, inputs: dict[int, Range], results: dict[int, in
     """
     live = sorted(graph.reachable([*(place for place, _ in graph.integers), *(
         results[place] for place, known in inputs.items() if known and place in results)]))
-    known = dict(inputs)
+    known = {place: one and _limit(*one) for place, one in inputs.items()}
     for _ in range(steps if graph.integers else 0):
         found: dict[int, Range] = {}
         for place in live:

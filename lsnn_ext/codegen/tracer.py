@@ -263,7 +263,8 @@ class Tracer(Values):
         self._check_dtype(dtype)
         if dtype == torch.bool:
             return g.is_true(node)
-        if not dtype.is_floating_point:
+        if not dtype.is_floating_point and node not in g.zero_or_one:
+            node = g.add("add", node, g.constant(0))  # no integer is -0.0
             self._note_integer(node, dtype, f"a cast to {dtype}")
         if dtype == torch.float32 and g.dtype == torch.float64 and node not in g.single:
             return g.add("float32", node)
@@ -316,7 +317,7 @@ class Tracer(Values):
             if name not in OF_INTEGERS:
                 raise self.error("floating-point numbers", f"aten.{name} of {dtype}")
             if name in ("mul", "neg") and node not in g.zero_or_one:
-                node = g.add("add", node, g.constant(0))  # no integer is -0.0
+                node = g.add("add", node, g.constant(0))
             self._note_integer(node, out.dtype, f"aten.{name} of {dtype}")
         if dtype != out.dtype and not has_sum and out.dtype.is_floating_point:
             node = self._cast(node, out.dtype)

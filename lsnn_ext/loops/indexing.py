@@ -98,10 +98,10 @@ class MaskedReads:
     def _are_equal(self, one: int, other: int) -> bool:
         """Whether two masks are one value, or the results of equal calls."""
         calls = self.recorder.recording.calls[-MOST_CALLS:]
-        makers = [call for value in {one, other} for call in calls if value in call.outputs]
-        keys = [(call.function, call.leaves, id(call.spec)) for call in makers]
-        return one == other or (len(makers) == 2 and keys[0] == keys[1] and not any(
-            call.is_random or call.written for call in makers))
+        keys = [(call.function, call.leaves, id(call.spec), call.outputs.index(value))
+                for value in {one, other} for call in calls if value in call.outputs
+                and not call.is_random and not call.written]
+        return one == other or (len(keys) == 2 and keys[0] == keys[1])
 
     def _find(self, one: Any) -> _Part | None:
         part = self.parts.get(id(one))
@@ -110,8 +110,10 @@ class MaskedReads:
 
 def _is_factor(one: Any, base: str) -> bool:
     """Whether a part times this number, or divided by it, has a finite gradient."""
-    is_number = isinstance(one, int | float) and math.isfinite(one)
-    return is_number and not (base.endswith("div") and abs(one) < 1e-30)
+    if not isinstance(one, int | float) or not math.isfinite(one):
+        return False
+    return not (base.endswith("mul") and abs(one) > 1e30 or base.endswith("div")
+                and abs(one) < 1e-30)
 
 
 class Index(NamedTuple):

@@ -2,34 +2,39 @@
 import torch
 from torch.utils import _pytree as pytree
 
+from ..codegen.integers import LIMIT
 from .ir import Recording
 
 FILLS = {f"{before}{name}{behind}": number for name, number in (("zeros", 0), ("ones", 1))
          for before, behind in (("", ""), ("", "_like"), ("new_", ""))}
 FULL = {"full": 1, "full_like": 1, "new_full": 2}  # the place of the number
-COPIES = frozenset({"int", "long", "to", "clone", "detach", "contiguous", "view", "reshape",
-                    "expand", "repeat", "squeeze", "unsqueeze"})
+COPIES = frozenset({"int", "long", "to", "clone", "detach", "contiguous", "reshape", "expand",
+                    "repeat", "squeeze", "unsqueeze"})
+# which hold each integer below the limit
+DTYPES = frozenset({torch.int32, torch.int64, torch.float32, torch.float64})
 
 
 def find_number(recording: Recording, value: int) -> int | None:
     """Returns the integer that all numbers of a tensor are; None: it may differ by call."""
     kind, numbers = recording.kinds[value], recording.numbers.get(value)
-    if kind.dtype.is_floating_point or kind.dtype.is_complex or kind.dtype == torch.bool:
+    if kind.dtype not in DTYPES:
         return None
     call = recording.find_maker(value)
+    number = None
     if call is None:
         leaf = recording.leaves[value]
         if (leaf.kind == "input" or numbers is None or numbers.numel() != 1
-                or value in recording.written
+                or kind.dtype.is_floating_point or value in recording.written
                 or any(path == leaf.path for path, _ in recording.changed)):
             return None
         recording.read[value] = numbers  # which each call compares from now on
-        return int(numbers)
-    if call.name in FILLS:
-        return FILLS[call.name]
-    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
-    if (place := FULL.get(call.name)) is not None:
+        number = int(numbers)
+    elif call.name in FILLS:
+        number = FILLS[call.name]
+    elif call.name in FULL:
+        args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
+        place = FULL[call.name]
         number = args[place] if len(args) > place else kwargs.get("fill_value")
-        return number if type(number) is int else None
-    is_copy = call.name in COPIES and not call.written and len(call.inputs) == 1
-    return find_number(recording, call.inputs[0]) if is_copy else None
+    elif call.name in COPIES and not call.written and len(call.inputs) == 1:
+        number = find_number(recording, call.inputs[0])
+    return number if type(number) is int and abs(number) < LIMIT else None

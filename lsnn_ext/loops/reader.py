@@ -146,7 +146,7 @@ class Reader:
 
     def find_integer(self, slot: Any) -> int | None:
         """Returns the integer that all numbers of an argument are in each iteration and call."""
-        if not self.is_invariant(slot):
+        if not self.is_invariant(slot) or self.kind_of(slot).dtype.is_floating_point:
             return None
         return find_number(self.recording, self.loop.leaf(slot, 0).value)
 

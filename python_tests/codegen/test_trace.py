@@ -55,6 +55,9 @@ def test_kinds_of_coefficients(dtype: torch.dtype) -> None:
 
 # ----------------------------------------------------------------------------------- operators
 EXACT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "no integer is -0": lambda a, b, c: b * (
+        (1 / (-(a > 0).to(a)).long()).clamp(-2, 2)
+        + (1 / -torch.where(b > 0, 0, 0)).clamp(-3, 3)) + c,
     "larger integers": lambda a, b, c: -((a > 0).long() - 2 * (b > 0).int()) * (c > 0) * a,
     "add alpha": lambda a, b, c: torch.add(a, b, alpha=0.3),
     "sub alpha": lambda a, b, c: torch.sub(a, b, alpha=0.3),

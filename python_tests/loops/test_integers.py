@@ -60,6 +60,15 @@ def test_counters(name: str) -> None:
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]] = {
     "to 2**24": (lambda v: torch.full(v.shape, 2**24 - 64), lambda n, z, t: n + (z >= 0).long()),
     "doubled": (lambda v: torch.ones_like(v, dtype=LONG), lambda n, z, t: n * 2 - z.long()),
+    "a late time": (zeros, lambda n, z, t: torch.where(z > 0, t * 1000003, n)),
+    "a large first number": (lambda v: torch.full(v.shape, 2**24 + 1),
+                             lambda n, z, t: torch.where(z > 0, 0, n)),
+    "narrowed": (zeros, lambda n, z, t: torch.where(
+        z > 0, torch.full_like(n, 300).to(torch.uint8).long(), n)),
+    "too large for int32": (lambda v: zeros(v).int(), lambda n, z, t: torch.where(
+        z > 0, torch.full_like(n, 2**40, dtype=LONG).int(), n)),
+    "seen as another dtype": (zeros, lambda n, z, t: torch.where(
+        z > 0, torch.full((B, 2 * N), 1, dtype=torch.int32).view(LONG), n)),
     "a large number": (zeros, lambda n, z, t: torch.where(z > 0, 2**24, n - 1)),
     "from the input": (lambda v: v.new_zeros(v.shape).long() + (v > 0),
                        lambda n, z, t: torch.where(z > 0, 3, n - 1)),

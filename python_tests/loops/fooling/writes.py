@@ -180,6 +180,14 @@ def write_other_mask(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
     return out
 
 
+def write_other_part(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
+    """Both masks are results of one call, and equal in the recorded call."""
+    first, second = torch.stack((spikes > -1, spikes > -2)).unbind(0)
+    out = spikes + 1
+    out[first] = 2 * spikes[second]
+    return out
+
+
 def write_by(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """A function whose gradient need not be finite where the mask is false."""
     def call(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
@@ -194,7 +202,7 @@ add(refused("shape depends"), Net, "result", MaskChanged=change_mask,
     PartRoot=write_by(torch.sqrt), PartInverse=write_by(lambda part: 1 / part),
     PartOver0=write_by(lambda part: part / 0), PartSquare=write_by(lambda part: part * part),
     PartCounted=lambda self, x, spikes: spikes + spikes[spikes > 0].numel() / 16,
-    MaskOther=write_other_mask)
+    MaskOther=write_other_mask, MaskOfOneCall=write_other_part)
 add(refused("origin"), Net, "result",
     PartsJoined=lambda self, x, spikes: torch.cat([spikes[spikes > 0], spikes[spikes == 0]]),
     PartReturned=lambda self, x, spikes: (spikes * torch.arange(1, N + 1))[spikes > 0] * 2)
