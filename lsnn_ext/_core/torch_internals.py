@@ -19,6 +19,12 @@ from torch.utils._python_dispatch import _disable_current_modes as without_modes
 from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map as tree_map
 
+assert_on_device = torch._assert_async  # raises if the condition is false, without synchronization
+below_autograd = torch._C._AutoDispatchBelowAutograd  # skips kernels whose overhead matters
+current_backward_pass = torch._C._current_graph_task_id  # unique; negative if there is none
+is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor  # autograd maps over the tensor
+is_reached = torch._C._will_engine_execute_node  # by the current pass; inputs= may exclude a node
+
 
 def find_tensors(value: Any) -> list[Tensor]:
     """The tensors of nested values."""
@@ -97,14 +103,9 @@ def is_batched(tensor: Tensor) -> bool:
     Then its numbers cannot be read."""
     functorch = torch._C._functorch
     if not functorch.is_functorch_wrapped_tensor(tensor):
-        return bool(functorch.is_legacy_batchedtensor(tensor))
-    return any(functorch.is_batchedtensor(level) or functorch.is_legacy_batchedtensor(level)
+        return is_legacy_batched(tensor)
+    return any(functorch.is_batchedtensor(level) or is_legacy_batched(level)
                for level in _levels(tensor))
-
-
-def is_legacy_batched(tensor: Tensor) -> bool:
-    """Whether autograd maps over it (is_grads_batched=True): operators have no rules for it."""
-    return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
 def requires_gradient(tensor: Tensor) -> bool:
@@ -153,16 +154,6 @@ def without_dispatch_modes() -> AbstractContextManager[Any]:
     return torch._C._ExcludeDispatchKeyGuard(_MODES)
 
 
-def below_autograd() -> AbstractContextManager[Any]:
-    """Skips the autograd kernels of operators, whose overhead matters in short calls."""
-    return torch._C._AutoDispatchBelowAutograd()
-
-
-def current_backward_pass() -> int:
-    """The unique number of the backward pass on this thread; negative if there is none."""
-    return torch._C._current_graph_task_id()
-
-
 def keep_during_pass(value: object) -> None:
     """Keeps an object alive until the backward pass on this thread ends, also with an exception:
     the pass owns its callbacks, although it calls them only after a success."""
@@ -170,11 +161,6 @@ def keep_during_pass(value: object) -> None:
         pass
 
     torch.autograd.Variable._execution_engine.queue_callback(owner)
-
-
-def is_reached(node: torch.autograd.graph.Node) -> bool:
-    """Whether the current backward pass reaches a node; it may not where inputs are named."""
-    return torch._C._will_engine_execute_node(node)
 
 
 def is_graph_freed(tensor: Tensor, through: int = 8) -> bool:
@@ -213,11 +199,6 @@ def is_zero_tensor(tensor: Tensor) -> bool:
 def find_storage(tensor: Tensor) -> int:
     """Returns a number of the memory of a tensor, which its views have, too."""
     return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
-
-
-def assert_on_device(condition: Tensor, message: str) -> None:
-    """Raises on the device of the condition if it is false, without synchronization."""
-    torch._assert_async(condition, message)
 
 
 def make_savable(kind: type) -> None:
