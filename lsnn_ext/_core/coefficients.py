@@ -22,33 +22,25 @@ class Decay(NamedTuple):
         return (-self.dt / self.tau).exp()
 
 
-def complete_coefficients(
-    dynamics: str, *, alpha: Coefficient, theta: Coefficient, rho: Coefficient | None = None,
-    beta: Coefficient | None = None, kappa: Coefficient | None = None, q: Coefficient | None = None,
-    p: Coefficient | None = None, eta: Coefficient | None = None, sigma: Coefficient | None = None,
-    width: Coefficient | None = None, R: Coefficient | None = None) -> dict[str, Coefficient]:
+def complete_coefficients(dynamics: str, *, alpha: Coefficient, theta: Coefficient,
+                          **others: Coefficient | None) -> dict[str, Coefficient]:
     """All COEFFICIENTS by name, differentiable; None: the default of the model."""
     model = find_model(dynamics)
     rules: dict[str, Coefficient] = {"0": 0.0, "theta": theta, "alpha": alpha, "unused": 0.0}
-    rho = 0.0 if rho is None else rho
-    if kappa is None:
-        kappa = 1 - alpha if model.kappa == "1-alpha" else 1.0
-    if q is None:
-        q = 1 - rho if model.q == "1-rho" else 1.0
-    return {"alpha": alpha, "kappa": kappa, "rho": rho, "q": q, "p": 0.0 if p is None else p,
-            "beta": rules[model.beta] if beta is None else beta,
-            "eta": model.eta if eta is None else eta, "theta": theta,
-            "sigma": 0.0 if sigma is None else sigma,
-            "width": (theta if model.width is None else model.width) if width is None else width,
-            "R": rules[model.R] if R is None else R}
+    given = {name: value for name, value in others.items() if value is not None}
+    found = dict.fromkeys(COEFFICIENTS, 0.0) | {
+        "alpha": alpha, "theta": theta, "eta": model.eta, "beta": rules[model.beta],
+        "R": rules[model.R], "width": theta if model.width is None else model.width} | given
+    if "kappa" not in given:
+        found["kappa"] = 1 - alpha if model.kappa == "1-alpha" else 1.0
+    if "q" not in given:
+        found["q"] = 1 - found["rho"] if model.q == "1-rho" else 1.0
+    return found
 
 
 # A coefficient as number, sign, place and dt. Sign 0: the number. Sign 1: the tensor at this place
 # of Rows.tensors, or its decay exp(-dt / tensor) where dt is not 0. Sign -1: the number minus that.
 Row: TypeAlias = tuple[float, int, int, float]
-_TENSORS = (Tensor, Decay)
-# Shape, dtype and device of one of the tensors.
-Form: TypeAlias = tuple[torch.Size, torch.dtype, torch.device]
 
 
 class Rows(NamedTuple):
@@ -70,7 +62,7 @@ class Rows(NamedTuple):
         def row(name: str) -> Row:
             number, sign = (1.0, -1) if name in complements else (0.0, 1)
             value = coefficients[complements.get(name, name)]
-            if not isinstance(value, _TENSORS):
+            if not isinstance(value, Tensor | Decay):
                 return value, 0, 0, 0.0
             for place, one in enumerate(values):
                 if one is value:
@@ -130,7 +122,8 @@ def can_kernels_stack(rows: Rows, dtype: torch.dtype, device: torch.device) -> b
         and one.device == device for one in rows.tensors)
 
 
-def split_gradient(g: Tensor, each: Sequence[Row], forms: Sequence[Form],
+def split_gradient(g: Tensor, each: Sequence[Row],
+                   forms: Sequence[tuple[torch.Size, torch.dtype, torch.device]],
                    needed: Sequence[bool]) -> list[Tensor | None]:
     """The gradients of the needed tensors of Rows, from the gradient g of the stack."""
     found: list[Tensor | None] = [None] * len(forms)
