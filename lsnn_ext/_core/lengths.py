@@ -16,8 +16,8 @@ class Lengths(NamedTuple):
     each: Tensor  # (B,) int64 on the CPU, in the order of the caller
     descending: Tensor  # (B,) the same, sorted
     # (B,) int64 on the device of the call: the sequence at each sorted position; None: in order
-    order: Tensor | None
-    places: Tensor | None  # (B,) the sorted position of each sequence
+    order: Tensor | None = None
+    places: Tensor | None = None  # (B,) the sorted position of each sequence
 
     def sort(self, value: Any, axis: int) -> Any:
         """The sequences along this axis, in the order of the operator; None stays None."""
@@ -37,10 +37,6 @@ def _select(value: Tensor | None, axis: int, places: Tensor | None) -> Tensor | 
     return value if value is None or places is None else value.index_select(axis, places)
 
 
-def wrap_descending(each: Tensor) -> Lengths:
-    return Lengths(each, each, None, None)
-
-
 def resolve_lengths(lengths: LengthsArgument | Lengths | None, T: int, B: int,
                     device: torch.device) -> Lengths | None:
     """Lengths as the operator takes them, sorted while compiling, when numbers cannot be read; None
@@ -58,7 +54,7 @@ def resolve_lengths(lengths: LengthsArgument | Lengths | None, T: int, B: int,
             raise ValueError(f"lengths: expected steps from 0 to T = {T}, got "
                              f"{low if low < 0 else high}")
         if bool((each[:-1] >= each[1:]).all()):
-            return wrap_descending(each)
+            return Lengths(each, each)
     descending, order = torch.sort(each, descending=True, stable=True)
     return Lengths(each, descending, order.to(device), torch.argsort(order).to(device))
 

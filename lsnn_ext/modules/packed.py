@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .._core.lengths import Lengths, LengthsArgument, resolve_lengths, wrap_descending
+from .._core.lengths import Lengths, LengthsArgument, resolve_lengths
 from .._core.state import State, Traces
 from ..functional import Layered, PackedSpikes, pack_spikes
 
@@ -116,7 +116,8 @@ def run_padded(x: Tensor | PackedSpikes, argument: LengthsArgument | None, state
         return run(x if isinstance(x, PackedSpikes) else x.contiguous(), lengths, state, p, masks)
     sort, restore = partial(lengths.sort, axis=-2), partial(lengths.restore, axis=-2)
     x = lengths.sort(x.numbers() if isinstance(x, PackedSpikes) else x, 1)
-    out = run(x, wrap_descending(lengths.descending), *change_start(sort, state, p, masks))
+    each, start = lengths.descending, change_start(sort, state, p, masks)
+    out = run(x, Lengths(each, each), *start)
     if means is not None:
         means[:] = map(restore, means)
     out = combine_results([out], restore, restore)  # (T, B, .) have the batch there, too
@@ -157,7 +158,7 @@ def run_packed(x: PackedSequence, state: State | None, p: Tensor | None, masks: 
                            strict=True):
         n = each[group]
         select = partial(torch.narrow, dim=-2, start=group.start, length=len(n))
-        outs.append(run(_pad_rows(part, n), None if n[0] == n[-1] else wrap_descending(n),
+        outs.append(run(_pad_rows(part, n), None if n[0] == n[-1] else Lengths(n, n),
                         *change_start(select, *start)))
 
     def pack(*values: Tensor) -> Tensor:
