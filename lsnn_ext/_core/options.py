@@ -70,10 +70,10 @@ class _Adaptive(TypedDict, total=False):
 class AlifOptions(_Shared, _Adaptive, total=False):
     """Options of functional.alif, functional.layer and reference.alif."""
 
-    alpha: Required[Annotated[
-        Coefficient, "decay of the membrane per step, exp(-dt / tau), in [0, 1]. Every coefficient "
-        "is a number or a differentiable tensor (N,)."]]
-    theta: Required[Annotated[Coefficient, "base threshold."]]
+    alpha: Annotated[
+        Required[Coefficient], "decay of the membrane per step, exp(-dt / tau), in [0, 1]. Every "
+        "coefficient is a number or a differentiable tensor (N,)."]
+    theta: Annotated[Required[Coefficient], "base threshold."]
     rho: Annotated[Coefficient | None, "decay of the adaptation per step, in [0, 1]. None: 0."]
     beta: Annotated[Coefficient | None, "rise of the threshold per unit of adaptation; 0 for the "
                     "regular neurons of an LSNN. None: 0 (LIF)."]
@@ -239,37 +239,32 @@ def document(options: type, defaults: Mapping[str, Any]) -> Callable[[Documented
     It changes the signature, and the line `**options` of the docstring; of a class, the signature
     of __init__ and the docstring of the class.
     """
-    hints = typing.get_type_hints(options, include_extras=True)
-    entries = {name: _split_hint(hints[name]) for name in defaults if name in hints}
+    kinds = typing.get_type_hints(options)
+    texts = {name: hint.__metadata__[0] for name, hint
+             in typing.get_type_hints(options, include_extras=True).items()}
+    required = options.__required_keys__  # type: ignore[attr-defined]
 
     def decorate(target: Documented) -> Documented:
         function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
         signature = inspect.signature(function)
         named = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        names = [name for name in defaults if name in kinds and name not in signature.parameters]
         function.__signature__ = signature.replace(parameters=named + [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind,
-                              default=inspect.Parameter.empty if required else defaults[name])
-            for name, (kind, _, required) in entries.items() if name not in signature.parameters])
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kinds[name],
+                              default=inspect.Parameter.empty if name in required
+                              else defaults[name]) for name in names])
+
+        def write_entry(indent: str, name: str) -> str:
+            is_shown = name not in required and defaults[name] is not None
+            more = f" Default {defaults[name]!r}." if is_shown else ""
+            return textwrap.fill(f"{name}: {texts[name]}{more}", 100, initial_indent=indent,
+                                 subsequent_indent=indent + "    ", break_on_hyphens=False)
+
         if target.__doc__:  # python -OO strips docstrings
             target.__doc__ = re.sub(
-                r"^( *)\*\*options$", lambda found: "\n".join(
-                    _format_entry(found[1], name, text, None if required else defaults[name])
-                    for name, (_, text, required) in entries.items()
-                    if name not in signature.parameters),
+                r"^( *)\*\*options$",
+                lambda found: "\n".join(write_entry(found[1], name) for name in names),
                 target.__doc__, flags=re.MULTILINE)
         return target
 
     return decorate
-
-
-def _split_hint(hint: Any) -> tuple[Any, str, bool]:
-    """The type, the text, and whether the argument is required."""
-    required = typing.get_origin(hint) is Required
-    kind, text = typing.get_args(typing.get_args(hint)[0] if required else hint)
-    return kind, text, required
-
-
-def _format_entry(indent: str, name: str, text: str, default: Any) -> str:
-    more = "" if default is None else f" Default {default!r}."
-    return textwrap.fill(f"{name}: {text}{more}", 100, initial_indent=indent,
-                         subsequent_indent=indent + "    ", break_on_hyphens=False)
