@@ -78,7 +78,7 @@ class PreparedLayer:
 
     def __init__(self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
                  delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
-                 projection: Projection, recorded: bool = False) -> None:
+                 projection: Projection, *, recorded: bool = False) -> None:
         """Raises as functional.alif for this neuron. sources: the parameters and buffers by name,
         with those of synapses, None without recurrence, and projection; recorded: whether autograd
         may record its steps."""
@@ -91,7 +91,8 @@ class PreparedLayer:
         # with their graph
         self.coefficients = stack_rows(call.rows, N, dtype, torch.device("cpu"))
         self.gradient_bits = call.rows.gradient_bits()  # rows that require a gradient
-        self.constants, self.dtype, self.projection = constants, dtype, projection
+        self.constants, self.dtype = constants, dtype
+        self.synapses, self.projection = synapses, projection
         self.D = count_past_steps(call.delays)
         self.delays, self.delay = call.delays, None if delay is None else delay.clone()
         # The aliases keep the memory of the sources, so no other tensor can get the same address.

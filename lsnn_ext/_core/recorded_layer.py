@@ -8,7 +8,7 @@ All steps of a layer depend on one node in the graph, that of its parameters. A 
 the gradients of its steps where they are computed, and this node, which runs last, returns them. So
 no step makes a matrix for autograd to add.
 """
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -16,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .._ops import materialize
-from .arguments import Delay
 from .autograd_rules import forbid_second_derivative
 from .bits import count_words, make_carrier
-from .options import NeuronArguments
-from .prepared_layer import PreparedLayer, Projection, RecurrentWeights, find_addresses
+from .prepared_layer import PreparedLayer, find_addresses
 from .state import State
 from .torch_internals import current_backward_pass, is_batched, is_reached, keep_during_pass
 
@@ -35,19 +33,17 @@ class _Sums(list[Tensor | None]):
 class RecordedLayer(PreparedLayer):
     """A prepared layer whose steps autograd records."""
 
-    def __init__(self, constants: Hashable, sources: dict[str, Tensor], neuron: NeuronArguments,
-                 delays: Delay, N: int, dtype: torch.dtype, synapses: RecurrentWeights | None,
-                 projection: Projection, learned: dict[str, Tensor]) -> None:
+    def __init__(self, *arguments: Any, learned: dict[str, Tensor]) -> None:
         """As PreparedLayer; learned: copies of the sources that require a gradient, from which the
         coefficients of neuron were made."""
-        super().__init__(constants, sources, neuron, delays, N, dtype, synapses, projection, True)
-        self.synapses, self.copies = synapses, tuple(learned.values())
+        super().__init__(*arguments, recorded=True)
+        self.copies = tuple(learned.values())
         # By the number of the backward pass, which owns them, so a failed one discards them.
         self.passes: WeakValueDictionary[int, _Sums] = WeakValueDictionary()
         with torch.enable_grad():
-            stored = None if synapses is None else synapses.stored
-            self.parameters = _Parameters.apply(self, stored, *projection,
-                                                *(sources[name] for name in learned))
+            self.parameters = _Parameters.apply(
+                self, self.synapses and self.synapses.stored, *self.projection,
+                *(one for name, one, *_ in self.sources if name in learned))
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step where is_current() holds: inputs (B, I), a state of plain tensors -> spikes

@@ -68,7 +68,7 @@ def _find_prepared(layer: Constants, suffix: str, cache: dict[str, PreparedLayer
             return None
         arguments = (constants, sources, neuron, delays, N, w_in.dtype, synapses,
                      prepared_layer.Projection(w_in, bias))
-        cache[suffix] = (RecordedLayer(*arguments, copies) if recorded
+        cache[suffix] = (RecordedLayer(*arguments, learned=copies) if recorded
                          else PreparedLayer(*arguments))
     return cache[suffix]
 
