@@ -73,10 +73,8 @@ def forbid_second_derivative(gradients: Sequence[Tensor | None],
     Without this a recorded backward pass (create_graph=True) would take them for constants and
     silently drop their gradients.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return tuple(gradients)
     present = [gradient for gradient in gradients if gradient is not None]
-    if not present:
+    if not present or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return tuple(gradients)
     depends = [tensor for tensor in depend_on if tensor is not None]
     if not is_transforming():

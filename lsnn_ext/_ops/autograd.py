@@ -70,20 +70,17 @@ def call_interruptible(op: Callable[..., Any], *args: Any) -> Any:
         raise raised from None
 
 
-def list_recurrence(t: Any) -> list[Any]:
-    """The recurrent tensors of a call; programs exported without the last two keep their graph."""
-    found = [t.w_rec, t.delay, t.delay_kernel, t.recurrent_mask]
-    return found[:2] if t.delay_kernel is None and t.recurrent_mask is None else found
-
-
 def _lists(settings: Settings, t: Tensors, states: Sequence[Tensor],
            coefficients: Tensor | None) -> tuple[Any, ...]:
     """The arguments that both operators share, from the state on."""
     state = [] if t.z is None else [*states, t.z]
+    recurrence = [t.w_rec, t.delay, t.delay_kernel, t.recurrent_mask]
+    if t.delay_kernel is None and t.recurrent_mask is None:  # older exported programs have two
+        recurrence = recurrence[:2]
     # the bits of a slice of a batch are not contiguous
     projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
     readout = [t.w_out, t.p] if t.b_out is None else [t.w_out, t.p, t.b_out]
-    return state, coefficients, list_recurrence(t), list(settings.delays), projection, readout
+    return state, coefficients, recurrence, list(settings.delays), projection, readout
 
 
 def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
@@ -107,13 +104,6 @@ def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Row
     p, p_last = readout
     return Outputs(spikes, tuple(state), tuple(traces), p, p_last,
                    (*saved[:4], *made, *saved[4:]))
-
-
-def make_link(x: Tensor) -> Tensor | None:
-    """An empty tensor in the graph of x, which shows a second derivative where x is not saved."""
-    if torch.compiler.is_compiling() or not internals.requires_gradient(x):
-        return None
-    return x[:0].clone()
 
 
 def refuse_batch_of_gradients(g: Sequence[Tensor | None]) -> None:
@@ -225,7 +215,9 @@ def _saves_packed(t: Tensors, settings: Settings) -> bool:
 
 def _record(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Rows) -> Outputs:
     delays, constants, numbers = (tuple(part) for part in settings[:3])
-    link = make_link(t.x) if t.w_in is None else None
+    link = None  # an empty tensor in the graph of x: shows a second derivative where x is not saved
+    if t.w_in is None and not torch.compiler.is_compiling() and internals.requires_gradient(t.x):
+        link = t.x[:0].clone()
     return _join(settings, apply_function(
         _Recurrence, delays, constants, numbers, *settings[3:], rows.each,
         None if is_transformed() else rows.stacks, link, *t, *states, *rows.tensors))

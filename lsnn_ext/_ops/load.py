@@ -54,7 +54,7 @@ except ImportError as error:  # for example no compiler at installation
 available = _C is not None
 
 # Devices with kernels; "meta" has shapes only.
-DEVICES: tuple[str, ...] = ("cpu", "meta")
+DEVICES = ("cpu", *(["cuda"] if _C is not None and _C.cuda else []), "meta")
 # The names of csrc/torch/boundary.h, in order: of numbers in lists that operators take, and of bits
 # in masks.
 def _make_tuple(kind: str, names: Sequence[str], **defaults: int) -> Any:
@@ -69,9 +69,6 @@ Options = _make_tuple("Options", () if _C is None else _C.options)
 # Elements of a result from which on reused memory is faster.
 MANY = 1 << 18
 _FEW = f"the product has fewer than {MANY:,} elements"
-_BITS: dict[str, dict[str, int]] = {}
-# The names of the choices of an option (csrc/options.h); 0 is "automatic", also for numbers.
-_WORDS: dict[str, tuple[str, ...]] = {}
 
 
 def check_tables(compiled: Any) -> None:
@@ -90,12 +87,12 @@ def check_tables(compiled: Any) -> None:
 
 
 if _C is not None:
-    DEVICES = ("cpu", "cuda", "meta") if _C.cuda else DEVICES
     DYNAMICS = {model["name"]: k for k, model in enumerate(_C.dynamics())}
     SURROGATES = {name: k for k, name in enumerate(_C.surrogates())}
     check_tables(_C)
     _BITS = {kind: {name: 1 << k for k, name in enumerate(names)}
              for kind, names in (("outputs", _C.outputs), ("gradients", _C.gradients))}
+    # The names of the choices of an option (csrc/options.h); 0 is "automatic", also for numbers.
     _WORDS = {"product": _C.products, "design": _C.designs, "kernels": _C.kernels}
 
 
