@@ -45,12 +45,17 @@ BACKWARD = {
 }
 
 
-def phases_of(threads: int, forward: tuple[float, dict[str, int]],
-              backward: tuple[float, dict[str, int]], products: Sequence[float],
-              ) -> dict[str, float]:
-    """Seconds by phase. forward, backward: seconds of the pass and what the kernels counted;
-    products: seconds of products and readouts outside of the operator, in both passes."""
-    (all_f, f), (all_b, b) = forward, backward
+class _Pass(NamedTuple):
+    forward: float  # seconds
+    backward: float
+    in_forward: dict[str, int]  # what the kernels counted
+    in_backward: dict[str, int]
+
+
+def _find_phases(threads: int, measured: _Pass, products: Sequence[float]) -> dict[str, float]:
+    """Seconds by phase; products: seconds of products and readouts outside of the operator, in both
+    passes."""
+    all_f, all_b, f, b = measured
     timed = ("events", "sums", "step", "readout", "wait_forward", "forward_tiles")
     seconds = {key: f["ns_" + key] * 1e-9 / threads for key in timed}
     own = f["input_rows"] / max(1, f["rows"])  # share of the rows that were added for inputs
@@ -145,13 +150,6 @@ def _count(number: float, noun: str) -> str:
 _PRODUCTS = "mm", "addmm", "bmm", "baddbmm", "linear_events", "leaky_readout"
 
 
-class _Pass(NamedTuple):
-    forward: float
-    backward: float
-    in_forward: dict[str, int]
-    in_backward: dict[str, int]
-
-
 def profile(target: Callable[..., Any], *inputs: Any, repeats: int = 5,
             file: TextIO | None = None) -> Profile:
     """Returns where the time of a forward and a backward pass goes, and prints it.
@@ -219,8 +217,7 @@ def profile(target: Callable[..., Any], *inputs: Any, repeats: int = 5,
         shape = next((tuple(one.shape) for one in find_tensors(passes.inputs)), ())
         raise ValueError(f"target: expected a call of lsnn_ext with one step and one sequence or "
                          f"more, got none by {passes.name} with inputs of shape {shape}")
-    outside = [statistics.median(pair[direction].seconds for pair in timers)
-               for direction in (0, 1)]
+    outside = [statistics.median(one.seconds for one in each) for each in zip(*timers, strict=True)]
     report = _report(passes.name, repeats, median, outside)
     print(report, file=file)
     return report
@@ -236,8 +233,7 @@ def _report(name: str, repeats: int, measured: _Pass, outside: Sequence[float]) 
         lost=max(0.0, 1 - counted["ns_processor"] / max(1, kernels)),
         instruction_set=_ops._C.instruction_set(),
         forward=measured.forward, backward=measured.backward,
-        phases=phases_of(threads, (measured.forward, measured.in_forward),
-                         (measured.backward, measured.in_backward), outside),
+        phases=_find_phases(threads, measured, outside),
         rate=counted["spikes"] / max(1, counted["neuron_steps"]),
         active=counted["active"] / counted["replayed"] if counted["replayed"] else None,
         input_density=counted["input_rows"] / counted["inputs"] if counted["inputs"] else None,
