@@ -59,11 +59,11 @@ def dale_(weight: Tensor, signs: Tensor, connectivity: float = 1.0, *, mask: Ten
     before each target is balanced, and for more targets than sources the columns of one square
     matrix repeat.
     """
-    N, n = _get_shape(weight)
+    allowed = _get_mask(weight, mask)
+    N, n = weight.shape
     if tuple(signs.shape) != (n,) or not bool((signs.abs() == 1).all()):
         raise ValueError(f"signs: expected 1 and -1 of shape ({n},), got shape "
                          f"{tuple(signs.shape)} or other numbers")
-    allowed = _get_mask(weight, mask)
     sign = signs.to("cpu", torch.float64)
     # (targets, sources): as many targets as a square has, or more
     w = torch.randn(max(N, n), n, generator=generator, dtype=torch.float64).abs() * sign
@@ -91,9 +91,9 @@ def sparse_(weight: Tensor, connectivity: float, *, mask: Tensor | None = None,
     Returns:
         weight.
     """
-    N, n = _get_shape(weight)
     allowed = _get_mask(weight, mask)
-    w = torch.randn(N, n, generator=generator, dtype=torch.float64) / math.sqrt(n)
+    w = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    w /= math.sqrt(weight.shape[1])
     weight.copy_(w * _draw_mask(allowed, connectivity, generator))
     return weight
 
@@ -149,13 +149,9 @@ def sparse(module: nn.Module, connectivity: float, *,
         sparse_(weight, connectivity, mask=masks.get(weight), generator=generator)
 
 
-def _get_shape(weight: Tensor) -> tuple[int, int]:
+def _get_mask(weight: Tensor, mask: Tensor | None) -> Tensor:
     if weight.dim() != 2 or not weight.numel():
         raise ValueError(f"weight: expected shape (N, I), got {tuple(weight.shape)}")
-    return weight.shape[0], weight.shape[1]
-
-
-def _get_mask(weight: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return torch.ones(weight.shape, dtype=torch.bool)
     if mask.shape != weight.shape or mask.dtype != torch.bool:

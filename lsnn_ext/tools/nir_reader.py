@@ -204,10 +204,7 @@ class Reader:
 
     def make_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         made = Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=self.dtype)
-        with torch.no_grad():
-            made.weight.copy_(weight)
-            if bias is not None:
-                made.bias.copy_(bias)
+        made.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
         return made
 
     def make_modules(self) -> list[nn.Module]:
