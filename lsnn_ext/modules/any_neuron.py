@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from .. import functional
 from .._core.coefficients import Coefficient
@@ -19,7 +18,7 @@ from . import checks
 from .delays import read_delay, reset_delay, set_delay
 from .extra_state import KEY, decode, encode, list_settings, warn_of_differences
 from .neuron import format_value, write_constant
-from .packed import repack
+from .packed import to_time_first
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 from .recurrent import Sequence
 from .recurrent_dropout import check_dropout, drop_synapses, refuse_steps
@@ -173,23 +172,12 @@ class Recurrent(ParametrizedModule):
         x = checks.convert_input(x, self._dtype, self.batch_first)
         checks.check_lengths(x, lengths, self.batch_first)
         checks.check_sequence(x, self.batch_first, self.input_size, self._dtype())
-        packed = x if isinstance(x, PackedSequence) else None
         is_batch = not isinstance(x, Tensor) or x.dim() == 3
-        first = isinstance(x, Tensor) and is_batch and self.batch_first
-        if isinstance(x, PackedSequence):
-            x, lengths = pad_packed_sequence(x)
-        elif isinstance(x, Tensor):
-            x = x.transpose(0, 1) if first else x if is_batch else x.unsqueeze(1)
+        sequence, lengths, restore = to_time_first(x, lengths, self.batch_first)
         if not is_batch and isinstance(state, NeuronState):  # else an error is raised later
             states = {name: leaf.unsqueeze(0) for name, leaf in state.states.items()}
             state = NeuronState(states, state.z.unsqueeze(-2))
-        spikes, state, *traces = self._run(x, state, lengths, trace)
-
-        def restore(value: Tensor) -> Any:
-            if packed is not None:
-                return repack(value, packed)
-            return value.transpose(0, 1) if first else value if is_batch else value.squeeze(1)
-
+        spikes, state, *traces = self._run(sequence, state, lengths, trace)
         if not is_batch:
             state = NeuronState({name: leaf.squeeze(0) for name, leaf in state.states.items()},
                                 state.z.squeeze(-2))

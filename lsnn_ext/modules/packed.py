@@ -79,6 +79,18 @@ def repack(value: Tensor, x: PackedSequence) -> PackedSequence:
     return x._replace(data=_pack_rows(lengths.sort(value, 1), lengths.descending))
 
 
+def to_time_first(x: Any, lengths: Any, batch_first: bool) -> tuple[
+        Any, Any, Callable[[Tensor], Any]]:
+    """x in any form as (T, B, I), its lengths, and the inverse change for results (T, B, N)."""
+    if isinstance(x, PackedSequence):
+        return *pad_packed_sequence(x), partial(repack, x=x)
+    if isinstance(x, Tensor) and x.dim() == 2:
+        return x.unsqueeze(1), lengths, partial(torch.squeeze, dim=1)
+    if isinstance(x, Tensor) and batch_first:
+        return x.transpose(0, 1), lengths, partial(torch.transpose, dim0=0, dim1=1)
+    return x, lengths, lambda value: value
+
+
 # x (T, B, I), falling lengths or None, state, p, masks (..., B, N) -> results (T, B, .)
 Run: TypeAlias = Callable[
     [Any, Lengths | None, State | None, Tensor | None, Tensor | None], Layered]

@@ -22,7 +22,7 @@ from ..codegen.neuron import Neuron
 from ..functional import NeuronState
 from . import checks
 from .neuron import check_unit, format_value
-from .packed import repack
+from .packed import repack, to_time_first
 from .parametrizations import Log, ParametrizedModule, fill_parameter
 
 
@@ -96,14 +96,6 @@ def _map_state(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return state.map(change) if isinstance(state, ReadoutState) else change(state)
 
 
-def _check_windows(lengths: Tensor, every: int) -> None:
-    """Raises ValueError unless all sequences end with a window."""
-    if is_readable(lengths) and bool((lengths % every).any()):
-        odd = int(lengths[(lengths % every).nonzero()[0]])
-        raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, got "
-                         f"{every} for one of {odd} steps")
-
-
 def average_windows(y: Tensor | PackedSequence, every: int, batch_first: bool,
                     each: Tensor | None = None) -> Tensor | PackedSequence:
     """The means of results (T, B, O), (B, T, O), (T, O) or packed over windows of `every` steps.
@@ -114,11 +106,12 @@ def average_windows(y: Tensor | PackedSequence, every: int, batch_first: bool,
     checks.check_whole_number("readout_every", every, 1)
     if isinstance(y, PackedSequence):
         padded, lengths = pad_packed_sequence(y)
-        _check_windows(lengths, every)
-        means = padded.unflatten(0, (-1, every)).mean(1)
+        means: Any = average_windows(padded, every, False, lengths)
         return repack(means, y._replace(batch_sizes=y.batch_sizes[::every]))
-    if each is not None:
-        _check_windows(each, every)
+    if each is not None and is_readable(each) and bool((each % every).any()):
+        odd = int(each[(each % every).nonzero()[0]])
+        raise ValueError(f"readout_every: expected a divisor of the steps of each sequence, got "
+                         f"{every} for one of {odd} steps")
     time = 1 if batch_first and y.dim() == 3 else 0
     T = y.shape[time]
     if T % every:
@@ -276,28 +269,23 @@ class LeakyReadout(ParametrizedModule):
             TypeError, ValueError: an argument of the wrong type or shape; the message names it.
         """
         if isinstance(x, PackedSequence):
-            checks.check_lengths(x, lengths, self.batch_first)
             checks.check_tensor("x.data", x.data)
             if x.data.dim() != 2 or x.data.shape[-1] != self.n:
                 raise ValueError(f"x: expected packed rows (sum of lengths, {self.n}), got "
                                  f"{tuple(x.data.shape)}")
-            self.check_state(state, self.batch_of(x))
-            padded, lengths = pad_packed_sequence(x)  # in the original order
-            y, end = self._run(padded, state, lengths)
-            return repack(y, x), end
-        checks.check_tensor("x", x, " or a PackedSequence")
-        form = f"({'B, T' if self.batch_first else 'T, B'}, {self.n}) or (T, {self.n})"
-        if x.dim() not in (2, 3) or x.shape[-1] != self.n:
-            raise ValueError(f"x: expected shape {form}, got {tuple(x.shape)}")
+        else:
+            checks.check_tensor("x", x, " or a PackedSequence")
+            if x.dim() not in (2, 3) or x.shape[-1] != self.n:
+                order = "B, T" if self.batch_first else "T, B"
+                raise ValueError(f"x: expected shape ({order}, {self.n}) or (T, {self.n}), got "
+                                 f"{tuple(x.shape)}")
         checks.check_lengths(x, lengths, self.batch_first)
-        batched, first, original = x.dim() == 3, self.batch_first and x.dim() == 3, x
-        x = x.transpose(0, 1) if first else x if batched else x.unsqueeze(1)
-        self.check_state(state, (x.shape[1],) if batched else (), original)
-        carried = state if batched else _map_state(state, lambda leaf: leaf.unsqueeze(0))
-        y, end = self._run(x, carried, lengths)
-        if not batched:
-            return y.squeeze(1), _map_state(end, lambda leaf: leaf.squeeze(0))
-        return y.transpose(0, 1) if first else y, end
+        batch = self.batch_of(x)
+        self.check_state(state, batch, x)
+        sequence, lengths, restore = to_time_first(x, lengths, self.batch_first)
+        carried = state if batch else _map_state(state, lambda leaf: leaf.unsqueeze(0))
+        y, end = self._run(sequence, carried, lengths)
+        return restore(y), end if batch else _map_state(end, lambda leaf: leaf.squeeze(0))
 
     def _run(self, x: Tensor, state: Any, lengths: LengthsArgument | None) -> tuple[Tensor, Any]:
         """y (T, B, O) and the state after x (T, B, n), which has been checked."""
