@@ -24,6 +24,7 @@ below_autograd = torch._C._AutoDispatchBelowAutograd  # skips kernels whose over
 current_backward_pass = torch._C._current_graph_task_id  # unique; negative if there is none
 is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor  # autograd maps over the tensor
 is_reached = torch._C._will_engine_execute_node  # by the current pass; inputs= may exclude a node
+is_zero_tensor = Tensor._is_zerotensor  # without memory, as forward-mode differentiation makes it
 
 
 def find_tensors(value: Any) -> list[Tensor]:
@@ -189,11 +190,6 @@ def keys_of_memory(keys: Any) -> Any:
     """The dispatch keys without Negative and ZeroTensor, once the tensors are materialized."""
     key = torch._C.DispatchKey
     return keys.remove(key.Negative).remove(key.ZeroTensor)
-
-
-def is_zero_tensor(tensor: Tensor) -> bool:
-    """Whether it is zeros without memory, which forward-mode differentiation makes."""
-    return tensor._is_zerotensor()
 
 
 def find_storage(tensor: Tensor) -> int:
