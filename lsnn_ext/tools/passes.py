@@ -66,11 +66,6 @@ class Passes:
         for _ in range(2):
             self.backward(self.forward())
 
-    def parameter_shapes(self) -> set[tuple[int, ...]]:
-        """Of the leaves of the graph that are no inputs."""
-        inputs = {id(one) for one in find_tensors(self.inputs)}
-        return {tuple(one.shape) for one in self.leaves if id(one) not in inputs}
-
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Restores buffers, such as the means of a batch norm, and the random generators."""

@@ -67,12 +67,14 @@ def plan(target: Callable[..., Any], *inputs: Any, memory: str | None = None,
     if not calls.layers:
         raise ValueError(f"target: expected a module or function that calls lsnn_ext, got "
                          f"{passes.name}, which does not")
-    x_bytes = sum(one.nbytes for one in find_tensors(passes.inputs))
+    tensors = find_tensors(passes.inputs)
+    x_bytes, ids = sum(one.nbytes for one in tensors), set(map(id, tensors))
+    parameter_shapes = {tuple(one.shape) for one in passes.leaves if id(one) not in ids}
     is_packed = any(isinstance(one, PackedSequence) for one in inputs)
     return Plan(
         target=passes.name, device=str(out.device), instruction_set=_ops._C.instruction_set(),
         threads=torch.get_num_threads(), layers=tuple(calls.layers), saved_bytes=saved,
-        **_memory(live.peak, calls.layers, passes.parameter_shapes(), x_bytes,
+        **_memory(live.peak, calls.layers, parameter_shapes, x_bytes,
                   budget or available_bytes(out.device) + x_bytes, not is_packed))
 
 
