@@ -137,11 +137,10 @@ class DeepR(Optimizer):
         decaying, others = parameter_groups(module, weight_decay=0.0)
         ids = set(map(id, weights))
         more = [weight for weight in decaying["params"] if id(weight) not in ids]
-        groups: list[dict[str, Any]] = [{"params": weights, "connectivity": connectivity}]
-        groups += [{"params": more}] if more else []
-        groups += [others] if others["params"] else []
-        return cls(optimizer(groups, **options), l1=l1, temperature=temperature, signs=signs,
-                   masks=masks, generator=generator)
+        groups = {"params": weights, "connectivity": connectivity}, {"params": more}, others
+        tuned = optimizer([group for group in groups if group["params"]], **options)
+        return cls(tuned, l1=l1, temperature=temperature, signs=signs, masks=masks,
+                   generator=generator)
 
     # ------------------------------------------------------------------------------------- the step
     @torch.no_grad()
