@@ -215,10 +215,11 @@ def check_state_leaf(name: str, value: Tensor, shape: tuple[int, ...], dtype: to
         raise TypeError(f"state.{name}: expected {dtype}, got {value.dtype}")
 
 
-def check_operand(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tensor,
-                  x_name: str) -> None:
+def check_operand(name: str, value: Tensor, shape: tuple[int | str, ...], x: Tensor, x_name: str,
+                  *, is_carried: bool = False) -> None:
     """Raises TypeError or ValueError unless value is a floating point tensor of this shape on the
-    device of x, the argument called x_name; a letter in the shape stands for any size."""
+    device of x, the argument called x_name; a letter in the shape stands for any size. is_carried:
+    it has the dtype of the computation."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.dim() != len(shape) or any(size != found and not isinstance(size, str)
@@ -229,13 +230,8 @@ def check_operand(name: str, value: Tensor, shape: tuple[int | str, ...], x: Ten
         raise TypeError(f"{name}: expected a floating point dtype, got {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"{name}: expected device {x.device} as {x_name}, got {value.device}")
-
-
-def check_carried(name: str, value: Tensor, shape: tuple[int, ...], x: Tensor, x_name: str) -> None:
-    """check_operand, and raises TypeError unless value has the dtype of the computation."""
-    check_operand(name, value, shape, x, x_name)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    if value.dtype != dtype:
+    if is_carried and value.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
 
 

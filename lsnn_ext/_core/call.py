@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import _ops, reference
 from ..models import COEFFICIENTS
-from .arguments import check_carried, check_operand, is_readable
+from .arguments import check_operand, is_readable
 from .bits import PackedSpikes, make_carrier, pack_spikes, pack_unchecked
 from .coefficients import Coefficient, stack_rows
 from .device_checks import check_kernels, warn_if_cpu_only, warn_of_slow_reference
@@ -107,7 +107,7 @@ def check_readout(x: Tensor, w_out: Tensor, p: Tensor | None) -> None:
         raise ValueError(f"x: expected shape (T, B, N), got {tuple(x.shape)}")
     check_operand("w_out", w_out, ("O", x.shape[2]), x, "x")
     if p is not None:
-        check_carried("p", p, (x.shape[1], w_out.shape[0]), x, "x")
+        check_operand("p", p, (x.shape[1], w_out.shape[0]), x, "x", is_carried=True)
 
 
 def project_to_outputs(x: Tensor, w_out: Tensor) -> Tensor:
@@ -223,7 +223,8 @@ def run_layer(x: Tensor | PackedSpikes, w_in: Tensor, w_rec: Tensor | None, bias
     if w_out is not None and b_out is not None:
         check_operand("b_out", b_out, (w_out.shape[0],), like, name)
     if w_out is not None and readout_state is not None:
-        check_carried("readout_state", readout_state, (B, w_out.shape[0]), like, name)
+        check_operand("readout_state", readout_state, (B, w_out.shape[0]), like, name,
+                      is_carried=True)
     check_decay("k_out", k_out, w_out, like, name)
     if spikes not in (True, False, "bits"):
         raise ValueError(f"spikes: expected True, False or 'bits', got {spikes!r}")
