@@ -106,15 +106,6 @@ def _forward(settings: Settings, t: Tensors, states: Sequence[Tensor], rows: Row
                    (*saved[:4], *made, *saved[4:]))
 
 
-def refuse_batch_of_gradients(g: Sequence[Tensor | None]) -> None:
-    """Raises RuntimeError for a batch of gradients, of is_grads_batched=True."""
-    if not torch.compiler.is_compiling() and any(
-            one is not None and internals.is_legacy_batched(one) for one in g):
-        raise RuntimeError("lsnn_ext: expected the gradient of one result, got a batch of "
-                           "gradients (is_grads_batched=True); call the backward pass for each, or "
-                           "torch.func.vmap over torch.func.vjp")
-
-
 class _Recurrence(torch.autograd.Function):
     """Settings and the rows as tuples, the stacks of the rows, a link, Tensors, states and the
     tensors of the rows -> the tensors of Outputs in turn, differentiable."""
@@ -153,7 +144,11 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *g: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(one is None for one in g):
             return (None,) * len(ctx.needs_input_grad)
-        refuse_batch_of_gradients(g)
+        if not torch.compiler.is_compiling() and any(
+                one is not None and internals.is_legacy_batched(one) for one in g):
+            raise RuntimeError("lsnn_ext: expected the gradient of one result, got a batch of "
+                               "gradients (is_grads_batched=True); call the backward pass for "
+                               "each, or torch.func.vmap over torch.func.vjp")
         saved = ctx.saved_tensors  # read once: torch.utils.checkpoint computes them at each read
         with torch.no_grad():
             found = _Recurrence.gradients(ctx, saved, _join(ctx.settings, g))  # type: ignore[arg-type]
