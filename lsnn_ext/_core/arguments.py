@@ -230,8 +230,7 @@ def check_operand(name: str, value: Tensor, shape: tuple[int | str, ...], x: Ten
         raise TypeError(f"{name}: expected a floating point dtype, got {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"{name}: expected device {x.device} as {x_name}, got {value.device}")
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if is_carried and value.dtype != dtype:
+    if is_carried and value.dtype != (dtype := torch.promote_types(x.dtype, torch.float32)):
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
 
 

@@ -75,7 +75,7 @@ def _lists(settings: Settings, t: Tensors, states: Sequence[Tensor],
     """The arguments that both operators share, from the state on."""
     state = [] if t.z is None else [*states, t.z]
     recurrence = [t.w_rec, t.delay, t.delay_kernel, t.recurrent_mask]
-    if t.delay_kernel is None and t.recurrent_mask is None:  # older exported programs have two
+    if t.delay_kernel is None and t.recurrent_mask is None:  # exported programs keep their graph
         recurrence = recurrence[:2]
     # the bits of a slice of a batch are not contiguous
     projection = [t.w_in, t.bias, None if t.x_bits is None else t.x_bits.contiguous()]
