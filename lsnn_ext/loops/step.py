@@ -138,8 +138,9 @@ def _find_ranges(found: Recurrence) -> dict[str, Range]:
             known |= {name: (min(numbers), max(numbers))} if {*map(type, numbers)} == {int} else {}
     for register, name in found.registers.items():
         iteration, _ = found.retiming.locate(register.place[0], -register.lag)
+        is_integer = not found.reader.kind(*register.place).dtype.is_floating_point
         number = find_number(found.reader.recording, register.initial[0]) if (
-            register.initial and iteration < 0) else None
+            is_integer and register.initial and iteration < 0) else None
         if number is not None:
             known[name] = number, number
     return known

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lsnn_ext import convert
-from small_loops import compare, random, run, spike
+from small_loops import compare, find_components, random, run, spike
 
 T, B, N = 40, 3, 5
 LONG = torch.int64
@@ -82,6 +82,15 @@ def test_numbers_that_need_not_be_exact(name: str) -> None:
     want, got, plan = run(partial(count, *REFUSED[name]), (random(T, B, N), random(N, N, seed=1)))
     assert "fused" not in [stage.kind for stage in plan.stages]
     torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_kernels_without_integers_are_those_of_any_length() -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        return count(torch.zeros_like, lambda n, z, t: n + z, x, w)[0]
+
+    steps = [find_components(compare(model, random(length, B, N), random(N, N, seed=1)))[0]
+             .neuron.step for length in (8, 40)]
+    assert steps[0].key == steps[1].key
 
 
 def test_an_integer_of_an_attribute_is_read_again() -> None:
