@@ -179,7 +179,7 @@ class Processes:
                 self._running.discard(process)
 
     def stop(self) -> None:
-        """Kills all processes and starts no more."""
+        """Kills the running processes; later ones are not started."""
         with self._lock:
             self._stopped = True
             for process in self._running:

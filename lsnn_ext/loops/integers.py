@@ -1,4 +1,4 @@
-"""Integers that are the same in each call, such as those of a counter before the loop."""
+"""Numbers that are the same in each call, such as those of a counter before the loop."""
 import torch
 from torch.utils import _pytree as pytree
 
@@ -17,15 +17,13 @@ DTYPES = frozenset({torch.int32, torch.int64, torch.float32, torch.float64})
 def find_number(recording: Recording, value: int) -> int | None:
     """Returns the integer that all numbers of a tensor are; None: it may differ by call."""
     kind, numbers = recording.kinds[value], recording.numbers.get(value)
-    if kind.dtype not in DTYPES:
+    if kind.dtype not in DTYPES or kind.requires_grad:
         return None
     call = recording.find_maker(value)
     number = None
     if call is None:
-        leaf = recording.leaves[value]
-        if (leaf.kind == "input" or numbers is None or numbers.numel() != 1
-                or kind.dtype.is_floating_point or value in recording.written
-                or any(path == leaf.path for path, _ in recording.changed)):
+        if (recording.leaves[value].kind == "input" or numbers is None or numbers.numel() != 1
+                or kind.dtype.is_floating_point):
             return None
         recording.read[value] = numbers  # which each call compares from now on
         number = int(numbers)

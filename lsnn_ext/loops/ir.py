@@ -271,12 +271,6 @@ class Recording:
         return next((call for call in islice(reversed(self.calls), most or None)
                      if value in call.outputs), None)
 
-    def is_zero(self, value: int) -> bool:
-        """Whether a call of torch makes a value of zeros."""
-        maker = self.find_maker(value)
-        return (maker is not None and maker.name in ("zeros", "zeros_like", "new_zeros")
-                and not self.kinds[value].requires_grad)
-
     def attributes_of(self, value: int, most: int, calls: int = 4) -> list[int] | None:
         """Returns the attributes of at most `most` numbers from which the last calls compute a
         value; None: it depends on something else."""

@@ -7,6 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from .functions import Apply
+from .integers import find_number
 from .ir import Before, Fixed, Now, Refused, Varying
 from .reader import FirstTerms, LaterTerm, Product, Read, Reader, Term
 from .values import Place
@@ -124,7 +125,8 @@ class Nodes:
                 isinstance(one, int | float) or self.reader.is_invariant(one) for one in others):
             return (read,)
         self.history.update(((place, -1), None) for place in self.emitted)
-        if not others and all(map(self.reader.recording.is_zero, read.initial)):
+        if not others and all(find_number(self.reader.recording, one) == 0
+                              for one in read.initial):
             self.zeros.update(read.initial)
             return tuple(turned)
         return (*turned, FirstTerms(read.initial), *map(LaterTerm, others))

@@ -289,11 +289,10 @@ def _separate(recording: Recording, loops: Sequence[tuple[Loop, list[Stage]]]) -
             continue
         read = [[slot.position for slot in one.slots if isinstance(slot, Now | Before)]
                 for one in body]
-        drawn = [q for q, one in enumerate(body) if one.call.is_random]
+        # draws keep their order: one that reads the recurrence is the only one of an iteration
+        drawn = [q for q, one in enumerate(body) if one.call.is_random and find_reachable(
+            [q], read.__getitem__).isdisjoint(stage.positions)]
         reached = find_reachable([*stage.positions, *drawn], read.__getitem__)
-        if any(not find_reachable([q], read.__getitem__).isdisjoint(stage.positions)
-               for q in drawn):
-            continue  # draws would be in another order
         parts = [1 if q in stage.positions else 0 if q in reached else 2 for q in range(p)]
         first = next(at[made[0]] - q for q, made in enumerate(loop.made[0]) if made)
         end = first + p * loop.iterations

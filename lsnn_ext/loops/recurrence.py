@@ -17,6 +17,7 @@ from ..codegen.form import MAX_AXIS, Form
 from ..codegen.program import find_reachable
 from .costs import DENSE, MULTIPLICATION, estimate_call
 from .functions import is_operator
+from .integers import find_number
 from .ir import Before, Call, Fixed, Loop, Now, Numbers, Recording, Refused, Slot, Varying
 from .nodes import Node, Nodes
 from .populations import Populations
@@ -304,13 +305,12 @@ class Recurrence:
 
     def _check_outside(self, slot: Any, call: Call, is_added: bool) -> torch.dtype:
         """Returns the dtype in which the step reads an argument."""
-        made = self.reader.kinds[call.outputs[0]].dtype
         if isinstance(slot, int | float):
             return self.dtype
         if isinstance(slot, Numbers):
             if not all(type(one) in (int, float) for one in slot.values):
                 raise Refused("expected numbers as constants that change", call.line)
-            return torch.int64 if made in (torch.int32, torch.int64) else self.dtype
+            return self.dtype
         kind = self.reader.kind_of(slot)
         if kind.device != self.device and kind.shape:
             raise Refused(f"expected arguments on {self.device}, got {kind.device}", call.line)
@@ -321,6 +321,7 @@ class Recurrence:
             return kind.dtype
         if kind.dtype == torch.bool and not is_added:
             return torch.bool
+        made = self.reader.kinds[call.outputs[0]].dtype
         if made.is_floating_point and not (kind.dtype.is_floating_point or kind.dtype.is_complex):
             return made  # to which torch casts integers
         if not kind.shape and not kind.dtype.is_complex:  # decides no dtype
@@ -375,7 +376,7 @@ class Recurrence:
         initial = register.initial[0]
         t, _ = self.retiming.locate(place[0], -1)
         known = self.history.setdefault((place, t), initial)
-        if known is None and self.reader.recording.is_zero(initial):
+        if known is None and find_number(self.reader.recording, initial) == 0:
             self.zeros.add(initial)
             return True
         return known == initial

@@ -110,6 +110,26 @@ def test_a_recurrent_product_of_dropped_spikes_costs_less():
     assert estimate(3.0) - estimate(0.6) == pytest.approx(more)
 
 
+def test_a_recurrent_product_of_rates_costs_more_without_gradients():
+    def model(x, w):
+        v = torch.zeros_like(x[0])
+        for one in x:
+            v = torch.tanh(one + v @ w)
+        return v
+
+    x, w = torch.rand(20, 8, N), torch.rand(N, N)
+    *_, plan = run(model, (x, w))
+    loop, stages = plan.loops[0]
+    times = [costs.estimate_stage(loop, stage, plan.recording) for stage in stages
+             if stage.kind == "fused"]
+    *_, plan = run(model, (x, w.requires_grad_()))
+    loop, stages = plan.loops[0]
+    times += [costs.estimate_stage(loop, stage, plan.recording) for stage in stages
+              if stage.kind == "fused"]
+    more = (costs.DENSE_FORWARD - costs.DENSE) * costs.MULTIPLICATION * 8 * N * N
+    assert times[0] - times[1] == pytest.approx(20 * more)
+
+
 def test_a_state_of_one_number_has_an_estimate():
     def model(x):
         v = x[0, 0]

@@ -93,22 +93,33 @@ def test_kernels_without_integers_are_those_of_any_length() -> None:
     assert steps[0].key == steps[1].key
 
 
-def test_an_integer_of_an_attribute_is_read_again() -> None:
+@pytest.mark.parametrize("kind", ["buffer", "attribute", "input", "counted", "counted in place"])
+def test_an_integer_of_another_call(kind: str) -> None:
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("period", torch.tensor(3))
             self.w = torch.nn.Parameter(random(N, N, seed=1))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return count(zeros, lambda n, z, t: torch.where(z > 0, self.period, n - 1), x,
-                         self.w)[0]
+        def forward(self, x: Tensor, given: Tensor) -> Tensor:
+            period = given if kind == "input" else self.period
+            made = count(zeros, lambda n, z, t: torch.where(z > 0, period, n - 1), x, self.w)[0]
+            if kind == "counted":
+                self.period = self.period + 1
+            elif kind == "counted in place":
+                self.period += 1
+            return made
 
     x = random(T, B, N)
-    net, report = convert(Net(), x)
-    assert report.fused
+    net, report = convert(Net(), (x, torch.tensor(3)))
+    assert bool(report.fused) == (kind != "input")
+    want = Net()
     for period in (3, 5):
-        net.period.fill_(period)
-        want = Net()
-        want.period.fill_(period)
-        torch.testing.assert_close([net(x), net(x)], [want(x)] * 2)
+        if kind == "attribute":
+            net.period, want.period = torch.tensor(period), torch.tensor(period)
+        elif kind == "buffer":
+            net.period.fill_(period)
+            want.period.fill_(period)
+        for _ in range(2):
+            torch.testing.assert_close(*(one(x, torch.tensor(period)) for one in (net, want)))
+            assert net.period == want.period

@@ -202,8 +202,10 @@ def test_what_unbind_takes_apart_is_not_stacked_again(
     assert all(isinstance(one, Range) for values, given in seen for one in values.ranges[given])
 
 
-def test_a_stack_of_each_second_step_has_one_gradient_for_all(
-        monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps", [slice(None, None, 2), slice(1, None, 2), slice(3, 12, 4),
+                                   slice(2, None, 3), slice(None, 4, -2)], ids=str)
+def test_a_stack_of_each_kth_step_has_one_gradient_for_all(
+        monkeypatch: pytest.MonkeyPatch, steps: slice) -> None:
     """Not one of the size of the sequence for each of its steps."""
     def run(x: Tensor, w: Tensor) -> Tensor:
         made = []
@@ -211,13 +213,13 @@ def test_a_stack_of_each_second_step_has_one_gradient_for_all(
         for one in x:
             v = 0.9 * v + one + torch.tanh(v) @ w
             made.append(v)
-        return torch.stack(made[::2])
+        return torch.stack(made[steps])
 
     x, w = torch.rand(T, B, N, requires_grad=True), torch.rand(N, N, requires_grad=True)
     fused = fuse(run, (x, w))
     seen = spy(monkeypatch, Frame, "range", lambda *each: each)
     compare_calls(fused, run, x, w)
-    assert len(seen) < 3
+    assert len(seen) < 4
 
 
 def test_a_stack_of_what_unbind_makes_has_memory_of_its_own() -> None:

@@ -182,7 +182,7 @@ def write_other_mask(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
 
 def write_other_part(self: Net, x: Tensor, spikes: Tensor) -> Tensor:
     """Both masks are results of one call, and equal in the recorded call."""
-    first, second = torch.stack((spikes > -1, spikes > -2)).unbind(0)
+    first, second = (torch.stack((spikes, spikes + 1)) > -1).unbind(0)
     out = spikes + 1
     out[first] = 2 * spikes[second]
     return out
@@ -201,6 +201,7 @@ def write_by(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 add(refused("shape depends"), Net, "result", MaskChanged=change_mask,
     PartRoot=write_by(torch.sqrt), PartInverse=write_by(lambda part: 1 / part),
     PartOver0=write_by(lambda part: part / 0), PartSquare=write_by(lambda part: part * part),
+    PartTimesTensor=write_by(lambda part: part * torch.tensor(2.0)),
     PartCounted=lambda self, x, spikes: spikes + spikes[spikes > 0].numel() / 16,
     MaskOther=write_other_mask, MaskOfOneCall=write_other_part)
 add(refused("origin"), Net, "result",
