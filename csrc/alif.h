@@ -57,6 +57,7 @@ struct NeuronSizes {
   int64_t currents = 1;  // sums (1) that a step reads
   int64_t saved = 1;  // rows that are saved of each step: y of (5), or the currents
   int64_t gradients = n_coefficients;
+  bool whole_rows = false;  // one thread computes all neurons of an item
 };
 
 // Defines the layer; the same for both directions.

@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "../../lsnn_ext/codegen/neuron.h"
+
 namespace lsnn::neuron {
 
 // Arguments: indices of values, or -1 - the index of a constant.
@@ -21,12 +23,12 @@ enum BytecodeFunction {
 // A checked program: all indices are in range. Plain pointers, as the linker would share the code
 // of a C++ container between instruction sets.
 struct Bytecode {
-  int currents, states, coefficients, gradients;
+  int currents, states, coefficients, gradients, means, forward_means;
   bool is_spike, has_slopes, has_product;
   uint32_t carried;
   int n_values, n_constants;
   const double* constants;
-  struct Function { const Instruction *begin, *end; } functions[n_bytecode_functions];
+  struct Function { const Instruction *begin, *end; } functions[n_bytecode_functions + max_means];
 };
 
 inline constexpr int max_values = 512, max_constants = 512;  // as in encode.py

@@ -74,7 +74,7 @@ template <class T> struct InterpretedStep : Operators<T> {
                        n_sums = max_gradients;
   static constexpr bool is_generated = false;
   const Bytecode& code;
-  const int currents, states, coefficients, gradients;
+  const int currents, states, coefficients, gradients, means, forward_means;
   const bool is_spike, has_slopes, has_product;
   const uint32_t carried;
   V constants[max_constants];
@@ -85,13 +85,15 @@ template <class T> struct InterpretedStep : Operators<T> {
         states(code.states),
         coefficients(code.coefficients),
         gradients(code.gradients),
+        means(code.means),
+        forward_means(code.forward_means),
         is_spike(code.is_spike),
         has_slopes(code.has_slopes),
         has_product(code.has_product),
         carried(code.carried) {
     for (int i = 0; i < code.n_constants; i++) constants[i] = broadcast((T)code.constants[i]);
   }
-  void run(BytecodeFunction f, V* x, int count) const {
+  void run(int f, V* x, int count) const {
     interpret<T>(code.functions[f], constants, x, count);
   }
   void forward(V* x, int count) const { run(in_forward, x, count); }
@@ -99,6 +101,7 @@ template <class T> struct InterpretedStep : Operators<T> {
   void replay(V* x, int count) const { run(in_replay, x, count); }
   void adjoint(V* x, int count) const { run(in_adjoint, x, count); }
   void adjoint_alone(V* x, int count) const { run(in_adjoint_alone, x, count); }
+  void mean(int m, V* x, int count) const { run(n_bytecode_functions + m, x, count); }
 };
 
 // The table keeps a pointer to the code, which outlives it.

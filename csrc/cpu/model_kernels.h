@@ -122,6 +122,7 @@ LSNN_LOCAL neuron::NeuronTable<T> model_table(const GeneralSpec& spec, bool beta
           .has_inactive = can_be_inactive(spec),
           .replays = !v_suffices(spec, beta_is_zero),
           .has_product = !(spec.model.detach & detach_rec),
+          .whole_rows = false,
           .carried = 3u | (has_i ? 4u : 0) | (spec.refractory ? 8u : 0),
           .settings = &spec,
           .step = kernels.step,

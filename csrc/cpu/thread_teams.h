@@ -154,6 +154,7 @@ inline Formation formation(Parallel parallel, int64_t tasks, const Layer& l, con
   auto teams_of = [&](int64_t members) {
     return std::max<int64_t>(1, std::min(tasks, parallel.threads / members));
   };
+  if (l.sizes.whole_rows) return {tasks, 1};
   if (const int64_t requested = l.options.team_size) {
     Formation how{requested > 1 ? teams_of(requested) : tasks, std::min(requested, units)};
     // The requested team, also on a loaded machine, if there are enough threads.

@@ -47,7 +47,8 @@ template <class T> RegisteredNeuron checked(const neuron::NeuronTable<T>& t) {
                     .traces = t.traces,
                     .currents = t.currents,
                     .saved = t.saved,
-                    .gradients = t.gradients},
+                    .gradients = t.gradients,
+                    .whole_rows = t.whole_rows},
           .coefficients = t.packed,
           .has_number_spikes = t.has_number_spikes};
 }

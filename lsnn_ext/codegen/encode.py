@@ -2,7 +2,7 @@
 from .lower import Function, count_inputs, lower
 from .program import OPERATORS, Program
 
-VERSION = 1
+VERSION = 2
 # Opcodes are places in OPERATORS; the one behind them copies a value.
 OPCODES = {name: code for code, name in enumerate((*OPERATORS, "copy"))}
 MAX_VALUES, MAX_CONSTANTS = 512, 512  # as in interpreter.h
@@ -55,13 +55,14 @@ def encode(program: Program) -> tuple[list[int], list[float]]:
     """Returns the bytecode of a program and its constants. Raises ValueError for a program that is
     larger than the interpreter allows.
 
-    The code is a header (version, currents, states, coefficients, gradients, flags, carried
-    states, number of values), then for each function the number of its instructions and the
+    The code is a header (version, currents, states, coefficients, gradients, means, those of the
+    forward pass, flags, carried states, number of values), then for each function the number of its instructions and the
     instructions.
     """
     lowered = lower(program)
     constants: dict[str, int] = {}
-    encoded = [_encode_function(program, function, constants) for function in lowered.functions]
+    encoded = [_encode_function(program, function, constants)
+               for function in (*lowered.functions, *lowered.means)]
     n_values = max(n for _, n in encoded)
     if n_values > MAX_VALUES or len(constants) > MAX_CONSTANTS:
         raise ValueError(f"step: expected at most {MAX_VALUES} values at once and {MAX_CONSTANTS} "
@@ -69,7 +70,8 @@ def encode(program: Program) -> tuple[list[int], list[float]]:
                          f"split the step.")
     flags = program.is_spike | lowered.has_slopes << 1 | lowered.has_product << 2
     code = [VERSION, program.currents, program.states, program.coefficients,
-            len(program.gradients), flags, lowered.carried, n_values]
+            len(program.gradients), len(lowered.means), lowered.forward_means, flags,
+            lowered.carried, n_values]
     for instructions, _ in encoded:
         code += [len(instructions) // 5, *instructions]
     return code, [float.fromhex(text) for text in constants]

@@ -24,7 +24,8 @@ def _write_function(program: Program, function: Function) -> list[str]:
     names = [*(f"c{k}" for k in range(program.currents)),
              *(f"s{s}" for s in range(program.states)), "z_before",
              *(f"k{c}" for c in range(program.coefficients)),
-             *(f"ds{s}" for s in range(program.states)), "dz", "z"]
+             *(f"ds{s}" for s in range(program.states)), "dz", "z",
+             *(f"m{m}" for m in range(len(program.means)))]
     n_inputs = count_inputs(program)
     read = {a for node in function.nodes for a in node.arguments} | set(function.results)
     lines = [f"const V {names[i]} = x[{i} * vectors];" for i in range(n_inputs) if i in read]
@@ -65,8 +66,9 @@ def generate(program: Program, is_cuda: bool = False) -> str:
     gradients = len(program.gradients)
     n_values = count_inputs(program) + program.currents + program.states + 1 + gradients
     number = "float" if program.dtype == torch.float32 else "double"
-    functions = [line for function in lowered.functions
+    functions = [line for function in (*lowered.functions, *lowered.means)
                  for line in ("", *_write_function(program, function))]
+    means = len(lowered.means)
     lines = [
         "// Written by lsnn_ext/codegen/generate.py.",
         f"#include <{'cuda_threads' if is_cuda else 'rows'}.h>",
@@ -79,6 +81,8 @@ def generate(program: Program, is_cuda: bool = False) -> str:
         f"  static constexpr Fixed<{program.states}> states{{}};",
         f"  static constexpr Fixed<{program.coefficients}> coefficients{{}};",
         f"  static constexpr Fixed<{gradients}> gradients{{}};",
+        f"  static constexpr Fixed<{means}> means{{}};",
+        f"  static constexpr Fixed<{lowered.forward_means}> forward_means{{}};",
         f"  static constexpr int n_values = {n_values}, n_sums = {gradients + 1};",
         f"  static constexpr int vectors = {1 if is_cuda else 'generated_vectors'};",
         "  static constexpr bool is_generated = true;",
@@ -88,6 +92,9 @@ def generate(program: Program, is_cuda: bool = False) -> str:
         f"  static constexpr uint32_t carried = {lowered.carried:#x};",
         *([] if is_cuda else ["  constexpr explicit Step(const void*) {}"]),
         *functions,
+        *([] if is_cuda else [
+            "", "  LSNN_FUSE_INLINE void mean(int m, V* x) {",
+            *(f"    if (m == {m}) mean_{m}(x);" for m in range(means)), "  }"]),
         "};",
         "",
         "}  // namespace",

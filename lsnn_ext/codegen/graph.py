@@ -95,6 +95,13 @@ class Graph:
             self.rounds_to_single = True
         return place
 
+    def mean(self, a: int) -> int:
+        """Returns the mean over the neurons."""
+        node = Node("mean", (a,))
+        if node not in self._places:
+            self._places[node] = self._append(node)
+        return self._places[node]
+
     def value(self, place: int) -> float | None:
         """Returns the value of a constant node, else None."""
         node = self.nodes[place]

@@ -9,7 +9,7 @@ TRUTH_ARGUMENTS = {"and": (0, 1), "or": (0, 1), "not": (0,), "select": (0,)}
 
 
 class Function(NamedTuple):
-    """A function of rows.h. The first nodes are the inputs of the program, then z."""
+    """A function of rows.h. The first nodes are the inputs of the program, z and the means."""
 
     name: str
     nodes: tuple[Node, ...]
@@ -17,8 +17,8 @@ class Function(NamedTuple):
 
 
 def count_inputs(program: Program) -> int:
-    """Returns the number of inputs of a function: those of the program, and z."""
-    return program.currents + 2 * program.states + program.coefficients + 3
+    """Returns the number of inputs of a function: those of the program, z and the means."""
+    return program.currents + 2 * program.states + program.coefficients + 3 + len(program.means)
 
 
 def _extract(program: Program, name: str, results: tuple[int | None, ...], replaced: set[int],
@@ -26,8 +26,10 @@ def _extract(program: Program, name: str, results: tuple[int | None, ...], repla
     """Returns the function of these results, without the nodes that they do not need. replaced:
     nodes that are z, and are read as an input; any_of: one more result, whether any is not 0."""
     n_inputs = count_inputs(program)
-    place: dict[int, int] = {i: i for i in range(n_inputs - 1)}
-    place.update(dict.fromkeys(replaced, n_inputs - 1))
+    z = n_inputs - len(program.means) - 1
+    place: dict[int, int] = {i: i for i in range(z)}
+    place.update(dict.fromkeys(replaced, z))
+    place.update({i: z + 1 + m for m, i in enumerate(program.means)})
     needed = find_reachable((i for i in (*results, *(any_of or ())) if i is not None),
                             lambda i: () if i in place else program.nodes[i].arguments)
     nodes = [Node("input")] * n_inputs
@@ -70,6 +72,8 @@ class Lowered(NamedTuple):
     """The functions of a program, for generate.py and encode.py."""
 
     functions: tuple[Function, ...]  # forward, advance, replay, adjoint, adjoint_alone
+    means: tuple[Function, ...]  # each of what is averaged, in an order in which they can run
+    forward_means: int  # how many the others but the adjoints read
     carried: int  # bit s: the functions but the first read state s
     has_slopes: bool
     has_product: bool  # some current has a gradient
@@ -82,10 +86,15 @@ def lower(program: Program) -> Lowered:
     adjoint = _extract(program, "adjoint", (*d_inputs, *program.gradients), spikes)
     alone = _extract(program, "adjoint_alone", d_inputs, spikes)
     slopes = _extract(program, "", (), spikes, program.slopes)
-    carried = _find_carried(program, [adjoint, slopes], spikes)
+    means = [_extract(program, f"mean_{m}", program.nodes[i].arguments, set())
+             for m, i in enumerate(program.means)]
+    carried = _find_carried(program, [adjoint, slopes, *means], spikes)
     states = tuple(n if s in carried else None for s, n in enumerate(program.new_states))
     forward = _extract(program, "forward", (*program.new_states, program.z), set())
     advance = _extract(program, "advance", states, spikes)
     replay = _extract(program, "replay", states, spikes, program.slopes)
-    return Lowered((forward, advance, replay, adjoint, alone), sum(1 << s for s in carried),
+    results = find_reachable((*program.new_states, program.z),
+                             lambda i: program.nodes[i].arguments)
+    return Lowered((forward, advance, replay, adjoint, alone), tuple(means),
+                   sum(i in results for i in program.means), sum(1 << s for s in carried),
                    program.slopes is not None, any(i is not None for i in program.d_currents))

@@ -15,8 +15,9 @@
 
 namespace lsnn::neuron {
 
-inline constexpr int32_t abi_version = 1;
+inline constexpr int32_t abi_version = 2;
 inline constexpr int max_states = 16, max_currents = 8, max_coefficients = 64, max_gradients = 32;
+inline constexpr int max_means = 16;
 inline constexpr int64_t max_items = 16;  // of a tile
 inline constexpr int64_t row_padding = 32;
 
@@ -118,6 +119,7 @@ template <class T> struct NeuronTable {
   bool has_inactive;  // some neurons may not be active, and replay() finds them
   bool replays;  // false: adjoint() finds states' by itself, see AdjointRows
   bool has_product;  // whether the gradient of (1) reaches past spikes
+  bool whole_rows;  // the functions take all neurons at once: n0 = 0, n1 = N
   uint32_t carried;  // bit s: replay() reads state s
   const void* settings;
   void (*step)(const void* settings, const StepRow<T>&);

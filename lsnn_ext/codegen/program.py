@@ -10,7 +10,7 @@ from torch import Tensor
 class Node(NamedTuple):
     """One value of a step."""
 
-    operator: str  # a name of OPERATORS, or "input" or "constant"
+    operator: str  # a name of OPERATORS, "input", "constant", or "mean": over the neurons
     arguments: tuple[int, ...] = ()  # places of earlier nodes
     value: float = 0.0  # of a constant
 
@@ -43,6 +43,11 @@ class Program(NamedTuple):
     d_z: int | None
     gradients: tuple[int | None, ...]
 
+    @property
+    def means(self) -> tuple[int, ...]:
+        """The means over the neurons of each item, which its other functions read as inputs."""
+        return tuple(i for i, node in enumerate(self.nodes) if node.operator == "mean")
+
 
 # By name: the number of arguments. Numbers are those of Program.dtype; truth values are 0 and 1.
 # Arithmetic rounds once, as IEEE says; fma(a, b, c) = a b + c rounds once, too, and fmod never.
@@ -59,7 +64,7 @@ OPERATORS = {
 }
 TRUTHS = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"})  # make truth values
 # Of neuron.h.
-LIMITS = {"currents": 8, "states": 16, "coefficients": 64, "gradients": 32}
+LIMITS = {"currents": 8, "means": 16, "states": 16, "coefficients": 64, "gradients": 32}
 
 
 def find_reachable(ends: Iterable[int], arguments_of: Callable[[int], Iterable[int]]) -> set[int]:
@@ -92,7 +97,7 @@ def is_linear(program: Program) -> bool:
             continue
         a, *others = (one in found for one in arguments)
         match operator:
-            case "add" | "sub" | "neg":
+            case "add" | "sub" | "neg" | "mean":
                 fits = all(map(is_term, arguments))
             case "select":
                 fits = all(map(is_term, arguments[1:]))  # a mask of them has ended it before

@@ -3,10 +3,14 @@
 // A step is a class that generate.py writes, or the interpreter. Both take their inputs from a list
 // of values and leave the results in it:
 //
-//   inputs:  c [K], states' [S], z', coefficients [C], dL/dstates [S], dL/dz, z
+//   inputs:  c [K], states' [S], z', coefficients [C], dL/dstates [S], dL/dz, z, means [M]
 //   results: forward: states [S], z           advance: states [S]     (z is an input)
 //            replay: states [S], active       (a truth value)
 //            adjoint: dL/dc [K], dL/dstates' [S], dL/dz', gradients [G]
+//            mean(m): of which mean m is the mean over the neurons of the item
+//
+// Means are found one after the other, as a mean may read those before it; only adjoint reads those
+// from forward_means on. A step with means gets all neurons at once (whole_rows).
 //
 // A value has Step::vectors vectors, vector v of value i at i * vectors + v. A generated step takes
 // one at a time, and the list turns into registers: its sizes are Fixed. Those of the interpreter
@@ -94,6 +98,32 @@ template <class Step> struct Values : ValuesOf<Step, Vector<typename Step::Numbe
   }
 };
 
+// Sets the means of x from `first` on, and stores them in found. load(n, count): sets the inputs at
+// the neurons from n on. Partial sums do not depend on the length of a vector.
+template <class Step, class T, class Load>
+LSNN_FUSE_INLINE void find_means(const Step& step, Values<Step>& x, int means, int64_t N, T* found,
+                                 const Load& load) {
+  constexpr int L = lanes<T>, parts = (int)row_padding / L;
+  for (int m = 0; m < means; m++) {
+    Vector<T> sums[parts] = {};
+    for (int64_t n = 0; n < N; n += Step::vectors * L) {
+      const auto count = x.count(n, N);
+      load(n, count);
+      if constexpr (Step::is_generated) Step::mean(m, x.values);
+      else step.mean(m, x.values, count);
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
+        Vector<T>& sum = sums[(n / L + v) % parts];
+        sum = sum + without_padding<T>(x.result(0, v), N - n - v * L);
+      });
+    }
+    T sum = T(0);
+    for (int i = 0; i < parts; i++)
+      for (int l = 0; l < L; l++) sum += sums[i][l];
+    found[m] = sum / T(N);
+    for (int v = 0; v < Step::vectors; v++) x.mean(m, v) = broadcast(found[m]);
+  }
+}
+
 #define LSNN_FUSE_RUN(function)                                                       \
   do {                                                                                \
     if constexpr (Step::is_generated)                                                 \
@@ -114,8 +144,7 @@ template <class Step> struct RowFunctions {
     bool traced = false;
     if (row.traces)
       for (int s = 0; s < step.states; s++) traced = traced || row.traces[s];
-    for (int64_t n = row.n0; n < row.n1; n += width) {
-      const auto count = x.count(n, row.n1);
+    const auto load_inputs = [&](int64_t n, auto count) LSNN_FUSE_LAMBDA {
       for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         const int64_t m = n + v * L;
         for_each(step.currents, [&](int k) LSNN_FUSE_LAMBDA {
@@ -127,6 +156,12 @@ template <class Step> struct RowFunctions {
         x.before(v) = load_spikes(row.before, m);
         x.load_coefficients(row.coefficients, m, v);
       });
+    };
+    T means[max_means];
+    find_means(step, x, step.forward_means, row.N, means, load_inputs);
+    for (int64_t n = row.n0; n < row.n1; n += width) {
+      const auto count = x.count(n, row.n1);
+      load_inputs(n, count);
       LSNN_FUSE_RUN(forward);
       for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         const int64_t m = n + v * L, left = row.N - m;
@@ -149,6 +184,7 @@ template <class Step> struct RowFunctions {
   static void replay_steps(const void* settings, const ReplaySteps<T>& given) {
     const Step step(settings);
     const ReplaySteps<T> rows = given;
+    if (step.forward_means && rows.steps) return replay_rows(settings, rows);
     Values<Step> x(step);
     for (int64_t n = rows.n0; n < rows.n1; n += width) {
       const auto count = x.count(n, rows.n1);
@@ -186,14 +222,35 @@ template <class Step> struct RowFunctions {
     }
   }
 
+  // The same step by step.
+  static void replay_rows(const void* settings, const ReplaySteps<T>& rows) {
+    ReplayRow<T> row = {.coefficients = rows.coefficients,
+                        .n0 = rows.n0,
+                        .n1 = rows.n1,
+                        .N = rows.N,
+                        .before = rows.before,
+                        .after = rows.after,
+                        .saved = rows.saved,
+                        .read = rows.read,
+                        .left = rows.left,
+                        .active = nullptr};
+    for (int64_t t = 0; t < rows.steps; t++) {
+      replay_row(settings, row);
+      row.before = row.after;
+      if (row.after.bits) row.after.bits += rows.bits_stride;
+      if (row.after.numbers) row.after.numbers += rows.numbers_stride;
+      row.saved.first += rows.saved_stride;
+      row.read = {row.left.first, row.left.stride};
+    }
+  }
+
   // One step. Returns how many neurons are active.
   static int64_t replay_row(const void* settings, const ReplayRow<T>& given) {
     const Step step(settings);
     const ReplayRow<T> row = given;
     Values<Step> x(step);
     int64_t n_active = 0;
-    for (int64_t n = row.n0; n < row.n1; n += width) {
-      const auto count = x.count(n, row.n1);
+    const auto load_inputs = [&](int64_t n, auto count) LSNN_FUSE_LAMBDA {
       for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         const int64_t m = n + v * L;
         x.load_states(row.read, m, v);
@@ -202,6 +259,12 @@ template <class Step> struct RowFunctions {
         x.load_saved(row.saved, m, row.N - m, v);
         x.after(v) = load_spikes(row.after, m);
       });
+    };
+    T means[max_means];
+    find_means(step, x, step.forward_means, row.N, means, load_inputs);
+    for (int64_t n = row.n0; n < row.n1; n += width) {
+      const auto count = x.count(n, row.n1);
+      load_inputs(n, count);
       if (step.has_slopes) LSNN_FUSE_RUN(replay);
       else LSNN_FUSE_RUN(advance);
       for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
@@ -228,39 +291,56 @@ template <class Step> struct RowFunctions {
     bool traced = false;
     if (rows.g_traces)
       for (int s = 0; s < step.states; s++) traced = traced || rows.g_traces[s];
-    for (int64_t n = rows.n0; n < rows.n1; n += width) {
-      const auto count = x.count(n, rows.n1);
+    const auto load_coefficients = [&](int64_t n, auto count) LSNN_FUSE_LAMBDA {
       for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
         x.load_coefficients(rows.coefficients, n + v * L, v);
-        if constexpr (has_gradients)
+      });
+    };
+    const auto load_item = [&](int64_t b, int64_t n, auto count) LSNN_FUSE_LAMBDA {
+      const Spikes<T> before = spikes_of(rows.before, b), after = spikes_of(rows.after, b);
+      for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
+        const int64_t m = n + v * L, left = rows.N - m, at = b * rows.NP + m;
+        const int64_t at_z = b * rows.dz_stride + m;
+        x.load_saved(rows.saved, b * rows.saved_items + m, left, v);
+        x.load_states(rows.read, at, v);
+        x.before(v) = load_spikes(before, m);
+        x.after(v) = load_spikes(after, m);
+        for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+          x.d_state(s, v) = load(rows.d_states.first + s * rows.d_states.stride + at);
+        });
+        V d_z = load(rows.dz + at_z);
+        if (rows.gz) {
+          const int64_t at_g = b * rows.gz_stride_b + m * rows.gz_stride_n;
+          if (rows.gz_next) __builtin_prefetch(rows.gz_next + at_g);
+          d_z = d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left) : broadcast(rows.gz[at_g]));
+        }
+        x.d_z(v) = d_z;
+        if (!traced) return;
+        for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
+          if (rows.g_traces[s])
+            x.d_state(s, v) = x.d_state(s, v) + load_n(rows.g_traces[s] + b * rows.N + m, left);
+        });
+      });
+    };
+    T means[max_items][max_means];
+    for (int64_t b = 0; step.means && b < rows.items; b++)
+      find_means(step, x, step.means, rows.N, means[b],
+                 [&](int64_t n, auto count) LSNN_FUSE_LAMBDA {
+                   load_coefficients(n, count);
+                   load_item(b, n, count);
+                 });
+    for (int64_t n = rows.n0; n < rows.n1; n += width) {
+      const auto count = x.count(n, rows.n1);
+      load_coefficients(n, count);
+      if constexpr (has_gradients)
+        for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
           for_each(step.gradients,
                    [&](int g) LSNN_FUSE_LAMBDA { sums[g * Step::vectors + v] = V{}; });
-      });
+        });
       for (int64_t b = 0; b < rows.items; b++) {
-        const Spikes<T> before = spikes_of(rows.before, b), after = spikes_of(rows.after, b);
-        for_each(count, [&](int v) LSNN_FUSE_LAMBDA {
-          const int64_t m = n + v * L, left = rows.N - m, at = b * rows.NP + m;
-          const int64_t at_z = b * rows.dz_stride + m;
-          x.load_saved(rows.saved, b * rows.saved_items + m, left, v);
-          x.load_states(rows.read, at, v);
-          x.before(v) = load_spikes(before, m);
-          x.after(v) = load_spikes(after, m);
-          for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
-            x.d_state(s, v) = load(rows.d_states.first + s * rows.d_states.stride + at);
-          });
-          V d_z = load(rows.dz + at_z);
-          if (rows.gz) {
-            const int64_t at_g = b * rows.gz_stride_b + m * rows.gz_stride_n;
-            if (rows.gz_next) __builtin_prefetch(rows.gz_next + at_g);
-            d_z =
-                d_z + (rows.gz_stride_n ? load_n(rows.gz + at_g, left) : broadcast(rows.gz[at_g]));
-          }
-          x.d_z(v) = d_z;
-          if (!traced) return;
-          for_each(step.states, [&](int s) LSNN_FUSE_LAMBDA {
-            if (rows.g_traces[s])
-              x.d_state(s, v) = x.d_state(s, v) + load_n(rows.g_traces[s] + b * rows.N + m, left);
-          });
+        load_item(b, n, count);
+        for_each(step.means, [&](int m) LSNN_FUSE_LAMBDA {
+          for_each(count, [&](int v) LSNN_FUSE_LAMBDA { x.mean(m, v) = broadcast(means[b][m]); });
         });
         if constexpr (has_gradients) LSNN_FUSE_RUN(adjoint);
         else LSNN_FUSE_RUN(adjoint_alone);
@@ -323,6 +403,7 @@ LSNN_FUSE_INLINE constexpr NeuronTable<typename Step::Number> table_of(const Ste
   table.has_inactive = step.has_slopes;
   table.replays = true;
   table.has_product = step.has_product;
+  table.whole_rows = step.means > 0;
   table.carried = step.carried;
   table.settings = settings;
   table.step = Functions::step_row;

@@ -238,7 +238,10 @@ def _finish(joint: _Joint, currents: int, states: int,
     """Returns the program in its final order, its coefficient rows, and the calls for them."""
     graph = joint.graph
     outputs = [*joint.d_inputs, *joint.gradients]
-    slopes = graph.find_slopes(graph.forward_inputs + graph.gradient_inputs - 1, outputs)
+    # by a mean each spike reaches each neuron
+    has_means = any(graph.nodes[i].operator == "mean" for i in graph.reachable(outputs))
+    slopes = None if has_means else graph.find_slopes(
+        graph.forward_inputs + graph.gradient_inputs - 1, outputs)
     live = graph.reachable([*joint.results, *outputs, *(slopes or ())])
     # Rows: what other nodes, or results, read of what depends on coefficients only.
     ends = {*joint.results, *(slopes or ()), *(i for i in outputs if i is not None)}
@@ -262,7 +265,8 @@ def _finish(joint: _Joint, currents: int, states: int,
         return tuple(None if i is None else place_of[i] for i in places)
 
     counts = {"currents": currents, "states": states, "coefficients": len(rows),
-              "gradients": len(joint.gradients)}
+              "gradients": len(joint.gradients),
+              "means": sum(one.operator == "mean" for one in nodes)}
     for name, limit in LIMITS.items():
         if counts[name] > limit:
             raise StepError(f"step: expected at most {limit} {name}, got {counts[name]}; a complex "

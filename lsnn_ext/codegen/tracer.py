@@ -12,6 +12,7 @@ from torch._decomp import decomposition_table
 
 from .._core.torch_internals import bind_arguments, find_storage, find_tensors, without_modes
 from .calls import META, Place
+from .norms import NORMS
 from .translate import OPERATIONS
 from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
 
@@ -129,6 +130,12 @@ class Tracer(Values):
         """Returns torch's definition of an elementwise operator, or its gradient, by others."""
         if self._is_known(name, args) or (self._are_fixed(args) and name != "to"):
             return None
+        if name in NORMS:
+            definition, place = NORMS[name]
+            if list(args[place].shape[1:]) != list(args[place + 1]):
+                raise self.error("a LayerNorm of (B, N) over x.shape[-1:]", f"one of shape "
+                                 f"{tuple(args[place].shape)} over {tuple(args[place + 1])}")
+            return partial(definition, self._average)
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
             return func.decompose  # within the definition of another one
         if func.namespace not in ("aten", "prim", "prims") and func.has_kernel_for_dispatch_key(
@@ -257,6 +264,11 @@ class Tracer(Values):
         if name != "_to_copy":
             raise self.error("elementwise operators", f"aten.{name} to {out.dtype}")
         return Row(self._cast(known.node, out.dtype))
+
+    def _average(self, x: Tensor) -> Tensor:
+        """Returns the mean over the neurons, for each of them."""
+        node = self._cast(self.graph.mean(self.read(x, x.dtype)), x.dtype)
+        return self.give(torch.empty_like(x), Row(node))
 
     def _cast(self, node: int, dtype: torch.dtype) -> int:
         g = self.graph

@@ -24,7 +24,8 @@ template <class Step, class V> struct ValuesOf {
   LSNN_FUSE_METHOD V& d_state(int s, int v = 0) { return coefficient(step.coefficients + s, v); }
   LSNN_FUSE_METHOD V& d_z(int v = 0) { return d_state(step.states, v); }
   LSNN_FUSE_METHOD V& after(int v = 0) { return d_state(step.states + 1, v); }
-  LSNN_FUSE_METHOD V& result(int i, int v = 0) { return d_state(step.states + 2 + i, v); }
+  LSNN_FUSE_METHOD V& mean(int m, int v = 0) { return d_state(step.states + 2 + m, v); }
+  LSNN_FUSE_METHOD V& result(int i, int v = 0) { return mean(step.means + i, v); }
 };
 
 }  // namespace

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.nn.functional import batch_norm
 from torch.utils import _pytree as pytree
 
 from . import ir
@@ -98,6 +99,13 @@ class StepCall(NamedTuple):
     is_sum: bool = False  # of the leaves
     widths: tuple[int, ...] = ()  # of the results
     parts: tuple[slice, ...] = ()  # results that are parts of an argument, along its own axis
+
+
+def is_affine(call: ir.Call) -> bool:
+    """Whether a call is a BatchNorm that does not train."""
+    args, kwargs = pytree.tree_unflatten(call.leaves, call.spec)
+    training = {**dict(zip(("training",), args[5:], strict=False)), **kwargs}.get("training")
+    return call.function is batch_norm and training is False
 
 
 def find_invariants(loop: Loop) -> frozenset[int]:
@@ -230,7 +238,7 @@ class Reader:
                               call.line)
             if any(call.mode.autocast):
                 raise Refused("expected no autocast", call.line)
-            if call.name == "batch_norm":
+            if call.name == "batch_norm" and not is_affine(call):
                 raise Refused("expected calls that act on each neuron by itself, got batch_norm",
                               call.line)
             if call.name in ("__set__", "requires_grad_"):

@@ -215,6 +215,10 @@ class Recurrence:
             read = self.reader.read(self.loop.body[position].slots[0])
             return StepCall(call, (self._name_read(read, ahead),), names, widths=widths,
                             parts=parts)
+        if call.name == "layer_norm" and (self.copies > 1 or kind.shape[-1] != self.size(
+                kind.shape) or [*call.leaves[1:2]] not in ([kind.shape[-1]], [kind.shape[-1:]])):
+            raise Refused(f"expected a LayerNorm over all neurons of one population, got one of "
+                          f"{tuple(kind.shape)}", call.line)
         if node.terms is None:
             is_copy = self.reader.source(position) is not None
             leaves = tuple(

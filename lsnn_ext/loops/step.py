@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import batch_norm
 from torch.utils import _pytree as pytree
 
 from ..codegen.integers import Range
@@ -108,7 +109,13 @@ class Step:
             elif is_copy:
                 with torch.set_grad_enabled(call.mode.grad):
                     results = [next(one for one in given if isinstance(one, Tensor)).clone()]
+            elif call.function is batch_norm:
+                args, kwargs = pytree.tree_unflatten(given, call.spec)
+                results = [_normalize(*args, **kwargs)]
             else:
+                if call.name == "layer_norm":
+                    sizes = given[0].shape[-1:]
+                    given[1] = sizes if isinstance(given[1], torch.Size) else sizes[0]
                 results = call.run(given)
             if any(isinstance(leaf, Name) and leaf.has_first_axis for leaf in leaves):
                 results = [one.squeeze(0) if one.dim() == 3 else one for one in results]
@@ -123,6 +130,16 @@ class Step:
                 state = choose(copies, made[own].to(self.dtype), state)
             states.append(state)
         return *states, z
+
+
+def _normalize(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None = None,
+               bias: Tensor | None = None, training: bool = False, momentum: float = 0.1,
+               eps: float = 1e-5) -> Tensor:
+    """Returns what a batch_norm of (B, N) returns that does not train."""
+    factor = (variance + eps).rsqrt()
+    factor = factor if weight is None else factor * weight
+    shift = -mean * factor
+    return x * factor + (shift if bias is None else shift + bias)
 
 
 def _find_ranges(found: Recurrence) -> dict[str, Range]:

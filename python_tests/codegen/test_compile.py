@@ -60,7 +60,7 @@ def test_key_depends_on_all_that_matters(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(compile, "HEADERS", headers)
     paths = [shared(1), shared(2), shared(1, "-DA=1"), shared(1, bits=256)]
     text = (headers / "neuron.h").read_text()
-    (headers / "neuron.h").write_text(text.replace("abi_version = 1", "abi_version = 2"))
+    (headers / "neuron.h").write_text(text.replace("abi_version = 2", "abi_version = 3"))
     paths.append(shared(1))
     for version in ("12.1", "12.2"):
         fake('exec "$real" "$@"', f"g++ (Fake) {version}")

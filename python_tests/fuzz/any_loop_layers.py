@@ -31,6 +31,8 @@ WRITTEN = {
     "adaptive": (2, ["i = A * i + (1 - A) * z", "v = B * v + (1 - B) * c - TH * z",
                      "z = SPIKE(v - TH - 1.5 * i)"]),
     "normed": (1, ["v = F.layer_norm(B * v + c, (N,)) - TH * z", "z = SPIKE(v - TH)"]),
+    "normed_current": (1, ["c = F.layer_norm(c, (N,)) * G + A", "v = B * v + c - TH * z",
+                           "z = SPIKE(v - TH)"]),
     "integrator": (1, ["v = B * v + G * c", "z = v"]),
     "integrator_two": (2, ["i = A * i + c", "v = B * v + i", "z = v"]),
     "tanh": (0, ["z = torch.tanh(c)"]),

@@ -114,7 +114,8 @@ class NeuronTable(ctypes.Structure):
                                                "currents", "gradients", "traces", "packed",
                                                "saved")),
                 *((name, c_bool) for name in ("saves_currents", "has_number_spikes",
-                                              "has_inactive", "replays", "has_product")),
+                                              "has_inactive", "replays", "has_product",
+                                              "whole_rows")),
                 ("carried", c_uint32), ("settings", c_void_p),
                 *((name, c_void_p) for name in ("step", "replay_steps", "replay", "adjoint"))]
 

@@ -18,6 +18,7 @@ using Numbers = std::vector<double>;
 //   u = k0 u' + c0,  v = k1 (v' - z') + u + c1,  z = [v > 1] with the slope (1 + z) / 4
 struct Branches : Operators<double> {
   static constexpr Fixed<2> currents{}, states{}, coefficients{}, gradients{};
+  static constexpr Fixed<0> means{};
   static constexpr int n_values = 18, vectors = 1;
   static constexpr bool is_spike = true, has_product = true;
   static constexpr uint32_t carried = 3;
@@ -48,6 +49,7 @@ struct Branches : Operators<double> {
 struct Analog : Operators<double> {
   static constexpr Fixed<1> currents{}, coefficients{}, gradients{};
   static constexpr Fixed<2> states{};
+  static constexpr Fixed<0> means{};
   static constexpr int n_values = 14, vectors = 1;
   static constexpr bool is_spike = false, has_product = true;
   static constexpr uint32_t carried = 1;
