@@ -56,8 +56,8 @@ def encode(program: Program) -> tuple[list[int], list[float]]:
     larger than the interpreter allows.
 
     The code is a header (version, currents, states, coefficients, gradients, means, those of the
-    forward pass, flags, carried states, number of values), then for each function the number of its instructions and the
-    instructions.
+    forward pass, flags, carried states, number of values), then for each function the number of
+    its instructions and the instructions.
     """
     lowered = lower(program)
     constants: dict[str, int] = {}

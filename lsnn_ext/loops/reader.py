@@ -25,6 +25,7 @@ COPIES = frozenset({
     "sum", "mean", "amax", "amin"})  # over axes of size 1
 
 TURNS = frozenset({"t", "T", "transpose", "swapaxes", "permute", "movedim", "moveaxis"})
+NORMS = frozenset({"batch_norm", "group_norm", "instance_norm", "rms_norm"})
 SPLITS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "__getitem__"})
 
 
@@ -238,9 +239,9 @@ class Reader:
                               call.line)
             if any(call.mode.autocast):
                 raise Refused("expected no autocast", call.line)
-            if call.name == "batch_norm" and not is_affine(call):
-                raise Refused("expected calls that act on each neuron by itself, got batch_norm",
-                              call.line)
+            if call.name in NORMS and not is_affine(call):
+                raise Refused("expected calls that act on each neuron by itself, or a LayerNorm, "
+                              f"got {call.name}", call.line)
             if call.name in ("__set__", "requires_grad_"):
                 raise Refused("expected no change of requires_grad", call.line)
         dtypes = set()

@@ -30,6 +30,7 @@ CUDA = _ops.available and torch.cuda.is_available()  # also of a build without C
 DEVICE = "cuda" if CUDA else "cpu"
 needs_kernels = pytest.mark.skipif(not (EMULATED or CUDA),
                                    reason="no CUDA kernels run here, not even emulated")
+ELEMENTWISE = [name for name in NEURONS if name != "normed"]
 KERNELS = re.findall(r"X\((\w+)\)", (cuda.cxx.HEADERS / "cuda_job.h").read_text())
 
 
@@ -113,14 +114,15 @@ def _draw(name: str, T: int = 37, B: int = 3, N: int = 35,
         return torch.randn(*shape, generator=random, dtype=dtype)
 
     coefficients = {"adaptive": {"tau": 4.0 + draw(N).abs(), "theta": torch.tensor(0.3).to(dtype)},
-                    "branches": {"tau": 3.0, "gain": draw(N)}, "analog": {}}[name]
+                    "branches": {"tau": 3.0, "gain": draw(N)}, "analog": {},
+                    "normed": {"gain": draw(N), "shift": draw(N)}}[name]
     return {"x": 3 * draw(T, B, N) if K == 1 else 3 * draw(T, B, K, N),
             "w_rec": draw(N, N) if K == 1 else draw(K, N, N), **coefficients}
 
 
 @needs_kernels
 @pytest.mark.parametrize("design", ["gather", "step"])
-@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("how", ["one", "own", "state", "lengths", "existing", "none", "torch"])
 def test_every_kind_of_call(name: str, how: str, design: str,
                             monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,12 +186,24 @@ def test_raw_operators_refuse_what_the_kernels_lack() -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = _draw(name, dtype=torch.float32)
     given["w_rec"] = (given["w_rec"] * 2**8).round() / 2**8  # sums are exact
     given["x"] = (given["x"] * 2**8).round() / 2**8
     _compare(NEURONS[name][0], given, monkeypatch, 2e-5)
+
+
+@needs_kernels
+def test_a_layer_norm_runs_as_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    neuron, given = NEURONS["normed"][0], _draw("normed")
+    monkeypatch.setattr(neuron, "kernels", {})
+    monkeypatch.setattr(cache, "_warned", set())
+    with pytest.warns(UserWarning, match="got a LayerNorm in a step; the step runs as a loop"):
+        got = _results(neuron, given, DEVICE)
+    monkeypatch.delenv("LSNN_EMULATE", raising=False)
+    for name, one in _results(neuron, given, "cpu").items():
+        assert_same(name, got[name], one, tolerance=1e-9)
 
 
 @needs_kernels

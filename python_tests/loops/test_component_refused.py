@@ -9,7 +9,11 @@ from small_loops import check_loop, over, run, run_cells
 from test_component import B, N, T, random, spike
 
 STEPS = {
-    "normalized": lambda x, w, v: F.layer_norm(0.9 * v + x, (N,)),
+    "normalized over items": lambda x, w, v: F.layer_norm(0.9 * v + x, (B, N)),
+    "normalized by mean squares": lambda x, w, v: F.rms_norm(0.9 * v + x, (N,)),
+    "normalized in groups": lambda x, w, v: F.group_norm(0.9 * v + x, 1),
+    "normalized with the numbers of items": lambda x, w, v: F.batch_norm(
+        0.9 * v + x, None, None, training=True),
     "inhibited by all": lambda x, w, v: 0.9 * v + x - v.mean(1, keepdim=True),
     "half": lambda x, w, v: 0.9 * v + x.half(),
     "transposed": lambda x, w, v: 0.9 * v.t() + x[:, :B],  # other numbers, of the same shape

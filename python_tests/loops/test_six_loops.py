@@ -235,7 +235,7 @@ class Adaptive(nn.Module):
 
 # ------------------------------------------------------------------------ LayerNorm in the state
 class Normalized(nn.Module):
-    """LayerNorm and clamp act on the first membrane, so that this recurrence stays a loop."""
+    """LayerNorm and clamp act on the first membrane."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,6 +3,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from lsnn_ext import Neuron
 
@@ -42,7 +43,13 @@ def analog(c, v, z, *, tau=4.0):
     return v, torch.sigmoid(v)
 
 
+def normed(c, v, z, *, gain, shift):
+    """K = 1, S = 1, with a LayerNorm of the current and one of the membrane."""
+    v = 0.9 * v + F.layer_norm(c, c.shape[-1:], gain, shift) - 0.5 * z
+    return v, Spike.apply(F.layer_norm(v, v.shape[-1:]) - 0.5)
+
+
 ADAPTIVE, BRANCHES, ANALOG = Neuron(adaptive), Neuron(branches), Neuron(analog)
 NEURONS: dict[str, tuple[Neuron, int, tuple[str, ...]]] = {  # with K, and the names of the states
     "adaptive": (ADAPTIVE, 1, ("v", "w")), "branches": (BRANCHES, 2, ("u", "v")),
-    "analog": (ANALOG, 1, ("v",))}
+    "analog": (ANALOG, 1, ("v",)), "normed": (Neuron(normed), 1, ("v",))}
