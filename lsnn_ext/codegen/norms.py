@@ -1,8 +1,10 @@
 """LayerNorm over the neurons of an item, and its gradient, by elementwise operators and means."""
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
+
+from .values import Values
 
 Mean: TypeAlias = Callable[[Tensor], Tensor]  # over the neurons, for each of them
 
@@ -29,3 +31,13 @@ def _layer_norm_backward(mean: Mean, g: Tensor, x: Tensor, shape: Sequence[int],
 # By operator: its definition, and the place of the values in its arguments.
 NORMS: dict[str, tuple[Callable[..., tuple[Tensor | None, ...]], int]] = {
     "native_layer_norm": (_layer_norm, 0), "native_layer_norm_backward": (_layer_norm_backward, 1)}
+
+
+def find_norm(values: Values, name: str, args: Sequence[Any]) -> Callable[..., Any]:
+    """Returns the definition of an operator. Raises StepError if it averages other numbers."""
+    definition, place = NORMS[name]
+    x, shape = args[place:place + 2]
+    if list(x.shape[1:]) != list(shape):
+        raise values.error("a LayerNorm of (B, N) over x.shape[-1:]",
+                           f"one of shape {tuple(x.shape)} over {tuple(shape)}")
+    return definition

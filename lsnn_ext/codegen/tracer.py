@@ -12,9 +12,9 @@ from torch._decomp import decomposition_table
 
 from .._core.torch_internals import bind_arguments, find_storage, find_tensors, without_modes
 from .calls import META, Place
-from .norms import NORMS
+from .norms import NORMS, find_norm
 from .translate import OPERATIONS
-from .values import Fixed, Resize, Row, StepError, Values, aten, find_line
+from .values import Fixed, Resize, Row, StepError, Values, aten, find_line, is_whole
 
 # Operators that return the values of their argument unchanged.
 COPIES = {"alias", "clone", "detach", "lift_fresh", "lift_fresh_copy", "view", "_unsafe_view",
@@ -54,7 +54,7 @@ class Tracer(Values):
         name = func._schema.name.removeprefix("aten::")
         is_in_place = name.endswith("_") and not name.endswith("__")
         name = name.removesuffix("_") if is_in_place else name
-        if name == "as_strided" and _is_whole(*args):  # of autograd, after a write to a view
+        if name == "as_strided" and is_whole(*args):  # of autograd, after a write to a view
             func, name, args = aten.view.default, "view", args[:2]
         if name == "_local_scalar_dense" and isinstance(
                 one := self.value(args[0]), Fixed) and one.is_constant:
@@ -131,11 +131,7 @@ class Tracer(Values):
         if self._is_known(name, args) or (self._are_fixed(args) and name != "to"):
             return None
         if name in NORMS:
-            definition, place = NORMS[name]
-            if list(args[place].shape[1:]) != list(args[place + 1]):
-                raise self.error("a LayerNorm of (B, N) over x.shape[-1:]", f"one of shape "
-                                 f"{tuple(args[place].shape)} over {tuple(args[place + 1])}")
-            return partial(definition, self._average)
+            return partial(find_norm(self, name, args), self._average)
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
             return func.decompose  # within the definition of another one
         if func.namespace not in ("aten", "prim", "prims") and func.has_kernel_for_dispatch_key(
@@ -267,8 +263,8 @@ class Tracer(Values):
 
     def _average(self, x: Tensor) -> Tensor:
         """Returns the mean over the neurons, for each of them."""
-        node = self._cast(self.graph.mean(self.read(x, x.dtype)), x.dtype)
-        return self.give(torch.empty_like(x), Row(node))
+        mean = self._cast(self.graph.mean(self.read(x, x.dtype)), x.dtype)
+        return self.give(torch.empty_like(x), Row(mean))
 
     def _cast(self, node: int, dtype: torch.dtype) -> int:
         g = self.graph
@@ -399,13 +395,6 @@ class Tracer(Values):
                 isinstance(self.value(x), Fixed) for x in others):
             raise self.error("elementwise operators", f"aten.{name} of a sum over the batch")
         return True
-
-
-def _is_whole(base: Tensor, sizes: Sequence[int], strides: Sequence[int],
-              offset: int | None = None) -> bool:
-    """Whether as_strided(base, ...) has the same elements in the same places."""
-    return (tuple(sizes) == base.shape and tuple(strides) == base.stride()
-            and offset in (None, base.storage_offset()))
 
 
 def strip_ones(shape: Sequence[int]) -> tuple[int, ...]:

@@ -63,6 +63,13 @@ def find_line(frames: Iterable[tuple[FrameType, int]]) -> str | None:
     return None
 
 
+def is_whole(base: Tensor, sizes: Sequence[int], strides: Sequence[int],
+              offset: int | None = None) -> bool:
+    """Whether as_strided(base, ...) has the same elements in the same places."""
+    return (tuple(sizes) == base.shape and tuple(strides) == base.stride()
+            and offset in (None, base.storage_offset()))
+
+
 class Values(DispatchMode):
     """The values of a step so far, and its current line."""
 

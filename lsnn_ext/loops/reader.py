@@ -221,6 +221,13 @@ class Reader:
         is_split = len(ends) > 1 and ends[-1] == size
         return [*map(slice, [0, *ends[:-1]], ends)] if is_split else None
 
+    def check_norm(self, position: int, neurons: int) -> None:
+        """Refuses a LayerNorm that is not over all neurons of one population."""
+        call, shape = self.loop.body[position].call, self.kind(position, 0).shape
+        if shape[-1] != neurons or [*call.leaves[1:2]] not in ([neurons], [(neurons,)]):
+            raise Refused(f"expected a LayerNorm over all neurons of one population, got one of "
+                          f"{tuple(shape)}", call.line)
+
     def find_device(self, positions: Collection[int]) -> torch.device:
         devices = {self.kind(*place).device for place in self.loop.list_places(positions)}
         device = devices.pop()

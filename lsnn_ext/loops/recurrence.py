@@ -215,16 +215,13 @@ class Recurrence:
             read = self.reader.read(self.loop.body[position].slots[0])
             return StepCall(call, (self._name_read(read, ahead),), names, widths=widths,
                             parts=parts)
-        if call.name == "layer_norm" and (self.copies > 1 or kind.shape[-1] != self.size(
-                kind.shape) or [*call.leaves[1:2]] not in ([kind.shape[-1]], [kind.shape[-1:]])):
-            raise Refused(f"expected a LayerNorm over all neurons of one population, got one of "
-                          f"{tuple(kind.shape)}", call.line)
+        if call.name == "layer_norm":
+            self.reader.check_norm(position, 0 if self.copies > 1 else self.size(kind.shape))
         if node.terms is None:
             is_copy = self.reader.source(position) is not None
             leaves = tuple(
-                None if is_copy and isinstance(slot, Fixed) else
-                self._name_argument(slot, position)
-                if isinstance(slot, Slot) else slot for slot in self.loop.body[position].slots)
+                None if is_copy and isinstance(slot, Fixed) else slot if not isinstance(slot, Slot)
+                else self._name_argument(slot, position) for slot in self.loop.body[position].slots)
             return StepCall(call, leaves, names, is_copy, widths=widths)
         if kind.dtype != self.dtype:
             raise Refused(f"expected a product in {self.dtype}, got {kind.dtype}", call.line)
@@ -254,8 +251,7 @@ class Recurrence:
     def _find_parts(self, position: int) -> tuple[slice, ...]:
         """Returns which numbers of an axis in front of the neurons each result of a call has;
         empty: it is another call."""
-        found = self.reader.find_parts(position) or []
-        if not found:
+        if not (found := self.reader.find_parts(position)):
             return ()
         shape = self.reader.kind_of(self.loop.body[position].slots[0]).shape
         N = self.size(shape)
