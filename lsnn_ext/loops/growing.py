@@ -18,6 +18,7 @@ from .products import bind
 from .rewrite import make_call, make_copy
 
 CATS = frozenset({"cat", "concat", "concatenate"})
+FEW = 4  # parts that one iteration may join, of which a kernel takes products
 # What makes parts that a cat may shift, see Writes.
 SLICES = frozenset({"__getitem__", "narrow", "select", "stack", "split", "chunk", "index_select"})
 
@@ -110,8 +111,8 @@ class Growing:
         runs = [[*run] for _, run in itertools.groupby(
             parts, lambda one: (one[1] is not None, self.kinds[one[0]].shape))]
         del self.waiting[value]
-        if not is_longer and None in [new for _, new in parts]:
-            self.recording.calls.append(call)
+        if None in [new for _, new in parts] and (not is_longer or len(parts) <= FEW):
+            self._add(torch.cat, ([Ref(part) for part, _ in parts], dim), value, call)
             return
         if len(runs) == 1 and len(runs[0]) > 1:
             self._stack(runs[0], dim, call, value)

@@ -101,3 +101,16 @@ def test_shorter_ones_take_no_memory() -> None:
     _, recording = record(model, given, {}, Origins(model, given, {}), True)
     lengths = [one.shape[1] for one in recording.numbers.values() if len(one) == B]
     assert {*lengths} == {0, 1, N, T}
+
+
+def test_a_few_parts_of_an_iteration_are_multiplied() -> None:
+    def model(x: Tensor, w: Tensor) -> Tensor:
+        v = z = a = torch.zeros(B, N, dtype=x.dtype)
+        made = []
+        for one in x:
+            v = 0.9 * v + torch.cat((torch.cat((one, z), 1), a), 1) @ w - z
+            z, a = spike(v - 0.5), 0.9 * a + z
+            made.append(z)
+        return torch.stack(made)
+
+    compare(model, random(T, B, N), random(3 * N, N), fused=1)
