@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .._core.torch_internals import find_storage
 from ..codegen.gradients import differentiate
 from ..codegen.plain import find_layout
 from .functions import FLAGS, find_line
 from .indexing import Index
-from .ir import Refused
+from .ir import Ref, Refused
 
 
 class Part(NamedTuple):
@@ -38,12 +39,14 @@ class Part(NamedTuple):
 class Live:
     """A live tensor, its value, and its version then."""
 
-    __slots__ = ("part", "tensor", "value", "version")
+    __slots__ = ("part", "tensor", "value", "version", "whole")
 
     def __init__(self, tensor: Tensor, value: int) -> None:
         self.tensor = weakref.ref(tensor)
         self.value, self.version = value, tensor._version
         self.part: Part | None = None  # a view of this part of another tensor
+        # x, the index of x[index], and whether it was made in the mode of gradients
+        self.whole: tuple[weakref.ref[Tensor], Any, bool] | None = None
 
 
 UNSEEN_WRITE = "a tensor was written to outside of the calls of torch that can be seen"
@@ -77,15 +80,38 @@ class Memory:
         if any(one._version != version for one, version in {**before, **live}.values()):
             raise Refused(UNSEEN_WRITE, find_line())
 
+    def forget(self, tensor: Tensor) -> None:
+        """Takes a tensor out, until it is added again."""
+        del self.tensors[id(tensor)], self._sharing[find_storage(tensor)][id(tensor)]
+
+    def find_whole(self, view: Any) -> tuple[Tensor, Any] | None:
+        """Returns x and the index of a live x[index] in the memory of a live x; None: it is none,
+        or torch refuses writes to it in the mode at hand."""
+        live = self.tensors.get(id(view))
+        one = None if live is None else live.tensor()
+        if live is None or one is None or one is not view or live.whole is None:
+            return None
+        ref, index, has_grad = live.whole
+        whole = ref()
+        if whole is None or find_storage(whole) != find_storage(one) or (
+                has_grad != torch.is_grad_enabled()):
+            return None
+        return whole, index
+
     def note_parts(self, name: str, args: Any, given: Sequence[Tensor],
                    results: Sequence[Any]) -> None:
         """Notes that x[index] is a part of x; a view of a part belongs to it."""
         if not given or (name != "__getitem__" and self.tensors[id(given[0])].part is None):
             return
         part = self.tensors[id(given[0])].part or Part.of(given[0], args[1])
+        has_whole = name == "__getitem__" and not any(isinstance(one, Ref) for one in
+                                                      pytree.tree_leaves(args[1]))
         for one in results:
             if one is not None and find_storage(one) == find_storage(given[0]):
-                self.tensors[id(one)].part = part
+                live = self.tensors[id(one)]
+                live.part = part
+                live.whole = (weakref.ref(given[0]), args[1],
+                              torch.is_grad_enabled()) if has_whole else None
 
     def find_parameter(self, tensor: Tensor) -> Tensor | None:
         """Returns the leaf of autograd whose data a tensor without gradient is."""

@@ -61,6 +61,7 @@ from .parameters import Parameters
 from .rewrite import make_copy, rewrite
 from .unread import Steps, add_read, to_later
 from .values import find_turned
+from .views import ViewWrites
 from .witness import Witness, check_generators
 
 
@@ -107,11 +108,10 @@ class _Recorder(TorchFunctionMode):
 
     def __init__(self, origins: Origins, steps: Steps, keep_numbers: bool) -> None:
         super().__init__()
-        self.origins, self.steps = origins, steps
+        self.origins, self.steps, self.keep_numbers = origins, steps, keep_numbers
         self.recording = Recording([], {}, {}, None, [], {}, {}, steps=steps.steps,
                                    attributes=steps.attributes)
         self.layers, self.running = origins.snapshot.name_modules(), [""]  # names of modules
-        self.keep_numbers = keep_numbers
         self.refused: Refused | None = None
         self.depth = 0  # of noted calls; what they call themselves is not noted
         self.thread = threading.get_ident()
@@ -126,7 +126,7 @@ class _Recorder(TorchFunctionMode):
         self.tensors = self.memory.tensors
         self.masked, self.writes = MaskedReads(self), Writes(self.recording)
         self.growing = Growing(self.recording, self.writes)
-        self.parameters = Parameters(self)
+        self.parameters, self.views = Parameters(self), ViewWrites(self)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -141,7 +141,8 @@ class _Recorder(TorchFunctionMode):
         self.complete()
         name = get_name(func)
         if made := (self.steps.read(self, name, args, kwargs)
-                    or self.masked.run(func, name, args, kwargs)):
+                    or self.masked.run(func, name, args, kwargs)
+                    or self.views.run(name, args, kwargs)):
             return made[0]
         if name in of.READS or name in of.SWITCHES or (name, len(args), kwargs) == ("type", 1, {}):
             return func(*args, **kwargs)
@@ -266,8 +267,7 @@ class _Recorder(TorchFunctionMode):
         if result is NotImplemented:  # such as tensor == None
             return
         function, leaves, spec, tensors, versions, mode, line = begun
-        kinds = self.recording.kinds
-        name = self.name
+        name, kinds = self.name, self.recording.kinds
         written = []
         if name == "__set__" and get_property_name(function) == "data":
             self.parameters.set_data(tensors[0], tensors[1], line)

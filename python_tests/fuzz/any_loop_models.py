@@ -68,6 +68,8 @@ ON_STATE = ["if t % K == K - 1:\n    s = s.detach()", "if t == K:\n    s = s * 0
             "s = torch.minimum(s, torch.tensor(1.5, dtype=s.dtype))",
             "s = (s * 1).view(-1)\ns *= 0.9\ns = s.view(z.shape)",
             "u = s * 1\ns = u.unsqueeze(0)[0]\nu.add_(s)\ns = s * 0.5",
+            "s = s.clone()\ns[-1][:2] *= 0.5\ns[:] += 0.1 * z\ns[..., 0].add_(z[..., -1])",
+            "u = s * 1\nu[0] -= 0.1 * z[0]\ns = u[:, None]\ns *= 0.9\ns = s[:, 0] + u",
             "u = s * 1\ns = u.t().t()\nu.mul_(0.5)", "s = torch.cat([s[None], z[None]]).mean(0)"]
 HOLDERS = ("locals", "locals", "locals", "dict", "list", "tuple", "attributes", "persistent",
            "object")
@@ -324,7 +326,7 @@ class Model:
             make = d.one_of("torch.zeros({}, dtype=x.dtype)", "x.new_zeros({})")
             before.append(f"{out} = {make.format(shape)}")
             place = "[t]" if kind == "write" else "[:, t]"
-            step.append(f"{out}{place} = {one}")
+            step.append(f"{out}{place} {d.one_of('=', '=', '+=')} {one}")
         elif kind in ("sum", "sum in place", "weighted", "max"):
             start = "0" if kind == "sum" and d.chance(0.5) else (
                 f"torch.zeros(B, {size}, dtype=x.dtype)")
