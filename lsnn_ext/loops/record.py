@@ -274,6 +274,7 @@ class _Recorder(TorchFunctionMode):
             return
         changed = {id(one): one for one, version in zip(tensors, versions, strict=True)
                    if find_version(one) != version
+                   and (name != "__setitem__" or one is tensors[0])  # not in a part of the same
                    or self.unversioned and find_storage(one) in self.unversioned}
         if not changed and name in of.FLAGS:
             return
@@ -293,10 +294,9 @@ class _Recorder(TorchFunctionMode):
             add_read(self, tensors[0], f"{name}: expected no number of a tensor in Python", result)
             return
         if others or (not written and not any(isinstance(one, Tensor) for one in found)):
-            what = type(others[0]).__name__ if others else "None"
-            raise Refused(f"{name}: expected calls that make tensors of tensors, got a result "
-                          f"{what}; what depends on numbers of a tensor in Python cannot be "
-                          f"repeated")
+            what = f"a result {type(others[0]).__name__ if others else 'None'}"
+            raise Refused(f"{name}: expected calls that make tensors of tensors, got {what}; "
+                          f"what depends on numbers of a tensor in Python cannot be repeated")
         given = {id(one) for one in tensors}
         parts = self.growing.take(name, args, kwargs, result, leaves)
         if parts is None and name in PARTS and (
