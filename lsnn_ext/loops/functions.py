@@ -117,6 +117,14 @@ def get_property_name(function: Any) -> str:
     return str(getattr(getattr(function, "__self__", None), "__name__", ""))
 
 
+def is_read(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether a function makes no tensor, and returns nothing that depends on numbers."""
+    # nn.Module.__setattr__ looks whether a parameter has no grad_fn, as in self.w *= mask
+    is_none = name == "grad_fn" and isinstance(args[0], torch.nn.Parameter) and args[0].is_leaf
+    return is_none or name in READS or name in SWITCHES or (
+        (name, len(args), kwargs) == ("type", 1, {}))
+
+
 def may_write(name: str) -> bool:
     """Whether a function of this name may write to its first argument."""
     return name.endswith("_") and (not name.endswith("__") or name.startswith(("__i", "__set")))

@@ -144,7 +144,7 @@ class _Recorder(TorchFunctionMode):
                     or self.masked.run(func, name, args, kwargs)
                     or self.views.run(name, args, kwargs)):
             return made[0]
-        if name in of.READS or name in of.SWITCHES or (name, len(args), kwargs) == ("type", 1, {}):
+        if of.is_read(name, args, kwargs):
             return func(*args, **kwargs)
         if name == "tensor":
             args, kwargs = of.list_numbers(*args, **kwargs)

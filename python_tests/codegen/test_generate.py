@@ -341,9 +341,10 @@ def test_the_source_has_one_statement_a_line_and_no_dead_nodes() -> None:
 
 
 @pytest.mark.parametrize("at, value, message", (
-    (0, 99, "version"), (1, 9, "currents"), (2, -1, "states"), (6, 1 << 20, "carried"),
-    (7, 10**9, "values"), (8, 10**9, "instructions"), (9, len(OPCODES), "opcode"),
-    (10, 0, "result"), (11, 600, "argument"), (11, -300, "argument")))
+    (0, 99, "version"), (1, 9, "currents"), (2, -1, "states"), (5, 17, "means"),
+    (6, 1, "forward means"), (8, 1 << 20, "carried"), (9, 10**9, "values"),
+    (10, 10**9, "instructions"), (11, len(OPCODES), "opcode"), (12, 0, "result"),
+    (13, 600, "argument"), (13, -300, "argument")))
 def test_invalid_bytecode_is_refused(at: int, value: int, message: str) -> None:
     interpreter = load_interpreter(targets()[0])
     code, constants = encode(PROGRAM)

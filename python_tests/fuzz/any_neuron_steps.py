@@ -184,7 +184,7 @@ class Writer(Choices):
                 (f"torch.log({a}.abs() + 0.5)", p + 1), (f"({a}.abs() + 0.5) ** 1.5", (p + 1) ** 2),
                 (f"torch.nn.functional.silu({a})", p),
                 (f"torch.exp({a}.clamp(max=1.0))", 3.0),
-                (f"torch.nn.functional.layer_norm({a}, {a}.shape[-1:], eps=0.1)", 9.0),
+                (f"torch.nn.functional.layer_norm({a} + c0, {a}.shape[-1:], eps=0.1)", 9.0),
             ]
         return self.fill(*self.random.choice(texts))
 

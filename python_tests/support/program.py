@@ -79,8 +79,9 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "or": lambda a, b: _number((a != 0) | (b != 0), a),
     "not": lambda a: _number(a == 0, a),
     "select": lambda m, a, b: torch.where(m != 0, a, b),
-    "float32": lambda a: a.float().double()}
-assert _FUNCTIONS.keys() == OPERATORS.keys()
+    "float32": lambda a: a.float().double(),
+    "mean": lambda a: a.mean(-1, keepdim=True).expand_as(a)}
+assert _FUNCTIONS.keys() == {*OPERATORS, "mean"}
 
 
 def evaluate_nodes(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -94,7 +95,7 @@ def evaluate_nodes(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
         elif node.operator == "constant":
             value = torch.full(shape, node.value, dtype=program.dtype)
         else:
-            assert len(node.arguments) == OPERATORS[node.operator]
+            assert len(node.arguments) == OPERATORS.get(node.operator, 1)
             value = _FUNCTIONS[node.operator](*(values[i] for i in node.arguments))
         assert value.dtype == program.dtype
         values.append(value)
