@@ -93,9 +93,7 @@ template <class T> struct InterpretedStep : Operators<T> {
         carried(code.carried) {
     for (int i = 0; i < code.n_constants; i++) constants[i] = broadcast((T)code.constants[i]);
   }
-  void run(int f, V* x, int count) const {
-    interpret<T>(code.functions[f], constants, x, count);
-  }
+  void run(int f, V* x, int count) const { interpret<T>(code.functions[f], constants, x, count); }
   void forward(V* x, int count) const { run(in_forward, x, count); }
   void advance(V* x, int count) const { run(in_advance, x, count); }
   void replay(V* x, int count) const { run(in_replay, x, count); }
