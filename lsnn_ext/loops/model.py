@@ -117,7 +117,7 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
 
     Each call for new shapes, dtypes or settings is recorded once and returns the model's own
     result. Later calls replay the recording with its recurrences in kernels. A call that cannot be
-    replayed exactly runs the original.
+    replayed faithfully runs the original.
 
     Args:
         model: a module with loops over time. It stays the same object with the same parameters;

@@ -190,8 +190,8 @@ class _Recorder(TorchFunctionMode):
             try:
                 result = run()
                 self.arguments = ()
-            except Exception:
-                self.refuse(Refused(f"{self.name}: expected no error that the caller catches"))
+            except Exception as error:  # the caller may catch it
+                self.refuse(Refused(f"{self.name}: expected no error, got {error!r}"))
                 raise
             self.unfinished = before and (before, result, check)
             if check is None:

@@ -51,7 +51,10 @@ class Twin:
             with torch.enable_grad():  # a state with a history has one in the copy, too
                 copies[id(one)] = made = one.detach().requires_grad_().clone()
             if storages.count(storage) > 1 or made.stride() != one.stride():
-                raise Refused("expected states that share no memory")
+                kind, path = before.find(one) or ("", ())
+                name = f"argument {path[0]}" if kind == "input" else format_path(path)
+                raise Refused(f"{name}: expected a dense state in memory of its own, for a call "
+                              f"with numbers of tensors or counters, got a view; clone() it")
         try:
             self.model, self.args, self.kwargs = copy.deepcopy((model, args, kwargs), copies)
         except Exception as error:

@@ -184,7 +184,7 @@ class LSNN(nn.Module):
             readout, of the shape of x with output_size in place of I, and T / K in place of T with
             readout_every; the LSNNState after the last step of each sequence, in the order of the
             batch. Then, if requested: spikes, of the shape of x with N * directions in place of I;
-            the Traces; the rates (L, B, N), see ALIF.forward.
+            the Traces; the rates (L, B, N), see ALIF.forward. All but spikes: float32 or float64.
 
         Raises:
             TypeError, ValueError: an invalid x, state, lengths or record, or a K that does not

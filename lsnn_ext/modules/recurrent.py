@@ -198,8 +198,8 @@ class Recurrent(Constants):
         Args:
             x: (T, B, I), (B, T, I) with batch_first, (T, I) unbatched, or a PackedSequence. Of the
                 parameters' dtype; bool and uint8 are converted to it; float16 and bfloat16 give
-                spikes of that dtype and a float32 state. Or PackedSpikes (T, B, I), not with
-                batch_first.
+                spikes of that dtype, as torch.autocast does, and the rest in float32. Or
+                PackedSpikes (T, B, I), not with batch_first.
             state: State of v, a, i, r (L, B, N) and z (L, D, B, N), newest spikes first, without B
                 if unbatched; D = 1 + the largest delay, L = num_layers * directions in the order
                 of nn.LSTM. Default None: zeros.

@@ -372,7 +372,7 @@ def make_folder(self: Any, log: list[Any]) -> None:
 @pytest.mark.parametrize(("end", "reason"), [
     (look_up, "inside of the model"), (keep_outside, "attributes of the model"),
     (tag, "back.weight: expected no new attributes of a tensor"), (make_folder, "mkdir"),
-    (None, "copy.deepcopy")])
+    (count, "rate: expected a dense state"), (None, "copy.deepcopy")])
 def test_effects_are_refused(end: Any, reason: str, tmp_path: Path,
                              monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of a model that cannot be copied."""
@@ -381,6 +381,8 @@ def test_effects_are_refused(end: Any, reason: str, tmp_path: Path,
     REGISTRY[weakref.ref(model.project)] = 2.0
     if end is None:
         model.lock = threading.Lock()
+    if end is count:
+        model.rate, model.rest = 2 * torch.ones(2, 4, requires_grad=True)
     _, report = convert(model, draw_x())
     assert not report.converted and reason in report.reason
     assert Logs.kept == []

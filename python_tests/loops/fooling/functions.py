@@ -213,7 +213,7 @@ clips, halves, set_up, breaks, several = (  # bound early, as C code
     one.apply for one in (ClipsGradient, Halves, SetUp, Breaks, Several))
 
 
-@refused("no error that the caller")
+@refused("expected no error, got TypeError")
 class CaughtAfterForward(Net):
     def spike(self, v: Tensor) -> Tensor:
         try:
