@@ -1,4 +1,5 @@
 """README and docs/: examples run, tables are those of the code, scripts exist."""
+import csv
 import importlib.util
 import os
 import re
@@ -96,12 +97,12 @@ def test_error_messages_are_those_of_the_code() -> None:
         all(part in source for part in heading.split("...")) for source in sources)] == []
 
 
-def _rows(heading: str) -> list[list[str]]:
-    """The cells of the table below a heading of architecture.md, without its head."""
-    page = (ROOT / "docs" / "architecture.md").read_text()
+def _rows(heading: str, page: str = "architecture.md") -> list[list[str]]:
+    """The cells of the table below a heading of a page of docs/, without its head."""
+    page = (ROOT / "docs" / page).read_text()
     section = re.split(r"^#+ ", page.partition(f" {heading}\n")[2], flags=re.MULTILINE)[0]
-    lines = [line.strip("|") for line in section.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
+    lines = [line.strip("|") for line in section.splitlines() if re.match(r"\| *[^ -]", line)]
+    return [[cell.strip() for cell in line.split("|")] for line in lines[1:]]
 
 
 def test_answers_exist() -> None:
@@ -143,6 +144,61 @@ def test_operators_are_those_of_the_page() -> None:
     page = {name: [re.findall(r"`([^`]+)`", cell) for cell in cells]
             for name, *cells in _rows("Operators of a call")}
     assert rows == page
+
+
+def _both_passes(folder: str, file: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of bench/results that time forward and backward."""
+    with (ROOT / "bench/results" / folder / file).open() as lines:
+        rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    return [row for row in rows if row.get("timed", "forward+backward") == "forward+backward"]
+
+
+def _show(number: str) -> str:
+    """A number as speed.md writes it: three digits, or whole."""
+    value = float(number)
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+@pytest.mark.parametrize(("folder", "way", "yardsticks", "columns"), [
+    ("amd-epyc-2-cores", "layer", ("small", "P", "M"), slice(1, 4)),
+    ("amd-epyc-2-cores-converted", "converted", ("small", "P"), slice(4, 6))])
+def test_models_are_as_much_faster_as_measured(
+        folder: str, way: str, yardsticks: tuple[str, ...], columns: slice) -> None:
+    measured = [row for row in _both_passes(f"like_for_like/{folder}", "like_for_like.csv")
+                if row["way"] == way]
+    columns_measured = [[f"{float(row['times_faster']):.1f}" for row in measured
+                         if row["yardstick"] == yardstick] for yardstick in yardsticks]
+    page = [cells[columns] for cells in _rows("The same equations on both sides", "speed.md")]
+    assert page == [list(one) for one in zip(*columns_measured, strict=True)]
+
+
+def test_layers_take_the_time_that_was_measured() -> None:
+    measured = [row for folder in ("layer", "long")
+                for row in _both_passes(f"{folder}/amd-epyc-2-cores", "bench.csv")
+                if row["contestant"] != "lsnn_ext" or row["base"] == "True"]
+    cells = [cell for row in _rows("Layers as they are", "speed.md") for cell in row[1:] if cell]
+    ours = {_show(row["median_ms"]) for row in measured if row["contestant"] == "lsnn_ext"}
+    peers = {f"{_show(row['median_ms'])} ({_show(row['ratio_to_ours'])})"
+             for row in measured if row["contestant"] != "lsnn_ext"}
+    assert sorted(cells) == sorted(ours | peers)
+
+
+def test_neurons_take_the_time_that_was_measured() -> None:
+    measured = _both_passes("any_neuron/amd-epyc-2-cores", "any_neuron.csv")
+    for name, *cells in _rows("Any neuron", "speed.md"):
+        assert cells == [_show(row["ratio"]) for row in measured
+                         if row["neuron"] == name.strip("`") and float(row["ratio"]) != 1], name
+
+
+def test_the_readme_has_the_ranges_of_the_tables() -> None:
+    text = (ROOT / "README.md").read_text().replace("\n", " ")
+    models = _rows("The same equations on both sides", "speed.md")
+    programs = _rows("Public programs, unchanged", "speed.md")
+    for before, rows, column in (("nine layers and loops of other packages, ", models, 5),
+                                 ("Smaller models gain ", models, 4),
+                                 ("published programs ", programs, 2)):
+        gains = [float(row[column]) for row in rows]
+        assert f"{before}{min(gains)} to {max(gains)}" in text, before
 
 
 def _anchors(page: str) -> set[str]:
