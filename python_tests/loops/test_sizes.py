@@ -26,8 +26,10 @@ class Readings(Net):
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         z = super().forward(x, gain)
-        rates = [one.detach().mean().item() for one in z]
-        self.rate = sum(rates) / len(x)
+        rate = 0.0
+        for z_t in z:  # not by sum, which is refused from Python 3.12 on
+            rate += z_t.detach().mean().item()
+        self.rate = rate / len(x)
         self.v = z[-1].detach().sum(0) + self.v
         with torch.no_grad():
             self.total += z.sum((0, 1))

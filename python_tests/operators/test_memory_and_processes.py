@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cases import Case, build
 from compare import assert_all_same, assert_same, count_saved_bytes, saved_storages, through_file
 from lsnn_ext import ALIF, LSNN, functional
-from operator_calls import Calls, needs_compiled, run_python
+from operator_calls import Calls, needs_compiled, python_output, run_python
 
 pytestmark = needs_compiled
 K = {"alpha": 0.9, "theta": 0.3, "rho": 0.95, "beta": 0.5}
@@ -88,14 +88,20 @@ class Forked(torch.utils.data.Dataset[dict[str, Tensor]]):
         return outputs | gradients
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_worker_of_a_data_loader() -> None:
-    """A forked process works after the parent has used the operators."""
+def _check_forked() -> None:
     want = [Forked()[0], Forked()[1]]
     loader = torch.utils.data.DataLoader(Forked(), batch_size=None, num_workers=1,
                                          multiprocessing_context="fork")
     for got, wanted in zip(loader, want, strict=True):
         assert_all_same(got, wanted)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="autograd's threads of GPUs cannot fork")
+def test_worker_of_a_data_loader() -> None:
+    """A forked process works after the parent has used the operators. The parent is a new one,
+    because another test may have started threads of autograd."""
+    python_output("import test_memory_and_processes as t; t._check_forked()")
 
 
 def _digest() -> str:
