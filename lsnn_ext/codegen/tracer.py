@@ -35,7 +35,7 @@ LINEAR = {"add": ("self", "other"), "sub": ("self", "other"), "neg": ("self",), 
 # Elementwise operators that PyTorch does not tag as such; the last one not in 2.11.
 UNTAGGED = {"hardswish", "log_sigmoid", "log_sigmoid_forward", "_prelu_kernel", "leaky_relu"}
 # Operators whose results are integers if their arguments are.
-OF_INTEGERS = {"add", "sub", "rsub", "mul", "neg", "abs", "maximum", "minimum", "clamp",
+OF_INTEGERS = {"add", "sub", "rsub", "mul", "neg", "abs", "relu", "maximum", "minimum", "clamp",
                "clamp_min", "clamp_max", "where", "masked_fill", "index_put"}
 # Operators in place whose result has the dtype of the tensor that they write to.
 WRITES = {"copy", "fill", "zero", "index_put", "masked_fill"}

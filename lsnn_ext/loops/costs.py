@@ -39,9 +39,6 @@ SPREAD = 0.4  # times as long takes a number of x in the gradient of x[t], which
 SPIKES, DENSE, DENSE_FORWARD = 0.45, 1.02, 1.25
 
 
-PARTS = frozenset({"select", "__getitem__"})
-
-
 def _count_numbers(call: Call, kinds: Mapping[int, Kind], operations: float = OPERATIONS) -> float:
     """Returns the size of the results, without that of what is written to in part."""
     written = {after for _, after in call.written}
@@ -74,7 +71,7 @@ def estimate_call(call: Call, kinds: Mapping[int, Kind], times: int = 1,
         return share * FUNCTION + found
     if is_operator(call.function):
         return (STEP if isinstance(call.function, OneStep) else OPERATOR) + found
-    if call.name in PARTS and kinds[source := call.inputs[0]].requires_grad:
+    if call.name == "__getitem__" and kinds[source := call.inputs[0]].requires_grad:
         found += SPREAD * NUMBER * max(prod(kinds[source].shape) - CACHED, 0)
     if call.name not in PRODUCTS:
         return share * CALL + found

@@ -20,7 +20,7 @@ from .rewrite import make_call, make_copy
 CATS = frozenset({"cat", "concat", "concatenate"})
 FEW = 4  # parts that one iteration may join, of which a kernel takes products
 # What makes parts that a cat may shift, see Writes.
-SLICES = frozenset({"__getitem__", "narrow", "select", "stack", "split", "chunk", "index_select"})
+SLICES = frozenset({"__getitem__", "stack", "split", "chunk", "index_select"})
 
 
 class _Waiting(NamedTuple):
@@ -95,8 +95,9 @@ class Growing:
         written = self.recording.written
         live = {known.value: one for known in [*recorder.tensors.values()]
                 if (one := known.tensor()) is not None}
-        written.update({leaf: self.find_result(recorder, live[value])
-                        for leaf, value in written.items() if value in live})
+        for leaf, value in [*written.items()]:
+            if value in live:
+                recorder.parameters.set_written(leaf, self.find_result(recorder, live[value]))
 
     def read(self, leaves: Iterable[Any]) -> None:
         """Records the calls that wait and make these arguments."""

@@ -120,7 +120,7 @@ class Index(NamedTuple):
     """An index by integers along some axes."""
 
     numbers: dict[int, list[int]]  # by axis
-    dim: int | None  # along which the parts are stacked, if there are several
+    axis: int | None  # along which there may be several parts
 
     @classmethod
     def of(cls, index: Any, shape: Sequence[int]) -> "Index | None":
@@ -129,7 +129,7 @@ class Index(NamedTuple):
         has_new_axes = None in entries
         entries = [one for one in entries if one is not None]
         found: dict[int, list[int]] = {}
-        dim = None
+        axis = None
         others = [one for one in entries if one != slice(None)]
         for d, one in enumerate(entries):
             if one == slice(None):
@@ -137,19 +137,25 @@ class Index(NamedTuple):
             numbers = range(*one.indices(shape[d])) if isinstance(one, slice) else one
             if type(one) is int:
                 numbers = [one]
-            elif dim is None and not has_new_axes and (isinstance(one, slice) or len(others) == 1):
-                dim = d - len(found)  # a list and an integer would be one index
+            elif axis is None and not has_new_axes and (isinstance(one, slice) or len(others) == 1):
+                axis = d  # a list and an integer would be one index
             else:
                 return None
             if not isinstance(numbers, range | list) or not 0 < len(numbers) <= MOST_INDICES or any(
                     type(i) is not int for i in numbers):
                 return None
             found[d] = [i % shape[d] for i in numbers]
-        return cls(found, dim) if found else None
+        return cls(found, axis) if found else None
 
     @property
     def axes(self) -> tuple[int, ...]:
         return tuple(self.numbers)
+
+    @property
+    def dim(self) -> int | None:
+        """The axis of the result along which the parts are stacked."""
+        before = [d for d in self.numbers if self.axis is not None and d < self.axis]
+        return None if self.axis is None else self.axis - len(before)
 
     @property
     def places(self) -> list[tuple[int, ...]]:
@@ -256,13 +262,13 @@ class Writes:
         if not isinstance(given, Ref) or len({*at.places}) < len(at.places):
             return unknown
         kind, (shape, *others) = self.kinds[given.value], self.kinds[x.value][:3]
-        part = tuple(len(at.numbers[d]) if d == at.dim else size
-                     for d, size in enumerate(shape) if d == at.dim or d not in at.axes)
+        part = tuple(len(at.numbers[d]) if d == at.axis else size
+                     for d, size in enumerate(shape) if d == at.axis or d not in at.axes)
         if kind[:3] != (part, *others) or (kind.requires_grad and not torch.is_grad_enabled()):
             return unknown
-        if at.dim is None:
+        if at.axis is None:
             return [given.value]
-        found = self._list_slice(given.value, at.dim) if at.axes == (at.dim,) else None
+        found = self._list_slice(given.value, at.axis) if at.axes == (at.axis,) else None
         maker = self.recording.find_maker(given.value, MOST_CALLS)
         return found if found and self._has_gradients(given.value, maker, found) else unknown
 
@@ -371,8 +377,7 @@ class Writes:
             if maker is None or not maker.inputs or maker.name.startswith("new_") or (
                     maker.name.endswith("_like")):
                 return True
-            if len(maker.inputs) > 1 or maker.name in ("__getitem__", "select", "narrow") or len(
-                    maker.outputs) > 1:
+            if len(maker.inputs) > 1 or maker.name == "__getitem__" or len(maker.outputs) > 1:
                 return False
             value, = maker.inputs
         return False

@@ -1,5 +1,7 @@
-"""Numbers that are the same in each call, such as those of a counter before the loop."""
+"""Numbers that are the same in each call, such as those of a counter before the loop, and ranges of
+integers."""
 import torch
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..codegen.integers import LIMIT
@@ -12,6 +14,15 @@ COPIES = frozenset({"int", "long", "to", "clone", "detach", "contiguous", "resha
                     "repeat", "squeeze", "unsqueeze"})
 # which hold each integer below the limit
 DTYPES = frozenset({torch.int32, torch.int64, torch.float32, torch.float64})
+
+BEFORE = range(-4095, 4096)  # of integers before a loop; the product of two is below the limit
+
+
+def is_as_recorded(tensor: Tensor, recorded: bool | range) -> bool:
+    """Whether a tensor is this bool, or all its integers are in this range."""
+    if isinstance(recorded, bool):
+        return bool(tensor) == recorded
+    return not tensor.numel() or all(int(one) in recorded for one in tensor.aminmax())
 
 
 def find_number(recording: Recording, value: int) -> int | None:

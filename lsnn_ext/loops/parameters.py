@@ -14,10 +14,17 @@ class Parameters:
     def __init__(self, recorder: Any) -> None:
         self.recorder, self.recording = recorder, recorder.recording
         self.detached: set[int] = set()  # values of attributes after detach_()
+        self._leaves: dict[int, int] = {}  # by their values after all writes so far
 
     def find_leaf(self, value: int) -> int:
         """Returns the leaf whose later value this one is, else the value itself."""
-        return next((leaf for leaf, now in self.recording.written.items() if now == value), value)
+        return self._leaves.get(value, value)
+
+    def set_written(self, leaf: int, value: int) -> None:
+        """Notes the value of a leaf after a write."""
+        self._leaves.pop(self.recording.written.get(leaf, leaf), None)
+        self._leaves[value] = leaf
+        self.recording.written[leaf] = value
 
     def find(self, tensor: Tensor) -> Tensor | None:
         """Returns the attribute whose data a tensor is, and that takes a gradient."""
@@ -54,7 +61,7 @@ class Parameters:
             raise Refused(f"{name}: expected no write to {what}")
         self.recorder.memory.check_write(name, tensor, args, parameter)
         if start in self.recording.leaves and parameter is None:
-            self.recording.written[start] = len(self.recording.kinds)  # the value that add makes
+            self.set_written(start, len(self.recording.kinds))  # the value that add makes
 
     def assign(self, parameter: Tensor, old: int, numbers: int, line: str) -> None:
         """Notes that a parameter has other numbers."""
@@ -66,7 +73,7 @@ class Parameters:
         kinds[numbers] = kinds[numbers]._replace(requires_grad=False)
         new = self.recorder.add(parameter)
         calls.append(make_assignment(old, numbers, new, line))
-        self.recording.written[self.find_leaf(old)] = new
+        self.set_written(self.find_leaf(old), new)
 
     def set_data(self, parameter: Tensor, numbers: Tensor, line: str) -> None:
         """Notes parameter.data = numbers."""

@@ -17,6 +17,7 @@ from .._core.torch_internals import find_storage
 from ..codegen.program import find_reachable
 from . import costs, ir
 from .functions import PRODUCTS, is_unversioned
+from .integers import is_as_recorded
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .neuron_sums import spread_sums
 from .planner import Planner, find_dead, is_live
@@ -185,8 +186,8 @@ class Plan:
             for one in () if keep_values else freed:
                 values.free(one)
 
-        if not keep_values and any(bool(values.get(value)) != read
-                                   for value, read in self.recording.checked.items()):
+        if not keep_values and not all(is_as_recorded(values.get(value), recorded)
+                                       for value, recorded in self.recording.checked.items()):
             raise OtherBranchError
         own: dict[int, Tensor] = {}
         taken: dict[int, int] = {}  # by storage, the first result in it

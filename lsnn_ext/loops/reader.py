@@ -21,7 +21,7 @@ SUBTRACTS = frozenset({"sub", "subtract", "__sub__", "sub_", "__isub__"})
 COPIES = frozenset({
     "view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "clone",
     "expand", "to", "float", "double",
-    "__getitem__", "select", "unbind", "stack", "chunk", "split",
+    "__getitem__", "unbind", "stack", "chunk", "split",
     "sum", "mean", "amax", "amin"})  # over axes of size 1
 
 TURNS = frozenset({"t", "T", "transpose", "swapaxes", "permute", "movedim", "moveaxis"})

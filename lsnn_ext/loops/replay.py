@@ -284,8 +284,11 @@ class Replayer:
             self.entries.setdefault(key, []).append(entry)
             if self.options.dynamic:
                 self.sizes.add(self.entries, key, entry)
-        except Refused as refused:
-            self._stop(key, str(refused))
+        except Exception as error:
+            if self.is_strict and not isinstance(error, Refused):
+                raise
+            what = "" if isinstance(error, Refused) else f"{type(error).__name__} of lsnn_ext: "
+            self._stop(key, f"{what}{error}")
 
     def _entry(self, root: Any, key: Any, origins: Origins, recording: Recording | Refused,
                codes: set[CodeType] | None, result: Any) -> Entry:
@@ -382,8 +385,8 @@ class Replayer:
         self.branches[entry.plan] += 1
         if self.branches[entry.plan] >= CHANGES:
             name = getattr(root, "__name__", type(root).__name__)
-            reason = (f"{name}: expected the branches of the recorded call, got others in "
-                      f"{CHANGES} calls; the original runs from now on")
+            reason = (f"{name}: expected the branches and ranges of the recorded call, got others "
+                      f"in {CHANGES} calls; the original runs from now on")
             for entries in self.entries.values():
                 entries[:] = [one._replace(plan=None, reason=reason) if one is entry else one
                               for one in entries]

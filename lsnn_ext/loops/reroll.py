@@ -11,7 +11,6 @@ from itertools import groupby
 from operator import sub
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -28,8 +27,7 @@ MOST_USES = 4  # of equal calls in an iteration, such as a layer that runs for t
 MOST_MOVED = 64  # calls within the first iteration
 MOST_SEARCHES = 70  # for each call: many short loops in turn would take quadratic time
 # Functions whose integers may be the index of time.
-INDEXING = (Tensor.__getitem__, Tensor.__setitem__, Tensor.select, torch.select, Tensor.narrow,
-            torch.narrow)
+INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
 
 # (position, output, lag) of a value that the loop makes, or None of one from before
 Wire = tuple[int, int, int] | None

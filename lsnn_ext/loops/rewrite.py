@@ -1,5 +1,6 @@
 """rewrite: replaces a recorded call by equal ones that read less, so that more can be fused."""
 import itertools
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,14 +146,31 @@ def _make_factory(call: Call, kinds: dict[int, Kind]) -> Call:
     return _replace_function(call, factory, given, {"dtype": kind.dtype, "device": kind.device})
 
 
+def _name_axes(equation: str, dims: Sequence[int]) -> str:
+    """Returns an equation of einsum with letters in the place of `...`."""
+    given, arrow, result = equation.replace(" ", "").partition("->")
+    parts = [part.replace("...", "") for part in given.split(",")]
+    if len(parts) != len(dims) or not arrow:
+        return equation
+    letters = [letter for letter in string.ascii_letters if letter not in equation]
+    letters = letters[:max(n - len(part) for part, n in zip(parts, dims, strict=True))]
+    found = [one.replace("...", "".join(letters[len(letters) - n + len(part):]))
+             for one, part, n in zip(given.split(","), parts, dims, strict=True)]
+    return ",".join(found) + arrow + result.replace("...", "".join(letters))
+
+
 def _make_multiplications(call: Call, recording: Recording) -> list[Call]:
     """Returns the products of an einsum such as "bnm,n->bnm", else the call itself."""
-    writer, kinds = _Writer(call, recording), recording.kinds
+    kinds = recording.kinds
     equation, *operands = call.leaves
-    if not isinstance(equation, str) or any(call.mode.autocast) or not all(
-            isinstance(one, Ref) and kinds[one.value].is_contiguous for one in operands):
+    if not isinstance(equation, str) or not all(isinstance(one, Ref) for one in operands):
         return [call]
-    left, _, result = equation.replace(" ", "").partition("->")
+    equation = _name_axes(equation, [len(kinds[one.value].shape) for one in operands])
+    call = call.replace(leaves=(equation, *operands))
+    writer = _Writer(call, recording)
+    if any(call.mode.autocast) or not all(kinds[one.value].is_contiguous for one in operands):
+        return [call]
+    left, _, result = equation.partition("->")
     given = left.split(",")
     sizes = dict(zip(result, kinds[call.outputs[0]].shape, strict=False))
     if len(given) < 2 or result not in given or len(sizes) < len(result) or not all(

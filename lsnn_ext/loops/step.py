@@ -11,7 +11,7 @@ from torch.nn.functional import batch_norm
 from torch.utils import _pytree as pytree
 
 from ..codegen.integers import Range
-from .integers import find_number
+from .integers import BEFORE, find_number
 from .ir import Numbers, Ref
 from .reader import Name, StepCall
 from .recurrence import Recurrence
@@ -146,6 +146,7 @@ def _find_ranges(found: Recurrence) -> dict[str, Range]:
     """Returns the least and the largest integer of currents, and of states before the first step,
     which are integers."""
     known: dict[str, Range] = {}
+    recording = found.reader.recording
     if found.populations.are_several:  # whose neurons read 0 of others
         return known
     for current, name in found.currents.items():
@@ -155,11 +156,13 @@ def _find_ranges(found: Recurrence) -> dict[str, Range]:
             known |= {name: (min(numbers), max(numbers))} if {*map(type, numbers)} == {int} else {}
     for register, name in found.registers.items():
         iteration, _ = found.retiming.locate(register.place[0], -register.lag)
-        is_integer = not found.reader.kind(*register.place).dtype.is_floating_point
-        number = find_number(found.reader.recording, register.initial[0]) if (
-            is_integer and register.initial and iteration < 0) else None
-        if number is not None:
-            known[name] = number, number
+        if not register.initial or iteration >= 0 or (
+                found.reader.kind(*register.place).dtype not in (torch.int32, torch.int64)):
+            continue
+        number = find_number(recording, register.initial[0])
+        if number is None:
+            recording.checked[register.initial[0]] = BEFORE
+        known[name] = (BEFORE[0], BEFORE[-1]) if number is None else (number, number)
     return known
 
 

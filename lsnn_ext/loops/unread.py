@@ -295,7 +295,7 @@ def _add_attributes(recorder: Any, found: list[int] | None) -> bool:
     """Notes that each call compares the numbers of these attributes; False: there are none."""
     read = recorder.recording.read
     new = set(found or ()) - read.keys()
-    live = {known.value: one for known in recorder.tensors.values()
+    live = {known.value: one for known in (recorder.tensors.values() if new else ())
             if known.value in new and (one := known.tensor()) is not None}
     if not found or new != live.keys():
         return False

@@ -29,7 +29,8 @@ from . import rounding
 from .component import Component
 from .component_check import check_component
 from .expected import Expected, list_results
-from .ir import Call, Leaf, Loop, Ref
+from .integers import BEFORE, is_as_recorded
+from .ir import Call, Leaf, Loop, Ref, Refused
 from .plan import Plan
 from .planner import is_live
 from .reroll import make_constant_key
@@ -73,6 +74,7 @@ def verify(plan: Plan, result: Any) -> Comparison:
 
     Raises:
         VerificationError: a difference that is no rounding.
+        Refused: integers that may not be exact.
 
     Example:
         >>> result, recording = record(model, (x,), {}, origins, keep_numbers=True)
@@ -84,6 +86,10 @@ def verify(plan: Plan, result: Any) -> Comparison:
         with _generators(recording.generators):
             expected = Expected(plan)
             after = generator_states()
+        if not all(is_as_recorded(expected.numbers[value], recorded)
+                   for value, recorded in recording.checked.items()):
+            raise Refused(f"expected integers before a loop from {BEFORE[0]} to {BEFORE[-1]}, got "
+                          f"others")
         _check_calls(plan, expected)
         gradients = [_check_stage(expected, loop, stage) for loop, stages in expected.loops
                      for stage in stages]

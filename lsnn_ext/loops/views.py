@@ -1,5 +1,6 @@
 """Views: a write to a part of a tensor, where the tensor is still there, is one to the tensor.
 
+    x.select(1, t)         x[:, t]
     x[:, t] += z           x[:, t] = x[:, t] + z
     y = x[0]; y[mask] = 1  y = x[0].clone(); y[mask] = 1; x[0] = y
 """
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .functions import FLAGS, REFUSED, may_write
+from .products import bind
 
 _OTHERS = FLAGS | REFUSED | {"bernoulli_"}  # what writes no numbers, or other ones
 
@@ -20,7 +22,9 @@ class ViewWrites:
         self.recorder, self.memory = recorder, recorder.memory
 
     def run(self, name: str, args: Any, kwargs: Any) -> tuple[Any] | None:
-        """Runs and records a call that writes to x[index]; None: it is another one."""
+        """Runs and records a call that makes or writes to x[index]; None: it is another one."""
+        if (part := _find_part(name, args, kwargs)) is not None:
+            return (self._note(Tensor.__getitem__, *part),)
         if not args or not may_write(name) or name in _OTHERS:
             return None
         if name == "__setitem__" and (known := self.memory.find_whole(args[2])) is not None and (
@@ -67,6 +71,24 @@ class ViewWrites:
             self._note(Tensor.__setitem__, one, index, made)
             self._write(whole, one)
         self._record(Tensor.__getitem__, (whole, index), {}, lambda: view)
+
+
+def _find_part(name: str, args: Any, kwargs: Any) -> tuple[Tensor, Any] | None:
+    """Returns x and the index of what select or narrow makes; None: it is another call."""
+    names = {"select": ("index",), "narrow": ("start", "length")}.get(name, ())
+    given = bind(args, kwargs, "input", "dim", *names) if names else None
+    if given is None or [type(one) for one in given[1:]] != [int] * (1 + len(names)):
+        return None
+    x, dim, first, *lengths = given
+    if not -x.dim() <= dim < x.dim():
+        return None
+    part: Any = first
+    for length in lengths:
+        first += x.shape[dim] if first < 0 else 0
+        if not 0 <= first <= first + length <= x.shape[dim]:
+            return None
+        part = slice(first, first + length)
+    return x, (*(slice(None),) * (dim % x.dim()), part)
 
 
 def _is_equal(one: Any, other: Any) -> bool:

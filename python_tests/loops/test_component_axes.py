@@ -57,7 +57,7 @@ def stack_of_products(x_t, z, w_in, w_rec, bias):
 
 
 def matmul_and_einsum(x_t, z, w_in, w_rec, bias):
-    return (x_t @ w_in.t() + torch.einsum("bi,oi->bo", z, w_rec) + bias).reshape(-1, N, K)
+    return (x_t @ w_in.t() + torch.einsum("oi,bi...->bo...", w_rec, z) + bias).reshape(-1, N, K)
 
 
 @pytest.mark.parametrize("current", [two_linears, views_of_two_linears, stack_of_products,

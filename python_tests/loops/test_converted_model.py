@@ -145,6 +145,18 @@ def test_a_replay_that_raises_gives_way_to_the_original_with_a_warning() -> None
         assert_same(model, original, draw_x(), replays=True)
 
 
+def test_an_error_in_a_later_recording_leaves_the_original(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    model, original = make_pair(Net)
+    monkeypatch.setattr("lsnn_ext.loops.replay.make_plan", lambda *_: [][0])
+    longer = draw_x().repeat(2, 1, 1)
+    with pytest.warns(UserWarning, match="IndexError of lsnn_ext: list index out of range"):
+        assert_same(model, original, longer)
+    assert_same(model, original, longer)
+    with pytest.raises(IndexError):
+        convert(copy.deepcopy(original), draw_x())
+
+
 @pytest.mark.parametrize("effect, name", [
     (lambda log: print(end=""), "print"), (lambda log: time.time(), "time"),
     (lambda log: os.environ.get("HOME"), "os.environ"), (lambda log: globals(), "globals"),

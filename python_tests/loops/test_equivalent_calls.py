@@ -338,13 +338,13 @@ OF_NUMBERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "movedim": lambda v, w, k: v.movedim(-1, -1),
     "moveaxis": lambda v, w, k: torch.moveaxis(v, 0, 1).moveaxis(0, 1),
     "einsum": lambda v, w, k: torch.einsum("bn,n->bn", v, w[0]),
-    "einsum, turned": lambda v, w, k: torch.einsum("n, bn -> bn", w[0], v),
+    "einsum, turned": lambda v, w, k: torch.einsum("n, b...n -> b...n", w[0], v),
     "einsum of two": lambda v, w, k: torch.einsum("bn,bn->bn", v, v),
     "einsum of three": lambda v, w, k: torch.einsum("n,bn,n->bn", w[0], v, w[1]),
     "einsum of an axis in front": lambda v, w, k: torch.einsum(
         "bn,b->bn", v, (k[:, 0] % 2).to(v.dtype)),
     "einsum of inner axes": lambda v, w, k: torch.einsum(
-        "ban,a->ban", v.view(B, 1, N), w[0, :1]).reshape(B, N),
+        "b...n,...->b...n", v.view(B, 1, N), w[0, :1]).reshape(B, N),
     "integer product": lambda v, w, k: v * k,
     "integer sum": lambda v, w, k: v + k,
     "sum with bools": lambda v, w, k: v + (k > 0),

@@ -48,6 +48,9 @@ EXACT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]] = {
                                    lambda n, z, t: n + 2 * z.long() - 1),
     "products and signs": (zeros, lambda n, z, t: -(n * (z.long() - 1)).maximum(-n.abs()) - 1),
     "a sum with alpha": (zeros, lambda n, z, t: torch.add(z.int().long(), n, alpha=-1)),
+    "cut off below 0": (zeros, lambda n, z, t: torch.relu(n - 1) + 3 * (z > 0)),
+    "from the input": (lambda v: v.new_zeros(v.shape).long() + (v > 0),
+                       lambda n, z, t: torch.where(z > 0, 3, n - 1)),
     "to 2**24 - 1": (lambda v: torch.full(v.shape, 2**24 - 65),
                      lambda n, z, t: n + (z >= 0).long())}
 
@@ -61,8 +64,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]] = {
     "to 2**24": (lambda v: torch.full(v.shape, 2**24 - 64), lambda n, z, t: n + (z >= 0).long()),
     "doubled": (lambda v: torch.ones_like(v, dtype=LONG), lambda n, z, t: n * 2 - z.long()),
     "a late time": (zeros, lambda n, z, t: torch.where(z > 0, t * 1000003, n)),
-    "a large first number": (lambda v: torch.full(v.shape, 2**24 + 1),
-                             lambda n, z, t: torch.where(z > 0, 0, n)),
     "narrowed": (zeros, lambda n, z, t: torch.where(
         z > 0, torch.full_like(n, 300).to(torch.uint8).long(), n)),
     "too large for int32": (lambda v: zeros(v).int(), lambda n, z, t: torch.where(
@@ -70,8 +71,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]] = {
     "seen as another dtype": (zeros, lambda n, z, t: torch.where(
         z > 0, torch.full((B, 2 * N), 1, dtype=torch.int32).view(LONG), n)),
     "a large number": (zeros, lambda n, z, t: torch.where(z > 0, 2**24, n - 1)),
-    "from the input": (lambda v: v.new_zeros(v.shape).long() + (v > 0),
-                       lambda n, z, t: torch.where(z > 0, 3, n - 1)),
     "rounded": (zeros, lambda n, z, t: (n.double() * 0.7 + 5 * z).long()),
     "a quotient": (zeros, lambda n, z, t: (n + z.long()) // 2),
     "int8": (partial(zeros, dtype=torch.int8), lambda n, z, t: n + z.to(torch.int8))}
@@ -82,6 +81,25 @@ def test_numbers_that_need_not_be_exact(name: str) -> None:
     want, got, plan = run(partial(count, *REFUSED[name]), (random(T, B, N), random(N, N, seed=1)))
     assert "fused" not in [stage.kind for stage in plan.stages]
     torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_a_state_in_another_range() -> None:
+    """Such as a refractory period that goes on in the next call."""
+    w = random(N, N, seed=1)
+
+    class Net(torch.nn.Module):
+        def forward(self, x: Tensor, n: Tensor) -> Tensor:
+            return count(lambda v: n, lambda n, z, t: torch.where(z > 0, 3, n - 1), x, w)[0]
+
+    x, n = random(T, B, N), torch.zeros(B, N, dtype=LONG)
+    net, report = convert(Net(), (x, n))
+    assert report.fused and not report.branches
+    entry, = net._lsnn_replayer.all()
+    for number, replays in ((-4095, 1), (4096, 1), (4095, 2), (2**24 + 1, 2), (-(2**40), 2)):
+        n[0] = number
+        assert torch.equal(net(x, n), Net()(x, n))
+        assert entry.plan.replays == replays
+    assert "integers before a loop from -4095 to 4095" in convert(Net(), (x, n))[1].reason
 
 
 def test_kernels_without_integers_are_those_of_any_length() -> None:

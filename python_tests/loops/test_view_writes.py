@@ -64,6 +64,20 @@ def read_after(out: Tensor, z: Tensor, v: Tensor, t: int) -> None:
     out[0] += twice
 
 
+def select(out: Tensor, z: Tensor, v: Tensor, t: int) -> None:
+    out.select(0, t).add_(z)
+    out.narrow(0, t - T, 1)[0] += v
+    torch.narrow(out, dim=-1, start=1, length=3).mul_(v[:, 1:4])
+    torch.select(input=out, dim=-1, index=-2).add_(v[:, 0])
+
+
+def set_halves(out: Tensor, z: Tensor, v: Tensor, t: int) -> None:
+    out[t, :, :2] = z[:, :2]
+    out[t, ..., 2:] = v[:, 2:]
+    out[t, 1:, 3] = v[1:, 0]
+    out[1:, t % B, 0] = v[t % B, 0]
+
+
 def write_all(out: Tensor, z: Tensor, v: Tensor, t: int) -> None:
     out[...] += 0.1 * z
     out[:] *= 0.9
@@ -102,7 +116,8 @@ def write_a_view_of_a_view(out: Tensor, z: Tensor, v: Tensor, t: int) -> None:
     out[t].t()[0] += z[:, 0]
 
 
-WRITES = [add, compute, fill, write_parts_of_parts, read_after, write_all, write_without_gradient,
+WRITES = [add, compute, fill, write_parts_of_parts, read_after, select, set_halves, write_all,
+          write_without_gradient,
           shift]
 REFUSED = [write_to_two, write_where_another_view_is_read, draw, write_a_view_of_a_view]
 
