@@ -2,7 +2,6 @@
 import copy
 import math
 import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -35,8 +34,9 @@ def _layer(name: str, **options: Any) -> ALIF:
     return ALIF(I, N, dynamics="eprop_elig", **{"learn": (name,), **given, **options})
 
 
-def _original(layer: nn.Module, name: str) -> nn.Parameter:
-    return layer.get_parameter(f"parametrizations.{name}_l0.original")
+def _stored(layer: nn.Module, name: str) -> nn.Parameter:
+    found = parametrize.is_parametrized(layer, f"{name}_l0")
+    return layer.get_parameter(f"parametrizations.{name}_l0.original" if found else f"{name}_l0")
 
 
 @pytest.mark.filterwarnings("ignore:beta")
@@ -66,11 +66,6 @@ def test_learned_without_bounds(name: str, each: bool) -> None:
             assert RANGES[name].contains(low, high)
 
 
-def _stored(layer: nn.Module, name: str) -> nn.Parameter:
-    found = parametrize.is_parametrized(layer, f"{name}_l0")
-    return _original(layer, name) if found else layer.get_parameter(f"{name}_l0")
-
-
 @pytest.mark.parametrize(("names", "each"), [(True, {"tau_mem", "beta"}), ("beta", {"beta"}),
                                              (["tau_mem"], {"tau_mem"}), (False, set())],
                          ids=["all", "a name", "a list", "none"])
@@ -88,10 +83,10 @@ def test_clamps() -> None:
     """The gradient is 0 outside, as of torch.clamp; the makers' own by a word."""
     layer = ALIF(I, N, learn={"tau_mem": Clamp(5.0, 25.0), "threshold": "plain"})
     with torch.no_grad():
-        _original(layer, "tau_mem").fill_(40.0)
+        _stored(layer, "tau_mem").fill_(40.0)
     assert layer.tau_mem_l0.item() == 25.0
     layer(draw(30, 2, I))[0].sum().backward()
-    assert _original(layer, "tau_mem").grad == 0.0
+    assert _stored(layer, "tau_mem").grad == 0.0
     given = {"alpha": 0.9, "rho": 0.98, "p": 0.5, "q": 1.5}
     radlif = ALIF(I, N, dynamics="adlif", learn=dict.fromkeys(given, "clamp"), **given, dt=2.0)
     ends = {name: radlif.parametrizations[f"{name}_l0"][0].ends for name in given}
@@ -171,17 +166,15 @@ def _given(dynamics: str) -> dict[str, float]:
 
 
 # All models at the larger rate, which leads further; every third one at a smaller rate too.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("dynamics", "rate"), [*((name, 0.01) for name in MODELS),
                                                 *((name, 0.002) for name in list(MODELS)[::3])])
 def test_five_hundred_iterations(dynamics: str, rate: float) -> None:
     """Each neuron learns its own constants; nothing leaves its range."""
     torch.manual_seed(0)
     given = _given(dynamics)
-    own = {**find_defaults(dynamics, "ALIF"), **given}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        layer = ALIF(I, N, dynamics=dynamics, learn=[name for name in own if name in STARTS],
-                     per_neuron=True, **given)
+    learn = STARTS.keys() & {*find_defaults(dynamics, "ALIF"), *given}
+    layer = ALIF(I, N, dynamics=dynamics, learn=sorted(learn), per_neuron=True, **given)
     readout = LeakyReadout(N, C)
     with torch.no_grad():
         layer.weight_ih_l0.mul_(min(float(layer.threshold_l0[0]) * 30, 10.0))

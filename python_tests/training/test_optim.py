@@ -1,7 +1,7 @@
 """DEEP R: the rules of the LSNN paper's code in numpy, step by step."""
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -65,9 +65,15 @@ def _adam(groups: Any, lr: float = LR) -> torch.optim.Adam:
     return torch.optim.Adam(groups, lr=lr, betas=BETAS, eps=EPS)
 
 
-def _gradients(weights: list[nn.Parameter], random: torch.Generator) -> None:
+def _gradients(weights: Iterable[nn.Parameter], random: torch.Generator) -> None:
     for weight in weights:
         weight.grad = torch.randn(weight.shape, generator=random, dtype=weight.dtype)
+
+
+def _train(tuned: DeepR, weights: list[nn.Parameter], random: torch.Generator, steps: int) -> None:
+    for _ in range(steps):
+        _gradients(weights, random)
+        tuned.step()
 
 
 def _connections(weights: Any) -> list[int]:
@@ -119,8 +125,7 @@ def test_a_thousand_steps_keep_connections_and_signs() -> None:
     weights, wanted = list(signs), int(0.25 * (12 * 18 + 18 * 17 + 5 * 18))
     random, moved = torch.Generator().manual_seed(0), set()
     for _ in range(1000):
-        for parameter in net.parameters():
-            parameter.grad = torch.randn(parameter.shape, generator=random)
+        _gradients(net.parameters(), random)
         tuned.step()
         assert sum(_connections(weights)) == wanted
         moved.add(tuple(_connections(weights)))
@@ -130,16 +135,22 @@ def test_a_thousand_steps_keep_connections_and_signs() -> None:
     assert float(net.readout.bias.detach().abs().min()) > 0  # type: ignore[union-attr]
 
 
-def test_each_group_keeps_its_own() -> None:
-    weights = _weights()
-    tuned = DeepR(_adam([{"params": [weight], "connectivity": p} for weight, p
-                         in zip(weights, (0.2, 0.5, 1.0), strict=True)]), l1=0.5)
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "added later"])
+def test_each_group_keeps_its_own(at_once: bool) -> None:
+    weights, bias = _weights(), nn.Parameter(torch.zeros(3))
+    first, *others = [*({"params": [weight], "connectivity": p} for weight, p in zip(
+        weights, (0.2, 0.5, 1.0), strict=True)), {"params": [bias]}]
+    tuned = DeepR(_adam([first, *others] if at_once else [first]), l1=0.5)
+    for group in [] if at_once else others:
+        tuned.add_param_group(group)
     random = torch.Generator().manual_seed(0)
     for _ in range(50):
-        _gradients(weights, random)
-        tuned.step()
+        _train(tuned, [*weights, bias], random, 1)
         assert _connections(weights) == [7, 18, 18]
-    assert tuned.connectivity() == [[0.2], [0.5], [1.0]]
+    assert tuned.connectivity() == [[0.2], [0.5], [1.0], []]
+    assert float(bias.detach().abs().min()) > 0
+    tuned.zero_grad()
+    assert all(one.grad is None for one in (*weights, bias))
 
 
 def test_groups_have_their_own_l1_and_learning_rate() -> None:
@@ -190,7 +201,7 @@ def test_any_optimizer(kind: str) -> None:
         random = torch.Generator().manual_seed(1)
         for _ in range(10):
             def closure(weight: nn.Parameter = weight, random: torch.Generator = random) -> Tensor:
-                weight.grad = torch.randn(weight.shape, generator=random, dtype=weight.dtype)
+                _gradients([weight], random)
                 return weight.detach().sum()
 
             assert float(tuned.step(closure)) != 0
@@ -211,12 +222,10 @@ def test_resumes_to_the_same_bits() -> None:
 
     weights, tuned = begun()
     random = torch.Generator().manual_seed(0)
-    for step in range(40):
-        if step == 20:
-            kept = through_file({"weights": weights, "optimizer": tuned.state_dict(),
-                                 "random": random.get_state()}, weights_only=True)
-        _gradients(weights, random)
-        tuned.step()
+    _train(tuned, weights, random, 20)
+    kept = through_file({"weights": weights, "optimizer": tuned.state_dict(),
+                         "random": random.get_state()}, weights_only=True)
+    _train(tuned, weights, random, 20)
     again, resumed = begun()
     resumed.param_groups[0]["lr"] = 77.0
     with torch.no_grad():
@@ -225,9 +234,7 @@ def test_resumes_to_the_same_bits() -> None:
     resumed.load_state_dict(kept["optimizer"])
     assert resumed.param_groups[0]["lr"] == 0.05
     random.set_state(kept["random"])
-    for _ in range(20):
-        _gradients(again, random)
-        resumed.step()
+    _train(resumed, again, random, 20)
     assert all(map(torch.equal, weights, again))
     assert resumed.rewired == tuned.rewired and not torch.equal(weights[0], kept["weights"][0])
 
@@ -239,17 +246,14 @@ def test_copies_go_on_to_the_same_bits(copied: Callable[[Any], Any]) -> None:
     net = LSNN(4, 5, 6, 2)
     tuned = DeepR.of(net, torch.optim.Adam, 0.3, lr=0.05, temperature=1e-3, l1=L1)
     random = torch.Generator().manual_seed(0)
-    for _ in range(5):
-        _gradients(list(net.parameters()), random)
-        tuned.step()
+    _train(tuned, list(net.parameters()), random, 5)
     again, other = copied((net, tuned))
     assert isinstance(other, DeepR) and other.param_groups is other.optimizer.param_groups
     assert other.rewired == tuned.rewired > 0 and other.connectivity() == tuned.connectivity()
     weights, theirs = list(net.parameters()), list(again.parameters())
     for _ in range(10):
-        _gradients(weights, random)
         before = [weight.detach().clone() for weight in theirs]
-        tuned.step()
+        _train(tuned, weights, random, 1)
         assert all(map(torch.equal, before, theirs))  # nothing is shared
         for one, weight in zip(theirs, weights, strict=True):
             one.grad = weight.grad.clone()
@@ -266,25 +270,10 @@ def test_the_same_generator_gives_the_same_run() -> None:
         weights = _weights()
         torch.manual_seed(seed)
         tuned = DeepR(_adam([{"params": weights, "connectivity": 0.3}]), l1=0.5)
-        random = torch.Generator().manual_seed(0)
-        for _ in range(20):
-            _gradients(weights, random)
-            tuned.step()
+        _train(tuned, weights, torch.Generator().manual_seed(0), 20)
         runs.append(weights)
     assert all(map(torch.equal, runs[0], runs[1]))
     assert not torch.equal(runs[0][0], runs[2][0])
-
-
-def test_a_group_that_is_added_later() -> None:
-    a, b, bias = _weights()[0], _weights()[1], nn.Parameter(torch.zeros(3))
-    tuned = DeepR(_adam([{"params": [a], "connectivity": 0.2}]))
-    tuned.add_param_group({"params": [b], "connectivity": 0.5})
-    tuned.add_param_group({"params": [bias]})
-    _gradients([a, b, bias], torch.Generator().manual_seed(0))
-    tuned.step()
-    assert _connections([a, b]) == [7, 18] and float(bias.detach().abs().min()) > 0
-    tuned.zero_grad()
-    assert a.grad is None and b.grad is None and bias.grad is None
 
 
 def test_without_a_gradient_a_matrix_stays() -> None:
@@ -301,8 +290,7 @@ def test_without_a_gradient_a_matrix_stays() -> None:
 def test_what_is_not_finite_is_refused_before_anything_changes() -> None:
     weights = _weights()
     tuned = DeepR(_adam([{"params": weights, "connectivity": 0.3}]))
-    _gradients(weights, torch.Generator().manual_seed(0))
-    tuned.step()
+    _train(tuned, weights, torch.Generator().manual_seed(0), 1)
     before = [weight.detach().clone() for weight in weights]
     kept = copy.deepcopy(tuned.state_dict())
     for bad in (float("nan"), float("inf")):

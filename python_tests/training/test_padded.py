@@ -15,6 +15,11 @@ T, B, I, N, O = 40, 5, 9, 33, 3
 ORDERS = {"falling": (40, 40, 25, 7, 1), "any": (7, 40, 1, 25, 3)}
 WITHIN = 1e-11  # of gradients in float64, by the largest of each
 orders = pytest.mark.parametrize("order", ORDERS)
+sides = pytest.mark.parametrize("first", [False, True], ids=["time first", "batch first"])
+MODULES: dict[str, Any] = {
+    "ALIF": lambda: ALIF(I, N, threshold=0.02), "LIF": lambda: LIF(I, N),
+    "LSNN": lambda: LSNN(I, 10, N - 10, O, threshold=0.02),
+    "LeakyReadout": lambda: LeakyReadout(I, O, tau_syn=3.0)}
 
 
 def _exact(module: torch.nn.Module) -> Any:
@@ -34,6 +39,10 @@ def _spoiled(x: Tensor, lengths: tuple[int, ...], first: bool = False) -> Tensor
     for b, steps in enumerate(lengths):
         (x[b] if first else x[:, b])[steps:] = torch.nan
     return x.requires_grad_()
+
+
+def _pack(x: Tensor, order: str, first: bool = False) -> Any:
+    return pack_padded_sequence(x, torch.tensor(ORDERS[order]), first, enforce_sorted=False)
 
 
 def _padded(value: Any, first: bool) -> Any:
@@ -57,7 +66,7 @@ def _started(module: Any, x: Tensor) -> Any:
 
 
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, False), (2, True)])
-@pytest.mark.parametrize("first", [False, True], ids=["time first", "batch first"])
+@sides
 @pytest.mark.parametrize("kind", [ALIF, LIF])
 @orders
 def test_layers(kind: Any, order: str, first: bool, layers: int, bidirectional: bool) -> None:
@@ -69,9 +78,8 @@ def test_layers(kind: Any, order: str, first: bool, layers: int, bidirectional: 
     for state in (None, _started(layer, _x(first, seed=1))):
         z, end, traces, rates = layer(x, state, lengths=torch.tensor(lengths), trace=True,
                                       return_rates=True)
-        packed = pack_padded_sequence(clean, torch.tensor(lengths), first, enforce_sorted=False)
-        want, want_end, want_traces, want_rates = layer(packed, state, trace=True,
-                                                        return_rates=True)
+        want, want_end, want_traces, want_rates = layer(_pack(clean, order, first), state,
+                                                        trace=True, return_rates=True)
         assert float(z.detach().mean()) > 0.005, "a silent layer would show nothing"
         _compare(layer, {"z": z, **traces._asdict(), **end._asdict(), "rates": rates},
                  {"z": _padded(want, first), **{name: _padded(want._replace(data=one), first)
@@ -80,7 +88,7 @@ def test_layers(kind: Any, order: str, first: bool, layers: int, bidirectional: 
 
 
 @pytest.mark.parametrize("apart", ["", "hook", "tau_out"])
-@pytest.mark.parametrize("first", [False, True], ids=["time first", "batch first"])
+@sides
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, True)])
 @orders
 def test_networks(order: str, layers: int, bidirectional: bool, first: bool, apart: str) -> None:
@@ -97,15 +105,14 @@ def test_networks(order: str, layers: int, bidirectional: bool, first: bool, apa
     x, clean = _spoiled(_x(first), lengths, first), _x(first).requires_grad_()
     for state in (None, _started(net, _x(first, seed=1))):
         y, end, z = net(x, state, lengths=list(lengths), return_spikes=True)
-        packed = pack_padded_sequence(clean, torch.tensor(lengths), first, enforce_sorted=False)
-        want, want_end, want_z = net(packed, state, return_spikes=True)
+        want, want_end, want_z = net(_pack(clean, order, first), state, return_spikes=True)
         assert bool(z.any()) and type(end) is LSNNState
         _compare(net, {"y": y, "z": z, "p": end.readout, **end.neurons._asdict()},
                  {"y": _padded(want, first), "z": _padded(want_z, first), "p": want_end.readout,
                   **want_end.neurons._asdict()}, (x, clean))
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["time first", "batch first"])
+@sides
 @pytest.mark.parametrize("options", [{"tau": 20.0}, {"tau": None}, {
     "tau": 7.0, "tau_syn": 3.0, "learn": ("tau", "tau_syn")}], ids=str)
 @orders
@@ -118,8 +125,7 @@ def test_readouts(order: str, options: dict[str, Any], first: bool) -> None:
     start: Any = torch.linspace(-1, 1, B * O).double().view(B, O)
     start = ReadoutState(start, start.flip(0)) if "tau_syn" in options else start
     y, end = readout(x, start, lengths=lengths)
-    want, want_end = readout(pack_padded_sequence(clean, torch.tensor(lengths), first,
-                                                  enforce_sorted=False), start)
+    want, want_end = readout(_pack(clean, order, first), start)
     ours, theirs = (dict(enumerate(flat(state))) for state in (end, want_end))
     _compare(readout, {"y": y, **ours}, {"y": _padded(want, first), **theirs}, (x, clean))
 
@@ -131,7 +137,7 @@ def test_spikes_as_bits(order: str) -> None:
     torch.manual_seed(1)
     layer = ALIF(300, 300, 2, threshold=0.02)
     x, lengths = (torch.rand(T, B, 300) < 0.1).float(), torch.tensor(ORDERS[order])
-    want, end = layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
+    want, end = layer(_pack(x, order))
     for given in (x, functional.pack_spikes(x)):
         packed, after = layer(given, lengths=lengths, spikes="bits")
         assert bool(packed.bits.any())
@@ -146,10 +152,7 @@ def test_spikes_as_bits(order: str) -> None:
 def test_sequences_without_a_step(kind: str, grad: bool) -> None:
     """Their state stays; also in prepared calls."""
     torch.manual_seed(1)
-    module: Any = {"ALIF": lambda: ALIF(I, N, threshold=0.02),
-                   "LSNN": lambda: LSNN(I, 10, N - 10, O, threshold=0.02),
-                   "LeakyReadout": lambda: LeakyReadout(I, O, tau_syn=3.0)}[kind]()
-    x, steps = _x().float()[:6], torch.tensor([0, 6, 2, 0, 6])
+    module, x, steps = MODULES[kind](), _x().float()[:6], torch.tensor([0, 6, 2, 0, 6])
     with torch.set_grad_enabled(grad):
         _, start = module(x)
         out, end = module(x, start, lengths=steps)
@@ -180,12 +183,9 @@ def test_windows_of_a_readout() -> None:
         net(_x(True), lengths=[40, 8, 16, 15, 32], readout_every=8)
 
 
-@pytest.mark.parametrize("kind", ["ALIF", "LIF", "LSNN", "LeakyReadout"])
+@pytest.mark.parametrize("kind", MODULES)
 def test_what_is_refused(kind: str) -> None:
-    made: dict[str, Any] = {"ALIF": lambda: ALIF(I, N), "LIF": lambda: LIF(I, N),
-                            "LSNN": lambda: LSNN(I, 10, 10, O),
-                            "LeakyReadout": lambda: LeakyReadout(I, O)}
-    module, x = made[kind](), _x().float()
+    module, x = MODULES[kind](), _x().float()
     for given, lengths, message in (
         (x[:, 0], [4], r"lengths: expected None with an unbatched sequence \(T, I\).*x\[:length\]"),
         (pack_padded_sequence(x, [T] * B), [T] * B,
