@@ -1,4 +1,5 @@
 """lsnn_ext.plan: what it reports is what runs, and it changes nothing."""
+import functools
 import os
 from typing import Any
 
@@ -40,13 +41,9 @@ def test_the_projection_is_the_one_that_runs(name: str, chosen: str, why: str, r
     x = torch.randn(100, 32, 40) if "dense" in name else x
     x = x[:10] if name == "short" else x[:20] if "few" in name else x
     given: Any = functional.pack_spikes(x) if name == "bits" else x
-    call: Any = layer
-    if name == "double weights":
-        w_rec = torch.randn(128, 128).bfloat16() / 50
-
-        def call(x: Tensor) -> Any:
-            return functional.alif(x, w_rec, w_in=layer.weight_ih_l0, alpha=0.9, theta=1.0)
-
+    w_rec = torch.randn(128, 128).bfloat16() / 50
+    call: Any = layer if name != "double weights" else functools.partial(
+        functional.alif, w_rec=w_rec, w_in=layer.weight_ih_l0, alpha=0.9, theta=1.0)
     with torch.autocast("cpu", enabled=name == "autocast"):
         (one,) = lsnn_ext.plan(call, given).layers
         found = one.choices["projection"]
@@ -105,13 +102,9 @@ def test_saved_bytes_are_those_of_autograd(kind: str, are_spikes: bool) -> None:
                         else ALIF(40, 100, **more))
     x = draw_spikes(300, 16, 40) if are_spikes else torch.randn(300, 16, 40)
     x = x.to(next(layer.parameters()).dtype)
-    call: Any = layer
-    if kind == "smooth":
-        w_in, w_rec = layer.weight_ih_l0, layer.weight_hh_l0
-
-        def call(x: Tensor) -> Any:
-            return functional.alif(x, w_rec, w_in=w_in, alpha=0.9, theta=1.0, smooth=True)
-
+    call: Any = layer if kind != "smooth" else functools.partial(
+        functional.alif, w_rec=layer.weight_hh_l0, w_in=layer.weight_ih_l0, alpha=0.9, theta=1.0,
+        smooth=True)
     found = lsnn_ext.plan(call, x)
     wanted = count_saved_bytes(lambda: call(x), [x, *layer.parameters(), *layer.buffers()])
     assert found.saved_bytes == wanted == sum(one.saved_bytes for one in found.layers)
