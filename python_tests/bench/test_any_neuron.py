@@ -1,17 +1,18 @@
-"""The comparison of neurons written as a step: one that computes something else is refused."""
+"""Comparisons of neurons written as a step and of ways to e-prop: other results are refused."""
 import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import any_neuron
+from bench import any_neuron, eprop
 from bench.__main__ import main
 from bench.any_neuron import KINDS, OURS, Line, NotAlikeError
 from bench.problem import Shape, custom
 from bench.tables import read_csv
 
-TINY = custom(Shape(60, 4, 20, 32))
+SHAPE = Shape(60, 4, 20, 32)
+TINY = custom(SHAPE)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -29,14 +30,9 @@ def test_contestants_compute_the_same(name: str) -> None:
 
 
 def test_other_spikes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(any_neuron.Ours, "fixed", {"dt": 0.0101}, raising=False)
-    spikes = any_neuron.Ours.spikes
-
-    def other(layer: any_neuron.Ours) -> torch.Tensor:
-        layer.fixed = {"dt": 0.0101}
-        return spikes(layer)
-
-    monkeypatch.setattr(any_neuron.Ours, "spikes", other)
+    given = any_neuron.Layer.coefficients
+    monkeypatch.setattr(any_neuron.Ours, "coefficients",
+                        property(lambda layer: given.fget(layer) | {"dt": 0.0101}))
     with pytest.raises(NotAlikeError, match="rf on 60,4,20,32: expected equal spikes, got"):
         any_neuron.measure("rf", TINY, repeats=1, seconds=1.0)
 
@@ -57,3 +53,35 @@ def test_command_writes_a_page(tmp_path: Path) -> None:
     assert "| `lsnn` | functional.alif |" in page and "## 60,4,20,32: 60 steps" in page
     _, lines = read_csv(Line, tmp_path / "any_neuron.csv")
     assert [line.contestant for line in lines] == [OURS, "functional.alif"]
+
+
+# ------------------------------------------------------------------------------------- bench.eprop
+def test_ways_compute_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_threads: None,
+                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(eprop, "SHAPES", {"tiny": SHAPE})
+    eprop.main(["tiny", "--repeats", "2", "--out", str(tmp_path / "eprop.csv")])
+    assert "| tiny: 60, 4, 20, 32 | eligibility traces |" in capsys.readouterr().out
+    facts, lines = read_csv(eprop.Line, tmp_path / "eprop.csv")
+    assert facts["command"] == "python -m bench.eprop tiny --repeats 2"
+    ours, full, loop, traces = lines
+    assert ours.ratio == 1 and traces.way == eprop.TRACES
+    for line in lines:
+        assert line.differing == 0 and line.rounds == 2
+        assert (line.gradient_difference < 1e-4) == (line is not full)
+
+
+def test_other_gradients_of_eprop_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(net: eprop.Net, learn: bool) -> eprop.Found:
+        spikes, gradients = eprop.fused(net, "eprop_elig_stop", learn)
+        return spikes, {name: 1.02 * one for name, one in gradients.items()}
+
+    monkeypatch.setattr(eprop, "_traces", other)
+    with pytest.raises(NotAlikeError, match="expected equal spikes and gradients, got 0 other sp"):
+        eprop.measure("tiny", SHAPE, 1, 1.0)
+
+
+def test_traces_without_learning_have_the_spikes() -> None:
+    net = eprop.Net.of(SHAPE, lif=True)
+    spikes, gradients = eprop.sum_traces(net.x, **net.weights, target=net.target, k=eprop.K,
+                                        learn=False, **net.coefficients)
+    assert torch.equal(spikes, eprop.fused(net, "eprop_elig", False)[0]) and not gradients

@@ -1,4 +1,5 @@
 """What `python -m bench.rows` prints of a model beside `lsnn`, and `python -m bench.products`."""
+import itertools
 import re
 from pathlib import Path
 
@@ -44,16 +45,13 @@ def test_kernels_choose_by_these_costs() -> None:
     constants = {name: float(number) for name, number in found if name in CONSTANTS}
     chosen = set()
     assert constants.keys() == {*CONSTANTS}
-    for N in (64, 512):
-        for items in (1, 4):
-            for density in (0.05, 1.0):
-                for share in (0.02, 0.5, 1.0):
-                    point = products.measure(N, items, density, share, torch.float32)
-                    costs = _costs(point, constants)
-                    first, second, *_ = sorted(costs, key=costs.__getitem__)
-                    if costs[second] > 1.1 * costs[first]:  # activity differs from step to step
-                        assert point.chosen == first, point
-                        chosen.add(point.chosen)
+    for sizes in itertools.product((64, 512), (1, 4), (0.05, 1.0), (0.02, 0.5, 1.0)):
+        point = products.measure(*sizes, torch.float32)
+        costs = _costs(point, constants)
+        first, second, *_ = sorted(costs, key=costs.__getitem__)
+        if costs[second] > 1.1 * costs[first]:  # activity differs from step to step
+            assert point.chosen == first, point
+            chosen.add(point.chosen)
     assert chosen == set(products.ALGORITHMS)
 
 
@@ -61,14 +59,11 @@ def test_constants_are_fitted() -> None:
     """To times that the terms make of known constants."""
     wanted = {name: 1.0 + k for k, name in enumerate(CONSTANTS)} | {"": 0.25}
     points = []
-    for N in (32, 48, 200):
-        for items in (1, 4, 16):
-            for density in (0.1, 0.3):
-                for share in (0.1, 0.4, 0.9):
-                    point = products.Point(N, items, density, share, 1.0, 1.0, 1.0, 1.0, "")
-                    for algorithm, cost in _costs(point, wanted | {"": 1.0}).items():
-                        setattr(point, algorithm, 0.25 * N * cost)
-                    points.append(point)
+    for sizes in itertools.product((32, 48, 200), (1, 4, 16), (0.1, 0.3), (0.1, 0.4, 0.9)):
+        point = products.Point(*sizes, 1.0, 1.0, 1.0, 1.0, "")
+        for algorithm, cost in _costs(point, wanted | {"": 1.0}).items():
+            setattr(point, algorithm, 0.25 * point.N * cost)
+        points.append(point)
     assert products.fit(points, *products.find_vector(torch.float32)) == pytest.approx(wanted)
 
 
