@@ -1,5 +1,6 @@
 """Lets tests import the programs of examples/; where they are missing, skips."""
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ def needs(*packages: str) -> None:
 
 def load_checkpoint(folder: Path, name: str = "checkpoint.pt") -> dict[str, Any]:
     return torch.load(folder / name, weights_only=True)
+
+
+def refusal(call: Callable[..., object], *arguments: Any) -> str:
+    """What a program says that ends: a message, and neither a traceback nor a status alone."""
+    with pytest.raises(SystemExit) as refused:
+        call(*arguments)
+    assert isinstance(refused.value.code, str)
+    return refused.value.code
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -1,4 +1,5 @@
 """The electrocardiogram example, on small files in the format of the published ones."""
+import itertools
 import json
 import os
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from compare import flat
+from compare import assert_same, flat
 from ecg_files import write_recordings
-from example_path import load_checkpoint, needs
+from example_path import generator, load_checkpoint, needs, refusal
 
 needs("matplotlib", "tqdm", "scipy")
 from common import training  # noqa: E402
@@ -54,10 +55,8 @@ def test_files(tmp_path: Path) -> None:
     (None, "expected a MATLAB file")])
 def test_bad_files_are_named(change: dict[str, Any] | None, wanted: str, tmp_path: Path) -> None:
     write_recordings(tmp_path, recordings=8, steps=50, change=change)
-    with pytest.raises(SystemExit) as refused:
-        ecg.main(_options(tmp_path, "--iterations", "1"))
-    assert str(refused.value.code).startswith(f"{tmp_path / ecg.FILES[1]}: ")
-    assert wanted in str(refused.value.code)
+    said = refusal(ecg.main, _options(tmp_path, "--iterations", "1"))
+    assert said.startswith(f"{tmp_path / ecg.FILES[1]}: ") and wanted in said
 
 
 def test_a_folder_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +177,7 @@ def test_networks() -> None:
 def test_outputs_learn_their_time_constants() -> None:
     """Against a loop; and a recording in three calls as in one."""
     net = ecg.network(ecg.arguments(["--neurons", "7"]), True).double()
-    x = torch.randint(-1, 2, (90, 3, ecg.INPUTS), generator=torch.Generator().manual_seed(0))
+    x = torch.randint(-1, 2, (90, 3, ecg.INPUTS), generator=generator())
     with torch.no_grad():
         net.log_tau_out.copy_(torch.linspace(0.5, 4, ecg.PHASES))
         net.readout.bias.copy_(torch.linspace(-1, 1, ecg.PHASES))
@@ -193,9 +192,9 @@ def test_outputs_learn_their_time_constants() -> None:
     learns = net.log_tau_out, net.readout.weight, net.neurons.get_parameter("weight_hh_l0")
     loss = [nn.functional.cross_entropy(found.flatten(0, 1), torch.arange(270) % ecg.PHASES)
             for found in (y, expected)]
-    for mine, other in zip(*(torch.autograd.grad(one, learns, retain_graph=True) for one in loss),
-                           strict=True):
-        assert torch.allclose(mine, other, atol=1e-12) and mine.abs().max() > 1e-6
+    got, want = (torch.autograd.grad(one, learns, retain_graph=True) for one in loss)
+    assert_same("gradients", got, want, tolerance=1e-12)
+    assert all(one.abs().max() > 1e-6 for one in got)
     parts, state = [], None
     for chunk in x.double().split(40):
         part, state = net(chunk, state)
@@ -208,26 +207,22 @@ def test_an_optimizer_steps_after_each_chunk(tmp_path: Path,
     """Each chunk begins where the one before has ended, without its graph."""
     write_recordings(tmp_path, recordings=10, steps=50)
     run = _begin(tmp_path, "--iterations", "2", "--chunk", "20")
-    begun: dict[str, list[Any]] = {name: [] for name in run.nets}
-    ended: dict[str, list[Any]] = {name: [] for name in run.nets}
+    calls: dict[str, list[Any]] = {name: [] for name in run.nets}
     for name, net in run.nets.items():
         def looked(x: Any, state: Any = None, *, name: str = name, forward: Any = net.forward,
                    **asked: Any) -> Any:
             found = forward(x, state, **asked)
             if asked:
-                begun[name].append((len(x), state))
-                ended[name].append(found[1])
+                calls[name].append((len(x), state, found[1]))
             return found
 
         monkeypatch.setattr(net, "forward", looked)
     run.history.append(run.step())
-    for name in run.nets:
-        assert [steps for steps, _ in begun[name]] == [20, 20, 10]
-        assert begun[name][0][1] is None
-        for (_, state), before in zip(begun[name][1:], ended[name], strict=False):
-            for mine, given in zip(state, before, strict=True):
-                for leaf, other in zip(flat(mine), flat(given), strict=True):
-                    assert torch.equal(leaf, other) and not leaf.requires_grad
+    for name, made in calls.items():
+        assert [steps for steps, *_ in made] == [20, 20, 10] and made[0][1] is None
+        for (*_, before), (_, state, _) in itertools.pairwise(made):
+            for leaf, other in zip(flat(state), flat(before), strict=True):
+                assert torch.equal(leaf, other) and not leaf.requires_grad
         optimizer = run.optimizers[name]
         assert optimizer.state[next(iter(optimizer.state))]["step"] == 3
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from digit_files import excite, idx, write_digits
-from example_path import load_checkpoint, needs
+from example_path import load_checkpoint, needs, refusal
 
 needs("matplotlib", "tqdm")
 from common import training  # noqa: E402
@@ -42,21 +42,13 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pictures, which take most of the time of a tiny run."""
-    if request.function is not test_a_run_from_begin_to_end:
+    if request.function is not test_all_networks_beside_each_other:
         for name in "digit_picture", "curve_picture":
             monkeypatch.setattr(smnist, name, lambda *_: None)
 
 
 def _run(out: Path, *arguments: str) -> None:
     smnist.main([*TINY, "--out", str(out), *arguments])
-
-
-def _refused(out: Path, *arguments: str) -> str:
-    """What it says; a message, and neither a traceback nor a status alone."""
-    with pytest.raises(SystemExit) as refused:
-        _run(out, *arguments)
-    assert isinstance(refused.value.code, str)
-    return refused.value.code
 
 
 def _stops_after(iterations: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,14 +64,6 @@ def _stops_after(iterations: int, number: int, monkeypatch: pytest.MonkeyPatch) 
 
 
 # -------------------------------------------------------------------------------------- checkpoints
-def test_a_run_from_begin_to_end(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _run(out, "--iterations", "3")
-    assert "on the 5 test digits" in capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {
-        "checkpoint.pt", "smnist.json", "smnist_curve.csv", "smnist_curve.png", "smnist_digit.png"}
-    assert len(load_checkpoint(out)["history"]) == 3
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_saves(number: int, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch,
                         capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,9 +195,11 @@ def test_all_networks_beside_each_other(data: Path, out: Path,
     given = [*ALL, "--out", str(out)]
     smnist.main([*given, "--iterations", "6"])  # of batches of two of ten digits: two looks
     said = capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {
+        "checkpoint.pt", "smnist.json", "smnist_curve.csv", "smnist_curve.png", "smnist_digit.png"}
     results = json.loads((out / "smnist.json").read_text())
     kept = load_checkpoint(out)
-    assert set(results["found"]) == set(smnist_networks.NAMES)
+    assert len(kept["history"]) == 6 and set(results["found"]) == set(smnist_networks.NAMES)
     for name, row in results["found"].items():
         assert f"{name}: accuracy on the 5 test digits: {100 * row['accuracy']:.2f} %" in said
         best = kept["carried"]["best"][name]
@@ -221,7 +207,7 @@ def test_all_networks_beside_each_other(data: Path, out: Path,
         column = "valid" if name == "LSNN" else f"{name.lower()}_valid"
         assert row["valid"] >= max(one[column] for one in kept["history"])
     assert "lstm_rate" not in kept["history"][0] and "lif_rate" in kept["history"][0]
-    for name in "LIF", "SRNN":
+    for name in "LSNN", "LIF", "SRNN":
         alone = out.with_name(name)
         smnist.main([*TINY, "--models", name, "--iterations", "6", "--out", str(alone)])
         for key, value in load_checkpoint(alone)[name].items():
@@ -237,8 +223,8 @@ def test_first_digits_are_kept_back(data: Path, out: Path) -> None:
     assert torch.equal(run.digits.pixels, whole.pixels[4:])
     assert torch.equal(run.digits.labels, whole.labels[4:])
     assert smnist.arguments([]).kept_back == 5000
-    assert "fewer than the 12 digits of the training set, got 12" in _refused(
-        out, "--iterations", "1", "--kept-back", "12")
+    assert "fewer than the 12 digits of the training set, got 12" in refusal(
+        _run, out, "--iterations", "1", "--kept-back", "12")
     _run(out, "--iterations", "8", "--lr", "0.05", "--kept-back", "4")
     kept = load_checkpoint(out)
     net = run.learners["LSNN"]
@@ -254,18 +240,13 @@ def test_first_digits_are_kept_back(data: Path, out: Path) -> None:
     assert run.recognised(net, test) == found["accuracy"]
 
 
-def test_srnn_shows_a_pixel_once(data: Path, out: Path) -> None:
-    said = _refused(out, "--models", "SRNN", "--hold", "2", "--iterations", "1")
-    assert said == "--hold: expected 1 with the model srnn, got 2"
-
-
 def test_an_unfinished_run_is_not_written_over(data: Path, out: Path,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         _stops_after(1, signal.SIGINT, patch)
         _run(out, "--iterations", "2")
     before = (out / "checkpoint.pt").read_bytes()
-    said = _refused(out, "--iterations", "2")
+    said = refusal(_run, out, "--iterations", "2")
     assert said.startswith(
         f"{out / 'checkpoint.pt'}: expected no checkpoint") and "after 1 iterations" in said
     assert "--resume" in said and "--overwrite" in said
@@ -282,7 +263,7 @@ def test_a_finished_run_is_kept(data: Path, out: Path, capsys: pytest.CaptureFix
     assert [len(load_checkpoint(out, name)["history"]) for name in names] == [1, 2, 3]
     assert f"is kept as {out / 'checkpoint_2.pt'}" in capsys.readouterr().out
     (data / mnist.FILES[0]).unlink()  # what cannot begin moves nothing
-    assert mnist.FILES[0] in _refused(out, "--iterations", "1")
+    assert mnist.FILES[0] in refusal(_run, out, "--iterations", "1")
     assert len(load_checkpoint(out)["history"]) == 3 and not (out / "checkpoint_3.pt").exists()
 
 
@@ -293,21 +274,26 @@ def test_a_damaged_checkpoint_is_named(content: bytes | None, data: Path, out: P
     path = out / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
     for way in ("--resume",), ("--iterations", "1"):
-        said = _refused(out, *way)
+        said = refusal(_run, out, *way)
         assert said.startswith(
             f"{path}: expected a checkpoint of this program") and "--overwrite" in said
     torch.save({"options": {}}, path)
-    assert str(path) in _refused(out, "--resume")
+    assert str(path) in refusal(_run, out, "--resume")
     _run(out, "--iterations", "1", "--overwrite")
 
 
-def test_the_folder_is_tried_before_training(data: Path, tmp_path: Path,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_begin_is_refused_before_training(data: Path, out: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "train", lambda *_: pytest.fail("it trains"))
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
-        said = _refused(folder, "--iterations", "1")
+    (file := tmp_path / "file").write_text("")
+    for folder in (file, file / "below", Path("/proc/none")):
+        said = refusal(_run, folder, "--iterations", "1")
         assert said.startswith(f"--out: expected a folder that can be written to, got {folder}: ")
+    assert refusal(_run, out, "--models", "SRNN", "--hold", "2", "--iterations", "1") == (
+        "--hold: expected 1 with the model srnn, got 2")
+    monkeypatch.delenv("LSNN_DATA")
+    said = refusal(_run, out, "--iterations", "1", "--data", str(file))
+    assert said.startswith("--data: expected a folder that can be written to, got ")
 
 
 def test_a_full_disk_is_named(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +301,7 @@ def test_a_full_disk_is_named(data: Path, out: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    assert str(out / "checkpoint.new") in _refused(out, "--iterations", "1")
+    assert str(out / "checkpoint.new") in refusal(_run, out, "--iterations", "1")
 
 
 @pytest.mark.parametrize(("option", "value"), [
@@ -350,17 +336,9 @@ IMAGES, LABELS = mnist.FILES[2:]
 ])
 def test_bad_data_are_named(name: str, content: bytes, wanted: str, data: Path, out: Path) -> None:
     (data / name).write_bytes(content)
-    said = _refused(out, "--iterations", "1")
+    said = refusal(_run, out, "--iterations", "1")
     assert said.startswith(f"{data / name}: expected ") and wanted in said
     assert not (out / "checkpoint.pt").exists()
-
-
-def test_a_data_folder_that_cannot_be_made(out: Path, tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LSNN_DATA", raising=False)
-    (tmp_path / "file").write_text("")
-    said = _refused(out, "--iterations", "1", "--data", str(tmp_path / "file"))
-    assert said.startswith("--data: expected a folder that can be written to, got ")
 
 
 def _packed(folder: Path, **contents: bytes) -> Path:
