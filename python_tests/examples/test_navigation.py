@@ -9,8 +9,7 @@ import torch
 from example_path import generator, needs
 
 needs("matplotlib", "tqdm", "gymnasium")
-from navigation import arena, ppo  # noqa: E402
-from navigation import measures as navigation_measures  # noqa: E402
+from navigation import arena, measures, ppo  # noqa: E402
 from navigation import train as navigation  # noqa: E402
 
 SMALL = ["--ms", "100", "--batch", "8", "--regular", "30", "--adaptive", "10", "--threads", "1"]
@@ -77,16 +76,13 @@ def test_sleep_does_not_learn() -> None:
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     for _ in range(2):
         run.history.append(run.step())
-    for name, net in run.nets.items():  # asleep, as nobody is in such short episodes
-        net.zero_grad()
-        x = torch.zeros(200, 2, navigation.INPUTS + 1)
-        x[:40, :, -1] = 1
-        x[40:50, :, -1] = navigation.sleep_input(torch.tensor(-1.0), 10, 50)
-        x[50:, :, :-1] = 1
-        net(x)[0].sum().backward()
-        gradient = weights[name].grad
-        assert gradient is not None and not gradient[:, -1].any() and bool(gradient[:, :-1].any())
+    x = torch.zeros(200, 2, navigation.INPUTS + 1)  # asleep, as nobody is in such short episodes
+    x[:40, :, -1] = 1
+    x[40:50, :, -1] = navigation.sleep_input(torch.tensor(-1.0), 10, 50)
+    x[50:, :, :-1] = 1
     for name, weight in weights.items():
+        (gradient,) = torch.autograd.grad(run.nets[name](x)[0].sum(), [weight])
+        assert not gradient[:, -1].any() and bool(gradient[:, :-1].any())
         assert torch.equal(weight[:, -1], before[name][:, -1]) and bool((weight[:, -1] < 0).all())
         assert not torch.equal(weight[:, :-1], before[name][:, :-1])
 
@@ -171,12 +167,11 @@ def test_what_learns_from_what(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(navigation, "advantages", lambda reward, value, moves, gamma: real(
         reward, value, moves, gamma).where(moves, 1e3))
     assert torch.equal(_readouts_after_a_step()[:2], found[:2])
-    monkeypatch.setattr(navigation, "advantages", lambda reward, value, moves, gamma: -real(
-        reward, value, moves, gamma))
+    monkeypatch.setattr(navigation, "advantages", lambda *given: -real(*given))
     assert not torch.equal(_readouts_after_a_step()[:2], found[:2])
     monkeypatch.undo()
 
-    knows = navigation_measures.Episodes.knows
+    knows = measures.Episodes.knows
     monkeypatch.setattr(navigation.Episodes, "knows", lambda past: knows(past) & False)
     untold = _readouts_after_a_step()
     assert torch.equal(untold[3:], before[3:]) and torch.equal(untold[:3], found[:3])
@@ -188,10 +183,9 @@ def test_who_knows_the_place() -> None:
     reward = torch.tensor([[0, 0], [1, 0], [0, 0], [0, 0], [0, 0.98], [0, -0.02]])
     is_lit = torch.ones(6, 2, dtype=torch.bool)
     is_lit[3] = False
-    past = navigation_measures.Episodes(none, none, reward, none, none, none, is_lit, is_lit, none,
-                                        none, none, 0.2)
-    assert past.knows().T.tolist() == [[False, False, True, False, True, True],
-                                       [False, False, False, False, False, True]]
+    past = measures.Episodes(none, none, reward, none, none, none, is_lit, is_lit, none, none, none,
+                             0.2)
+    assert past.knows().T.int().tolist() == [[0, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 1]]
 
 
 def test_darkness_grows_as_it_is_learned() -> None:
@@ -229,49 +223,45 @@ def test_times() -> None:
     reward = torch.zeros(40, 2)
     reward[[4, 20, 35], 0] = 1
     reward[9, 1] = 0.98
-    assert navigation_measures.times(reward, 10, 30) == ([75.0, 30.0, 20.0], [2, 1, 1])
-    assert navigation_measures.later_goals(reward, 10, 30, 300) == 25
-    assert navigation_measures.later_goals(reward, 10, 0, 300) == 155
-    assert navigation_measures.later_goals(reward[:8], 10, 30, 300) == 300
+    assert measures.times(reward, 10, 30) == ([75.0, 30.0, 20.0], [2, 1, 1])
+    assert measures.later_goals(reward, 10, 30, 300) == 25
+    assert measures.later_goals(reward, 10, 0, 300) == 155
+    assert measures.later_goals(reward[:8], 10, 30, 300) == 300
 
 
-def _told(moves: list[list[int]], told: torch.Tensor,
-          goal: torch.Tensor) -> navigation_measures.Episodes:
-    none = torch.zeros(len(moves), len(moves[0]))
-    return navigation_measures.Episodes(none, none, none, none, none, none,
-                                        torch.tensor(moves) == 1, none, told, none, goal, 0.2)
+def _told(moves: torch.Tensor, told: torch.Tensor, goal: torch.Tensor) -> measures.Episodes:
+    none = torch.zeros(moves.shape)
+    return measures.Episodes(*6 * [none], moves, none, told, none, goal, 0.2)
 
 
 def test_what_is_told_of_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """When 40 ms have gone after each darkness, of those who still look for the goal."""
     goal = torch.tensor([[0.7, 0.0], [0.0, 0.7], [-0.7, 0.0]])
-    moves = torch.ones(10, 3).long()
-    moves[1:3] = 0  # the first action after it is number 3, the fourth 6
-    moves[5:, 1] = 0  # this one has come to the goal again
+    moves = torch.ones(10, 3, dtype=torch.bool)
+    moves[1:3] = False  # the first action after it is number 3, the fourth 6
+    moves[5:, 1] = False  # this one has come to the goal again
     told = torch.full((10, 3, 2), 5.0)
     told[6, 0] = torch.tensor([0.7, 0.35])
     told[6, 2] = torch.tensor([-0.7, 0.0])
     told[4] = goal
-    error = navigation_measures.place_error_after_dark
-    past = _told(moves.tolist(), told, goal)
+    error, past = measures.place_error_after_dark, _told(moves, told, goal)
     assert error(past, 10) == 1  # asked twice
-    monkeypatch.setattr(navigation_measures, "ASKED", 2)
+    monkeypatch.setattr(measures, "ASKED", 2)
     assert error(past, 10) == pytest.approx(0.35**2 / (2 * 0.49))
     assert error(past, 20) == 0  # of number 4
-    assert error(_told(moves.tolist(), told, goal[:1].expand(3, -1)), 10) == 1  # the same goal
-    assert error(_told(torch.ones(10, 3).long().tolist(), told, goal), 10) == 1
+    assert error(_told(moves, told, goal[:1].expand(3, -1)), 10) == 1  # the same goal
+    assert error(_told(torch.ones(10, 3) > 0, told, goal), 10) == 1
 
 
 def test_nobody_knows_the_place_by_guessing() -> None:
     """The same place for all, the best one of those asked, is off by 1, wherever the goals are."""
     goal = torch.tensor([[0.7, 0.0]] * 11 + [[0.0, 0.7]])
-    moves = torch.ones(10, 12).long()
-    moves[1:3] = 0
-    guess = goal.mean(0).expand(10, 12, 2)
-    error = navigation_measures.place_error_after_dark
-    assert error(_told(moves.tolist(), guess, goal), 10) == pytest.approx(1)
-    assert error(_told(moves.tolist(), goal.expand(10, 12, 2), goal), 10) == 0
-    past = _told(moves.tolist(), guess, goal)
+    moves = torch.ones(10, 12, dtype=torch.bool)
+    moves[1:3] = False
+    guess, error = goal.mean(0).expand(10, 12, 2), measures.place_error_after_dark
+    past = _told(moves, guess, goal)
+    assert error(past, 10) == pytest.approx(1)
+    assert error(_told(moves, goal.expand(10, 12, 2), goal), 10) == 0
     assert torch.allclose(past.place_error(torch.zeros(10, 12, 2)), torch.ones(10, 12))
     assert torch.equal(past.place_error(guess[:, 1:3], slice(1, 3)),
                        past.place_error(guess)[:, 1:3])

@@ -1,6 +1,5 @@
 """The program of the published checkpoints, on tiny files in their form."""
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 import checkpoint_files as files
 from ecg_files import write_recordings
-from example_path import generator, needs
+from example_path import generator, needs, refusal
 
 needs("matplotlib", "tqdm", "scipy")
 from lsnn_ext import reference  # noqa: E402
@@ -65,8 +64,8 @@ def _step(kind: str, c: Tensor, p: dict[str, Tensor], states: list[Tensor]) -> l
 
 @pytest.mark.parametrize("kind", ["BRF", "RF", "ALIF"])
 def test_higuchi(kind: str) -> None:
-    p = {name: value.double() for name, value in
-         files.higuchi(kind, 4, 6)["model_state_dict"].items()}
+    held = HELD[f"{kind} ECG"]["model_state_dict"]
+    p = {name: value.double() for name, value in held.items()}
     x, ((v, *rest), (out,)), (spikes, y) = _run(ROWS[f"{kind} ECG"], p, 80, 5, 4)
     states = [v if kind == "ALIF" else torch.complex(v, v), rest[0], rest[-1]]
     for t, x_t in enumerate(x):
@@ -99,7 +98,7 @@ def test_zheng(K: int) -> None:
 
 
 def test_yin_ecg() -> None:
-    p = {name: value.double() for name, value in files.yin_ecg().items()}
+    p = {name: value.double() for name, value in HELD["SRNN ECG"].items()}
     x, ((v, _, z), (u, a, s)), (spikes, y) = _run(ROWS["SRNN ECG"], p, 60, 3, 4)
     fired = 0.0
     for t, x_t in enumerate(x):
@@ -243,11 +242,10 @@ def test_a_row_of_the_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
     y = net(row.show(shown, tmp_path), start)[-1]
     first = 0 if name in ("BRF ECG", "RF ECG") else 10
     right = (y.argmax(-1).T == phase)[:, first:]
-    assert cells[:5] == [row.network, row.task, f"{row.published} %",
-                         f"{100 * int(right.sum()) / right.numel():.2f} % of {right.numel():,}",
-                         f"{int(right.sum())}, {int(right.sum())} of {right.numel()}"]
-    N = net.layers[0].N
-    assert cells[5:7] == [f"0 of {shown.shape[0] * shown.shape[1] * N:,}", "0"]
+    n, many = int(right.sum()), right.numel()
+    assert cells[:7] == [row.network, row.task, f"{row.published} %",
+                         f"{100 * n / many:.2f} % of {many:,}", f"{n}, {n} of {many}",
+                         f"0 of {shown.shape[0] * shown.shape[1] * net.layers[0].N:,}", "0"]
 
 
 def test_the_page_tells_what_its_command_prints() -> None:
@@ -294,9 +292,9 @@ def test_digits_come_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_missing_and_other_files(tmp_path: Path) -> None:
+    given = ["--folder", str(tmp_path), "--only", "DH-SRNN S-MNIST"]
     with pytest.raises(SystemExit, match=r"--folder: expected one file DH-SNN/.*, got 0; git clone "
                                          r".*eva1801/DH-SNN$"):
-        run.main(["--folder", str(tmp_path), "--only", "DH-SRNN S-MNIST"])
+        run.main(given)
     path = _place(tmp_path, "DH-SRNN S-MNIST", nn.Linear(2, 2))
-    with pytest.raises(SystemExit, match=re.escape(f"{path}: expected the published checkpoint")):
-        run.main(["--folder", str(tmp_path), "--only", "DH-SRNN S-MNIST"])
+    assert f"{path}: expected the published checkpoint" in refusal(run.main, given)

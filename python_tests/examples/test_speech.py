@@ -63,9 +63,8 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         file.writeframes(sound(1, 0.2, np.random.default_rng(0)).tobytes())
     with pytest.raises(SystemExit, match=r"^0_ada_0\.wav: .*got 16000, 2 and 2"):
         speech_data.load(words, 5.0)
-    for other, wanted in ((words / "0_max_0.wav", "a folder or a tar archive"),
-                          (tmp_path / "none", "a folder or a tar archive"), (None, "got None")):
-        with pytest.raises(SystemExit, match=f"^--data: expected .*{wanted}"):
+    for other in (words / "0_max_0.wav", tmp_path / "none", None):
+        with pytest.raises(SystemExit, match=f"^--data: expected a folder or a tar.*got {other}"):
             speech_data.load(other, 5.0)
     for file in words.glob("*_5.wav"):
         file.unlink()

@@ -21,6 +21,7 @@ needs("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features")
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
 from distributed_worker import leave  # noqa: E402
+from operator_calls import run_python  # noqa: E402
 
 # Batches that two processes do not share out evenly.
 TASKS = {
@@ -141,12 +142,9 @@ def test_two_processes_are_one(name: str, folder: Path) -> None:
                for out in ("two", "one")]
     assert results[0].keys() == results[1].keys()
     assert results[0]["options"] == results[1]["options"]
-
-
-def test_agents_come_to_the_dark(folder: Path) -> None:
-    """Of the comparison above: what follows a darkness is a part of it."""
-    history = load_checkpoint(folder / "two" / "navigation")["history"]
-    assert any(row["place_error"] != 1 for row in history)
+    if name == "navigation":  # agents come to the dark, so what follows is compared
+        history = load_checkpoint(folder / "two" / name)["history"]
+        assert any(row["place_error"] != 1 for row in history)
 
 
 THREADS = """
@@ -176,20 +174,15 @@ print(count())
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are listed by Linux")
 def test_threads_end_with_the_run() -> None:
     """Those of gloo, which would abort the interpreter at its end."""
-    here = {**os.environ, "PYTHONPATH": str(EXAMPLES), "TORCHELASTIC_RUN_ID": "test", "RANK": "0",
-            "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    ran = subprocess.run([sys.executable, "-c", THREADS], env=here, capture_output=True, text=True,
-                         timeout=120)
+    ran = run_python(THREADS, TORCHELASTIC_RUN_ID="test", RANK="0", WORLD_SIZE="1",
+                     MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     assert not ran.returncode and not ran.stderr, ran.stderr
     during, after = map(int, ran.stdout.split())
     assert during > 0 == after
 
 
-def test_a_signal_to_either_stops_both_and_they_go_on(folder: Path) -> None:
+def test_a_signal_to_either_stops_both_and_any_number_goes_on(folder: Path) -> None:
     _assert_close(folder, "resumed_by_two", "two", "store_recall", exact=True)
-
-
-def test_another_number_of_processes_goes_on(folder: Path) -> None:
     _assert_close(folder, "resumed_by_one", "two", "store_recall")
 
 
