@@ -25,7 +25,6 @@ from lsnn_ext import reference
 
 TINY = Shape(60, 8, 20, 40)
 TEXT = ",".join(map(str, TINY))
-PACKAGE = dict(zip(LAYERS, ("norse", "snntorch", "sinabs", "spikingjelly"), strict=True))
 ARGUMENTS = ["--shape", TEXT, "--rates", "2,10", "--repeats", "2", "--no-memory", "--sweep",
              "threads", "--sweep-shape", "20,2,5,16"]
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
@@ -125,10 +124,11 @@ def test_contestants_compute_the_same(name: str) -> None:
                 tolerance=1e-3)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_peer_fires_and_learns(name: str) -> None:
+@pytest.mark.parametrize(("name", "package"), [*zip(LAYERS, (
+    "norse", "snntorch", "sinabs", "spikingjelly"), strict=True)])
+def test_a_peer_fires_and_learns(name: str, package: str) -> None:
     """Its state starts anew in each call, or the second would continue the first."""
-    pytest.importorskip(PACKAGE[name])
+    pytest.importorskip(package)
     problem = Problem.of(Shape(60, 4, 20, 32))
     scale, rate = find_scale(problem, 0.03, tolerance=0.2, name=name)
     assert 0.01 < rate < 0.12
@@ -185,25 +185,17 @@ class Slow(Contestant):
         return []
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that `measure` sees, which pass as contestants say."""
-    seconds = [0.0]
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: seconds[0],
+def test_turns_and_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short pass is repeated within its turn until 100 ms are full: 8 of 12 ms after a first one
+    of 24, whose time does not count. A contestant takes part in as many rounds as fit."""
+    clock = [0.0]  # the seconds that `measure` sees, which pass as contestants say
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0],
                                                          sleep=lambda _: None))
-    return seconds
-
-
-def test_a_short_pass_is_repeated_within_its_turn(clock: list[float]) -> None:
-    """Until 100 ms are full: 8 of 12 ms after a first one of 24, whose time does not count."""
     slow = Slow(clock, 3 / 1024)
     assert alternate([slow], 2) == [([3e3 / 1024] * 2, [12e3 / 1024] * 2)]
     assert slow.calls.count("both") == 1 + 2 * 8
     once = Slow(clock, 3 / 1024)
     assert alternate([once], 2, steady=0.0) == [([3e3 / 1024] * 2, [24e3 / 1024] * 2)]
-
-
-def test_a_contestant_takes_part_in_as_many_rounds_as_fit(clock: list[float]) -> None:
     for seconds, rounds in ((math.inf, 5), (20, 5), (19, 4), (9, 2), (1, 1)):
         assert alternate([Slow(clock)], 5, seconds) == [([1e3] * rounds, [4e3] * rounds)]
 

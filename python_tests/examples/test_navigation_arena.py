@@ -29,7 +29,6 @@ def test_the_environment_is_the_arena() -> None:
     env = gymnasium.make(arena.NAME, gap=30, ms=500).unwrapped
     seen, where = env.reset(seed=3)
     twin = arena.Arena(1, generator(), gap=30)
-    twin.random = generator()
     twin.random.set_state(env.arena.random.get_state())
     twin.goal, twin.at = env.arena.goal.clone(), env.arena.at.clone()
     random, ends, rewards = np.random.default_rng(1), [], 0.0

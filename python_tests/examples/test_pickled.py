@@ -47,21 +47,18 @@ def _touch(path: str) -> None:
 
 @FORMATS
 @pytest.mark.parametrize("inside", [True, False], ids=["in a module", "alone"])
-@pytest.mark.parametrize("kind", ["os.system", "eval", "a function", "builtins.getattr"])
-def test_a_pickle_that_runs_code_is_refused(kind: str, inside: bool, legacy: bool,
-                                            tmp_path: Path) -> None:
+@pytest.mark.parametrize(("function", "argument"), [
+    (os.system, "touch {}"), (eval, "open({!r}, 'w')"), (_touch, "{}"), (getattr, "name")])
+def test_a_pickle_that_runs_code_is_refused(function: Callable[..., Any], argument: str,
+                                            inside: bool, legacy: bool, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    call: tuple[Any, ...] = {"os.system": (os.system, (f"touch {trace}",)),
-                             "eval": (eval, (f"open({str(trace)!r}, 'w')",)),
-                             "a function": (_touch, (str(trace),)),
-                             "builtins.getattr": (getattr, (trace, "name"))}[kind]
-    bad: Any = _Runs(call)
+    given = (trace, argument) if function is getattr else (argument.format(str(trace)),)
+    bad: Any = _Runs((function, given))
     if inside:
-        module = RNN_custom()
-        module.surprise = bad
+        (module := RNN_custom()).surprise = bad
         bad = module
     path = write(tmp_path / "bad.pth", bad, legacy)
-    if kind != "builtins.getattr":  # torch.load runs the call: the file is as bad as it should be
+    if function is not getattr:  # torch.load runs the call: the file is as bad as it should be
         torch.load(path, weights_only=False)
         assert trace.exists()
         trace.unlink()

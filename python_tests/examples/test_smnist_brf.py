@@ -117,9 +117,6 @@ def test_the_rate_falls_linearly_and_a_run_is_resumed(digits: mnist.Digits, tmp_
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, stopped[name]), name
     assert not torch.equal(first["neurons.weight_ih_l0"], whole["neurons.weight_ih_l0"])
-
-
-def test_another_rate(digits: mnist.Digits) -> None:
     run = smnist.Run(smnist.arguments([*GIVEN, "--iterations", "4", "--lr", "0.02"]), digits)
     run.history = [{}]
     assert run.rate_of("BRF", 1.0) == pytest.approx(0.015)
