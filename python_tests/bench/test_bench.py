@@ -109,7 +109,6 @@ def test_bad_arguments_are_named(arguments: list[str], message: str,
 # ---------------------------------------------------------------------------------- who is compared
 @pytest.mark.parametrize("name", [OURS, "eager loop", "jax scan, jit"])
 def test_contestants_compute_the_same(name: str) -> None:
-    """What is called the same equations gives the same spikes and gradients as the reference."""
     if name == "jax scan, jit":
         pytest.importorskip("jax")
     problem = Problem.of(TINY).scaled(3.0)

@@ -70,7 +70,6 @@ def test_without_a_device(name: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(_ops._C is None, reason="the compiled part is missing")
 @pytest.mark.parametrize(("B", "N"), [(256, 220), (16, 512), (1, 1024)])
 def test_every_route_of_a_layer_is_forced(B: int, N: int) -> None:
-    """Each route that the plan considers possible is reached by some options."""
     routes = find_routes(B, N, "h100")
     considered = _ops._C.plan(200, B, N, options=list(_ops.forced_options()), device="h100")
     for direction in ("forward", "backward"):

@@ -26,7 +26,6 @@ RADLIF = "Bittar and Garner, RadLIF loop"
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_both_sides_compute_the_same(name: str) -> None:
-    """Every spike, and the gradients of all that learns."""
     if not PAIRS[name].is_loop:
         pytest.importorskip(name.split()[0].lower())
     (theirs, ours), differing, gradient, rate, _ = prepared(name, TINY, NO_LIMITS, print)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compare import assert_same, flat
-from ecg_files import write_recordings
+from data_files import write_recordings
 from example_path import generator, load_checkpoint, needs, refusal
 
 needs("matplotlib", "tqdm", "scipy")

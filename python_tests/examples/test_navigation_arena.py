@@ -25,7 +25,6 @@ def test_gymnasium_accepts_it(arguments: dict[str, Any]) -> None:
 
 
 def test_the_environment_is_the_arena() -> None:
-    """An episode of one agent, as among many."""
     env = gymnasium.make(arena.NAME, gap=30, ms=500).unwrapped
     seen, where = env.reset(seed=3)
     twin = arena.Arena(1, generator(), gap=30)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import checkpoint_files as files
-from ecg_files import write_recordings
+from data_files import write_recordings
 from example_path import generator, needs, refusal
 
 needs("matplotlib", "tqdm", "scipy")
@@ -249,7 +249,6 @@ def test_a_row_of_the_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_page_tells_what_its_command_prints() -> None:
-    """The page of the repository has the rows and the text of the program."""
     page = (Path(run.__file__).parents[2] / "docs" / "published.md").read_text()
     head, _, notes = run.format_page("TABLE", argparse.Namespace(batch=100)).partition("TABLE")
     assert page.startswith(f"{head}{run.HEAD}\n")

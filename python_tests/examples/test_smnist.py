@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from digit_files import excite, idx, write_digits
+from data_files import excite, idx, write_digits
 from example_path import load_checkpoint, needs, refusal
 
 needs("matplotlib", "tqdm")
@@ -256,7 +256,6 @@ def test_an_unfinished_run_is_not_written_over(data: Path, out: Path,
 
 
 def test_a_finished_run_is_kept(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo can be run again and again."""
     for n in (1, 2, 3):
         _run(out, "--iterations", str(n))
     names = "checkpoint_1.pt", "checkpoint_2.pt", "checkpoint.pt"

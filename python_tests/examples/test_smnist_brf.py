@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from digit_files import excite, write_digits
+from data_files import excite, write_digits
 from example_path import generator, load_checkpoint, needs
 from lsnn_ext.zoo import brf
 

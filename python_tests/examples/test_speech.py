@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from data_files import sound, write_words
 from example_path import load_checkpoint, needs
 from lsnn_ext.models import MODELS, find_defaults
-from speech_files import sound, write_words
 
 needs("matplotlib", "tqdm", "scipy")
 from speech import data as speech_data  # noqa: E402

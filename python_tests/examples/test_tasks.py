@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from ecg_files import write_recordings
+from data_files import write_corpus, write_recordings
 from example_path import EXAMPLES, generator, load_checkpoint, needs
-from timit_files import write_corpus
 
 needs("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features")
 from common import training  # noqa: E402
@@ -239,7 +238,6 @@ def test_a_norm_that_is_not_finite_ends_the_run() -> None:
 @pytest.mark.parametrize("task", [store_recall, learning_to_learn, ecg, timit, speech],
                          ids=lambda task: task.__package__)
 def test_settings(task: ModuleType) -> None:
-    """Stand for the options that are left out."""
     assert task.QUICK != task.PAPER
     for given, setting in ([], task.QUICK), (["--quick"], task.QUICK), (["--paper"], task.PAPER):
         options = vars(task.arguments(given))

@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from digit_files import write_digits
-from ecg_files import write_recordings
+from data_files import write_corpus, write_digits, write_recordings, write_words
 from example_path import EXAMPLES, load_checkpoint, needs
-from speech_files import write_words
-from timit_files import write_corpus
 
 needs("matplotlib", "tqdm", "scipy", "gymnasium", "python_speech_features")
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():

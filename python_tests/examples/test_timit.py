@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from data_files import SPEAKERS, Labels, sphere, spoken, write_corpus, write_sentence
 from example_path import generator, load_checkpoint, needs, refusal
-from timit_files import SPEAKERS, Labels, sphere, spoken, write_corpus, write_sentence
 
 needs("matplotlib", "tqdm", "scipy", "python_speech_features")
 from scipy.io import wavfile  # noqa: E402

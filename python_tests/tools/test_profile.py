@@ -186,7 +186,6 @@ def test_the_environment(size: str) -> None:
 
 
 def test_forms_of_input() -> None:
-    """A state, packed and unbatched inputs, an input with a gradient, a frozen layer."""
     torch.manual_seed(0)
     layer = ALIF(20, 30)
     _, state = layer(draw_spikes(10, 4, 20))

@@ -139,7 +139,6 @@ def test_into_a_layer_without_memory(assign: bool) -> None:
 
 
 def test_parametrizations_of_others_are_left_alone() -> None:
-    """They are loaded as torch loads them."""
     one, other = ALIF(I, N), ALIF(I, N)
     for layer in (one, other):
         parametrize.register_parametrization(layer, "tau_mem_l0", Exp())
