@@ -204,8 +204,7 @@ class Fake:
         return (None, "half way") if taken > allowed else (self.status.get(step.name, 0),
                                                            f"log\n{step.name} is done\n")
 
-    def run(self, stages: Sequence[Sequence[Step]], budget: float, **more: Any) -> dict[str,
-                                                                                        Outcome]:
+    def run(self, stages: list[list[Step]], budget: float, **more: Any) -> dict[str, Outcome]:
         found = run_stages(stages, self, budget, clock=lambda: self.now, **more)
         return {outcome.name: outcome for outcome in found}
 

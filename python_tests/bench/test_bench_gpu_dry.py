@@ -1,5 +1,6 @@
 """`make gpu ARGS=--dry-run`: it fails where a program is missing or looks for no device."""
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -41,14 +42,11 @@ def test_a_dry_run_passes_where_programs_say_that_there_is_no_device(
 
 def test_every_step_builds_or_is_started_without_a_device() -> None:
     builds, *others = suite.dry_stages()
-    real = [step for stage in suite.stages(suite.STAND_IN) for step in stage]
-    dry = [*builds, *(step for stage in others for step in stage)]
-    assert [step.name for step in dry] == [step.name for step in real]
-    assert all(step.without_device is None for step in builds)
-    assert all(step.without_device is not None for stage in others for step in stage)
-    for step in dry:
+    dry, real = [*builds, *chain(*others)], [*chain(*suite.stages(suite.STAND_IN))]
+    for step, one in zip(dry, real, strict=True):
+        assert step.name == one.name and (step.without_device is None) == (step in builds)
         assert step.environment["CUDA_VISIBLE_DEVICES"] == "" and step.limit == suite.DRY_LIMIT
-        for name, value in real[dry.index(step)].environment.items():
+        for name, value in one.environment.items():
             assert step.environment[name].startswith(value)
     # It leaves the compiled part that is in use alone.
     words = [word for step in builds for command in step.commands for word in command]
@@ -60,8 +58,7 @@ def test_every_step_builds_or_is_started_without_a_device() -> None:
     ("1 passed, 159 skipped in 2 s", False), ("1 failed, 159 skipped in 2 s", False),
     ("no tests ran in 2 s", False), ("160 skipped, 1 error in 2 s", False)])
 def test_a_stage_of_python_tests_skips_all_of_them(said: str, passes: bool) -> None:
-    steps = [step for stage in suite.dry_stages() for step in stage
-             if step.name.startswith("Python tests")]
+    steps = [step for step in chain(*suite.dry_stages()) if step.name.startswith("Python tests")]
     assert len(steps) == 1 + len(suite.DESIGNS)
     for step in steps:
         ended = run_stages([[replace(step, needs=(), skip="")]], lambda *_: (0, said), 1e6)

@@ -12,7 +12,8 @@ needs("matplotlib", "tqdm", "gymnasium")
 from navigation import arena, measures, ppo  # noqa: E402
 from navigation import train as navigation  # noqa: E402
 
-SMALL = ["--ms", "100", "--batch", "8", "--regular", "30", "--adaptive", "10", "--threads", "1"]
+NEURONS = ["--regular", "30", "--adaptive", "10"]
+SMALL = ["--ms", "100", "--batch", "8", *NEURONS, "--threads", "1"]
 
 
 def test_spikes_say_where_it_is() -> None:
@@ -132,20 +133,19 @@ def test_the_objective_is_clipped() -> None:
         ratio.grad = None
 
 
-def test_an_iteration_begins_with_the_policy_that_played(tmp_path: Path) -> None:
+def test_an_iteration_begins_with_the_policy_that_played() -> None:
     """The same log probabilities from the steps of a control loop and from the whole sequence."""
-    options = navigation.arguments([*SMALL, "--iterations", "3", "--updates", "1"])
-    run = navigation.Run(options)
+    run = navigation.Run(navigation.arguments([*SMALL, "--iterations", "3", "--updates", "1"]))
     values = run.step()
     assert values["shift"] < 1e-4 and values["lif_shift"] < 1e-4
     run.history.append(values)
-    options.updates = 2
+    run.options.updates = 2
     assert run.step()["shift"] > 1e-4
 
 
 # Actions of 20 ms, after which goals are felt for 100 ms and followed by 40 ms of darkness.
 OFTEN_DARK = ["--ms", "800", "--hold", "20", "--gap", "40", "--radius", "0.6", "--batch", "16",
-              "--regular", "30", "--adaptive", "10", "--threads", "1"]
+              *NEURONS, "--threads", "1"]
 
 
 def _readouts_after_a_step(*given: str) -> torch.Tensor:
@@ -304,12 +304,11 @@ def test_the_dark_of_the_test() -> None:
 def test_learns_to_find_a_goal(tmp_path: Path) -> None:
     """With one place for the goal: after seconds it goes there. Three seeds got 2.5 to 2.8 goals, a
     readout of neurons that do not learn 1.6 to 2.1, a network before training 0.4."""
-    navigation.main(["--places", "1", "--ms", "300", "--batch", "32", "--iterations", "25",
-                     "--regular", "30", "--adaptive", "10", "--lr", "0.01", "--no-lif",
+    given = ["--places", "1", "--ms", "300", *NEURONS]
+    navigation.main([*given, "--batch", "32", "--iterations", "25", "--lr", "0.01", "--no-lif",
                      "--threads", "1", "--test-agents", "64", "--out", str(tmp_path)])
     results = json.loads((tmp_path / "navigation.json").read_text())
-    options = navigation.arguments(["--places", "1", "--ms", "300", "--regular", "30",
-                                    "--adaptive", "10"])
+    options = navigation.arguments(given)
     fresh = navigation.play(navigation.network(options, True), options, 64, 0, generator())
     before = float((fresh.reward > 0.5).float().sum(0).mean())
     assert before < 0.8 and results["found"]["LSNN"]["goals"] > 2.3

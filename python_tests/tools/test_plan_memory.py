@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))  # also of a spawned process, for bench
 
 import lsnn_ext  # noqa: E402
 from bench.memory import peak_of  # noqa: E402
+from draws import draw_spikes  # noqa: E402
 from layers import First  # noqa: E402
 from lsnn_ext import ALIF, LIF, LSNN, LeakyReadout, _ops  # noqa: E402
 from lsnn_ext.tools.plan_report import MARGIN  # noqa: E402
@@ -22,8 +23,6 @@ pytestmark = pytest.mark.skipif(
     _ops._C is None or "LSNN_EMULATE" in os.environ or not sys.platform.startswith("linux"),
     reason="needs CPU kernels and /proc")
 INPUTS = 80
-
-
 NETS: dict[str, Callable[[], nn.Module]] = {
     "lsnn": lambda: LSNN(INPUTS, 120, 100, 10),
     "wide": lambda: ALIF(INPUTS, 1500),
@@ -32,10 +31,6 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "stack": lambda: nn.Sequential(
         ALIF(INPUTS, 220), First(), nn.Dropout(0.1), LIF(220, 100, 2), First(),
         LeakyReadout(100, 20), First())}
-
-
-def _inputs(T: int, B: int) -> Tensor:
-    return (torch.rand(T, B, INPUTS, generator=torch.Generator().manual_seed(0)) < 0.05).float()
 
 
 def _train(net: nn.Module, x: Tensor) -> None:
@@ -47,8 +42,8 @@ def _train(net: nn.Module, x: Tensor) -> None:
 
 def prepare(name: str, T: int, B: int) -> Callable[[], object]:
     """A step of a net in this process, after a small one."""
-    net, x = NETS[name](), _inputs(T, B)
-    _train(net, _inputs(20, 4))
+    net, x = NETS[name](), draw_spikes(T, B, INPUTS)
+    _train(net, draw_spikes(20, 4, INPUTS))
     _ops._C.empty_cache()
     return lambda: _train(net, x)
 
@@ -60,7 +55,7 @@ def _measured(*args: Any) -> float:
 @pytest.mark.parametrize("name", NETS)
 def test_the_peak_is_that_of_a_fresh_process(name: str) -> None:
     T, B = (60, 16) if name == "wide" else (400, 32)
-    estimate = lsnn_ext.plan(NETS[name](), _inputs(T, B)).peak_bytes
+    estimate = lsnn_ext.plan(NETS[name](), draw_spikes(T, B, INPUTS)).peak_bytes
     assert estimate == pytest.approx(_measured(name, T, B), rel=MARGIN)
 
 
@@ -68,8 +63,8 @@ def test_the_peak_is_that_of_a_fresh_process(name: str) -> None:
 def test_sizes_that_fit_do_fit(name: str) -> None:
     """And a step of them takes most of the memory, inputs included."""
     T, B, memory = 200, 32, 300e6
-    found = lsnn_ext.plan(NETS[name](), _inputs(T, B), memory="300 MB")
+    found = lsnn_ext.plan(NETS[name](), draw_spikes(T, B, INPUTS), memory="300 MB")
     assert found.most_steps and found.most_sequences
     for size in ((found.most_steps, B), (T, found.most_sequences)):
-        taken = _measured(name, *size) + _inputs(*size).nbytes
+        taken = _measured(name, *size) + draw_spikes(*size, INPUTS).nbytes
         assert 0.5 * memory < taken <= memory, (size, taken)
