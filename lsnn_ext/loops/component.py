@@ -40,7 +40,7 @@ class Component:
         self.options = found.options
         step = Step(found)
         self.neuron = _neurons.setdefault(step.key, Neuron(step, step.axes))
-        self.call = RepeatedCall(self.neuron)
+        self.call, self.bounded = RepeatedCall(self.neuron), step.bounded
         slots = dict.fromkeys(slot for position in found.positions
                               for slot in found.loop.body[position].slots
                               if isinstance(slot, Slot) and not isinstance(slot, Numbers))

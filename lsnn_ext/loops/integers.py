@@ -18,11 +18,9 @@ DTYPES = frozenset({torch.int32, torch.int64, torch.float32, torch.float64})
 BEFORE = range(-4095, 4096)  # of integers before a loop; the product of two is below the limit
 
 
-def is_as_recorded(tensor: Tensor, recorded: bool | range) -> bool:
-    """Whether a tensor is this bool, or all its integers are in this range."""
-    if isinstance(recorded, bool):
-        return bool(tensor) == recorded
-    return not tensor.numel() or all(int(one) in recorded for one in tensor.aminmax())
+def is_in_range(tensor: Tensor) -> bool:
+    """Whether integers may be those before a loop."""
+    return not tensor.numel() or all(int(one) in BEFORE for one in tensor.aminmax())
 
 
 def find_number(recording: Recording, value: int) -> int | None:

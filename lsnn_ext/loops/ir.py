@@ -222,9 +222,8 @@ class Recording:
     written: dict[int, int]  # buffers (values of leaves) and their values after the call
     # attributes (values of leaves) whose numbers Python reads, such as a size, and these
     read: dict[int, Tensor] = field(default_factory=dict, kw_only=True)
-    # bools that Python reads, as for a branch or an assertion, and ranges in which integers have to
-    # be; a replay with others does not count
-    checked: dict[int, bool | range] = field(default_factory=dict, kw_only=True)
+    # bools that Python reads, as for a branch or an assertion; a replay with others does not count
+    checked: dict[int, bool] = field(default_factory=dict, kw_only=True)
     masks: set[int] = field(default_factory=set, kw_only=True)  # constant, as of add_mask
     # of results that are not contiguous, and of such arguments of draws
     strides: dict[int, tuple[int, ...]] = field(default_factory=dict, kw_only=True)

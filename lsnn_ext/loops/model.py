@@ -179,8 +179,7 @@ def convert(model: Model, x: Inputs, *, verify: bool = True, exact: bool = False
     if entry is None or entry.plan is None:
         return model, Report(type(model).__name__, False, reason)
     return model, Report(type(model).__name__, not reason, reason, describe(entry.plan),
-                         entry.comparison, measured,
-                         [*map(type, entry.plan.recording.checked.values())].count(bool))
+                         entry.comparison, measured, len(entry.plan.recording.checked))
 
 
 def fuse(function: Callable[..., Any], x: Inputs, *, verify: bool = True, exact: bool = False,

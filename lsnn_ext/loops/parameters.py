@@ -1,8 +1,11 @@
 """Parameters: which writes of a recorded call to attributes can be repeated."""
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .._core.torch_internals import without_dispatch_modes
 from .functions import FLAGS, get_name, is_pointwise
 from .ir import Refused
 from .rewrite import make_assignment
@@ -62,6 +65,15 @@ class Parameters:
         self.recorder.memory.check_write(name, tensor, args, parameter)
         if start in self.recording.leaves and parameter is None:
             self.set_written(start, len(self.recording.kinds))  # the value that add makes
+
+    def copy_numbers(self, tensors: Sequence[Tensor]) -> None:
+        """Keeps the numbers that parameters have before a call may write to them."""
+        for one in tensors:
+            parameter = self.find(one)
+            if parameter is not None and not (parameter is one and torch.is_grad_enabled()):
+                value = self.recorder.tensors[id(parameter)].value
+                with without_dispatch_modes():
+                    self.recording.numbers[value] = parameter.detach().clone()
 
     def assign(self, parameter: Tensor, old: int, numbers: int, line: str) -> None:
         """Notes that a parameter has other numbers."""

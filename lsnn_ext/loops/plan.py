@@ -16,8 +16,9 @@ from .._core.bits import detach_bits
 from .._core.torch_internals import find_storage
 from ..codegen.program import find_reachable
 from . import costs, ir
+from .component import Component
 from .functions import PRODUCTS, is_unversioned
-from .integers import is_as_recorded
+from .integers import is_in_range
 from .ir import Before, Call, Later, Leaf, Loop, Now, Part, Recording, Ref, Refused, find_initial
 from .neuron_sums import spread_sums
 from .planner import Planner, find_dead, is_live
@@ -81,6 +82,9 @@ class Plan:
                for value, (one, is_detached) in recording.shared.items()):
             raise Refused("result: expected tensors with memory of their own, got some that share "
                           "it, as a view in a loop or of what is written to does; clone them")
+        # integers before loops; a replay with others than in their range does not count
+        self.bounded = {value for stage in self.stages if isinstance(stage.run, Component)
+                        for value in stage.run.bounded}
         self.freed = self._find_freed()
 
     def _find_freed(self) -> list[list[Any]]:
@@ -92,7 +96,7 @@ class Plan:
         last = {key(value): k for k, part in enumerate(self.parts) for value in (
             part.inputs if isinstance(part, Call) else
             [one for call in part[0].body for slot in call.slots for one in find_initial(slot)])}
-        results = set(map(key, self.recording.find_results()))
+        results = set(map(key, self.recording.find_results() | self.bounded))
         freed: list[list[Any]] = [[] for _ in self.parts]
         for one, k in last.items():
             if one not in results:
@@ -186,8 +190,10 @@ class Plan:
             for one in () if keep_values else freed:
                 values.free(one)
 
-        if not keep_values and not all(is_as_recorded(values.get(value), recorded)
-                                       for value, recorded in self.recording.checked.items()):
+        if not keep_values and not (
+                all(bool(values.get(value)) == read
+                    for value, read in self.recording.checked.items())
+                and all(is_in_range(values.get(value)) for value in self.bounded)):
             raise OtherBranchError
         own: dict[int, Tensor] = {}
         taken: dict[int, int] = {}  # by storage, the first result in it

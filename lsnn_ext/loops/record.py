@@ -254,12 +254,8 @@ class _Recorder(TorchFunctionMode):
                 raise Refused(f"{name}: expected tensors and plain arguments, got "
                               f"{type(leaf).__name__}")
             refs.append(leaf)
-        if self.keep_numbers and tensors and of.may_write(name):
-            parameter = self.parameters.find(tensors[0])
-            if parameter is not None and not (parameter is tensors[0] and torch.is_grad_enabled()):
-                value = self.tensors[id(parameter)].value
-                with internals.without_dispatch_modes():
-                    self.recording.numbers[value] = parameter.detach().clone()
+        if self.keep_numbers and of.may_write(name):
+            self.parameters.copy_numbers(tensors if name.startswith("_foreach") else tensors[:1])
         return _Begun(function, tuple(refs), spec, tensors, list(map(find_version, tensors)),
                       mode, self.find_line())
 

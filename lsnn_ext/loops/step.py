@@ -51,7 +51,7 @@ class Step:
         self.shared = tuple((one, tuple((name, populations.list_copies(key))
                                         for key, name in names.items()))
                             for one, names in shared.items() if populations.are_several)
-        known = _find_ranges(found)
+        known, self.bounded = _find_ranges(found)
         steps = found.loop.iterations * found.retiming.groups
         # of trace(); a power of two, so that other lengths share the kernels
         self.integers = {"ranges": tuple(map(known.get, self.inputs)),
@@ -142,13 +142,14 @@ def _normalize(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None 
     return x * factor + (shift if bias is None else shift + bias)
 
 
-def _find_ranges(found: Recurrence) -> dict[str, Range]:
+def _find_ranges(found: Recurrence) -> tuple[dict[str, Range], list[int]]:
     """Returns the least and the largest integer of currents, and of states before the first step,
-    which are integers."""
+    which are integers, and the values that have to be in the range BEFORE."""
     known: dict[str, Range] = {}
+    bounded: list[int] = []
     recording = found.reader.recording
     if found.populations.are_several:  # whose neurons read 0 of others
-        return known
+        return known, bounded
     for current, name in found.currents.items():
         terms = *current.products, *current.others
         if len(terms) == 1 and isinstance(terms[0], Numbers):
@@ -161,9 +162,9 @@ def _find_ranges(found: Recurrence) -> dict[str, Range]:
             continue
         number = find_number(recording, register.initial[0])
         if number is None:
-            recording.checked[register.initial[0]] = BEFORE
+            bounded.append(register.initial[0])
         known[name] = (BEFORE[0], BEFORE[-1]) if number is None else (number, number)
-    return known
+    return known, bounded
 
 
 def _fit(result: Tensor, width: int) -> Tensor:

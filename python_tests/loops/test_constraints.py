@@ -46,6 +46,7 @@ def _clamp(net: Net) -> None:
 
 def _assign(net: Net) -> None:
     with torch.no_grad():
+        torch._foreach_mul_([net.w, net.decay.data], 0.9)
         net.decay *= 0.9
         net.w *= net.mask
 

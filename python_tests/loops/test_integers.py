@@ -1,4 +1,5 @@
 """Counters of integers, which kernels hold as floating-point numbers where these are exact."""
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -83,23 +84,40 @@ def test_numbers_that_need_not_be_exact(name: str) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
+class Started(torch.nn.Module):
+    def __init__(self, after: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.after = after
+        self.register_buffer("w", random(N, N, seed=1))
+
+    def forward(self, x: Tensor, n: Tensor) -> Tensor:
+        return count(lambda v: n, self.after, x, self.w)[0]
+
+
 def test_a_state_in_another_range() -> None:
     """Such as a refractory period that goes on in the next call."""
-    w = random(N, N, seed=1)
-
-    class Net(torch.nn.Module):
-        def forward(self, x: Tensor, n: Tensor) -> Tensor:
-            return count(lambda v: n, lambda n, z, t: torch.where(z > 0, 3, n - 1), x, w)[0]
-
+    made = Started(lambda n, z, t: torch.where(z > 0, 3, n - 1))
     x, n = random(T, B, N), torch.zeros(B, N, dtype=LONG)
-    net, report = convert(Net(), (x, n))
+    net, report = convert(copy.deepcopy(made), (x, n))
     assert report.fused and not report.branches
     entry, = net._lsnn_replayer.all()
     for number, replays in ((-4095, 1), (4096, 1), (4095, 2), (2**24 + 1, 2), (-(2**40), 2)):
         n[0] = number
-        assert torch.equal(net(x, n), Net()(x, n))
+        assert torch.equal(net(x, n), made(x, n))
         assert entry.plan.replays == replays
-    assert "integers before a loop from -4095 to 4095" in convert(Net(), (x, n))[1].reason
+    assert "integers before a loop from -4095 to 4095" in convert(made, (x, n))[1].reason
+
+
+def test_ranges_of_kernels_that_lose_are_not_checked() -> None:
+    """The plan that was chosen stands for a loop that starts an iteration before."""
+    made = Started(lambda n, z, t: torch.add(n := n.clone(), 1, out=n))
+    x, n = random(T, B, N), torch.zeros(B, N, dtype=LONG)
+    net, report = convert(copy.deepcopy(made), (x, n))
+    assert report.fused
+    for start in (n, n + 5000):
+        assert torch.equal(net(x, start), made(x, start))
+    entry, = net._lsnn_replayer.all()
+    assert entry.plan.replays == 2
 
 
 def test_kernels_without_integers_are_those_of_any_length() -> None:
